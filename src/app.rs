@@ -1,0 +1,247 @@
+//! Composition: a running server, made of all the parts.
+//!
+//! ```text
+//! actix workers (one a core)   connections, bodies            own threads
+//! fill runtime (tokio)         owners, sessions, timers       own threads
+//! ```
+//!
+//! The two meet in the store only: a fill writes and wakes, a worker reads. [`Server`] is also the
+//! way to embed millpond: start one on port 0 and ask it for the URL of any upstream.
+
+use crate::admin;
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::Config;
+use crate::fill::{FillSettings, Registry};
+use crate::serve::{Problem, Routed, Routes, Service, ServiceSettings};
+use crate::store::{Store, StoreError, StoreSettings};
+use crate::telemetry::Metrics;
+use crate::upstream::{Client, ClientSettings, UpstreamError};
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use std::any::Any;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// The write buffer of one connection: one block, so that memory stays bounded by it.
+const WRITE_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long an idle connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// A peer that has acknowledged nothing for this long is gone. A paused player acknowledges the
+/// kernel's probes, so a pause of any length is no such silence.
+const DEAD_PEER: Duration = Duration::from_secs(15 * 60);
+
+/// Threads for fills: they move bytes between sockets and the page cache, and wait for the most part.
+const FILL_THREADS: usize = 2;
+
+/// Why a server did not start or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The address cannot be listened at.
+    #[error("could not listen at {address}: {source}; choose another with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The store did not open.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The client could not be made.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// Threads could not be started.
+    #[error("could not start threads")]
+    Threads(#[source] std::io::Error),
+    /// The thread of the server ended with a panic.
+    #[error("the server's thread panicked; its log says where")]
+    Panicked,
+}
+
+/// A running server. Dropping it leaves it running until the process ends; [`Server::stop`] ends it.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    handle: ServerHandle,
+    thread: JoinHandle<std::io::Result<()>>,
+    fills: tokio::runtime::Runtime,
+    service: Arc<Service>,
+}
+
+impl Server {
+    /// Starts a server; when this returns it accepts connections.
+    ///
+    /// # Errors
+    /// Where the address is taken, the data directory is in use or unusable, or TLS is not available.
+    pub fn start(config: &Config) -> Result<Self, AppError> {
+        Self::start_with_clock(config, Arc::new(SystemClock))
+    }
+
+    /// [`Server::start`] with a wall clock of the caller's.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with_clock(config: &Config, clock: SharedClock) -> Result<Self, AppError> {
+        let store_settings = StoreSettings {
+            dir: config.data.clone(),
+            quota_bytes: config.quota_bytes,
+        };
+        let store = Arc::new(Store::open(&store_settings, Arc::clone(&clock))?);
+        let client = Client::new(ClientSettings {
+            connect_timeout: config.connect_timeout,
+            reply_timeout: config.reply_timeout,
+            read_idle_timeout: config.read_idle_timeout,
+            allow_private: config.allow_private,
+        })?;
+        let fills = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(FILL_THREADS)
+            .thread_name("millpond-fill")
+            .enable_all()
+            .build()
+            .map_err(AppError::Threads)?;
+        let settings = FillSettings {
+            sessions_per_object: config.sessions_per_object,
+            hold_limit: config.hold_limit,
+            revalidate_wait: config.header_wait,
+            after_last_reader: config.after_last_reader,
+        };
+        let registry = Registry::new(Arc::clone(&store), client, settings, fills.handle().clone());
+        fills.spawn(keep_space(Arc::clone(&store)));
+        let service = Arc::new(Service {
+            store,
+            fills: registry,
+            routes: Routes::new(config),
+            clock,
+            metrics: Arc::new(Metrics::new()),
+            settings: ServiceSettings {
+                header_wait: config.header_wait,
+                fresh_for: config.fresh_for,
+                keep_unverified: config.keep_unverified,
+            },
+        });
+        let listen_error = |source| AppError::Listen {
+            address: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen).map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+        let (handle, thread) = serve(listener, Arc::clone(&service), config).map_err(listen_error)?;
+        Ok(Self {
+            address,
+            handle,
+            thread,
+            fills,
+            service,
+        })
+    }
+
+    /// Where the server listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL under which a player finds `upstream`, an `http` or `https` URL.
+    pub fn url_for(&self, upstream: &url::Url) -> String {
+        let rest = upstream.as_str().replacen("://", "/", 1);
+        format!("http://{}/{rest}", self.address)
+    }
+
+    /// Stops accepting, lets running answers finish within the grace time, records progress.
+    ///
+    /// # Errors
+    /// Where progress could not be recorded.
+    pub fn stop(self) -> Result<(), AppError> {
+        let Self {
+            handle,
+            thread,
+            fills,
+            service,
+            ..
+        } = self;
+        fills.block_on(handle.stop(true));
+        let served = thread.join().map_err(|_| AppError::Panicked)?;
+        served.map_err(AppError::Threads)?;
+        fills.block_on(service.fills.stop());
+        service.store.flush()?;
+        fills.shutdown_timeout(Duration::from_secs(5));
+        Ok(())
+    }
+}
+
+/// Counts what is stored, then evicts whenever the quota is exceeded.
+async fn keep_space(store: Arc<Store>) {
+    let on_disk = |work: fn(&Store) -> Result<(), StoreError>| {
+        let store = Arc::clone(&store);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = work(&store) {
+                tracing::error!(%error, "could not keep the store's space");
+            }
+        })
+    };
+    let _ = on_disk(Store::take_stock).await;
+    loop {
+        let _ = on_disk(|store| store.evict().map(drop)).await;
+        store.exceeded().await;
+    }
+}
+
+/// Runs the HTTP side on a thread of its own, since actix brings its own runtime.
+fn serve(
+    listener: TcpListener,
+    service: Arc<Service>,
+    config: &Config,
+) -> std::io::Result<(ServerHandle, JoinHandle<std::io::Result<()>>)> {
+    let (workers, grace) = (config.workers, config.grace);
+    let (report, started) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new()
+        .name("millpond-http".to_owned())
+        .spawn(move || {
+            actix_web::rt::System::new().block_on(async move {
+                let service = web::Data::from(service);
+                let server =
+                    HttpServer::new(move || App::new().app_data(service.clone()).default_service(web::to(handle)))
+                        .workers(workers)
+                        .keep_alive(KEEP_ALIVE)
+                        .h1_write_buffer_size(WRITE_BUFFER_BYTES)
+                        .shutdown_timeout(grace.as_secs())
+                        .disable_signals()
+                        .on_connect(|connection, _| tune(connection))
+                        .listen(listener)?
+                        .run();
+                // The starter waits for this; when it is gone nobody needs the server.
+                let _ = report.send(server.handle());
+                server.await
+            })
+        })?;
+    match started.recv() {
+        Ok(handle) => Ok((handle, thread)),
+        Err(_) => match thread.join() {
+            Ok(Err(error)) => Err(error),
+            _ => Err(std::io::Error::other("the server's thread ended before it served")),
+        },
+    }
+}
+
+async fn handle(request: HttpRequest, service: web::Data<Service>) -> HttpResponse {
+    let response = match service.route(&request) {
+        Ok(Routed::Own(path)) => admin::handle(&service, &request, path).await,
+        Ok(Routed::Fetch { target, delivery }) => service.fetch(&request, target, delivery).await,
+        Err(error) => Problem::route(error).response(),
+    };
+    service.metrics.answered(response.status().as_u16());
+    response
+}
+
+fn tune(connection: &dyn Any) {
+    if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+        let socket = socket2::SockRef::from(stream);
+        // Where the kernel refuses, the connection is merely slower to be given up.
+        let _ = socket.set_tcp_nodelay(true);
+        let _ = socket.set_tcp_user_timeout(Some(DEAD_PEER));
+        let _ = socket.set_keepalive(true);
+    }
+}

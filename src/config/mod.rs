@@ -1,0 +1,31 @@
+//! Configuration: typed, validated whole, every mistake reported at once.
+//!
+//! A setting can stand on the command line, in a `MILLPOND_*` variable and in a TOML file; the
+//! first of these that has it wins. Sources hand over text under the setting's key (source.rs);
+//! one table (settings.rs) knows each key, its unit and its default, and turns text into values.
+//! No source has a parser of its own, so a mistake reads the same wherever it was made.
+
+mod settings;
+mod source;
+mod units;
+
+pub use settings::{Config, UpstreamConfig, describe};
+pub use source::{Layers, Mistakes};
+
+/// How an object is answered while it is incomplete; see `docs/delivery.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Answers what was asked as if the object were complete; the body waits for the bytes.
+    Follow,
+    /// Answers only what is here now.
+    Capped,
+}
+
+/// What a fill does when its last reader has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterLastReader {
+    /// Fetches the rest.
+    Complete,
+    /// Stops, and resumes with the next reader.
+    Stop,
+}

@@ -1,0 +1,495 @@
+//! Every setting: its key, its unit, its default, and how its text becomes a value.
+
+use super::source::{Layers, Mistakes};
+use super::units;
+use super::{AfterLastReader, Delivery};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use url::Url;
+
+/// A configured upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamConfig {
+    /// Its tree is served at `/NAME/`; `None` means at `/`.
+    pub name: Option<String>,
+    /// Its tree; the path ends in a slash.
+    pub url: Url,
+    /// How its incomplete objects are answered, where not as all others.
+    pub delivery: Option<Delivery>,
+}
+
+/// A whole and valid configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to accept connections; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// The data directory.
+    pub data: PathBuf,
+    /// The configured upstreams; at most one without a name.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// How incomplete objects are answered.
+    pub delivery: Delivery,
+    /// Whether clients may name any URL, as `/https/HOST/PATH`.
+    pub ad_hoc: bool,
+    /// Whether URLs that clients name may lead to private addresses.
+    pub allow_private: bool,
+    /// The most bytes that bodies may hold on the disk; `None` is no limit.
+    pub quota_bytes: Option<u64>,
+    /// The longest that a header waits for the first wanted byte.
+    pub header_wait: Duration,
+    /// How long readers are held while the upstream fails.
+    pub hold_limit: Duration,
+    /// How long running answers may take to finish after SIGTERM.
+    pub grace: Duration,
+    /// The longest that connecting to an upstream may take.
+    pub connect_timeout: Duration,
+    /// The longest from a request to an upstream to its reply's header.
+    pub reply_timeout: Duration,
+    /// The longest silence within an upstream's body.
+    pub read_idle_timeout: Duration,
+    /// The most upstream connections of one object.
+    pub sessions_per_object: usize,
+    /// What a fill does when its last reader has left.
+    pub after_last_reader: AfterLastReader,
+    /// How long an object that says nothing of its freshness is reused without asking.
+    pub fresh_for: Duration,
+    /// Whether bodies whose end was only a closed connection are reused.
+    pub keep_unverified: bool,
+    /// Threads that serve connections.
+    pub workers: usize,
+    /// What is logged, as `tracing` directives.
+    pub log: String,
+}
+
+struct Setting {
+    key: &'static str,
+    default: &'static str,
+    says: &'static str,
+}
+
+/// The scalar settings. `auto` defaults depend on the machine or on other settings.
+const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        default: "127.0.0.1:8080",
+        says: "address and port to accept connections at",
+    },
+    Setting {
+        key: "data",
+        default: "auto",
+        says: "data directory; auto is millpond in the user's cache directory",
+    },
+    Setting {
+        key: "delivery",
+        default: "follow",
+        says: "follow or capped: how incomplete objects are answered",
+    },
+    Setting {
+        key: "ad_hoc",
+        default: "auto",
+        says: "true, false or auto: whether clients may name any URL; auto is true on loopback",
+    },
+    Setting {
+        key: "allow_private",
+        default: "false",
+        says: "true or false: whether such URLs may lead to private addresses",
+    },
+    Setting {
+        key: "quota",
+        default: "none",
+        says: "size that bodies may take on the disk, like 50GiB; none is no limit",
+    },
+    Setting {
+        key: "header_wait",
+        default: "5s",
+        says: "time that a header waits for the first wanted byte",
+    },
+    Setting {
+        key: "hold_limit",
+        default: "5m",
+        says: "time that readers are held while the upstream fails",
+    },
+    Setting {
+        key: "grace",
+        default: "30s",
+        says: "time that running answers get to finish after SIGTERM",
+    },
+    Setting {
+        key: "connect_timeout",
+        default: "10s",
+        says: "time that connecting to an upstream may take",
+    },
+    Setting {
+        key: "reply_timeout",
+        default: "30s",
+        says: "time an upstream may take from request to header",
+    },
+    Setting {
+        key: "read_idle_timeout",
+        default: "30s",
+        says: "time that an upstream's body may be silent",
+    },
+    Setting {
+        key: "sessions_per_object",
+        default: "8",
+        says: "number of upstream connections one object may have, 1 to 64",
+    },
+    Setting {
+        key: "after_last_reader",
+        default: "complete",
+        says: "complete or stop: what a fill does without readers",
+    },
+    Setting {
+        key: "fresh_for",
+        default: "1h",
+        says: "time an object is reused unasked where the upstream does not say",
+    },
+    Setting {
+        key: "keep_unverified",
+        default: "false",
+        says: "true or false: whether bodies that ended only by a closed connection are reused",
+    },
+    Setting {
+        key: "workers",
+        default: "auto",
+        says: "number of threads that serve connections, 1 to 256; auto is one a core",
+    },
+    Setting {
+        key: "log",
+        default: "info",
+        says: "what is logged: error, warn, info, debug, or module=level,…",
+    },
+];
+
+/// Every setting with its default and meaning, for `millpond config` and the manual.
+pub fn describe() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let upstream = ("upstream", "", "URL or NAME=URL, any number: served at / or /NAME/");
+    SETTINGS
+        .iter()
+        .map(|setting| (setting.key, setting.default, setting.says))
+        .chain([upstream])
+}
+
+struct Reader<'a> {
+    layers: &'a Layers,
+    mistakes: Vec<String>,
+}
+
+impl Reader<'_> {
+    /// The setting's text, with the name that it goes by.
+    fn text(&self, key: &str) -> (String, String) {
+        if let Some((name, values)) = self.layers.find(key) {
+            return (name, values.last().cloned().unwrap_or_default());
+        }
+        let default = SETTINGS
+            .iter()
+            .find(|setting| setting.key == key)
+            .map_or("", |setting| setting.default);
+        (key.to_owned(), default.to_owned())
+    }
+
+    /// The setting's value; a mistake is noted and `spare` goes on in its place.
+    fn read<T>(&mut self, key: &str, spare: T, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
+        let (name, text) = self.text(key);
+        parse(text.trim()).unwrap_or_else(|mistake| {
+            self.mistakes.push(format!("{name}: {text:?} {mistake}"));
+            spare
+        })
+    }
+
+    fn duration(&mut self, key: &str) -> Duration {
+        self.read(key, Duration::ZERO, units::duration)
+    }
+
+    fn truth(&mut self, key: &str) -> bool {
+        self.read(key, false, truth)
+    }
+}
+
+impl Config {
+    /// Reads all settings out of the layers.
+    ///
+    /// # Errors
+    /// All mistakes at once, each with the name of its setting where it was made and with the unit.
+    pub fn read(layers: &Layers) -> Result<Self, Mistakes> {
+        let mut reader = Reader {
+            layers,
+            mistakes: layers.mistakes().to_vec(),
+        };
+        let listen = reader.read("listen", SocketAddr::from(([127, 0, 0, 1], 8080)), |text| {
+            text.parse()
+                .map_err(|_| "is not an address with a port, like 127.0.0.1:8080 or [::]:8080".to_owned())
+        });
+        let config = Self {
+            listen,
+            data: reader.read("data", PathBuf::new(), data_directory),
+            delivery: reader.read("delivery", Delivery::Follow, delivery),
+            ad_hoc: reader.read("ad_hoc", false, |text| match text {
+                "auto" => Ok(listen.ip().is_loopback()),
+                text => truth(text).map_err(|_| "is not true, false or auto".to_owned()),
+            }),
+            allow_private: reader.truth("allow_private"),
+            quota_bytes: reader.read("quota", None, |text| match text {
+                "none" => Ok(None),
+                text => units::bytes(text).map(Some),
+            }),
+            header_wait: reader.duration("header_wait"),
+            hold_limit: reader.duration("hold_limit"),
+            grace: reader.duration("grace"),
+            connect_timeout: reader.duration("connect_timeout"),
+            reply_timeout: reader.duration("reply_timeout"),
+            read_idle_timeout: reader.duration("read_idle_timeout"),
+            sessions_per_object: reader.read("sessions_per_object", 1, |text| number(text, 64)),
+            after_last_reader: reader.read("after_last_reader", AfterLastReader::Complete, |text| match text {
+                "complete" => Ok(AfterLastReader::Complete),
+                "stop" => Ok(AfterLastReader::Stop),
+                _ => Err("is not complete or stop".to_owned()),
+            }),
+            fresh_for: reader.duration("fresh_for"),
+            keep_unverified: reader.truth("keep_unverified"),
+            workers: reader.read("workers", 1, |text| match text {
+                "auto" => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+                text => number(text, 256),
+            }),
+            log: reader.read("log", String::new(), |text| Ok(text.to_owned())),
+            upstreams: upstreams(&mut reader),
+        };
+        unknown_keys(&mut reader);
+        if reader.mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(Mistakes(reader.mistakes))
+        }
+    }
+}
+
+fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("is not true or false".to_owned()),
+    }
+}
+
+fn number(text: &str, most: usize) -> Result<usize, String> {
+    let in_bounds = text.parse().ok().filter(|number| (1..=most).contains(number));
+    in_bounds.ok_or_else(|| format!("is not a number from 1 to {most}"))
+}
+
+fn delivery(text: &str) -> Result<Delivery, String> {
+    match text {
+        "follow" => Ok(Delivery::Follow),
+        "capped" => Ok(Delivery::Capped),
+        _ => Err("is not follow or capped".to_owned()),
+    }
+}
+
+fn data_directory(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("is empty; name a directory".to_owned());
+    }
+    if text != "auto" {
+        return Ok(PathBuf::from(text));
+    }
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    set("XDG_CACHE_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("millpond"))
+        .ok_or_else(|| "needs HOME or XDG_CACHE_HOME; name a directory instead".to_owned())
+}
+
+/// `upstream = ["URL", "NAME=URL"]`, and `[upstreams.NAME]` with `url` and `delivery`.
+fn upstreams(reader: &mut Reader<'_>) -> Vec<UpstreamConfig> {
+    let mut found: Vec<UpstreamConfig> = Vec::new();
+    let listed = reader
+        .layers
+        .find("upstream")
+        .map(|(name, values)| (name, values.to_vec()));
+    for (source, text) in listed
+        .iter()
+        .flat_map(|(name, values)| values.iter().map(move |value| (name, value)))
+    {
+        let (name, url) = split_name(text);
+        add_upstream(reader, &mut found, source, name, url, None);
+    }
+    let names: std::collections::BTreeSet<String> = reader
+        .layers
+        .keys()
+        .filter_map(|(key, _)| Some(key.strip_prefix("upstreams.")?.rsplit_once('.')?.0.to_owned()))
+        .collect();
+    for name in names {
+        let (source, url) = reader.text(&format!("upstreams.{name}.url"));
+        let delivery = reader
+            .layers
+            .find(&format!("upstreams.{name}.delivery"))
+            .is_some()
+            .then(|| reader.read(&format!("upstreams.{name}.delivery"), Delivery::Follow, delivery));
+        let unnamed = name.is_empty();
+        add_upstream(
+            reader,
+            &mut found,
+            &source,
+            (!unnamed).then_some(name.as_str()),
+            &url,
+            delivery,
+        );
+    }
+    found
+}
+
+/// `NAME=URL` where what stands before the first `=` can be a name, so that a URL's query stays whole.
+fn split_name(text: &str) -> (Option<&str>, &str) {
+    match text.split_once('=') {
+        Some((name, url)) if !name.contains([':', '/', '?']) => (Some(name), url),
+        _ => (None, text),
+    }
+}
+
+fn add_upstream(
+    reader: &mut Reader<'_>,
+    found: &mut Vec<UpstreamConfig>,
+    source: &str,
+    name: Option<&str>,
+    url: &str,
+    delivery: Option<Delivery>,
+) {
+    let mut mistake = |what: String| reader.mistakes.push(format!("{source}: {what}"));
+    if let Some(name) = name {
+        let plain = name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if name.is_empty() || !plain || name.starts_with('.') {
+            return mistake(format!("{name:?} is not a name; use letters, digits, - and _"));
+        }
+        if matches!(name, "-" | "http" | "https") {
+            return mistake(format!("{name:?} is taken: /{name}/ has a meaning of its own"));
+        }
+    }
+    if found.iter().any(|other| other.name.as_deref() == name) {
+        return mistake(match name {
+            Some(name) => format!("{name:?} is there twice"),
+            None => "only one upstream can be without a name; write NAME=URL".to_owned(),
+        });
+    }
+    let parsed = Url::parse(url)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let Some(mut url) = parsed else {
+        return mistake(format!("{url:?} is not a URL that begins with http:// or https://"));
+    };
+    if url.query().is_some() || url.fragment().is_some() {
+        return mistake(format!("{url} has a query or fragment; an upstream is a tree"));
+    }
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    found.push(UpstreamConfig {
+        name: name.map(str::to_owned),
+        url,
+        delivery,
+    });
+}
+
+fn unknown_keys(reader: &mut Reader<'_>) {
+    let known = |key: &str| {
+        key == "upstream"
+            || key == "config"
+            || SETTINGS.iter().any(|setting| setting.key == key)
+            || (key.starts_with("upstreams.") && (key.ends_with(".url") || key.ends_with(".delivery")))
+    };
+    let unknown: Vec<String> = reader
+        .layers
+        .keys()
+        .filter(|(key, _)| !known(key))
+        .map(|(_, name)| format!("{name}: there is no such setting; `millpond config show` lists them"))
+        .collect();
+    reader.mistakes.extend(unknown);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers(flags: &[(&str, &str)], variables: &[(&str, &str)], toml: &str) -> Layers {
+        let mut layers = Layers::new();
+        layers.add_flags(
+            flags
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])),
+        );
+        layers.add_environment(
+            variables
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
+        layers.add_toml(toml, "pond.toml");
+        layers
+    }
+
+    #[test]
+    fn flags_outrank_variables_and_variables_the_file() {
+        let toml = "grace = \"1s\"\nhold_limit = \"1s\"\nheader_wait = \"1s\"\ndata = \"/d\"";
+        let variables = [
+            ("MILLPOND_GRACE", "2s"),
+            ("MILLPOND_HOLD_LIMIT", "2s"),
+            ("PATH", "/bin"),
+        ];
+        let config = Config::read(&layers(&[("grace", "3s")], &variables, toml)).expect("valid");
+        let seconds = [config.grace, config.hold_limit, config.header_wait].map(|time| time.as_secs());
+        assert_eq!(seconds, [3, 2, 1]);
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once_with_key_and_unit() {
+        let flags = [("listen", "nowhere"), ("quota", "50 bananas"), ("data", "/d")];
+        let variables = [("MILLPOND_GRACE", "30"), ("MILLPOND_SPEED", "11")];
+        let toml = "delivery = \"later\"\nupstream = [\"ftp://h/\", \"http=http://h/\"]\n";
+        let mistakes = Config::read(&layers(&flags, &variables, toml)).expect_err("invalid").0;
+        for (key, mend) in [
+            ("--listen", "port"),
+            ("--quota", "50GiB"),
+            ("MILLPOND_GRACE", "unit"),
+            ("MILLPOND_SPEED", "no such setting"),
+            ("delivery in the configuration file", "follow or capped"),
+            ("upstream in", "http://"),
+            ("upstream in", "taken"),
+        ] {
+            assert!(
+                mistakes.iter().any(|line| line.contains(key) && line.contains(mend)),
+                "{key}: {mistakes:#?}"
+            );
+        }
+        assert_eq!(mistakes.len(), 7, "{mistakes:#?}");
+    }
+
+    #[test]
+    fn upstreams_are_named_or_not_and_their_queries_are_no_names() {
+        let toml = "data = \"/d\"\nupstream = [\"http://h/a?b=c\", \"films=http://h/x\"]\n[upstreams.shows]\nurl = \"http://s\"\ndelivery = \"capped\"";
+        let mistakes = Config::read(&layers(&[], &[], toml)).expect_err("a query").0;
+        assert!(mistakes.len() == 1 && mistakes[0].contains("query"), "{mistakes:#?}");
+        let config = Config::read(&layers(&[], &[], &toml.replace("?b=c", ""))).expect("valid");
+        let names: Vec<_> = config
+            .upstreams
+            .iter()
+            .map(|upstream| upstream.name.as_deref())
+            .collect();
+        assert_eq!(names, [None, Some("films"), Some("shows")]);
+        assert_eq!(config.upstreams[0].url.path(), "/a/");
+        assert_eq!(config.upstreams[2].delivery, Some(Delivery::Capped));
+    }
+
+    #[test]
+    fn any_url_is_served_on_loopback_only() {
+        let ad_hoc = |listen| {
+            let layers = layers(&[("listen", listen), ("data", "/d")], &[], "");
+            Config::read(&layers).expect("valid").ad_hoc
+        };
+        assert!(ad_hoc("127.0.0.1:0") && ad_hoc("[::1]:0"));
+        assert!(!ad_hoc("0.0.0.0:0"));
+    }
+}

@@ -1,0 +1,64 @@
+//! The rate at which a fill proceeds, for honest `Retry-After` and for judging distances.
+
+use std::time::{Duration, Instant};
+
+const WINDOW: Duration = Duration::from_secs(2);
+/// Shorter samples say more about the first packet than about the line.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+/// Bytes per second over the last seconds.
+#[derive(Debug)]
+pub(super) struct Meter {
+    since: Instant,
+    bytes: u64,
+    previous: Option<f64>,
+}
+
+impl Meter {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            bytes: 0,
+            previous: None,
+        }
+    }
+
+    pub(super) fn add(&mut self, bytes: u64, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed > WINDOW {
+            self.previous = Some(self.bytes as f64 / elapsed.as_secs_f64());
+            self.since = now;
+            self.bytes = 0;
+        }
+        self.bytes += bytes;
+    }
+
+    /// Bytes per second; `None` where too little has come to tell.
+    pub(super) fn rate(&self, now: Instant) -> Option<f64> {
+        let elapsed = now.saturating_duration_since(self.since);
+        let current = self.bytes as f64 / elapsed.as_secs_f64().max(f64::EPSILON);
+        match self.previous {
+            Some(previous) if elapsed < WINDOW / 4 => Some(previous),
+            _ if elapsed < SHORTEST || self.bytes == 0 => None,
+            _ => Some(current),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_line_is_measured_at_every_moment() {
+        let start = Instant::now();
+        let mut meter = Meter::new(start);
+        assert_eq!(meter.rate(start), None);
+        for step in 1..100 {
+            let now = start + Duration::from_millis(step * 100);
+            meter.add(10_000, now);
+            let rate = meter.rate(now).unwrap_or(100_000.0);
+            assert!((80_000.0..=125_000.0).contains(&rate), "{rate} at step {step}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What sessions report: replies, first bytes, ends; and what a failure means for the next try.
+
+use super::super::backoff;
+use super::super::join::{Brings, Known, Verdict, join};
+use super::super::registry::{Refusal, Trouble};
+use super::super::session::Outcome;
+use super::opening::refusal;
+use super::{Event, Failures, Owner};
+use crate::upstream::{Exchange, Span};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+impl Owner {
+    pub(super) async fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Moving => self.recovered(),
+            Event::Answered { session, span, result } => {
+                let Some(index) = self.sessions.iter().position(|held| held.id == session) else {
+                    return;
+                };
+                match *result {
+                    Ok(exchange) => self.on_reply(index, span, exchange).await,
+                    Err(error) => {
+                        self.sessions.swap_remove(index);
+                        self.failed(error.to_string(), None, None);
+                    }
+                }
+            }
+            Event::Ended { session, outcome } => {
+                let Some(index) = self.sessions.iter().position(|held| held.id == session) else {
+                    return;
+                };
+                let ended = self.sessions.swap_remove(index);
+                self.hint = ended.position.at.load(Ordering::Acquire);
+                let moved = ended.position.moved.load(Ordering::Acquire) > 0;
+                self.on_outcome(outcome, moved);
+            }
+        }
+    }
+
+    async fn on_reply(&mut self, index: usize, span: Span, exchange: Exchange) {
+        let Some(object) = self.object.clone() else { return };
+        let known = Known {
+            representation: object.representation(),
+            length: object.length(),
+        };
+        match join(Some(known), span, &exchange.reply) {
+            Verdict::Continues(brings) => {
+                if let (None, Some(total)) = (object.length(), brings.total) {
+                    object.end_at(total, false);
+                }
+                if brings.at == 0 && span != Span::Whole {
+                    // The upstream ignores ranges: what is here already passes by once more.
+                    self.distrusts_ranges = true;
+                    self.keep_only(index);
+                    let position = &self.sessions[0].position;
+                    position.at.store(0, Ordering::Release);
+                    position.stop.store(u64::MAX, Ordering::Release);
+                    return self.receive_at(0, exchange, brings);
+                }
+                self.receive_at(index, exchange, brings);
+            }
+            Verdict::Begins(representation, brings) => {
+                self.stop_sessions();
+                if brings.at > 0 && representation.validators.strong().is_none() {
+                    self.distrusts_ranges = true;
+                    return self.failed("the upstream's representation changed".to_owned(), None, None);
+                }
+                tracing::info!(
+                    url = object.url(),
+                    "the upstream's representation changed: a new generation"
+                );
+                match self.become_generation(representation).await {
+                    Ok(()) => {
+                        self.distrusts_ranges = false;
+                        self.adopt(exchange, brings);
+                    }
+                    Err(error) => self.failed(error.to_string(), None, None),
+                }
+            }
+            Verdict::Unsatisfiable(_) | Verdict::NotModified => {
+                // The object is shorter now, or the upstream is confused: only the whole will tell.
+                self.sessions.swap_remove(index);
+                self.distrusts_ranges = true;
+                self.failed("the upstream does not have the bytes any more".to_owned(), None, None);
+            }
+            Verdict::Status(status) => {
+                self.sessions.swap_remove(index);
+                let refusal = Arc::new(refusal(exchange, None).await);
+                let rest = refusal.retry_after.as_deref().and_then(|text| text.trim().parse().ok());
+                self.failed(
+                    format!("the upstream answered {status}"),
+                    Some(refusal),
+                    rest.map(Duration::from_secs),
+                );
+            }
+            Verdict::Contradiction(what) => {
+                self.sessions.swap_remove(index);
+                self.distrusts_ranges = true;
+                self.failed(what.to_owned(), None, None);
+            }
+        }
+    }
+
+    fn receive_at(&mut self, index: usize, exchange: Exchange, brings: Brings) {
+        let id = self.sessions[index].id;
+        let position = Arc::clone(&self.sessions[index].position);
+        self.sessions[index].task = self.spawn_receive(id, exchange, brings, &position);
+    }
+
+    fn keep_only(&mut self, index: usize) {
+        self.sessions.swap(0, index);
+        for other in self.sessions.drain(1..) {
+            other.task.abort();
+        }
+    }
+
+    fn on_outcome(&mut self, outcome: Outcome, moved: bool) {
+        let Some(object) = &self.object else { return };
+        let resumes = object.representation().ranges && !self.distrusts_ranges;
+        let what = match outcome {
+            Outcome::Reached => return,
+            Outcome::Ended { length, unverified } => {
+                object.end_at(length, unverified);
+                return;
+            }
+            Outcome::Cut(error) => format!("{error}"),
+            Outcome::Short => "the body ended before the length it had promised".to_owned(),
+            Outcome::Disk(error) => {
+                tracing::error!(url = object.url(), %error, "the disk refuses");
+                return self.failed("the disk refuses".to_owned(), None, None);
+            }
+        };
+        tracing::info!(url = object.url(), what, resumes, moved, "a session was cut short");
+        if !(moved && resumes) {
+            self.failed(what, None, None);
+        }
+    }
+
+    fn recovered(&mut self) {
+        let resumes = self
+            .object
+            .as_ref()
+            .is_some_and(|object| object.representation().ranges)
+            && !self.distrusts_ranges;
+        // Where every cut means beginning again, some bytes are no progress yet.
+        if resumes {
+            self.failures = Failures::default();
+        }
+        self.shared.trouble.send_replace(None);
+    }
+
+    fn failed(&mut self, what: String, refusal: Option<Arc<Refusal>>, at_least: Option<Duration>) {
+        let now = Instant::now();
+        self.failures.in_a_row += 1;
+        self.failures.since.get_or_insert(now);
+        let rest = backoff::rest(self.failures.in_a_row, backoff::random()).max(at_least.unwrap_or_default());
+        self.failures.retry_at = Some(now + rest);
+        tracing::warn!(url = self.shared.target.key.url(), what, ?rest, "the fill rests");
+        self.shared.trouble.send_replace(Some(Trouble {
+            what: what.into(),
+            refusal,
+        }));
+    }
+}

@@ -1,0 +1,428 @@
+//! What to ask the upstream for next. Pure: wanted − present − in flight → start, shorten, stop.
+//!
+//! - A reader near ahead of a session waits for it; one that is far gets a session of its own, and
+//!   the session that would have come there is shortened to end where the new one begins.
+//! - A session asks for no byte that is present or promised by another session, and for no byte
+//!   past the wish of the reader it serves. So no byte is asked twice.
+//! - When no reader waits and nothing is under way, the holes are filled one after the other,
+//!   first those ahead of where readers were.
+//! - An upstream without ranges, or of unknown length, is read once, whole, from 0.
+
+use crate::ranges::{ByteOffset, ByteRange, RangeSet};
+use crate::store::WaitingAt;
+
+/// A reader this close ahead of a session waits for it: asking anew would cost more.
+const NEAR_BYTES: u64 = 512 * 1024;
+
+/// So does one that the session reaches within this time.
+const NEAR_SECONDS: f64 = 0.25;
+
+/// What a session may bring before a reader without one may take its place.
+const QUANTUM_BYTES: u64 = 4 << 20;
+
+/// One session as the plan sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Running {
+    pub(super) id: u64,
+    /// The next byte it will bring.
+    pub(super) at: ByteOffset,
+    /// Where it ends; `u64::MAX` where only the upstream knows.
+    pub(super) stop: ByteOffset,
+    /// What it has brought.
+    pub(super) moved: u64,
+}
+
+/// All that the plan depends on.
+#[derive(Debug)]
+pub(super) struct View<'a> {
+    pub(super) length: Option<u64>,
+    pub(super) present: &'a RangeSet,
+    pub(super) waiting: &'a [WaitingAt],
+    pub(super) running: &'a [Running],
+    /// Whether pieces may be asked for and joined.
+    pub(super) ranges: bool,
+    /// Whether to go on when nobody waits.
+    pub(super) background: bool,
+    /// Where readers were last; the holes after it come first.
+    pub(super) hint: ByteOffset,
+    pub(super) max_sessions: usize,
+    /// Bytes per second of the fill, where known.
+    pub(super) rate: Option<f64>,
+}
+
+/// One step to take, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Asks for the whole, from 0.
+    StartWhole,
+    /// Asks for everything from here on: the length is not known.
+    StartFrom(ByteOffset),
+    /// Asks for these bytes.
+    Start(ByteRange),
+    /// Lets the session end here.
+    Shorten { id: u64, stop: ByteOffset },
+    /// Ends the session now.
+    Stop { id: u64 },
+}
+
+pub(super) fn plan(view: &View<'_>) -> Vec<Step> {
+    let wanted = view.background || !view.waiting.is_empty();
+    match view.length {
+        _ if !wanted => Vec::new(),
+        Some(length) if view.ranges => {
+            let mut draft = Draft::new(view, length);
+            for waiter in view.waiting {
+                draft.serve(*waiter);
+            }
+            draft.complete();
+            draft.steps
+        }
+        _ if !view.running.is_empty() => Vec::new(),
+        None if view.ranges && view.present.run_at(0).is_some() => {
+            vec![Step::StartFrom(view.present.run_at(0).unwrap_or_default())]
+        }
+        _ => vec![Step::StartWhole],
+    }
+}
+
+struct Draft<'a> {
+    view: &'a View<'a>,
+    length: u64,
+    running: Vec<Running>,
+    steps: Vec<Step>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(view: &'a View<'a>, length: u64) -> Self {
+        Self {
+            view,
+            length,
+            running: view.running.to_vec(),
+            steps: Vec::new(),
+        }
+    }
+
+    fn serve(&mut self, waiter: WaitingAt) {
+        let at = waiter.at;
+        if at >= self.length || self.view.present.run_at(at).is_some() || self.coming_to(at) {
+            return;
+        }
+        if self.running.len() >= self.view.max_sessions && !self.make_room() {
+            return;
+        }
+        self.end_passing_session_at(at);
+        if let Some(range) = ByteRange::new(at, waiter.end.min(self.free_until(at))) {
+            self.start(range);
+        }
+    }
+
+    /// The session that would come to `at` ends there; its place in the plan is a step of its own
+    /// where it runs, and the step that starts it where it is as new as this one.
+    fn end_passing_session_at(&mut self, at: ByteOffset) {
+        let Some(passing) = self
+            .running
+            .iter_mut()
+            .find(|session| session.at < at && at < session.stop)
+        else {
+            return;
+        };
+        passing.stop = at;
+        let (id, begin) = (passing.id, passing.at);
+        let planned = self
+            .steps
+            .iter_mut()
+            .find(|step| matches!(step, Step::Start(range) if range.start() == begin));
+        match (planned, ByteRange::new(begin, at)) {
+            (Some(step), Some(range)) => *step = Step::Start(range),
+            _ => self.steps.push(Step::Shorten { id, stop: at }),
+        }
+    }
+
+    /// Whether a session will be there soon.
+    fn coming_to(&self, at: ByteOffset) -> bool {
+        let near = self
+            .view
+            .rate
+            .map_or(0, |rate| (rate * NEAR_SECONDS) as u64)
+            .max(NEAR_BYTES);
+        self.running
+            .iter()
+            .any(|session| session.at <= at && at < session.stop && at - session.at <= near)
+    }
+
+    /// The end of the gap at `at`: the next byte that is present or promised, or the end.
+    fn free_until(&self, at: ByteOffset) -> ByteOffset {
+        let present = self.view.present.next_present(at).unwrap_or(u64::MAX);
+        let promised = self
+            .running
+            .iter()
+            .map(|session| session.at)
+            .filter(|begin| *begin > at)
+            .min();
+        present.min(promised.unwrap_or(u64::MAX)).min(self.length)
+    }
+
+    /// Ends the session that is missed least; `false` where all have a reader and none its turn over.
+    fn make_room(&mut self) -> bool {
+        let serves = |session: &Running| {
+            self.view
+                .waiting
+                .iter()
+                .any(|waiter| session.at <= waiter.at && waiter.at - session.at <= NEAR_BYTES)
+        };
+        let idle = self
+            .running
+            .iter()
+            .filter(|session| !serves(session))
+            .map(|session| session.id)
+            .next();
+        let over = || {
+            let turn_over = self.running.iter().filter(|session| session.moved >= QUANTUM_BYTES);
+            turn_over.max_by_key(|session| session.moved).map(|session| session.id)
+        };
+        let Some(id) = idle.or_else(over) else {
+            return false;
+        };
+        self.running.retain(|session| session.id != id);
+        self.steps.push(Step::Stop { id });
+        true
+    }
+
+    fn start(&mut self, range: ByteRange) {
+        self.steps.push(Step::Start(range));
+        self.running.push(Running {
+            id: u64::MAX,
+            at: range.start(),
+            stop: range.end(),
+            moved: 0,
+        });
+    }
+
+    /// Fills the next hole where nothing else is to do.
+    fn complete(&mut self) {
+        if !self.view.background || !self.running.is_empty() {
+            return;
+        }
+        let hint = self.view.hint.min(self.length);
+        let ahead = ByteRange::new(hint, self.length);
+        let behind = ByteRange::new(0, hint);
+        let hole = [ahead, behind]
+            .into_iter()
+            .flatten()
+            .find_map(|part| self.view.present.gaps(part).next());
+        if let Some(hole) = hole {
+            self.start(hole);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LENGTH: u64 = 64 << 20;
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange::new(start, end).expect("not empty")
+    }
+
+    fn view<'a>(present: &'a RangeSet, waiting: &'a [WaitingAt], running: &'a [Running]) -> View<'a> {
+        View {
+            length: Some(LENGTH),
+            present,
+            waiting,
+            running,
+            ranges: true,
+            background: true,
+            hint: 0,
+            max_sessions: 4,
+            rate: None,
+        }
+    }
+
+    #[test]
+    fn a_far_reader_gets_its_own_session_and_the_passing_one_ends_there() {
+        let running = [Running {
+            id: 1,
+            at: 1000,
+            stop: LENGTH,
+            moved: 1000,
+        }];
+        let waiting = [WaitingAt {
+            at: 50 << 20,
+            end: LENGTH,
+        }];
+        let steps = plan(&view(&RangeSet::new(), &waiting, &running));
+        assert_eq!(
+            steps,
+            [
+                Step::Shorten { id: 1, stop: 50 << 20 },
+                Step::Start(range(50 << 20, LENGTH))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_near_reader_waits_for_the_session_that_is_coming() {
+        let running = [Running {
+            id: 1,
+            at: 1000,
+            stop: LENGTH,
+            moved: 1000,
+        }];
+        let waiting = [WaitingAt {
+            at: 100_000,
+            end: LENGTH,
+        }];
+        assert_eq!(plan(&view(&RangeSet::new(), &waiting, &running)), []);
+    }
+
+    #[test]
+    fn a_session_stops_where_it_meets_present_bytes() {
+        let present: RangeSet = [range(10 << 20, 20 << 20)].into_iter().collect();
+        let waiting = [WaitingAt {
+            at: 5 << 20,
+            end: LENGTH,
+        }];
+        assert_eq!(
+            plan(&view(&present, &waiting, &[])),
+            [Step::Start(range(5 << 20, 10 << 20))]
+        );
+    }
+
+    #[test]
+    fn holes_are_filled_when_nobody_waits_first_those_ahead() {
+        let present: RangeSet = [range(10 << 20, 20 << 20)].into_iter().collect();
+        let mut view = view(&present, &[], &[]);
+        view.hint = 20 << 20;
+        assert_eq!(plan(&view), [Step::Start(range(20 << 20, LENGTH))]);
+        view.background = false;
+        assert_eq!(plan(&view), []);
+    }
+
+    #[test]
+    fn without_ranges_or_length_the_whole_is_read_once() {
+        let (none, waiting) = (
+            RangeSet::new(),
+            [WaitingAt {
+                at: 50 << 20,
+                end: LENGTH,
+            }],
+        );
+        let mut view = view(&none, &waiting, &[]);
+        view.ranges = false;
+        assert_eq!(plan(&view), [Step::StartWhole]);
+        let running = [Running {
+            id: 1,
+            at: 0,
+            stop: u64::MAX,
+            moved: 0,
+        }];
+        view.running = &running;
+        assert_eq!(plan(&view), []);
+    }
+
+    #[test]
+    fn a_reader_without_a_session_takes_the_place_of_one_whose_turn_is_over() {
+        let running: Vec<Running> = (0..4)
+            .map(|n| Running {
+                id: n,
+                at: n * (10 << 20),
+                stop: (n + 1) * (10 << 20),
+                moved: n * (2 << 20),
+            })
+            .collect();
+        let mut waiting: Vec<WaitingAt> = running.iter().map(|s| WaitingAt { at: s.at, end: LENGTH }).collect();
+        waiting.push(WaitingAt {
+            at: 60 << 20,
+            end: LENGTH,
+        });
+        let steps = plan(&view(&RangeSet::new(), &waiting, &running));
+        assert_eq!(steps, [Step::Stop { id: 3 }, Step::Start(range(60 << 20, LENGTH))]);
+    }
+
+    /// A fill whose sessions each bring a piece a turn, with readers that come, wait and go.
+    #[derive(Debug)]
+    struct Simulation {
+        length: u64,
+        present: RangeSet,
+        running: Vec<Running>,
+        readers: Vec<WaitingAt>,
+        asked: u64,
+        next_id: u64,
+    }
+
+    impl Simulation {
+        fn turn(&mut self, piece: u64, background: bool) {
+            self.readers.retain_mut(|reader| {
+                reader.at = self.present.run_at(reader.at).unwrap_or(reader.at);
+                reader.at < reader.end
+            });
+            let mut waiting = self.readers.clone();
+            waiting.sort_by_key(|reader| reader.at);
+            let steps = plan(&View {
+                length: Some(self.length),
+                background,
+                ..view(&self.present, &waiting, &self.running)
+            });
+            for step in steps {
+                match step {
+                    Step::Start(range) => {
+                        self.next_id += 1;
+                        self.running.push(Running {
+                            id: self.next_id,
+                            at: range.start(),
+                            stop: range.end(),
+                            moved: 0,
+                        });
+                    }
+                    Step::Shorten { id, stop } => {
+                        self.running
+                            .iter_mut()
+                            .filter(|s| s.id == id)
+                            .for_each(|s| s.stop = stop);
+                    }
+                    Step::Stop { id } => self.running.retain(|session| session.id != id),
+                    Step::StartWhole | Step::StartFrom(_) => panic!("the length is known and ranges work"),
+                }
+            }
+            assert!(self.running.len() <= 4);
+            for session in &mut self.running {
+                if let Some(got) = ByteRange::new(session.at, (session.at + piece).min(session.stop)) {
+                    assert_eq!(self.present.insert(got), got.len(), "bytes asked twice: {got:?}");
+                    self.asked += got.len();
+                    session.at = got.end();
+                    session.moved += got.len();
+                }
+            }
+            self.running.retain(|session| session.at < session.stop);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_reader_is_served_and_no_byte_is_asked_twice(
+            arrivals in proptest::collection::vec((0u64..40, 0u64..LENGTH, 1u64..LENGTH), 1..12),
+            piece in (64u64 << 10)..(2 << 20),
+        ) {
+            let mut simulation = Simulation {
+                length: LENGTH, present: RangeSet::new(), running: Vec::new(), readers: Vec::new(), asked: 0, next_id: 0,
+            };
+            let bound = 200 + 20 * LENGTH / piece;
+            for turn in 0..bound {
+                let coming = arrivals.iter().filter(|(when, ..)| *when == turn);
+                simulation.readers.extend(coming.map(|&(_, at, len)| WaitingAt { at, end: (at + len).min(LENGTH) }));
+                simulation.turn(piece, false);
+            }
+            prop_assert!(simulation.readers.is_empty(), "still waiting: {:?}", simulation.readers);
+            prop_assert_eq!(simulation.asked, simulation.present.total());
+            for _ in 0..bound {
+                simulation.turn(piece, true);
+            }
+            prop_assert_eq!(simulation.present.total(), LENGTH);
+            prop_assert_eq!(simulation.asked, LENGTH);
+        }
+    }
+}

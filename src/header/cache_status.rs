@@ -1,0 +1,112 @@
+//! The `Cache-Status` field (RFC 9211): the true story of one answer.
+
+use std::fmt;
+
+/// Why a request went, or would go, to the upstream (RFC 9211 §2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    /// Nothing is stored under the URL.
+    UriMiss,
+    /// Some of the wanted bytes are stored.
+    Partial,
+    /// What is stored must be revalidated.
+    Stale,
+    /// The method is one that is not answered from the store.
+    Method,
+}
+
+impl Forwarded {
+    fn token(self) -> &'static str {
+        match self {
+            Self::UriMiss => "uri-miss",
+            Self::Partial => "partial",
+            Self::Stale => "stale",
+            Self::Method => "method",
+        }
+    }
+}
+
+/// One member of the field, ours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheStatus {
+    /// Why upstream was asked; `None` is a hit.
+    pub forwarded: Option<Forwarded>,
+    /// The status of the upstream's reply, where there was one.
+    pub upstream_status: Option<u16>,
+    /// The reply goes into the store.
+    pub stored: bool,
+    /// The request shares a fill that another one began.
+    pub collapsed: bool,
+    /// One word on what else is worth knowing.
+    pub detail: Option<&'static str>,
+}
+
+impl CacheStatus {
+    /// Everything wanted is in the store and may be reused.
+    pub const HIT: Self = Self {
+        forwarded: None,
+        upstream_status: None,
+        stored: false,
+        collapsed: false,
+        detail: None,
+    };
+
+    /// The request went to the upstream, for this reason.
+    pub fn forwarded(why: Forwarded) -> Self {
+        Self {
+            forwarded: Some(why),
+            ..Self::HIT
+        }
+    }
+
+    /// The same story with one word more.
+    pub fn detail(self, detail: &'static str) -> Self {
+        Self {
+            detail: Some(detail),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for CacheStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("millpond")?;
+        match self.forwarded {
+            None => f.write_str("; hit")?,
+            Some(why) => write!(f, "; fwd={}", why.token())?,
+        }
+        if let Some(status) = self.upstream_status {
+            write!(f, "; fwd-status={status}")?;
+        }
+        if self.stored {
+            f.write_str("; stored")?;
+        }
+        if self.collapsed {
+            f.write_str("; collapsed")?;
+        }
+        match self.detail {
+            Some(detail) => write!(f, "; detail={detail}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_story_is_told_in_the_order_of_the_rfc() {
+        assert_eq!(CacheStatus::HIT.to_string(), "millpond; hit");
+        let story = CacheStatus {
+            upstream_status: Some(206),
+            stored: true,
+            collapsed: true,
+            ..CacheStatus::forwarded(Forwarded::Partial)
+        };
+        assert_eq!(
+            story.detail("waiting").to_string(),
+            "millpond; fwd=partial; fwd-status=206; stored; collapsed; detail=waiting"
+        );
+    }
+}

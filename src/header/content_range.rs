@@ -1,0 +1,106 @@
+//! The `Content-Range` field (RFC 9110 §14.4), of replies and of 416 answers.
+
+use crate::ranges::{ByteCount, ByteRange};
+
+/// What a `Content-Range` field says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentRange {
+    /// `bytes a-b/size`, or `bytes a-b/*` where the size is not known.
+    Part {
+        /// The bytes in the body.
+        range: ByteRange,
+        /// The complete length; `None` is `*`.
+        size: Option<ByteCount>,
+    },
+    /// `bytes */size`, in a 416.
+    Unsatisfied {
+        /// The complete length.
+        size: ByteCount,
+    },
+}
+
+impl ContentRange {
+    /// Reads a field; `None` for any that is malformed, reversed, past its own size or past 63 bits.
+    pub fn parse(field: &str) -> Option<Self> {
+        let (unit, rest) = field.trim().split_once(' ')?;
+        if !unit.eq_ignore_ascii_case("bytes") {
+            return None;
+        }
+        let (range, size) = rest.trim().split_once('/')?;
+        let size = match size {
+            "*" => None,
+            digits => Some(number(digits)?),
+        };
+        if range == "*" {
+            return size.map(|size| Self::Unsatisfied { size });
+        }
+        let (first, last) = range.split_once('-')?;
+        let range = ByteRange::new(number(first)?, number(last)?.checked_add(1)?)?;
+        let fits = size.is_none_or(|size| range.end() <= size);
+        fits.then_some(Self::Part { range, size })
+    }
+}
+
+impl std::fmt::Display for ContentRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Part {
+                range,
+                size: Some(size),
+            } => {
+                write!(f, "bytes {}-{}/{size}", range.start(), range.last())
+            }
+            Self::Part { range, size: None } => {
+                write!(f, "bytes {}-{}/*", range.start(), range.last())
+            }
+            Self::Unsatisfied { size } => write!(f, "bytes */{size}"),
+        }
+    }
+}
+
+fn number(digits: &str) -> Option<u64> {
+    // `parse` alone would take a plus sign.
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let value: u64 = if plain { digits.parse().ok()? } else { return None };
+    (value <= i64::MAX as u64).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_reads_what_it_prints() {
+        for field in [
+            "bytes 0-9/100",
+            "bytes 5-5/*",
+            "bytes */100",
+            "bytes 4294967296-4294967297/9999999999",
+        ] {
+            let parsed = ContentRange::parse(field).expect("well-formed");
+            assert_eq!(parsed.to_string(), field);
+        }
+    }
+
+    #[test]
+    fn negative_overflowing_and_reversed_fields_are_refused() {
+        for field in [
+            "",
+            "bytes",
+            "bytes 0-9",
+            "bytes 9-0/100",
+            "bytes 0-100/100",
+            "bytes -1-9/100",
+            "bytes 0-9/-1",
+            "bytes 0-9/+100",
+            "bytes */*",
+            "bytes 0-18446744073709551615/*",
+            "bytes 0-9/18446744073709551616",
+            "items 0-9/100",
+            "bytes a-b/c",
+            "bytes=0-9/100",
+        ] {
+            assert_eq!(ContentRange::parse(field), None, "{field}");
+        }
+    }
+}

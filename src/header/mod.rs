@@ -1,0 +1,62 @@
+//! RFC 9110 fields, read and printed. Pure: text in, values out.
+//!
+//! Everything hostile in a header is met here and becomes a value or is ignored as the RFC says;
+//! the layers above never look at raw text again.
+
+mod cache_control;
+mod cache_status;
+mod content_range;
+mod precondition;
+mod prefer;
+mod range;
+mod validator;
+
+pub use cache_control::CacheControl;
+pub use cache_status::{CacheStatus, Forwarded};
+pub use content_range::ContentRange;
+pub use precondition::{Conditions, Verdict};
+pub use prefer::preferred_wait;
+pub use range::{FirstWanted, MAX_RANGES, Selection, first_wanted, select};
+pub use validator::{EntityTag, StrongValidator, Validators};
+
+use std::time::SystemTime;
+
+/// Reads an HTTP date (RFC 9110 §5.6.7); `None` for anything else, which the RFC says to ignore.
+pub fn parse_date(text: &str) -> Option<SystemTime> {
+    httpdate::parse_http_date(text.trim()).ok()
+}
+
+/// Prints an HTTP date (RFC 9110 §5.6.7).
+pub fn print_date(time: SystemTime) -> String {
+    httpdate::fmt_http_date(time)
+}
+
+/// Splits a list field at its commas, but not inside quoted strings; parts come trimmed, never empty.
+pub(crate) fn list_members(field: &str) -> impl Iterator<Item = &str> {
+    let mut rest = field;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let cut = list_cut(rest);
+            let member = rest[..cut].trim();
+            rest = rest.get(cut + 1..).unwrap_or("");
+            if !member.is_empty() {
+                return Some(member);
+            }
+        }
+        None
+    })
+}
+
+fn list_cut(text: &str) -> usize {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}

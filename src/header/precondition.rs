@@ -1,0 +1,169 @@
+//! Request conditions in the order of RFC 9110 §13.2.2.
+
+use super::{EntityTag, list_members, parse_date};
+use std::time::SystemTime;
+
+/// The conditional fields of a request, as they came.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Conditions<'a> {
+    /// `If-Match`.
+    pub if_match: Option<&'a str>,
+    /// `If-Unmodified-Since`.
+    pub if_unmodified_since: Option<&'a str>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<&'a str>,
+    /// `If-Modified-Since`.
+    pub if_modified_since: Option<&'a str>,
+    /// `If-Range`.
+    pub if_range: Option<&'a str>,
+}
+
+/// What the conditions of a GET or HEAD say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Answer; a `Range` counts.
+    Proceed,
+    /// Answer with the whole: `If-Range` names another representation.
+    ProceedWithoutRange,
+    /// 304.
+    NotModified,
+    /// 412.
+    Failed,
+}
+
+impl Conditions<'_> {
+    /// Evaluates the conditions of a GET or HEAD against the selected representation.
+    ///
+    /// `modified` is its `Last-Modified`, `strong_date` whether that is a strong validator
+    /// (RFC 9110 §8.8.2.2), which `If-Range` demands.
+    pub fn evaluate(&self, etag: &EntityTag, modified: Option<SystemTime>, strong_date: bool) -> Verdict {
+        if let Some(field) = self.if_match {
+            if !any_tag(field, |tag| tag.strong_eq(etag)) {
+                return Verdict::Failed;
+            }
+        } else if let (Some(limit), Some(modified)) = (date(self.if_unmodified_since), modified)
+            && modified > limit
+        {
+            return Verdict::Failed;
+        }
+        if let Some(field) = self.if_none_match {
+            if any_tag(field, |tag| tag.weak_eq(etag)) {
+                return Verdict::NotModified;
+            }
+        } else if let (Some(since), Some(modified)) = (date(self.if_modified_since), modified)
+            && modified <= since
+        {
+            return Verdict::NotModified;
+        }
+        match self.if_range {
+            Some(field) if !if_range_holds(field, etag, modified.filter(|_| strong_date)) => {
+                Verdict::ProceedWithoutRange
+            }
+            _ => Verdict::Proceed,
+        }
+    }
+}
+
+fn date(field: Option<&str>) -> Option<SystemTime> {
+    parse_date(field?)
+}
+
+fn any_tag(field: &str, matches: impl Fn(&EntityTag) -> bool) -> bool {
+    field.trim() == "*"
+        || list_members(field)
+            .filter_map(EntityTag::parse)
+            .any(|tag| matches(&tag))
+}
+
+/// Strong comparison for tags, exact equality of a strong date (RFC 9110 §13.1.5).
+fn if_range_holds(field: &str, etag: &EntityTag, strong_modified: Option<SystemTime>) -> bool {
+    match EntityTag::parse(field) {
+        Some(tag) => tag.strong_eq(etag),
+        None => parse_date(field).is_some_and(|date| Some(date) == strong_modified),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
+    const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const AFTER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+
+    fn verdict(conditions: Conditions<'_>) -> Verdict {
+        conditions.evaluate(&EntityTag::strong("a"), parse_date(THEN), true)
+    }
+
+    #[test]
+    fn if_match_compares_strongly_and_silences_the_date() {
+        let with = |if_match| Conditions {
+            if_match: Some(if_match),
+            if_unmodified_since: Some(BEFORE),
+            ..Default::default()
+        };
+        assert_eq!(verdict(with("\"x\", \"a\"")), Verdict::Proceed);
+        assert_eq!(verdict(with("*")), Verdict::Proceed);
+        assert_eq!(verdict(with("W/\"a\"")), Verdict::Failed);
+        assert_eq!(verdict(with("\"b\"")), Verdict::Failed);
+    }
+
+    #[test]
+    fn if_unmodified_since_is_for_later_changes() {
+        let with = |date| Conditions {
+            if_unmodified_since: Some(date),
+            ..Default::default()
+        };
+        assert_eq!(verdict(with(BEFORE)), Verdict::Failed);
+        assert_eq!(verdict(with(THEN)), Verdict::Proceed);
+        assert_eq!(verdict(with("not a date")), Verdict::Proceed);
+    }
+
+    #[test]
+    fn if_none_match_compares_weakly_and_silences_the_date() {
+        let with = |tags| Conditions {
+            if_none_match: Some(tags),
+            if_modified_since: Some(AFTER),
+            ..Default::default()
+        };
+        assert_eq!(verdict(with("W/\"a\"")), Verdict::NotModified);
+        assert_eq!(verdict(with("\"b\"")), Verdict::Proceed);
+        assert_eq!(verdict(with("\"comma,inside\", \"a\"")), Verdict::NotModified);
+    }
+
+    #[test]
+    fn if_modified_since_alone_counts() {
+        let with = |date| Conditions {
+            if_modified_since: Some(date),
+            ..Default::default()
+        };
+        assert_eq!(verdict(with(AFTER)), Verdict::NotModified);
+        assert_eq!(verdict(with(THEN)), Verdict::NotModified);
+        assert_eq!(verdict(with(BEFORE)), Verdict::Proceed);
+    }
+
+    #[test]
+    fn a_failed_if_match_outranks_a_matching_if_none_match() {
+        let both = Conditions {
+            if_match: Some("\"b\""),
+            if_none_match: Some("\"a\""),
+            ..Default::default()
+        };
+        assert_eq!(verdict(both), Verdict::Failed);
+    }
+
+    #[test]
+    fn if_range_with_a_weak_tag_or_another_date_sends_the_whole() {
+        let with = |if_range| Conditions {
+            if_range: Some(if_range),
+            ..Default::default()
+        };
+        assert_eq!(verdict(with("\"a\"")), Verdict::Proceed);
+        assert_eq!(verdict(with(THEN)), Verdict::Proceed);
+        for field in ["W/\"a\"", "\"b\"", BEFORE, AFTER, "rubbish"] {
+            assert_eq!(verdict(with(field)), Verdict::ProceedWithoutRange, "{field}");
+        }
+        let weak_date = with(THEN).evaluate(&EntityTag::strong("a"), parse_date(THEN), false);
+        assert_eq!(weak_date, Verdict::ProceedWithoutRange);
+    }
+}

@@ -1,0 +1,178 @@
+//! Validators: which representation bytes belong to (RFC 9110 §8.8).
+//!
+//! Only a *strong* validator lets pieces be joined: a strong entity tag, or a `Last-Modified` that
+//! was a second or more in the past when the reply was made (§8.8.2.2). Equal weak tags prove
+//! nothing about bytes, so there is no way here to make a [`StrongValidator`] from one.
+
+use super::parse_date;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// An entity tag (RFC 9110 §8.8.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntityTag {
+    weak: bool,
+    opaque: String,
+}
+
+impl EntityTag {
+    /// Reads `"opaque"` or `W/"opaque"`; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let (weak, quoted) = match text.strip_prefix("W/") {
+            Some(quoted) => (true, quoted),
+            None => (false, text),
+        };
+        let opaque = quoted.strip_prefix('"')?.strip_suffix('"')?;
+        let allowed = |byte: u8| byte == 0x21 || (0x23..=0x7e).contains(&byte) || byte >= 0x80;
+        opaque.bytes().all(allowed).then(|| Self {
+            weak,
+            opaque: opaque.to_owned(),
+        })
+    }
+
+    /// A strong tag of plain ASCII letters and digits.
+    pub fn strong(opaque: &str) -> Self {
+        debug_assert!(opaque.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"'));
+        Self {
+            weak: false,
+            opaque: opaque.to_owned(),
+        }
+    }
+
+    /// Whether the tag is weak.
+    pub fn is_weak(&self) -> bool {
+        self.weak
+    }
+
+    /// Equal and neither weak (RFC 9110 §8.8.3.2).
+    pub fn strong_eq(&self, other: &Self) -> bool {
+        !self.weak && !other.weak && self.opaque == other.opaque
+    }
+
+    /// Equal, weak or not (RFC 9110 §8.8.3.2).
+    pub fn weak_eq(&self, other: &Self) -> bool {
+        self.opaque == other.opaque
+    }
+}
+
+impl std::fmt::Display for EntityTag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}\"{}\"", if self.weak { "W/" } else { "" }, self.opaque)
+    }
+}
+
+/// The validator fields of one reply, as they came.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validators {
+    /// `ETag`.
+    pub etag: Option<String>,
+    /// `Last-Modified`.
+    pub last_modified: Option<String>,
+    /// `Date`: tells whether `Last-Modified` is strong.
+    pub date: Option<String>,
+}
+
+impl Validators {
+    /// The entity tag, where it is well-formed.
+    pub fn entity_tag(&self) -> Option<EntityTag> {
+        EntityTag::parse(self.etag.as_deref()?)
+    }
+
+    /// The validator under which pieces may be joined; `None` where there is none to trust.
+    pub fn strong(&self) -> Option<StrongValidator> {
+        if let Some(tag) = self.entity_tag().filter(|tag| !tag.is_weak()) {
+            return Some(StrongValidator::Tag(tag));
+        }
+        self.strong_date().map(StrongValidator::Date)
+    }
+
+    /// `Last-Modified`, where it is strong: at least one second before `Date` (RFC 9110 §8.8.2.2).
+    pub fn strong_date(&self) -> Option<String> {
+        let text = self.last_modified.as_deref()?;
+        let modified = parse_date(text)?;
+        let date = parse_date(self.date.as_deref()?)?;
+        (modified + Duration::from_secs(1) <= date).then(|| text.to_owned())
+    }
+}
+
+/// A validator that two replies with the same bytes share, and no others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StrongValidator {
+    /// A strong entity tag.
+    Tag(EntityTag),
+    /// A strong `Last-Modified`, as it came.
+    Date(String),
+}
+
+impl StrongValidator {
+    /// The value to send in `If-Range` (RFC 9110 §13.1.5).
+    pub fn if_range(&self) -> String {
+        match self {
+            Self::Tag(tag) => tag.to_string(),
+            Self::Date(date) => date.clone(),
+        }
+    }
+
+    /// Whether a reply to a request with our `If-Range` is of this representation.
+    ///
+    /// A 206 must repeat `ETag` (RFC 9110 §15.3.7) but may leave out `Last-Modified`: its status then
+    /// says that the date matched. A 200 must show the same validator itself.
+    pub fn matches(&self, reply: &Validators, partial: bool) -> bool {
+        match self {
+            Self::Tag(tag) => reply.entity_tag().is_some_and(|theirs| theirs.strong_eq(tag)),
+            Self::Date(date) => match reply.last_modified.as_deref() {
+                Some(theirs) => parse_date(theirs) == parse_date(date),
+                None => partial,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const NEXT: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+
+    fn validators(etag: Option<&str>, modified: Option<&str>, date: Option<&str>) -> Validators {
+        Validators {
+            etag: etag.map(str::to_owned),
+            last_modified: modified.map(str::to_owned),
+            date: date.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn weak_tags_are_never_strong_validators() {
+        assert_eq!(validators(Some("W/\"a\""), None, None).strong(), None);
+        let weak = EntityTag::parse("W/\"a\"").expect("a tag");
+        assert!(!weak.strong_eq(&weak));
+        assert!(weak.weak_eq(&EntityTag::strong("a")));
+    }
+
+    #[test]
+    fn last_modified_is_strong_a_second_later() {
+        assert!(validators(None, Some(OLD), Some(NEXT)).strong().is_some());
+        assert!(validators(None, Some(OLD), Some(OLD)).strong().is_none());
+        assert!(validators(None, Some(OLD), None).strong().is_none());
+        assert!(validators(None, Some("yesterday"), Some(NEXT)).strong().is_none());
+    }
+
+    #[test]
+    fn malformed_tags_are_no_tags() {
+        for text in ["a", "\"a", "w/\"a\"", "\"a\"b\"", "", "\"a b\""] {
+            assert_eq!(EntityTag::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_206_without_the_tag_is_not_believed() {
+        let tag = StrongValidator::Tag(EntityTag::strong("a"));
+        assert!(!tag.matches(&Validators::default(), true));
+        let date = StrongValidator::Date(OLD.to_owned());
+        assert!(date.matches(&Validators::default(), true));
+        assert!(!date.matches(&Validators::default(), false));
+    }
+}

@@ -1,0 +1,37 @@
+//! millpond: a media cache server that plays while it fetches.
+//!
+//! The modules form a stack. Each uses only those below it (`tests/tidy.rs` keeps this true):
+//!
+//! ```text
+//! app                      composition; the only place that knows everyone
+//! serve  admin             HTTP at our door: actix here and in app only
+//! fill                     where bytes come from
+//! store  upstream          disk (sled here only), network (the HTTP client here only)
+//! policy                   pure: which stored answers may be reused
+//! header                   pure: RFC 9110 fields
+//! ranges                   pure: byte arithmetic
+//! clock key telemetry config
+//! ```
+//!
+//! `ARCHITECTURE.md` tells the way of a read through them and where the next feature belongs.
+
+pub mod app;
+
+pub mod admin;
+pub mod serve;
+
+pub mod fill;
+
+pub mod store;
+pub mod upstream;
+
+pub mod policy;
+
+pub mod header;
+
+pub mod ranges;
+
+pub mod clock;
+pub mod config;
+pub mod key;
+pub mod telemetry;

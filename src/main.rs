@@ -1,0 +1,195 @@
+//! The `millpond` command: reads flags, starts the server, waits for the signal to stop.
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use millpond::app::Server;
+use millpond::config::{Config, Layers, describe};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// The exit code of a command line or configuration that makes no sense.
+const MISUSE: u8 = 2;
+
+/// A media cache server: fetches once, keeps what it fetched, plays while it fetches.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves players: any URL as /https/HOST/PATH, and the configured upstreams.
+    Serve(Box<Settings>),
+    /// Reads a configuration without serving.
+    Config {
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigAction {
+    /// Says whether the configuration is valid.
+    Check(Box<Settings>),
+    /// Lists every setting with its default and meaning.
+    Show,
+}
+
+/// Every setting can also stand in MILLPOND_* variables and in the TOML file; flags win.
+#[derive(Debug, Args)]
+struct Settings {
+    /// Address and port to accept connections at; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Data directory [default: millpond in the user's cache directory]
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// Upstream to serve at / or, with a name, at /NAME/; can be given several times
+    #[arg(long, value_name = "URL | NAME=URL")]
+    upstream: Vec<String>,
+    /// How incomplete objects are answered: follow or capped [default: follow]
+    #[arg(long)]
+    delivery: Option<String>,
+    /// The most that bodies may take on the disk, like 50GiB [default: no limit]
+    #[arg(long, value_name = "SIZE")]
+    quota: Option<String>,
+    /// Let URLs that clients name lead to private addresses
+    #[arg(long)]
+    allow_private: bool,
+    /// Whether clients may name any URL: true, false or auto [default: auto, true on loopback]
+    #[arg(long, value_name = "BOOL")]
+    ad_hoc: Option<String>,
+    /// What a fill does without readers: complete or stop [default: complete]
+    #[arg(long, value_name = "POLICY")]
+    after_last_reader: Option<String>,
+    /// The longest that a header waits for the first wanted byte [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    header_wait: Option<String>,
+    /// How long readers are held while the upstream fails [default: 5m]
+    #[arg(long, value_name = "TIME")]
+    hold_limit: Option<String>,
+    /// How long running answers may take to finish after SIGTERM [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    grace: Option<String>,
+    /// What is logged: error, warn, info, debug, or module=level,… [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<String>,
+    /// A TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+}
+
+impl Settings {
+    fn layers(self) -> Result<Layers, String> {
+        let one = |value: Option<String>| value.into_iter().collect::<Vec<_>>();
+        let path = self.config.or_else(|| std::env::var("MILLPOND_CONFIG").ok());
+        let mut layers = Layers::new();
+        let flags = [
+            ("listen", one(self.listen)),
+            ("data", one(self.data)),
+            ("upstream", self.upstream),
+            ("delivery", one(self.delivery)),
+            ("quota", one(self.quota)),
+            ("allow_private", one(self.allow_private.then(|| "true".to_owned()))),
+            ("ad_hoc", one(self.ad_hoc)),
+            ("after_last_reader", one(self.after_last_reader)),
+            ("header_wait", one(self.header_wait)),
+            ("hold_limit", one(self.hold_limit)),
+            ("grace", one(self.grace)),
+            ("log", one(self.log)),
+        ];
+        layers.add_flags(flags.map(|(key, values)| (key.to_owned(), values)));
+        layers.add_environment(std::env::vars());
+        if let Some(path) = path {
+            let text =
+                std::fs::read_to_string(&path).map_err(|error| format!("--config: could not read {path}: {error}"))?;
+            layers.add_toml(&text, &path);
+        }
+        Ok(layers)
+    }
+
+    fn config(self) -> Result<Config, String> {
+        Config::read(&self.layers()?).map_err(|mistakes| mistakes.to_string())
+    }
+}
+
+fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match cli.command {
+        Command::Serve(settings) => match settings.config() {
+            Ok(config) => serve(&config),
+            Err(mistakes) => misuse(&mistakes),
+        },
+        Command::Config {
+            action: ConfigAction::Check(settings),
+        } => match settings.config() {
+            Ok(_) => {
+                say("the configuration is valid");
+                ExitCode::SUCCESS
+            }
+            Err(mistakes) => misuse(&mistakes),
+        },
+        Command::Config {
+            action: ConfigAction::Show,
+        } => {
+            for (key, default, says) in describe() {
+                say(&format!("{key:<20} {default:<16} {says}"));
+            }
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn serve(config: &Config) -> ExitCode {
+    if let Err(mistake) = millpond::telemetry::log_to_stderr(&config.log) {
+        return misuse(&format!("log: {:?} {mistake}", config.log));
+    }
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &Config) -> anyhow::Result<()> {
+    // Before the server starts: a signal in between must not end it the hard way.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        std::io::Result::Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    })?;
+    let server = Server::start(config)?;
+    say(&format!("listening on http://{}", server.address()));
+    runtime.block_on(async {
+        tokio::select! {
+            _ = signals.0.recv() => {}
+            _ = signals.1.recv() => {}
+        }
+    });
+    tracing::info!(grace = ?config.grace, "stopping: running answers may finish");
+    server.stop()?;
+    Ok(())
+}
+
+fn misuse(mistakes: &str) -> ExitCode {
+    complain(mistakes);
+    ExitCode::from(MISUSE)
+}
+
+/// A reader of our output that is gone is no reason to fail.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn complain(text: &str) {
+    for line in text.lines() {
+        let _ = writeln!(std::io::stderr(), "millpond: {line}");
+    }
+}

@@ -1,0 +1,161 @@
+//! What to say to a request, once the representation is known. Pure.
+//!
+//! Conditions come first, in the order of RFC 9110 §13.2.2, and `If-Range` belongs to them; then the
+//! range. What is on the disk matters only to the capped delivery, as the last step.
+
+use crate::header::{Conditions, EntityTag, Selection, Verdict, select};
+use crate::ranges::{ByteRange, RangeSet};
+use std::time::SystemTime;
+
+/// The parts of a request that decide the answer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Question<'a> {
+    pub(super) range: Option<&'a [u8]>,
+    pub(super) conditions: Conditions<'a>,
+}
+
+/// The parts of a representation that decide the answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Facts<'a> {
+    pub(super) length: Option<u64>,
+    pub(super) etag: &'a EntityTag,
+    pub(super) modified: Option<SystemTime>,
+    /// Whether `modified` is a strong validator.
+    pub(super) strong_date: bool,
+}
+
+/// What to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    NotModified,
+    PreconditionFailed,
+    /// 416; the complete length.
+    Unsatisfiable(u64),
+    /// 200; the complete length, where known.
+    Whole(Option<u64>),
+    /// 206; at least one range, and the complete length.
+    Parts(Vec<ByteRange>, u64),
+}
+
+/// The answer to a GET or HEAD, as if every byte were here.
+pub(super) fn answer(question: Question<'_>, facts: Facts<'_>) -> Answer {
+    let verdict = question
+        .conditions
+        .evaluate(facts.etag, facts.modified, facts.strong_date);
+    let range = match verdict {
+        Verdict::Failed => return Answer::PreconditionFailed,
+        Verdict::NotModified => return Answer::NotModified,
+        Verdict::Proceed => question.range,
+        Verdict::ProceedWithoutRange => None,
+    };
+    // Without a length no range can be said truly: 206 with `*` fails in every player.
+    let Some(length) = facts.length else {
+        return Answer::Whole(None);
+    };
+    match select(range, length) {
+        Selection::Whole => Answer::Whole(Some(length)),
+        Selection::Ranges(ranges) => Answer::Parts(ranges, length),
+        Selection::Unsatisfiable => Answer::Unsatisfiable(length),
+    }
+}
+
+/// What of the answer may be sent at once: each range up to its last contiguous byte that is here.
+///
+/// `Err` names the first byte that is missed when nothing can be sent.
+pub(super) fn capped(answer: Answer, present: &RangeSet) -> Result<Answer, u64> {
+    match answer {
+        Answer::Whole(Some(0)) => Ok(answer),
+        Answer::Whole(length) => {
+            let whole = length.and_then(|length| ByteRange::new(0, length));
+            match whole {
+                Some(whole) if present.covers(whole) => Ok(answer),
+                Some(whole) => Err(present.gaps(whole).next().map_or(0, ByteRange::start)),
+                None => Err(0),
+            }
+        }
+        Answer::Parts(ranges, length) => {
+            let here: Vec<ByteRange> = ranges
+                .iter()
+                .filter_map(|range| ByteRange::new(range.start(), range.end().min(present.run_at(range.start())?)))
+                .collect();
+            if here.is_empty() {
+                Err(ranges.first().map_or(0, |range| range.start()))
+            } else {
+                Ok(Answer::Parts(here, length))
+            }
+        }
+        other => Ok(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange::new(start, end).expect("not empty")
+    }
+
+    fn ask(field: &str, length: Option<u64>) -> Answer {
+        let etag = EntityTag::strong("a");
+        let question = Question {
+            range: Some(field.as_bytes()),
+            ..Question::default()
+        };
+        answer(
+            question,
+            Facts {
+                length,
+                etag: &etag,
+                modified: None,
+                strong_date: false,
+            },
+        )
+    }
+
+    #[test]
+    fn a_failed_precondition_outranks_an_unsatisfiable_range() {
+        let etag = EntityTag::strong("a");
+        let question = Question {
+            range: Some(b"bytes=5000-"),
+            conditions: Conditions {
+                if_match: Some("\"b\""),
+                ..Conditions::default()
+            },
+        };
+        let facts = Facts {
+            length: Some(1000),
+            etag: &etag,
+            modified: None,
+            strong_date: false,
+        };
+        assert_eq!(answer(question, facts), Answer::PreconditionFailed);
+    }
+
+    #[test]
+    fn without_a_length_a_range_is_ignored() {
+        assert_eq!(ask("bytes=5-", None), Answer::Whole(None));
+        assert_eq!(ask("bytes=5-", Some(1000)), Answer::Parts(vec![range(5, 1000)], 1000));
+        assert_eq!(ask("bytes=1000-", Some(1000)), Answer::Unsatisfiable(1000));
+    }
+
+    #[test]
+    fn capped_sends_up_to_the_last_contiguous_byte() {
+        let present: RangeSet = [range(0, 100), range(900, 1000)].into_iter().collect();
+        let cap = |field: &str| capped(ask(field, Some(1000)), &present);
+        assert_eq!(cap("bytes=0-"), Ok(Answer::Parts(vec![range(0, 100)], 1000)));
+        assert_eq!(cap("bytes=50-59"), Ok(Answer::Parts(vec![range(50, 60)], 1000)));
+        assert_eq!(cap("bytes=-50"), Ok(Answer::Parts(vec![range(950, 1000)], 1000)));
+        assert_eq!(
+            cap("bytes=0-199,300-399,950-"),
+            Ok(Answer::Parts(vec![range(0, 100), range(950, 1000)], 1000))
+        );
+        assert_eq!(cap("bytes=100-"), Err(100));
+        assert_eq!(capped(Answer::Whole(Some(1000)), &present), Err(100));
+        assert_eq!(capped(Answer::Whole(None), &present), Err(0));
+        assert_eq!(
+            capped(Answer::Whole(Some(0)), &RangeSet::new()),
+            Ok(Answer::Whole(Some(0)))
+        );
+    }
+}

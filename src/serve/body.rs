@@ -1,0 +1,181 @@
+//! The bytes of an answer: out of memory where the kernel has them, waited for where they are absent.
+//!
+//! The length promised in the header is kept to the byte. Where bytes will not come, the body ends
+//! with an error, which closes the connection short of its length: a visible break, never a quiet
+//! end. What a connection holds is one block, however large the object.
+
+use super::multipart::Segment;
+use crate::fill::Cursor;
+use crate::ranges::{ByteOffset, ByteRange};
+use crate::store::{BLOCK_BYTES, Broken, Presence, StoreError, Watch};
+use crate::telemetry::Metrics;
+use actix_web::body::{BodySize, MessageBody};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::task::JoinHandle;
+
+/// Blocks sent in one go before other connections of the worker get their turn.
+const BLOCKS_PER_TURN: u32 = 8;
+
+/// Why a body ends before its length.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Cut {
+    #[error("the bytes at {at} of {url} will not come: {why}")]
+    Broken { url: String, at: ByteOffset, why: Broken },
+    #[error("the object {url} ended at {at}, before the promised length")]
+    Ended { url: String, at: ByteOffset },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("a reading thread was lost")]
+    Lost,
+}
+
+/// A body made of segments of one object.
+pub(super) struct ObjectBody {
+    segments: VecDeque<Segment>,
+    size: BodySize,
+    /// The next byte of the segment under way.
+    at: ByteOffset,
+    /// Bytes are here up to this offset.
+    here: ByteOffset,
+    watch: Watch,
+    /// Keeps the fill going while this reader lasts.
+    _cursor: Option<Cursor>,
+    reading: Option<JoinHandle<Result<Bytes, StoreError>>>,
+    turn: u32,
+    metrics: Arc<Metrics>,
+}
+
+impl ObjectBody {
+    pub(super) fn new(watch: Watch, cursor: Option<Cursor>, segments: Vec<Segment>, metrics: Arc<Metrics>) -> Self {
+        let size = segments.iter().map(Segment::len).sum::<Option<u64>>();
+        let at = first_byte(segments.first());
+        Self {
+            segments: segments.into(),
+            size: size.map_or(BodySize::Stream, BodySize::Sized),
+            at,
+            here: 0,
+            watch,
+            _cursor: cursor,
+            reading: None,
+            turn: 0,
+            metrics,
+        }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        loop {
+            let end = match self.segments.front() {
+                None => return Poll::Ready(None),
+                Some(Segment::Text(text)) => {
+                    let text = text.clone();
+                    self.next_segment();
+                    return Poll::Ready(Some(Ok(text)));
+                }
+                Some(Segment::Object(range)) => range.end(),
+                Some(Segment::ToEnd) => u64::MAX,
+            };
+            if self.at == end {
+                self.next_segment();
+                continue;
+            }
+            return match ready!(self.poll_block(end, cx)) {
+                Ok(Some(block)) => {
+                    self.at += block.len() as u64;
+                    Poll::Ready(Some(Ok(block)))
+                }
+                Ok(None) => {
+                    self.next_segment();
+                    continue;
+                }
+                Err(cut) => Poll::Ready(Some(Err(cut))),
+            };
+        }
+    }
+
+    /// The next bytes before `end`; `None` where an object of unknown length has ended.
+    fn poll_block(&mut self, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Cut>> {
+        if let Some(reading) = &mut self.reading {
+            let read = ready!(Pin::new(reading).poll(cx));
+            self.reading = None;
+            return Poll::Ready(read.map_err(|_| Cut::Lost).and_then(|read| Ok(Some(read?))));
+        }
+        if self.at >= self.here {
+            match ready!(self.watch.poll(self.at, end, cx)) {
+                Presence::Here(here) => self.here = here,
+                Presence::End if end == u64::MAX => return Poll::Ready(Ok(None)),
+                Presence::End => {
+                    return Poll::Ready(Err(Cut::Ended {
+                        url: self.url(),
+                        at: self.at,
+                    }));
+                }
+                Presence::Broken(why) => {
+                    return Poll::Ready(Err(Cut::Broken {
+                        url: self.url(),
+                        at: self.at,
+                        why,
+                    }));
+                }
+            }
+        }
+        if self.turn >= BLOCKS_PER_TURN {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.turn += 1;
+        let len = usize::try_from(end.min(self.here) - self.at).map_or(BLOCK_BYTES, |len| len.min(BLOCK_BYTES));
+        if let Some(block) = self.watch.object().read_now(self.at, len)? {
+            return Poll::Ready(Ok(Some(block)));
+        }
+        let (object, at) = (Arc::clone(self.watch.object()), self.at);
+        self.reading = Some(tokio::task::spawn_blocking(move || object.read_blocking(at, len)));
+        self.poll_block(end, cx)
+    }
+
+    fn next_segment(&mut self) {
+        self.segments.pop_front();
+        self.at = first_byte(self.segments.front());
+        self.here = 0;
+    }
+
+    fn url(&self) -> String {
+        self.watch.object().url().to_owned()
+    }
+}
+
+fn first_byte(segment: Option<&Segment>) -> ByteOffset {
+    match segment {
+        Some(Segment::Object(range)) => ByteRange::start(*range),
+        _ => 0,
+    }
+}
+
+impl MessageBody for ObjectBody {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.size
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let piece = ready!(self.poll_piece(cx));
+        Poll::Ready(match piece {
+            Some(Ok(bytes)) => {
+                self.metrics.sent_bytes.inc_by(bytes.len() as u64);
+                Some(Ok(bytes))
+            }
+            Some(Err(cut)) => {
+                self.metrics.broken_bodies.inc();
+                tracing::warn!(%cut, "breaking a connection");
+                Some(Err(cut.into()))
+            }
+            None => None,
+        })
+    }
+}

@@ -1,0 +1,489 @@
+//! From a request to its answer: what is stored, who fills it, and how long to wait.
+//!
+//! ```text
+//! stored and whole and fresh ────────────────────────────► answer
+//! stored and whole, stale ──► join the fill: unchanged? ─► answer
+//! stored in part, or not ───► join the fill: head known ─► first byte, at most header_wait ─► answer
+//! ```
+//!
+//! When a new generation replaces the object before a header is sent, the request begins again.
+
+use super::answer::{Answer, Facts, Question, answer, capped};
+use super::problem::{Problem, refused};
+use super::respond::Response;
+use super::route::{RouteError, Routed, Routes};
+use crate::clock::{SharedClock, from_unix_seconds, unix_seconds};
+use crate::config::Delivery;
+use crate::fill::{Cursor, Phase, Registry, Want};
+use crate::header::{CacheStatus, Conditions, FirstWanted, Forwarded, first_wanted, parse_date, preferred_wait};
+use crate::policy::{Reuse, may_reuse};
+use crate::ranges::ByteRange;
+use crate::store::{Broken, Object, ObjectState, Presence, Store, Watch};
+use crate::telemetry::Metrics;
+use crate::upstream::{Span, Target};
+use actix_web::http::header::{self, HeaderName};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a request begins again because the upstream changed under it.
+const MAX_GENERATIONS: usize = 3;
+
+/// How long a fill is drawn to a place that a capped answer could not serve.
+const INTEREST: Duration = Duration::from_secs(10);
+
+/// The least time after which a reply without a validator is fetched anew, where its length was known
+/// from the start: a player's next seek shall not cost the whole film again.
+const UNVALIDATED_LIFETIME: Duration = Duration::from_secs(300);
+
+/// How answers are made.
+#[derive(Debug, Clone)]
+pub struct ServiceSettings {
+    /// The longest that a header waits for the first wanted byte.
+    pub header_wait: Duration,
+    /// How long an object that says nothing of its freshness is reused without asking.
+    pub fresh_for: Duration,
+    /// Whether bodies whose end was only a closed connection are reused.
+    pub keep_unverified: bool,
+}
+
+/// All that is needed to answer requests.
+#[derive(Debug)]
+pub struct Service {
+    /// The disk.
+    pub store: Arc<Store>,
+    /// The fills.
+    pub fills: Registry,
+    /// What is served where.
+    pub routes: Routes,
+    /// The wall clock.
+    pub clock: SharedClock,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// How answers are made.
+    pub settings: ServiceSettings,
+}
+
+/// A request for an object, read once.
+struct Request<'a> {
+    question: Question<'a>,
+    head_only: bool,
+    delivery: Delivery,
+    wait: Option<Duration>,
+}
+
+/// An object to answer from, and how it came to be one.
+struct Found {
+    object: Arc<Object>,
+    cursor: Option<Cursor>,
+    story: CacheStatus,
+}
+
+enum Attempt {
+    Answered(HttpResponse),
+    /// Another generation has come: begin again.
+    Again,
+}
+
+impl Service {
+    /// Where the request goes.
+    ///
+    /// # Errors
+    /// Where it goes nowhere.
+    pub fn route<'a>(&self, request: &'a HttpRequest) -> Result<Routed<'a>, RouteError> {
+        self.routes.resolve(request.uri().path(), request.uri().query())
+    }
+
+    /// Answers a request for an object.
+    pub async fn fetch(&self, http: &HttpRequest, target: Target, delivery: Delivery) -> HttpResponse {
+        let head_only = http.method() == Method::HEAD;
+        if !head_only && http.method() != Method::GET {
+            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here");
+            let mut response = problem.with(CacheStatus::forwarded(Forwarded::Method)).response();
+            response
+                .headers_mut()
+                .insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        let wait = preferred_wait(fields(http, HeaderName::from_static("prefer")));
+        let request = Request {
+            question: question(http, head_only),
+            head_only,
+            delivery: if wait.is_some() { Delivery::Capped } else { delivery },
+            wait,
+        };
+        for _ in 0..MAX_GENERATIONS {
+            match self.attempt(&request, &target).await {
+                Ok(Attempt::Answered(response)) => return response,
+                Ok(Attempt::Again) => {}
+                Err(problem) => return problem.response(),
+            }
+        }
+        Problem::new(
+            StatusCode::BAD_GATEWAY,
+            "the upstream changes faster than it can be read",
+        )
+        .response()
+    }
+
+    async fn attempt(&self, request: &Request<'_>, target: &Target) -> Result<Attempt, Problem> {
+        let found = match self.find(request, target).await? {
+            Ok(found) => found,
+            Err(refusal) => return Ok(Attempt::Answered(refusal)),
+        };
+        let object = &found.object;
+        object.touch();
+        let validators = &object.representation().validators;
+        let facts = Facts {
+            length: object.length(),
+            etag: object.etag(),
+            modified: validators.last_modified.as_deref().and_then(parse_date),
+            strong_date: request.question.conditions.if_range.is_some() && validators.strong_date().is_some(),
+        };
+        let decided = answer(request.question, facts);
+        let watch = Watch::new(Arc::clone(object));
+        match request.delivery {
+            Delivery::Capped => self.send_capped(request, found, decided, watch).await,
+            Delivery::Follow => self.send_following(request, found, decided, watch).await,
+        }
+    }
+
+    // --- finding ---------------------------------------------------------------------------
+
+    async fn find(&self, request: &Request<'_>, target: &Target) -> Result<Result<Found, HttpResponse>, Problem> {
+        let known = self.stored(target).await?;
+        let span = wanted_span(request.question.range);
+        let bytes = if request.head_only {
+            Want::Head
+        } else {
+            Want::Bytes(span)
+        };
+        let (want, story) = match &known {
+            Some(object) if object.is_whole() => match self.reuse(object) {
+                Reuse::Fresh => {
+                    self.metrics.hits.inc();
+                    return Ok(Ok(Found {
+                        object: Arc::clone(object),
+                        cursor: None,
+                        story: CacheStatus::HIT,
+                    }));
+                }
+                Reuse::Revalidate(_) => (Want::Validity, CacheStatus::forwarded(Forwarded::Stale)),
+                Reuse::Refetch(_) if request.head_only => {
+                    (Want::Anew(Span::From(0)), CacheStatus::forwarded(Forwarded::Stale))
+                }
+                Reuse::Refetch(_) => (Want::Anew(span), CacheStatus::forwarded(Forwarded::Stale)),
+            },
+            Some(_) => (bytes, CacheStatus::forwarded(Forwarded::Partial)),
+            None => (bytes, CacheStatus::forwarded(Forwarded::UriMiss)),
+        };
+        self.metrics.misses.inc();
+        let cursor = self.fills.join(target, want, known);
+        self.opened(cursor, story, want).await
+    }
+
+    async fn stored(&self, target: &Target) -> Result<Option<Arc<Object>>, Problem> {
+        if let Some(object) = self.store.resident(&target.key) {
+            return Ok(Some(object));
+        }
+        let (store, key) = (Arc::clone(&self.store), target.key.clone());
+        let loaded = tokio::task::spawn_blocking(move || store.load(&key)).await;
+        match loaded {
+            Ok(Ok(object)) => Ok(object),
+            Ok(Err(error)) => Err(Problem::store(&error)),
+            Err(_) => Err(Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "a reading thread was lost",
+            )),
+        }
+    }
+
+    fn reuse(&self, object: &Object) -> Reuse {
+        if object.state() == ObjectState::Unverified && !self.settings.keep_unverified {
+            return Reuse::Refetch(crate::policy::Reason::NoValidator);
+        }
+        let representation = object.representation();
+        let validators = &representation.validators;
+        let has_validator = validators.etag.is_some() || validators.last_modified.is_some();
+        let validated = from_unix_seconds(object.validated());
+        let decided = may_reuse(
+            |name| representation.header(name),
+            has_validator,
+            validated,
+            self.clock.now(),
+            self.settings.fresh_for,
+        );
+        match decided {
+            Reuse::Refetch(crate::policy::Reason::NoValidator)
+                if representation.complete_length.is_some()
+                    && self.clock.now() < validated + UNVALIDATED_LIFETIME.min(self.settings.fresh_for) =>
+            {
+                Reuse::Fresh
+            }
+            decided => decided,
+        }
+    }
+
+    async fn opened(
+        &self,
+        cursor: Cursor,
+        mut story: CacheStatus,
+        want: Want,
+    ) -> Result<Result<Found, HttpResponse>, Problem> {
+        story.collapsed = cursor.collapsed();
+        if story.collapsed {
+            self.metrics.collapsed.inc();
+        }
+        match cursor.opened().await {
+            Phase::Ready(object) => {
+                let unchanged = want == Want::Validity && object.is_whole();
+                story.stored = !unchanged;
+                if unchanged {
+                    story.upstream_status = cursor.trouble().is_none().then_some(304);
+                    story.detail = cursor.trouble().map(|_| "not-revalidated");
+                }
+                Ok(Ok(Found {
+                    object,
+                    cursor: Some(cursor),
+                    story,
+                }))
+            }
+            Phase::Refused(refusal) => Ok(Err(refused(&refusal, story))),
+            Phase::Failed(error) => Err(Problem::upstream(&error).with(story)),
+            Phase::Disk(_) => Err(Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the cache's disk failed; its log says how",
+            )
+            .with(story)),
+            Phase::Opening | Phase::Stopping => {
+                Err(Problem::later(Duration::from_secs(5), "the server is stopping").with(story))
+            }
+        }
+    }
+
+    // --- follow ----------------------------------------------------------------------------
+
+    /// Answers what was asked; waits a little for the first byte, so that a refusal can be a status.
+    async fn send_following(
+        &self,
+        request: &Request<'_>,
+        mut found: Found,
+        decided: Answer,
+        mut watch: Watch,
+    ) -> Result<Attempt, Problem> {
+        let first = match &decided {
+            Answer::Whole(Some(size)) => ByteRange::new(0, *size),
+            Answer::Whole(None) => ByteRange::new(0, u64::MAX),
+            Answer::Parts(ranges, _) => ranges.first().copied(),
+            _ => None,
+        };
+        if let (Some(first), false) = (first, request.head_only) {
+            if found.cursor.is_some() && found.story.upstream_status.is_none() && found.object.covers(first) {
+                // Joined for the rest of the object; what this request wants is here.
+                found.story = CacheStatus {
+                    detail: found.story.detail,
+                    ..CacheStatus::HIT
+                };
+            }
+            match self.first_byte(&found, first, &mut watch).await {
+                Some(Presence::Broken(Broken::Superseded)) => return Ok(Attempt::Again),
+                Some(Presence::Broken(why)) => {
+                    return Err(Problem::new(StatusCode::BAD_GATEWAY, why.to_string()).with(found.story));
+                }
+                Some(Presence::Here(_) | Presence::End) => {}
+                None => match found
+                    .cursor
+                    .as_ref()
+                    .and_then(Cursor::trouble)
+                    .and_then(|trouble| trouble.refusal)
+                {
+                    Some(refusal) if is_definite(refusal.status) => {
+                        return Ok(Attempt::Answered(refused(&refusal, found.story)));
+                    }
+                    _ => found.story = found.story.detail("waiting"),
+                },
+            }
+        }
+        Ok(Attempt::Answered(self.respond(found, decided, watch, None)))
+    }
+
+    /// What comes of the first wanted byte within the time that a header may wait; `None` where that
+    /// is over, or where the upstream refused it for good.
+    async fn first_byte(&self, found: &Found, first: ByteRange, watch: &mut Watch) -> Option<Presence> {
+        if let Some(here) = found.object.look(first.start()) {
+            return Some(here);
+        }
+        let refused = async {
+            match &found.cursor {
+                Some(cursor) => {
+                    while !is_definite(cursor.refused().await.status) {
+                        tokio::time::sleep(self.settings.header_wait).await;
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            presence = watch.wait(first.start(), first.end()) => Some(presence),
+            () = refused => None,
+            () = tokio::time::sleep(self.settings.header_wait) => None,
+        }
+    }
+
+    // --- capped ----------------------------------------------------------------------------
+
+    /// Answers what is here, after the wait that the client prefers.
+    async fn send_capped(
+        &self,
+        request: &Request<'_>,
+        found: Found,
+        decided: Answer,
+        mut watch: Watch,
+    ) -> Result<Attempt, Problem> {
+        if request.head_only {
+            return Ok(Attempt::Answered(self.respond(found, decided, watch, request.wait)));
+        }
+        let object = Arc::clone(&found.object);
+        let deadline = tokio::time::sleep(request.wait.unwrap_or_default());
+        tokio::select! {
+            superseded = all_here(&object, &decided, &mut watch) => {
+                if superseded {
+                    return Ok(Attempt::Again);
+                }
+            }
+            () = deadline => {}
+        }
+        // An object whose length became known meanwhile can say more now.
+        let decided = match decided {
+            Answer::Whole(None) => Answer::Whole(object.length()),
+            decided => decided,
+        };
+        let needs_bytes = matches!(decided, Answer::Whole(_) | Answer::Parts(..));
+        if !needs_bytes || object.is_whole() {
+            return Ok(Attempt::Answered(self.respond(found, decided, watch, request.wait)));
+        }
+        let no_range = matches!(decided, Answer::Whole(_));
+        match capped(decided, &object.present()) {
+            Ok(now) => Ok(Attempt::Answered(self.respond(found, now, watch, request.wait))),
+            Err(missing) => {
+                let after = retry_after(&found, no_range, missing);
+                let story = found.story.detail("not-here-yet");
+                draw_to(found, watch, missing);
+                let mut response = Problem::later(after, "the wanted bytes are not here yet")
+                    .with(story)
+                    .response();
+                if let Some(wait) = request.wait {
+                    let echo = format!("wait={}", wait.as_secs());
+                    if let Ok(echo) = header::HeaderValue::try_from(echo) {
+                        response
+                            .headers_mut()
+                            .insert(HeaderName::from_static("preference-applied"), echo);
+                    }
+                }
+                Ok(Attempt::Answered(response))
+            }
+        }
+    }
+
+    fn respond(&self, found: Found, answer: Answer, watch: Watch, waited: Option<Duration>) -> HttpResponse {
+        let age = unix_seconds(self.clock.now()).saturating_sub(found.object.validated());
+        Response {
+            answer,
+            watch,
+            // A whole object needs no fill; holding the cursor would only count as a reader.
+            cursor: found.cursor.filter(|_| !found.object.is_whole()),
+            story: found.story,
+            age,
+            waited: waited.map(|wait| wait.as_secs()),
+        }
+        .build(&self.metrics)
+    }
+}
+
+/// When to come back: when the fill will have brought what is missing.
+fn retry_after(found: &Found, no_range: bool, missing: u64) -> Duration {
+    let cursor = found.cursor.as_ref();
+    let estimate = match cursor {
+        Some(cursor) if no_range => cursor.completes_in(&found.object),
+        // With ranges the fill goes to the missing byte at once.
+        Some(_) if found.object.representation().ranges => None,
+        Some(cursor) => cursor.reaches_in(&found.object, missing),
+        None => None,
+    };
+    estimate
+        .unwrap_or(Duration::from_secs(1))
+        .clamp(Duration::from_secs(1), Duration::from_secs(24 * 3600))
+}
+
+/// Waits at `missing` in the client's place, so that its next try finds the byte.
+fn draw_to(found: Found, mut watch: Watch, missing: u64) {
+    let already = found.object.waiting().iter().any(|waiting| waiting.at == missing);
+    if !already && found.object.representation().ranges {
+        actix_web::rt::spawn(async move {
+            let _held = found.cursor;
+            let end = found.object.length().unwrap_or(u64::MAX);
+            let _ = tokio::time::timeout(INTEREST, watch.wait(missing, end)).await;
+        });
+    }
+}
+
+/// Waits until every wanted byte is here; `true` where another generation came instead.
+async fn all_here(object: &Object, decided: &Answer, watch: &mut Watch) -> bool {
+    let ranges: Vec<ByteRange> = match decided {
+        Answer::Whole(Some(size)) => ByteRange::new(0, *size).into_iter().collect(),
+        Answer::Whole(None) => ByteRange::new(0, u64::MAX).into_iter().collect(),
+        Answer::Parts(ranges, _) => ranges.clone(),
+        _ => Vec::new(),
+    };
+    for range in ranges {
+        let mut at = range.start();
+        while at < range.end() {
+            match watch.wait(at, range.end()).await {
+                Presence::Here(end) => at = end,
+                Presence::End => break,
+                Presence::Broken(why) => return why == Broken::Superseded,
+            }
+        }
+    }
+    debug_assert!(object.present_bytes() > 0 || object.length() == Some(0) || !matches!(decided, Answer::Parts(..)));
+    false
+}
+
+/// The upstream has spoken of the object itself; trying again would not change it soon.
+fn is_definite(status: u16) -> bool {
+    (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
+}
+
+fn wanted_span(range: Option<&[u8]>) -> Span {
+    match first_wanted(range) {
+        Some(FirstWanted::From { start, .. }) => Span::From(start),
+        Some(FirstWanted::Suffix(count)) if count > 0 => Span::Suffix(count),
+        // A range from 0 also tells whether the upstream has ranges at all.
+        _ => Span::From(0),
+    }
+}
+
+fn question(http: &HttpRequest, head_only: bool) -> Question<'_> {
+    let headers = http.headers();
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    Question {
+        // RFC 9110 §14.2: Range is defined for GET alone.
+        range: if head_only {
+            None
+        } else {
+            headers.get(header::RANGE).map(header::HeaderValue::as_bytes)
+        },
+        conditions: Conditions {
+            if_match: text(header::IF_MATCH),
+            if_unmodified_since: text(header::IF_UNMODIFIED_SINCE),
+            if_none_match: text(header::IF_NONE_MATCH),
+            if_modified_since: text(header::IF_MODIFIED_SINCE),
+            if_range: text(header::IF_RANGE),
+        },
+    }
+}
+
+fn fields(http: &HttpRequest, name: HeaderName) -> impl Iterator<Item = &str> {
+    http.headers().get_all(name).filter_map(|value| value.to_str().ok())
+}

@@ -1,0 +1,17 @@
+//! HTTP at our door.
+//!
+//! A request passes through route (whose is it), lookup (what of it is stored, who fills it),
+//! answer (pure: what to say) and body (the bytes, as they come). problem.rs alone turns errors
+//! into HTTP.
+
+mod answer;
+mod body;
+mod lookup;
+mod multipart;
+mod problem;
+mod respond;
+mod route;
+
+pub use lookup::{Service, ServiceSettings};
+pub use problem::Problem;
+pub use route::{RouteError, Routed, Routes};

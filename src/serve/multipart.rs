@@ -1,0 +1,62 @@
+//! `multipart/byteranges` (RFC 9110 §14.6): the text between the ranges, and the exact length of all.
+
+use crate::header::ContentRange;
+use crate::ranges::ByteRange;
+use bytes::Bytes;
+
+/// One piece of a body, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Segment {
+    /// Text of ours.
+    Text(Bytes),
+    /// Bytes of the object.
+    Object(ByteRange),
+    /// Bytes of the object from 0 to an end that is not known yet.
+    ToEnd,
+}
+
+impl Segment {
+    /// How many bytes it sends; `None` where not known.
+    pub(super) fn len(&self) -> Option<u64> {
+        match self {
+            Self::Text(text) => Some(text.len() as u64),
+            Self::Object(range) => Some(range.len()),
+            Self::ToEnd => None,
+        }
+    }
+}
+
+/// The segments of a multipart body.
+pub(super) fn segments(ranges: &[ByteRange], size: u64, content_type: Option<&str>, boundary: &str) -> Vec<Segment> {
+    let mut segments = Vec::with_capacity(ranges.len() * 2 + 1);
+    for (index, &range) in ranges.iter().enumerate() {
+        let mut text = String::new();
+        if index > 0 {
+            text.push_str("\r\n");
+        }
+        text.push_str(&format!("--{boundary}\r\n"));
+        if let Some(content_type) = content_type {
+            text.push_str(&format!("Content-Type: {content_type}\r\n"));
+        }
+        let part = ContentRange::Part {
+            range,
+            size: Some(size),
+        };
+        text.push_str(&format!("Content-Range: {part}\r\n\r\n"));
+        segments.push(Segment::Text(text.into()));
+        segments.push(Segment::Object(range));
+    }
+    segments.push(Segment::Text(format!("\r\n--{boundary}--\r\n").into()));
+    segments
+}
+
+/// A boundary that no film contains: 128 bits of the object's tag and the ranges, hashed.
+pub(super) fn boundary(etag: &str, ranges: &[ByteRange]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(etag.as_bytes());
+    for range in ranges {
+        hasher.update(&range.start().to_be_bytes());
+        hasher.update(&range.end().to_be_bytes());
+    }
+    hasher.finalize().to_hex()[..32].to_owned()
+}

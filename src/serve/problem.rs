@@ -1,0 +1,131 @@
+//! Errors as answers: the one place that turns them into HTTP (RFC 9457).
+//!
+//! Clients learn what went wrong and whose side it is on, never local paths.
+
+use super::route::RouteError;
+use crate::fill::Refusal;
+use crate::header::{CacheStatus, ContentRange, Forwarded};
+use crate::upstream::UpstreamError;
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use std::time::Duration;
+
+/// The name of the field of RFC 9211.
+pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// An answer that is not the object.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    detail: String,
+    retry_after: Option<Duration>,
+    story: CacheStatus,
+}
+
+impl Problem {
+    /// A problem with this status, in words for the client.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            detail: detail.into(),
+            retry_after: None,
+            story: CacheStatus::forwarded(Forwarded::UriMiss),
+        }
+    }
+
+    /// 503 that says when to come back.
+    pub(super) fn later(after: Duration, detail: &str) -> Self {
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        problem.retry_after = Some(after);
+        problem
+    }
+
+    /// The same with the true story.
+    pub(super) fn with(mut self, story: CacheStatus) -> Self {
+        self.story = story;
+        self
+    }
+
+    /// The store failed; the log has the rest.
+    pub(super) fn store(error: &crate::store::StoreError) -> Self {
+        tracing::error!(%error, cause = ?std::error::Error::source(error), "the store failed");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the cache's disk failed; its log says how",
+        )
+    }
+
+    /// The request goes nowhere.
+    pub fn route(error: RouteError) -> Self {
+        let status = match error {
+            RouteError::Nowhere => StatusCode::NOT_FOUND,
+            RouteError::AdHocOff => StatusCode::FORBIDDEN,
+            RouteError::NotAUrl | RouteError::Outside => StatusCode::BAD_REQUEST,
+            RouteError::TooLong => StatusCode::URI_TOO_LONG,
+        };
+        Self::new(status, error.to_string())
+    }
+
+    pub(super) fn upstream(error: &UpstreamError) -> Self {
+        let status = match error {
+            _ if error.is_refused() => StatusCode::FORBIDDEN,
+            _ if error.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        Self::new(status, error.to_string())
+    }
+
+    /// The answer.
+    pub fn response(&self) -> HttpResponse {
+        let title = self.status.canonical_reason().unwrap_or("Problem");
+        let body = serde_json::json!({
+            "title": title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        let mut response = HttpResponse::build(self.status);
+        response
+            .insert_header((header::CONTENT_TYPE, "application/problem+json"))
+            .insert_header((CACHE_STATUS, self.story.to_string()))
+            .insert_header((header::CACHE_CONTROL, "no-store"));
+        if let Some(after) = self.retry_after {
+            let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+            response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+        }
+        response.body(body.to_string())
+    }
+}
+
+/// The upstream's own answer, passed on as it is.
+pub(super) fn refused(refusal: &Refusal, mut story: CacheStatus) -> HttpResponse {
+    story.upstream_status = Some(refusal.status);
+    if refusal.status == 416 {
+        return unsatisfiable(refusal.complete_length, story);
+    }
+    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut response = HttpResponse::build(status);
+    for (name, value) in &refusal.headers {
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::try_from(name.as_str()),
+            HeaderValue::try_from(value.as_str()),
+        ) {
+            response.append_header((name, value));
+        }
+    }
+    if let Some(after) = &refusal.retry_after {
+        response.insert_header((header::RETRY_AFTER, after.as_str()));
+    }
+    response.insert_header((CACHE_STATUS, story.to_string()));
+    response.body(refusal.body.clone())
+}
+
+/// 416 with the complete length, where it is known (RFC 9110 §15.5.17).
+pub(super) fn unsatisfiable(size: Option<u64>, story: CacheStatus) -> HttpResponse {
+    let mut response = HttpResponse::RangeNotSatisfiable();
+    response.insert_header((CACHE_STATUS, story.to_string()));
+    if let Some(size) = size {
+        response.insert_header((header::CONTENT_RANGE, ContentRange::Unsatisfied { size }.to_string()));
+    }
+    response.insert_header((header::ACCEPT_RANGES, "bytes")).finish()
+}

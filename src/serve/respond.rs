@@ -1,0 +1,114 @@
+//! The header and body of an answer that was decided.
+
+use super::answer::Answer;
+use super::body::ObjectBody;
+use super::multipart::{self, Segment};
+use super::problem::{CACHE_STATUS, unsatisfiable};
+use crate::fill::Cursor;
+use crate::header::{CacheStatus, ContentRange};
+use crate::ranges::ByteRange;
+use crate::store::{Object, Watch};
+use crate::telemetry::Metrics;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::{HttpResponse, HttpResponseBuilder};
+use std::sync::Arc;
+
+/// An answer with all that it needs to be sent.
+pub(super) struct Response {
+    pub(super) answer: Answer,
+    pub(super) watch: Watch,
+    pub(super) cursor: Option<Cursor>,
+    pub(super) story: CacheStatus,
+    /// Seconds since the upstream last vouched for the object.
+    pub(super) age: u64,
+    /// The wait that was honoured, to be echoed (RFC 7240 §3).
+    pub(super) waited: Option<u64>,
+}
+
+impl Response {
+    pub(super) fn build(self, metrics: &Arc<Metrics>) -> HttpResponse {
+        let object = Arc::clone(self.watch.object());
+        let (status, segments, multipart_type) = match &self.answer {
+            Answer::NotModified => return self.head(StatusCode::NOT_MODIFIED, &object, None).finish(),
+            Answer::PreconditionFailed => return self.head(StatusCode::PRECONDITION_FAILED, &object, None).finish(),
+            Answer::Unsatisfiable(size) => return unsatisfiable(Some(*size), self.story),
+            Answer::Whole(None) => (StatusCode::OK, vec![Segment::ToEnd], None),
+            Answer::Whole(Some(size)) => {
+                let all = ByteRange::new(0, *size).map(Segment::Object);
+                (StatusCode::OK, all.into_iter().collect(), None)
+            }
+            Answer::Parts(ranges, size) => match ranges[..] {
+                [one] => (StatusCode::PARTIAL_CONTENT, vec![Segment::Object(one)], None),
+                _ => {
+                    let boundary = multipart::boundary(&object.etag().to_string(), ranges);
+                    let segments = multipart::segments(ranges, *size, content_type(&object).as_deref(), &boundary);
+                    let multipart_type = format!("multipart/byteranges; boundary={boundary}");
+                    (StatusCode::PARTIAL_CONTENT, segments, Some(multipart_type))
+                }
+            },
+        };
+        let mut head = self.head(status, &object, multipart_type);
+        match &self.answer {
+            Answer::Whole(None) => {}
+            Answer::Parts(ranges, size) if ranges.len() == 1 => {
+                let part = ContentRange::Part {
+                    range: ranges[0],
+                    size: Some(*size),
+                };
+                head.insert_header((header::CONTENT_RANGE, part.to_string()));
+                head.insert_header((header::ACCEPT_RANGES, HeaderValue::from_static("bytes")));
+            }
+            _ => {
+                head.insert_header((header::ACCEPT_RANGES, HeaderValue::from_static("bytes")));
+            }
+        }
+        head.body(ObjectBody::new(self.watch, self.cursor, segments, Arc::clone(metrics)))
+    }
+
+    fn head(&self, status: StatusCode, object: &Object, multipart_type: Option<String>) -> HttpResponseBuilder {
+        let mut head = HttpResponse::build(status);
+        for (name, value) in &object.representation().headers {
+            let of_content = name.starts_with("content-");
+            if status == StatusCode::NOT_MODIFIED && of_content && name != "content-location" {
+                continue;
+            }
+            if name == "content-type" && multipart_type.is_some() {
+                continue;
+            }
+            if let (Ok(name), Ok(value)) = (
+                HeaderName::try_from(name.as_str()),
+                HeaderValue::try_from(value.as_str()),
+            ) {
+                head.append_header((name, value));
+            }
+        }
+        match multipart_type {
+            Some(multipart) => drop(head.insert_header((header::CONTENT_TYPE, multipart))),
+            None if object.representation().header("content-type").is_none() && status.is_success() => {
+                if let Some(guess) = content_type(object) {
+                    head.insert_header((header::CONTENT_TYPE, guess));
+                }
+            }
+            None => {}
+        }
+        head.insert_header((header::ETAG, object.etag().to_string()));
+        head.insert_header((CACHE_STATUS, self.story.to_string()));
+        head.insert_header((header::AGE, self.age));
+        if let Some(seconds) = self.waited {
+            head.insert_header((HeaderName::from_static("preference-applied"), format!("wait={seconds}")));
+        }
+        head
+    }
+}
+
+/// The upstream's media type, else the one that the name's extension suggests.
+fn content_type(object: &Object) -> Option<String> {
+    if let Some(named) = object.representation().header("content-type") {
+        return Some(named.to_owned());
+    }
+    let path = object.url().split(['?', '#']).next()?;
+    let (_, extension) = path.rsplit('/').next()?.rsplit_once('.')?;
+    let guess = actix_files::file_extension_to_mime(extension);
+    Some(guess.to_string())
+}

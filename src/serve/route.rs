@@ -1,0 +1,228 @@
+//! Whose a request is: millpond's own, a configured upstream's, or any URL's. Pure.
+//!
+//! Paths travel as the client spelled them: nothing is decoded here, so `%2B` stays `%2B`. Dot
+//! segments are resolved as everywhere on the Web, and may not lead out of an upstream's tree.
+
+use crate::config::{Config, Delivery};
+use crate::upstream::{Target, Trust};
+use url::Url;
+
+/// The longest request target served, in bytes.
+const MAX_TARGET_BYTES: usize = 8 * 1024;
+
+/// Where a request goes.
+#[derive(Debug)]
+pub enum Routed<'a> {
+    /// To millpond itself: the path after `/-/`.
+    Own(&'a str),
+    /// To an upstream.
+    Fetch {
+        /// What to fetch.
+        target: Target,
+        /// How to answer while it is incomplete.
+        delivery: Delivery,
+    },
+}
+
+/// Why a request goes nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// No upstream has the path.
+    #[error("nothing is served here; ask for /https/HOST/PATH, or configure an upstream with --upstream")]
+    Nowhere,
+    /// Any-URL requests are switched off.
+    #[error(
+        "any-URL requests are off, since this server does not listen on loopback only; start with --ad-hoc true to allow them"
+    )]
+    AdHocOff,
+    /// The target does not make a URL.
+    #[error("the path does not make a URL; write /https/HOST[:PORT]/PATH")]
+    NotAUrl,
+    /// Dot segments lead out of the upstream's tree.
+    #[error("the path leads out of the upstream's tree")]
+    Outside,
+    /// The target is too long.
+    #[error("the request target is longer than 8192 bytes")]
+    TooLong,
+}
+
+#[derive(Debug)]
+struct Tree {
+    /// `/` or `/NAME/`.
+    mount: String,
+    base: Url,
+    delivery: Delivery,
+}
+
+/// The table of what is served where.
+#[derive(Debug)]
+pub struct Routes {
+    named: Vec<Tree>,
+    unnamed: Option<Tree>,
+    ad_hoc: bool,
+    delivery: Delivery,
+}
+
+impl Routes {
+    /// The table that a configuration says.
+    pub fn new(config: &Config) -> Self {
+        let tree = |upstream: &crate::config::UpstreamConfig| Tree {
+            mount: upstream
+                .name
+                .as_ref()
+                .map_or_else(|| "/".to_owned(), |name| format!("/{name}/")),
+            base: upstream.url.clone(),
+            delivery: upstream.delivery.unwrap_or(config.delivery),
+        };
+        let (named, unnamed): (Vec<_>, Vec<_>) = config.upstreams.iter().partition(|upstream| upstream.name.is_some());
+        Self {
+            named: named.into_iter().map(tree).collect(),
+            unnamed: unnamed.into_iter().map(tree).next(),
+            ad_hoc: config.ad_hoc,
+            delivery: config.delivery,
+        }
+    }
+
+    /// Where the request for `path` and `query`, both as they came, goes.
+    ///
+    /// # Errors
+    /// Where it goes nowhere.
+    pub fn resolve<'a>(&self, path: &'a str, query: Option<&str>) -> Result<Routed<'a>, RouteError> {
+        if path.len() + query.map_or(0, str::len) > MAX_TARGET_BYTES {
+            return Err(RouteError::TooLong);
+        }
+        if let Some(own) = path.strip_prefix("/-/") {
+            return Ok(Routed::Own(own));
+        }
+        if let Some((tree, rest)) = self
+            .named
+            .iter()
+            .find_map(|tree| Some((tree, path.strip_prefix(tree.mount.as_str())?)))
+        {
+            return beneath(tree, rest, query);
+        }
+        for scheme in ["http", "https"] {
+            let rest = path
+                .strip_prefix('/')
+                .and_then(|path| path.strip_prefix(scheme)?.strip_prefix('/'));
+            match rest {
+                Some(rest) if self.ad_hoc => return self.any_url(scheme, rest, query),
+                Some(_) if self.unnamed.is_none() => return Err(RouteError::AdHocOff),
+                _ => {}
+            }
+        }
+        match &self.unnamed {
+            Some(tree) => beneath(tree, path.strip_prefix('/').unwrap_or(path), query),
+            None => Err(RouteError::Nowhere),
+        }
+    }
+
+    fn any_url<'a>(&self, scheme: &str, rest: &str, query: Option<&str>) -> Result<Routed<'a>, RouteError> {
+        let authority = rest.split('/').next().unwrap_or_default();
+        // Credentials in a path would be logged, keyed and shown.
+        if authority.is_empty() || authority.contains('@') {
+            return Err(RouteError::NotAUrl);
+        }
+        let url = Url::parse(&with_query(format!("{scheme}://{rest}"), query)).map_err(|_| RouteError::NotAUrl)?;
+        if !url.has_host() || !url.username().is_empty() {
+            return Err(RouteError::NotAUrl);
+        }
+        Ok(Routed::Fetch {
+            target: Target::new(url, Trust::Public),
+            delivery: self.delivery,
+        })
+    }
+}
+
+fn beneath<'a>(tree: &Tree, rest: &str, query: Option<&str>) -> Result<Routed<'a>, RouteError> {
+    let url = with_query(format!("{}{rest}", tree.base), query);
+    let url = Url::parse(&url).map_err(|_| RouteError::NotAUrl)?;
+    if !url.path().starts_with(tree.base.path()) {
+        return Err(RouteError::Outside);
+    }
+    Ok(Routed::Fetch {
+        target: Target::new(url, Trust::Configured),
+        delivery: tree.delivery,
+    })
+}
+
+fn with_query(mut url: String, query: Option<&str>) -> String {
+    if let Some(query) = query {
+        url.push('?');
+        url.push_str(query);
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layers;
+
+    fn routes(toml: &str) -> Routes {
+        let mut layers = Layers::new();
+        layers.add_toml(&format!("data = \"/d\"\n{toml}"), "pond.toml");
+        Routes::new(&Config::read(&layers).expect("valid"))
+    }
+
+    fn url(routes: &Routes, path: &str) -> Result<String, RouteError> {
+        let (path, query) = path
+            .split_once('?')
+            .map_or((path, None), |(path, query)| (path, Some(query)));
+        match routes.resolve(path, query)? {
+            Routed::Fetch { target, .. } => Ok(target.url.into()),
+            Routed::Own(own) => Ok(format!("own {own}")),
+        }
+    }
+
+    #[test]
+    fn each_tree_is_served_under_its_name() {
+        let routes = routes("upstream = [\"http://h/base\", \"films=http://f:81/\"]");
+        assert_eq!(url(&routes, "/a/b?c=d").as_deref(), Ok("http://h/base/a/b?c=d"));
+        assert_eq!(url(&routes, "/films/a").as_deref(), Ok("http://f:81/a"));
+        assert_eq!(url(&routes, "/https/e.org:444/x").as_deref(), Ok("https://e.org:444/x"));
+        assert_eq!(url(&routes, "/-/healthz").as_deref(), Ok("own healthz"));
+    }
+
+    #[test]
+    fn names_travel_unharmed() {
+        let routes = routes("upstream = [\"http://h/\"]");
+        for name in [
+            "a%20b", "(a)", "a+b", "a%2Bb", "100%25", "a%23b", "%C3%A9", "e%CC%81", "a%2Fb", "a;b=c,d", "a%3Fb", "~a'!",
+        ] {
+            assert_eq!(
+                url(&routes, &format!("/{name}")),
+                Ok(format!("http://h/{name}")),
+                "{name}"
+            );
+        }
+        assert_eq!(url(&routes, "/é").as_deref(), Ok("http://h/%C3%A9"));
+    }
+
+    #[test]
+    fn no_path_leads_out_of_a_tree() {
+        let routes = routes("ad_hoc = false\nupstream = [\"http://h/base/\"]");
+        for path in [
+            "/../secret",
+            "/%2e%2e/secret",
+            "/a/../../secret",
+            "/a/%2E./../secret",
+            "/..\\secret",
+        ] {
+            assert_eq!(url(&routes, path), Err(RouteError::Outside), "{path}");
+        }
+        assert_eq!(url(&routes, "/a/../b").as_deref(), Ok("http://h/base/b"));
+    }
+
+    #[test]
+    fn any_url_takes_no_credentials_and_needs_a_host() {
+        let here = routes("");
+        for path in ["/http/", "/http//a", "/http/user:pw@h/a", "/http/h:99999/a"] {
+            assert_eq!(url(&here, path), Err(RouteError::NotAUrl), "{path}");
+        }
+        assert_eq!(url(&here, "/film.mkv"), Err(RouteError::Nowhere));
+        let off = routes("ad_hoc = false");
+        assert_eq!(url(&off, "/http/h/a"), Err(RouteError::AdHocOff));
+        assert_eq!(url(&off, &format!("/{}", "a".repeat(9000))), Err(RouteError::TooLong));
+    }
+}

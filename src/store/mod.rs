@@ -1,0 +1,33 @@
+//! The disk: bodies, and the catalog that says what they hold. sled is seen here only.
+//!
+//! ```text
+//! DIR/lock                            held (flock) by the one process that owns DIR
+//! DIR/catalog/                        sled: one record an object, see catalog.rs
+//! DIR/objects/ab/<id>-<gen>.body      sparse; written in place
+//! DIR/objects/ab/<id>-<gen>.json      manifest: enough to write the record anew
+//! DIR/catalog.set-aside-<time>/       a catalog that would not open, kept for inspection
+//! ```
+//!
+//! The order in which bytes become present: write, wake the readers; later fdatasync, record
+//! (commit.rs). Nothing above this module may assume that a body is a local file: it asks for
+//! bytes, is told which are here, and waits for the rest (object.rs).
+
+mod body;
+mod catalog;
+mod commit;
+mod error;
+mod index;
+mod manifest;
+mod object;
+mod pool;
+mod presence;
+mod record;
+mod recover;
+mod schema;
+mod space;
+
+pub use error::StoreError;
+pub use index::{Created, Opened, Store, StoreSettings};
+pub use object::{Object, ObjectState, Representation};
+pub use pool::BLOCK_BYTES;
+pub use presence::{Broken, Presence, WaitingAt, Watch};

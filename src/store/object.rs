@@ -1,0 +1,333 @@
+//! One stored representation: its head, its body, and which bytes of it are here.
+//!
+//! An `Object` is one *generation* of a URL: all its bytes belong to one representation. When the
+//! upstream changes, a new generation with a body of its own takes its place; this one is broken
+//! for those who still need bytes of it, and its files go when its last reader does.
+//!
+//! Locks, in order: `recorded` (held over fdatasync), then `progress` (held for moments, by readers
+//! too). Wakers are called with neither held.
+
+use super::body::Body;
+use super::catalog::Catalog;
+use super::error::StoreError;
+use super::presence::{Broken, Presence, Progress, WaitingAt};
+use super::record::Record;
+use super::space::Space;
+use crate::clock::{SharedClock, unix_seconds};
+use crate::header::{EntityTag, Validators};
+use crate::key::{ObjectId, ObjectKey};
+use crate::ranges::{self, ByteOffset, ByteRange, RangeSet};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use tokio::sync::Notify;
+
+/// What the upstream said of the bytes: fixed for a generation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Representation {
+    /// The complete length in bytes, where the reply named it.
+    pub complete_length: Option<u64>,
+    /// The reply's validators.
+    pub validators: Validators,
+    /// End-to-end header fields to repeat to clients: names in lower case, without the framing.
+    pub headers: Vec<(String, String)>,
+    /// Whether later sessions may ask for ranges of it.
+    pub ranges: bool,
+}
+
+impl Representation {
+    /// The first field of that lower-case name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// How much of an object is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectState {
+    /// Bytes are missing, or it is not known how many there are.
+    Incomplete,
+    /// Every byte of a known length is here, or the upstream's framing ended cleanly.
+    Complete,
+    /// The upstream closed the connection as the only sign of the end: it may have been cut.
+    Unverified,
+}
+
+/// What objects share with the store that made them.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) catalog: Catalog,
+    pub(super) clock: SharedClock,
+    pub(super) space: Space,
+}
+
+/// One generation of one URL.
+pub struct Object {
+    pub(super) id: ObjectId,
+    pub(super) url: String,
+    pub(super) generation: u64,
+    pub(super) created: u64,
+    pub(super) pinned: bool,
+    etag: EntityTag,
+    representation: Representation,
+    pub(super) body: Body,
+    pub(super) shared: Arc<Shared>,
+    whole: AtomicBool,
+    pub(super) discarded: AtomicBool,
+    pub(super) validated: AtomicU64,
+    pub(super) last_used: AtomicU64,
+    pub(super) hits: AtomicU64,
+    demand: Notify,
+    progress: Mutex<Progress>,
+    pub(super) recorded: Mutex<RangeSet>,
+}
+
+impl Object {
+    /// A generation with nothing in it.
+    pub(super) fn new(
+        key: &ObjectKey,
+        generation: u64,
+        representation: Representation,
+        body: Body,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let now = unix_seconds(shared.clock.now());
+        let record = Record {
+            url: key.url().to_owned(),
+            generation,
+            complete_length: representation.complete_length,
+            unverified: false,
+            representation,
+            present: Vec::new(),
+            created: now,
+            validated: now,
+            last_used: now,
+            hits: 0,
+            pinned: false,
+        };
+        Self::from_record(key.id(), record, RangeSet::new(), body, shared)
+    }
+
+    /// The generation that `record` tells of; `durable` are the bytes of it that are really there.
+    pub(super) fn from_record(
+        id: ObjectId,
+        record: Record,
+        durable: RangeSet,
+        body: Body,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let progress = Progress::recorded(durable.clone(), record.complete_length, record.unverified);
+        Self {
+            id,
+            etag: etag_for(&record.representation.validators, id, record.generation),
+            url: record.url,
+            generation: record.generation,
+            created: record.created,
+            pinned: record.pinned,
+            representation: record.representation,
+            body,
+            shared,
+            whole: AtomicBool::new(progress.is_whole()),
+            discarded: AtomicBool::new(false),
+            validated: AtomicU64::new(record.validated),
+            last_used: AtomicU64::new(record.last_used),
+            hits: AtomicU64::new(record.hits),
+            demand: Notify::new(),
+            progress: Mutex::new(progress),
+            recorded: Mutex::new(durable),
+        }
+    }
+
+    /// The digest of the object's URL.
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// The canonical URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What the upstream said of it.
+    pub fn representation(&self) -> &Representation {
+        &self.representation
+    }
+
+    /// The tag that clients are given: strong, and the same from the first byte to the last.
+    ///
+    /// The upstream's own where that is strong; else one made of the URL and the generation, which
+    /// is true of the bytes kept here (a client that sends `If-Match` with a weak tag would get 412).
+    pub fn etag(&self) -> &EntityTag {
+        &self.etag
+    }
+
+    /// The complete length in bytes, as soon as it is known.
+    pub fn length(&self) -> Option<u64> {
+        if self.is_whole() {
+            return Some(self.progress().length.unwrap_or_default());
+        }
+        self.progress().length
+    }
+
+    /// Whether every byte of a known length is here. Once true, true until the object goes.
+    pub fn is_whole(&self) -> bool {
+        self.whole.load(Ordering::Acquire)
+    }
+
+    /// How much is here.
+    pub fn state(&self) -> ObjectState {
+        let progress = self.progress();
+        match (progress.is_whole(), progress.unverified) {
+            (false, _) => ObjectState::Incomplete,
+            (true, false) => ObjectState::Complete,
+            (true, true) => ObjectState::Unverified,
+        }
+    }
+
+    /// The bytes that readers may have now.
+    pub fn present(&self) -> RangeSet {
+        self.progress().present.clone()
+    }
+
+    /// How many bytes readers may have now.
+    pub fn present_bytes(&self) -> u64 {
+        self.progress().present.total()
+    }
+
+    /// What a reader finds at `at` now; `None` means absent, and it may wait with a [`super::Watch`].
+    pub fn look(&self, at: ByteOffset) -> Option<Presence> {
+        self.progress().look(at)
+    }
+
+    /// Whether every byte of the range is here.
+    pub fn covers(&self, range: ByteRange) -> bool {
+        self.is_whole() || self.progress().present.covers(range)
+    }
+
+    /// Where readers wait, in order.
+    pub fn waiting(&self) -> Vec<WaitingAt> {
+        self.progress().waiting()
+    }
+
+    /// Rung when a reader begins or ceases to wait.
+    pub fn demand(&self) -> &Notify {
+        &self.demand
+    }
+
+    /// Up to `len` bytes at `at` out of memory; `None` where the disk must be waited for.
+    ///
+    /// # Errors
+    /// Where the body cannot be read, or ends before bytes that were recorded as present.
+    pub fn read_now(&self, at: ByteOffset, len: usize) -> Result<Option<Bytes>, StoreError> {
+        self.body
+            .read_now(at, len)
+            .map_err(|source| self.read_error(at, source))
+    }
+
+    /// Up to `len` bytes at `at`, waiting for the disk: for a blocking thread.
+    ///
+    /// # Errors
+    /// As [`Object::read_now`].
+    pub fn read_blocking(&self, at: ByteOffset, len: usize) -> Result<Bytes, StoreError> {
+        self.body
+            .read_blocking(at, len)
+            .map_err(|source| self.read_error(at, source))
+    }
+
+    fn read_error(&self, at: ByteOffset, source: std::io::Error) -> StoreError {
+        StoreError::Read {
+            url: self.url.clone(),
+            at,
+            source,
+        }
+    }
+
+    /// Notes that the object answered a request.
+    pub fn touch(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        let now = unix_seconds(self.shared.clock.now());
+        self.last_used.store(now, Ordering::Relaxed);
+    }
+
+    /// When the object last answered a request, in seconds since 1970.
+    pub fn last_used(&self) -> u64 {
+        self.last_used.load(Ordering::Relaxed)
+    }
+
+    /// When the upstream last said that this is its representation, in seconds since 1970.
+    pub fn validated(&self) -> u64 {
+        self.validated.load(Ordering::Relaxed)
+    }
+
+    /// Breaks the readers that wait now: the upstream has failed for too long.
+    pub fn break_waiters(&self, why: &Broken) {
+        let woken = self.progress().break_waiters(why);
+        wake(woken);
+    }
+
+    /// Breaks all readers that need bytes which are absent, now and later.
+    pub fn break_for_good(&self, why: Broken) {
+        let woken = self.progress().break_for_good(why);
+        wake(woken);
+    }
+
+    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
+        // Nothing panics with the lock held; if it did, the set would still be whole.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn mark_whole(&self, whole: bool) {
+        self.whole.store(whole, Ordering::Release);
+    }
+
+    pub(super) fn record(&self, durable: &RangeSet) -> Record {
+        let (length, unverified) = {
+            let progress = self.progress();
+            (progress.length, progress.unverified)
+        };
+        Record {
+            url: self.url.clone(),
+            generation: self.generation,
+            complete_length: length,
+            unverified,
+            representation: self.representation.clone(),
+            present: ranges::encode(durable),
+            created: self.created,
+            validated: self.validated(),
+            last_used: self.last_used(),
+            hits: self.hits.load(Ordering::Relaxed),
+            pinned: self.pinned,
+        }
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Object")
+            .field("url", &self.url)
+            .field("generation", &self.generation)
+            .field("present", &self.present_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) fn wake(wakers: Vec<Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
+}
+
+fn etag_for(validators: &Validators, id: ObjectId, generation: u64) -> EntityTag {
+    match validators.entity_tag() {
+        Some(tag) if !tag.is_weak() => tag,
+        _ => {
+            let id = id.to_string();
+            EntityTag::strong(&format!("{}-{generation:x}", &id[..16]))
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Buffers for reading bodies, kept a few per thread.
+//!
+//! A body is polled and its block copied into the connection's write buffer on one thread, so one
+//! or two buffers serve all connections of a worker. More than the few that are kept go back to
+//! the allocator: memory follows what is in flight, not what once was.
+
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::io;
+
+/// The largest block read at once. Larger ones lose to the CPU's caches, smaller ones to calls.
+pub const BLOCK_BYTES: usize = 128 * 1024;
+
+const KEPT_PER_THREAD: usize = 4;
+
+thread_local! {
+    static IDLE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Pooled {
+    buffer: Vec<u8>,
+    filled: usize,
+}
+
+impl AsRef<[u8]> for Pooled {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer[..self.filled]
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        // A thread that is ending has no pool any more; then the buffer is simply freed.
+        let _ = IDLE.try_with(|idle| {
+            let mut idle = idle.borrow_mut();
+            if idle.len() < KEPT_PER_THREAD {
+                idle.push(buffer);
+            }
+        });
+    }
+}
+
+/// Bytes that `fill` writes into a pooled buffer of at most `len`, and no more than a block.
+pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Bytes> {
+    let buffer = IDLE
+        .with(|idle| idle.borrow_mut().pop())
+        .unwrap_or_else(|| vec![0; BLOCK_BYTES]);
+    let mut pooled = Pooled { buffer, filled: 0 };
+    pooled.filled = fill(&mut pooled.buffer[..len.min(BLOCK_BYTES)])?;
+    Ok(Bytes::from_owner(pooled))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_block_gives_its_buffer_back() {
+        let first = filled(10, |space| Ok(space.len())).expect("filled");
+        let address = first.as_ptr();
+        assert_eq!(first.len(), 10);
+        drop(first);
+        let second = filled(usize::MAX, |space| Ok(space.len())).expect("filled");
+        assert_eq!(second.as_ptr(), address);
+        assert_eq!(second.len(), BLOCK_BYTES);
+    }
+}

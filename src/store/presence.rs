@@ -1,0 +1,203 @@
+//! Which bytes readers may have now, and who waits for which.
+//!
+//! One lock guards the set and the waiters, so a byte cannot arrive between a reader's look and its
+//! registration. Waiters are kept by position: an arriving piece wakes those who wait inside it and
+//! nobody else, however many read along. A reader that will get nothing more is told so in words
+//! ([`Broken`]); silence never means the end.
+
+use super::object::Object;
+use crate::ranges::{ByteOffset, ByteRange, RangeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+/// What a reader finds at a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// Bytes are here, up to this end.
+    Here(ByteOffset),
+    /// The object ends here.
+    End,
+    /// The byte is absent and will not come to this reader.
+    Broken(Broken),
+}
+
+/// Why bytes will not come.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// The upstream has another representation now.
+    #[error("the upstream's representation changed")]
+    Superseded,
+    /// The upstream has failed for longer than readers are held.
+    #[error("the upstream failed: {0}")]
+    Upstream(Arc<str>),
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    waker: Waker,
+    end: ByteOffset,
+    verdict: Option<Broken>,
+}
+
+/// A position that a reader waits at, and where its wish ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitingAt {
+    /// The first absent byte that the reader needs.
+    pub at: ByteOffset,
+    /// The end of what it wants; at least `at + 1`.
+    pub end: ByteOffset,
+}
+
+/// The in-memory truth of one generation; guarded by the object's lock.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub(super) present: RangeSet,
+    /// Written, but not yet known to be on the disk.
+    pub(super) unsynced: RangeSet,
+    pub(super) length: Option<u64>,
+    pub(super) unverified: bool,
+    broken: Option<Broken>,
+    waiters: BTreeMap<(ByteOffset, u64), Waiter>,
+    next_ticket: u64,
+}
+
+impl Progress {
+    /// The state of an object just opened: what is recorded is present, nobody waits.
+    pub(super) fn recorded(present: RangeSet, length: Option<u64>, unverified: bool) -> Self {
+        Self {
+            present,
+            length,
+            unverified,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn look(&self, at: ByteOffset) -> Option<Presence> {
+        if let Some(end) = self.present.run_at(at) {
+            return Some(Presence::Here(end));
+        }
+        if self.length.is_some_and(|length| at >= length) {
+            return Some(Presence::End);
+        }
+        self.broken.clone().map(Presence::Broken)
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.length == Some(self.present.total())
+    }
+
+    /// Makes the range present and takes the waiters inside it, to be woken outside the lock.
+    pub(super) fn arrived(&mut self, range: ByteRange) -> Vec<Waker> {
+        self.present.insert(range);
+        self.unsynced.insert(range);
+        self.take_waiters((range.start(), 0), (range.end(), 0))
+    }
+
+    /// Fixes the length; readers at the end learn that it is the end.
+    pub(super) fn ended_at(&mut self, length: u64) -> Vec<Waker> {
+        self.length = Some(length);
+        self.take_waiters((length, 0), (u64::MAX, u64::MAX))
+    }
+
+    fn take_waiters(&mut self, from: (u64, u64), to: (u64, u64)) -> Vec<Waker> {
+        let keys: Vec<_> = self.waiters.range(from..to).map(|(key, _)| *key).collect();
+        keys.iter()
+            .filter_map(|key| self.waiters.remove(key))
+            .map(|waiter| waiter.waker)
+            .collect()
+    }
+
+    /// Breaks those who wait now; later readers may wait again.
+    pub(super) fn break_waiters(&mut self, why: &Broken) -> Vec<Waker> {
+        self.waiters
+            .values_mut()
+            .map(|waiter| {
+                waiter.verdict = Some(why.clone());
+                waiter.waker.clone()
+            })
+            .collect()
+    }
+
+    /// Breaks those who wait now and all who come to an absent byte later.
+    pub(super) fn break_for_good(&mut self, why: Broken) -> Vec<Waker> {
+        let woken = self.break_waiters(&why);
+        self.broken = Some(why);
+        woken
+    }
+
+    pub(super) fn waiting(&self) -> Vec<WaitingAt> {
+        let mut list: Vec<WaitingAt> = Vec::with_capacity(self.waiters.len().min(64));
+        for (&(at, _), waiter) in self.waiters.iter().filter(|(_, waiter)| waiter.verdict.is_none()) {
+            match list.last_mut() {
+                Some(last) if last.at == at => last.end = last.end.max(waiter.end),
+                _ => list.push(WaitingAt { at, end: waiter.end }),
+            }
+        }
+        list
+    }
+}
+
+/// One reader's place in the queue of an object; leaves it when dropped.
+#[derive(Debug)]
+pub struct Watch {
+    object: Arc<Object>,
+    place: Option<(ByteOffset, u64)>,
+}
+
+impl Watch {
+    /// A reader of `object` that does not wait yet.
+    pub fn new(object: Arc<Object>) -> Self {
+        Self { object, place: None }
+    }
+
+    /// The object read.
+    pub fn object(&self) -> &Arc<Object> {
+        &self.object
+    }
+
+    /// What is at `at`, now or when it is decided; the reader wants the bytes up to `end`.
+    pub fn poll(&mut self, at: ByteOffset, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Presence> {
+        let mut progress = self.object.progress();
+        let verdict = self
+            .place
+            .take()
+            .and_then(|place| progress.waiters.remove(&place))
+            .and_then(|waiter| waiter.verdict);
+        if let Some(found) = progress.look(at) {
+            return Poll::Ready(found);
+        }
+        if let Some(why) = verdict {
+            return Poll::Ready(Presence::Broken(why));
+        }
+        progress.next_ticket += 1;
+        let place = (at, progress.next_ticket);
+        let waiter = Waiter {
+            waker: cx.waker().clone(),
+            end: end.max(at.saturating_add(1)),
+            verdict: None,
+        };
+        progress.waiters.insert(place, waiter);
+        self.place = Some(place);
+        drop(progress);
+        self.object.demand().notify_one();
+        Poll::Pending
+    }
+
+    /// [`Watch::poll`], as a future.
+    pub async fn wait(&mut self, at: ByteOffset, end: ByteOffset) -> Presence {
+        std::future::poll_fn(|cx| self.poll(at, end, cx)).await
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.object.progress().waiters.remove(&place);
+            self.object.demand().notify_one();
+        }
+    }
+}

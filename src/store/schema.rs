@@ -1,0 +1,131 @@
+//! The schema of the catalog: its version, and the numbered steps that lead to it.
+//!
+//! Each step is one frozen file in the top-level `migrations/`, mounted here. A step is run when
+//! the version in `meta/schema` is below its number, and the version is written after it; a step
+//! that was interrupted runs again, so each must be idempotent.
+
+use super::StoreError;
+
+#[path = "../../migrations/m0001_initial.rs"]
+mod m0001_initial;
+
+/// The tree of object records, by id.
+pub(super) const OBJECTS: &str = "objects";
+
+const META: &str = "meta";
+const SCHEMA: &str = "schema";
+
+type Step = fn(&sled::Db) -> sled::Result<()>;
+
+const STEPS: &[(u32, Step)] = &[(1, m0001_initial::run)];
+
+/// Brings the catalog to the newest schema.
+pub(super) fn migrate(db: &sled::Db) -> Result<(), StoreError> {
+    let meta = db.open_tree(META).map_err(StoreError::catalog("open"))?;
+    let stored = meta.get(SCHEMA).map_err(StoreError::catalog("read"))?;
+    let found = match stored {
+        None => 0,
+        Some(bytes) => <[u8; 4]>::try_from(bytes.as_ref())
+            .map(u32::from_be_bytes)
+            .map_err(|_| StoreError::Damaged {
+                what: "meta/schema is not four bytes".to_owned(),
+            })?,
+    };
+    let known = STEPS.last().map_or(0, |(number, _)| *number);
+    if found > known {
+        return Err(StoreError::NewerSchema { found, known });
+    }
+    for (number, step) in STEPS.iter().filter(|(number, _)| *number > found) {
+        step(db).map_err(StoreError::catalog("migrate"))?;
+        meta.insert(SCHEMA, &number.to_be_bytes())
+            .map_err(StoreError::catalog("migrate"))?;
+        tracing::info!(schema = number, "migrated the catalog");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::Record;
+    use super::*;
+    use crate::key::ObjectId;
+
+    const FIXTURE: &str = include_str!("../../tests/fixtures/catalog-0001.txt");
+
+    fn hex(text: &str) -> Vec<u8> {
+        (0..text.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal"))
+            .collect()
+    }
+
+    fn import(fixture: &str) -> sled::Db {
+        let db = sled::Config::new().temporary(true).open().expect("a temporary catalog");
+        for line in fixture.lines().filter(|line| !line.starts_with('#')) {
+            let mut words = line.split(' ');
+            let mut word = || words.next().expect("tree key value");
+            let tree = db.open_tree(word()).expect("a tree");
+            tree.insert(hex(word()), hex(word())).expect("inserted");
+        }
+        db
+    }
+
+    #[test]
+    fn a_catalog_of_schema_1_still_opens() {
+        let db = import(FIXTURE);
+        migrate(&db).expect("migrated");
+        let objects = db.open_tree(OBJECTS).expect("a tree");
+        let records: Vec<Record> = objects
+            .iter()
+            .map(|entry| Record::from_bytes(&entry.expect("readable").1).expect("decodes"))
+            .collect();
+        let film = records
+            .iter()
+            .find(|record| record.url == "http://h/film.mkv")
+            .expect("the film");
+        assert_eq!(film.complete_length, Some(5_000_000_000));
+        assert_eq!(film.representation.validators.etag.as_deref(), Some("\"film-1\""));
+        assert_eq!(
+            crate::ranges::decode(&film.present).expect("decodes").total(),
+            4096 + 1_000_000
+        );
+        assert_eq!((film.hits, film.pinned, film.unverified), (7, true, false));
+        let radio = records
+            .iter()
+            .find(|record| record.url == "http://h/radio")
+            .expect("the other");
+        assert_eq!((radio.complete_length, radio.unverified), (None, true));
+        assert!(
+            objects
+                .iter()
+                .keys()
+                .all(|id| ObjectId::from_bytes(&id.expect("readable")).is_some())
+        );
+    }
+
+    #[test]
+    fn a_new_catalog_gets_every_step_and_a_second_start_none() {
+        let db = sled::Config::new().temporary(true).open().expect("a temporary catalog");
+        migrate(&db).expect("migrated");
+        let export = |db: &sled::Db| -> Vec<_> {
+            db.open_tree(META)
+                .expect("a tree")
+                .iter()
+                .map(|entry| entry.expect("readable"))
+                .collect()
+        };
+        let first = export(&db);
+        migrate(&db).expect("nothing to do");
+        assert_eq!(export(&db), first);
+        assert_eq!(first.len(), 1);
+    }
+
+    #[test]
+    fn a_catalog_of_a_newer_millpond_is_refused() {
+        let db = sled::Config::new().temporary(true).open().expect("a temporary catalog");
+        let meta = db.open_tree(META).expect("a tree");
+        meta.insert(SCHEMA, &99u32.to_be_bytes()).expect("inserted");
+        let refused = migrate(&db).expect_err("refused").to_string();
+        assert!(refused.contains("schema 99") && refused.contains("--data"), "{refused}");
+    }
+}

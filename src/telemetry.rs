@@ -1,0 +1,117 @@
+//! What the server counts, and where its log goes.
+//!
+//! One registry a server, nothing global, so that several servers can share a process. Names follow
+//! the vocabulary of the documents; `docs/metrics.md` lists them.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use std::sync::{Mutex, PoisonError};
+
+/// The label of answers: the status code.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StatusLabel {
+    /// The status code.
+    pub status: u16,
+}
+
+/// The counters of one server.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    answers: Family<StatusLabel, Counter>,
+    /// 200 and 206, nearly all answers: counted without a look-up.
+    usual: [Counter; 2],
+    /// Requests whose wanted bytes were all stored and fresh.
+    pub hits: Counter,
+    /// Requests for which the upstream was asked, or a fill joined.
+    pub misses: Counter,
+    /// Requests that shared a fill.
+    pub collapsed: Counter,
+    /// Bytes handed to connections.
+    pub sent_bytes: Counter,
+    /// Bodies that could not be sent to their promised end.
+    pub broken_bodies: Counter,
+    /// Fills under way; set when the metrics are read.
+    pub fills: Gauge,
+    /// Bytes that bodies hold; set when the metrics are read.
+    pub stored_bytes: Gauge,
+}
+
+impl Metrics {
+    /// Counters at 0.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("millpond");
+        let answers = Family::<StatusLabel, Counter>::default();
+        let usual = [200, 206].map(|status| answers.get_or_create(&StatusLabel { status }).clone());
+        registry.register("answers", "Answers by status", answers.clone());
+        let counter = |registry: &mut Registry, name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let gauge = |registry: &mut Registry, name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        Self {
+            answers,
+            usual,
+            hits: counter(&mut registry, "hits", "Requests answered from the store"),
+            misses: counter(&mut registry, "misses", "Requests that needed the upstream"),
+            collapsed: counter(&mut registry, "collapsed", "Requests that shared a fill"),
+            sent_bytes: counter(&mut registry, "sent_bytes", "Body bytes handed to connections"),
+            broken_bodies: counter(
+                &mut registry,
+                "broken_bodies",
+                "Bodies broken before their promised end",
+            ),
+            fills: gauge(&mut registry, "fills", "Fills under way"),
+            stored_bytes: gauge(&mut registry, "stored_bytes", "Bytes that bodies hold"),
+            registry: Mutex::new(registry),
+        }
+    }
+
+    /// Counts one answer.
+    pub fn answered(&self, status: u16) {
+        match status {
+            200 => self.usual[0].inc(),
+            206 => self.usual[1].inc(),
+            status => self.answers.get_or_create(&StatusLabel { status }).inc(),
+        };
+    }
+
+    /// All of them in the text format of OpenMetrics.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Sends the process's log to stderr; `directives` as `tracing` reads them.
+///
+/// # Errors
+/// Where the directives do not parse.
+pub fn log_to_stderr(directives: &str) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
+    // A second call in one process keeps the first log.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .try_init();
+    Ok(())
+}

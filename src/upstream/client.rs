@@ -1,0 +1,289 @@
+//! The HTTP client, and where it may connect to.
+//!
+//! A URL that a client of ours named must not become a door into the operator's network: its host
+//! is resolved by our own resolver, which keeps public addresses only, so the check is made on the
+//! very addresses that are connected to, on every hop. Redirects are followed here by hand.
+
+use super::error::UpstreamError;
+use super::exchange::{Exchange, Reply};
+use super::request::{Ask, Trust};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use url::{Host, Url};
+
+/// The most redirects followed for one request.
+const MAX_REDIRECTS: usize = 10;
+
+/// How the client behaves.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// The longest that connecting may take, TLS included.
+    pub connect_timeout: Duration,
+    /// The longest from the request to the reply's header.
+    pub reply_timeout: Duration,
+    /// The longest silence within a body.
+    pub read_idle_timeout: Duration,
+    /// Whether URLs that clients name may lead to private addresses.
+    pub allow_private: bool,
+}
+
+/// Asks upstreams.
+#[derive(Debug, Clone)]
+pub struct Client {
+    any: reqwest::Client,
+    public: reqwest::Client,
+    settings: ClientSettings,
+}
+
+impl Client {
+    /// A client with these settings.
+    ///
+    /// # Errors
+    /// Where TLS cannot be set up.
+    pub fn new(settings: ClientSettings) -> Result<Self, UpstreamError> {
+        let any = builder(&settings).build().map_err(UpstreamError::Setup)?;
+        let public = builder(&settings)
+            .dns_resolver(Arc::new(PublicOnly))
+            .build()
+            .map_err(UpstreamError::Setup)?;
+        Ok(Self { any, public, settings })
+    }
+
+    /// Sends the request and waits for the reply's header.
+    ///
+    /// # Errors
+    /// Where no reply came. Any status is a reply, except redirects, which are followed.
+    pub async fn ask(&self, ask: &Ask) -> Result<Exchange, UpstreamError> {
+        let mut url = ask.target.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(&url, ask).await?;
+            let status = response.status().as_u16();
+            if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+                let reply = Reply::read(status, response.version(), response.headers());
+                return Ok(Exchange { reply, response });
+            }
+            url = next_hop(&url, response.headers())?;
+        }
+        Err(UpstreamError::Redirect {
+            host: host_of(&url),
+            what: "too often",
+        })
+    }
+
+    async fn send(&self, url: &Url, ask: &Ask) -> Result<reqwest::Response, UpstreamError> {
+        let host = host_of(url);
+        let client = self.client_for(url, ask)?;
+        let sending = client.get(url.clone()).headers(fields(ask)).send();
+        match tokio::time::timeout(self.settings.reply_timeout, sending).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if was_refused(&error) => Err(UpstreamError::Refused { host }),
+            Ok(Err(error)) if error.is_timeout() => Err(UpstreamError::Silent {
+                host,
+                limit: self.settings.read_idle_timeout,
+            }),
+            Ok(Err(error)) => Err(UpstreamError::Unreachable {
+                host,
+                source: error.without_url().into(),
+            }),
+            Err(_) => Err(UpstreamError::Silent {
+                host,
+                limit: self.settings.reply_timeout,
+            }),
+        }
+    }
+
+    /// The configured host itself may have any address; everything else is held to public ones.
+    fn client_for(&self, url: &Url, ask: &Ask) -> Result<&reqwest::Client, UpstreamError> {
+        let configured = ask.target.trust == Trust::Configured && url.host() == ask.target.url.host();
+        if self.settings.allow_private || configured {
+            return Ok(&self.any);
+        }
+        // The resolver is not asked about literal addresses.
+        let public = match url.host() {
+            Some(Host::Ipv4(address)) => is_public(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => is_public(IpAddr::V6(address)),
+            Some(Host::Domain(_)) => true,
+            None => false,
+        };
+        if public {
+            Ok(&self.public)
+        } else {
+            Err(UpstreamError::Refused { host: host_of(url) })
+        }
+    }
+}
+
+fn builder(settings: &ClientSettings) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("millpond/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .tcp_nodelay(true)
+        .connect_timeout(settings.connect_timeout)
+        .read_timeout(settings.read_idle_timeout)
+        .pool_idle_timeout(Duration::from_secs(30))
+}
+
+fn fields(ask: &Ask) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    // A coded body has other bytes: ranges of it mean something else.
+    fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let conditions = [
+        (header::RANGE, ask.span.field()),
+        (header::IF_RANGE, ask.if_range.clone()),
+        (header::IF_NONE_MATCH, ask.if_none_match.clone()),
+        (header::IF_MODIFIED_SINCE, ask.if_modified_since.clone()),
+    ];
+    for (name, value) in conditions {
+        if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+            fields.insert(name, value);
+        }
+    }
+    fields
+}
+
+fn next_hop(url: &Url, headers: &HeaderMap) -> Result<Url, UpstreamError> {
+    let fault = |what| UpstreamError::Redirect {
+        host: host_of(url),
+        what,
+    };
+    let location = headers
+        .get(header::LOCATION)
+        .and_then(|value| value.to_str().ok())
+        .ok_or_else(|| fault("without saying where to"))?;
+    let next = url.join(location).map_err(|_| fault("to something that is no URL"))?;
+    if !matches!(next.scheme(), "http" | "https") {
+        return Err(fault("to another scheme than http and https"));
+    }
+    Ok(next)
+}
+
+fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port()
+        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// A resolver that keeps public addresses only.
+#[derive(Debug)]
+struct PublicOnly;
+
+#[derive(Debug, thiserror::Error)]
+#[error("no public address")]
+struct NotPublic;
+
+impl Resolve for PublicOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let public: Vec<SocketAddr> = found.into_iter().filter(|address| is_public(address.ip())).collect();
+            if public.is_empty() {
+                return Err(NotPublic.into());
+            }
+            Ok(Box::new(public.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn was_refused(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<NotPublic>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Whether the address belongs to the public Internet (IANA's special-purpose registries).
+pub fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let shared = a == 100 && (64..128).contains(&b);
+    let benchmarking = a == 198 && (b == 18 || b == 19);
+    let protocol = a == 192 && b == 0 && c == 0;
+    !(a == 0
+        || a >= 240
+        || address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_documentation()
+        || shared
+        || benchmarking
+        || protocol)
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let segments = address.segments();
+    // Addresses that carry an IPv4 address lead where that one leads.
+    let embedded = address.to_ipv4_mapped().or_else(|| match segments {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(join(high, low)),
+        [0x2002, high, low, ..] => Some(join(high, low)),
+        _ => None,
+    });
+    if let Some(embedded) = embedded {
+        return is_public_v4(embedded);
+    }
+    let global_unicast = segments[0] & 0xe000 == 0x2000;
+    let documentation = (segments[0] == 0x2001 && segments[1] == 0xdb8) || segments[0] == 0x3fff;
+    let protocol = segments[0] == 0x2001 && segments[1] < 0x200;
+    global_unicast && !documentation && !protocol
+}
+
+fn join(high: u16, low: u16) -> Ipv4Addr {
+    Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_addresses_are_known_in_every_disguise() {
+        for text in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "198.18.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "::ffff:127.0.0.1",
+            "::ffff:192.168.1.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "ff02::1",
+            "::127.0.0.1",
+        ] {
+            assert!(!is_public(text.parse().expect("an address")), "{text}");
+        }
+        for text in [
+            "1.1.1.1",
+            "93.184.216.34",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "64:ff9b::101:101",
+        ] {
+            assert!(is_public(text.parse().expect("an address")), "{text}");
+        }
+    }
+}

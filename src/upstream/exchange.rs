@@ -1,0 +1,137 @@
+//! One reply: its head as values, its body in pieces as they arrive.
+
+use super::error::UpstreamError;
+use crate::header::{ContentRange, Validators};
+use bytes::Bytes;
+use reqwest::header::{self, HeaderMap, HeaderName};
+
+/// How the end of a body is known (RFC 9112 §6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// `Content-Length`, in bytes.
+    Length(u64),
+    /// Chunked coding or HTTP/2: the end is said.
+    Delimited,
+    /// The connection closes: a cut looks the same.
+    Close,
+}
+
+/// The head of a reply.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// How the body ends.
+    pub framing: Framing,
+    /// `Content-Range`: `None` without one, `Some(None)` for one that is malformed.
+    pub content_range: Option<Option<ContentRange>>,
+    /// The validators.
+    pub validators: Validators,
+    /// `Accept-Ranges`: whether it says `bytes`; `None` without the field.
+    pub accepts_ranges: Option<bool>,
+    /// `Retry-After`, as it came.
+    pub retry_after: Option<String>,
+    /// End-to-end fields worth keeping: names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Fields that are not kept: framing, the connection's own, ours to say, or of one client only.
+const NOT_KEPT: &[&str] = &[
+    "accept-ranges",
+    "age",
+    "alt-svc",
+    "connection",
+    "content-length",
+    "content-range",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "retry-after",
+    "server",
+    "set-cookie",
+    "set-cookie2",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "etag",
+    "strict-transport-security",
+    "access-control-allow-origin",
+    "access-control-allow-credentials",
+];
+
+impl Reply {
+    pub(super) fn read(status: u16, version: reqwest::Version, headers: &HeaderMap) -> Self {
+        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let framing = match text(header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok()) {
+            _ if headers.contains_key(header::TRANSFER_ENCODING) => Framing::Delimited,
+            Some(length) => Framing::Length(length),
+            None if version >= reqwest::Version::HTTP_2 => Framing::Delimited,
+            None => Framing::Close,
+        };
+        Self {
+            status,
+            framing,
+            content_range: headers
+                .get(header::CONTENT_RANGE)
+                .map(|value| value.to_str().ok().and_then(ContentRange::parse)),
+            validators: Validators {
+                etag: text(header::ETAG).map(str::to_owned),
+                last_modified: text(header::LAST_MODIFIED).map(str::to_owned),
+                date: text(header::DATE).map(str::to_owned),
+            },
+            accepts_ranges: text(header::ACCEPT_RANGES).map(|units| units.to_ascii_lowercase().contains("bytes")),
+            retry_after: text(header::RETRY_AFTER).map(str::to_owned),
+            headers: kept(headers),
+        }
+    }
+}
+
+fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
+    let listed: Vec<String> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
+        .collect();
+    headers
+        .iter()
+        .filter(|(name, _)| !NOT_KEPT.contains(&name.as_str()) && !listed.iter().any(|other| other == name.as_str()))
+        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
+        .collect()
+}
+
+/// A reply whose body is still to come. Dropping it ends the exchange.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The head.
+    pub reply: Reply,
+    pub(super) response: reqwest::Response,
+}
+
+impl Exchange {
+    /// The next piece of the body; `None` where its framing says that it has ended.
+    ///
+    /// # Errors
+    /// Where it was cut, reset, badly framed, or silent for longer than the limit.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        self.response
+            .chunk()
+            .await
+            .map_err(|source| UpstreamError::Cut { source: source.into() })
+    }
+
+    /// The body of an error reply, at most `limit` bytes of it.
+    pub async fn small_body(mut self, limit: usize) -> Vec<u8> {
+        let mut body = Vec::new();
+        while let Ok(Some(piece)) = self.next().await {
+            let room = limit - body.len();
+            body.extend_from_slice(&piece[..piece.len().min(room)]);
+            if body.len() == limit {
+                break;
+            }
+        }
+        body
+    }
+}

@@ -1,0 +1,14 @@
+//! The network side: one request to an upstream, and its reply as it really came.
+//!
+//! The HTTP client is seen here only. It is set to follow nothing, decompress nothing and time
+//! nothing but silence; what a reply claims is read here, and believed or not in `fill::join`.
+
+mod client;
+mod error;
+mod exchange;
+mod request;
+
+pub use client::{Client, ClientSettings, is_public};
+pub use error::UpstreamError;
+pub use exchange::{Exchange, Framing, Reply};
+pub use request::{Ask, Span, Target, Trust};

@@ -1,0 +1,238 @@
+//! The left column of the table of deliveries: follow.
+
+use crate::support::{Client, Ended, Film, Pond, Upstream, Valve, get, get_range, request};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+const LEN: u64 = 4_000_000;
+
+/// A pond whose upstream has let `bytes` through and holds the rest.
+fn partly(bytes: u64) -> (Film, Valve, Upstream, Pond) {
+    let film = Film::new(LEN);
+    let valve = Valve::new(bytes);
+    let upstream = Upstream::limited(&film, valve.clone(), 0);
+    let pond = Pond::before(&upstream);
+    (film, valve, upstream, pond)
+}
+
+#[test]
+fn every_kind_of_range_is_answered_in_full_while_the_object_is_incomplete() {
+    for (range, start, end) in [
+        ("bytes=0-", 0, LEN),
+        ("bytes=1000000-", 1_000_000, LEN),
+        ("bytes=1000000-2999999", 1_000_000, 3_000_000),
+        ("bytes=3999000-9999999", 3_999_000, LEN),
+        ("bytes=-5000", LEN - 5000, LEN),
+    ] {
+        let (film, valve, _upstream, pond) = partly(1000);
+        let client = Client::open(pond.address(), "GET", "/film", &[("Range", range)]);
+        assert_eq!(client.status, 206, "{range}");
+        let content_range = format!("bytes {start}-{}/{LEN}", end - 1);
+        assert_eq!(client.header("content-range"), Some(content_range.as_str()));
+        assert_eq!(
+            client.header("content-length"),
+            Some((end - start).to_string().as_str())
+        );
+        assert_eq!(client.header("etag"), film.etag.as_deref());
+        assert_eq!(client.header("content-type"), Some("video/mp4"));
+        valve.allow(LEN * 3);
+        let answer = client.finish();
+        assert_eq!(answer.ended, Ended::Clean);
+        film.check(start, &answer.body);
+        assert_eq!(answer.body.len() as u64, end - start);
+    }
+}
+
+#[test]
+fn no_range_is_200_with_the_full_length() {
+    let (film, valve, _upstream, pond) = partly(1000);
+    let client = Client::open(pond.address(), "GET", "/film", &[]);
+    assert_eq!(client.status, 200);
+    assert_eq!(client.header("content-length"), Some("4000000"));
+    assert_eq!(client.header("accept-ranges"), Some("bytes"));
+    valve.allow(LEN);
+    film.check(0, &client.finish().body);
+}
+
+#[test]
+fn a_start_past_the_end_is_416_at_once() {
+    let (_film, _valve, _upstream, pond) = partly(1000);
+    let _first = Client::open(pond.address(), "GET", "/film", &[]);
+    let started = Instant::now();
+    for range in ["bytes=4000000-", "bytes=5000000-6000000", "bytes=-0"] {
+        let answer = get_range(pond.address(), "/film", range);
+        answer.expect(416);
+        assert_eq!(answer.header("content-range"), Some("bytes */4000000"), "{range}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn a_start_past_the_end_of_an_object_never_seen_is_416_too() {
+    let (_film, valve, _upstream, pond) = partly(0);
+    let answer = get_range(pond.address(), "/film", "bytes=4000000-");
+    answer.expect(416);
+    assert_eq!(answer.header("content-range"), Some("bytes */4000000"));
+    valve.allow(LEN);
+    get(pond.address(), "/film").expect(200);
+}
+
+#[test]
+fn the_header_comes_within_six_seconds_while_the_body_waits() {
+    let (film, valve, _upstream, pond) = partly(0);
+    let started = Instant::now();
+    let client = Client::open(pond.address(), "GET", "/film", &[("Range", "bytes=2000000-")]);
+    let waited = started.elapsed();
+    assert_eq!(client.status, 206);
+    assert!(
+        waited >= Duration::from_secs(4) && waited < Duration::from_secs(6),
+        "{waited:?}"
+    );
+    assert_eq!(client.header("content-range"), Some("bytes 2000000-3999999/4000000"));
+    assert!(client.header("cache-status").expect("told").contains("detail=waiting"));
+    valve.allow(LEN * 2);
+    let answer = client.finish();
+    assert_eq!(answer.ended, Ended::Clean);
+    film.check(2_000_000, &answer.body);
+}
+
+#[test]
+fn what_is_here_is_served_while_the_upstream_is_gone() {
+    let film = Film::new(LEN);
+    let served = film.clone();
+    let upstream = Upstream::scripted(move |seen, conn| {
+        if seen.number == 0 {
+            conn.head(
+                206,
+                &[
+                    ("ETag", served.etag.clone().expect("a tag")),
+                    ("Content-Length", LEN.to_string()),
+                    ("Content-Range", format!("bytes 0-{}/{LEN}", LEN - 1)),
+                ],
+            );
+            conn.body(&served, 0, 1_000_000);
+            conn.close();
+        } else {
+            conn.reset();
+        }
+    });
+    let pond = Pond::with(&upstream, &[("hold_limit", "1s"), ("header_wait", "500ms")]);
+    assert_eq!(get(pond.address(), "/film").ended, Ended::Cut);
+    let inside = get_range(pond.address(), "/film", "bytes=500000-999999");
+    inside.expect(206);
+    film.check(500_000, &inside.body);
+    // The full promise is made, kept as far as it goes, and then visibly broken.
+    let across = get_range(pond.address(), "/film", "bytes=900000-1999999");
+    assert_eq!((across.status, across.ended), (206, Ended::Cut));
+    assert_eq!(across.header("content-length"), Some("1100000"));
+    film.check(900_000, &across.body);
+    assert_eq!(across.body.len(), 100_000);
+}
+
+#[test]
+fn a_refusal_while_the_header_waits_becomes_the_status() {
+    let film = Film::new(LEN);
+    let served = film.clone();
+    let upstream = Upstream::scripted(move |seen, conn| {
+        if seen.number == 0 {
+            conn.serve(&served, seen);
+        } else {
+            conn.head(403, &[("Content-Length", "6".to_owned())]);
+            conn.raw(b"expiry");
+        }
+    });
+    let pond = Pond::before(&upstream);
+    // The head is known and one byte is here; the rest is refused.
+    request(pond.address(), "HEAD", "/film", &[]).expect(200);
+    let started = Instant::now();
+    let refused = get_range(pond.address(), "/film", "bytes=2000000-");
+    refused.expect(403);
+    assert_eq!(refused.text(), "expiry");
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "it waited for the header's limit"
+    );
+    // What is here is still served.
+    get_range(pond.address(), "/film", "bytes=0-0").expect(206);
+}
+
+#[test]
+fn nothing_known_and_unreachable_is_502_with_a_problem() {
+    let free = TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("bound");
+    let pond = Pond::start(&[("upstream", &format!("http://{free}/"))]);
+    let answer = get(pond.address(), "/film");
+    answer.expect(502);
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    let problem = answer.json();
+    assert_eq!(problem["status"], 502);
+    assert!(problem["detail"].as_str().expect("text").contains(&free.to_string()));
+}
+
+#[test]
+fn an_upstream_that_says_nothing_is_504() {
+    let upstream = Upstream::scripted(|_, conn| conn.stall());
+    let pond = Pond::with(&upstream, &[("reply_timeout", "300ms")]);
+    get(pond.address(), "/film").expect(504);
+}
+
+#[test]
+fn an_unknown_length_is_200_chunked_without_ranges() {
+    let film = Film::new(LEN);
+    let valve = Valve::new(100_000);
+    let served = film.clone();
+    let upstream = Upstream::start(valve.clone(), 0, move |_, conn| {
+        conn.head(
+            200,
+            &[
+                ("Transfer-Encoding", "chunked".to_owned()),
+                ("ETag", "\"edition-1\"".to_owned()),
+            ],
+        );
+        conn.chunk(&served, 0, LEN);
+        conn.raw(b"0\r\n\r\n");
+    });
+    let pond = Pond::before(&upstream);
+    let client = Client::open(pond.address(), "GET", "/film", &[("Range", "bytes=1000-")]);
+    assert_eq!(client.status, 200);
+    assert_eq!(client.header("transfer-encoding"), Some("chunked"));
+    assert_eq!(client.header("accept-ranges"), None);
+    assert_eq!(client.header("content-range"), None);
+    valve.allow(LEN);
+    let answer = client.finish();
+    assert_eq!(answer.ended, Ended::Clean);
+    film.check(0, &answer.body);
+    assert_eq!(answer.body.len() as u64, LEN);
+    pond.until_state("complete");
+    get_range(pond.address(), "/film", "bytes=1000-").expect(206);
+}
+
+#[test]
+fn head_tells_the_length_and_fetches_no_film() {
+    let film = Film::new(LEN);
+    let upstream = Upstream::of(&film);
+    let pond = Pond::before(&upstream);
+    let answer = request(pond.address(), "HEAD", "/film", &[]);
+    answer.expect(200);
+    assert_eq!(answer.header("content-length"), Some("4000000"));
+    assert_eq!(answer.header("accept-ranges"), Some("bytes"));
+    assert_eq!(upstream.sent(), 1);
+    let whole = get(pond.address(), "/film");
+    whole.expect(200);
+    film.check(0, &whole.body);
+    assert_eq!(upstream.sent(), LEN);
+}
+
+#[test]
+fn other_methods_are_refused_with_what_is_allowed() {
+    let upstream = Upstream::of(&Film::new(LEN));
+    let pond = Pond::before(&upstream);
+    for method in ["POST", "PUT", "DELETE"] {
+        let answer = request(pond.address(), method, "/film", &[("Content-Length", "0")]);
+        answer.expect(405);
+        assert_eq!(answer.header("allow"), Some("GET, HEAD"));
+    }
+    assert_eq!(upstream.requests().len(), 0);
+}

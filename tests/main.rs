@@ -1,0 +1,21 @@
+//! All integration tests, as one binary: a file per promise of the design, and one per surface.
+#![allow(missing_docs, reason = "tests are named as claims")]
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod support;
+
+mod cli;
+mod conditions;
+mod crash;
+mod delivery_capped;
+mod delivery_follow;
+mod large;
+mod length;
+mod names;
+mod nobody;
+mod once;
+// mod players;
+mod representation;
+mod reuse;
+mod tidy;
+mod truncated;

@@ -1,0 +1,103 @@
+//! Promise 5: nobody cancels anybody, and nobody slows anybody.
+
+use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get, get_range};
+
+const LEN: u64 = 6_000_000;
+
+#[test]
+fn the_first_reader_leaves_and_the_second_gets_everything() {
+    let film = Film::new(LEN);
+    let valve = Valve::new(500_000);
+    let upstream = Upstream::limited(&film, valve.clone(), 0);
+    let pond = Pond::before(&upstream);
+    let mut first = Client::open(pond.address(), "GET", "/film", &[]);
+    film.check(0, &first.read(1000));
+    let address = pond.address();
+    let second = std::thread::spawn(move || get(address, "/film"));
+    eventually("the second reader", || pond.metric("millpond_collapsed_total") == 1);
+    drop(first);
+    valve.allow(LEN);
+    let second = second.join().expect("answered");
+    second.expect(200);
+    film.check(0, &second.body);
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn the_fill_goes_on_after_the_last_reader() {
+    let film = Film::new(LEN);
+    let valve = Valve::new(500_000);
+    let upstream = Upstream::limited(&film, valve.clone(), 0);
+    let pond = Pond::before(&upstream);
+    let mut only = Client::open(pond.address(), "GET", "/film", &[]);
+    film.check(0, &only.read(1000));
+    drop(only);
+    valve.allow(LEN);
+    pond.until_state("complete");
+    eventually("the fill to end", || pond.metric("millpond_fills") == 0);
+    assert_eq!(upstream.sent(), LEN);
+}
+
+#[test]
+fn with_after_last_reader_stop_the_fill_stops_and_resumes() {
+    let film = Film::new(LEN);
+    let valve = Valve::new(500_000);
+    let upstream = Upstream::limited(&film, valve.clone(), 0);
+    let pond = Pond::with(&upstream, &[("after_last_reader", "stop")]);
+    let mut only = Client::open(pond.address(), "GET", "/film", &[]);
+    film.check(0, &only.read(1000));
+    drop(only);
+    // A reader that waits with nothing to write notices that its client has gone.
+    eventually("the fill to end", || pond.metric("millpond_fills") == 0);
+    valve.allow(LEN * 2);
+    assert_eq!(pond.object()["state"], "incomplete");
+    let whole = get(pond.address(), "/film");
+    whole.expect(200);
+    film.check(0, &whole.body);
+}
+
+#[test]
+fn a_reader_that_does_not_read_delays_nobody() {
+    let film = Film::new(LEN * 4);
+    let upstream = Upstream::of(&film);
+    let pond = Pond::before(&upstream);
+    let mut slow = Client::open(pond.address(), "GET", "/film", &[]);
+    film.check(0, &slow.read(10));
+    // The slow one holds its connection and reads nothing more meanwhile.
+    let whole = get(pond.address(), "/film");
+    whole.expect(200);
+    film.check(0, &whole.body);
+    pond.until_state("complete");
+    let rest = slow.read(1_000_000);
+    film.check(10, &rest);
+}
+
+#[test]
+fn a_waiting_reader_elsewhere_is_not_behind_the_first() {
+    let film = Film::new(LEN);
+    let served = film.clone();
+    // The connection of the first reader never gets past its first bytes.
+    let upstream = Upstream::scripted(move |seen, conn| {
+        let (start, end) = seen.range(LEN).unwrap_or((0, LEN));
+        if start == 0 {
+            conn.head(
+                206,
+                &[
+                    ("ETag", served.etag.clone().expect("a tag")),
+                    ("Content-Length", LEN.to_string()),
+                    ("Content-Range", format!("bytes 0-{}/{LEN}", end - 1)),
+                ],
+            );
+            conn.body(&served, 0, 10_000);
+            conn.stall();
+        } else {
+            conn.serve(&served, seen);
+        }
+    });
+    let pond = Pond::before(&upstream);
+    let mut first = Client::open(pond.address(), "GET", "/film", &[]);
+    film.check(0, &first.read(10_000));
+    let tail = get_range(pond.address(), "/film", "bytes=-5000");
+    tail.expect(206);
+    film.check(LEN - 5000, &tail.body);
+}

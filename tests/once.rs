@@ -1,0 +1,114 @@
+//! Promise 4: each byte is asked of the upstream once, however many readers want it.
+
+use crate::support::{Client, Film, Pond, Upstream, Valve, get, get_range};
+
+const LEN: u64 = 8_000_000;
+
+#[test]
+fn many_readers_share_one_fill() {
+    let film = Film::new(LEN);
+    let valve = Valve::new(0);
+    let upstream = Upstream::limited(&film, valve.clone(), 0);
+    let pond = Pond::before(&upstream);
+    let address = pond.address();
+    let readers: Vec<_> = (0..20)
+        .map(|_| std::thread::spawn(move || get(address, "/film")))
+        .collect();
+    upstream.wait_for_requests(1);
+    valve.allow(LEN);
+    let answers: Vec<_> = readers
+        .into_iter()
+        .map(|reader| reader.join().expect("answered"))
+        .collect();
+    for answer in &answers {
+        answer.expect(200);
+        assert_eq!(answer.body.len() as u64, LEN);
+        film.check(0, &answer.body);
+    }
+    let leaders = answers
+        .iter()
+        .filter(|answer| !answer.header("cache-status").expect("told").contains("collapsed"));
+    assert!(leaders.count() >= 1);
+    assert_eq!(upstream.requests().len(), 1);
+    assert_eq!(upstream.sent(), LEN);
+}
+
+#[test]
+fn a_stored_object_costs_the_upstream_nothing() {
+    let film = Film::new(LEN);
+    let upstream = Upstream::of(&film);
+    let mut pond = Pond::before(&upstream);
+    get(pond.address(), "/film").expect(200);
+    pond.until_state("complete");
+    for _ in 0..2 {
+        let answer = get_range(pond.address(), "/film", "bytes=1000000-1999999");
+        answer.expect(206);
+        film.check(1_000_000, &answer.body);
+        assert_eq!(answer.header("cache-status"), Some("millpond; hit"));
+        pond.restart();
+    }
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn a_players_three_probes_cost_at_most_three_requests() {
+    let film = Film::new(LEN);
+    let valve = Valve::new(200_000);
+    let upstream = Upstream::limited(&film, valve.clone(), 0);
+    let pond = Pond::before(&upstream);
+    let mut head = Client::open(pond.address(), "GET", "/film", &[("Range", "bytes=0-")]);
+    film.check(0, &head.read(50_000));
+    drop(head);
+    valve.allow(LEN * 2);
+    let tail = get_range(pond.address(), "/film", "bytes=7900000-");
+    tail.expect(206);
+    film.check(7_900_000, &tail.body);
+    let again = get_range(pond.address(), "/film", "bytes=48-");
+    again.expect(206);
+    film.check(48, &again.body);
+    pond.until_state("complete");
+    assert!(upstream.requests().len() <= 3, "{:#?}", upstream.requests());
+}
+
+#[test]
+fn a_seek_pulls_its_own_range_and_holes_are_filled_afterwards() {
+    let film = Film::new(LEN);
+    let upstream = Upstream::limited(&film, Valve::open(), 4_000_000);
+    let pond = Pond::before(&upstream);
+    let mut first = Client::open(pond.address(), "GET", "/film", &[]);
+    film.check(0, &first.read(10_000));
+    // The far reader is served long before the first session could be there.
+    let far = get_range(pond.address(), "/film", "bytes=6400000-6500000");
+    far.expect(206);
+    film.check(6_400_000, &far.body);
+    assert!(upstream.sent() < 6_400_000, "it waited for the sequential fill");
+    drop(first);
+    pond.until_state("complete");
+    let whole = get(pond.address(), "/film");
+    whole.expect(200);
+    film.check(0, &whole.body);
+    // The session that was shortened had a little more in its socket than it was let deliver.
+    assert!(upstream.sent() <= LEN + 600_000, "{} bytes for {LEN}", upstream.sent());
+}
+
+#[test]
+fn after_a_restart_only_what_is_missing_is_asked() {
+    let film = Film::new(LEN);
+    let valve = Valve::new(3_000_000);
+    let upstream = Upstream::limited(&film, valve.clone(), 0);
+    let mut pond = Pond::before(&upstream);
+    let mut client = Client::open(pond.address(), "GET", "/film", &[]);
+    film.check(0, &client.read(2_000_000));
+    pond.until_present(3_000_000);
+    drop(client);
+    pond.restart();
+    assert_eq!(pond.object()["present_bytes"], 3_000_000);
+    valve.allow(LEN * 2);
+    let whole = get(pond.address(), "/film");
+    whole.expect(200);
+    film.check(0, &whole.body);
+    let asked = upstream.requests();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[1].header("range"), Some("bytes=3000000-7999999"));
+    assert_eq!(asked[1].header("if-range"), film.etag.as_deref());
+}

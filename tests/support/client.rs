@@ -1,0 +1,205 @@
+//! A client on a raw socket that checks framing byte by byte.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+/// How a body ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// With its full length, or with the last chunk.
+    Clean,
+    /// The connection broke before that.
+    Cut,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) ended: Ended,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(&self, status: u16) -> &Self {
+        assert_eq!(
+            self.status,
+            status,
+            "{:?} {}",
+            self.headers,
+            self.text().chars().take(300).collect::<String>()
+        );
+        assert_eq!(
+            self.ended,
+            Ended::Clean,
+            "the body was cut after {} bytes",
+            self.body.len()
+        );
+        self
+    }
+}
+
+/// A connection with one answer under way.
+pub(crate) struct Client {
+    reader: BufReader<TcpStream>,
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    head_only: bool,
+}
+
+impl Client {
+    /// Sends a request and reads the answer's head.
+    pub(crate) fn open(address: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)]) -> Self {
+        let mut client = Self::connect(address);
+        client.ask(method, target, headers);
+        client.read_head();
+        client
+    }
+
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("connected");
+        stream.set_read_timeout(Some(super::PATIENCE)).expect("set");
+        Self {
+            reader: BufReader::new(stream),
+            status: 0,
+            headers: Vec::new(),
+            head_only: false,
+        }
+    }
+
+    pub(crate) fn ask(&mut self, method: &str, target: &str, headers: &[(&str, &str)]) {
+        let mut text = format!("{method} {target} HTTP/1.1\r\nHost: pond\r\n");
+        for (name, value) in headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        text.push_str("\r\n");
+        self.head_only = method == "HEAD";
+        self.reader.get_mut().write_all(text.as_bytes()).expect("sent");
+    }
+
+    pub(crate) fn read_head(&mut self) {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            let count = self.reader.read_line(&mut line).expect("a head before the time-out");
+            assert!(count > 0 && line.ends_with("\r\n"), "the head was cut: {lines:?}");
+            if line == "\r\n" {
+                break;
+            }
+            lines.push(line.trim_end().to_owned());
+        }
+        self.status = lines[0]
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .expect("a status");
+        self.headers = lines[1..]
+            .iter()
+            .map(|line| line.split_once(": ").expect("a field"))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Reads exactly that many bytes of a body that is not chunked.
+    pub(crate) fn read(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.reader.read_exact(&mut bytes).expect("bytes before the time-out");
+        bytes
+    }
+
+    /// Reads the body to its end, and checks that nothing follows it that was not promised.
+    pub(crate) fn finish(mut self) -> Answer {
+        let (body, ended) = self.finish_body();
+        Answer {
+            status: self.status,
+            headers: self.headers,
+            body,
+            ended,
+        }
+    }
+
+    fn finish_body(&mut self) -> (Vec<u8>, Ended) {
+        let length = self
+            .header("content-length")
+            .map(|length| length.parse::<u64>().expect("a length"));
+        let chunked = self.header("transfer-encoding") == Some("chunked");
+        assert!(!(chunked && length.is_some()), "two framings: {:?}", self.headers);
+        if self.head_only || self.status == 304 {
+            return (Vec::new(), Ended::Clean);
+        }
+        if chunked {
+            return self.chunks();
+        }
+        let length = length.expect("a length");
+        let mut body = Vec::new();
+        let read = self.reader.by_ref().take(length).read_to_end(&mut body);
+        if let Err(error) = &read {
+            assert_ne!(
+                error.kind(),
+                std::io::ErrorKind::WouldBlock,
+                "silent after {} of {length} bytes",
+                body.len()
+            );
+        }
+        let whole = body.len() as u64 == length;
+        assert!(self.reader.buffer().is_empty(), "more bytes than the declared {length}");
+        (body, if whole { Ended::Clean } else { Ended::Cut })
+    }
+
+    fn chunks(&mut self) -> (Vec<u8>, Ended) {
+        let mut body = Vec::new();
+        loop {
+            let mut line = String::new();
+            if self.reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return (body, Ended::Cut);
+            }
+            let Ok(size) = usize::from_str_radix(line.trim_end(), 16) else {
+                return (body, Ended::Cut);
+            };
+            let mut chunk = vec![0; size + 2];
+            if self.reader.read_exact(&mut chunk).is_err() {
+                return (body, Ended::Cut);
+            }
+            assert_eq!(&chunk[size..], b"\r\n");
+            if size == 0 {
+                return (body, Ended::Clean);
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
+    }
+}
+
+pub(crate) fn request(address: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+    Client::open(address, method, target, headers).finish()
+}
+
+pub(crate) fn get(address: SocketAddr, target: &str) -> Answer {
+    request(address, "GET", target, &[])
+}
+
+pub(crate) fn get_range(address: SocketAddr, target: &str, range: &str) -> Answer {
+    request(address, "GET", target, &[("Range", range)])
+}

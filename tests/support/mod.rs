@@ -1,0 +1,25 @@
+//! What the tests share: a scripted upstream, a server in process, a client that checks framing.
+
+pub(crate) mod client;
+pub(crate) mod film;
+pub(crate) mod pond;
+pub(crate) mod upstream;
+
+pub(crate) use client::{Answer, Client, Ended, get, get_range, request};
+pub(crate) use film::Film;
+pub(crate) use pond::Pond;
+pub(crate) use upstream::{Upstream, Valve};
+
+use std::time::{Duration, Instant};
+
+/// The longest that anything in a test may take before it counts as lost.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks again until the condition holds; each look is a real question, never a pause.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "never came: {what}");
+        std::thread::yield_now();
+    }
+}
