@@ -11,7 +11,7 @@ use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, Store};
 use crate::upstream::{Client, Span, Target, UpstreamError};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -94,6 +94,8 @@ pub(super) struct Shared {
     pub(super) readers: AtomicUsize,
     /// Somebody has asked for bytes, so completing the object is worth while.
     pub(super) bytes_wanted: AtomicBool,
+    /// Where readers were last: the holes after it are filled first.
+    pub(super) hint: AtomicU64,
     /// Rung when a reader joins or leaves.
     pub(super) changed: Notify,
     pub(super) meter: Arc<Mutex<Meter>>,
@@ -108,6 +110,7 @@ impl Shared {
             readers: AtomicUsize::new(0),
             // Set before the owner starts: it must not take the first reader for one of the head.
             bytes_wanted: AtomicBool::new(bytes_wanted),
+            hint: AtomicU64::new(0),
             changed: Notify::new(),
             meter: Arc::new(Mutex::new(Meter::new(Instant::now()))),
         }
@@ -193,6 +196,9 @@ impl Registry {
         });
         shared.readers.fetch_add(1, Ordering::AcqRel);
         drop(fills);
+        if let Want::Bytes(Span::From(start)) | Want::Anew(Span::From(start)) = want {
+            shared.hint.store(start, Ordering::Relaxed);
+        }
         if wants_bytes && !shared.bytes_wanted.swap(true, Ordering::AcqRel) {
             shared.changed.notify_one();
         }

@@ -32,7 +32,7 @@ impl Owner {
                     return;
                 };
                 let ended = self.sessions.swap_remove(index);
-                self.hint = ended.position.at.load(Ordering::Acquire);
+                self.shared.hint.store(ended.position.at.load(Ordering::Acquire), Ordering::Relaxed);
                 let moved = ended.position.moved.load(Ordering::Acquire) > 0;
                 self.on_outcome(outcome, moved);
             }
@@ -50,7 +50,7 @@ impl Owner {
                 if let (None, Some(total)) = (object.length(), brings.total) {
                     object.end_at(total, false);
                 }
-                if brings.at == 0 && span != Span::Whole {
+                if exchange.reply.status == 200 && span != Span::Whole {
                     // The upstream ignores ranges: what is here already passes by once more.
                     self.distrusts_ranges = true;
                     self.keep_only(index);

@@ -64,7 +64,6 @@ pub(super) struct Owner {
     failures: Failures,
     /// Replies to ranges contradicted themselves: read the whole instead.
     distrusts_ranges: bool,
-    hint: u64,
     committed: Instant,
 }
 
@@ -90,7 +89,6 @@ impl Owner {
             report,
             failures: Failures::default(),
             distrusts_ranges: false,
-            hint: 0,
             committed: Instant::now(),
         }
     }
@@ -140,7 +138,7 @@ impl Owner {
         }
         let waiting = object.waiting();
         if let Some(last) = waiting.last() {
-            self.hint = last.at;
+            self.shared.hint.store(last.at, Ordering::Relaxed);
         }
         let readers = self.shared.readers.load(Ordering::Acquire);
         let completes = self.context.settings.after_last_reader == AfterLastReader::Complete && !self.failures.gave_up;
@@ -157,7 +155,7 @@ impl Owner {
             running: &running,
             ranges: object.representation().ranges && !self.distrusts_ranges,
             background,
-            hint: self.hint,
+            hint: self.shared.hint.load(Ordering::Relaxed),
             max_sessions: self.context.settings.sessions_per_object,
             rate: self
                 .shared
