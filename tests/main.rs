@@ -14,7 +14,7 @@ mod length;
 mod names;
 mod nobody;
 mod once;
-// mod players;
+mod players;
 mod representation;
 mod reuse;
 mod tidy;
