@@ -12,7 +12,7 @@ use crate::admin;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
 use crate::fill::{FillSettings, Registry};
-use crate::serve::{Problem, Routed, Routes, Service, ServiceSettings};
+use crate::serve::{Problem, Recent, Routed, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::{Client, ClientSettings, UpstreamError};
@@ -115,6 +115,7 @@ impl Server {
             store,
             fills: registry,
             routes: Routes::new(config),
+            recent: Recent::default(),
             clock,
             metrics: Arc::new(Metrics::new()),
             settings: ServiceSettings {

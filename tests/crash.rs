@@ -43,7 +43,9 @@ fn fifty_kills_at_random_moments_leave_no_wrong_byte() {
         program.kill();
         // What was recorded is not asked for again.
         for seen in &upstream.requests()[asked_before..] {
-            let (from, to) = seen.range(LEN).unwrap_or_else(|| panic!("no range, kill {kill}, start {start}: {seen:?}, {listed}"));
+            let (from, to) = seen
+                .range(LEN)
+                .unwrap_or_else(|| panic!("no range, kill {kill}, start {start}: {seen:?}, {listed}"));
             let again = present.iter().find(|(start, end)| from < *end && *start < to);
             assert_eq!(again, None, "asked {from}..{to} with {present:?} recorded");
         }

@@ -11,7 +11,7 @@
 use super::answer::{Answer, Facts, Question, answer, capped};
 use super::problem::{Problem, refused};
 use super::respond::Response;
-use super::route::{RouteError, Routed, Routes};
+use super::route::{Recent, RouteError, Routed, Routes};
 use crate::clock::{SharedClock, from_unix_seconds, unix_seconds};
 use crate::config::Delivery;
 use crate::fill::{Cursor, Phase, Registry, Want};
@@ -57,6 +57,8 @@ pub struct Service {
     pub fills: Registry,
     /// What is served where.
     pub routes: Routes,
+    /// Where recent requests went.
+    pub recent: Recent,
     /// The wall clock.
     pub clock: SharedClock,
     /// The counters.
@@ -92,11 +94,17 @@ impl Service {
     /// # Errors
     /// Where it goes nowhere.
     pub fn route<'a>(&self, request: &'a HttpRequest) -> Result<Routed<'a>, RouteError> {
-        self.routes.resolve(request.uri().path(), request.uri().query())
+        let uri = request.uri();
+        if let Some(known) = self.recent.find(uri.path(), uri.query()) {
+            return Ok(known);
+        }
+        let routed = self.routes.resolve(uri.path(), uri.query())?;
+        self.recent.note(uri.path(), uri.query(), &routed);
+        Ok(routed)
     }
 
     /// Answers a request for an object.
-    pub async fn fetch(&self, http: &HttpRequest, target: Target, delivery: Delivery) -> HttpResponse {
+    pub async fn fetch(&self, http: &HttpRequest, target: Arc<Target>, delivery: Delivery) -> HttpResponse {
         let head_only = http.method() == Method::HEAD;
         if !head_only && http.method() != Method::GET {
             let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here");

@@ -14,4 +14,4 @@ mod route;
 
 pub use lookup::{Service, ServiceSettings};
 pub use problem::Problem;
-pub use route::{RouteError, Routed, Routes};
+pub use route::{Recent, RouteError, Routed, Routes};

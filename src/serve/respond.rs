@@ -68,38 +68,44 @@ impl Response {
 
     fn head(&self, status: StatusCode, object: &Object, multipart_type: Option<String>) -> HttpResponseBuilder {
         let mut head = HttpResponse::build(status);
-        for (name, value) in &object.representation().headers {
-            let of_content = name.starts_with("content-");
-            if status == StatusCode::NOT_MODIFIED && of_content && name != "content-location" {
-                continue;
-            }
-            if name == "content-type" && multipart_type.is_some() {
-                continue;
-            }
-            if let (Ok(name), Ok(value)) = (
-                HeaderName::try_from(name.as_str()),
-                HeaderValue::try_from(value.as_str()),
-            ) {
-                head.append_header((name, value));
+        let fields = object.prepared(fields).map_or(&[][..], Vec::as_slice);
+        for (name, value) in fields {
+            let of_content = name.as_str().starts_with("content-") && name != header::CONTENT_LOCATION;
+            let replaced = name == header::CONTENT_TYPE && multipart_type.is_some();
+            if !(replaced || (of_content && !status.is_success())) {
+                head.append_header((name.clone(), value.clone()));
             }
         }
-        match multipart_type {
-            Some(multipart) => drop(head.insert_header((header::CONTENT_TYPE, multipart))),
-            None if object.representation().header("content-type").is_none() && status.is_success() => {
-                if let Some(guess) = content_type(object) {
-                    head.insert_header((header::CONTENT_TYPE, guess));
-                }
-            }
-            None => {}
+        if let Some(multipart) = multipart_type {
+            head.insert_header((header::CONTENT_TYPE, multipart));
         }
-        head.insert_header((header::ETAG, object.etag().to_string()));
-        head.insert_header((CACHE_STATUS, self.story.to_string()));
-        head.insert_header((header::AGE, self.age));
+        match self.story == CacheStatus::HIT {
+            true => head.insert_header((CACHE_STATUS, HeaderValue::from_static("millpond; hit"))),
+            false => head.insert_header((CACHE_STATUS, self.story.to_string())),
+        };
+        head.insert_header((header::AGE, HeaderValue::from(self.age)));
         if let Some(seconds) = self.waited {
             head.insert_header((HeaderName::from_static("preference-applied"), format!("wait={seconds}")));
         }
         head
     }
+}
+
+/// The fields that every answer from the object repeats; made once an object.
+fn fields(object: &Object) -> Vec<(HeaderName, HeaderValue)> {
+    let kept = object
+        .representation()
+        .headers
+        .iter()
+        .filter(|(name, _)| name != "content-type");
+    let named = kept.map(|(name, value)| (name.clone(), value.clone()));
+    let media = content_type(object).map(|media| ("content-type".to_owned(), media));
+    let etag = ("etag".to_owned(), object.etag().to_string());
+    named
+        .chain(media)
+        .chain([etag])
+        .filter_map(|(name, value)| Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?)))
+        .collect()
 }
 
 /// The upstream's media type, else the one that the name's extension suggests.

@@ -5,6 +5,8 @@
 
 use crate::config::{Config, Delivery};
 use crate::upstream::{Target, Trust};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 use url::Url;
 
 /// The longest request target served, in bytes.
@@ -18,7 +20,7 @@ pub enum Routed<'a> {
     /// To an upstream.
     Fetch {
         /// What to fetch.
-        target: Target,
+        target: Arc<Target>,
         /// How to answer while it is incomplete.
         delivery: Delivery,
     },
@@ -128,7 +130,7 @@ impl Routes {
             return Err(RouteError::NotAUrl);
         }
         Ok(Routed::Fetch {
-            target: Target::new(url, Trust::Public),
+            target: Arc::new(Target::new(url, Trust::Public)),
             delivery: self.delivery,
         })
     }
@@ -141,7 +143,7 @@ fn beneath<'a>(tree: &Tree, rest: &str, query: Option<&str>) -> Result<Routed<'a
         return Err(RouteError::Outside);
     }
     Ok(Routed::Fetch {
-        target: Target::new(url, Trust::Configured),
+        target: Arc::new(Target::new(url, Trust::Configured)),
         delivery: tree.delivery,
     })
 }
@@ -152,6 +154,49 @@ fn with_query(mut url: String, query: Option<&str>) -> String {
         url.push_str(query);
     }
     url
+}
+
+/// The routes of recent requests: parsing and hashing a URL costs more than serving 16 KiB of it.
+///
+/// A full table is emptied, not aged: what is still in use is back within one request each.
+#[derive(Debug, Default)]
+pub struct Recent {
+    table: RwLock<HashMap<String, (Arc<Target>, Delivery)>>,
+}
+
+/// Longer paths are rare enough to be parsed each time.
+const MAX_RECENT_BYTES: usize = 512;
+const MAX_RECENT: usize = 4096;
+
+impl Recent {
+    /// Where the same request went before.
+    pub fn find<'a>(&self, path: &str, query: Option<&str>) -> Option<Routed<'a>> {
+        // Keyed by the path alone; a request with a query takes the long way.
+        if query.is_some() {
+            return None;
+        }
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let (target, delivery) = table.get(path)?;
+        Some(Routed::Fetch {
+            target: Arc::clone(target),
+            delivery: *delivery,
+        })
+    }
+
+    /// Remembers where a request went.
+    pub fn note(&self, path: &str, query: Option<&str>, routed: &Routed<'_>) {
+        let Routed::Fetch { target, delivery } = routed else {
+            return;
+        };
+        if query.is_some() || path.len() > MAX_RECENT_BYTES {
+            return;
+        }
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if table.len() >= MAX_RECENT {
+            table.clear();
+        }
+        table.insert(path.to_owned(), (Arc::clone(target), *delivery));
+    }
 }
 
 #[cfg(test)]
@@ -170,7 +215,7 @@ mod tests {
             .split_once('?')
             .map_or((path, None), |(path, query)| (path, Some(query)));
         match routes.resolve(path, query)? {
-            Routed::Fetch { target, .. } => Ok(target.url.into()),
+            Routed::Fetch { target, .. } => Ok(target.url.to_string()),
             Routed::Own(own) => Ok(format!("own {own}")),
         }
     }

@@ -46,7 +46,7 @@ impl Object {
             let woken = {
                 let mut progress = self.progress();
                 let woken = progress.arrived(gap);
-                self.mark_whole(progress.is_whole());
+                self.mirror(&progress);
                 woken
             };
             wake(woken);
@@ -62,7 +62,7 @@ impl Object {
             let mut progress = self.progress();
             progress.unverified = unverified;
             let woken = progress.ended_at(length);
-            self.mark_whole(progress.is_whole());
+            self.mirror(&progress);
             woken
         };
         wake(woken);

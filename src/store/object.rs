@@ -19,9 +19,10 @@ use crate::key::{ObjectId, ObjectKey};
 use crate::ranges::{self, ByteOffset, ByteRange, RangeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use tokio::sync::Notify;
 
@@ -68,6 +69,9 @@ pub(super) struct Shared {
     pub(super) space: Space,
 }
 
+/// No object is that long.
+const UNKNOWN: u64 = u64::MAX;
+
 /// One generation of one URL.
 pub struct Object {
     pub(super) id: ObjectId,
@@ -80,11 +84,14 @@ pub struct Object {
     pub(super) body: Body,
     pub(super) shared: Arc<Shared>,
     whole: AtomicBool,
+    /// The length, for those who would not wait for the lock; [`UNKNOWN`] where it is not known.
+    known_length: AtomicU64,
     pub(super) discarded: AtomicBool,
     pub(super) validated: AtomicU64,
     pub(super) last_used: AtomicU64,
     pub(super) hits: AtomicU64,
     demand: Notify,
+    prepared: OnceLock<Box<dyn Any + Send + Sync>>,
     progress: Mutex<Progress>,
     pub(super) recorded: Mutex<RangeSet>,
 }
@@ -135,11 +142,13 @@ impl Object {
             body,
             shared,
             whole: AtomicBool::new(progress.is_whole()),
+            known_length: AtomicU64::new(record.complete_length.unwrap_or(UNKNOWN)),
             discarded: AtomicBool::new(false),
             validated: AtomicU64::new(record.validated),
             last_used: AtomicU64::new(record.last_used),
             hits: AtomicU64::new(record.hits),
             demand: Notify::new(),
+            prepared: OnceLock::new(),
             progress: Mutex::new(progress),
             recorded: Mutex::new(durable),
         }
@@ -170,15 +179,22 @@ impl Object {
 
     /// The complete length in bytes, as soon as it is known.
     pub fn length(&self) -> Option<u64> {
-        if self.is_whole() {
-            return Some(self.progress().length.unwrap_or_default());
+        match self.known_length.load(Ordering::Acquire) {
+            UNKNOWN => None,
+            length => Some(length),
         }
-        self.progress().length
     }
 
     /// Whether every byte of a known length is here. Once true, true until the object goes.
     pub fn is_whole(&self) -> bool {
         self.whole.load(Ordering::Acquire)
+    }
+
+    /// What the layer above made of the object's head, made once: `make` runs at the first call.
+    ///
+    /// There is one such thing; a second type that asks finds `None`.
+    pub fn prepared<T: Any + Send + Sync>(&self, make: impl FnOnce(&Self) -> T) -> Option<&T> {
+        self.prepared.get_or_init(|| Box::new(make(self))).downcast_ref()
     }
 
     /// How much is here.
@@ -203,6 +219,14 @@ impl Object {
 
     /// What a reader finds at `at` now; `None` means absent, and it may wait with a [`super::Watch`].
     pub fn look(&self, at: ByteOffset) -> Option<Presence> {
+        if self.is_whole() {
+            let length = self.length().unwrap_or_default();
+            return Some(if at < length {
+                Presence::Here(length)
+            } else {
+                Presence::End
+            });
+        }
         self.progress().look(at)
     }
 
@@ -283,8 +307,11 @@ impl Object {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn mark_whole(&self, whole: bool) {
-        self.whole.store(whole, Ordering::Release);
+    /// Repeats outside the lock what the progress says inside it.
+    pub(super) fn mirror(&self, progress: &Progress) {
+        self.known_length
+            .store(progress.length.unwrap_or(UNKNOWN), Ordering::Release);
+        self.whole.store(progress.is_whole(), Ordering::Release);
     }
 
     pub(super) fn record(&self, durable: &RangeSet) -> Record {

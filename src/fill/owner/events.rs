@@ -32,7 +32,9 @@ impl Owner {
                     return;
                 };
                 let ended = self.sessions.swap_remove(index);
-                self.shared.hint.store(ended.position.at.load(Ordering::Acquire), Ordering::Relaxed);
+                self.shared
+                    .hint
+                    .store(ended.position.at.load(Ordering::Acquire), Ordering::Relaxed);
                 let moved = ended.position.moved.load(Ordering::Acquire) > 0;
                 self.on_outcome(outcome, moved);
             }
