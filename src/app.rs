@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The write buffer of one connection: one block, so that memory stays bounded by it.
+/// The write buffer of one connection is written out when it holds this much. A block may pass it.
 const WRITE_BUFFER_BYTES: usize = 64 * 1024;
 
 /// How long an idle connection is kept.

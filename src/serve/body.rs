@@ -16,10 +16,19 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 use tokio::task::JoinHandle;
 
-/// Blocks sent in one go before other connections of the worker get their turn.
-const BLOCKS_PER_TURN: u32 = 8;
+/// What is sent in one go before other connections of the worker get their turn, in bytes.
+const TURN_BYTES: u64 = 512 * 1024;
+
+/// The block of an ordinary reader. A connection's write buffer grows to what it once held, so this
+/// is what a slow reader costs in memory.
+const SMALL_BLOCK_BYTES: usize = 64 * 1024;
+
+/// A reader that has taken this much, at this rate, gets whole blocks: they cost half the CPU a byte.
+const FAST_AFTER_BYTES: u64 = 16 << 20;
+const FAST_BYTES_PER_SECOND: f64 = 32e6;
 
 /// Why a body ends before its length.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +55,10 @@ pub(super) struct ObjectBody {
     /// Keeps the fill going while this reader lasts.
     _cursor: Option<Cursor>,
     reading: Option<JoinHandle<Result<Bytes, StoreError>>>,
-    turn: u32,
+    /// Bytes sent in this turn.
+    turn: u64,
+    sent: u64,
+    begun: Instant,
     metrics: Arc<Metrics>,
 }
 
@@ -63,6 +75,8 @@ impl ObjectBody {
             _cursor: cursor,
             reading: None,
             turn: 0,
+            sent: 0,
+            begun: Instant::now(),
             metrics,
         }
     }
@@ -86,6 +100,8 @@ impl ObjectBody {
             return match ready!(self.poll_block(end, cx)) {
                 Ok(Some(block)) => {
                     self.at += block.len() as u64;
+                    self.turn += block.len() as u64;
+                    self.sent += block.len() as u64;
                     Poll::Ready(Some(Ok(block)))
                 }
                 Ok(None) => {
@@ -123,19 +139,25 @@ impl ObjectBody {
                 }
             }
         }
-        if self.turn >= BLOCKS_PER_TURN {
+        if self.turn >= TURN_BYTES {
             self.turn = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.turn += 1;
-        let len = usize::try_from(end.min(self.here) - self.at).map_or(BLOCK_BYTES, |len| len.min(BLOCK_BYTES));
+        let block = self.block_bytes();
+        let len = usize::try_from(end.min(self.here) - self.at).map_or(block, |len| len.min(block));
         if let Some(block) = self.watch.object().read_now(self.at, len)? {
             return Poll::Ready(Ok(Some(block)));
         }
         let (object, at) = (Arc::clone(self.watch.object()), self.at);
         self.reading = Some(tokio::task::spawn_blocking(move || object.read_blocking(at, len)));
         self.poll_block(end, cx)
+    }
+
+    fn block_bytes(&self) -> usize {
+        let fast = self.sent >= FAST_AFTER_BYTES
+            && self.sent as f64 >= self.begun.elapsed().as_secs_f64() * FAST_BYTES_PER_SECOND;
+        if fast { BLOCK_BYTES } else { SMALL_BLOCK_BYTES }
     }
 
     fn next_segment(&mut self) {

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use std::cell::RefCell;
 use std::io;
 
-/// The largest block read at once. Larger ones lose to the CPU's caches, smaller ones to calls.
-pub const BLOCK_BYTES: usize = 128 * 1024;
+/// The largest block read at once. Larger ones lose to the CPU's caches, smaller ones to calls
+/// (`docs/decisions/0003-block-size.md`).
+pub const BLOCK_BYTES: usize = 256 * 1024;
 
 const KEPT_PER_THREAD: usize = 4;
 
