@@ -15,6 +15,7 @@ mod names;
 mod nobody;
 mod once;
 mod players;
+mod quota;
 mod representation;
 mod reuse;
 mod tidy;

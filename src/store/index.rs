@@ -337,6 +337,8 @@ impl Store {
             };
             let record = self.shared.catalog.get(id).ok().flatten();
             match record {
+                // What this process made it has counted as it wrote.
+                Some(record) if record.generation == generation && generation >= started => {}
                 Some(record) if record.generation == generation => {
                     let bytes = ranges::decode(&record.present).unwrap_or_default().total();
                     self.shared.space.reserve(bytes);

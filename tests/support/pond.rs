@@ -40,7 +40,8 @@ impl Pond {
         Self::start_at(&[("upstream", &upstream.url())], clock)
     }
 
-    fn start_at(settings: &[(&str, &str)], clock: SharedClock) -> Self {
+    /// The same with a wall clock of the caller's.
+    pub(crate) fn start_at(settings: &[(&str, &str)], clock: SharedClock) -> Self {
         let settings = settings
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
