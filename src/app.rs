@@ -168,7 +168,13 @@ impl Server {
         served.map_err(AppError::Threads)?;
         fills.block_on(service.fills.stop());
         service.store.flush()?;
+        let ending = service.store.ending();
         fills.shutdown_timeout(Duration::from_secs(5));
+        drop(service);
+        // Worker threads let go of their last answers a moment later; until then the directory is in use.
+        if let Some(ending) = ending {
+            let _ = ending.recv_timeout(Duration::from_secs(5));
+        }
         Ok(())
     }
 }

@@ -106,6 +106,8 @@ impl Default for Metrics {
 /// # Errors
 /// Where the directives do not parse.
 pub fn log_to_stderr(directives: &str) -> Result<(), String> {
+    // A broken body is told once, by us and with its URL; directives that name actix still win.
+    let directives = format!("actix_http=off,actix_server=warn,{directives}");
     let filter = tracing_subscriber::EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
     // A second call in one process keeps the first log.
     let _ = tracing_subscriber::fmt()

@@ -218,6 +218,13 @@ fn head_tells_the_length_and_fetches_no_film() {
     answer.expect(200);
     assert_eq!(answer.header("content-length"), Some("4000000"));
     assert_eq!(answer.header("accept-ranges"), Some("bytes"));
+    // On a connection that lives on, the next answer follows at once: nothing was waited for.
+    let mut client = Client::connect(pond.address());
+    for _ in 0..3 {
+        client.ask("HEAD", "/film", &[]);
+        client.read_head();
+        assert_eq!(client.status, 200);
+    }
     assert_eq!(upstream.sent(), 1);
     let whole = get(pond.address(), "/film");
     whole.expect(200);

@@ -1,6 +1,6 @@
 //! Promise 5: nobody cancels anybody, and nobody slows anybody.
 
-use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get, get_range};
+use crate::support::{Client, Ended, Film, Pond, Upstream, Valve, eventually, get, get_range};
 
 const LEN: u64 = 6_000_000;
 
@@ -100,4 +100,47 @@ fn a_waiting_reader_elsewhere_is_not_behind_the_first() {
     let tail = get_range(pond.address(), "/film", "bytes=-5000");
     tail.expect(206);
     film.check(LEN - 5000, &tail.body);
+}
+
+#[test]
+fn a_seek_that_the_upstream_refuses_breaks_itself_and_not_the_reader_that_is_served() {
+    let film = Film::new(LEN);
+    let served = film.clone();
+    // One connection is served, slowly; every further one is turned away for ever.
+    let upstream = Upstream::start(Valve::open(), 1_500_000, move |seen, conn| {
+        if seen.number == 0 {
+            conn.serve(&served, seen);
+        } else {
+            conn.head(
+                503,
+                &[
+                    ("Retry-After", u64::MAX.to_string()),
+                    ("Content-Length", "0".to_owned()),
+                ],
+            );
+        }
+    });
+    let pond = Pond::with(&upstream, &[("hold_limit", "1s"), ("header_wait", "200ms")]);
+    let address = pond.address();
+    let first = std::thread::spawn(move || get(address, "/film"));
+    pond.until_present(100_000);
+    let seek = get_range(pond.address(), "/film", "bytes=5900000-");
+    assert_eq!(seek.ended, Ended::Cut, "it was held for its time, then visibly broken");
+    let first = first.join().expect("answered");
+    first.expect(200);
+    assert_eq!(first.body.len() as u64, LEN);
+    film.check(0, &first.body);
+}
+
+#[test]
+fn an_error_page_that_never_ends_holds_up_nobody() {
+    let upstream = Upstream::scripted(|_, conn| {
+        conn.head(404, &[("Content-Length", "1000".to_owned())]);
+        conn.raw(b"so far");
+        conn.stall();
+    });
+    let pond = Pond::before(&upstream);
+    let answer = get(pond.address(), "/film");
+    answer.expect(404);
+    assert_eq!(answer.text(), "so far");
 }

@@ -179,3 +179,43 @@ fn an_empty_object_is_an_empty_answer() {
         request(pond.address(), "HEAD", "/empty", &[]).expect(200);
     }
 }
+
+#[test]
+fn a_known_length_is_final_whatever_a_later_framing_says() {
+    let film = Film::new(LEN);
+    let served = film.clone();
+    let upstream = Upstream::scripted(move |seen, conn| match seen.number {
+        0 => {
+            conn.head(
+                206,
+                &[
+                    ("ETag", "\"edition-1\"".to_owned()),
+                    ("Content-Length", LEN.to_string()),
+                    ("Content-Range", format!("bytes 0-{}/{LEN}", LEN - 1)),
+                ],
+            );
+            conn.body(&served, 0, 200_000);
+            conn.close();
+        }
+        1 => {
+            // The same tag, no length, and an end that is clean and much too early.
+            conn.head(
+                200,
+                &[
+                    ("ETag", "\"edition-1\"".to_owned()),
+                    ("Transfer-Encoding", "chunked".to_owned()),
+                ],
+            );
+            conn.chunk(&served, 0, 300_000);
+            conn.raw(b"0\r\n\r\n");
+        }
+        _ => conn.serve(&served, seen),
+    });
+    let pond = Pond::before(&upstream);
+    let answer = get(pond.address(), "/film");
+    answer.expect(200);
+    assert_eq!(answer.body.len() as u64, LEN);
+    film.check(0, &answer.body);
+    pond.until_state("complete");
+    assert_eq!(pond.object()["complete_length"], LEN);
+}

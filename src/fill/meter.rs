@@ -12,6 +12,7 @@ pub(super) struct Meter {
     since: Instant,
     bytes: u64,
     previous: Option<f64>,
+    last: Option<Instant>,
 }
 
 impl Meter {
@@ -20,6 +21,7 @@ impl Meter {
             since: now,
             bytes: 0,
             previous: None,
+            last: None,
         }
     }
 
@@ -31,6 +33,12 @@ impl Meter {
             self.bytes = 0;
         }
         self.bytes += bytes;
+        self.last = Some(now);
+    }
+
+    /// When bytes last came.
+    pub(super) fn last(&self) -> Option<Instant> {
+        self.last
     }
 
     /// Bytes per second; `None` where too little has come to tell.

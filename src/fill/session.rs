@@ -53,6 +53,8 @@ pub(super) enum Outcome {
     Short,
     /// The disk refused.
     Disk(StoreError),
+    /// The session's task panicked.
+    Lost,
 }
 
 /// Moves the body into the object.
@@ -159,6 +161,10 @@ async fn write(object: &Arc<Object>, position: &Arc<Position>, at: u64, pieces: 
     let writing = tokio::task::spawn_blocking(move || {
         let mut at = at;
         for piece in pieces {
+            // An ended session writes no more: its place is another's now.
+            if position.stop.load(Ordering::Acquire) == 0 {
+                break;
+            }
             object.write_missing(at, &piece)?;
             at += piece.len() as u64;
             position.at.store(at, Ordering::Release);

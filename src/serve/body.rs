@@ -171,6 +171,31 @@ impl ObjectBody {
     }
 }
 
+/// The body of an answer to HEAD: it has the length that GET's would have, and no byte.
+///
+/// actix polls the body of such an answer and drops what it gets: an [`ObjectBody`] would read, or
+/// fetch, the whole film for nothing.
+pub(super) struct HeadOnly(BodySize);
+
+impl HeadOnly {
+    pub(super) fn of(segments: &[Segment]) -> Self {
+        let size = segments.iter().map(Segment::len).sum::<Option<u64>>();
+        Self(size.map_or(BodySize::Stream, BodySize::Sized))
+    }
+}
+
+impl MessageBody for HeadOnly {
+    type Error = std::convert::Infallible;
+
+    fn size(&self) -> BodySize {
+        self.0
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Poll::Ready(None)
+    }
+}
+
 fn first_byte(segment: Option<&Segment>) -> ByteOffset {
     match segment {
         Some(Segment::Object(range)) => ByteRange::start(*range),

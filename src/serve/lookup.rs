@@ -313,7 +313,7 @@ impl Service {
                 },
             }
         }
-        Ok(Attempt::Answered(self.respond(found, decided, watch, None)))
+        Ok(Attempt::Answered(self.respond(request, found, decided, watch)))
     }
 
     /// What comes of the first wanted byte within the time that a header may wait; `None` where that
@@ -350,7 +350,7 @@ impl Service {
         mut watch: Watch,
     ) -> Result<Attempt, Problem> {
         if request.head_only {
-            return Ok(Attempt::Answered(self.respond(found, decided, watch, request.wait)));
+            return Ok(Attempt::Answered(self.respond(request, found, decided, watch)));
         }
         let object = Arc::clone(&found.object);
         let deadline = tokio::time::sleep(request.wait.unwrap_or_default());
@@ -369,11 +369,11 @@ impl Service {
         };
         let needs_bytes = matches!(decided, Answer::Whole(_) | Answer::Parts(..));
         if !needs_bytes || object.is_whole() {
-            return Ok(Attempt::Answered(self.respond(found, decided, watch, request.wait)));
+            return Ok(Attempt::Answered(self.respond(request, found, decided, watch)));
         }
         let no_range = matches!(decided, Answer::Whole(_));
         match capped(decided, &object.present()) {
-            Ok(now) => Ok(Attempt::Answered(self.respond(found, now, watch, request.wait))),
+            Ok(now) => Ok(Attempt::Answered(self.respond(request, found, now, watch))),
             Err(missing) => {
                 let after = retry_after(&found, no_range, missing);
                 let story = found.story.detail("not-here-yet");
@@ -394,7 +394,7 @@ impl Service {
         }
     }
 
-    fn respond(&self, found: Found, answer: Answer, watch: Watch, waited: Option<Duration>) -> HttpResponse {
+    fn respond(&self, request: &Request<'_>, found: Found, answer: Answer, watch: Watch) -> HttpResponse {
         let age = unix_seconds(self.clock.now()).saturating_sub(found.object.validated());
         Response {
             answer,
@@ -403,7 +403,8 @@ impl Service {
             cursor: found.cursor.filter(|_| !found.object.is_whole()),
             story: found.story,
             age,
-            waited: waited.map(|wait| wait.as_secs()),
+            waited: request.wait.map(|wait| wait.as_secs()),
+            head_only: request.head_only,
         }
         .build(&self.metrics)
     }

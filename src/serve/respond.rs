@@ -1,7 +1,7 @@
 //! The header and body of an answer that was decided.
 
 use super::answer::Answer;
-use super::body::ObjectBody;
+use super::body::{HeadOnly, ObjectBody};
 use super::multipart::{self, Segment};
 use super::problem::{CACHE_STATUS, unsatisfiable};
 use crate::fill::Cursor;
@@ -17,6 +17,7 @@ use std::sync::Arc;
 /// An answer with all that it needs to be sent.
 pub(super) struct Response {
     pub(super) answer: Answer,
+    pub(super) head_only: bool,
     pub(super) watch: Watch,
     pub(super) cursor: Option<Cursor>,
     pub(super) story: CacheStatus,
@@ -62,6 +63,9 @@ impl Response {
             _ => {
                 head.insert_header((header::ACCEPT_RANGES, HeaderValue::from_static("bytes")));
             }
+        }
+        if self.head_only {
+            return head.body(HeadOnly::of(&segments));
         }
         head.body(ObjectBody::new(self.watch, self.cursor, segments, Arc::clone(metrics)))
     }

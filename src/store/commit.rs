@@ -43,12 +43,15 @@ impl Object {
                     source,
                 }
             })?;
-            let woken = {
+            let (surplus, woken) = {
                 let mut progress = self.progress();
-                let woken = progress.arrived(gap);
+                let (new, woken) = progress.arrived(gap);
                 self.mirror(&progress);
-                woken
+                // What another call brought meanwhile is counted there; what is discarded, nowhere.
+                let kept = if self.discarded.load(Ordering::Acquire) { 0 } else { new };
+                (gap.len() - kept, woken)
             };
+            self.shared.space.release(surplus);
             wake(woken);
         }
         Ok(())
@@ -60,6 +63,10 @@ impl Object {
     pub fn end_at(&self, length: u64, unverified: bool) {
         let woken = {
             let mut progress = self.progress();
+            // A length that is known is final: an end elsewhere is a cut, not a length.
+            if progress.length.is_some_and(|known| known != length) {
+                return;
+            }
             progress.unverified = unverified;
             let woken = progress.ended_at(length);
             self.mirror(&progress);
@@ -81,8 +88,7 @@ impl Object {
     /// Makes what is present durable and records it: for a blocking thread.
     ///
     /// # Errors
-    /// Where the disk or the catalog refuses; nothing is then recorded that is not durable, and a
-    /// later call tries again.
+    /// Where the disk or the catalog refuses; nothing is then recorded that is not durable.
     pub fn commit(&self) -> Result<(), StoreError> {
         let mut durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         let (batch, whole) = {
@@ -90,7 +96,8 @@ impl Object {
             (std::mem::take(&mut progress.unsynced), progress.is_whole())
         };
         if let Err(source) = self.body.sync() {
-            self.progress().unsynced.union(&batch);
+            // Not tried again: after a failed sync the kernel may have dropped the bytes, and the next
+            // sync would say that all is well. Readers may have them from memory; the record never will.
             return Err(StoreError::File {
                 action: "sync",
                 path: self.body.path().to_owned(),
@@ -102,7 +109,7 @@ impl Object {
             return Ok(());
         }
         self.shared.catalog.put(self.id, &self.record(&durable))?;
-        if whole {
+        if whole && self.length() == Some(durable.total()) {
             self.write_complete_manifest()?;
         }
         Ok(())

@@ -19,7 +19,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::UNIX_EPOCH;
 
 /// The most objects kept open without a reader: each costs a file descriptor.
@@ -63,8 +64,7 @@ pub struct Store {
     layout: Layout,
     shared: Arc<Shared>,
     open: RwLock<HashMap<ObjectId, Arc<Object>>>,
-    /// Held as long as the store is; the lock goes with it.
-    _lock: File,
+    ended: Mutex<Option<Receiver<()>>>,
 }
 
 /// A generation just made.
@@ -111,17 +111,26 @@ impl Store {
         fs::create_dir_all(layout.objects()).map_err(StoreError::file("create", layout.objects()))?;
         let lock = lock(&settings.dir)?;
         let catalog = open_catalog(&layout, &clock)?;
+        let (alive, ended) = channel();
         let shared = Arc::new(Shared {
             catalog,
             clock,
             space: Space::new(settings.quota_bytes),
+            _lock: lock,
+            _alive: alive,
         });
         Ok(Self {
             layout,
             shared,
             open: RwLock::default(),
-            _lock: lock,
+            ended: Mutex::new(Some(ended)),
         })
+    }
+
+    /// Ends when nothing of this store is open any more: no catalog, no body, no lock. The first caller
+    /// gets it; it yields no value, only its end.
+    pub fn ending(&self) -> Option<Receiver<()>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The object of `key`, if it is open: no disk is touched.
@@ -255,10 +264,15 @@ impl Store {
     }
 
     fn discard(&self, object: &Object) {
-        if object.discarded.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        self.shared.space.release(object.present_bytes());
+        let bytes = {
+            // Under the lock that writers count under, so that each byte is released once.
+            let progress = object.progress();
+            if object.discarded.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            progress.present.total()
+        };
+        self.shared.space.release(bytes);
         for path in [object.body.path().to_owned(), object.body.path().with_extension("json")] {
             if let Err(error) = fs::remove_file(&path) {
                 tracing::debug!(path = %path.display(), %error, "already gone");

@@ -21,9 +21,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::fmt;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// What the upstream said of the bytes: fixed for a generation.
@@ -67,6 +70,10 @@ pub(super) struct Shared {
     pub(super) catalog: Catalog,
     pub(super) clock: SharedClock,
     pub(super) space: Space,
+    /// The data directory's lock: held until the catalog above is closed.
+    pub(super) _lock: File,
+    /// Dropped last; see [`super::Store::ending`].
+    pub(super) _alive: Sender<()>,
 }
 
 /// No object is that long.
@@ -290,9 +297,14 @@ impl Object {
         self.validated.load(Ordering::Relaxed)
     }
 
-    /// Breaks the readers that wait now: the upstream has failed for too long.
-    pub fn break_waiters(&self, why: &Broken) {
-        let woken = self.progress().break_waiters(why);
+    /// When the reader that waits longest for its byte began to.
+    pub fn longest_wait(&self) -> Option<Instant> {
+        self.progress().longest_wait()
+    }
+
+    /// Breaks the readers that have waited since `cutoff` or before: the upstream has failed too long.
+    pub fn break_waiters(&self, why: &Broken, cutoff: Instant) {
+        let woken = self.progress().break_waiters(why, cutoff);
         wake(woken);
     }
 

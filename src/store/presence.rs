@@ -6,10 +6,11 @@
 //! ([`Broken`]); silence never means the end.
 
 use super::object::Object;
-use crate::ranges::{ByteOffset, ByteRange, RangeSet};
+use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 /// What a reader finds at a position.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub enum Broken {
 struct Waiter {
     waker: Waker,
     end: ByteOffset,
+    /// When the reader began to wait for this very byte.
+    since: Instant,
     verdict: Option<Broken>,
 }
 
@@ -90,11 +93,12 @@ impl Progress {
         self.length == Some(self.present.total())
     }
 
-    /// Makes the range present and takes the waiters inside it, to be woken outside the lock.
-    pub(super) fn arrived(&mut self, range: ByteRange) -> Vec<Waker> {
-        self.present.insert(range);
+    /// Makes the range present; returns how many of its bytes are new, and the waiters inside it, to be
+    /// woken outside the lock.
+    pub(super) fn arrived(&mut self, range: ByteRange) -> (ByteCount, Vec<Waker>) {
+        let new = self.present.insert(range);
         self.unsynced.insert(range);
-        self.take_waiters((range.start(), 0), (range.end(), 0))
+        (new, self.take_waiters((range.start(), 0), (range.end(), 0)))
     }
 
     /// Fixes the length; readers at the end learn that it is the end.
@@ -111,10 +115,17 @@ impl Progress {
             .collect()
     }
 
-    /// Breaks those who wait now; later readers may wait again.
-    pub(super) fn break_waiters(&mut self, why: &Broken) -> Vec<Waker> {
+    /// When the reader that waits longest began to.
+    pub(super) fn longest_wait(&self) -> Option<Instant> {
+        let waiting = self.waiters.values().filter(|waiter| waiter.verdict.is_none());
+        waiting.map(|waiter| waiter.since).min()
+    }
+
+    /// Breaks those who have waited since `cutoff` or before; others and later ones may go on.
+    pub(super) fn break_waiters(&mut self, why: &Broken, cutoff: Instant) -> Vec<Waker> {
         self.waiters
             .values_mut()
+            .filter(|waiter| waiter.since <= cutoff)
             .map(|waiter| {
                 waiter.verdict = Some(why.clone());
                 waiter.waker.clone()
@@ -124,7 +135,7 @@ impl Progress {
 
     /// Breaks those who wait now and all who come to an absent byte later.
     pub(super) fn break_for_good(&mut self, why: Broken) -> Vec<Waker> {
-        let woken = self.break_waiters(&why);
+        let woken = self.break_waiters(&why, Instant::now());
         self.broken = Some(why);
         woken
     }
@@ -168,11 +179,14 @@ impl Watch {
             return Poll::Ready(found);
         }
         let mut progress = self.object.progress();
-        let verdict = self
-            .place
-            .take()
-            .and_then(|place| progress.waiters.remove(&place))
-            .and_then(|waiter| waiter.verdict);
+        let before = self.place.take();
+        let waiter = before.and_then(|place| progress.waiters.remove(&place));
+        // A poll for some other reason does not begin the wait anew.
+        let since = match (&waiter, before) {
+            (Some(waiter), Some(place)) if place.0 == at => waiter.since,
+            _ => Instant::now(),
+        };
+        let verdict = waiter.and_then(|waiter| waiter.verdict);
         if let Some(found) = progress.look(at) {
             return Poll::Ready(found);
         }
@@ -184,6 +198,7 @@ impl Watch {
         let waiter = Waiter {
             waker: cx.waker().clone(),
             end: end.max(at.saturating_add(1)),
+            since,
             verdict: None,
         };
         progress.waiters.insert(place, waiter);

@@ -95,7 +95,7 @@ impl Client {
         }
     }
 
-    /// The configured host itself may have any address; everything else is held to public ones.
+    /// The configured host itself, at any port, may have any address; everything else is held to public ones.
     fn client_for(&self, url: &Url, ask: &Ask) -> Result<&reqwest::Client, UpstreamError> {
         let configured = ask.target.trust == Trust::Configured && url.host() == ask.target.url.host();
         if self.settings.allow_private || configured {

@@ -4,6 +4,7 @@ use super::error::UpstreamError;
 use crate::header::{ContentRange, Validators};
 use bytes::Bytes;
 use reqwest::header::{self, HeaderMap, HeaderName};
+use std::time::Duration;
 
 /// How the end of a body is known (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,10 +123,11 @@ impl Exchange {
             .map_err(|source| UpstreamError::Cut { source: source.into() })
     }
 
-    /// The body of an error reply, at most `limit` bytes of it.
-    pub async fn small_body(mut self, limit: usize) -> Vec<u8> {
+    /// The body of an error reply: at most `limit` bytes of it, and what comes within `time`.
+    pub async fn small_body(mut self, limit: usize, time: Duration) -> Vec<u8> {
         let mut body = Vec::new();
-        while let Ok(Some(piece)) = self.next().await {
+        let deadline = tokio::time::Instant::now() + time;
+        while let Ok(Ok(Some(piece))) = tokio::time::timeout_at(deadline, self.next()).await {
             let room = limit - body.len();
             body.extend_from_slice(&piece[..piece.len().min(room)]);
             if body.len() == limit {

@@ -5,11 +5,15 @@ use super::super::join::{Brings, Known, Verdict, join};
 use super::super::registry::{Refusal, Trouble};
 use super::super::session::Outcome;
 use super::opening::refusal;
-use super::{Event, Failures, Owner};
+use super::{Event, Failures, Owner, Session};
+use crate::store::Presence;
 use crate::upstream::{Exchange, Span};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+/// A longer `Retry-After` is not believed.
+const MAX_RETRY_AFTER_SECONDS: u64 = 3600;
 
 impl Owner {
     pub(super) async fn on_event(&mut self, event: Event) {
@@ -48,7 +52,9 @@ impl Owner {
             length: object.length(),
         };
         match join(Some(known), span, &exchange.reply) {
-            Verdict::Continues(brings) => {
+            Verdict::Continues(mut brings) => {
+                // A known length is final, whatever this reply's framing says of its end.
+                brings.end = brings.end.or(object.length());
                 if let (None, Some(total)) = (object.length(), brings.total) {
                     object.end_at(total, false);
                 }
@@ -61,7 +67,12 @@ impl Owner {
                     position.stop.store(u64::MAX, Ordering::Release);
                     return self.receive_at(0, exchange, brings);
                 }
-                self.receive_at(index, exchange, brings);
+                // A whole body passes over what is here; only a piece can be one too many.
+                if exchange.reply.status == 200 || self.make_way(index, brings.at) {
+                    self.receive_at(index, exchange, brings);
+                } else {
+                    self.end_session(self.sessions[index].id);
+                }
             }
             Verdict::Begins(representation, brings) => {
                 self.stop_sessions();
@@ -91,6 +102,7 @@ impl Owner {
                 self.sessions.swap_remove(index);
                 let refusal = Arc::new(refusal(exchange, None).await);
                 let rest = refusal.retry_after.as_deref().and_then(|text| text.trim().parse().ok());
+                let rest = rest.map(|seconds: u64| seconds.min(MAX_RETRY_AFTER_SECONDS));
                 self.failed(
                     format!("the upstream answered {status}"),
                     Some(refusal),
@@ -105,6 +117,22 @@ impl Owner {
         }
     }
 
+    /// The sessions that would come to `at` end there; `false` where one has been there already.
+    fn make_way(&self, index: usize, at: u64) -> bool {
+        if self
+            .object
+            .as_ref()
+            .is_some_and(|object| matches!(object.look(at), Some(Presence::Here(_))))
+        {
+            return false;
+        }
+        let others = self.sessions.iter().enumerate().filter(|(other, _)| *other != index);
+        for (_, session) in others.filter(|(_, session)| session.position.at.load(Ordering::Acquire) < at) {
+            session.position.stop.fetch_min(at, Ordering::AcqRel);
+        }
+        true
+    }
+
     fn receive_at(&mut self, index: usize, exchange: Exchange, brings: Brings) {
         let id = self.sessions[index].id;
         let position = Arc::clone(&self.sessions[index].position);
@@ -113,9 +141,7 @@ impl Owner {
 
     fn keep_only(&mut self, index: usize) {
         self.sessions.swap(0, index);
-        for other in self.sessions.drain(1..) {
-            other.task.abort();
-        }
+        self.sessions.drain(1..).for_each(Session::end);
     }
 
     fn on_outcome(&mut self, outcome: Outcome, moved: bool) {
@@ -128,6 +154,7 @@ impl Owner {
                 return;
             }
             Outcome::Cut(error) => format!("{error}"),
+            Outcome::Lost => "a session was lost".to_owned(),
             Outcome::Short => "the body ended before the length it had promised".to_owned(),
             Outcome::Disk(error) => {
                 tracing::error!(url = object.url(), %error, "the disk refuses");

@@ -23,6 +23,8 @@ use super::session::{Outcome, Position, receive};
 use crate::header::CacheControl;
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Ask, Exchange, Span, UpstreamError};
+use futures::FutureExt;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -65,6 +67,8 @@ pub(super) struct Owner {
     /// Replies to ranges contradicted themselves: read the whole instead.
     distrusts_ranges: bool,
     committed: Instant,
+    /// The fill ended as it should; see [`Owner`]'s drop.
+    finished: bool,
 }
 
 #[derive(Default)]
@@ -90,6 +94,7 @@ impl Owner {
             failures: Failures::default(),
             distrusts_ranges: false,
             committed: Instant::now(),
+            finished: false,
         }
     }
 
@@ -100,6 +105,7 @@ impl Owner {
             () = ordered(&mut stopping) => Err(Phase::Stopping),
         };
         if let Err(phase) = opened {
+            self.finished = true;
             // Off the map first: whoever comes after the answer asks anew.
             self.context.retire(&self.shared, true);
             self.shared.phase.send_replace(phase);
@@ -109,6 +115,7 @@ impl Owner {
         loop {
             self.carry_out_plan();
             if self.is_done() && self.retire().await {
+                self.finished = true;
                 return;
             }
             self.commit_if_due().await;
@@ -121,6 +128,7 @@ impl Owner {
                 () = at(alarm) => self.on_alarm(&object),
                 () = ordered(&mut stopping) => {
                     self.stop(&object).await;
+                    self.finished = true;
                     return;
                 }
             }
@@ -174,11 +182,9 @@ impl Owner {
             Step::StartWhole => self.ask(Span::Whole, 0, u64::MAX),
             Step::StartFrom(at) => self.ask(Span::From(at), at, u64::MAX),
             Step::Start(range) => self.ask(Span::Range(range), range.start(), range.end()),
-            Step::Shorten { id, stop } => {
-                if let Some(session) = self.sessions.iter().find(|session| session.id == id) {
-                    session.position.stop.fetch_min(stop, Ordering::AcqRel);
-                }
-            }
+            // Carried out when the session that it makes way for is granted (`make_way`): a refused one
+            // must not have cost the passing session its bytes.
+            Step::Shorten { .. } => {}
             Step::Stop { id } => self.end_session(id),
         }
     }
@@ -235,7 +241,11 @@ impl Owner {
         let (position, meter) = (Arc::clone(position), Arc::clone(&self.shared.meter));
         let task = self.context.runtime.spawn(async move {
             let on_first = move || drop(moving.send(Event::Moving));
-            let outcome = receive(exchange, brings, object, position, meter, on_first).await;
+            let receiving = receive(exchange, brings, object, position, meter, on_first);
+            let outcome = AssertUnwindSafe(receiving)
+                .catch_unwind()
+                .await
+                .unwrap_or(Outcome::Lost);
             let _ = report.send(Event::Ended { session: id, outcome });
         });
         task.abort_handle()
@@ -243,14 +253,12 @@ impl Owner {
 
     fn end_session(&mut self, id: u64) {
         if let Some(index) = self.sessions.iter().position(|session| session.id == id) {
-            self.sessions.swap_remove(index).task.abort();
+            self.sessions.swap_remove(index).end();
         }
     }
 
     fn stop_sessions(&mut self) {
-        for session in self.sessions.drain(..) {
-            session.task.abort();
-        }
+        self.sessions.drain(..).for_each(Session::end);
     }
 
     fn next_alarm(&self) -> Option<Instant> {
@@ -261,16 +269,31 @@ impl Owner {
             .map(|_| self.committed + COMMIT_EVERY);
         // Bytes that arrive after this look are due a commit as well.
         let look = (!self.sessions.is_empty()).then(|| Instant::now() + COMMIT_EVERY);
-        [commit, look, self.failures.retry_at, self.hold_ends()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            commit,
+            look,
+            self.failures.retry_at,
+            self.hold_ends(),
+            self.patience_ends(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
+    /// When the reader that waits longest will have been held long enough, while the upstream fails.
     fn hold_ends(&self) -> Option<Instant> {
-        self.failures
-            .since
-            .map(|since| since + self.context.settings.hold_limit)
+        let failing_since = self.failures.since?;
+        let waiting_since = self.object.as_ref()?.longest_wait()?;
+        Some(failing_since.max(waiting_since) + self.context.settings.hold_limit)
+    }
+
+    /// When a fill that nobody waits for will have failed long enough to be left alone.
+    fn patience_ends(&self) -> Option<Instant> {
+        let failing_since = self.failures.since.filter(|_| !self.failures.gave_up)?;
+        let moved = self.shared.meter.lock().unwrap_or_else(PoisonError::into_inner).last();
+        let quiet_since = moved.map_or(failing_since, |moved| moved.max(failing_since));
+        Some(quiet_since + self.context.settings.hold_limit)
     }
 
     fn on_alarm(&mut self, object: &Object) {
@@ -278,17 +301,21 @@ impl Owner {
         if self.failures.retry_at.is_some_and(|at| at <= now) {
             self.failures.retry_at = None;
         }
-        if self.hold_ends().is_some_and(|end| end <= now) {
+        if self.patience_ends().is_some_and(|end| end <= now) {
+            self.failures.gave_up = true;
+        }
+        if self.hold_ends().is_some_and(|end| end <= now)
+            && let Some(cutoff) = now.checked_sub(self.context.settings.hold_limit)
+        {
             let what = self
                 .shared
                 .trouble
                 .borrow()
                 .as_ref()
                 .map_or_else(|| "failed".into(), |trouble| Arc::clone(&trouble.what));
-            tracing::warn!(url = object.url(), %what, "the hold limit is over: breaking the readers that wait");
-            self.failures.since = None;
-            self.failures.gave_up = true;
-            object.break_waiters(&Broken::Upstream(what));
+            tracing::warn!(url = object.url(), %what, "the hold limit is over: breaking the readers that waited so long");
+            // Those whose bytes keep coming have not waited: their sessions are not the ones that fail.
+            object.break_waiters(&Broken::Upstream(what), cutoff);
         }
     }
 
@@ -351,10 +378,11 @@ impl Owner {
     async fn become_generation(&mut self, representation: Representation) -> Result<(), StoreError> {
         let (store, key) = (Arc::clone(&self.context.store), self.shared.target.key.clone());
         let created = on_disk(move || store.create(&key, representation)).await?;
-        self.object = Some(created.object);
+        let former = self.object.replace(created.object);
         self.publish();
-        if let Some(replaced) = created.replaced {
-            replaced.break_for_good(Broken::Superseded);
+        // They differ where the store had already let go of ours.
+        for old in created.replaced.into_iter().chain(former) {
+            old.break_for_good(Broken::Superseded);
         }
         Ok(())
     }
@@ -366,7 +394,29 @@ impl Owner {
     }
 }
 
+/// A fill that ends by a panic must not leave readers waiting for it, nor new ones joining it.
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.stop_sessions();
+        if self.finished {
+            return;
+        }
+        tracing::error!(url = self.shared.target.key.url(), "a fill was lost");
+        self.context.retire(&self.shared, true);
+        if let Some(object) = &self.object {
+            object.break_for_good(Broken::Stopping);
+        }
+        self.shared.phase.send_replace(Phase::Stopping);
+    }
+}
+
 impl Session {
+    /// Ends it: the task, and what it still has to write.
+    fn end(self) {
+        self.position.stop.store(0, Ordering::Release);
+        self.task.abort();
+    }
+
     fn running(&self) -> Running {
         Running {
             id: self.id,

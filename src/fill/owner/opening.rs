@@ -8,9 +8,13 @@ use crate::store::Representation;
 use crate::upstream::{Ask, Exchange, Framing, Span};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// The most that is kept of the body of a refusal.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+
+/// The longest that is waited for it: the answer's status is what matters.
+const REFUSAL_TIME: Duration = Duration::from_secs(2);
 
 /// How often the first request is put another way before the upstream is called broken.
 const MAX_OPENING_ASKS: usize = 4;
@@ -150,7 +154,7 @@ pub(super) async fn refusal(exchange: Exchange, complete_length: Option<u64>) ->
     let reply = exchange.reply.clone();
     let body = match reply.framing {
         Framing::Length(0) => Vec::new(),
-        _ => exchange.small_body(MAX_REFUSAL_BYTES).await,
+        _ => exchange.small_body(MAX_REFUSAL_BYTES, REFUSAL_TIME).await,
     };
     Refusal {
         status: reply.status,
