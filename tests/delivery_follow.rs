@@ -1,6 +1,6 @@
 //! The left column of the table of deliveries: follow.
 
-use crate::support::{Client, Ended, Film, Pond, Upstream, Valve, get, get_range, request};
+use crate::support::{Client, Ended, Film, Pond, Upstream, Valve, eventually, get, get_range, request};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -225,7 +225,7 @@ fn head_tells_the_length_and_fetches_no_film() {
         client.read_head();
         assert_eq!(client.status, 200);
     }
-    assert_eq!(upstream.sent(), 1);
+    eventually("the one byte", || upstream.sent() == 1);
     let whole = get(pond.address(), "/film");
     whole.expect(200);
     film.check(0, &whole.body);

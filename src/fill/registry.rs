@@ -81,8 +81,17 @@ pub struct Refusal {
 pub struct Trouble {
     /// What happened, in words.
     pub what: Arc<str>,
-    /// The upstream's answer, where there was one.
-    pub refusal: Option<Arc<Refusal>>,
+    /// The upstream's answer, where there was one, with the bytes it was an answer for: from the first
+    /// up to, not including, the second.
+    pub refusal: Option<(Arc<Refusal>, ByteOffset, ByteOffset)>,
+}
+
+impl Trouble {
+    /// The upstream's answer to a request for the byte at `at`.
+    pub fn refusal_of(&self, at: ByteOffset) -> Option<Arc<Refusal>> {
+        let (refusal, from, to) = self.refusal.as_ref()?;
+        (*from <= at && at < *to).then(|| Arc::clone(refusal))
+    }
 }
 
 /// What a fill shares with its readers.
@@ -259,14 +268,14 @@ impl Cursor {
         }
     }
 
-    /// The upstream's refusal to give more bytes, as soon as there is one.
-    pub async fn refused(&self) -> Arc<Refusal> {
+    /// The upstream's refusal to give the byte at `at`, as soon as there is one.
+    pub async fn refused(&self, at: ByteOffset) -> Arc<Refusal> {
         let mut trouble = self.shared.trouble.subscribe();
         loop {
             if let Some(refusal) = trouble
                 .borrow_and_update()
                 .as_ref()
-                .and_then(|trouble| trouble.refusal.clone())
+                .and_then(|trouble| trouble.refusal_of(at))
             {
                 return refusal;
             }

@@ -304,7 +304,7 @@ impl Service {
                     .cursor
                     .as_ref()
                     .and_then(Cursor::trouble)
-                    .and_then(|trouble| trouble.refusal)
+                    .and_then(|trouble| trouble.refusal_of(first.start()))
                 {
                     Some(refusal) if is_definite(refusal.status) => {
                         return Ok(Attempt::Answered(refused(&refusal, found.story)));
@@ -325,7 +325,7 @@ impl Service {
         let refused = async {
             match &found.cursor {
                 Some(cursor) => {
-                    while !is_definite(cursor.refused().await.status) {
+                    while !is_definite(cursor.refused(first.start()).await.status) {
                         tokio::time::sleep(self.settings.header_wait).await;
                     }
                 }
@@ -427,6 +427,8 @@ fn retry_after(found: &Found, no_range: bool, missing: u64) -> Duration {
 
 /// Waits at `missing` in the client's place, so that its next try finds the byte.
 fn draw_to(found: Found, mut watch: Watch, missing: u64) {
+    // Its own place from the wait before must not count as somebody else's.
+    watch.leave();
     let already = found.object.waiting().iter().any(|waiting| waiting.at == missing);
     if !already && found.object.representation().ranges {
         actix_web::rt::spawn(async move {

@@ -10,9 +10,15 @@ use super::record::Record;
 use super::schema;
 use crate::key::ObjectId;
 use std::path::Path;
+use std::time::Duration;
 
 const FLUSH_EVERY_MS: u64 = 500;
 const CACHE_BYTES: u64 = 64 << 20;
+
+/// sled's own lock can outlive its holder by moments, where a child process was just being started. The
+/// directory's lock is ours by then, so nobody else can be the owner.
+const LOCK_TRIES: u32 = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct Catalog {
@@ -32,20 +38,22 @@ pub(super) enum OpenFailure {
 impl Catalog {
     /// Opens or creates the catalog at `path` and brings it to the present schema.
     pub(super) fn open(path: &Path) -> Result<Self, OpenFailure> {
-        let path = path.to_owned();
-        // sled panics on some damage; a thread of its own turns that into a value.
-        let opened = std::thread::spawn(move || {
-            sled::Config::new()
-                .path(path)
-                .mode(sled::Mode::HighThroughput)
-                .flush_every_ms(Some(FLUSH_EVERY_MS))
-                .cache_capacity(CACHE_BYTES)
-                .open()
-        });
-        let db = match opened.join() {
-            Ok(Ok(db)) => db,
-            Ok(Err(error)) => return Err(OpenFailure::Unreadable(error.to_string())),
-            Err(_) => return Err(OpenFailure::Unreadable("sled panicked while opening it".to_owned())),
+        let mut tries = 0;
+        let db = loop {
+            match open_db(path) {
+                Err(error) if is_locked(&error) && tries < LOCK_TRIES => {
+                    tries += 1;
+                    std::thread::park_timeout(LOCK_PAUSE);
+                }
+                Err(error) if is_locked(&error) => {
+                    return Err(OpenFailure::Refused(StoreError::Catalog {
+                        action: "lock",
+                        source: error,
+                    }));
+                }
+                Err(error) => return Err(OpenFailure::Unreadable(error.to_string())),
+                Ok(db) => break db,
+            }
         };
         schema::migrate(&db).map_err(OpenFailure::Refused)?;
         let objects = db
@@ -100,4 +108,27 @@ impl Catalog {
     pub(super) fn flush(&self) -> Result<(), StoreError> {
         self.db.flush().map(drop).map_err(StoreError::catalog("flush"))
     }
+}
+
+/// sled panics on some damage; a thread of its own turns that into a value.
+fn open_db(path: &Path) -> sled::Result<sled::Db> {
+    let path = path.to_owned();
+    let opening = std::thread::spawn(move || {
+        sled::Config::new()
+            .path(path)
+            .mode(sled::Mode::HighThroughput)
+            .flush_every_ms(Some(FLUSH_EVERY_MS))
+            .cache_capacity(CACHE_BYTES)
+            .open()
+    });
+    opening.join().unwrap_or_else(|_| {
+        Err(sled::Error::ReportableBug(
+            "sled panicked while opening the catalog".to_owned(),
+        ))
+    })
+}
+
+/// A locked catalog is a healthy one: it must never be set aside for that.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("lock"))
 }

@@ -478,7 +478,19 @@ fn parse_name(path: &Path) -> Option<(ObjectId, u64)> {
     Some((ObjectId::parse(id)?, u64::from_str_radix(generation, 16).ok()?))
 }
 
-fn lock(dir: &Path) -> Result<File, StoreError> {
+/// The lock of a data directory.
+#[derive(Debug)]
+pub(super) struct DirLock(File);
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Said aloud: a child process between fork and exec holds a copy of the descriptor, and closing
+        // ours alone would leave the directory locked until then.
+        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
+fn lock(dir: &Path) -> Result<DirLock, StoreError> {
     let path = dir.join("lock");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
@@ -501,7 +513,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
             .and_then(|()| writeln!(file, "process {}", std::process::id()))
     };
     write(&mut file).map_err(StoreError::file("write", &path))?;
-    Ok(file)
+    Ok(DirLock(file))
 }
 
 /// Opens the catalog; one that will not open is set aside and written anew from the manifests.

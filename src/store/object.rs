@@ -10,6 +10,7 @@
 use super::body::Body;
 use super::catalog::Catalog;
 use super::error::StoreError;
+use super::index::DirLock;
 use super::presence::{Broken, Presence, Progress, WaitingAt};
 use super::record::Record;
 use super::space::Space;
@@ -21,7 +22,6 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::fmt;
-use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -71,7 +71,7 @@ pub(super) struct Shared {
     pub(super) clock: SharedClock,
     pub(super) space: Space,
     /// The data directory's lock: held until the catalog above is closed.
-    pub(super) _lock: File,
+    pub(super) _lock: DirLock,
     /// Dropped last; see [`super::Store::ending`].
     pub(super) _alive: Sender<()>,
 }

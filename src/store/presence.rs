@@ -208,6 +208,14 @@ impl Watch {
         Poll::Pending
     }
 
+    /// Leaves the queue; the next poll enters it anew.
+    pub fn leave(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.object.progress().waiters.remove(&place);
+            self.object.demand().notify_one();
+        }
+    }
+
     /// [`Watch::poll`], as a future.
     pub async fn wait(&mut self, at: ByteOffset, end: ByteOffset) -> Presence {
         std::future::poll_fn(|cx| self.poll(at, end, cx)).await
@@ -216,9 +224,6 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.object.progress().waiters.remove(&place);
-            self.object.demand().notify_one();
-        }
+        self.leave();
     }
 }

@@ -99,13 +99,17 @@ impl Owner {
                 self.failed("the upstream does not have the bytes any more".to_owned(), None, None);
             }
             Verdict::Status(status) => {
-                self.sessions.swap_remove(index);
+                let position = self.sessions.swap_remove(index).position;
+                let (from, to) = (
+                    position.at.load(Ordering::Acquire),
+                    position.stop.load(Ordering::Acquire),
+                );
                 let refusal = Arc::new(refusal(exchange, None).await);
                 let rest = refusal.retry_after.as_deref().and_then(|text| text.trim().parse().ok());
                 let rest = rest.map(|seconds: u64| seconds.min(MAX_RETRY_AFTER_SECONDS));
                 self.failed(
                     format!("the upstream answered {status}"),
-                    Some(refusal),
+                    Some((refusal, from, to)),
                     rest.map(Duration::from_secs),
                 );
             }
@@ -180,7 +184,7 @@ impl Owner {
         self.shared.trouble.send_replace(None);
     }
 
-    fn failed(&mut self, what: String, refusal: Option<Arc<Refusal>>, at_least: Option<Duration>) {
+    fn failed(&mut self, what: String, refusal: Option<(Arc<Refusal>, u64, u64)>, at_least: Option<Duration>) {
         let now = Instant::now();
         self.failures.in_a_row += 1;
         self.failures.since.get_or_insert(now);
