@@ -117,11 +117,12 @@ impl Conn {
             let Some(piece) = self.valve.take(piece, &self.gone) else {
                 return false;
             };
+            // Counted before: whoever has the bytes must find them counted.
+            self.sent.fetch_add(piece, Ordering::AcqRel);
             if !self.raw(&film.bytes(at, at + piece)) {
                 return false;
             }
             at += piece;
-            self.sent.fetch_add(piece, Ordering::AcqRel);
             if self.rate > 0 {
                 let due = Duration::from_secs_f64((at - start) as f64 / self.rate as f64);
                 // A slow line is what is simulated here; nothing waits for this pause to be right.
