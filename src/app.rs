@@ -16,10 +16,12 @@ use crate::serve::{Problem, Recent, Routed, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::{Client, ClientSettings, UpstreamError};
-use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web::dev::{ServerHandle, ServiceFactory, ServiceRequest, ServiceResponse, fn_service};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+use futures::future::{Either, FutureExt, ready};
 use std::any::Any;
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -115,7 +117,6 @@ impl Server {
             store,
             fills: registry,
             routes: Routes::new(config),
-            recent: Recent::default(),
             clock,
             metrics: Arc::new(Metrics::new()),
             settings: ServiceSettings {
@@ -208,17 +209,15 @@ fn serve(
         .name("millpond-http".to_owned())
         .spawn(move || {
             actix_web::rt::System::new().block_on(async move {
-                let service = web::Data::from(service);
-                let server =
-                    HttpServer::new(move || App::new().app_data(service.clone()).default_service(web::to(handle)))
-                        .workers(workers)
-                        .keep_alive(KEEP_ALIVE)
-                        .h1_write_buffer_size(WRITE_BUFFER_BYTES)
-                        .shutdown_timeout(grace.as_secs())
-                        .disable_signals()
-                        .on_connect(|connection, _| tune(connection))
-                        .listen(listener)?
-                        .run();
+                let server = HttpServer::new(move || App::new().default_service(door(Arc::clone(&service))))
+                    .workers(workers)
+                    .keep_alive(KEEP_ALIVE)
+                    .h1_write_buffer_size(WRITE_BUFFER_BYTES)
+                    .shutdown_timeout(grace.as_secs())
+                    .disable_signals()
+                    .on_connect(|connection, _| tune(connection))
+                    .listen(listener)?
+                    .run();
                 // The starter waits for this; when it is gone nobody needs the server.
                 let _ = report.send(server.handle());
                 server.await
@@ -233,14 +232,46 @@ fn serve(
     }
 }
 
-async fn handle(request: HttpRequest, service: web::Data<Service>) -> HttpResponse {
-    let response = match service.route(&request) {
+/// All requests enter here: a hit is answered on the spot, everything else in a future of its own.
+fn door(
+    service: Arc<Service>,
+) -> impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse, Error = actix_web::Error, InitError = ()>
+{
+    let recent = Rc::new(Recent::default());
+    fn_service(move |request: ServiceRequest| {
+        let request = request.into_parts().0;
+        match at_once(&service, &recent, &request) {
+            Some(response) => Either::Left(ready(Ok(ServiceResponse::new(request, response)))),
+            None => Either::Right(handle(Arc::clone(&service), request).boxed_local()),
+        }
+    })
+}
+
+fn at_once(service: &Service, recent: &Recent, request: &HttpRequest) -> Option<HttpResponse> {
+    let uri = request.uri();
+    let response = match recent.find(uri.path(), uri.query()) {
+        Some(known) => service.at_once(request, &known.0, known.1)?,
+        None => {
+            let Ok(Routed::Fetch { target, delivery }) = service.routes.resolve(uri.path(), uri.query()) else {
+                return None;
+            };
+            recent.note(uri.path(), uri.query(), &target, delivery);
+            service.at_once(request, &target, delivery)?
+        }
+    };
+    service.metrics.answered(response.status().as_u16());
+    Some(response)
+}
+
+async fn handle(service: Arc<Service>, request: HttpRequest) -> Result<ServiceResponse, actix_web::Error> {
+    let uri = request.uri();
+    let response = match service.routes.resolve(uri.path(), uri.query()) {
         Ok(Routed::Own(path)) => admin::handle(&service, &request, path).await,
-        Ok(Routed::Fetch { target, delivery }) => service.fetch(&request, target, delivery).await,
+        Ok(Routed::Fetch { target, delivery }) => service.fetch(&request, &target, delivery).await,
         Err(error) => Problem::route(error).response(),
     };
     service.metrics.answered(response.status().as_u16());
-    response
+    Ok(ServiceResponse::new(request, response))
 }
 
 fn tune(connection: &dyn Any) {

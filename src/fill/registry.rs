@@ -268,14 +268,15 @@ impl Cursor {
         }
     }
 
-    /// The upstream's refusal to give the byte at `at`, as soon as there is one.
-    pub async fn refused(&self, at: ByteOffset) -> Arc<Refusal> {
+    /// The upstream's refusal to give the byte at `at`, as soon as there is one that `counts`.
+    pub async fn refused(&self, at: ByteOffset, counts: impl Fn(&Refusal) -> bool) -> Arc<Refusal> {
         let mut trouble = self.shared.trouble.subscribe();
         loop {
             if let Some(refusal) = trouble
                 .borrow_and_update()
                 .as_ref()
                 .and_then(|trouble| trouble.refusal_of(at))
+                .filter(|refusal| counts(refusal))
             {
                 return refusal;
             }

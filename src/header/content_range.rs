@@ -1,6 +1,10 @@
 //! The `Content-Range` field (RFC 9110 §14.4), of replies and of 416 answers.
 
 use crate::ranges::{ByteCount, ByteRange};
+use std::fmt::Write as _;
+
+/// `bytes `, three numbers of 20 digits, and what stands between them.
+const MAX_FIELD_BYTES: usize = 68;
 
 /// What a `Content-Range` field says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +42,14 @@ impl ContentRange {
         let range = ByteRange::new(number(first)?, number(last)?.checked_add(1)?)?;
         let fits = size.is_none_or(|size| range.end() <= size);
         fits.then_some(Self::Part { range, size })
+    }
+
+    /// The field, in a string that is made once: every ranged answer carries one.
+    pub fn field(&self) -> String {
+        let mut field = String::with_capacity(MAX_FIELD_BYTES);
+        // Writing to a string does not fail.
+        let _ = write!(field, "{self}");
+        field
     }
 }
 

@@ -12,6 +12,7 @@
 
 use crate::ranges::{ByteCount, ByteOffset, ByteRange};
 use http_range::{HttpRange, HttpRangeParseError};
+use std::fmt::Write as _;
 
 /// The most ranges that one request may ask for; a field with more is ignored.
 pub const MAX_RANGES: usize = 16;
@@ -66,9 +67,8 @@ pub fn select(field: Option<&[u8]>, size: ByteCount) -> Selection {
         Ok(ranges) => {
             let ranges = ranges
                 .iter()
-                .filter_map(|range| ByteRange::with_len(range.start, range.length))
-                .collect();
-            merged(ranges).map_or(Selection::Whole, Selection::Ranges)
+                .filter_map(|range| ByteRange::with_len(range.start, range.length));
+            merged(ranges.collect()).map_or(Selection::Whole, Selection::Ranges)
         }
         Err(HttpRangeParseError::NoOverlap) => Selection::Unsatisfiable,
         Err(HttpRangeParseError::InvalidRange) => Selection::Whole,
@@ -124,19 +124,24 @@ fn clamped(digits: &str) -> Option<u64> {
 }
 
 fn print(members: &[Member]) -> String {
-    let members: Vec<String> = members
-        .iter()
-        .map(|member| match member {
-            Member::From(first, None) => format!("{first}-"),
-            Member::From(first, Some(last)) => format!("{first}-{last}"),
-            Member::Suffix(count) => format!("-{count}"),
-        })
-        .collect();
-    format!("bytes={}", members.join(","))
+    let mut field = String::with_capacity(64);
+    for (index, member) in members.iter().enumerate() {
+        field.push_str(if index == 0 { "bytes=" } else { "," });
+        // Writing to a string does not fail.
+        let _ = match member {
+            Member::From(first, None) => write!(field, "{first}-"),
+            Member::From(first, Some(last)) => write!(field, "{first}-{last}"),
+            Member::Suffix(count) => write!(field, "-{count}"),
+        };
+    }
+    field
 }
 
 /// Overlapping and touching ranges as one (RFC 9110 §15.3.7.2); the client's order where none do.
 fn merged(ranges: Vec<ByteRange>) -> Option<Vec<ByteRange>> {
+    if ranges.len() <= 1 {
+        return (!ranges.is_empty()).then_some(ranges);
+    }
     let mut sorted = ranges.clone();
     sorted.sort_unstable();
     let mut merged: Vec<ByteRange> = Vec::with_capacity(sorted.len());
@@ -145,9 +150,6 @@ fn merged(ranges: Vec<ByteRange>) -> Option<Vec<ByteRange>> {
             Some(last) if last.touches(range) => *last = last.hull(range),
             _ => merged.push(range),
         }
-    }
-    if merged.is_empty() {
-        return None;
     }
     Some(if merged.len() == ranges.len() { ranges } else { merged })
 }

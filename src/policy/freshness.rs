@@ -27,39 +27,55 @@ pub enum Reason {
     NoValidator,
 }
 
-/// Decides on a complete reply with these headers, received or last validated at `validated`.
-///
-/// `default_lifetime` serves replies that say nothing of their own freshness but have a validator.
-pub fn may_reuse<'a>(
-    header: impl Fn(&str) -> Option<&'a str>,
+/// What a reply says of its own reuse, read once.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// `no-store` or `private`.
+    kept_from_others: bool,
+    no_cache: bool,
+    /// The freshness lifetime, where the reply names one.
+    lifetime: Option<Duration>,
     has_validator: bool,
-    validated: SystemTime,
-    now: SystemTime,
-    default_lifetime: Duration,
-) -> Reuse {
-    let control = header("cache-control").map(CacheControl::parse).unwrap_or_default();
-    if control.no_store || control.private {
-        return Reuse::Refetch(Reason::NotStorable);
+}
+
+impl Terms {
+    /// Reads the header fields of a reply; `has_validator` says whether it can be revalidated.
+    pub fn read<'a>(header: impl Fn(&str) -> Option<&'a str>, has_validator: bool) -> Self {
+        let control = header("cache-control").map(CacheControl::parse).unwrap_or_default();
+        Self {
+            kept_from_others: control.no_store || control.private,
+            no_cache: control.no_cache,
+            lifetime: control
+                .max_age
+                .or_else(|| lifetime_until_expiry(header("expires"), header("date"))),
+            has_validator,
+        }
     }
-    let explicit = control
-        .max_age
-        .or_else(|| lifetime_until_expiry(header("expires"), header("date")));
-    let lifetime = match explicit {
-        Some(lifetime) => lifetime,
-        None if has_validator => default_lifetime,
-        None => return Reuse::Refetch(Reason::NoValidator),
-    };
-    // A clock that went back makes nothing stale: the age is then 0.
-    let age = now.duration_since(validated).unwrap_or_default();
-    let reason = match (control.no_cache, age < lifetime) {
-        (false, true) => return Reuse::Fresh,
-        (true, _) => Reason::NoCache,
-        (false, false) => Reason::Stale,
-    };
-    if has_validator {
-        Reuse::Revalidate(reason)
-    } else {
-        Reuse::Refetch(reason)
+
+    /// Decides on a complete reply with these terms, received or last validated at `validated`.
+    ///
+    /// `default_lifetime` serves replies that say nothing of their own freshness but have a validator.
+    pub fn reuse(&self, validated: SystemTime, now: SystemTime, default_lifetime: Duration) -> Reuse {
+        if self.kept_from_others {
+            return Reuse::Refetch(Reason::NotStorable);
+        }
+        let lifetime = match self.lifetime {
+            Some(lifetime) => lifetime,
+            None if self.has_validator => default_lifetime,
+            None => return Reuse::Refetch(Reason::NoValidator),
+        };
+        // A clock that went back makes nothing stale: the age is then 0.
+        let age = now.duration_since(validated).unwrap_or_default();
+        let reason = match (self.no_cache, age < lifetime) {
+            (false, true) => return Reuse::Fresh,
+            (true, _) => Reason::NoCache,
+            (false, false) => Reason::Stale,
+        };
+        if self.has_validator {
+            Reuse::Revalidate(reason)
+        } else {
+            Reuse::Refetch(reason)
+        }
     }
 }
 
@@ -81,13 +97,7 @@ mod tests {
 
     fn decide(headers: &[(&str, &str)], has_validator: bool, age_seconds: u64) -> Reuse {
         let header = |name: &str| headers.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
-        may_reuse(
-            header,
-            has_validator,
-            from_unix_seconds(1000),
-            from_unix_seconds(1000 + age_seconds),
-            HOUR,
-        )
+        Terms::read(header, has_validator).reuse(from_unix_seconds(1000), from_unix_seconds(1000 + age_seconds), HOUR)
     }
 
     #[test]

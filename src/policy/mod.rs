@@ -6,4 +6,4 @@
 
 mod freshness;
 
-pub use freshness::{Reason, Reuse, may_reuse};
+pub use freshness::{Reason, Reuse, Terms};

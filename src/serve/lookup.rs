@@ -9,14 +9,15 @@
 //! When a new generation replaces the object before a header is sent, the request begins again.
 
 use super::answer::{Answer, Facts, Question, answer, capped};
+use super::prepared::Prepared;
 use super::problem::{Problem, refused};
 use super::respond::Response;
-use super::route::{Recent, RouteError, Routed, Routes};
+use super::route::Routes;
 use crate::clock::{SharedClock, from_unix_seconds, unix_seconds};
 use crate::config::Delivery;
 use crate::fill::{Cursor, Phase, Registry, Want};
-use crate::header::{CacheStatus, Conditions, FirstWanted, Forwarded, first_wanted, parse_date, preferred_wait};
-use crate::policy::{Reuse, may_reuse};
+use crate::header::{CacheStatus, Conditions, FirstWanted, Forwarded, first_wanted, preferred_wait};
+use crate::policy::{Reason, Reuse};
 use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, ObjectState, Presence, Store, Watch};
 use crate::telemetry::Metrics;
@@ -25,7 +26,7 @@ use actix_web::http::header::{self, HeaderName};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How often a request begins again because the upstream changed under it.
 const MAX_GENERATIONS: usize = 3;
@@ -57,8 +58,6 @@ pub struct Service {
     pub fills: Registry,
     /// What is served where.
     pub routes: Routes,
-    /// Where recent requests went.
-    pub recent: Recent,
     /// The wall clock.
     pub clock: SharedClock,
     /// The counters.
@@ -75,10 +74,27 @@ struct Request<'a> {
     wait: Option<Duration>,
 }
 
-/// An object to answer from, and how it came to be one.
+impl<'a> Request<'a> {
+    /// Reads a request; `None` for a method that is not served.
+    fn read(http: &'a HttpRequest, delivery: Delivery) -> Option<Self> {
+        let head_only = http.method() == Method::HEAD;
+        if !head_only && http.method() != Method::GET {
+            return None;
+        }
+        let wait = preferred_wait(fields(http, HeaderName::from_static("prefer")));
+        Some(Self {
+            question: question(http, head_only),
+            head_only,
+            delivery: if wait.is_some() { Delivery::Capped } else { delivery },
+            wait,
+        })
+    }
+}
+
+/// An object to answer from, the fill that brings the rest of it, and how it came to be one.
 struct Found {
     object: Arc<Object>,
-    cursor: Option<Cursor>,
+    cursor: Cursor,
     story: CacheStatus,
 }
 
@@ -89,40 +105,36 @@ enum Attempt {
 }
 
 impl Service {
-    /// Where the request goes.
-    ///
-    /// # Errors
-    /// Where it goes nowhere.
-    pub fn route<'a>(&self, request: &'a HttpRequest) -> Result<Routed<'a>, RouteError> {
-        let uri = request.uri();
-        if let Some(known) = self.recent.find(uri.path(), uri.query()) {
-            return Ok(known);
+    /// Answers from an open, whole and fresh object: without a wait, and without a look at the disk
+    /// but for the bytes themselves. `None` sends the request the long way, to [`Service::fetch`].
+    pub fn at_once(&self, http: &HttpRequest, target: &Target, delivery: Delivery) -> Option<HttpResponse> {
+        let object = self.store.resident(&target.key)?;
+        self.hit(&Request::read(http, delivery)?, object)
+    }
+
+    fn hit(&self, request: &Request<'_>, object: Arc<Object>) -> Option<HttpResponse> {
+        let now = self.clock.now();
+        if !object.is_whole() || self.reuse(&object, now) != Reuse::Fresh {
+            return None;
         }
-        let routed = self.routes.resolve(uri.path(), uri.query())?;
-        self.recent.note(uri.path(), uri.query(), &routed);
-        Ok(routed)
+        self.metrics.hits.inc();
+        object.touch(unix_seconds(now));
+        let answer = answer(request.question, facts(&object));
+        Some(self.respond(request, answer, Watch::new(object), None, CacheStatus::HIT, now))
     }
 
     /// Answers a request for an object.
-    pub async fn fetch(&self, http: &HttpRequest, target: Arc<Target>, delivery: Delivery) -> HttpResponse {
-        let head_only = http.method() == Method::HEAD;
-        if !head_only && http.method() != Method::GET {
+    pub async fn fetch(&self, http: &HttpRequest, target: &Target, delivery: Delivery) -> HttpResponse {
+        let Some(request) = Request::read(http, delivery) else {
             let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here");
             let mut response = problem.with(CacheStatus::forwarded(Forwarded::Method)).response();
             response
                 .headers_mut()
                 .insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
             return response;
-        }
-        let wait = preferred_wait(fields(http, HeaderName::from_static("prefer")));
-        let request = Request {
-            question: question(http, head_only),
-            head_only,
-            delivery: if wait.is_some() { Delivery::Capped } else { delivery },
-            wait,
         };
         for _ in 0..MAX_GENERATIONS {
-            match self.attempt(&request, &target).await {
+            match self.attempt(&request, target).await {
                 Ok(Attempt::Answered(response)) => return response,
                 Ok(Attempt::Again) => {}
                 Err(problem) => return problem.response(),
@@ -136,20 +148,17 @@ impl Service {
     }
 
     async fn attempt(&self, request: &Request<'_>, target: &Target) -> Result<Attempt, Problem> {
-        let found = match self.find(request, target).await? {
+        let known = self.stored(target).await?;
+        if let Some(response) = known.as_ref().and_then(|object| self.hit(request, Arc::clone(object))) {
+            return Ok(Attempt::Answered(response));
+        }
+        let found = match self.find(request, target, known).await? {
             Ok(found) => found,
             Err(refusal) => return Ok(Attempt::Answered(refusal)),
         };
         let object = &found.object;
-        object.touch();
-        let validators = &object.representation().validators;
-        let facts = Facts {
-            length: object.length(),
-            etag: object.etag(),
-            modified: validators.last_modified.as_deref().and_then(parse_date),
-            strong_date: request.question.conditions.if_range.is_some() && validators.strong_date().is_some(),
-        };
-        let decided = answer(request.question, facts);
+        object.touch(unix_seconds(self.clock.now()));
+        let decided = answer(request.question, facts(object));
         let watch = Watch::new(Arc::clone(object));
         match request.delivery {
             Delivery::Capped => self.send_capped(request, found, decided, watch).await,
@@ -159,8 +168,13 @@ impl Service {
 
     // --- finding ---------------------------------------------------------------------------
 
-    async fn find(&self, request: &Request<'_>, target: &Target) -> Result<Result<Found, HttpResponse>, Problem> {
-        let known = self.stored(target).await?;
+    /// The object of a request that is not a hit, with the fill that it joins.
+    async fn find(
+        &self,
+        request: &Request<'_>,
+        target: &Target,
+        known: Option<Arc<Object>>,
+    ) -> Result<Result<Found, HttpResponse>, Problem> {
         let span = wanted_span(request.question.range);
         let bytes = if request.head_only {
             Want::Head
@@ -168,16 +182,8 @@ impl Service {
             Want::Bytes(span)
         };
         let (want, story) = match &known {
-            Some(object) if object.is_whole() => match self.reuse(object) {
-                Reuse::Fresh => {
-                    self.metrics.hits.inc();
-                    return Ok(Ok(Found {
-                        object: Arc::clone(object),
-                        cursor: None,
-                        story: CacheStatus::HIT,
-                    }));
-                }
-                Reuse::Revalidate(_) => (Want::Validity, CacheStatus::forwarded(Forwarded::Stale)),
+            Some(object) if object.is_whole() => match self.reuse(object, self.clock.now()) {
+                Reuse::Fresh | Reuse::Revalidate(_) => (Want::Validity, CacheStatus::forwarded(Forwarded::Stale)),
                 Reuse::Refetch(_) if request.head_only => {
                     (Want::Anew(Span::From(0)), CacheStatus::forwarded(Forwarded::Stale))
                 }
@@ -207,25 +213,18 @@ impl Service {
         }
     }
 
-    fn reuse(&self, object: &Object) -> Reuse {
+    fn reuse(&self, object: &Object, now: SystemTime) -> Reuse {
         if object.state() == ObjectState::Unverified && !self.settings.keep_unverified {
-            return Reuse::Refetch(crate::policy::Reason::NoValidator);
+            return Reuse::Refetch(Reason::NoValidator);
         }
-        let representation = object.representation();
-        let validators = &representation.validators;
-        let has_validator = validators.etag.is_some() || validators.last_modified.is_some();
         let validated = from_unix_seconds(object.validated());
-        let decided = may_reuse(
-            |name| representation.header(name),
-            has_validator,
-            validated,
-            self.clock.now(),
-            self.settings.fresh_for,
-        );
+        let decided = Prepared::of(object)
+            .terms
+            .reuse(validated, now, self.settings.fresh_for);
         match decided {
-            Reuse::Refetch(crate::policy::Reason::NoValidator)
-                if representation.complete_length.is_some()
-                    && self.clock.now() < validated + UNVALIDATED_LIFETIME.min(self.settings.fresh_for) =>
+            Reuse::Refetch(Reason::NoValidator)
+                if object.representation().complete_length.is_some()
+                    && now < validated + UNVALIDATED_LIFETIME.min(self.settings.fresh_for) =>
             {
                 Reuse::Fresh
             }
@@ -251,11 +250,7 @@ impl Service {
                     story.upstream_status = cursor.trouble().is_none().then_some(304);
                     story.detail = cursor.trouble().map(|_| "not-revalidated");
                 }
-                Ok(Ok(Found {
-                    object,
-                    cursor: Some(cursor),
-                    story,
-                }))
+                Ok(Ok(Found { object, cursor, story }))
             }
             Phase::Refused(refusal) => Ok(Err(refused(&refusal, story))),
             Phase::Failed(error) => Err(Problem::upstream(&error).with(story)),
@@ -287,7 +282,7 @@ impl Service {
             _ => None,
         };
         if let (Some(first), false) = (first, request.head_only) {
-            if found.cursor.is_some() && found.story.upstream_status.is_none() && found.object.covers(first) {
+            if found.story.upstream_status.is_none() && found.object.covers(first) {
                 // Joined for the rest of the object; what this request wants is here.
                 found.story = CacheStatus {
                     detail: found.story.detail,
@@ -302,8 +297,7 @@ impl Service {
                 Some(Presence::Here(_) | Presence::End) => {}
                 None => match found
                     .cursor
-                    .as_ref()
-                    .and_then(Cursor::trouble)
+                    .trouble()
                     .and_then(|trouble| trouble.refusal_of(first.start()))
                 {
                     Some(refusal) if is_definite(refusal.status) => {
@@ -313,7 +307,7 @@ impl Service {
                 },
             }
         }
-        Ok(Attempt::Answered(self.respond(request, found, decided, watch)))
+        Ok(Attempt::Answered(self.send(request, found, decided, watch)))
     }
 
     /// What comes of the first wanted byte within the time that a header may wait; `None` where that
@@ -322,19 +316,12 @@ impl Service {
         if let Some(here) = found.object.look(first.start()) {
             return Some(here);
         }
-        let refused = async {
-            match &found.cursor {
-                Some(cursor) => {
-                    while !is_definite(cursor.refused(first.start()).await.status) {
-                        tokio::time::sleep(self.settings.header_wait).await;
-                    }
-                }
-                None => std::future::pending().await,
-            }
-        };
+        let refused = found
+            .cursor
+            .refused(first.start(), |refusal| is_definite(refusal.status));
         tokio::select! {
             presence = watch.wait(first.start(), first.end()) => Some(presence),
-            () = refused => None,
+            _ = refused => None,
             () = tokio::time::sleep(self.settings.header_wait) => None,
         }
     }
@@ -350,7 +337,7 @@ impl Service {
         mut watch: Watch,
     ) -> Result<Attempt, Problem> {
         if request.head_only {
-            return Ok(Attempt::Answered(self.respond(request, found, decided, watch)));
+            return Ok(Attempt::Answered(self.send(request, found, decided, watch)));
         }
         let object = Arc::clone(&found.object);
         let deadline = tokio::time::sleep(request.wait.unwrap_or_default());
@@ -369,11 +356,11 @@ impl Service {
         };
         let needs_bytes = matches!(decided, Answer::Whole(_) | Answer::Parts(..));
         if !needs_bytes || object.is_whole() {
-            return Ok(Attempt::Answered(self.respond(request, found, decided, watch)));
+            return Ok(Attempt::Answered(self.send(request, found, decided, watch)));
         }
         let no_range = matches!(decided, Answer::Whole(_));
         match capped(decided, &object.present()) {
-            Ok(now) => Ok(Attempt::Answered(self.respond(request, found, now, watch))),
+            Ok(now) => Ok(Attempt::Answered(self.send(request, found, now, watch))),
             Err(missing) => {
                 let after = retry_after(&found, no_range, missing);
                 let story = found.story.detail("not-here-yet");
@@ -394,15 +381,27 @@ impl Service {
         }
     }
 
-    fn respond(&self, request: &Request<'_>, found: Found, answer: Answer, watch: Watch) -> HttpResponse {
-        let age = unix_seconds(self.clock.now()).saturating_sub(found.object.validated());
+    fn send(&self, request: &Request<'_>, found: Found, answer: Answer, watch: Watch) -> HttpResponse {
+        // A whole object needs no fill; holding the cursor would only count as a reader.
+        let cursor = Some(found.cursor).filter(|_| !found.object.is_whole());
+        self.respond(request, answer, watch, cursor, found.story, self.clock.now())
+    }
+
+    fn respond(
+        &self,
+        request: &Request<'_>,
+        answer: Answer,
+        watch: Watch,
+        cursor: Option<Cursor>,
+        story: CacheStatus,
+        now: SystemTime,
+    ) -> HttpResponse {
         Response {
             answer,
+            age: unix_seconds(now).saturating_sub(watch.object().validated()),
             watch,
-            // A whole object needs no fill; holding the cursor would only count as a reader.
-            cursor: found.cursor.filter(|_| !found.object.is_whole()),
-            story: found.story,
-            age,
+            cursor,
+            story,
             waited: request.wait.map(|wait| wait.as_secs()),
             head_only: request.head_only,
         }
@@ -410,15 +409,24 @@ impl Service {
     }
 }
 
+/// What of the object decides the answer.
+fn facts(object: &Object) -> Facts<'_> {
+    let prepared = Prepared::of(object);
+    Facts {
+        length: object.length(),
+        etag: object.etag(),
+        modified: prepared.modified,
+        strong_date: prepared.strong_date,
+    }
+}
+
 /// When to come back: when the fill will have brought what is missing.
 fn retry_after(found: &Found, no_range: bool, missing: u64) -> Duration {
-    let cursor = found.cursor.as_ref();
-    let estimate = match cursor {
-        Some(cursor) if no_range => cursor.completes_in(&found.object),
+    let estimate = match no_range {
+        true => found.cursor.completes_in(&found.object),
         // With ranges the fill goes to the missing byte at once.
-        Some(_) if found.object.representation().ranges => None,
-        Some(cursor) => cursor.reaches_in(&found.object, missing),
-        None => None,
+        false if found.object.representation().ranges => None,
+        false => found.cursor.reaches_in(&found.object, missing),
     };
     estimate
         .unwrap_or(Duration::from_secs(1))

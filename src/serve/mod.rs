@@ -8,6 +8,7 @@ mod answer;
 mod body;
 mod lookup;
 mod multipart;
+mod prepared;
 mod problem;
 mod respond;
 mod route;

@@ -3,6 +3,7 @@
 use super::answer::Answer;
 use super::body::{HeadOnly, ObjectBody};
 use super::multipart::{self, Segment};
+use super::prepared::{Prepared, content_type};
 use super::problem::{CACHE_STATUS, unsatisfiable};
 use crate::fill::Cursor;
 use crate::header::{CacheStatus, ContentRange};
@@ -57,7 +58,7 @@ impl Response {
                     range: ranges[0],
                     size: Some(*size),
                 };
-                head.insert_header((header::CONTENT_RANGE, part.to_string()));
+                head.insert_header((header::CONTENT_RANGE, part.field()));
                 head.insert_header((header::ACCEPT_RANGES, HeaderValue::from_static("bytes")));
             }
             _ => {
@@ -72,8 +73,7 @@ impl Response {
 
     fn head(&self, status: StatusCode, object: &Object, multipart_type: Option<String>) -> HttpResponseBuilder {
         let mut head = HttpResponse::build(status);
-        let fields = object.prepared(fields).map_or(&[][..], Vec::as_slice);
-        for (name, value) in fields {
+        for (name, value) in &Prepared::of(object).fields {
             let of_content = name.as_str().starts_with("content-") && name != header::CONTENT_LOCATION;
             let replaced = name == header::CONTENT_TYPE && multipart_type.is_some();
             if !(replaced || (of_content && !status.is_success())) {
@@ -93,32 +93,4 @@ impl Response {
         }
         head
     }
-}
-
-/// The fields that every answer from the object repeats; made once an object.
-fn fields(object: &Object) -> Vec<(HeaderName, HeaderValue)> {
-    let kept = object
-        .representation()
-        .headers
-        .iter()
-        .filter(|(name, _)| name != "content-type");
-    let named = kept.map(|(name, value)| (name.clone(), value.clone()));
-    let media = content_type(object).map(|media| ("content-type".to_owned(), media));
-    let etag = ("etag".to_owned(), object.etag().to_string());
-    named
-        .chain(media)
-        .chain([etag])
-        .filter_map(|(name, value)| Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?)))
-        .collect()
-}
-
-/// The upstream's media type, else the one that the name's extension suggests.
-fn content_type(object: &Object) -> Option<String> {
-    if let Some(named) = object.representation().header("content-type") {
-        return Some(named.to_owned());
-    }
-    let path = object.url().split(['?', '#']).next()?;
-    let (_, extension) = path.rsplit('/').next()?.rsplit_once('.')?;
-    let guess = actix_files::file_extension_to_mime(extension);
-    Some(guess.to_string())
 }

@@ -5,8 +5,9 @@
 
 use crate::config::{Config, Delivery};
 use crate::upstream::{Target, Trust};
+use std::cell::{Ref, RefCell};
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use url::Url;
 
 /// The longest request target served, in bytes.
@@ -156,46 +157,38 @@ fn with_query(mut url: String, query: Option<&str>) -> String {
     url
 }
 
-/// The routes of recent requests: parsing and hashing a URL costs more than serving 16 KiB of it.
+/// The routes of one worker's recent requests: parsing and hashing a URL costs more than serving
+/// 16 KiB of it, and a table shared by all workers would cost a lock.
 ///
 /// A full table is emptied, not aged: what is still in use is back within one request each.
 #[derive(Debug, Default)]
 pub struct Recent {
-    table: RwLock<HashMap<String, (Arc<Target>, Delivery)>>,
+    table: RefCell<HashMap<String, (Arc<Target>, Delivery)>>,
 }
 
 /// Longer paths are rare enough to be parsed each time.
 const MAX_RECENT_BYTES: usize = 512;
-const MAX_RECENT: usize = 4096;
+const MAX_RECENT: usize = 1024;
 
 impl Recent {
-    /// Where the same request went before.
-    pub fn find<'a>(&self, path: &str, query: Option<&str>) -> Option<Routed<'a>> {
-        // Keyed by the path alone; a request with a query takes the long way.
+    /// Where the same request went before. Keyed by the path alone: one with a query takes the long way.
+    pub fn find(&self, path: &str, query: Option<&str>) -> Option<Ref<'_, (Arc<Target>, Delivery)>> {
         if query.is_some() {
             return None;
         }
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let (target, delivery) = table.get(path)?;
-        Some(Routed::Fetch {
-            target: Arc::clone(target),
-            delivery: *delivery,
-        })
+        Ref::filter_map(self.table.borrow(), |table| table.get(path)).ok()
     }
 
     /// Remembers where a request went.
-    pub fn note(&self, path: &str, query: Option<&str>, routed: &Routed<'_>) {
-        let Routed::Fetch { target, delivery } = routed else {
-            return;
-        };
+    pub fn note(&self, path: &str, query: Option<&str>, target: &Arc<Target>, delivery: Delivery) {
         if query.is_some() || path.len() > MAX_RECENT_BYTES {
             return;
         }
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.borrow_mut();
         if table.len() >= MAX_RECENT {
             table.clear();
         }
-        table.insert(path.to_owned(), (Arc::clone(target), *delivery));
+        table.insert(path.to_owned(), (Arc::clone(target), delivery));
     }
 }
 

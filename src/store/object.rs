@@ -91,6 +91,7 @@ pub struct Object {
     pub(super) body: Body,
     pub(super) shared: Arc<Shared>,
     whole: AtomicBool,
+    unverified: AtomicBool,
     /// The length, for those who would not wait for the lock; [`UNKNOWN`] where it is not known.
     known_length: AtomicU64,
     pub(super) discarded: AtomicBool,
@@ -149,6 +150,7 @@ impl Object {
             body,
             shared,
             whole: AtomicBool::new(progress.is_whole()),
+            unverified: AtomicBool::new(record.unverified),
             known_length: AtomicU64::new(record.complete_length.unwrap_or(UNKNOWN)),
             discarded: AtomicBool::new(false),
             validated: AtomicU64::new(record.validated),
@@ -199,15 +201,16 @@ impl Object {
 
     /// What the layer above made of the object's head, made once: `make` runs at the first call.
     ///
-    /// There is one such thing; a second type that asks finds `None`.
-    pub fn prepared<T: Any + Send + Sync>(&self, make: impl FnOnce(&Self) -> T) -> Option<&T> {
-        self.prepared.get_or_init(|| Box::new(make(self))).downcast_ref()
+    /// # Panics
+    /// Where a second type asks: there is one such thing.
+    pub fn prepared<T: Any + Send + Sync>(&self, make: impl FnOnce(&Self) -> T) -> &T {
+        let prepared = self.prepared.get_or_init(|| Box::new(make(self)));
+        prepared.downcast_ref().expect("one type prepares an object's head")
     }
 
     /// How much is here.
     pub fn state(&self) -> ObjectState {
-        let progress = self.progress();
-        match (progress.is_whole(), progress.unverified) {
+        match (self.is_whole(), self.unverified.load(Ordering::Acquire)) {
             (false, _) => ObjectState::Incomplete,
             (true, false) => ObjectState::Complete,
             (true, true) => ObjectState::Unverified,
@@ -280,10 +283,9 @@ impl Object {
         }
     }
 
-    /// Notes that the object answered a request.
-    pub fn touch(&self) {
+    /// Notes that the object answered a request at `now`, in seconds since 1970.
+    pub fn touch(&self, now: u64) {
         self.hits.fetch_add(1, Ordering::Relaxed);
-        let now = unix_seconds(self.shared.clock.now());
         self.last_used.store(now, Ordering::Relaxed);
     }
 
@@ -323,6 +325,7 @@ impl Object {
     pub(super) fn mirror(&self, progress: &Progress) {
         self.known_length
             .store(progress.length.unwrap_or(UNKNOWN), Ordering::Release);
+        self.unverified.store(progress.unverified, Ordering::Release);
         self.whole.store(progress.is_whole(), Ordering::Release);
     }
 

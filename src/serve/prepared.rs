@@ -1,0 +1,65 @@
+//! What every answer from one object repeats, made once an object.
+
+use crate::header::parse_date;
+use crate::policy::Terms;
+use crate::store::Object;
+use actix_web::http::header::{HeaderName, HeaderValue};
+use std::time::SystemTime;
+
+/// The parts of an answer that depend on the object alone.
+pub(super) struct Prepared {
+    /// The fields kept from the upstream, with ours in place of theirs.
+    pub(super) fields: Vec<(HeaderName, HeaderValue)>,
+    /// What the upstream says of its reuse.
+    pub(super) terms: Terms,
+    /// `Last-Modified`.
+    pub(super) modified: Option<SystemTime>,
+    /// Whether that is a strong validator.
+    pub(super) strong_date: bool,
+}
+
+impl Prepared {
+    /// That of `object`.
+    pub(super) fn of(object: &Object) -> &Self {
+        object.prepared(Self::make)
+    }
+
+    fn make(object: &Object) -> Self {
+        let representation = object.representation();
+        let validators = &representation.validators;
+        let has_validator = validators.etag.is_some() || validators.last_modified.is_some();
+        Self {
+            fields: fields(object),
+            terms: Terms::read(|name| representation.header(name), has_validator),
+            modified: validators.last_modified.as_deref().and_then(parse_date),
+            strong_date: validators.strong_date().is_some(),
+        }
+    }
+}
+
+fn fields(object: &Object) -> Vec<(HeaderName, HeaderValue)> {
+    let kept = object
+        .representation()
+        .headers
+        .iter()
+        .filter(|(name, _)| name != "content-type");
+    let named = kept.map(|(name, value)| (name.clone(), value.clone()));
+    let media = content_type(object).map(|media| ("content-type".to_owned(), media));
+    let etag = ("etag".to_owned(), object.etag().to_string());
+    named
+        .chain(media)
+        .chain([etag])
+        .filter_map(|(name, value)| Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?)))
+        .collect()
+}
+
+/// The upstream's media type, else the one that the name's extension suggests.
+pub(super) fn content_type(object: &Object) -> Option<String> {
+    if let Some(named) = object.representation().header("content-type") {
+        return Some(named.to_owned());
+    }
+    let path = object.url().split(['?', '#']).next()?;
+    let (_, extension) = path.rsplit('/').next()?.rsplit_once('.')?;
+    let guess = actix_files::file_extension_to_mime(extension);
+    Some(guess.to_string())
+}
