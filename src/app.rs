@@ -15,12 +15,13 @@ use crate::fill::{FillSettings, Registry};
 use crate::serve::{Problem, Recent, Routed, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
-use crate::upstream::{Client, ClientSettings, UpstreamError};
+use crate::upstream::{BudgetSettings, Client, ClientSettings, UpstreamError};
 use actix_web::dev::{ServerHandle, ServiceFactory, ServiceRequest, ServiceResponse, fn_service};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use futures::future::{Either, FutureExt, ready};
 use std::any::Any;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -36,6 +37,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// kernel's probes, so a pause of any length is no such silence.
 const DEAD_PEER: Duration = Duration::from_secs(15 * 60);
 
+/// How often it is looked whether the machine has slept.
+const SLEEP_CHECK: Duration = Duration::from_secs(1);
+
 /// Threads for fills: they move bytes between sockets and the page cache, and wait for the most part.
 const FILL_THREADS: usize = 2;
 
@@ -47,6 +51,14 @@ pub enum AppError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The certificate authorities cannot be read.
+    #[error("could not read {}: {source}; name a PEM file with --upstream-ca", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
         /// The operating system's reason.
         source: std::io::Error,
     },
@@ -98,6 +110,18 @@ impl Server {
             reply_timeout: config.reply_timeout,
             read_idle_timeout: config.read_idle_timeout,
             allow_private: config.allow_private,
+            join_weak: config.join_weak,
+            authorities: config
+                .upstream_ca
+                .as_deref()
+                .map(read_authorities)
+                .transpose()?
+                .unwrap_or_default(),
+            budget: BudgetSettings {
+                connections: config.connections_per_upstream,
+                requests_per_second: config.requests_per_second,
+                bytes_per_second: config.bytes_per_second,
+            },
         })?;
         let fills = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(FILL_THREADS)
@@ -110,9 +134,11 @@ impl Server {
             hold_limit: config.hold_limit,
             revalidate_wait: config.header_wait,
             after_last_reader: config.after_last_reader,
+            read_ahead: config.read_ahead,
         };
         let registry = Registry::new(Arc::clone(&store), client, settings, fills.handle().clone());
         fills.spawn(keep_space(Arc::clone(&store)));
+        fills.spawn(watch_for_sleep(Arc::clone(&clock), registry.clone()));
         let service = Arc::new(Service {
             store,
             fills: registry,
@@ -180,6 +206,29 @@ impl Server {
     }
 }
 
+/// Connections that were open when the machine fell asleep are dead when it wakes, but look alive until
+/// their silence has lasted too long. They are given up at once instead.
+async fn watch_for_sleep(clock: SharedClock, fills: Registry) {
+    let mut known = clock.suspended();
+    let mut tick = tokio::time::interval(SLEEP_CHECK);
+    loop {
+        tick.tick().await;
+        let suspended = clock.suspended();
+        if suspended > known + SLEEP_CHECK {
+            tracing::info!(slept = ?(suspended - known), "the machine has slept: fills ask anew");
+            fills.woke();
+        }
+        known = suspended;
+    }
+}
+
+fn read_authorities(path: &Path) -> Result<Vec<u8>, AppError> {
+    std::fs::read(path).map_err(|source| AppError::Authorities {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// Counts what is stored, then evicts whenever the quota is exceeded.
 async fn keep_space(store: Arc<Store>) {
     let on_disk = |work: fn(&Store) -> Result<(), StoreError>| {
@@ -213,6 +262,8 @@ fn serve(
                     .workers(workers)
                     .keep_alive(KEEP_ALIVE)
                     .h1_write_buffer_size(WRITE_BUFFER_BYTES)
+                    // A player that has gone must be noticed while there is nothing to write to it.
+                    .h1_allow_half_closed(false)
                     .shutdown_timeout(grace.as_secs())
                     .disable_signals()
                     .on_connect(|connection, _| tune(connection))

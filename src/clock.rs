@@ -14,6 +14,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub trait Clock: Debug + Send + Sync {
     /// The present wall time.
     fn now(&self) -> SystemTime;
+
+    /// How long the machine has been suspended since it was started. When this grows, connections are
+    /// dead that do not know it yet.
+    fn suspended(&self) -> Duration;
 }
 
 /// A clock shared by all parts of one server.
@@ -28,12 +32,25 @@ impl Clock for SystemClock {
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }
+
+    fn suspended(&self) -> Duration {
+        let read = |clock| {
+            let time = rustix::time::clock_gettime(clock);
+            let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+            Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+        };
+        // Read in this order, so that time which passes in between never looks like sleep.
+        let running = rustix::time::ClockId::Monotonic;
+        let all = read(rustix::time::ClockId::Boottime);
+        all.saturating_sub(read(running))
+    }
 }
 
 /// A clock that moves only when told to.
 #[derive(Debug)]
 pub struct ManualClock {
     seconds: AtomicU64,
+    suspended: AtomicU64,
 }
 
 impl ManualClock {
@@ -41,7 +58,14 @@ impl ManualClock {
     pub fn at(start: SystemTime) -> Self {
         Self {
             seconds: AtomicU64::new(unix_seconds(start)),
+            suspended: AtomicU64::new(0),
         }
+    }
+
+    /// The machine sleeps for that long, in whole seconds, and wakes.
+    pub fn sleep(&self, time: Duration) {
+        self.advance(time);
+        self.suspended.fetch_add(time.as_secs(), Ordering::Relaxed);
     }
 
     /// Moves the clock forward, by whole seconds.
@@ -53,6 +77,10 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> SystemTime {
         from_unix_seconds(self.seconds.load(Ordering::Relaxed))
+    }
+
+    fn suspended(&self) -> Duration {
+        Duration::from_secs(self.suspended.load(Ordering::Relaxed))
     }
 }
 

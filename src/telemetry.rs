@@ -18,6 +18,13 @@ pub struct StatusLabel {
     pub status: u16,
 }
 
+/// The label of positions that readers wait at: the reason.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WhyLabel {
+    /// The reason, in a word.
+    pub why: String,
+}
+
 /// The counters of one server.
 #[derive(Debug)]
 pub struct Metrics {
@@ -35,6 +42,7 @@ pub struct Metrics {
     pub sent_bytes: Counter,
     /// Bodies that could not be sent to their promised end.
     pub broken_bodies: Counter,
+    waiting: Family<WhyLabel, Gauge>,
     /// Fills under way; set when the metrics are read.
     pub fills: Gauge,
     /// Bytes that bodies hold; set when the metrics are read.
@@ -48,6 +56,8 @@ impl Metrics {
         let answers = Family::<StatusLabel, Counter>::default();
         let usual = [200, 206].map(|status| answers.get_or_create(&StatusLabel { status }).clone());
         registry.register("answers", "Answers by status", answers.clone());
+        let waiting = Family::<WhyLabel, Gauge>::default();
+        registry.register("waiting", "Positions that readers wait at, by reason", waiting.clone());
         let counter = |registry: &mut Registry, name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -61,6 +71,7 @@ impl Metrics {
         Self {
             answers,
             usual,
+            waiting,
             hits: counter(&mut registry, "hits", "Requests answered from the store"),
             misses: counter(&mut registry, "misses", "Requests that needed the upstream"),
             collapsed: counter(&mut registry, "collapsed", "Requests that shared a fill"),
@@ -83,6 +94,14 @@ impl Metrics {
             206 => self.usual[1].inc(),
             status => self.answers.get_or_create(&StatusLabel { status }).inc(),
         };
+    }
+
+    /// Sets how many positions are waited at, one reason each.
+    pub fn set_waiting<'a>(&self, reasons: impl Iterator<Item = &'a str>) {
+        self.waiting.clear();
+        for why in reasons {
+            self.waiting.get_or_create(&WhyLabel { why: why.to_owned() }).inc();
+        }
     }
 
     /// All of them in the text format of OpenMetrics.

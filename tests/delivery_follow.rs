@@ -89,7 +89,12 @@ fn the_header_comes_within_six_seconds_while_the_body_waits() {
         "{waited:?}"
     );
     assert_eq!(client.header("content-range"), Some("bytes 2000000-3999999/4000000"));
-    assert!(client.header("cache-status").expect("told").contains("detail=waiting"));
+    assert!(
+        client
+            .header("cache-status")
+            .expect("told")
+            .contains("detail=upstream-slow")
+    );
     valve.allow(LEN * 2);
     let answer = client.finish();
     assert_eq!(answer.ended, Ended::Clean);

@@ -4,19 +4,25 @@
 
 mod support;
 
+mod budget;
+mod chaos;
 mod cli;
 mod conditions;
 mod crash;
 mod delivery_capped;
 mod delivery_follow;
 mod large;
+mod leaks;
 mod length;
 mod names;
 mod nobody;
 mod once;
 mod players;
+mod policies;
+mod quirks;
 mod quota;
 mod representation;
 mod reuse;
 mod tidy;
 mod truncated;
+mod why;

@@ -92,6 +92,52 @@ fn a_seek_pulls_its_own_range_and_holes_are_filled_afterwards() {
 }
 
 #[test]
+fn a_storm_of_seeks_costs_what_was_wanted_and_then_the_rest_once() {
+    const STORM: u64 = 48 << 20;
+    const RANGE: u64 = 512 << 10;
+    let film = Film::new(STORM);
+    let upstream = Upstream::of(&film);
+    let pond = Pond::before(&upstream);
+    let address = pond.address();
+    let place = |client: u64, turn: u64| (client * 4 + turn).wrapping_mul(0x9e37_79b9_7f4a_7c15) % (STORM - RANGE);
+    let readers: Vec<_> = (0..24)
+        .map(|client| {
+            let film = film.clone();
+            std::thread::spawn(move || {
+                for at in (0..4).map(|turn| place(client, turn)) {
+                    let answer = get_range(address, "/film", &format!("bytes={at}-{}", at + RANGE - 1));
+                    film.check(at, &answer.expect(206).body);
+                }
+            })
+        })
+        .collect();
+    for reader in readers {
+        reader.join().expect("answered");
+    }
+    let sent = upstream.sent();
+    let mut wanted: Vec<u64> = (0..24)
+        .flat_map(|client| (0..4).map(move |turn| place(client, turn)))
+        .collect();
+    wanted.sort_unstable();
+    let mut reached = 0;
+    let distinct: u64 = wanted
+        .iter()
+        .map(|at| {
+            let new = (at + RANGE).saturating_sub(reached.max(*at));
+            reached = reached.max(at + RANGE);
+            new
+        })
+        .sum();
+    assert!(sent <= distinct + distinct / 50, "{sent} bytes for {distinct} wanted");
+    pond.until_state("complete");
+    assert!(
+        upstream.sent() <= STORM + STORM / 1000,
+        "{} for {STORM}",
+        upstream.sent()
+    );
+}
+
+#[test]
 fn after_a_restart_only_what_is_missing_is_asked() {
     let film = Film::new(LEN);
     let valve = Valve::new(3_000_000);

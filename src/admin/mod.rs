@@ -1,5 +1,6 @@
 //! What millpond says of itself, under `/-/`.
 
+mod fills;
 mod objects;
 
 use crate::serve::{Problem, Service};
@@ -20,12 +21,13 @@ pub async fn handle(service: &Service, request: &HttpRequest, path: &str) -> Htt
             .content_type("text/plain; charset=utf-8")
             .body("ok\n"),
         "metrics" => metrics(service),
+        "api/v1/fills" => fills::list(service),
         "api/v1/objects" => objects::list(service, request.query_string()).await,
         _ => match path.strip_prefix("api/v1/objects/") {
             Some(id) => objects::show(service, id).await,
             None => Problem::new(
                 StatusCode::NOT_FOUND,
-                "there is healthz, readyz, metrics, api/v1/objects and api/v1/objects/{id} under /-/",
+                "there is healthz, readyz, metrics, api/v1/fills, api/v1/objects and api/v1/objects/{id} under /-/",
             )
             .response(),
         },
@@ -40,6 +42,12 @@ fn metrics(service: &Service) -> HttpResponse {
     metrics
         .stored_bytes
         .set(i64::try_from(service.store.used_bytes()).unwrap_or(i64::MAX));
+    let fills = service.fills.list();
+    let reasons = fills
+        .iter()
+        .flat_map(|fill| &fill.waiting)
+        .map(|waiting| waiting.why.token());
+    metrics.set_waiting(reasons);
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
         .body(metrics.text())

@@ -28,4 +28,11 @@ pub enum AfterLastReader {
     Complete,
     /// Stops, and resumes with the next reader.
     Stop,
+    /// Fetches the rest where that is little, else stops.
+    Finish {
+        /// Where at least this many percent of the object are here, 1 to 100.
+        percent: u8,
+        /// Or where at most this many bytes are missing.
+        bytes: u64,
+    },
 }

@@ -17,6 +17,10 @@ pub struct UpstreamConfig {
     pub url: Url,
     /// How its incomplete objects are answered, where not as all others.
     pub delivery: Option<Delivery>,
+    /// What its fills do without readers, where not as all others.
+    pub after_last_reader: Option<AfterLastReader>,
+    /// Parameters of its queries that are no part of a key, where not as all others.
+    pub ignore_query: Option<Vec<String>>,
 }
 
 /// A whole and valid configuration.
@@ -50,6 +54,20 @@ pub struct Config {
     pub read_idle_timeout: Duration,
     /// The most upstream connections of one object.
     pub sessions_per_object: usize,
+    /// The most exchanges at once with one upstream.
+    pub connections_per_upstream: usize,
+    /// The most requests a second to one upstream.
+    pub requests_per_second: Option<u32>,
+    /// The most body bytes a second from one upstream.
+    pub bytes_per_second: Option<u64>,
+    /// How far ahead of a reader is fetched, in time at its own rate; `None` is all.
+    pub read_ahead: Option<Duration>,
+    /// Parameters of a query that are no part of a key.
+    pub ignore_query: Vec<String>,
+    /// Whether pieces under a weak tag are joined where `Last-Modified` is old.
+    pub join_weak: bool,
+    /// A PEM file of certificate authorities to trust beside the system's.
+    pub upstream_ca: Option<PathBuf>,
     /// What a fill does when its last reader has left.
     pub after_last_reader: AfterLastReader,
     /// How long an object that says nothing of its freshness is reused without asking.
@@ -136,9 +154,44 @@ const SETTINGS: &[Setting] = &[
         says: "number of upstream connections one object may have, 1 to 64",
     },
     Setting {
+        key: "connections_per_upstream",
+        default: "8",
+        says: "number of exchanges one upstream is asked for at once, 1 to 256, shared by all objects",
+    },
+    Setting {
+        key: "requests_per_second",
+        default: "none",
+        says: "number of requests a second one upstream is asked, or none",
+    },
+    Setting {
+        key: "bytes_per_second",
+        default: "none",
+        says: "size a second one upstream is asked for, like 20MB, or none",
+    },
+    Setting {
+        key: "read_ahead",
+        default: "all",
+        says: "time ahead of a reader, at its rate, that is fetched while it reads; or all",
+    },
+    Setting {
         key: "after_last_reader",
         default: "complete",
-        says: "complete or stop: what a fill does without readers",
+        says: "complete, stop or finish:PERCENT%,SIZE: what a fill does without readers",
+    },
+    Setting {
+        key: "ignore_query",
+        default: "",
+        says: "parameters that are no part of a key, like Expires,Signature,X-Amz-*: signed URLs",
+    },
+    Setting {
+        key: "join_weak",
+        default: "false",
+        says: "true or false: whether pieces under a weak ETag are joined where Last-Modified is old and equal",
+    },
+    Setting {
+        key: "upstream_ca",
+        default: "none",
+        says: "PEM file of certificate authorities to trust beside the system's",
     },
     Setting {
         key: "fresh_for",
@@ -161,6 +214,9 @@ const SETTINGS: &[Setting] = &[
         says: "what is logged: error, warn, info, debug, or module=level,…",
     },
 ];
+
+/// What can be said of one upstream, under `[upstreams.NAME]`.
+const RULES: &[&str] = &["url", "delivery", "after_last_reader", "ignore_query"];
 
 /// Every setting with its default and meaning, for `millpond config` and the manual.
 pub fn describe() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
@@ -196,6 +252,18 @@ impl Reader<'_> {
             self.mistakes.push(format!("{name}: {text:?} {mistake}"));
             spare
         })
+    }
+
+    /// The setting of one upstream, where it has one of its own.
+    fn rule<T>(
+        &mut self,
+        upstream: &str,
+        key: &str,
+        spare: T,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let key = format!("upstreams.{upstream}.{key}");
+        self.layers.find(&key).is_some().then(|| self.read(&key, spare, parse))
     }
 
     fn duration(&mut self, key: &str) -> Duration {
@@ -241,10 +309,29 @@ impl Config {
             reply_timeout: reader.duration("reply_timeout"),
             read_idle_timeout: reader.duration("read_idle_timeout"),
             sessions_per_object: reader.read("sessions_per_object", 1, |text| number(text, 64)),
-            after_last_reader: reader.read("after_last_reader", AfterLastReader::Complete, |text| match text {
-                "complete" => Ok(AfterLastReader::Complete),
-                "stop" => Ok(AfterLastReader::Stop),
-                _ => Err("is not complete or stop".to_owned()),
+            connections_per_upstream: reader.read("connections_per_upstream", 1, |text| number(text, 256)),
+            requests_per_second: reader.read("requests_per_second", None, |text| match text {
+                "none" => Ok(None),
+                text => number(text, 100_000).map(|rate| u32::try_from(rate).ok()),
+            }),
+            bytes_per_second: reader.read("bytes_per_second", None, |text| match text {
+                "none" => Ok(None),
+                text => units::bytes(text).and_then(|rate| match rate {
+                    0 => Err("would let nothing through; write a size like 20MB, or none".to_owned()),
+                    rate => Ok(Some(rate)),
+                }),
+            }),
+            read_ahead: reader.read("read_ahead", None, |text| match text {
+                "all" => Ok(None),
+                text => units::duration(text).map(Some),
+            }),
+            after_last_reader: reader.read("after_last_reader", AfterLastReader::Complete, after_last_reader),
+            ignore_query: reader.read("ignore_query", Vec::new(), |text| Ok(list_of_names(text))),
+            join_weak: reader.truth("join_weak"),
+            upstream_ca: reader.read("upstream_ca", None, |text| match text {
+                "none" => Ok(None),
+                "" => Err("is empty; name a PEM file, or none".to_owned()),
+                text => Ok(Some(PathBuf::from(text))),
             }),
             fresh_for: reader.duration("fresh_for"),
             keep_unverified: reader.truth("keep_unverified"),
@@ -285,6 +372,38 @@ fn delivery(text: &str) -> Result<Delivery, String> {
     }
 }
 
+fn after_last_reader(text: &str) -> Result<AfterLastReader, String> {
+    let mistake = || "is not complete, stop or finish:PERCENT%,SIZE (like finish:80%,100MiB)".to_owned();
+    match text {
+        "complete" => Ok(AfterLastReader::Complete),
+        "stop" => Ok(AfterLastReader::Stop),
+        text => {
+            let (percent, size) = text
+                .strip_prefix("finish:")
+                .and_then(|bounds| bounds.split_once(','))
+                .ok_or_else(mistake)?;
+            let percent = percent
+                .trim()
+                .strip_suffix('%')
+                .and_then(|percent| percent.parse().ok());
+            Ok(AfterLastReader::Finish {
+                percent: percent
+                    .filter(|percent| (1..=100).contains(percent))
+                    .ok_or_else(mistake)?,
+                bytes: units::bytes(size.trim()).map_err(|_| mistake())?,
+            })
+        }
+    }
+}
+
+/// Names between commas or white space.
+fn list_of_names(text: &str) -> Vec<String> {
+    text.split([',', ' ', '\t'])
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
 fn data_directory(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
         return Err("is empty; name a directory".to_owned());
@@ -303,7 +422,7 @@ fn data_directory(text: &str) -> Result<PathBuf, String> {
         .ok_or_else(|| "needs HOME or XDG_CACHE_HOME; name a directory instead".to_owned())
 }
 
-/// `upstream = ["URL", "NAME=URL"]`, and `[upstreams.NAME]` with `url` and `delivery`.
+/// `upstream = ["URL", "NAME=URL"]`, and `[upstreams.NAME]` with the [`RULES`].
 fn upstreams(reader: &mut Reader<'_>) -> Vec<UpstreamConfig> {
     let mut found: Vec<UpstreamConfig> = Vec::new();
     let listed = reader
@@ -315,7 +434,7 @@ fn upstreams(reader: &mut Reader<'_>) -> Vec<UpstreamConfig> {
         .flat_map(|(name, values)| values.iter().map(move |value| (name, value)))
     {
         let (name, url) = split_name(text);
-        add_upstream(reader, &mut found, source, name, url, None);
+        add_upstream(reader, &mut found, source, name, url);
     }
     let names: std::collections::BTreeSet<String> = reader
         .layers
@@ -324,20 +443,17 @@ fn upstreams(reader: &mut Reader<'_>) -> Vec<UpstreamConfig> {
         .collect();
     for name in names {
         let (source, url) = reader.text(&format!("upstreams.{name}.url"));
-        let delivery = reader
-            .layers
-            .find(&format!("upstreams.{name}.delivery"))
-            .is_some()
-            .then(|| reader.read(&format!("upstreams.{name}.delivery"), Delivery::Follow, delivery));
         let unnamed = name.is_empty();
-        add_upstream(
-            reader,
-            &mut found,
-            &source,
-            (!unnamed).then_some(name.as_str()),
-            &url,
-            delivery,
-        );
+        let before = found.len();
+        add_upstream(reader, &mut found, &source, (!unnamed).then_some(name.as_str()), &url);
+        let delivery = reader.rule(&name, "delivery", Delivery::Follow, delivery);
+        let after = reader.rule(&name, "after_last_reader", AfterLastReader::Complete, after_last_reader);
+        let ignored = reader.rule(&name, "ignore_query", Vec::new(), |text| Ok(list_of_names(text)));
+        if let Some(upstream) = found.get_mut(before) {
+            upstream.delivery = delivery;
+            upstream.after_last_reader = after;
+            upstream.ignore_query = ignored;
+        }
     }
     found
 }
@@ -350,14 +466,7 @@ fn split_name(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-fn add_upstream(
-    reader: &mut Reader<'_>,
-    found: &mut Vec<UpstreamConfig>,
-    source: &str,
-    name: Option<&str>,
-    url: &str,
-    delivery: Option<Delivery>,
-) {
+fn add_upstream(reader: &mut Reader<'_>, found: &mut Vec<UpstreamConfig>, source: &str, name: Option<&str>, url: &str) {
     let mut mistake = |what: String| reader.mistakes.push(format!("{source}: {what}"));
     if let Some(name) = name {
         let plain = name
@@ -391,7 +500,9 @@ fn add_upstream(
     found.push(UpstreamConfig {
         name: name.map(str::to_owned),
         url,
-        delivery,
+        delivery: None,
+        after_last_reader: None,
+        ignore_query: None,
     });
 }
 
@@ -400,7 +511,10 @@ fn unknown_keys(reader: &mut Reader<'_>) {
         key == "upstream"
             || key == "config"
             || SETTINGS.iter().any(|setting| setting.key == key)
-            || (key.starts_with("upstreams.") && (key.ends_with(".url") || key.ends_with(".delivery")))
+            || key
+                .strip_prefix("upstreams.")
+                .and_then(|rest| rest.rsplit_once('.'))
+                .is_some_and(|(_, rule)| RULES.contains(&rule))
     };
     let unknown: Vec<String> = reader
         .layers

@@ -38,11 +38,22 @@ pub(super) enum Verdict {
     Status(u16),
     /// A reply that does not fit the question or itself.
     Contradiction(&'static str),
+    /// A success that can hardly be the object that is known: what is stored stays.
+    Imposter(&'static str),
 }
 
 pub(super) fn join(known: Option<Known<'_>>, asked: Span, reply: &Reply) -> Verdict {
+    if let (Some(known), 200 | 206) = (known, reply.status) {
+        if is_media(known.representation.header("content-type")) && is_page(reply.header("content-type")) {
+            return Verdict::Imposter("an HTML page came where a film was");
+        }
+        if reply.coded && known.representation.header("content-encoding").is_none() {
+            return Verdict::Imposter("a coded body came where a plain one was");
+        }
+    }
     match reply.status {
         200 => whole(known, reply),
+        206 if reply.coded => Verdict::Contradiction("206 with a coded body"),
         206 => part(known, asked, reply),
         304 => Verdict::NotModified,
         416 => Verdict::Unsatisfiable(match reply.content_range {
@@ -115,9 +126,26 @@ fn judged(known: Option<Known<'_>>, reply: &Reply, brings: Brings, partial: bool
         complete_length: brings.total,
         validators: reply.validators.clone(),
         headers: reply.headers.clone(),
-        ranges: joinable && reply.accepts_ranges.unwrap_or(partial),
+        // A server that says `Accept-Ranges: none` is believed, even where it has just sent one.
+        ranges: joinable && !reply.coded && reply.accepts_ranges.unwrap_or(partial),
     };
     Verdict::Begins(representation, brings)
+}
+
+fn is_media(media: Option<&str>) -> bool {
+    media.is_some_and(|media| {
+        let media = media.trim_start().to_ascii_lowercase();
+        ["video/", "audio/", "image/", "application/octet-stream"]
+            .iter()
+            .any(|kind| media.starts_with(kind))
+    })
+}
+
+fn is_page(media: Option<&str>) -> bool {
+    media.is_some_and(|media| {
+        let media = media.trim_start().to_ascii_lowercase();
+        media.starts_with("text/html") || media.starts_with("application/xhtml")
+    })
 }
 
 #[cfg(test)]
@@ -136,6 +164,7 @@ mod tests {
             },
             accepts_ranges: None,
             retry_after: None,
+            coded: false,
             headers: Vec::new(),
         }
     }
@@ -213,6 +242,39 @@ mod tests {
         ] {
             assert!(matches!(resumed(&wrong), Verdict::Contradiction(_)), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn an_error_page_with_200_is_an_imposter_where_a_film_is_known() {
+        let film = Representation {
+            headers: vec![("content-type".to_owned(), "video/mp4".to_owned())],
+            ..representation()
+        };
+        let page = Reply {
+            headers: vec![("content-type".to_owned(), "text/html; charset=utf-8".to_owned())],
+            ..reply(200, Framing::Length(900), None, Some("\"b\""))
+        };
+        let known = Known {
+            representation: &film,
+            length: Some(100),
+        };
+        assert!(matches!(join(Some(known), Span::From(40), &page), Verdict::Imposter(_)));
+        assert!(matches!(join(None, Span::From(40), &page), Verdict::Begins(..)));
+    }
+
+    #[test]
+    fn a_coded_body_has_no_ranges_and_is_none() {
+        let coded = |status, range| Reply {
+            coded: true,
+            ..reply(status, Framing::Length(60), range, Some("\"a\""))
+        };
+        let part = coded(206, Some("bytes 40-99/100"));
+        assert!(matches!(join(None, Span::From(40), &part), Verdict::Contradiction(_)));
+        assert!(matches!(resumed(&part), Verdict::Imposter(_)));
+        let Verdict::Begins(representation, _) = join(None, Span::Whole, &coded(200, None)) else {
+            panic!("the first reply begins");
+        };
+        assert!(!representation.ranges);
     }
 
     #[test]

@@ -12,16 +12,22 @@
 //!    └── woken by store::presence │◄── events ─────┘──► store::commit
 //! ```
 //!
+//! Every exchange waits for its turn in the budget of its upstream (ask.rs). What readers want now and
+//! soon is gathered in owner/wishes.rs; why one waits is told by why.rs.
+//!
 //! A reader that leaves stops nobody: the fill goes on as `after_last_reader` says.
 
-mod backoff;
+mod ask;
 mod join;
 mod meter;
 mod owner;
+mod place;
 mod plan;
 mod registry;
 mod session;
+mod why;
 
-pub use registry::{Cursor, FillSettings, Phase, Refusal, Registry, Trouble, Want};
+pub use registry::{Cursor, FillLine, FillSettings, Phase, Refusal, Registry, Trouble, WaitingLine, Want};
+pub use why::{SessionLine, Stage, Why};
 
 pub use crate::config::AfterLastReader;

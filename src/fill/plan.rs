@@ -2,14 +2,17 @@
 //!
 //! - A reader near ahead of a session waits for it; one that is far gets a session of its own, and
 //!   the session that would have come there is shortened to end where the new one begins.
-//! - A session asks for no byte that is present or promised by another session, and for no byte
-//!   past the wish of the reader it serves. So no byte is asked twice.
-//! - When no reader waits and nothing is under way, the holes are filled one after the other,
-//!   first those ahead of where readers were.
+//! - A session asks for no byte that is present or promised by another session, and for little that
+//!   the reader it serves did not ask for: a wish is rounded up to a worthwhile request, and wishes
+//!   with small gaps between them become one. So no byte is asked twice.
+//! - Who has waited longest is served first.
+//! - When no reader waits and nothing is under way, what readers will want soon is fetched, then the
+//!   holes one stretch after the other, first those ahead of where readers were.
 //! - An upstream without ranges, or of unknown length, is read once, whole, from 0.
 
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use crate::store::WaitingAt;
+use crate::upstream::{Class, QUANTUM_BYTES};
 
 /// A reader this close ahead of a session waits for it: asking anew would cost more.
 const NEAR_BYTES: u64 = 512 * 1024;
@@ -17,10 +20,21 @@ const NEAR_BYTES: u64 = 512 * 1024;
 /// So does one that the session reaches within this time.
 const NEAR_SECONDS: f64 = 0.25;
 
-/// What a session may bring before a reader without one may take its place.
-const QUANTUM_BYTES: u64 = 4 << 20;
+/// A session with no more than this to bring is not shortened: its bytes are on the way already. Nor
+/// is one that will have brought them within [`SHORT_SECONDS`].
+const SHORT_BYTES: u64 = 2 << 20;
+const SHORT_SECONDS: f64 = 1.0;
 
-/// One session as the plan sees it.
+/// The least that is worth a request: tiny reads come in swarms. A wish for more is asked as it is.
+const WORTHWHILE_BYTES: u64 = 256 * 1024;
+
+/// Wishes with no more than this between them become one request.
+const CRUMB_BYTES: u64 = 64 * 1024;
+
+/// What nobody waits for is asked in stretches of this length: a reader may come at any time.
+const STRETCH_BYTES: u64 = 32 << 20;
+
+/// One session that has been asked for, as the plan sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Running {
     pub(super) id: u64,
@@ -37,7 +51,10 @@ pub(super) struct Running {
 pub(super) struct View<'a> {
     pub(super) length: Option<u64>,
     pub(super) present: &'a RangeSet,
+    /// In the order of their positions.
     pub(super) waiting: &'a [WaitingAt],
+    /// What readers will want soon, in the order of urgency.
+    pub(super) ahead: &'a [ByteRange],
     pub(super) running: &'a [Running],
     /// Whether pieces may be asked for and joined.
     pub(super) ranges: bool,
@@ -54,11 +71,11 @@ pub(super) struct View<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Asks for the whole, from 0.
-    StartWhole,
+    StartWhole(Class),
     /// Asks for everything from here on: the length is not known.
-    StartFrom(ByteOffset),
+    StartFrom(ByteOffset, Class),
     /// Asks for these bytes.
-    Start(ByteRange),
+    Start(ByteRange, Class),
     /// Lets the session end here.
     Shorten { id: u64, stop: ByteOffset },
     /// Ends the session now.
@@ -66,23 +83,45 @@ pub(super) enum Step {
 }
 
 pub(super) fn plan(view: &View<'_>) -> Vec<Step> {
-    let wanted = view.background || !view.waiting.is_empty();
+    let class = match view.waiting {
+        [] if view.ahead.is_empty() => Class::Background,
+        [] => Class::Ahead,
+        _ => Class::Waiting,
+    };
     match view.length {
-        _ if !wanted => Vec::new(),
+        _ if class == Class::Background && !view.background => Vec::new(),
         Some(length) if view.ranges => {
             let mut draft = Draft::new(view, length);
-            for waiter in view.waiting {
-                draft.serve(*waiter);
+            let mut waiting: Vec<&WaitingAt> = view.waiting.iter().collect();
+            waiting.sort_by_key(|waiter| waiter.since);
+            for waiter in waiting {
+                draft.serve(waiter);
             }
+            draft.read_ahead();
             draft.complete();
             draft.steps
         }
         _ if !view.running.is_empty() => Vec::new(),
         None if view.ranges && view.present.run_at(0).is_some() => {
-            vec![Step::StartFrom(view.present.run_at(0).unwrap_or_default())]
+            vec![Step::StartFrom(view.present.run_at(0).unwrap_or_default(), class)]
         }
-        _ => vec![Step::StartWhole],
+        _ => vec![Step::StartWhole(class)],
     }
+}
+
+/// What a session is for, as readers stand now.
+pub(super) fn class_of(session: &Running, waiting: &[WaitingAt], readers: usize) -> Class {
+    let serves = |waiter: &WaitingAt| session.at <= waiter.at && waiter.at < session.stop;
+    match waiting.iter().any(serves) {
+        true => Class::Waiting,
+        false if readers > 0 => Class::Ahead,
+        false => Class::Background,
+    }
+}
+
+/// The bytes to ask for at once in the first request of an object, of which nothing is known.
+pub(super) fn worthwhile(range: ByteRange) -> ByteRange {
+    ByteRange::with_len(range.start(), range.len().max(WORTHWHILE_BYTES)).unwrap_or(range)
 }
 
 struct Draft<'a> {
@@ -102,7 +141,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn serve(&mut self, waiter: WaitingAt) {
+    fn serve(&mut self, waiter: &WaitingAt) {
         let at = waiter.at;
         if at >= self.length || self.view.present.run_at(at).is_some() || self.coming_to(at) {
             return;
@@ -111,9 +150,30 @@ impl<'a> Draft<'a> {
             return;
         }
         self.end_passing_session_at(at);
-        if let Some(range) = ByteRange::new(at, waiter.end.min(self.free_until(at))) {
-            self.start(range);
+        let free = self.free_until(at);
+        let mut end = waiter.end;
+        if waiter.wish < WORTHWHILE_BYTES {
+            end = end.max(at.saturating_add(WORTHWHILE_BYTES));
+            if free.saturating_sub(end) < WORTHWHILE_BYTES {
+                // Nor is a crumb left for others to come back for.
+                end = free;
+            }
         }
+        let end = self.with_neighbours(at, end).min(free);
+        if let Some(range) = ByteRange::new(at, end) {
+            self.start(range, Class::Waiting);
+        }
+    }
+
+    /// The end of a request for `at..end` that takes those along who wait a little further on.
+    fn with_neighbours(&self, at: ByteOffset, mut end: ByteOffset) -> ByteOffset {
+        for other in self.view.waiting.iter().filter(|other| other.at > at) {
+            if other.at > end.saturating_add(CRUMB_BYTES) {
+                break;
+            }
+            end = end.max(other.end);
+        }
+        end
     }
 
     /// The session that would come to `at` ends there; its place in the plan is a step of its own
@@ -131,23 +191,25 @@ impl<'a> Draft<'a> {
         let planned = self
             .steps
             .iter_mut()
-            .find(|step| matches!(step, Step::Start(range) if range.start() == begin));
+            .find(|step| matches!(step, Step::Start(range, _) if range.start() == begin));
         match (planned, ByteRange::new(begin, at)) {
-            (Some(step), Some(range)) => *step = Step::Start(range),
+            (Some(step), Some(range)) => *step = Step::Start(range, Class::Waiting),
             _ => self.steps.push(Step::Shorten { id, stop: at }),
         }
     }
 
     /// Whether a session will be there soon.
     fn coming_to(&self, at: ByteOffset) -> bool {
-        let near = self
-            .view
-            .rate
-            .map_or(0, |rate| (rate * NEAR_SECONDS) as u64)
-            .max(NEAR_BYTES);
+        let share = self.view.rate.map(|rate| rate / self.view.running.len().max(1) as f64);
+        let near = share.map_or(0, |share| (share * NEAR_SECONDS) as u64).max(NEAR_BYTES);
+        let short = |session: &Running| {
+            session.stop.saturating_sub(session.at) <= SHORT_BYTES
+                && share.is_none_or(|share| (at - session.at) as f64 <= share * SHORT_SECONDS)
+        };
         self.running
             .iter()
-            .any(|session| session.at <= at && at < session.stop && at - session.at <= near)
+            .filter(|session| session.at <= at && at < session.stop)
+            .any(|session| at - session.at <= near || short(session))
     }
 
     /// The end of the gap at `at`: the next byte that is present or promised, or the end.
@@ -162,25 +224,30 @@ impl<'a> Draft<'a> {
         present.min(promised.unwrap_or(u64::MAX)).min(self.length)
     }
 
-    /// Ends the session that is missed least; `false` where all have a reader and none its turn over.
+    /// Ends the session that is missed least; `false` where none can be: what is under way of a cut
+    /// session comes twice, so one that will be over soon is waited for, and none is cut that has just
+    /// begun.
     fn make_room(&mut self) -> bool {
         let serves = |session: &Running| {
             self.view
                 .waiting
                 .iter()
-                .any(|waiter| session.at <= waiter.at && waiter.at - session.at <= NEAR_BYTES)
+                .any(|waiter| session.at <= waiter.at && waiter.at < session.stop)
         };
+        let long = |session: &&Running| session.stop.saturating_sub(session.at) > SHORT_BYTES;
         let idle = self
             .running
             .iter()
-            .filter(|session| !serves(session))
-            .map(|session| session.id)
-            .next();
+            .filter(long)
+            .filter(|session| session.moved >= SHORT_BYTES && !serves(session))
+            .max_by_key(|session| session.moved);
         let over = || {
-            let turn_over = self.running.iter().filter(|session| session.moved >= QUANTUM_BYTES);
-            turn_over.max_by_key(|session| session.moved).map(|session| session.id)
+            let turn_over = self.running.iter().filter(long);
+            turn_over
+                .filter(|session| session.moved >= QUANTUM_BYTES)
+                .max_by_key(|session| session.moved)
         };
-        let Some(id) = idle.or_else(over) else {
+        let Some(id) = idle.or_else(over).map(|session| session.id) else {
             return false;
         };
         self.running.retain(|session| session.id != id);
@@ -188,8 +255,8 @@ impl<'a> Draft<'a> {
         true
     }
 
-    fn start(&mut self, range: ByteRange) {
-        self.steps.push(Step::Start(range));
+    fn start(&mut self, range: ByteRange, class: Class) {
+        self.steps.push(Step::Start(range, class));
         self.running.push(Running {
             id: u64::MAX,
             at: range.start(),
@@ -198,9 +265,27 @@ impl<'a> Draft<'a> {
         });
     }
 
-    /// Fills the next hole where nothing else is to do.
+    /// Fetches what readers will want soon, while connections are left.
+    fn read_ahead(&mut self) {
+        for wish in self.view.ahead {
+            if self.running.len() >= self.view.max_sessions {
+                return;
+            }
+            let gap = self.view.present.gaps(*wish).find(|gap| {
+                let promised = |session: &Running| session.at <= gap.start() && gap.start() < session.stop;
+                !self.running.iter().any(promised)
+            });
+            if let Some(gap) = gap
+                && let Some(range) = ByteRange::new(gap.start(), gap.end().min(self.free_until(gap.start())))
+            {
+                self.start(range, Class::Ahead);
+            }
+        }
+    }
+
+    /// Fills a stretch of the next hole where nothing else is to do.
     fn complete(&mut self) {
-        if !self.view.background || !self.running.is_empty() {
+        if !self.view.background || !self.running.is_empty() || !self.view.waiting.is_empty() {
             return;
         }
         let hint = self.view.hint.min(self.length);
@@ -210,8 +295,10 @@ impl<'a> Draft<'a> {
             .into_iter()
             .flatten()
             .find_map(|part| self.view.present.gaps(part).next());
-        if let Some(hole) = hole {
-            self.start(hole);
+        if let Some(hole) = hole
+            && let Some(stretch) = ByteRange::with_len(hole.start(), hole.len().min(STRETCH_BYTES))
+        {
+            self.start(stretch, Class::Background);
         }
     }
 }
@@ -220,8 +307,18 @@ impl<'a> Draft<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Instant;
 
     const LENGTH: u64 = 64 << 20;
+
+    fn wait(at: u64, end: u64) -> WaitingAt {
+        WaitingAt {
+            at,
+            end,
+            since: Instant::now(),
+            wish: end - at,
+        }
+    }
 
     fn range(start: u64, end: u64) -> ByteRange {
         ByteRange::new(start, end).expect("not empty")
@@ -232,6 +329,7 @@ mod tests {
             length: Some(LENGTH),
             present,
             waiting,
+            ahead: &[],
             running,
             ranges: true,
             background: true,
@@ -249,16 +347,13 @@ mod tests {
             stop: LENGTH,
             moved: 1000,
         }];
-        let waiting = [WaitingAt {
-            at: 50 << 20,
-            end: LENGTH,
-        }];
+        let waiting = [wait(50 << 20, LENGTH)];
         let steps = plan(&view(&RangeSet::new(), &waiting, &running));
         assert_eq!(
             steps,
             [
                 Step::Shorten { id: 1, stop: 50 << 20 },
-                Step::Start(range(50 << 20, LENGTH))
+                Step::Start(range(50 << 20, LENGTH), Class::Waiting)
             ]
         );
     }
@@ -271,23 +366,17 @@ mod tests {
             stop: LENGTH,
             moved: 1000,
         }];
-        let waiting = [WaitingAt {
-            at: 100_000,
-            end: LENGTH,
-        }];
+        let waiting = [wait(100_000, LENGTH)];
         assert_eq!(plan(&view(&RangeSet::new(), &waiting, &running)), []);
     }
 
     #[test]
     fn a_session_stops_where_it_meets_present_bytes() {
         let present: RangeSet = [range(10 << 20, 20 << 20)].into_iter().collect();
-        let waiting = [WaitingAt {
-            at: 5 << 20,
-            end: LENGTH,
-        }];
+        let waiting = [wait(5 << 20, LENGTH)];
         assert_eq!(
             plan(&view(&present, &waiting, &[])),
-            [Step::Start(range(5 << 20, 10 << 20))]
+            [Step::Start(range(5 << 20, 10 << 20), Class::Waiting)]
         );
     }
 
@@ -296,23 +385,17 @@ mod tests {
         let present: RangeSet = [range(10 << 20, 20 << 20)].into_iter().collect();
         let mut view = view(&present, &[], &[]);
         view.hint = 20 << 20;
-        assert_eq!(plan(&view), [Step::Start(range(20 << 20, LENGTH))]);
+        assert_eq!(plan(&view), [Step::Start(range(20 << 20, 52 << 20), Class::Background)]);
         view.background = false;
         assert_eq!(plan(&view), []);
     }
 
     #[test]
     fn without_ranges_or_length_the_whole_is_read_once() {
-        let (none, waiting) = (
-            RangeSet::new(),
-            [WaitingAt {
-                at: 50 << 20,
-                end: LENGTH,
-            }],
-        );
+        let (none, waiting) = (RangeSet::new(), [wait(50 << 20, LENGTH)]);
         let mut view = view(&none, &waiting, &[]);
         view.ranges = false;
-        assert_eq!(plan(&view), [Step::StartWhole]);
+        assert_eq!(plan(&view), [Step::StartWhole(Class::Waiting)]);
         let running = [Running {
             id: 1,
             at: 0,
@@ -333,13 +416,16 @@ mod tests {
                 moved: n * (2 << 20),
             })
             .collect();
-        let mut waiting: Vec<WaitingAt> = running.iter().map(|s| WaitingAt { at: s.at, end: LENGTH }).collect();
-        waiting.push(WaitingAt {
-            at: 60 << 20,
-            end: LENGTH,
-        });
+        let mut waiting: Vec<WaitingAt> = running.iter().map(|s| wait(s.at, LENGTH)).collect();
+        waiting.push(wait(60 << 20, LENGTH));
         let steps = plan(&view(&RangeSet::new(), &waiting, &running));
-        assert_eq!(steps, [Step::Stop { id: 3 }, Step::Start(range(60 << 20, LENGTH))]);
+        assert_eq!(
+            steps,
+            [
+                Step::Stop { id: 3 },
+                Step::Start(range(60 << 20, LENGTH), Class::Waiting)
+            ]
+        );
     }
 
     /// A fill whose sessions each bring a piece a turn, with readers that come, wait and go.
@@ -368,7 +454,10 @@ mod tests {
             });
             for step in steps {
                 match step {
-                    Step::Start(range) => {
+                    Step::Start(range, _) => {
+                        let taken = |s: &Running| s.at < range.end() && range.start() < s.stop;
+                        assert!(!self.running.iter().any(taken), "{range:?} is on its way");
+                        assert_eq!(self.present.covered(range), 0, "{range:?} is here");
                         self.next_id += 1;
                         self.running.push(Running {
                             id: self.next_id,
@@ -384,7 +473,7 @@ mod tests {
                             .for_each(|s| s.stop = stop);
                     }
                     Step::Stop { id } => self.running.retain(|session| session.id != id),
-                    Step::StartWhole | Step::StartFrom(_) => panic!("the length is known and ranges work"),
+                    Step::StartWhole(_) | Step::StartFrom(..) => panic!("the length is known and ranges work"),
                 }
             }
             assert!(self.running.len() <= 4);
@@ -413,7 +502,7 @@ mod tests {
             let bound = 200 + 20 * LENGTH / piece;
             for turn in 0..bound {
                 let coming = arrivals.iter().filter(|(when, ..)| *when == turn);
-                simulation.readers.extend(coming.map(|&(_, at, len)| WaitingAt { at, end: (at + len).min(LENGTH) }));
+                simulation.readers.extend(coming.map(|&(_, at, len)| wait(at, (at + len).min(LENGTH))));
                 simulation.turn(piece, false);
             }
             prop_assert!(simulation.readers.is_empty(), "still waiting: {:?}", simulation.readers);

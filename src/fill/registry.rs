@@ -6,17 +6,21 @@
 use super::AfterLastReader;
 use super::meter::Meter;
 use super::owner::Owner;
-use crate::key::ObjectId;
+use super::place::{Pace, Place, Visits};
+use super::session::Position;
+use super::why::{SessionLine, Situation, Why};
+use crate::key::{ObjectId, ObjectKey};
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, Store};
-use crate::upstream::{Client, Span, Target, UpstreamError};
+use crate::upstream::{Client, Span, Target, Trust, UpstreamError};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use url::Url;
 
 /// How fills behave.
 #[derive(Debug, Clone)]
@@ -29,6 +33,8 @@ pub struct FillSettings {
     pub revalidate_wait: Duration,
     /// What to do when the last reader has left.
     pub after_last_reader: AfterLastReader,
+    /// How far ahead of a reader is fetched, in time at its own rate; `None` is all.
+    pub read_ahead: Option<Duration>,
 }
 
 /// What a reader that joins is after.
@@ -55,6 +61,8 @@ pub enum Phase {
     Refused(Arc<Refusal>),
     /// The upstream gave no answer.
     Failed(Arc<UpstreamError>),
+    /// The upstream is left alone for so long: it asked for that, or is known to be down.
+    Resting(Duration),
     /// The store could not take the object.
     Disk(Arc<str>),
     /// The server is stopping.
@@ -70,6 +78,8 @@ pub struct Refusal {
     pub headers: Vec<(String, String)>,
     /// `Retry-After`, as it came.
     pub retry_after: Option<String>,
+    /// The same as a length of time.
+    pub rest: Option<Duration>,
     /// The start of its body.
     pub body: bytes::Bytes,
     /// The complete length, in a 416.
@@ -97,7 +107,12 @@ impl Trouble {
 /// What a fill shares with its readers.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) target: Target,
+    pub(super) key: ObjectKey,
+    target: Mutex<Arc<Target>>,
+    /// Where redirects led, and when.
+    location: Mutex<Option<(Url, Instant)>>,
+    /// A reader came with another URL for the same object: it may be signed anew.
+    pub(super) renewed: AtomicBool,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) trouble: watch::Sender<Option<Trouble>>,
     pub(super) readers: AtomicUsize,
@@ -105,23 +120,46 @@ pub(super) struct Shared {
     pub(super) bytes_wanted: AtomicBool,
     /// Where readers were last: the holes after it are filled first.
     pub(super) hint: AtomicU64,
+    /// Where the wishes of the latest readers ended.
+    visits: Mutex<Visits>,
     /// Rung when a reader joins or leaves.
     pub(super) changed: Notify,
     pub(super) meter: Arc<Mutex<Meter>>,
+    places: Mutex<Vec<Weak<Place>>>,
+    pub(super) status: Mutex<Status>,
 }
 
+/// What the owner says of itself after each plan.
+#[derive(Debug, Default)]
+pub(super) struct Status {
+    pub(super) sessions: Vec<Arc<Position>>,
+    pub(super) retry_at: Option<Instant>,
+    /// The last failure was the disk's.
+    pub(super) disk: bool,
+    pub(super) ranges: bool,
+}
+
+/// How long the place that redirects led to is asked directly.
+const LOCATION_LIFETIME: Duration = Duration::from_secs(300);
+
 impl Shared {
-    fn new(target: Target, bytes_wanted: bool) -> Self {
+    fn new(target: Arc<Target>, bytes_wanted: bool) -> Self {
         Self {
-            target,
+            key: target.key.clone(),
+            target: Mutex::new(target),
+            location: Mutex::default(),
+            renewed: AtomicBool::new(false),
             phase: watch::Sender::new(Phase::Opening),
             trouble: watch::Sender::new(None),
             readers: AtomicUsize::new(0),
             // Set before the owner starts: it must not take the first reader for one of the head.
             bytes_wanted: AtomicBool::new(bytes_wanted),
             hint: AtomicU64::new(0),
+            visits: Mutex::default(),
             changed: Notify::new(),
             meter: Arc::new(Mutex::new(Meter::new(Instant::now()))),
+            places: Mutex::default(),
+            status: Mutex::default(),
         }
     }
 
@@ -131,6 +169,68 @@ impl Shared {
             (Phase::Ready(object), Want::Validity | Want::Anew(_)) => !object.is_whole(),
             _ => true,
         }
+    }
+
+    /// What to ask for, as the latest reader named it.
+    pub(super) fn target(&self) -> Arc<Target> {
+        Arc::clone(&self.target.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A reader came with `target`: a newer signature may open what the older one does not any more.
+    /// One that may go everywhere is not replaced by one that may not.
+    fn renew(&self, target: &Arc<Target>) {
+        let mut held = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = held.url == target.url && held.trust == target.trust;
+        if same || (held.trust == Trust::Configured && target.trust == Trust::Public) {
+            return;
+        }
+        *held = Arc::clone(target);
+        drop(held);
+        // What the old one was refused says nothing of the new one.
+        self.trouble.send_replace(None);
+        self.renewed.store(true, Ordering::Release);
+    }
+
+    /// Where redirects led a short while ago.
+    pub(super) fn location(&self) -> Option<Url> {
+        let held = self.location.lock().unwrap_or_else(PoisonError::into_inner);
+        let (url, since) = held.as_ref()?;
+        (since.elapsed() < LOCATION_LIFETIME).then(|| url.clone())
+    }
+
+    /// Remembers where redirects led.
+    pub(super) fn remember_location(&self, url: Url) {
+        let mut held = self.location.lock().unwrap_or_else(PoisonError::into_inner);
+        if held
+            .as_ref()
+            .is_none_or(|(known, since)| *known != url || since.elapsed() >= LOCATION_LIFETIME)
+        {
+            *held = Some((url, Instant::now()));
+        }
+    }
+
+    pub(super) fn forget_location(&self) {
+        *self.location.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether the latest reader goes on where another one ended, so that the next is known beforehand;
+    /// and when the last one left.
+    pub(super) fn visits(&self) -> (bool, Option<Instant>) {
+        let visits = self.visits.lock().unwrap_or_else(PoisonError::into_inner);
+        (visits.in_sequence, visits.left)
+    }
+
+    /// How each of the readers goes.
+    pub(super) fn paces(&self) -> Vec<Pace> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|place| place.strong_count() > 0);
+        places.iter().filter_map(|place| Some(place.upgrade()?.now())).collect()
+    }
+
+    /// Bytes per second that the fill brings, where enough has come to tell.
+    pub(super) fn rate(&self) -> Option<f64> {
+        let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        meter.rate(Instant::now())
     }
 }
 
@@ -142,6 +242,8 @@ pub(super) struct Context {
     pub(super) settings: FillSettings,
     pub(super) runtime: Handle,
     pub(super) stopping: watch::Sender<bool>,
+    /// Counts the times that the machine has slept.
+    pub(super) woken: watch::Sender<u64>,
     fills: Mutex<HashMap<ObjectId, Arc<Shared>>>,
     owners: Mutex<JoinSet<()>>,
 }
@@ -157,11 +259,96 @@ impl Context {
         if !even_with_readers && shared.readers.load(Ordering::Acquire) > 0 {
             return false;
         }
-        let id = shared.target.key.id();
+        let id = shared.key.id();
         if fills.get(&id).is_some_and(|held| Arc::ptr_eq(held, shared)) {
             fills.remove(&id);
         }
         true
+    }
+}
+
+/// A line of the list of fills.
+#[derive(Debug, serde::Serialize)]
+pub struct FillLine {
+    /// The digest of the object's URL.
+    pub id: String,
+    /// The canonical URL.
+    pub url: String,
+    /// `opening`, or `ready` once the representation is known.
+    pub phase: &'static str,
+    /// The complete length in bytes, where known.
+    pub complete_length: Option<u64>,
+    /// How many bytes are here.
+    pub present_bytes: u64,
+    /// Readers that hold the fill.
+    pub readers: usize,
+    /// Bytes per second, where known.
+    pub rate: Option<u64>,
+    /// What is asked of the upstream.
+    pub sessions: Vec<SessionLine>,
+    /// Who waits, and why.
+    pub waiting: Vec<WaitingLine>,
+    /// What went wrong last, while it lasts.
+    pub trouble: Option<String>,
+}
+
+/// A position that readers wait at.
+#[derive(Debug, serde::Serialize)]
+pub struct WaitingLine {
+    /// The first absent byte.
+    pub at: ByteOffset,
+    /// For how long, in milliseconds.
+    pub for_ms: u64,
+    /// The reason.
+    #[serde(flatten)]
+    pub why: Why,
+}
+
+impl Context {
+    fn object(shared: &Shared) -> Option<Arc<Object>> {
+        match &*shared.phase.borrow() {
+            Phase::Ready(object) => Some(Arc::clone(object)),
+            _ => None,
+        }
+    }
+
+    fn line(&self, shared: &Shared) -> FillLine {
+        let object = Self::object(shared);
+        let situation = self.situation(shared);
+        let waiting = object.as_ref().map(|object| object.waiting()).unwrap_or_default();
+        let milliseconds = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        FillLine {
+            id: shared.key.id().to_string(),
+            url: shared.key.url().to_owned(),
+            phase: if object.is_some() { "ready" } else { "opening" },
+            complete_length: object.as_ref().and_then(|object| object.length()),
+            present_bytes: object.as_ref().map_or(0, |object| object.present_bytes()),
+            readers: shared.readers.load(Ordering::Acquire),
+            rate: shared.rate().map(|rate| rate as u64),
+            waiting: waiting
+                .iter()
+                .map(|waiting| WaitingLine {
+                    at: waiting.at,
+                    for_ms: milliseconds(waiting.since),
+                    why: situation.why(waiting.at),
+                })
+                .collect(),
+            sessions: situation.sessions,
+            trouble: shared.trouble.borrow().as_ref().map(|trouble| trouble.what.to_string()),
+        }
+    }
+
+    fn situation(&self, shared: &Shared) -> Situation {
+        let standing = self.client.budget_of(&shared.target().url).standing();
+        let status = shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        Situation {
+            sessions: status.sessions.iter().map(|position| position.line()).collect(),
+            disk: status.disk,
+            resting: status.retry_at.and_then(|at| at.checked_duration_since(now)),
+            upstream_resting: standing.resting,
+            ranges: status.ranges,
+        }
     }
 }
 
@@ -180,6 +367,7 @@ impl Registry {
             settings,
             runtime,
             stopping: watch::Sender::new(false),
+            woken: watch::Sender::new(0),
             fills: Mutex::default(),
             owners: Mutex::default(),
         };
@@ -189,7 +377,7 @@ impl Registry {
     }
 
     /// Joins the fill of `target`, starting it if there is none; `known` is what the store has of it.
-    pub fn join(&self, target: &Target, want: Want, known: Option<Arc<Object>>) -> Cursor {
+    pub fn join(&self, target: &Arc<Target>, want: Want, known: Option<Arc<Object>>) -> Cursor {
         let wants_bytes = matches!(want, Want::Bytes(_) | Want::Anew(_));
         let mut fills = self.context.fills();
         let running = fills
@@ -198,20 +386,59 @@ impl Registry {
             .cloned();
         let collapsed = running.is_some();
         let shared = running.unwrap_or_else(|| {
-            let shared = Arc::new(Shared::new(target.clone(), wants_bytes));
+            let shared = Arc::new(Shared::new(Arc::clone(target), wants_bytes));
             fills.insert(target.key.id(), Arc::clone(&shared));
             self.spawn(Owner::new(Arc::clone(&self.context), Arc::clone(&shared), known), want);
             shared
         });
         shared.readers.fetch_add(1, Ordering::AcqRel);
         drop(fills);
-        if let Want::Bytes(Span::From(start)) | Want::Anew(Span::From(start)) = want {
-            shared.hint.store(start, Ordering::Relaxed);
+        if collapsed {
+            shared.renew(target);
         }
-        if wants_bytes && !shared.bytes_wanted.swap(true, Ordering::AcqRel) {
+        if let Want::Bytes(span) | Want::Anew(span) = want {
+            let wish = match span {
+                Span::From(start) => Some((start, u64::MAX)),
+                Span::Range(range) => Some((range.start(), range.end())),
+                Span::Whole | Span::Suffix(_) => None,
+            };
+            if let Some((start, end)) = wish {
+                shared.hint.store(start, Ordering::Relaxed);
+                let mut visits = shared.visits.lock().unwrap_or_else(PoisonError::into_inner);
+                visits.note(start, end);
+            }
+        }
+        let first_bytes = wants_bytes && !shared.bytes_wanted.swap(true, Ordering::AcqRel);
+        if first_bytes || shared.renewed.load(Ordering::Acquire) {
             shared.changed.notify_one();
         }
-        Cursor { shared, collapsed }
+        let place = Arc::new(Place::new(Instant::now()));
+        let mut places = shared.places.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that left are forgotten here, so that a fill nobody looks at keeps no list of them.
+        places.retain(|place| place.strong_count() > 0);
+        places.push(Arc::downgrade(&place));
+        drop(places);
+        Cursor {
+            shared,
+            context: Arc::clone(&self.context),
+            place,
+            collapsed,
+        }
+    }
+
+    /// The machine has slept: connections are dead that do not know it.
+    pub fn woke(&self) {
+        self.context.woken.send_modify(|times| *times += 1);
+    }
+
+    /// All fills as they stand, in the order of their ids.
+    pub fn list(&self) -> Vec<FillLine> {
+        let mut fills: Vec<(ObjectId, Arc<Shared>)> = {
+            let held = self.context.fills();
+            held.iter().map(|(id, shared)| (*id, Arc::clone(shared))).collect()
+        };
+        fills.sort_unstable_by_key(|(id, _)| *id);
+        fills.iter().map(|(_, shared)| self.context.line(shared)).collect()
     }
 
     fn spawn(&self, owner: Owner, want: Want) {
@@ -245,6 +472,8 @@ impl Registry {
 #[derive(Debug)]
 pub struct Cursor {
     shared: Arc<Shared>,
+    context: Arc<Context>,
+    place: Arc<Place>,
     collapsed: bool,
 }
 
@@ -252,6 +481,16 @@ impl Cursor {
     /// Whether the fill was under way already.
     pub fn collapsed(&self) -> bool {
         self.collapsed
+    }
+
+    /// The reader has taken `bytes` more and is at `at` now, of a wish that ends at `end`.
+    pub fn reached(&self, at: ByteOffset, end: ByteOffset, bytes: u64) {
+        self.place.reached(at, end, bytes, Instant::now());
+    }
+
+    /// Why a reader at `at` waits.
+    pub fn why(&self, at: ByteOffset) -> Why {
+        self.context.situation(&self.shared).why(at)
     }
 
     /// How far the fill has come now.
@@ -291,12 +530,6 @@ impl Cursor {
         self.shared.trouble.borrow().clone()
     }
 
-    /// Bytes per second that the fill brings, where enough has come to tell.
-    pub fn rate(&self) -> Option<f64> {
-        let meter = self.shared.meter.lock().unwrap_or_else(PoisonError::into_inner);
-        meter.rate(Instant::now())
-    }
-
     /// How long until the fill will have brought the whole object, at its present rate.
     pub fn completes_in(&self, object: &Object) -> Option<Duration> {
         let missing = object.length()?.saturating_sub(object.present_bytes());
@@ -310,13 +543,17 @@ impl Cursor {
     }
 
     fn takes(&self, bytes: u64) -> Option<Duration> {
-        let seconds = bytes as f64 / self.rate()?.max(1.0);
+        let seconds = bytes as f64 / self.shared.rate()?.max(1.0);
         Duration::try_from_secs_f64(seconds).ok()
     }
 }
 
 impl Drop for Cursor {
     fn drop(&mut self) {
+        // Before the count: whoever sees that nobody is left must see since when.
+        let mut visits = self.shared.visits.lock().unwrap_or_else(PoisonError::into_inner);
+        visits.left = Some(Instant::now());
+        drop(visits);
         self.shared.readers.fetch_sub(1, Ordering::AcqRel);
         self.shared.changed.notify_one();
     }

@@ -6,12 +6,13 @@
 
 use super::join::Brings;
 use super::meter::Meter;
+use super::why::{SessionLine, Stage};
 use crate::store::{Object, StoreError};
-use crate::upstream::{Exchange, Framing, UpstreamError};
+use crate::upstream::{Exchange, Framing, Permit, UpstreamError};
 use bytes::Bytes;
 use futures::poll;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Instant;
@@ -24,19 +25,42 @@ const BATCH_BYTES: usize = 1 << 20;
 pub(super) struct Position {
     /// The next byte it will bring.
     pub(super) at: AtomicU64,
-    /// Where it ends; only ever lowered.
+    /// Where it ends; only ever lowered, once it has been asked for.
     pub(super) stop: AtomicU64,
     /// What it has brought.
     pub(super) moved: AtomicU64,
+    stage: AtomicU8,
 }
 
 impl Position {
-    pub(super) fn new(at: u64, stop: u64) -> Arc<Self> {
+    pub(super) fn new(at: u64, stop: u64, stage: Stage) -> Arc<Self> {
         Arc::new(Self {
             at: at.into(),
             stop: stop.into(),
             moved: 0.into(),
+            stage: (stage as u8).into(),
         })
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            stage if stage == Stage::Queued as u8 => Stage::Queued,
+            stage if stage == Stage::Asked as u8 => Stage::Asked,
+            _ => Stage::Moving,
+        }
+    }
+
+    /// As it looks from outside.
+    pub(super) fn line(&self) -> SessionLine {
+        SessionLine {
+            at: self.at.load(Ordering::Acquire),
+            stop: Some(self.stop.load(Ordering::Acquire)).filter(|stop| *stop != u64::MAX),
+            stage: self.stage(),
+        }
+    }
+
+    pub(super) fn set_stage(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Release);
     }
 }
 
@@ -53,6 +77,10 @@ pub(super) enum Outcome {
     Short,
     /// The disk refused.
     Disk(StoreError),
+    /// The connection was needed for somebody who waits.
+    CalledBack,
+    /// The machine has slept: the connection is dead, known or not.
+    Slept,
     /// The session's task panicked.
     Lost,
 }
@@ -64,6 +92,7 @@ pub(super) async fn receive(
     object: Arc<Object>,
     position: Arc<Position>,
     meter: Arc<Mutex<Meter>>,
+    permit: &Permit,
     on_first: impl FnOnce(),
 ) -> Outcome {
     let framing = exchange.reply.framing;
@@ -92,7 +121,11 @@ pub(super) async fn receive(
                 .unwrap_or_else(PoisonError::into_inner)
                 .add(count, Instant::now());
             if let Some(report) = on_first.take() {
+                position.set_stage(Stage::Moving);
                 report();
+            }
+            if let Some(pause) = permit.moved(count) {
+                tokio::time::sleep(pause).await;
             }
         }
         match ending {

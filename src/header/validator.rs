@@ -8,6 +8,9 @@ use super::parse_date;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// How much older than `Date` a `Last-Modified` must be to be believed beside a weak tag.
+const OLD: Duration = Duration::from_secs(60);
+
 /// An entity tag (RFC 9110 §8.8.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntityTag {
@@ -81,10 +84,27 @@ impl Validators {
 
     /// The validator under which pieces may be joined; `None` where there is none to trust.
     pub fn strong(&self) -> Option<StrongValidator> {
-        if let Some(tag) = self.entity_tag().filter(|tag| !tag.is_weak()) {
-            return Some(StrongValidator::Tag(tag));
+        match self.entity_tag() {
+            Some(tag) if !tag.is_weak() => Some(StrongValidator::Tag(tag)),
+            // The server says itself that bytes may differ under it; a date knows no better.
+            Some(_) => None,
+            None => self.strong_date().map(StrongValidator::Date),
         }
-        self.strong_date().map(StrongValidator::Date)
+    }
+
+    /// The same without a weak tag, where `Last-Modified` is so much older than `Date` that it can be
+    /// taken for one of the bytes: for operators who know their upstream's weak tags.
+    #[must_use]
+    pub fn by_old_date(mut self) -> Self {
+        let old = || {
+            let modified = parse_date(self.last_modified.as_deref()?)?;
+            let date = parse_date(self.date.as_deref()?)?;
+            Some(modified + OLD <= date)
+        };
+        if self.entity_tag().is_some_and(|tag| tag.is_weak()) && old() == Some(true) {
+            self.etag = None;
+        }
+        self
     }
 
     /// `Last-Modified`, where it is strong: at least one second before `Date` (RFC 9110 §8.8.2.2).
@@ -158,6 +178,18 @@ mod tests {
         assert!(validators(None, Some(OLD), Some(OLD)).strong().is_none());
         assert!(validators(None, Some(OLD), None).strong().is_none());
         assert!(validators(None, Some("yesterday"), Some(NEXT)).strong().is_none());
+    }
+
+    #[test]
+    fn a_weak_tag_outranks_its_date_unless_the_operator_says_otherwise() {
+        const MINUTE_LATER: &str = "Sun, 06 Nov 1994 08:50:37 GMT";
+        let weak = validators(Some("W/\"a\""), Some(OLD), Some(MINUTE_LATER));
+        assert_eq!(weak.strong(), None);
+        assert!(weak.by_old_date().strong().is_some());
+        let young = validators(Some("W/\"a\""), Some(OLD), Some(NEXT));
+        assert_eq!(young.by_old_date().strong(), None);
+        let strong = validators(Some("\"a\""), Some(OLD), Some(MINUTE_LATER));
+        assert_eq!(strong.clone().by_old_date(), strong);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(super) struct Facts<'a> {
     pub(super) modified: Option<SystemTime>,
     /// Whether `modified` is a strong validator.
     pub(super) strong_date: bool,
+    /// Whether the body is coded; then a range would be one of coded bytes.
+    pub(super) coded: bool,
 }
 
 /// What to say.
@@ -52,6 +54,9 @@ pub(super) fn answer(question: Question<'_>, facts: Facts<'_>) -> Answer {
     let Some(length) = facts.length else {
         return Answer::Whole(None);
     };
+    if facts.coded {
+        return Answer::Whole(Some(length));
+    }
     match select(range, length) {
         Selection::Whole => Answer::Whole(Some(length)),
         Selection::Ranges(ranges) => Answer::Parts(ranges, length),
@@ -109,6 +114,7 @@ mod tests {
                 etag: &etag,
                 modified: None,
                 strong_date: false,
+                coded: false,
             },
         )
     }
@@ -128,6 +134,7 @@ mod tests {
             etag: &etag,
             modified: None,
             strong_date: false,
+            coded: false,
         };
         assert_eq!(answer(question, facts), Answer::PreconditionFailed);
     }

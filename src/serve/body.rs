@@ -53,7 +53,7 @@ pub(super) struct ObjectBody {
     here: ByteOffset,
     watch: Watch,
     /// Keeps the fill going while this reader lasts.
-    _cursor: Option<Cursor>,
+    cursor: Option<Cursor>,
     reading: Option<JoinHandle<Result<Bytes, StoreError>>>,
     /// Bytes sent in this turn.
     turn: u64,
@@ -72,7 +72,7 @@ impl ObjectBody {
             at,
             here: 0,
             watch,
-            _cursor: cursor,
+            cursor,
             reading: None,
             turn: 0,
             sent: 0,
@@ -102,6 +102,9 @@ impl ObjectBody {
                     self.at += block.len() as u64;
                     self.turn += block.len() as u64;
                     self.sent += block.len() as u64;
+                    if let Some(cursor) = &self.cursor {
+                        cursor.reached(self.at, end, block.len() as u64);
+                    }
                     Poll::Ready(Some(Ok(block)))
                 }
                 Ok(None) => {

@@ -21,7 +21,7 @@ use crate::policy::{Reason, Reuse};
 use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, ObjectState, Presence, Store, Watch};
 use crate::telemetry::Metrics;
-use crate::upstream::{Span, Target};
+use crate::upstream::{Span, Target, Trust};
 use actix_web::http::header::{self, HeaderName};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
@@ -124,7 +124,7 @@ impl Service {
     }
 
     /// Answers a request for an object.
-    pub async fn fetch(&self, http: &HttpRequest, target: &Target, delivery: Delivery) -> HttpResponse {
+    pub async fn fetch(&self, http: &HttpRequest, target: &Arc<Target>, delivery: Delivery) -> HttpResponse {
         let Some(request) = Request::read(http, delivery) else {
             let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here");
             let mut response = problem.with(CacheStatus::forwarded(Forwarded::Method)).response();
@@ -147,7 +147,7 @@ impl Service {
         .response()
     }
 
-    async fn attempt(&self, request: &Request<'_>, target: &Target) -> Result<Attempt, Problem> {
+    async fn attempt(&self, request: &Request<'_>, target: &Arc<Target>) -> Result<Attempt, Problem> {
         let known = self.stored(target).await?;
         if let Some(response) = known.as_ref().and_then(|object| self.hit(request, Arc::clone(object))) {
             return Ok(Attempt::Answered(response));
@@ -172,7 +172,7 @@ impl Service {
     async fn find(
         &self,
         request: &Request<'_>,
-        target: &Target,
+        target: &Arc<Target>,
         known: Option<Arc<Object>>,
     ) -> Result<Result<Found, HttpResponse>, Problem> {
         let span = wanted_span(request.question.range);
@@ -193,7 +193,14 @@ impl Service {
             None => (bytes, CacheStatus::forwarded(Forwarded::UriMiss)),
         };
         self.metrics.misses.inc();
-        let cursor = self.fills.join(target, want, known);
+        let cursor = self.fills.join(target, want, known.clone());
+        let refused = |phase: &Phase| matches!(phase, Phase::Failed(error) if error.is_refused());
+        if target.trust == Trust::Configured && cursor.collapsed() && refused(&cursor.opened().await) {
+            // It was begun for a URL that somebody named, which may not lead where this one may.
+            drop(cursor);
+            let cursor = self.fills.join(target, want, known);
+            return self.opened(cursor, story, want).await;
+        }
         self.opened(cursor, story, want).await
     }
 
@@ -253,6 +260,10 @@ impl Service {
                 Ok(Ok(Found { object, cursor, story }))
             }
             Phase::Refused(refusal) => Ok(Err(refused(&refusal, story))),
+            Phase::Resting(rest) => {
+                let rest = rest.max(Duration::from_secs(1));
+                Err(Problem::later(rest, "the upstream is down or asked to be left alone").with(story))
+            }
             Phase::Failed(error) => Err(Problem::upstream(&error).with(story)),
             Phase::Disk(_) => Err(Problem::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -303,7 +314,7 @@ impl Service {
                     Some(refusal) if is_definite(refusal.status) => {
                         return Ok(Attempt::Answered(refused(&refusal, found.story)));
                     }
-                    _ => found.story = found.story.detail("waiting"),
+                    _ => found.story = found.story.detail(found.cursor.why(first.start()).token()),
                 },
             }
         }
@@ -417,6 +428,7 @@ fn facts(object: &Object) -> Facts<'_> {
         etag: object.etag(),
         modified: prepared.modified,
         strong_date: prepared.strong_date,
+        coded: prepared.coded,
     }
 }
 
@@ -476,7 +488,12 @@ fn is_definite(status: u16) -> bool {
 
 fn wanted_span(range: Option<&[u8]>) -> Span {
     match first_wanted(range) {
-        Some(FirstWanted::From { start, .. }) => Span::From(start),
+        // What is asked for is bounded where the wish is: the rest may never be wanted.
+        Some(FirstWanted::From {
+            start,
+            last: Some(last),
+        }) => ByteRange::new(start, last.saturating_add(1)).map_or(Span::From(start), Span::Range),
+        Some(FirstWanted::From { start, last: None }) => Span::From(start),
         Some(FirstWanted::Suffix(count)) if count > 0 => Span::Suffix(count),
         // A range from 0 also tells whether the upstream has ranges at all.
         _ => Span::From(0),

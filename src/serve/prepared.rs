@@ -14,6 +14,8 @@ pub(super) struct Prepared {
     pub(super) terms: Terms,
     /// `Last-Modified`.
     pub(super) modified: Option<SystemTime>,
+    /// Whether the body is coded: its ranges mean nothing to a player.
+    pub(super) coded: bool,
     /// Whether that is a strong validator.
     pub(super) strong_date: bool,
 }
@@ -31,6 +33,7 @@ impl Prepared {
         Self {
             fields: fields(object),
             terms: Terms::read(|name| representation.header(name), has_validator),
+            coded: representation.header("content-encoding").is_some(),
             modified: validators.last_modified.as_deref().and_then(parse_date),
             strong_date: validators.strong_date().is_some(),
         }

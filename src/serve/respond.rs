@@ -53,6 +53,7 @@ impl Response {
         let mut head = self.head(status, &object, multipart_type);
         match &self.answer {
             Answer::Whole(None) => {}
+            Answer::Whole(_) if Prepared::of(&object).coded => {}
             Answer::Parts(ranges, size) if ranges.len() == 1 => {
                 let part = ContentRange::Part {
                     range: ranges[0],

@@ -3,7 +3,7 @@
 //! Paths travel as the client spelled them: nothing is decoded here, so `%2B` stays `%2B`. Dot
 //! segments are resolved as everywhere on the Web, and may not lead out of an upstream's tree.
 
-use crate::config::{Config, Delivery};
+use crate::config::{AfterLastReader, Config, Delivery};
 use crate::upstream::{Target, Trust};
 use std::cell::{Ref, RefCell};
 use std::collections::HashMap;
@@ -55,6 +55,8 @@ struct Tree {
     mount: String,
     base: Url,
     delivery: Delivery,
+    after_last_reader: Option<AfterLastReader>,
+    ignore_query: Vec<String>,
 }
 
 /// The table of what is served where.
@@ -64,6 +66,7 @@ pub struct Routes {
     unnamed: Option<Tree>,
     ad_hoc: bool,
     delivery: Delivery,
+    ignore_query: Vec<String>,
 }
 
 impl Routes {
@@ -76,6 +79,8 @@ impl Routes {
                 .map_or_else(|| "/".to_owned(), |name| format!("/{name}/")),
             base: upstream.url.clone(),
             delivery: upstream.delivery.unwrap_or(config.delivery),
+            after_last_reader: upstream.after_last_reader,
+            ignore_query: upstream.ignore_query.as_ref().unwrap_or(&config.ignore_query).clone(),
         };
         let (named, unnamed): (Vec<_>, Vec<_>) = config.upstreams.iter().partition(|upstream| upstream.name.is_some());
         Self {
@@ -83,6 +88,7 @@ impl Routes {
             unnamed: unnamed.into_iter().map(tree).next(),
             ad_hoc: config.ad_hoc,
             delivery: config.delivery,
+            ignore_query: config.ignore_query.clone(),
         }
     }
 
@@ -131,7 +137,7 @@ impl Routes {
             return Err(RouteError::NotAUrl);
         }
         Ok(Routed::Fetch {
-            target: Arc::new(Target::new(url, Trust::Public)),
+            target: Arc::new(Target::new(url, Trust::Public).ignoring(&self.ignore_query)),
             delivery: self.delivery,
         })
     }
@@ -143,8 +149,12 @@ fn beneath<'a>(tree: &Tree, rest: &str, query: Option<&str>) -> Result<Routed<'a
     if !url.path().starts_with(tree.base.path()) {
         return Err(RouteError::Outside);
     }
+    let target = Target {
+        after_last_reader: tree.after_last_reader,
+        ..Target::new(url, Trust::Configured).ignoring(&tree.ignore_query)
+    };
     Ok(Routed::Fetch {
-        target: Arc::new(Target::new(url, Trust::Configured)),
+        target: Arc::new(target),
         delivery: tree.delivery,
     })
 }

@@ -280,6 +280,14 @@ impl Store {
         }
     }
 
+    /// How many more bytes fit, by the quota and by the file system; `None` where that cannot be told.
+    pub fn room(&self) -> Option<u64> {
+        let free = rustix::fs::statvfs(&self.layout.dir)
+            .ok()
+            .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        [self.shared.space.room(), free].into_iter().flatten().min()
+    }
+
     /// Up to `limit` objects in the order of their ids, after `after`: for a blocking thread.
     pub fn list(&self, after: Option<ObjectId>, limit: usize) -> Vec<Opened> {
         self.shared

@@ -41,6 +41,7 @@ pub enum Broken {
 struct Waiter {
     waker: Waker,
     end: ByteOffset,
+    wish: ByteCount,
     /// When the reader began to wait for this very byte.
     since: Instant,
     verdict: Option<Broken>,
@@ -53,6 +54,10 @@ pub struct WaitingAt {
     pub at: ByteOffset,
     /// The end of what it wants; at least `at + 1`.
     pub end: ByteOffset,
+    /// When it began to; the earliest, where several wait for the same byte.
+    pub since: Instant,
+    /// How many bytes it wanted from the first, here or not; the most, where several wait.
+    pub wish: ByteCount,
 }
 
 /// The in-memory truth of one generation; guarded by the object's lock.
@@ -144,8 +149,17 @@ impl Progress {
         let mut list: Vec<WaitingAt> = Vec::with_capacity(self.waiters.len().min(64));
         for (&(at, _), waiter) in self.waiters.iter().filter(|(_, waiter)| waiter.verdict.is_none()) {
             match list.last_mut() {
-                Some(last) if last.at == at => last.end = last.end.max(waiter.end),
-                _ => list.push(WaitingAt { at, end: waiter.end }),
+                Some(last) if last.at == at => {
+                    last.end = last.end.max(waiter.end);
+                    last.since = last.since.min(waiter.since);
+                    last.wish = last.wish.max(waiter.wish);
+                }
+                _ => list.push(WaitingAt {
+                    at,
+                    end: waiter.end,
+                    since: waiter.since,
+                    wish: waiter.wish,
+                }),
             }
         }
         list
@@ -157,12 +171,18 @@ impl Progress {
 pub struct Watch {
     object: Arc<Object>,
     place: Option<(ByteOffset, u64)>,
+    /// Where the present wish began and ends.
+    wish: (ByteOffset, ByteOffset),
 }
 
 impl Watch {
     /// A reader of `object` that does not wait yet.
     pub fn new(object: Arc<Object>) -> Self {
-        Self { object, place: None }
+        Self {
+            object,
+            place: None,
+            wish: (0, 0),
+        }
     }
 
     /// The object read.
@@ -177,6 +197,9 @@ impl Watch {
             && let Some(found) = self.object.look(at)
         {
             return Poll::Ready(found);
+        }
+        if self.wish.1 != end {
+            self.wish = (at, end);
         }
         let mut progress = self.object.progress();
         let before = self.place.take();
@@ -198,6 +221,7 @@ impl Watch {
         let waiter = Waiter {
             waker: cx.waker().clone(),
             end: end.max(at.saturating_add(1)),
+            wish: end.saturating_sub(self.wish.0),
             since,
             verdict: None,
         };

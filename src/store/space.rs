@@ -46,6 +46,11 @@ impl Space {
         self.quota.map_or(0, |quota| self.used().saturating_sub(quota))
     }
 
+    /// What the quota leaves; `None` without one.
+    pub(super) fn room(&self) -> Option<u64> {
+        Some(self.quota?.saturating_sub(self.used()))
+    }
+
     pub(super) fn exceeded(&self) -> &Notify {
         &self.exceeded
     }

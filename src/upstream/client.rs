@@ -4,6 +4,7 @@
 //! is resolved by our own resolver, which keeps public addresses only, so the check is made on the
 //! very addresses that are connected to, on every hop. Redirects are followed here by hand.
 
+use super::budget::{Budget, BudgetSettings, Budgets};
 use super::error::UpstreamError;
 use super::exchange::{Exchange, Reply};
 use super::request::{Ask, Trust};
@@ -28,6 +29,12 @@ pub struct ClientSettings {
     pub read_idle_timeout: Duration,
     /// Whether URLs that clients name may lead to private addresses.
     pub allow_private: bool,
+    /// Whether a weak tag is passed over where `Last-Modified` is old.
+    pub join_weak: bool,
+    /// PEM certificates of authorities to trust beside the system's.
+    pub authorities: Vec<u8>,
+    /// What one upstream may be asked at once.
+    pub budget: BudgetSettings,
 }
 
 /// Asks upstreams.
@@ -35,6 +42,7 @@ pub struct ClientSettings {
 pub struct Client {
     any: reqwest::Client,
     public: reqwest::Client,
+    budgets: Arc<Budgets>,
     settings: ClientSettings,
 }
 
@@ -44,12 +52,27 @@ impl Client {
     /// # Errors
     /// Where TLS cannot be set up.
     pub fn new(settings: ClientSettings) -> Result<Self, UpstreamError> {
-        let any = builder(&settings).build().map_err(UpstreamError::Setup)?;
-        let public = builder(&settings)
+        let any = builder(&settings)?.build().map_err(UpstreamError::Setup)?;
+        let public = builder(&settings)?
             .dns_resolver(Arc::new(PublicOnly))
             .build()
             .map_err(UpstreamError::Setup)?;
-        Ok(Self { any, public, settings })
+        Ok(Self {
+            any,
+            public,
+            budgets: Arc::new(Budgets::new(settings.budget.clone())),
+            settings,
+        })
+    }
+
+    /// The budget that exchanges with the upstream of `url` are taken from.
+    pub fn budget_of(&self, url: &Url) -> Arc<Budget> {
+        self.budgets.of(url)
+    }
+
+    /// The longest from a request to the reply's header.
+    pub fn reply_timeout(&self) -> Duration {
+        self.settings.reply_timeout
     }
 
     /// Sends the request and waits for the reply's header.
@@ -57,13 +80,16 @@ impl Client {
     /// # Errors
     /// Where no reply came. Any status is a reply, except redirects, which are followed.
     pub async fn ask(&self, ask: &Ask) -> Result<Exchange, UpstreamError> {
-        let mut url = ask.target.url.clone();
+        let mut url = ask.at.as_ref().unwrap_or(&ask.target.url).clone();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send(&url, ask).await?;
             let status = response.status().as_u16();
             if !matches!(status, 301 | 302 | 303 | 307 | 308) {
-                let reply = Reply::read(status, response.version(), response.headers());
-                return Ok(Exchange { reply, response });
+                let mut reply = Reply::read(status, response.version(), response.headers());
+                if self.settings.join_weak {
+                    reply.validators = reply.validators.by_old_date();
+                }
+                return Ok(Exchange { reply, url, response });
             }
             url = next_hop(&url, response.headers())?;
         }
@@ -116,15 +142,17 @@ impl Client {
     }
 }
 
-fn builder(settings: &ClientSettings) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
+fn builder(settings: &ClientSettings) -> Result<reqwest::ClientBuilder, UpstreamError> {
+    let authorities = reqwest::Certificate::from_pem_bundle(&settings.authorities).map_err(UpstreamError::Setup)?;
+    let builder = reqwest::Client::builder()
         .user_agent(concat!("millpond/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .tcp_nodelay(true)
         .connect_timeout(settings.connect_timeout)
         .read_timeout(settings.read_idle_timeout)
-        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_idle_timeout(Duration::from_secs(30));
+    Ok(builder.tls_certs_merge(authorities))
 }
 
 fn fields(ask: &Ask) -> HeaderMap {

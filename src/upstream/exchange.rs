@@ -1,10 +1,11 @@
 //! One reply: its head as values, its body in pieces as they arrive.
 
 use super::error::UpstreamError;
-use crate::header::{ContentRange, Validators};
+use crate::header::{ContentRange, Validators, parse_date};
 use bytes::Bytes;
 use reqwest::header::{self, HeaderMap, HeaderName};
 use std::time::Duration;
+use url::Url;
 
 /// How the end of a body is known (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Reply {
     pub accepts_ranges: Option<bool>,
     /// `Retry-After`, as it came.
     pub retry_after: Option<String>,
+    /// The body is coded (`Content-Encoding`), although `identity` was asked for.
+    pub coded: bool,
     /// End-to-end fields worth keeping: names in lower case.
     pub headers: Vec<(String, String)>,
 }
@@ -84,8 +87,29 @@ impl Reply {
             },
             accepts_ranges: text(header::ACCEPT_RANGES).map(|units| units.to_ascii_lowercase().contains("bytes")),
             retry_after: text(header::RETRY_AFTER).map(str::to_owned),
+            coded: text(header::CONTENT_ENCODING).is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity")),
             headers: kept(headers),
         }
+    }
+}
+
+impl Reply {
+    /// How long the upstream asks to be left alone: in seconds, or up to a date (RFC 9110 §10.2.3).
+    pub fn rest(&self) -> Option<Duration> {
+        let text = self.retry_after.as_deref()?.trim();
+        if let Ok(seconds) = text.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let date = parse_date(self.validators.date.as_deref()?)?;
+        Some(parse_date(text)?.duration_since(date).unwrap_or_default())
+    }
+
+    /// The first kept field of that lower-case name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -108,6 +132,8 @@ fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
 pub struct Exchange {
     /// The head.
     pub reply: Reply,
+    /// Where the reply came from: the URL asked, or where its redirects led.
+    pub url: Url,
     pub(super) response: reqwest::Response,
 }
 

@@ -3,11 +3,15 @@
 //! The HTTP client is seen here only. It is set to follow nothing, decompress nothing and time
 //! nothing but silence; what a reply claims is read here, and believed or not in `fill::join`.
 
+mod backoff;
+mod budget;
 mod client;
 mod error;
 mod exchange;
 mod request;
 
+pub(crate) use backoff::{random, rest as backoff};
+pub use budget::{Budget, BudgetSettings, Budgets, Class, Permit, QUANTUM_BYTES, Standby, Standing};
 pub use client::{Client, ClientSettings, is_public};
 pub use error::UpstreamError;
 pub use exchange::{Exchange, Framing, Reply};

@@ -1,7 +1,9 @@
 //! What we ask of an upstream.
 
+use crate::config::AfterLastReader;
 use crate::key::ObjectKey;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange};
+use std::sync::Arc;
 use url::Url;
 
 /// Whom a URL came from, which decides what addresses it may lead to.
@@ -22,6 +24,8 @@ pub struct Target {
     pub key: ObjectKey,
     /// Whom the URL came from.
     pub trust: Trust,
+    /// What its fill does without readers, where not as all others.
+    pub after_last_reader: Option<AfterLastReader>,
 }
 
 impl Target {
@@ -31,7 +35,29 @@ impl Target {
             key: ObjectKey::of(&url),
             url,
             trust,
+            after_last_reader: None,
         }
+    }
+
+    /// The same, stored under a key without these parameters of the query: `NAME`, or `PREFIX*`. That
+    /// is how one film keeps one key, however often its URL is signed anew.
+    #[must_use]
+    pub fn ignoring(mut self, parameters: &[String]) -> Self {
+        let Some(query) = self.url.query().filter(|_| !parameters.is_empty()) else {
+            return self;
+        };
+        let counts = |part: &&str| {
+            let name = part.split('=').next().unwrap_or_default();
+            !parameters.iter().any(|parameter| match parameter.strip_suffix('*') {
+                Some(prefix) => name.starts_with(prefix),
+                None => name == parameter,
+            })
+        };
+        let kept: Vec<&str> = query.split('&').filter(counts).collect();
+        let mut bare = self.url.clone();
+        bare.set_query((!kept.is_empty()).then(|| kept.join("&")).as_deref());
+        self.key = ObjectKey::of(&bare);
+        self
     }
 }
 
@@ -64,7 +90,9 @@ impl Span {
 #[derive(Debug, Clone)]
 pub struct Ask {
     /// What to fetch.
-    pub target: Target,
+    pub target: Arc<Target>,
+    /// Where redirects led the last time: asked instead of the target's own URL.
+    pub at: Option<Url>,
     /// Which bytes of it.
     pub span: Span,
     /// The strong validator that the bytes must belong to, for `If-Range`.
@@ -77,13 +105,35 @@ pub struct Ask {
 
 impl Ask {
     /// Asks for these bytes, without conditions.
-    pub fn new(target: Target, span: Span) -> Self {
+    pub fn new(target: Arc<Target>, span: Span) -> Self {
         Self {
             target,
+            at: None,
             span,
             if_range: None,
             if_none_match: None,
             if_modified_since: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_no_part_of_the_key() {
+        let rules = ["Expires".to_owned(), "X-Amz-*".to_owned()];
+        let target = |url: &str| {
+            let url = Url::parse(url).expect("a URL");
+            Target::new(url, Trust::Public).ignoring(&rules)
+        };
+        let first = target("https://h/f.mkv?id=7&X-Amz-Date=1&X-Amz-Signature=a&Expires=3");
+        let second = target("https://h/f.mkv?X-Amz-Signature=b&id=7");
+        assert_eq!(first.key, second.key);
+        assert_eq!(first.key.url(), "https://h/f.mkv?id=7");
+        assert!(first.url.as_str().contains("Signature=a"), "it is asked as it came");
+        assert_eq!(target("https://h/f.mkv?Expires=1").key.url(), "https://h/f.mkv");
+        assert_ne!(target("https://h/f.mkv?expires=1").key, target("https://h/f.mkv").key);
     }
 }

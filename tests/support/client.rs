@@ -61,6 +61,8 @@ pub(crate) struct Client {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     head_only: bool,
+    /// Bytes of the body that were read already.
+    taken: u64,
 }
 
 impl Client {
@@ -80,6 +82,7 @@ impl Client {
             status: 0,
             headers: Vec::new(),
             head_only: false,
+            taken: 0,
         }
     }
 
@@ -127,10 +130,11 @@ impl Client {
     pub(crate) fn read(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.reader.read_exact(&mut bytes).expect("bytes before the time-out");
+        self.taken += count as u64;
         bytes
     }
 
-    /// Reads the body to its end, and checks that nothing follows it that was not promised.
+    /// Reads what is left of the body to its end, and checks that nothing follows it that was not promised.
     pub(crate) fn finish(mut self) -> Answer {
         let (body, ended) = self.finish_body();
         Answer {
@@ -153,7 +157,7 @@ impl Client {
         if chunked {
             return self.chunks();
         }
-        let length = length.expect("a length");
+        let length = length.expect("a length") - self.taken;
         let mut body = Vec::new();
         let read = self.reader.by_ref().take(length).read_to_end(&mut body);
         if let Err(error) = &read {

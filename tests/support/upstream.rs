@@ -170,6 +170,17 @@ impl Conn {
         self.closed = true;
     }
 
+    /// The head of a 206 for `start..end` of the film, whose body is for the script to send, or not.
+    pub(crate) fn part_head(&mut self, film: &Film, start: u64, end: u64) {
+        let mut headers = vec![
+            ("Content-Type", "video/mp4".to_owned()),
+            ("Content-Length", (end - start).to_string()),
+            ("Content-Range", format!("bytes {start}-{}/{}", end - 1, film.len)),
+        ];
+        headers.extend(film.etag.clone().map(|etag| ("ETag", etag)));
+        self.head(206, &headers);
+    }
+
     /// Answers as a well-behaved file server does.
     pub(crate) fn serve(&mut self, film: &Film, seen: &Seen) {
         let mut headers = vec![

@@ -1,30 +1,44 @@
 //! What sessions report: replies, first bytes, ends; and what a failure means for the next try.
 
-use super::super::backoff;
+use super::super::ask::Reply;
 use super::super::join::{Brings, Known, Verdict, join};
 use super::super::registry::{Refusal, Trouble};
 use super::super::session::Outcome;
-use super::opening::refusal;
 use super::{Event, Failures, Owner, Session};
 use crate::store::Presence;
-use crate::upstream::{Exchange, Span};
+use crate::upstream::{Exchange, Permit, Span, backoff, random};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// A longer `Retry-After` is not believed.
-const MAX_RETRY_AFTER_SECONDS: u64 = 3600;
+const LONGEST_REST: Duration = Duration::from_secs(3600);
 
 impl Owner {
     pub(super) async fn on_event(&mut self, event: Event) {
         match event {
             Event::Moving => self.recovered(),
-            Event::Answered { session, span, result } => {
+            Event::Recorded => {
+                self.recording = false;
+                self.recorded = Instant::now();
+            }
+            Event::Begun { session, standby } => {
+                if let Some(held) = self.sessions.iter_mut().find(|held| held.id == session) {
+                    held.standby = Some(standby);
+                }
+            }
+            Event::Answered {
+                session,
+                span,
+                permit,
+                result,
+            } => {
                 let Some(index) = self.sessions.iter().position(|held| held.id == session) else {
                     return;
                 };
                 match *result {
-                    Ok(exchange) => self.on_reply(index, span, exchange).await,
+                    Ok(Reply::Exchange(exchange)) => self.on_reply(index, span, *exchange, permit).await,
+                    Ok(Reply::Refused(refusal)) => self.on_refusal(index, refusal),
                     Err(error) => {
                         self.sessions.swap_remove(index);
                         self.failed(error.to_string(), None, None);
@@ -45,7 +59,7 @@ impl Owner {
         }
     }
 
-    async fn on_reply(&mut self, index: usize, span: Span, exchange: Exchange) {
+    async fn on_reply(&mut self, index: usize, span: Span, exchange: Exchange, permit: Permit) {
         let Some(object) = self.object.clone() else { return };
         let known = Known {
             representation: object.representation(),
@@ -65,11 +79,11 @@ impl Owner {
                     let position = &self.sessions[0].position;
                     position.at.store(0, Ordering::Release);
                     position.stop.store(u64::MAX, Ordering::Release);
-                    return self.receive_at(0, exchange, brings);
+                    return self.receive_at(0, exchange, brings, permit);
                 }
                 // A whole body passes over what is here; only a piece can be one too many.
                 if exchange.reply.status == 200 || self.make_way(index, brings.at) {
-                    self.receive_at(index, exchange, brings);
+                    self.receive_at(index, exchange, brings, permit);
                 } else {
                     self.end_session(self.sessions[index].id);
                 }
@@ -87,7 +101,7 @@ impl Owner {
                 match self.become_generation(representation).await {
                     Ok(()) => {
                         self.distrusts_ranges = false;
-                        self.adopt(exchange, brings);
+                        self.adopt(exchange, brings, permit);
                     }
                     Err(error) => self.failed(error.to_string(), None, None),
                 }
@@ -98,27 +112,32 @@ impl Owner {
                 self.distrusts_ranges = true;
                 self.failed("the upstream does not have the bytes any more".to_owned(), None, None);
             }
-            Verdict::Status(status) => {
-                let position = self.sessions.swap_remove(index).position;
-                let (from, to) = (
-                    position.at.load(Ordering::Acquire),
-                    position.stop.load(Ordering::Acquire),
-                );
-                let refusal = Arc::new(refusal(exchange, None).await);
-                let rest = refusal.retry_after.as_deref().and_then(|text| text.trim().parse().ok());
-                let rest = rest.map(|seconds: u64| seconds.min(MAX_RETRY_AFTER_SECONDS));
-                self.failed(
-                    format!("the upstream answered {status}"),
-                    Some((refusal, from, to)),
-                    rest.map(Duration::from_secs),
-                );
-            }
             Verdict::Contradiction(what) => {
                 self.sessions.swap_remove(index);
                 self.distrusts_ranges = true;
                 self.failed(what.to_owned(), None, None);
             }
+            Verdict::Imposter(what) => {
+                self.sessions.swap_remove(index);
+                self.failed(what.to_owned(), None, None);
+            }
+            // Such statuses do not come as exchanges.
+            Verdict::Status(status) => {
+                self.sessions.swap_remove(index);
+                self.failed(format!("the upstream answered {status}"), None, None);
+            }
         }
+    }
+
+    fn on_refusal(&mut self, index: usize, refusal: Refusal) {
+        let position = self.sessions.swap_remove(index).position;
+        let (from, to) = (
+            position.at.load(Ordering::Acquire),
+            position.stop.load(Ordering::Acquire),
+        );
+        let rest = refusal.rest.map(|rest| rest.min(LONGEST_REST));
+        let what = format!("the upstream answered {}", refusal.status);
+        self.failed(what, Some((Arc::new(refusal), from, to)), rest);
     }
 
     /// The sessions that would come to `at` end there; `false` where one has been there already.
@@ -137,10 +156,10 @@ impl Owner {
         true
     }
 
-    fn receive_at(&mut self, index: usize, exchange: Exchange, brings: Brings) {
+    fn receive_at(&mut self, index: usize, exchange: Exchange, brings: Brings, permit: Permit) {
         let id = self.sessions[index].id;
         let position = Arc::clone(&self.sessions[index].position);
-        self.sessions[index].task = self.spawn_receive(id, exchange, brings, &position);
+        self.sessions[index].task = self.spawn_receive(id, exchange, brings, permit, &position);
     }
 
     fn keep_only(&mut self, index: usize) {
@@ -150,19 +169,22 @@ impl Owner {
 
     fn on_outcome(&mut self, outcome: Outcome, moved: bool) {
         let Some(object) = &self.object else { return };
-        let resumes = object.representation().ranges && !self.distrusts_ranges;
+        let resumes = self.resumes();
         let what = match outcome {
-            Outcome::Reached => return,
+            Outcome::Reached | Outcome::CalledBack => return,
             Outcome::Ended { length, unverified } => {
                 object.end_at(length, unverified);
                 return;
             }
             Outcome::Cut(error) => format!("{error}"),
             Outcome::Lost => "a session was lost".to_owned(),
+            Outcome::Slept => "the machine has slept".to_owned(),
             Outcome::Short => "the body ended before the length it had promised".to_owned(),
             Outcome::Disk(error) => {
                 tracing::error!(url = object.url(), %error, "the disk refuses");
-                return self.failed("the disk refuses".to_owned(), None, None);
+                self.failed("the disk refuses".to_owned(), None, None);
+                self.failures.disk = true;
+                return;
             }
         };
         tracing::info!(url = object.url(), what, resumes, moved, "a session was cut short");
@@ -172,13 +194,8 @@ impl Owner {
     }
 
     fn recovered(&mut self) {
-        let resumes = self
-            .object
-            .as_ref()
-            .is_some_and(|object| object.representation().ranges)
-            && !self.distrusts_ranges;
         // Where every cut means beginning again, some bytes are no progress yet.
-        if resumes {
+        if self.resumes() {
             self.failures = Failures::default();
         }
         self.shared.trouble.send_replace(None);
@@ -187,10 +204,11 @@ impl Owner {
     fn failed(&mut self, what: String, refusal: Option<(Arc<Refusal>, u64, u64)>, at_least: Option<Duration>) {
         let now = Instant::now();
         self.failures.in_a_row += 1;
+        self.failures.disk = false;
         self.failures.since.get_or_insert(now);
-        let rest = backoff::rest(self.failures.in_a_row, backoff::random()).max(at_least.unwrap_or_default());
+        let rest = backoff(self.failures.in_a_row, random()).max(at_least.unwrap_or_default());
         self.failures.retry_at = Some(now + rest);
-        tracing::warn!(url = self.shared.target.key.url(), what, ?rest, "the fill rests");
+        tracing::warn!(url = self.shared.key.url(), what, ?rest, "the fill rests");
         self.shared.trouble.send_replace(Some(Trouble {
             what: what.into(),
             refusal,

@@ -13,16 +13,20 @@
 
 mod events;
 mod opening;
+mod wishes;
 
 use super::AfterLastReader;
+use super::ask::{Asked, Question, ask, turn};
 use super::join::Brings;
 use super::meter::Meter;
-use super::plan::{Running, Step, View, plan};
-use super::registry::{Context, Phase, Shared, Want};
+use super::plan::{Running, Step, View, class_of, plan};
+use super::registry::{Context, Phase, Shared, Status, Want};
 use super::session::{Outcome, Position, receive};
+use super::why::Stage;
 use crate::header::CacheControl;
+use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Broken, Object, Representation, StoreError};
-use crate::upstream::{Ask, Exchange, Span, UpstreamError};
+use crate::upstream::{Class, Exchange, Permit, QUANTUM_BYTES, Span, Standby};
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
@@ -37,21 +41,42 @@ const COMMIT_EVERY: Duration = Duration::from_millis(250);
 
 struct Session {
     id: u64,
+    wish: Wish,
+    class: Class,
     position: Arc<Position>,
+    /// Its place in the budget, once it has one.
+    standby: Option<Standby>,
     task: AbortHandle,
 }
 
+/// What a session was begun for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Whole,
+    From(ByteOffset),
+    /// The bytes between the session's position and its stop, as they are when its turn comes.
+    Range,
+}
+
 enum Event {
+    /// A session's turn has come; it is asking.
+    Begun {
+        session: u64,
+        standby: Standby,
+    },
     Answered {
         session: u64,
         span: Span,
-        result: Box<Result<Exchange, UpstreamError>>,
+        permit: Permit,
+        result: Box<Asked>,
     },
     Moving,
     Ended {
         session: u64,
         outcome: Outcome,
     },
+    /// Progress up to a moment ago is recorded.
+    Recorded,
 }
 
 /// The state of one fill; see the module.
@@ -66,7 +91,11 @@ pub(super) struct Owner {
     failures: Failures,
     /// Replies to ranges contradicted themselves: read the whole instead.
     distrusts_ranges: bool,
-    committed: Instant,
+    /// Progress is being recorded by a task of its own: nobody waits for the disk here.
+    recording: bool,
+    recorded: Instant,
+    /// When the rest will be fetched although nobody waits for it.
+    background_at: Option<Instant>,
     /// The fill ended as it should; see [`Owner`]'s drop.
     finished: bool,
 }
@@ -76,6 +105,8 @@ struct Failures {
     in_a_row: u32,
     since: Option<Instant>,
     retry_at: Option<Instant>,
+    /// The last one was the disk's.
+    disk: bool,
     /// The hold limit passed without a byte: wait for a reader before trying on.
     gave_up: bool,
 }
@@ -93,7 +124,9 @@ impl Owner {
             report,
             failures: Failures::default(),
             distrusts_ranges: false,
-            committed: Instant::now(),
+            recording: false,
+            recorded: Instant::now(),
+            background_at: None,
             finished: false,
         }
     }
@@ -114,17 +147,18 @@ impl Owner {
         self.publish();
         loop {
             self.carry_out_plan();
+            self.tell();
             if self.is_done() && self.retire().await {
                 self.finished = true;
                 return;
             }
-            self.commit_if_due().await;
+            self.record_if_due();
             let Some(object) = self.object.clone() else { return };
             let alarm = self.next_alarm();
             tokio::select! {
                 Some(event) = self.events.recv() => self.on_event(event).await,
                 () = object.demand().notified() => self.failures.gave_up &= object.waiting().is_empty(),
-                () = self.shared.changed.notified() => {}
+                () = self.shared.changed.notified() => self.on_changed(),
                 () = at(alarm) => self.on_alarm(&object),
                 () = ordered(&mut stopping) => {
                     self.stop(&object).await;
@@ -137,6 +171,7 @@ impl Owner {
 
     fn carry_out_plan(&mut self) {
         let Some(object) = self.object.clone() else { return };
+        self.background_at = None;
         if object.is_whole() {
             self.stop_sessions();
             return;
@@ -144,111 +179,213 @@ impl Owner {
         if self.failures.retry_at.is_some_and(|at| at > Instant::now()) {
             return;
         }
-        let waiting = object.waiting();
-        if let Some(last) = waiting.last() {
+        let readers = self.shared.readers.load(Ordering::Acquire);
+        let wishes = self.wishes(&object, readers);
+        if let Some(last) = wishes.waiting.last() {
             self.shared.hint.store(last.at, Ordering::Relaxed);
         }
-        let readers = self.shared.readers.load(Ordering::Acquire);
-        let completes = self.context.settings.after_last_reader == AfterLastReader::Complete && !self.failures.gave_up;
-        let background = completes && self.shared.bytes_wanted.load(Ordering::Acquire);
-        if readers == 0 && !completes {
+        self.background_at = wishes.background_at;
+        if wishes.rests {
             self.stop_sessions();
             return;
         }
-        let running: Vec<Running> = self.sessions.iter().map(Session::running).collect();
+        // A session that still queues is only a wish: it is planned anew with the others.
+        let (queued, asked): (Vec<&Session>, Vec<&Session>) =
+            self.sessions.iter().partition(|session| session.is_queued());
+        let queued: Vec<u64> = queued.iter().map(|session| session.id).collect();
+        let running: Vec<Running> = asked.iter().map(|session| session.running()).collect();
         let steps = plan(&View {
             length: object.length(),
             present: &object.present(),
-            waiting: &waiting,
+            waiting: &wishes.waiting,
+            ahead: &wishes.ahead,
             running: &running,
             ranges: object.representation().ranges && !self.distrusts_ranges,
-            background,
+            background: wishes.background,
             hint: self.shared.hint.load(Ordering::Relaxed),
             max_sessions: self.context.settings.sessions_per_object,
-            rate: self
-                .shared
-                .meter
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .rate(Instant::now()),
+            rate: self.shared.rate(),
         });
-        for step in steps {
-            self.take(step);
+        let kept: Vec<u64> = steps.into_iter().filter_map(|step| self.take(step, &queued)).collect();
+        for id in queued.into_iter().filter(|id| !kept.contains(id)) {
+            let still_queued = self
+                .sessions
+                .iter()
+                .any(|session| session.id == id && session.is_queued());
+            if still_queued {
+                self.end_session(id);
+            }
+        }
+        for session in &mut self.sessions {
+            session.class = class_of(&session.running(), &wishes.waiting, readers);
+            if let Some(standby) = &session.standby {
+                standby.set_class(session.class);
+            }
         }
     }
 
-    fn take(&mut self, step: Step) {
-        match step {
-            Step::StartWhole => self.ask(Span::Whole, 0, u64::MAX),
-            Step::StartFrom(at) => self.ask(Span::From(at), at, u64::MAX),
-            Step::Start(range) => self.ask(Span::Range(range), range.start(), range.end()),
+    /// Takes a step; the queued session that it is, where it is one.
+    fn take(&mut self, step: Step, queued: &[u64]) -> Option<u64> {
+        let (wish, at, stop, class) = match step {
+            Step::StartWhole(class) => (Wish::Whole, 0, u64::MAX, class),
+            Step::StartFrom(at, class) => (Wish::From(at), at, u64::MAX, class),
+            Step::Start(range, class) => (Wish::Range, range.start(), range.end(), class),
             // Carried out when the session that it makes way for is granted (`make_way`): a refused one
             // must not have cost the passing session its bytes.
-            Step::Shorten { .. } => {}
-            Step::Stop { id } => self.end_session(id),
+            Step::Shorten { .. } => return None,
+            Step::Stop { id } => {
+                self.end_session(id);
+                return None;
+            }
+        };
+        let same = |session: &&Session| {
+            queued.contains(&session.id)
+                && (session.wish, session.position.at.load(Ordering::Acquire)) == (wish, at)
+                && session.class <= class
+        };
+        if let Some(session) = self.sessions.iter().find(same) {
+            if session.is_queued() {
+                session.position.stop.store(stop, Ordering::Release);
+            }
+            return Some(session.id);
         }
+        self.begin_session(wish, at, stop, class);
+        None
     }
 
-    fn ask(&mut self, span: Span, at: u64, stop: u64) {
+    fn begin_session(&mut self, wish: Wish, at: ByteOffset, stop: ByteOffset, class: Class) {
         let validator = self
             .object
             .as_ref()
             .and_then(|object| object.representation().validators.strong());
-        let ask = Ask {
+        let question = Question {
             if_range: validator
-                .filter(|_| span != Span::Whole)
+                .filter(|_| wish != Wish::Whole)
                 .map(|validator| validator.if_range()),
-            ..Ask::new(self.shared.target.clone(), span)
+            ..Question::default()
         };
         if self.sessions.is_empty() {
             *self.shared.meter.lock().unwrap_or_else(PoisonError::into_inner) = Meter::new(Instant::now());
         }
         self.next_session += 1;
-        let (session, client, report) = (self.next_session, self.context.client.clone(), self.report.clone());
-        tracing::debug!(
-            url = self.shared.target.key.url(),
-            ?span,
-            session,
-            "asking the upstream"
-        );
+        let (session, report) = (self.next_session, self.report.clone());
+        let (context, shared) = (Arc::clone(&self.context), Arc::clone(&self.shared));
+        let position = Position::new(at, stop, Stage::Queued);
+        let place = Arc::clone(&position);
         let task = self.context.runtime.spawn(async move {
-            let result = Box::new(client.ask(&ask).await);
+            let permit = turn(&context, &shared, class).await;
+            place.set_stage(Stage::Asked);
             // Nobody listens any more where the fill has ended.
-            let _ = report.send(Event::Answered { session, span, result });
+            let _ = report.send(Event::Begun {
+                session,
+                standby: permit.standby(),
+            });
+            let span = span_of(wish, &place, permit.is_contended());
+            tracing::debug!(url = shared.key.url(), ?span, ?class, session, "asking the upstream");
+            let result = Box::new(ask(&context, &shared, &permit, span, question).await);
+            let _ = report.send(Event::Answered {
+                session,
+                span,
+                permit,
+                result,
+            });
         });
-        let position = Position::new(at, stop);
         self.sessions.push(Session {
             id: session,
+            wish,
+            class,
             position,
+            standby: None,
             task: task.abort_handle(),
         });
     }
 
     /// Starts moving the body of a reply that was judged good.
-    fn adopt(&mut self, exchange: Exchange, brings: Brings) {
+    fn adopt(&mut self, exchange: Exchange, brings: Brings, permit: Permit) {
         self.next_session += 1;
         let id = self.next_session;
-        let position = Position::new(brings.at, brings.end.unwrap_or(u64::MAX));
-        let task = self.spawn_receive(id, exchange, brings, &position);
-        self.sessions.push(Session { id, position, task });
+        let position = Position::new(brings.at, brings.end.unwrap_or(u64::MAX), Stage::Asked);
+        let standby = Some(permit.standby());
+        let task = self.spawn_receive(id, exchange, brings, permit, &position);
+        self.sessions.push(Session {
+            id,
+            wish: Wish::Range,
+            class: Class::Waiting,
+            position,
+            standby,
+            task,
+        });
     }
 
-    fn spawn_receive(&self, id: u64, exchange: Exchange, brings: Brings, position: &Arc<Position>) -> AbortHandle {
+    fn spawn_receive(
+        &self,
+        id: u64,
+        exchange: Exchange,
+        brings: Brings,
+        permit: Permit,
+        position: &Arc<Position>,
+    ) -> AbortHandle {
         let Some(object) = self.object.clone() else {
             return self.context.runtime.spawn(async {}).abort_handle();
         };
         let (report, moving) = (self.report.clone(), self.report.clone());
         let (position, meter) = (Arc::clone(position), Arc::clone(&self.shared.meter));
+        // Without ranges whoever is called back would have to begin at 0 again.
+        let resumes = self.resumes();
+        let mut woken = self.context.woken.subscribe();
         let task = self.context.runtime.spawn(async move {
             let on_first = move || drop(moving.send(Event::Moving));
-            let receiving = receive(exchange, brings, object, position, meter, on_first);
-            let outcome = AssertUnwindSafe(receiving)
-                .catch_unwind()
-                .await
-                .unwrap_or(Outcome::Lost);
+            let receiving = receive(
+                exchange,
+                brings,
+                object,
+                Arc::clone(&position),
+                meter,
+                &permit,
+                on_first,
+            );
+            let outcome = tokio::select! {
+                outcome = AssertUnwindSafe(receiving).catch_unwind() => outcome.unwrap_or(Outcome::Lost),
+                () = permit.called_back(), if resumes => Outcome::CalledBack,
+                Ok(()) = woken.changed() => Outcome::Slept,
+            };
+            // What is still being written ends with the piece at hand.
+            position.stop.store(0, Ordering::Release);
+            drop(permit);
             let _ = report.send(Event::Ended { session: id, outcome });
         });
         task.abort_handle()
+    }
+
+    fn resumes(&self) -> bool {
+        let ranges = self
+            .object
+            .as_ref()
+            .is_some_and(|object| object.representation().ranges);
+        ranges && !self.distrusts_ranges
+    }
+
+    /// Says how things stand, for those who ask why they wait.
+    fn tell(&self) {
+        let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        *status = Status {
+            sessions: self
+                .sessions
+                .iter()
+                .map(|session| Arc::clone(&session.position))
+                .collect(),
+            retry_at: self.failures.retry_at,
+            disk: self.failures.disk,
+            ranges: self.resumes(),
+        };
+    }
+
+    fn on_changed(&mut self) {
+        // Another URL for the same object may open what the one before did not any more.
+        if self.shared.renewed.swap(false, Ordering::AcqRel) {
+            self.shared.forget_location();
+            self.failures = Failures::default();
+        }
     }
 
     fn end_session(&mut self, id: u64) {
@@ -265,13 +402,16 @@ impl Owner {
         let commit = self
             .object
             .as_ref()
-            .filter(|object| object.has_unrecorded())
-            .map(|_| self.committed + COMMIT_EVERY);
-        // Bytes that arrive after this look are due a commit as well.
-        let look = (!self.sessions.is_empty()).then(|| Instant::now() + COMMIT_EVERY);
+            .filter(|object| !self.recording && object.has_unrecorded())
+            .map(|_| self.recorded + COMMIT_EVERY);
+        // Bytes that arrive after this look are due a commit as well, and readers move on.
+        let readers = self.shared.readers.load(Ordering::Acquire);
+        let looks = !self.sessions.is_empty() || (readers > 0 && self.context.settings.read_ahead.is_some());
+        let look = looks.then(|| Instant::now() + COMMIT_EVERY);
         [
             commit,
             look,
+            self.background_at,
             self.failures.retry_at,
             self.hold_ends(),
             self.patience_ends(),
@@ -319,33 +459,32 @@ impl Owner {
         }
     }
 
-    async fn commit_if_due(&mut self) {
-        let Some(object) = &self.object else { return };
+    fn record_if_due(&mut self) {
+        let Some(object) = self.object.clone().filter(|_| !self.recording) else {
+            return;
+        };
         let unrecorded = object.unrecorded_bytes();
-        if unrecorded >= COMMIT_BYTES || (unrecorded > 0 && self.committed.elapsed() >= COMMIT_EVERY) {
-            self.commit().await;
+        if unrecorded >= COMMIT_BYTES || (unrecorded > 0 && self.recorded.elapsed() >= COMMIT_EVERY) {
+            self.recording = true;
+            let report = self.report.clone();
+            self.context.runtime.spawn(async move {
+                record(object).await;
+                let _ = report.send(Event::Recorded);
+            });
         }
-    }
-
-    async fn commit(&mut self) {
-        let Some(object) = self.object.clone() else { return };
-        let committing = Arc::clone(&object);
-        if let Err(error) = on_disk(move || committing.commit()).await {
-            tracing::error!(url = object.url(), %error, "could not record progress");
-        }
-        self.committed = Instant::now();
     }
 
     fn is_done(&self) -> bool {
         let Some(object) = &self.object else { return true };
         let resting = self.failures.retry_at.is_some() && !self.failures.gave_up;
-        object.is_whole() || (self.sessions.is_empty() && !resting && self.shared.readers.load(Ordering::Acquire) == 0)
+        let idle = self.sessions.is_empty() && !resting && self.background_at.is_none();
+        object.is_whole() || (idle && self.shared.readers.load(Ordering::Acquire) == 0)
     }
 
     /// Leaves the map with everything recorded; `false` where a reader has come meanwhile.
     async fn retire(&mut self) -> bool {
-        self.commit().await;
         let Some(object) = self.object.clone() else { return true };
+        record(Arc::clone(&object)).await;
         if !self.context.retire(&self.shared, object.is_whole()) {
             return false;
         }
@@ -356,7 +495,8 @@ impl Owner {
             .header("cache-control")
             .map(CacheControl::parse)
             .unwrap_or_default();
-        if control.no_store || control.private {
+        let coded = object.representation().header("content-encoding").is_some();
+        if control.no_store || control.private || coded {
             // It was shared with those who waited for it; later requests shall not find it.
             let store = Arc::clone(&self.context.store);
             if let Err(error) = on_disk(move || store.remove(&object)).await {
@@ -368,7 +508,9 @@ impl Owner {
 
     async fn stop(&mut self, object: &Object) {
         self.stop_sessions();
-        self.commit().await;
+        if let Some(object) = self.object.clone() {
+            record(object).await;
+        }
         object.break_for_good(Broken::Stopping);
         self.context.retire(&self.shared, true);
         self.shared.phase.send_replace(Phase::Stopping);
@@ -376,7 +518,7 @@ impl Owner {
 
     /// Makes a new generation, makes it known, and only then breaks the readers of the old one.
     async fn become_generation(&mut self, representation: Representation) -> Result<(), StoreError> {
-        let (store, key) = (Arc::clone(&self.context.store), self.shared.target.key.clone());
+        let (store, key) = (Arc::clone(&self.context.store), self.shared.key.clone());
         let created = on_disk(move || store.create(&key, representation)).await?;
         let former = self.object.replace(created.object);
         self.publish();
@@ -401,7 +543,7 @@ impl Drop for Owner {
         if self.finished {
             return;
         }
-        tracing::error!(url = self.shared.target.key.url(), "a fill was lost");
+        tracing::error!(url = self.shared.key.url(), "a fill was lost");
         self.context.retire(&self.shared, true);
         if let Some(object) = &self.object {
             object.break_for_good(Broken::Stopping);
@@ -417,6 +559,10 @@ impl Session {
         self.task.abort();
     }
 
+    fn is_queued(&self) -> bool {
+        self.position.stage() == Stage::Queued
+    }
+
     fn running(&self) -> Running {
         Running {
             id: self.id,
@@ -424,6 +570,31 @@ impl Session {
             stop: self.position.stop.load(Ordering::Acquire),
             moved: self.position.moved.load(Ordering::Acquire),
         }
+    }
+}
+
+/// What to ask for when the turn has come: less, where others wait for one.
+fn span_of(wish: Wish, position: &Position, contended: bool) -> Span {
+    match wish {
+        Wish::Whole => Span::Whole,
+        Wish::From(at) => Span::From(at),
+        Wish::Range => {
+            let at = position.at.load(Ordering::Acquire);
+            if contended {
+                position
+                    .stop
+                    .fetch_min(at.saturating_add(QUANTUM_BYTES), Ordering::AcqRel);
+            }
+            let stop = position.stop.load(Ordering::Acquire);
+            ByteRange::new(at, stop).map_or(Span::From(at), Span::Range)
+        }
+    }
+}
+
+async fn record(object: Arc<Object>) {
+    let recording = Arc::clone(&object);
+    if let Err(error) = on_disk(move || recording.commit()).await {
+        tracing::error!(url = object.url(), %error, "could not record progress");
     }
 }
 

@@ -1,20 +1,20 @@
 //! The first request of a fill: from nothing, or from a stale object, to a representation.
 
+use super::super::ask::{Asked, Question, Reply, ask, refusal, turn};
 use super::super::join::{Brings, Known, Verdict, join};
+use super::super::plan::worthwhile;
 use super::super::registry::{Phase, Refusal, Trouble, Want};
+use super::wishes::LEAST_AHEAD;
 use super::{Owner, on_disk};
 use crate::ranges::ByteRange;
-use crate::store::Representation;
-use crate::upstream::{Ask, Exchange, Framing, Span};
+use crate::store::{Object, Representation};
+use crate::upstream::{Class, Exchange, Permit, Span};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// The most that is kept of the body of a refusal.
-const MAX_REFUSAL_BYTES: usize = 64 * 1024;
-
-/// The longest that is waited for it: the answer's status is what matters.
-const REFUSAL_TIME: Duration = Duration::from_secs(2);
+/// When to come back to an upstream whose connections are all taken.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// How often the first request is put another way before the upstream is called broken.
 const MAX_OPENING_ASKS: usize = 4;
@@ -26,21 +26,43 @@ impl Owner {
             Want::Validity => return self.revalidate().await,
             Want::Bytes(_) | Want::Head if self.object.is_some() => return Ok(()),
             Want::Head => first_byte(),
+            Want::Bytes(Span::Range(range)) | Want::Anew(Span::Range(range)) => Span::Range(worthwhile(range)),
+            // Where readers are not to be run ahead of, not even the first request may.
+            Want::Bytes(Span::From(start)) | Want::Anew(Span::From(start))
+                if self.context.settings.read_ahead.is_some() =>
+            {
+                ByteRange::with_len(start, LEAST_AHEAD).map_or(Span::From(start), Span::Range)
+            }
             Want::Bytes(span) | Want::Anew(span) => span,
         };
         self.object = None;
         self.first_ask(span).await
     }
 
+    /// Asks as soon as it is our turn; where the upstream rests for longer than a header may wait, says
+    /// so instead.
+    async fn ask_first(&self, span: Span, question: Question) -> Result<(Permit, Asked), Phase> {
+        let url = &self.shared.target().url;
+        let resting = self.context.client.budget_of(url).standing().resting;
+        if let Some(rest) = resting.filter(|rest| *rest > self.context.settings.revalidate_wait) {
+            return Err(Phase::Resting(rest));
+        }
+        let turn = turn(&self.context, &self.shared, Class::Waiting);
+        let Ok(permit) = tokio::time::timeout(self.context.client.reply_timeout(), turn).await else {
+            return Err(Phase::Resting(BUSY));
+        };
+        let asked = ask(&self.context, &self.shared, &permit, span, question).await;
+        Ok((permit, asked))
+    }
+
     async fn first_ask(&mut self, mut span: Span) -> Result<(), Phase> {
         for _ in 0..MAX_OPENING_ASKS {
-            let ask = Ask::new(self.shared.target.clone(), span);
-            let exchange = self
-                .context
-                .client
-                .ask(&ask)
-                .await
-                .map_err(|error| Phase::Failed(Arc::new(error)))?;
+            let (permit, asked) = self.ask_first(span, Question::default()).await?;
+            let exchange = match asked {
+                Ok(Reply::Exchange(exchange)) => *exchange,
+                Ok(Reply::Refused(refusal)) => return Err(Phase::Refused(Arc::new(refusal))),
+                Err(error) => return Err(Phase::Failed(Arc::new(error))),
+            };
             match join(None, span, &exchange.reply) {
                 Verdict::Begins(representation, brings)
                     if brings.at > 0 && representation.validators.strong().is_none() =>
@@ -49,27 +71,32 @@ impl Owner {
                     span = Span::Whole;
                 }
                 Verdict::Begins(representation, brings) => {
-                    return self.begin(representation, brings, exchange).await;
+                    return self.begin(representation, brings, exchange, permit).await;
                 }
                 Verdict::Unsatisfiable(size) => match span {
                     Span::From(start) | Span::Suffix(start) if size.is_none_or(|size| size > 0) && start > 0 => {
+                        return Err(Phase::Refused(Arc::new(refusal(exchange, size).await)));
+                    }
+                    Span::Range(range) if size.is_none_or(|size| size > 0) && range.start() > 0 => {
                         return Err(Phase::Refused(Arc::new(refusal(exchange, size).await)));
                     }
                     // An empty object has no first byte to ask for.
                     _ => span = Span::Whole,
                 },
                 Verdict::Contradiction(what) if span != Span::Whole => {
-                    tracing::warn!(url = self.shared.target.key.url(), what, "asking for the whole instead");
+                    tracing::warn!(url = self.shared.key.url(), what, "asking for the whole instead");
                     span = Span::Whole;
                     self.distrusts_ranges = true;
                 }
-                _ => return Err(Phase::Refused(Arc::new(refusal(exchange, None).await))),
+                // Neither the part nor the whole makes sense.
+                _ => break,
             }
         }
         Err(Phase::Refused(Arc::new(Refusal {
             status: 502,
             headers: Vec::new(),
             retry_after: None,
+            rest: None,
             body: bytes::Bytes::from_static(b"the upstream's replies contradict each other\n"),
             complete_length: None,
         })))
@@ -80,15 +107,16 @@ impl Owner {
         mut representation: Representation,
         brings: Brings,
         exchange: Exchange,
+        permit: Permit,
     ) -> Result<(), Phase> {
         representation.ranges &= !self.distrusts_ranges;
         self.become_generation(representation).await.map_err(|error| {
-            tracing::error!(url = self.shared.target.key.url(), %error, "could not store the object");
+            tracing::error!(url = self.shared.key.url(), %error, "could not store the object");
             Phase::Disk(error.to_string().into())
         })?;
         let only_head = !self.shared.bytes_wanted.load(Ordering::Acquire);
         if !(only_head && brings.end != Some(1)) {
-            self.adopt(exchange, brings);
+            self.adopt(exchange, brings, permit);
         }
         Ok(())
     }
@@ -100,28 +128,26 @@ impl Owner {
             return self.first_ask(Span::From(0)).await;
         };
         let validators = &object.representation().validators;
-        let ask = Ask {
+        let span = first_byte();
+        let question = Question {
             if_none_match: validators.etag.clone(),
             if_modified_since: validators.last_modified.clone().filter(|_| validators.etag.is_none()),
-            ..Ask::new(self.shared.target.clone(), first_byte())
+            ..Question::default()
         };
-        let asking = self.context.client.ask(&ask);
-        let Ok(Ok(exchange)) = tokio::time::timeout(self.context.settings.revalidate_wait, asking).await else {
-            tracing::warn!(
-                url = object.url(),
-                "could not be revalidated: answering with what is stored"
-            );
-            self.shared.trouble.send_replace(Some(Trouble {
-                what: "could not be revalidated".into(),
-                refusal: None,
-            }));
-            return Ok(());
+        let asking = self.ask_first(span, question);
+        let asked = tokio::time::timeout(self.context.settings.revalidate_wait, asking).await;
+        let (permit, exchange) = match asked {
+            Ok(Ok((permit, Ok(Reply::Exchange(exchange))))) => (permit, *exchange),
+            Ok(Ok((_, Ok(Reply::Refused(refusal))))) if !is_passing(refusal.status) => {
+                return Err(Phase::Refused(Arc::new(refusal)));
+            }
+            _ => return self.keep_unconfirmed(&object, "could not be revalidated"),
         };
         let known = Known {
             representation: object.representation(),
             length: object.length(),
         };
-        match join(Some(known), ask.span, &exchange.reply) {
+        match join(Some(known), span, &exchange.reply) {
             Verdict::NotModified | Verdict::Continues(_) => {
                 let confirmed = Arc::clone(&object);
                 on_disk(move || confirmed.confirm()).await.unwrap_or_else(|error| {
@@ -129,38 +155,32 @@ impl Owner {
                 });
                 Ok(())
             }
-            Verdict::Begins(representation, brings) => self.begin(representation, brings, exchange).await,
-            Verdict::Unsatisfiable(_) => self.first_ask(Span::Whole).await,
-            Verdict::Status(status) if status >= 500 => {
-                tracing::warn!(
-                    url = object.url(),
-                    status,
-                    "could not be revalidated: answering with what is stored"
-                );
-                Ok(())
+            Verdict::Begins(representation, brings) => self.begin(representation, brings, exchange, permit).await,
+            Verdict::Imposter(what) => self.keep_unconfirmed(&object, what),
+            Verdict::Unsatisfiable(_) | Verdict::Contradiction(_) | Verdict::Status(_) => {
+                drop((exchange, permit));
+                self.first_ask(Span::Whole).await
             }
-            Verdict::Status(_) => Err(Phase::Refused(Arc::new(refusal(exchange, None).await))),
-            Verdict::Contradiction(_) => self.first_ask(Span::Whole).await,
         }
     }
+
+    /// Answers with what is stored, which the upstream could not be asked about.
+    fn keep_unconfirmed(&self, object: &Object, what: &'static str) -> Result<(), Phase> {
+        tracing::warn!(url = object.url(), what, "answering with what is stored");
+        self.shared.trouble.send_replace(Some(Trouble {
+            what: what.into(),
+            refusal: None,
+        }));
+        Ok(())
+    }
+}
+
+/// The upstream speaks of itself, not of the object.
+fn is_passing(status: u16) -> bool {
+    status >= 500 || matches!(status, 408 | 425 | 429)
 }
 
 /// Enough to learn the head and whether ranges work, on servers that refuse HEAD too.
 fn first_byte() -> Span {
     ByteRange::new(0, 1).map_or(Span::Whole, Span::Range)
-}
-
-pub(super) async fn refusal(exchange: Exchange, complete_length: Option<u64>) -> Refusal {
-    let reply = exchange.reply.clone();
-    let body = match reply.framing {
-        Framing::Length(0) => Vec::new(),
-        _ => exchange.small_body(MAX_REFUSAL_BYTES, REFUSAL_TIME).await,
-    };
-    Refusal {
-        status: reply.status,
-        headers: reply.headers,
-        retry_after: reply.retry_after,
-        body: body.into(),
-        complete_length,
-    }
 }

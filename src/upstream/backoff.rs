@@ -8,7 +8,7 @@ const LONGEST: Duration = Duration::from_secs(15);
 /// How long to rest after `failures` in a row, at least one; `random` is uniform in 0..1.
 ///
 /// Full jitter: anywhere between nothing and the bound, so that many fills do not come back at once.
-pub(super) fn rest(failures: u32, random: f64) -> Duration {
+pub(crate) fn rest(failures: u32, random: f64) -> Duration {
     let bound = FIRST
         .saturating_mul(1 << failures.saturating_sub(1).min(10))
         .min(LONGEST);
@@ -17,7 +17,7 @@ pub(super) fn rest(failures: u32, random: f64) -> Duration {
 }
 
 /// A number in 0..1 that differs between calls and processes; not for secrets.
-pub(super) fn random() -> f64 {
+pub(crate) fn random() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     let bits = RandomState::new().hash_one(0u8);
     (bits >> 11) as f64 / (1u64 << 53) as f64

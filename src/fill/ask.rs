@@ -1,0 +1,128 @@
+//! One request to the upstream with all that surrounds it: its turn in the budget, where redirects
+//! led the last time, and what a refusal says.
+
+use super::registry::{Context, Refusal, Shared};
+use crate::upstream::{Ask, Class, Exchange, Framing, Permit, Span, UpstreamError};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The most that is kept of the body of a refusal.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+
+/// The longest that is waited for it: the answer's status is what matters.
+const REFUSAL_TIME: Duration = Duration::from_secs(2);
+
+/// How long an upstream rests that says 429 without saying how long.
+const TOO_MANY_REST: Duration = Duration::from_secs(1);
+
+/// A reply, as far as a fill tells them apart.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// A success, 304 or 416: [`super::join`] says what it is worth.
+    Exchange(Box<Exchange>),
+    /// Any other status.
+    Refused(Refusal),
+}
+
+pub(super) type Asked = Result<Reply, UpstreamError>;
+
+/// What to ask for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Question {
+    pub(super) if_range: Option<String>,
+    pub(super) if_none_match: Option<String>,
+    pub(super) if_modified_since: Option<String>,
+}
+
+/// Waits for a turn. Dropping the future gives it up.
+pub(super) async fn turn(context: &Context, shared: &Shared, class: Class) -> Permit {
+    let url = shared.location().unwrap_or_else(|| shared.target().url.clone());
+    context.client.budget_of(&url).acquire(class).await
+}
+
+/// Asks for `span`. A place that redirects once led to and that has nothing any more is forgotten, and
+/// the URL itself asked again: it may lead elsewhere now, or carry a new signature.
+pub(super) async fn ask(context: &Context, shared: &Shared, permit: &Permit, span: Span, question: Question) -> Asked {
+    let mut target = shared.target();
+    let mut ask = Ask {
+        at: shared.location(),
+        if_range: question.if_range,
+        if_none_match: question.if_none_match,
+        if_modified_since: question.if_modified_since,
+        ..Ask::new(Arc::clone(&target), span)
+    };
+    let mut result = context.client.ask(&ask).await;
+    if ask.at.is_some() && is_gone(&result) {
+        tracing::info!(
+            url = target.key.url(),
+            "the place it was redirected to is gone: asking again where it is"
+        );
+        shared.forget_location();
+        ask.at = None;
+        result = context.client.ask(&ask).await;
+    }
+    let latest = shared.target();
+    if is_gone(&result) && !Arc::ptr_eq(&target, &latest) {
+        // While it was asked, a reader came with a newer URL.
+        target = Arc::clone(&latest);
+        ask.target = latest;
+        result = context.client.ask(&ask).await;
+    }
+    let exchange = match result {
+        Ok(exchange) => exchange,
+        Err(error) => {
+            // An address that we do not connect to says nothing of the upstream.
+            if !error.is_refused() {
+                permit.unanswered();
+            }
+            return Err(error);
+        }
+    };
+    permit.answered();
+    let status = exchange.reply.status;
+    if matches!(status, 200 | 206 | 304 | 416) {
+        if exchange.url != target.url {
+            shared.remember_location(exchange.url.clone());
+        }
+        return Ok(Reply::Exchange(Box::new(exchange)));
+    }
+    let rest = match (status, exchange.reply.rest()) {
+        (429 | 503, Some(rest)) => Some(rest),
+        (429, None) => Some(TOO_MANY_REST),
+        _ => None,
+    };
+    if let Some(rest) = rest {
+        tracing::warn!(
+            url = target.key.url(),
+            status,
+            ?rest,
+            "the upstream asks to be left alone"
+        );
+        context.client.budget_of(&exchange.url).rest(rest);
+    }
+    Ok(Reply::Refused(refusal(exchange, None).await))
+}
+
+fn is_gone(result: &Result<Exchange, UpstreamError>) -> bool {
+    match result {
+        Ok(exchange) => matches!(exchange.reply.status, 401 | 403 | 404 | 410),
+        Err(_) => true,
+    }
+}
+
+/// An exchange that brings no byte of the object, as what it says.
+pub(super) async fn refusal(exchange: Exchange, complete_length: Option<u64>) -> Refusal {
+    let reply = exchange.reply.clone();
+    let body = match reply.framing {
+        Framing::Length(0) => Vec::new(),
+        _ => exchange.small_body(MAX_REFUSAL_BYTES, REFUSAL_TIME).await,
+    };
+    Refusal {
+        status: reply.status,
+        rest: reply.rest(),
+        headers: reply.headers,
+        retry_after: reply.retry_after,
+        body: body.into(),
+        complete_length,
+    }
+}

@@ -1,0 +1,123 @@
+//! What readers want now and soon, and what is wanted when there are none.
+
+use super::super::place::Pace;
+use super::{AfterLastReader, Owner};
+use crate::ranges::ByteRange;
+use crate::store::{Object, WaitingAt};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// The least that is fetched ahead of a reader, in bytes.
+pub(super) const LEAST_AHEAD: u64 = 4 << 20;
+
+/// Nothing is fetched for nobody before readers have been gone for so long: while they jump about,
+/// the next one may be on its way, and what it wants is better asked first.
+const PEACE: Duration = Duration::from_millis(250);
+
+/// A reader that has taken nothing for so long is paused.
+const PAUSED_AFTER: Duration = Duration::from_secs(30);
+
+/// All wishes of one moment.
+#[derive(Debug, Default)]
+pub(super) struct Wishes {
+    pub(super) waiting: Vec<WaitingAt>,
+    pub(super) ahead: Vec<ByteRange>,
+    /// The rest of the object is wanted too.
+    pub(super) background: bool,
+    /// It will be, at this time.
+    pub(super) background_at: Option<Instant>,
+    /// Nothing at all is wanted: sessions end.
+    pub(super) rests: bool,
+}
+
+impl Owner {
+    pub(super) fn wishes(&self, object: &Object, readers: usize) -> Wishes {
+        let mut waiting = object.waiting();
+        let completes = self.completes(object);
+        // One who asked for the head only has not asked for a film.
+        let wanted = completes && self.shared.bytes_wanted.load(Ordering::Acquire);
+        // Readers in sequence are run ahead of; of others each has what it asks for under way.
+        let (in_sequence, left) = self.shared.visits();
+        let peace = left.map(|left| left + PEACE).filter(|at| *at > Instant::now());
+        let background = wanted && (in_sequence || (readers == 0 && peace.is_none()));
+        if readers == 0 {
+            return Wishes {
+                waiting,
+                ahead: Vec::new(),
+                background,
+                background_at: peace.filter(|_| wanted && !background),
+                rests: !completes,
+            };
+        }
+        let paces = self.shared.paces();
+        // The disk is short, and those for whom it would be filled do not even look.
+        if waiting.is_empty() && all_paused(&paces, Instant::now()) && self.is_disk_short(object) {
+            return Wishes {
+                rests: true,
+                ..Wishes::default()
+            };
+        }
+        let Some(time) = self.context.settings.read_ahead else {
+            return Wishes {
+                waiting,
+                background,
+                ..Wishes::default()
+            };
+        };
+        let fastest = paces.iter().filter_map(|pace| pace.rate).fold(0.0, f64::max);
+        for waiter in &mut waiting {
+            waiter.end = waiter.end.min(waiter.at.saturating_add(window(fastest, time)));
+        }
+        Wishes {
+            waiting,
+            ahead: paces.iter().filter_map(|pace| ahead_of(pace, object, time)).collect(),
+            ..Wishes::default()
+        }
+    }
+
+    /// Whether the rest of the object is worth fetching for nobody.
+    fn completes(&self, object: &Object) -> bool {
+        if self.failures.gave_up {
+            return false;
+        }
+        let policy = self.shared.target().after_last_reader;
+        match policy.unwrap_or(self.context.settings.after_last_reader) {
+            AfterLastReader::Complete => true,
+            AfterLastReader::Stop => false,
+            AfterLastReader::Finish { percent, bytes } => object.length().is_some_and(|length| {
+                let here = object.present_bytes();
+                let enough = u128::from(here) * 100 >= u128::from(length) * u128::from(percent);
+                enough || length.saturating_sub(here) <= bytes
+            }),
+        }
+    }
+
+    fn is_disk_short(&self, object: &Object) -> bool {
+        let missing = object
+            .length()
+            .map_or(0, |length| length.saturating_sub(object.present_bytes()));
+        self.context.store.room().is_some_and(|room| room < missing)
+    }
+}
+
+/// How far ahead of a reader at that rate is fetched, in bytes.
+fn window(rate: f64, time: Duration) -> u64 {
+    ((rate * time.as_secs_f64()) as u64).max(LEAST_AHEAD)
+}
+
+/// What a reader will want soon, once half of what was fetched ahead of it is used up: asked for in
+/// one piece, not byte by byte as it goes.
+fn ahead_of(pace: &Pace, object: &Object, time: Duration) -> Option<ByteRange> {
+    let window = window(pace.rate.unwrap_or_default(), time);
+    let until = pace.at.saturating_add(window).min(pace.end);
+    let here = object.present().run_at(pace.at).unwrap_or(pace.at);
+    (here < pace.at.saturating_add(window / 2))
+        .then(|| ByteRange::new(here, until))
+        .flatten()
+}
+
+fn all_paused(paces: &[Pace], now: Instant) -> bool {
+    paces
+        .iter()
+        .all(|pace| now.saturating_duration_since(pace.moved) >= PAUSED_AFTER)
+}

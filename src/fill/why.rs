@@ -1,0 +1,158 @@
+//! Why a reader waits, in a word and in figures. Pure.
+
+use crate::ranges::ByteOffset;
+use std::time::Duration;
+
+/// The reason for which a reader has not got its byte yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(tag = "why", rename_all = "kebab-case")]
+pub enum Why {
+    /// The upstream has been asked and its bytes are on the way.
+    UpstreamSlow,
+    /// No connection is free: of the object, or of its upstream's budget.
+    Budget,
+    /// The upstream has failed or asked for a rest, and will be asked again.
+    Backoff {
+        /// In so many milliseconds.
+        until_ms: u64,
+    },
+    /// The upstream has no ranges: it is read from its start.
+    NoRanges {
+        /// The byte that it has come to.
+        at: ByteOffset,
+        /// The byte that is waited for.
+        of: ByteOffset,
+    },
+    /// The disk refuses.
+    Disk,
+}
+
+impl Why {
+    /// All the words, for whoever counts them.
+    pub const TOKENS: [&'static str; 5] = ["upstream-slow", "budget", "backoff", "no-ranges", "disk"];
+
+    /// One word for it, as in `Cache-Status` and the metrics.
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::UpstreamSlow => "upstream-slow",
+            Self::Budget => "budget",
+            Self::Backoff { .. } => "backoff",
+            Self::NoRanges { .. } => "no-ranges",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+/// How far a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// It waits for its turn in the upstream's budget.
+    Queued,
+    /// The upstream has been asked.
+    Asked,
+    /// Bytes come.
+    Moving,
+}
+
+/// A session as it looks from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct SessionLine {
+    /// The next byte that it will bring.
+    pub at: ByteOffset,
+    /// Where it ends; `null` where only the upstream knows.
+    pub stop: Option<ByteOffset>,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// All that the reason depends on.
+#[derive(Debug)]
+pub(super) struct Situation {
+    pub(super) sessions: Vec<SessionLine>,
+    pub(super) disk: bool,
+    /// How long the object's own rest after a failure still lasts.
+    pub(super) resting: Option<Duration>,
+    /// How long its upstream's does.
+    pub(super) upstream_resting: Option<Duration>,
+    pub(super) ranges: bool,
+}
+
+/// A reader this far ahead of a session waits for one of its own, or for the whole line to pass.
+const FAR_BYTES: u64 = 1 << 20;
+
+impl Situation {
+    /// Why a reader at `at` waits.
+    pub(super) fn why(&self, at: ByteOffset) -> Why {
+        if self.disk {
+            return Why::Disk;
+        }
+        let covering = self
+            .sessions
+            .iter()
+            .filter(|session| session.at <= at && session.stop.is_none_or(|stop| at < stop))
+            .max_by_key(|session| (session.at, session.stage != Stage::Queued))
+            .filter(|session| session.stage != Stage::Queued);
+        match covering {
+            Some(session) if at - session.at <= FAR_BYTES => Why::UpstreamSlow,
+            Some(session) if !self.ranges => Why::NoRanges { at: session.at, of: at },
+            _ => match self.resting.max(self.upstream_resting) {
+                Some(rest) => Why::Backoff {
+                    until_ms: u64::try_from(rest.as_millis()).unwrap_or(u64::MAX),
+                },
+                None => Why::Budget,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(at: u64, stop: Option<u64>, stage: Stage) -> SessionLine {
+        SessionLine { at, stop, stage }
+    }
+
+    fn told(at: u64, sessions: &[SessionLine], change: impl FnOnce(&mut Situation)) -> Why {
+        let mut situation = Situation {
+            sessions: sessions.to_vec(),
+            disk: false,
+            resting: None,
+            upstream_resting: None,
+            ranges: true,
+        };
+        change(&mut situation);
+        situation.why(at)
+    }
+
+    #[test]
+    fn each_wait_has_its_true_reason() {
+        let moving = [line(100, Some(900), Stage::Moving)];
+        let queued = [line(100, Some(900), Stage::Queued)];
+        let whole = [line(5, None, Stage::Moving)];
+        assert_eq!(told(500, &moving, |_| {}), Why::UpstreamSlow);
+        assert_eq!(told(500, &queued, |_| {}), Why::Budget);
+        assert_eq!(told(950, &moving, |_| {}), Why::Budget);
+        let far = 5 << 20;
+        assert_eq!(
+            told(far, &whole, |situation| situation.ranges = false),
+            Why::NoRanges { at: 5, of: far }
+        );
+        let rest = Some(Duration::from_secs(3));
+        let backoff = Why::Backoff { until_ms: 3000 };
+        assert_eq!(told(500, &[], |situation| situation.resting = rest), backoff);
+        assert_eq!(
+            told(500, &queued, |situation| situation.upstream_resting = rest),
+            backoff
+        );
+        assert_eq!(
+            told(500, &moving, |situation| situation.resting = rest),
+            Why::UpstreamSlow
+        );
+        assert_eq!(told(500, &moving, |situation| situation.disk = true), Why::Disk);
+        for reason in [Why::UpstreamSlow, Why::Budget, backoff, Why::Disk] {
+            assert!(Why::TOKENS.contains(&reason.token()));
+        }
+    }
+}

@@ -1,0 +1,548 @@
+//! What one upstream may be asked at once, shared by all objects that come from it.
+//!
+//! ```text
+//! session ──acquire(class)──► queue ──turn──► Permit ──► exchange ──► dropped: the next one's turn
+//! ```
+//!
+//! Waiting readers come first, then what they will need soon, then the background. When a waiting
+//! reader finds no connection free, one that serves nobody is called back; where all serve readers,
+//! each gives way after its quantum. An upstream that says `Retry-After` rests for all its objects;
+//! one that cannot be reached several times in a row is left alone and tried by one request at a
+//! time, a request that somebody wants anyway.
+//!
+//! Lock: `state`, held for moments; permits are handed over and dropped outside it.
+
+use super::backoff;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, oneshot};
+use url::Url;
+
+/// What one exchange may bring, in bytes, while others wait for a connection.
+pub const QUANTUM_BYTES: u64 = 4 << 20;
+
+/// Failures in a row, over all objects, after which an upstream is taken for down.
+const DOWN_AFTER: u32 = 5;
+
+/// A longer rest is not believed.
+const LONGEST_REST: Duration = Duration::from_secs(3600);
+
+/// With more upstreams than this those that nobody uses are forgotten.
+const MAX_KEPT: usize = 1024;
+
+/// Why a connection is wanted; the first is the most urgent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// A reader waits for the bytes.
+    Waiting,
+    /// A reader will want them soon.
+    Ahead,
+    /// Nobody has asked for them.
+    Background,
+}
+
+/// The bounds of every upstream's budget.
+#[derive(Debug, Clone)]
+pub struct BudgetSettings {
+    /// The most exchanges at once; at least 1.
+    pub connections: usize,
+    /// The most requests begun in a second.
+    pub requests_per_second: Option<u32>,
+    /// The most body bytes a second.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// The budgets of all upstreams, by scheme, host and port.
+#[derive(Debug)]
+pub struct Budgets {
+    settings: BudgetSettings,
+    kept: Mutex<HashMap<String, Arc<Budget>>>,
+}
+
+impl Budgets {
+    /// Budgets with these bounds, each for itself.
+    pub fn new(settings: BudgetSettings) -> Self {
+        Self {
+            settings,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// The budget of the upstream that `url` belongs to.
+    pub fn of(&self, url: &Url) -> Arc<Budget> {
+        let name = url.origin().ascii_serialization();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= MAX_KEPT {
+            kept.retain(|_, budget| Arc::strong_count(budget) > 1 || budget.standing().resting.is_some());
+        }
+        let make = || Arc::new(Budget::new(self.settings.clone()));
+        Arc::clone(kept.entry(name).or_insert_with(make))
+    }
+}
+
+/// The budget of one upstream.
+#[derive(Debug)]
+pub struct Budget {
+    settings: BudgetSettings,
+    state: Mutex<State>,
+}
+
+/// How an upstream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// How long it is still left alone.
+    pub resting: Option<Duration>,
+    /// Exchanges under way.
+    pub granted: usize,
+    /// Exchanges that wait for their turn.
+    pub queued: usize,
+}
+
+#[derive(Debug)]
+struct State {
+    granted: BTreeMap<u64, Arc<Slot>>,
+    queue: BTreeMap<(Class, u64), oneshot::Sender<Permit>>,
+    next_ticket: u64,
+    rest_until: Option<Instant>,
+    failures: u32,
+    /// Requests that may begin now, and when that was counted.
+    tokens: (f64, Instant),
+    /// Up to when the bytes that have come use up the allowed rate.
+    paced_until: Instant,
+}
+
+/// One exchange's place, seen from both sides.
+#[derive(Debug)]
+struct Slot {
+    class: AtomicU8,
+    /// Whether the upstream has answered.
+    proven: AtomicBool,
+    moved: AtomicU64,
+    called_back: Notify,
+    /// The call was made; one is enough.
+    called: AtomicBool,
+}
+
+impl Budget {
+    fn new(settings: BudgetSettings) -> Self {
+        let now = Instant::now();
+        let burst = settings.requests_per_second.map_or(0.0, f64::from).max(1.0);
+        Self {
+            settings,
+            state: Mutex::new(State {
+                granted: BTreeMap::new(),
+                queue: BTreeMap::new(),
+                next_ticket: 0,
+                rest_until: None,
+                failures: 0,
+                tokens: (burst, now),
+                paced_until: now,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a turn. Dropping the future leaves the queue.
+    pub async fn acquire(self: &Arc<Self>, class: Class) -> Permit {
+        let (ticket, mut turn) = self.enter(class);
+        let _place = Place {
+            budget: self,
+            key: (class, ticket),
+        };
+        loop {
+            let next = self.turn();
+            tokio::select! {
+                granted = &mut turn => match granted {
+                    Ok(permit) => return permit,
+                    // The sender goes with the place in the queue, which is held here.
+                    Err(_) => std::future::pending::<()>().await,
+                },
+                () = at(next) => {}
+            }
+        }
+    }
+
+    fn enter(&self, class: Class) -> (u64, oneshot::Receiver<Permit>) {
+        let (give, take) = oneshot::channel();
+        let mut state = self.state();
+        state.next_ticket += 1;
+        let ticket = state.next_ticket;
+        state.queue.insert((class, ticket), give);
+        (ticket, take)
+    }
+
+    /// Grants what can be granted; when to look again, where time is what is waited for.
+    fn turn(self: &Arc<Self>) -> Option<Instant> {
+        let mut handed = Vec::new();
+        let next = {
+            let mut state = self.state();
+            loop {
+                let Some((&(class, ticket), _)) = state.queue.first_key_value() else {
+                    break None;
+                };
+                match self.may_begin(&mut state, class, Instant::now()) {
+                    Verdict::Now => {}
+                    Verdict::At(when) => break Some(when),
+                    Verdict::Full => break None,
+                }
+                let Some(give) = state.queue.remove(&(class, ticket)) else {
+                    break None;
+                };
+                state.tokens.0 -= 1.0;
+                let slot = Arc::new(Slot {
+                    class: AtomicU8::new(class as u8),
+                    proven: AtomicBool::new(false),
+                    moved: AtomicU64::new(0),
+                    called_back: Notify::new(),
+                    called: AtomicBool::new(false),
+                });
+                state.granted.insert(ticket, Arc::clone(&slot));
+                handed.push((
+                    give,
+                    Permit {
+                        budget: Arc::downgrade(self),
+                        ticket,
+                        slot,
+                    },
+                ));
+            }
+        };
+        for (give, permit) in handed {
+            // A receiver that has gone gives the permit back by dropping it.
+            drop(give.send(permit));
+        }
+        next
+    }
+
+    fn may_begin(&self, state: &mut State, class: Class, now: Instant) -> Verdict {
+        if let Some(until) = state.rest_until {
+            if now < until {
+                return Verdict::At(until);
+            }
+            state.rest_until = None;
+        }
+        let unproven = state.granted.values().any(|slot| !slot.proven.load(Ordering::Relaxed));
+        if state.failures >= DOWN_AFTER && unproven {
+            return Verdict::Full;
+        }
+        if state.granted.len() >= self.most(class) {
+            if class == Class::Waiting {
+                call_back(state);
+            }
+            return Verdict::Full;
+        }
+        match self.settings.requests_per_second {
+            None => state.tokens.0 = 1.0,
+            Some(rate) => {
+                let rate = f64::from(rate);
+                let earned = now.saturating_duration_since(state.tokens.1).as_secs_f64() * rate;
+                state.tokens = ((state.tokens.0 + earned).min(rate.max(1.0)), now);
+                if state.tokens.0 < 1.0 {
+                    return Verdict::At(now + Duration::from_secs_f64((1.0 - state.tokens.0) / rate));
+                }
+            }
+        }
+        Verdict::Now
+    }
+
+    /// How many exchanges there may be with one of this class: what nobody waits for leaves room.
+    fn most(&self, class: Class) -> usize {
+        let all = self.settings.connections.max(1);
+        match class {
+            Class::Waiting => all,
+            Class::Ahead => (all - all / 4).max(1),
+            Class::Background => all.div_ceil(2),
+        }
+    }
+
+    /// How the upstream stands now.
+    pub fn standing(&self) -> Standing {
+        let state = self.state();
+        let now = Instant::now();
+        Standing {
+            resting: state
+                .rest_until
+                .and_then(|until| until.checked_duration_since(now))
+                .filter(|rest| !rest.is_zero()),
+            granted: state.granted.len(),
+            queued: state.queue.len(),
+        }
+    }
+
+    /// The upstream has asked for a rest (`Retry-After`), which is kept for all its objects.
+    pub fn rest(&self, time: Duration) {
+        let until = Instant::now() + time.min(LONGEST_REST);
+        let mut state = self.state();
+        state.rest_until = Some(state.rest_until.map_or(until, |before| before.max(until)));
+    }
+}
+
+enum Verdict {
+    Now,
+    At(Instant),
+    Full,
+}
+
+/// Calls one exchange back: the youngest of those that serve nobody, else the one whose quantum is over
+/// by most. As many as wait, and each once.
+fn call_back(state: &mut State) {
+    let called = |slot: &Slot| slot.called.load(Ordering::Relaxed);
+    let waiting = state.queue.range(..(Class::Ahead, 0)).count();
+    if state.granted.values().filter(|slot| called(slot)).count() >= waiting {
+        return;
+    }
+    let class = |slot: &Slot| slot.class.load(Ordering::Relaxed);
+    let moved = |slot: &Slot| slot.moved.load(Ordering::Relaxed);
+    let free = || state.granted.values().filter(|slot| !called(slot));
+    // Of equals the last is taken, which is the youngest.
+    let idle = free().rfind(|slot| class(slot) == Class::Background as u8);
+    let over = || {
+        free()
+            .filter(|slot| moved(slot) >= QUANTUM_BYTES)
+            .max_by_key(|slot| (class(slot), moved(slot)))
+    };
+    if let Some(slot) = idle.or_else(over) {
+        slot.called.store(true, Ordering::Relaxed);
+        slot.called_back.notify_one();
+    }
+}
+
+/// A place in the queue; left when the wait ends, however it ends.
+struct Place<'a> {
+    budget: &'a Arc<Budget>,
+    key: (Class, u64),
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let left = self.budget.state().queue.remove(&self.key);
+        drop(left);
+    }
+}
+
+/// The right to one exchange; dropping it is the next one's turn.
+#[derive(Debug)]
+pub struct Permit {
+    budget: Weak<Budget>,
+    ticket: u64,
+    slot: Arc<Slot>,
+}
+
+/// A handle on a permit for its owner, while the exchange holds the permit itself.
+#[derive(Debug, Clone)]
+pub struct Standby(Arc<Slot>);
+
+impl Standby {
+    /// Says anew what the exchange is for.
+    pub fn set_class(&self, class: Class) {
+        self.0.class.store(class as u8, Ordering::Relaxed);
+    }
+}
+
+impl Permit {
+    /// The owner's handle.
+    pub fn standby(&self) -> Standby {
+        Standby(Arc::clone(&self.slot))
+    }
+
+    /// The upstream has answered: it is up.
+    pub fn answered(&self) {
+        self.slot.proven.store(true, Ordering::Relaxed);
+        if let Some(budget) = self.budget.upgrade() {
+            budget.state().failures = 0;
+            budget.turn();
+        }
+    }
+
+    /// The upstream could not be reached, or gave no answer.
+    pub fn unanswered(&self) {
+        let Some(budget) = self.budget.upgrade() else { return };
+        let mut state = budget.state();
+        state.failures = state.failures.saturating_add(1);
+        if let Some(beyond @ 1..) = (state.failures + 1).checked_sub(DOWN_AFTER) {
+            let until = Instant::now() + backoff::rest(beyond, backoff::random());
+            state.rest_until = Some(state.rest_until.map_or(until, |before| before.max(until)));
+        }
+    }
+
+    /// Notes bytes that have come; how long to wait for more, to keep to the allowed rate.
+    pub fn moved(&self, bytes: u64) -> Option<Duration> {
+        self.slot.moved.fetch_add(bytes, Ordering::Relaxed);
+        let budget = self.budget.upgrade()?;
+        let over = self.slot.moved.load(Ordering::Relaxed) >= QUANTUM_BYTES;
+        if over || budget.settings.bytes_per_second.is_some() {
+            let mut state = budget.state();
+            let waits = state
+                .queue
+                .first_key_value()
+                .is_some_and(|((class, _), _)| *class == Class::Waiting);
+            if over && waits && state.granted.len() >= budget.settings.connections {
+                call_back(&mut state);
+            }
+            let rate = budget.settings.bytes_per_second?.max(1);
+            let now = Instant::now();
+            let busy = Duration::from_secs_f64(bytes as f64 / rate as f64);
+            state.paced_until = state.paced_until.max(now) + busy;
+            return Some(state.paced_until - now);
+        }
+        None
+    }
+
+    /// Returns when the connection is needed for somebody who waits.
+    pub async fn called_back(&self) {
+        self.slot.called_back.notified().await;
+    }
+
+    /// Whether others wait for a connection, so that a long exchange should be asked in pieces.
+    pub fn is_contended(&self) -> bool {
+        self.budget.upgrade().is_some_and(|budget| {
+            let state = budget.state();
+            state
+                .queue
+                .first_key_value()
+                .is_some_and(|((class, _), _)| *class == Class::Waiting)
+        })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(budget) = self.budget.upgrade() {
+            budget.state().granted.remove(&self.ticket);
+            budget.turn();
+        }
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    fn budget(connections: usize) -> Arc<Budget> {
+        Arc::new(Budget::new(BudgetSettings {
+            connections,
+            requests_per_second: None,
+            bytes_per_second: None,
+        }))
+    }
+
+    /// The permit, where it is granted at once.
+    fn now(budget: &Arc<Budget>, class: Class) -> Option<Permit> {
+        budget.acquire(class).now_or_never()
+    }
+
+    #[tokio::test]
+    async fn waiting_readers_come_first_and_the_background_leaves_room() {
+        let budget = budget(4);
+        let background = [now(&budget, Class::Background), now(&budget, Class::Background)];
+        assert!(background.iter().all(Option::is_some));
+        assert!(now(&budget, Class::Background).is_none());
+        let waiting = [now(&budget, Class::Waiting), now(&budget, Class::Waiting)];
+        assert!(waiting.iter().all(Option::is_some));
+        let (mut late, mut later) = (
+            Box::pin(budget.acquire(Class::Background)),
+            Box::pin(budget.acquire(Class::Waiting)),
+        );
+        assert!((&mut late).now_or_never().is_none());
+        assert!((&mut later).now_or_never().is_none());
+        drop(waiting);
+        assert!((&mut later).now_or_never().is_some());
+        drop(background);
+        assert!(late.now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_calls_back_what_serves_nobody_and_only_that() {
+        let budget = budget(2);
+        let (reader, idle) = (now(&budget, Class::Waiting), now(&budget, Class::Waiting));
+        let (reader, idle) = (reader.expect("free"), idle.expect("free"));
+        idle.standby().set_class(Class::Background);
+        let mut late = Box::pin(budget.acquire(Class::Waiting));
+        assert!((&mut late).now_or_never().is_none());
+        assert!(idle.called_back().now_or_never().is_some());
+        assert!(reader.called_back().now_or_never().is_none());
+        drop(idle);
+        assert!(late.now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn where_all_serve_readers_each_gives_way_after_its_quantum() {
+        let budget = budget(1);
+        let long = now(&budget, Class::Waiting).expect("free");
+        let late = Box::pin(budget.acquire(Class::Waiting));
+        let mut late = late;
+        assert!((&mut late).now_or_never().is_none());
+        assert!(long.is_contended());
+        long.moved(QUANTUM_BYTES - 1);
+        assert!(long.called_back().now_or_never().is_none());
+        long.moved(1);
+        assert!(long.called_back().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn leaving_the_queue_leaves_nothing_behind() {
+        let budget = budget(1);
+        let held = now(&budget, Class::Waiting).expect("free");
+        drop(Box::pin(budget.acquire(Class::Waiting)).now_or_never());
+        let standing = budget.standing();
+        assert_eq!((standing.granted, standing.queued), (1, 0));
+        drop(held);
+        assert_eq!(budget.standing().granted, 0);
+    }
+
+    #[tokio::test]
+    async fn a_rest_holds_for_all() {
+        let budget = budget(4);
+        budget.rest(Duration::from_secs(7));
+        assert!(now(&budget, Class::Waiting).is_none());
+        assert!(
+            budget
+                .standing()
+                .resting
+                .is_some_and(|rest| rest > Duration::from_secs(6))
+        );
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_is_down_is_tried_by_one_request_at_a_time() {
+        let budget = budget(4);
+        for _ in 1..DOWN_AFTER {
+            now(&budget, Class::Waiting).expect("still trusted").unanswered();
+        }
+        assert!(budget.standing().resting.is_none());
+        now(&budget, Class::Waiting).expect("still trusted").unanswered();
+        assert!(budget.standing().resting.is_some());
+        let probe = budget.acquire(Class::Waiting).await;
+        assert!(now(&budget, Class::Waiting).is_none(), "one probe is enough");
+        probe.answered();
+        assert!(now(&budget, Class::Waiting).is_some());
+    }
+
+    #[tokio::test]
+    async fn requests_and_bytes_keep_to_their_rates() {
+        let budget = Arc::new(Budget::new(BudgetSettings {
+            connections: 100,
+            requests_per_second: Some(5),
+            bytes_per_second: Some(1000),
+        }));
+        let begun: Vec<_> = std::iter::from_fn(|| now(&budget, Class::Waiting)).take(50).collect();
+        assert_eq!(begun.len(), 5, "a second's worth at once, no more");
+        let first = begun[0].moved(500).expect("a pace");
+        let second = begun[1].moved(500).expect("a pace");
+        assert!(first > Duration::from_millis(400) && second > Duration::from_millis(900));
+    }
+}
