@@ -11,6 +11,7 @@ mod conditions;
 mod crash;
 mod delivery_capped;
 mod delivery_follow;
+mod http2;
 mod large;
 mod leaks;
 mod length;
