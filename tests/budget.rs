@@ -121,6 +121,31 @@ fn an_upstream_that_is_down_is_left_alone_and_said_to_be() {
 }
 
 #[test]
+fn an_upstream_that_gives_crumbs_is_not_hammered() {
+    let film = Film::new(LEN);
+    for cuts in [false, true] {
+        let served = film.clone();
+        let upstream = Upstream::scripted(move |seen, conn| {
+            let (start, end) = seen.range(LEN).unwrap_or((0, LEN));
+            if cuts {
+                conn.part_head(&served, start, end);
+                conn.body(&served, start, start + 100);
+                conn.reset();
+            } else {
+                conn.part_head(&served, start, start + 100);
+                conn.body(&served, start, start + 100);
+            }
+        });
+        let pond = Pond::before(&upstream);
+        let _reader = Client::open(pond.address(), "GET", "/film", &[]);
+        let started = Instant::now();
+        eventually("three seconds are over", || started.elapsed() >= Duration::from_secs(3));
+        let requests = upstream.requests().len();
+        assert!(requests < 25, "{requests} requests in three seconds (cuts: {cuts})");
+    }
+}
+
+#[test]
 fn many_tiny_ranges_out_of_order_are_merged_into_few_requests() {
     let film = Film::new(64 << 20);
     let upstream = Upstream::limited(&film, Valve::open(), 20_000_000);

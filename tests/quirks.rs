@@ -99,6 +99,35 @@ fn a_signature_that_ends_in_mid_film_is_renewed_by_the_next_reader() {
 }
 
 #[test]
+fn a_worthless_signature_of_one_reader_does_not_stop_another() {
+    let film = Film::new(LEN);
+    let served = film.clone();
+    let valve = Valve::new(600_000);
+    let upstream = Upstream::start(valve.clone(), 0, move |seen, conn| {
+        match (seen.target.as_str(), seen.number) {
+            ("/film?sig=good", 0) => {
+                conn.part_head(&served, 0, LEN);
+                conn.body(&served, 0, 600_000);
+                conn.close();
+            }
+            ("/film?sig=good", _) => conn.serve(&served, seen),
+            _ => conn.head(403, &[("Content-Length", "0".to_owned())]),
+        }
+    });
+    let pond = Pond::with(&upstream, &[("ignore_query", "sig")]);
+    let mut first = Client::open(pond.address(), "GET", "/film?sig=good", &[]);
+    film.check(0, &first.read(400_000));
+    let mut second = Client::open(pond.address(), "GET", "/film?sig=bad", &[]);
+    film.check(0, &second.read(400_000));
+    valve.allow(LEN * 2);
+    for reader in [first, second] {
+        let rest = reader.finish();
+        assert_eq!(rest.ended, Ended::Clean);
+        film.check(400_000, &rest.body);
+    }
+}
+
+#[test]
 fn a_coded_body_is_passed_on_whole_and_never_stored_as_the_film() {
     let upstream = Upstream::scripted(|_, conn| {
         conn.head(

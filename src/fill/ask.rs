@@ -61,12 +61,16 @@ pub(super) async fn ask(context: &Context, shared: &Shared, permit: &Permit, spa
         ask.at = None;
         result = context.client.ask(&ask).await;
     }
-    let latest = shared.target();
-    if is_gone(&result) && !Arc::ptr_eq(&target, &latest) {
-        // While it was asked, a reader came with a newer URL.
-        target = Arc::clone(&latest);
-        ask.target = latest;
-        result = context.client.ask(&ask).await;
+    if is_gone(&result)
+        && let Some(spare) = shared.take_spare()
+    {
+        ask.target = Arc::clone(&spare);
+        let other = context.client.ask(&ask).await;
+        if !is_gone(&other) {
+            tracing::info!(url = target.key.url(), "another reader's URL opens it");
+            shared.promote(&spare);
+            (target, result) = (spare, other);
+        }
     }
     let exchange = match result {
         Ok(exchange) => exchange,
@@ -98,6 +102,8 @@ pub(super) async fn ask(context: &Context, shared: &Shared, permit: &Permit, spa
             ?rest,
             "the upstream asks to be left alone"
         );
+        // Both where it was asked and where that led.
+        permit.rest(rest);
         context.client.budget_of(&exchange.url).rest(rest);
     }
     Ok(Reply::Refused(refusal(exchange, None).await))

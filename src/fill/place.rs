@@ -26,10 +26,11 @@ pub(super) struct Pace {
 }
 
 impl Place {
-    pub(super) fn new(now: Instant) -> Self {
+    /// A reader that wants `at..end` and has taken nothing of it.
+    pub(super) fn new(at: ByteOffset, end: ByteOffset, now: Instant) -> Self {
         Self(Mutex::new(Pace {
-            at: 0,
-            end: 0,
+            at,
+            end,
             rate: None,
             moved: now,
             window: (now, 0),
@@ -99,7 +100,7 @@ mod tests {
     #[test]
     fn a_players_rate_is_measured_over_its_bursts() {
         let start = Instant::now();
-        let place = Place::new(start);
+        let place = Place::new(0, 1 << 40, start);
         for second in 1..=8u64 {
             // A burst every second: the rate is what counts, not the burst.
             let now = start + Duration::from_secs(second);

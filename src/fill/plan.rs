@@ -13,6 +13,7 @@
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use crate::store::WaitingAt;
 use crate::upstream::{Class, QUANTUM_BYTES};
+use std::time::{Duration, Instant};
 
 /// A reader this close ahead of a session waits for it: asking anew would cost more.
 const NEAR_BYTES: u64 = 512 * 1024;
@@ -24,6 +25,9 @@ const NEAR_SECONDS: f64 = 0.25;
 /// is one that will have brought them within [`SHORT_SECONDS`].
 const SHORT_BYTES: u64 = 2 << 20;
 const SHORT_SECONDS: f64 = 1.0;
+
+/// A reader that has waited for so long, although its bytes are coming, has too small a share of the line.
+const LONG_WAIT: Duration = Duration::from_millis(500);
 
 /// The least that is worth a request: tiny reads come in swarms. A wish for more is asked as it is.
 const WORTHWHILE_BYTES: u64 = 256 * 1024;
@@ -44,6 +48,8 @@ pub(super) struct Running {
     pub(super) stop: ByteOffset,
     /// What it has brought.
     pub(super) moved: u64,
+    /// Whether some reader's wish lies where it is going.
+    pub(super) attended: bool,
 }
 
 /// All that the plan depends on.
@@ -65,6 +71,7 @@ pub(super) struct View<'a> {
     pub(super) max_sessions: usize,
     /// Bytes per second of the fill, where known.
     pub(super) rate: Option<f64>,
+    pub(super) now: Instant,
 }
 
 /// One step to take, in order.
@@ -94,6 +101,7 @@ pub(super) fn plan(view: &View<'_>) -> Vec<Step> {
             let mut draft = Draft::new(view, length);
             let mut waiting: Vec<&WaitingAt> = view.waiting.iter().collect();
             waiting.sort_by_key(|waiter| waiter.since);
+            draft.clear_the_line();
             for waiter in waiting {
                 draft.serve(waiter);
             }
@@ -110,11 +118,11 @@ pub(super) fn plan(view: &View<'_>) -> Vec<Step> {
 }
 
 /// What a session is for, as readers stand now.
-pub(super) fn class_of(session: &Running, waiting: &[WaitingAt], readers: usize) -> Class {
+pub(super) fn class_of(session: &Running, waiting: &[WaitingAt]) -> Class {
     let serves = |waiter: &WaitingAt| session.at <= waiter.at && waiter.at < session.stop;
     match waiting.iter().any(serves) {
         true => Class::Waiting,
-        false if readers > 0 => Class::Ahead,
+        false if session.attended => Class::Ahead,
         false => Class::Background,
     }
 }
@@ -139,6 +147,26 @@ impl<'a> Draft<'a> {
             running: view.running.to_vec(),
             steps: Vec::new(),
         }
+    }
+
+    /// Where a reader waits too long, sessions that readers left behind (each seek leaves one) give it
+    /// their share of the line.
+    fn clear_the_line(&mut self) {
+        let waited = |waiter: &WaitingAt| self.view.now.saturating_duration_since(waiter.since) >= LONG_WAIT;
+        if !self.view.waiting.iter().any(waited) {
+            return;
+        }
+        let left_behind = |session: &Running| {
+            !session.attended && session.stop.saturating_sub(session.at) > SHORT_BYTES && !self.is_waited_for(session)
+        };
+        let stopped: Vec<u64> = self.running.iter().filter(|s| left_behind(s)).map(|s| s.id).collect();
+        self.running.retain(|session| !stopped.contains(&session.id));
+        self.steps.extend(stopped.into_iter().map(|id| Step::Stop { id }));
+    }
+
+    fn is_waited_for(&self, session: &Running) -> bool {
+        let there = |waiter: &WaitingAt| session.at <= waiter.at && waiter.at < session.stop;
+        self.view.waiting.iter().any(there)
     }
 
     fn serve(&mut self, waiter: &WaitingAt) {
@@ -228,19 +256,14 @@ impl<'a> Draft<'a> {
     /// session comes twice, so one that will be over soon is waited for, and none is cut that has just
     /// begun.
     fn make_room(&mut self) -> bool {
-        let serves = |session: &Running| {
-            self.view
-                .waiting
-                .iter()
-                .any(|waiter| session.at <= waiter.at && waiter.at < session.stop)
-        };
         let long = |session: &&Running| session.stop.saturating_sub(session.at) > SHORT_BYTES;
         let idle = self
             .running
             .iter()
             .filter(long)
-            .filter(|session| session.moved >= SHORT_BYTES && !serves(session))
-            .max_by_key(|session| session.moved);
+            .filter(|session| !session.attended || session.moved >= SHORT_BYTES)
+            .filter(|session| !self.is_waited_for(session))
+            .max_by_key(|session| (!session.attended, session.moved));
         let over = || {
             let turn_over = self.running.iter().filter(long);
             turn_over
@@ -262,6 +285,7 @@ impl<'a> Draft<'a> {
             at: range.start(),
             stop: range.end(),
             moved: 0,
+            attended: true,
         });
     }
 
@@ -307,7 +331,6 @@ impl<'a> Draft<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::Instant;
 
     const LENGTH: u64 = 64 << 20;
 
@@ -336,6 +359,7 @@ mod tests {
             hint: 0,
             max_sessions: 4,
             rate: None,
+            now: Instant::now(),
         }
     }
 
@@ -346,6 +370,7 @@ mod tests {
             at: 1000,
             stop: LENGTH,
             moved: 1000,
+            attended: true,
         }];
         let waiting = [wait(50 << 20, LENGTH)];
         let steps = plan(&view(&RangeSet::new(), &waiting, &running));
@@ -365,6 +390,7 @@ mod tests {
             at: 1000,
             stop: LENGTH,
             moved: 1000,
+            attended: true,
         }];
         let waiting = [wait(100_000, LENGTH)];
         assert_eq!(plan(&view(&RangeSet::new(), &waiting, &running)), []);
@@ -401,6 +427,7 @@ mod tests {
             at: 0,
             stop: u64::MAX,
             moved: 0,
+            attended: true,
         }];
         view.running = &running;
         assert_eq!(plan(&view), []);
@@ -414,6 +441,7 @@ mod tests {
                 at: n * (10 << 20),
                 stop: (n + 1) * (10 << 20),
                 moved: n * (2 << 20),
+                attended: true,
             })
             .collect();
         let mut waiting: Vec<WaitingAt> = running.iter().map(|s| wait(s.at, LENGTH)).collect();
@@ -426,6 +454,28 @@ mod tests {
                 Step::Start(range(60 << 20, LENGTH), Class::Waiting)
             ]
         );
+    }
+
+    #[test]
+    fn what_seeks_left_behind_gives_its_share_of_the_line_to_one_who_waits_long() {
+        let session = |id: u64, at: u64, attended| Running {
+            id,
+            at,
+            stop: at + (8 << 20),
+            moved: 1,
+            attended,
+        };
+        let running = [
+            session(1, 0, false),
+            session(2, 10 << 20, true),
+            session(3, 20 << 20, true),
+        ];
+        let waiting = [wait((20 << 20) + 1, LENGTH)];
+        let nothing = RangeSet::new();
+        let mut view = view(&nothing, &waiting, &running);
+        assert_eq!(plan(&view), []);
+        view.now = waiting[0].since + LONG_WAIT;
+        assert_eq!(plan(&view), [Step::Stop { id: 1 }]);
     }
 
     /// A fill whose sessions each bring a piece a turn, with readers that come, wait and go.
@@ -464,6 +514,7 @@ mod tests {
                             at: range.start(),
                             stop: range.end(),
                             moved: 0,
+                            attended: true,
                         });
                     }
                     Step::Shorten { id, stop } => {

@@ -109,10 +109,12 @@ impl Trouble {
 pub(super) struct Shared {
     pub(super) key: ObjectKey,
     target: Mutex<Arc<Target>>,
+    /// Another URL for the same object, which the latest reader came with: it may be signed anew, or
+    /// have a signature that is worth nothing. It is tried when the target itself opens nothing more.
+    spare: Mutex<Option<Arc<Target>>>,
+    pub(super) renewed: AtomicBool,
     /// Where redirects led, and when.
     location: Mutex<Option<(Url, Instant)>>,
-    /// A reader came with another URL for the same object: it may be signed anew.
-    pub(super) renewed: AtomicBool,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) trouble: watch::Sender<Option<Trouble>>,
     pub(super) readers: AtomicUsize,
@@ -147,6 +149,7 @@ impl Shared {
         Self {
             key: target.key.clone(),
             target: Mutex::new(target),
+            spare: Mutex::default(),
             location: Mutex::default(),
             renewed: AtomicBool::new(false),
             phase: watch::Sender::new(Phase::Opening),
@@ -171,24 +174,37 @@ impl Shared {
         }
     }
 
-    /// What to ask for, as the latest reader named it.
+    /// What to ask for.
     pub(super) fn target(&self) -> Arc<Target> {
         Arc::clone(&self.target.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A reader came with `target`: a newer signature may open what the older one does not any more.
-    /// One that may go everywhere is not replaced by one that may not.
+    /// A reader came with `target`. One that may go everywhere takes the place of one that may not, and
+    /// is never replaced by one.
     fn renew(&self, target: &Arc<Target>) {
         let mut held = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         let same = held.url == target.url && held.trust == target.trust;
-        if same || (held.trust == Trust::Configured && target.trust == Trust::Public) {
-            return;
+        match (held.trust, target.trust) {
+            _ if same => return,
+            (Trust::Configured, Trust::Public) => return,
+            (Trust::Public, Trust::Configured) => *held = Arc::clone(target),
+            _ => *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(target)),
         }
-        *held = Arc::clone(target);
         drop(held);
-        // What the old one was refused says nothing of the new one.
+        // What the one was refused says nothing of the other.
         self.trouble.send_replace(None);
         self.renewed.store(true, Ordering::Release);
+    }
+
+    /// The other URL that is worth a try, taken.
+    pub(super) fn take_spare(&self) -> Option<Arc<Target>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The other URL opens what this one does not any more.
+    pub(super) fn promote(&self, target: &Arc<Target>) {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(target);
+        self.forget_location();
     }
 
     /// Where redirects led a short while ago.
@@ -412,7 +428,14 @@ impl Registry {
         if first_bytes || shared.renewed.load(Ordering::Acquire) {
             shared.changed.notify_one();
         }
-        let place = Arc::new(Place::new(Instant::now()));
+        // Until it has taken its first bytes its place is what it asked for; where that is not known
+        // yet, anywhere.
+        let (start, end) = match want {
+            Want::Bytes(Span::From(start)) | Want::Anew(Span::From(start)) => (start, u64::MAX),
+            Want::Bytes(Span::Range(range)) | Want::Anew(Span::Range(range)) => (range.start(), range.end()),
+            _ => (0, u64::MAX),
+        };
+        let place = Arc::new(Place::new(start, end, Instant::now()));
         let mut places = shared.places.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that left are forgotten here, so that a fill nobody looks at keeps no list of them.
         places.retain(|place| place.strong_count() > 0);

@@ -20,6 +20,9 @@ use std::time::Instant;
 /// The most that is written at once, in bytes: bounds what a session holds in memory.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// What a session must bring to count as progress, in bytes.
+const PROGRESS_BYTES: u64 = 64 * 1024;
+
 /// Where a session is, readable while it runs.
 #[derive(Debug)]
 pub(super) struct Position {
@@ -50,6 +53,12 @@ impl Position {
         }
     }
 
+    /// Whether it has brought enough to be called progress: a few bytes and a cut, over and over, are
+    /// a failure that must not be repeated without a rest.
+    pub(super) fn has_progressed(&self) -> bool {
+        self.moved.load(Ordering::Acquire) >= PROGRESS_BYTES
+    }
+
     /// As it looks from outside.
     pub(super) fn line(&self) -> SessionLine {
         SessionLine {
@@ -69,6 +78,8 @@ impl Position {
 pub(super) enum Outcome {
     /// It met its end, or that of the object.
     Reached,
+    /// The reply promised less than was asked for, and has kept that.
+    Curtailed,
     /// The upstream's body ended where its framing said; the object had no length until now.
     Ended { length: u64, unverified: bool },
     /// The body was cut, reset or silent.
@@ -93,18 +104,24 @@ pub(super) async fn receive(
     position: Arc<Position>,
     meter: Arc<Mutex<Meter>>,
     permit: &Permit,
-    on_first: impl FnOnce(),
+    on_progress: impl FnOnce(),
 ) -> Outcome {
     let framing = exchange.reply.framing;
-    let mut on_first = Some(on_first);
+    let mut on_progress = Some(on_progress);
     let mut at = brings.at;
     loop {
         let stop = position
             .stop
             .load(Ordering::Acquire)
             .min(brings.end.unwrap_or(u64::MAX));
+        // A reply may promise less than was asked for.
+        let asked = position
+            .stop
+            .load(Ordering::Acquire)
+            .min(brings.total.unwrap_or(u64::MAX));
         if at >= stop {
-            return Outcome::Reached;
+            let whole = at >= asked || brings.end.is_none();
+            return if whole { Outcome::Reached } else { Outcome::Curtailed };
         }
         let mut batch = Batch::default();
         let ending = batch.gather(&mut exchange).await;
@@ -120,8 +137,10 @@ pub(super) async fn receive(
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .add(count, Instant::now());
-            if let Some(report) = on_first.take() {
-                position.set_stage(Stage::Moving);
+            position.set_stage(Stage::Moving);
+            if (position.has_progressed() || at >= asked)
+                && let Some(report) = on_progress.take()
+            {
                 report();
             }
             if let Some(pause) = permit.moved(count) {
@@ -130,7 +149,7 @@ pub(super) async fn receive(
         }
         match ending {
             None => {}
-            Some(_) if at >= stop => return Outcome::Reached,
+            Some(_) if at >= stop => {}
             Some(Ending::Failed(error)) => return Outcome::Cut(error),
             Some(Ending::Clean) if brings.end.is_some() => return Outcome::Short,
             Some(Ending::Clean) => {

@@ -88,6 +88,8 @@ impl Budgets {
 pub struct Budget {
     settings: BudgetSettings,
     state: Mutex<State>,
+    /// Rung for one of the queue where the next turn is a matter of time: it then minds the clock.
+    look_again: Notify,
 }
 
 /// How an upstream stands.
@@ -121,6 +123,8 @@ struct Slot {
     /// Whether the upstream has answered.
     proven: AtomicBool,
     moved: AtomicU64,
+    /// It can go on later where it was: ranges work.
+    resumes: AtomicBool,
     called_back: Notify,
     /// The call was made; one is enough.
     called: AtomicBool,
@@ -141,6 +145,7 @@ impl Budget {
                 tokens: (burst, now),
                 paced_until: now,
             }),
+            look_again: Notify::new(),
         }
     }
 
@@ -164,7 +169,15 @@ impl Budget {
                     Err(_) => std::future::pending::<()>().await,
                 },
                 () = at(next) => {}
+                () = self.look_again.notified() => {}
             }
+        }
+    }
+
+    /// [`Budget::turn`] for those who do not wait themselves: somebody who does must mind the clock.
+    fn turn_for_others(self: &Arc<Self>) {
+        if self.turn().is_some() {
+            self.look_again.notify_one();
         }
     }
 
@@ -178,6 +191,7 @@ impl Budget {
     }
 
     /// Grants what can be granted; when to look again, where time is what is waited for.
+    #[must_use]
     fn turn(self: &Arc<Self>) -> Option<Instant> {
         let mut handed = Vec::new();
         let next = {
@@ -199,6 +213,7 @@ impl Budget {
                     class: AtomicU8::new(class as u8),
                     proven: AtomicBool::new(false),
                     moved: AtomicU64::new(0),
+                    resumes: AtomicBool::new(false),
                     called_back: Notify::new(),
                     called: AtomicBool::new(false),
                 });
@@ -300,14 +315,18 @@ fn call_back(state: &mut State) {
     let class = |slot: &Slot| slot.class.load(Ordering::Relaxed);
     let moved = |slot: &Slot| slot.moved.load(Ordering::Relaxed);
     let free = || state.granted.values().filter(|slot| !called(slot));
+    let resumes = |slot: &Slot| slot.resumes.load(Ordering::Relaxed);
+    let idle = |slot: &Slot| class(slot) == Class::Background as u8;
     // Of equals the last is taken, which is the youngest.
-    let idle = free().rfind(|slot| class(slot) == Class::Background as u8);
+    let cheap = free().rfind(|slot| idle(slot) && resumes(slot));
     let over = || {
         free()
-            .filter(|slot| moved(slot) >= QUANTUM_BYTES)
+            .filter(|slot| resumes(slot) && moved(slot) >= QUANTUM_BYTES)
             .max_by_key(|slot| (class(slot), moved(slot)))
     };
-    if let Some(slot) = idle.or_else(over) {
+    // What cannot resume begins at 0 again: only where nobody wants it, and nothing else can go.
+    let dear = || free().rfind(|slot| idle(slot));
+    if let Some(slot) = cheap.or_else(over).or_else(dear) {
         slot.called.store(true, Ordering::Relaxed);
         slot.called_back.notify_one();
     }
@@ -321,8 +340,15 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let left = self.budget.state().queue.remove(&self.key);
+        let (left, others) = {
+            let mut state = self.budget.state();
+            (state.queue.remove(&self.key), !state.queue.is_empty())
+        };
         drop(left);
+        if others {
+            // It may have been the one that minded the clock.
+            self.budget.look_again.notify_one();
+        }
     }
 }
 
@@ -351,12 +377,24 @@ impl Permit {
         Standby(Arc::clone(&self.slot))
     }
 
+    /// The exchange can go on later where it was.
+    pub fn resumes(&self) {
+        self.slot.resumes.store(true, Ordering::Relaxed);
+    }
+
+    /// The upstream has asked for a rest; see [`Budget::rest`].
+    pub fn rest(&self, time: Duration) {
+        if let Some(budget) = self.budget.upgrade() {
+            budget.rest(time);
+        }
+    }
+
     /// The upstream has answered: it is up.
     pub fn answered(&self) {
         self.slot.proven.store(true, Ordering::Relaxed);
         if let Some(budget) = self.budget.upgrade() {
             budget.state().failures = 0;
-            budget.turn();
+            budget.turn_for_others();
         }
     }
 
@@ -415,7 +453,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(budget) = self.budget.upgrade() {
             budget.state().granted.remove(&self.ticket);
-            budget.turn();
+            budget.turn_for_others();
         }
     }
 }
@@ -470,6 +508,8 @@ mod tests {
         let budget = budget(2);
         let (reader, idle) = (now(&budget, Class::Waiting), now(&budget, Class::Waiting));
         let (reader, idle) = (reader.expect("free"), idle.expect("free"));
+        reader.resumes();
+        idle.resumes();
         idle.standby().set_class(Class::Background);
         let mut late = Box::pin(budget.acquire(Class::Waiting));
         assert!((&mut late).now_or_never().is_none());
@@ -483,6 +523,7 @@ mod tests {
     async fn where_all_serve_readers_each_gives_way_after_its_quantum() {
         let budget = budget(1);
         let long = now(&budget, Class::Waiting).expect("free");
+        long.resumes();
         let late = Box::pin(budget.acquire(Class::Waiting));
         let mut late = late;
         assert!((&mut late).now_or_never().is_none());
@@ -491,6 +532,50 @@ mod tests {
         assert!(long.called_back().now_or_never().is_none());
         long.moved(1);
         assert!(long.called_back().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_resume_is_called_back_last_and_only_where_nobody_wants_it() {
+        let budget = budget(2);
+        let (whole, ranged) = (now(&budget, Class::Waiting), now(&budget, Class::Waiting));
+        let (whole, ranged) = (whole.expect("free"), ranged.expect("free"));
+        ranged.resumes();
+        whole.moved(QUANTUM_BYTES * 9);
+        ranged.moved(QUANTUM_BYTES);
+        let mut first = Box::pin(budget.acquire(Class::Waiting));
+        assert!((&mut first).now_or_never().is_none());
+        assert!(ranged.called_back().now_or_never().is_some());
+        assert!(whole.called_back().now_or_never().is_none());
+        whole.standby().set_class(Class::Background);
+        let mut second = Box::pin(budget.acquire(Class::Waiting));
+        assert!((&mut second).now_or_never().is_none());
+        assert!(whole.called_back().now_or_never().is_some());
+    }
+
+    /// One whose look said that all is taken has no clock; whoever ends must see to it that it gets one.
+    #[tokio::test]
+    async fn who_queues_behind_a_full_budget_is_not_forgotten_where_time_comes_next() {
+        let budget = Arc::new(Budget::new(BudgetSettings {
+            connections: 1,
+            requests_per_second: Some(4),
+            bytes_per_second: None,
+        }));
+        let begun: Vec<_> = std::iter::from_fn(|| now(&budget, Class::Waiting)).take(9).collect();
+        assert_eq!(begun.len(), 1);
+        drop(begun);
+        while now(&budget, Class::Waiting).is_some() {}
+        // No token is left; take the only place as soon as there is one, and queue behind it.
+        let held = budget.acquire(Class::Waiting).await;
+        let late = tokio::spawn({
+            let budget = Arc::clone(&budget);
+            async move { budget.acquire(Class::Waiting).await }
+        });
+        while budget.standing().queued == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+        let granted = tokio::time::timeout(Duration::from_secs(5), late).await;
+        assert!(granted.is_ok(), "forgotten");
     }
 
     #[tokio::test]

@@ -53,8 +53,7 @@ impl Owner {
                 self.shared
                     .hint
                     .store(ended.position.at.load(Ordering::Acquire), Ordering::Relaxed);
-                let moved = ended.position.moved.load(Ordering::Acquire) > 0;
-                self.on_outcome(outcome, moved);
+                self.on_outcome(outcome, ended.position.has_progressed());
             }
         }
     }
@@ -137,7 +136,13 @@ impl Owner {
         );
         let rest = refusal.rest.map(|rest| rest.min(LONGEST_REST));
         let what = format!("the upstream answered {}", refusal.status);
+        let closed = matches!(refusal.status, 401 | 403 | 404 | 410);
         self.failed(what, Some((Arc::new(refusal), from, to)), rest);
+        self.failures.closed = closed;
+        if closed && self.shared.renewed.swap(false, Ordering::AcqRel) {
+            // The other URL came while this one was being asked.
+            self.failures = Failures::default();
+        }
     }
 
     /// The sessions that would come to `at` end there; `false` where one has been there already.
@@ -167,11 +172,13 @@ impl Owner {
         self.sessions.drain(1..).for_each(Session::end);
     }
 
-    fn on_outcome(&mut self, outcome: Outcome, moved: bool) {
+    fn on_outcome(&mut self, outcome: Outcome, progressed: bool) {
         let Some(object) = &self.object else { return };
         let resumes = self.resumes();
         let what = match outcome {
             Outcome::Reached | Outcome::CalledBack => return,
+            Outcome::Curtailed if progressed => return,
+            Outcome::Curtailed => "the upstream gives next to nothing of what it is asked for".to_owned(),
             Outcome::Ended { length, unverified } => {
                 object.end_at(length, unverified);
                 return;
@@ -187,8 +194,8 @@ impl Owner {
                 return;
             }
         };
-        tracing::info!(url = object.url(), what, resumes, moved, "a session was cut short");
-        if !(moved && resumes) {
+        tracing::info!(url = object.url(), what, resumes, progressed, "a session was cut short");
+        if !(progressed && resumes) {
             self.failed(what, None, None);
         }
     }
@@ -203,11 +210,15 @@ impl Owner {
 
     fn failed(&mut self, what: String, refusal: Option<(Arc<Refusal>, u64, u64)>, at_least: Option<Duration>) {
         let now = Instant::now();
-        self.failures.in_a_row += 1;
+        // Sessions that fail together are one failure.
+        if self.failures.retry_at.is_none_or(|at| at <= now) {
+            self.failures.in_a_row += 1;
+        }
         self.failures.disk = false;
+        self.failures.closed = false;
         self.failures.since.get_or_insert(now);
         let rest = backoff(self.failures.in_a_row, random()).max(at_least.unwrap_or_default());
-        self.failures.retry_at = Some(now + rest);
+        self.failures.retry_at = self.failures.retry_at.max(Some(now + rest));
         tracing::warn!(url = self.shared.key.url(), what, ?rest, "the fill rests");
         self.shared.trouble.send_replace(Some(Trouble {
             what: what.into(),

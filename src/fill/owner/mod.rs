@@ -19,6 +19,7 @@ use super::AfterLastReader;
 use super::ask::{Asked, Question, ask, turn};
 use super::join::Brings;
 use super::meter::Meter;
+use super::place::Pace;
 use super::plan::{Running, Step, View, class_of, plan};
 use super::registry::{Context, Phase, Shared, Status, Want};
 use super::session::{Outcome, Position, receive};
@@ -107,6 +108,8 @@ struct Failures {
     retry_at: Option<Instant>,
     /// The last one was the disk's.
     disk: bool,
+    /// The last one was a door that is closed to this URL: 401, 403, 404 or 410.
+    closed: bool,
     /// The hold limit passed without a byte: wait for a reader before trying on.
     gave_up: bool,
 }
@@ -193,7 +196,7 @@ impl Owner {
         let (queued, asked): (Vec<&Session>, Vec<&Session>) =
             self.sessions.iter().partition(|session| session.is_queued());
         let queued: Vec<u64> = queued.iter().map(|session| session.id).collect();
-        let running: Vec<Running> = asked.iter().map(|session| session.running()).collect();
+        let running: Vec<Running> = asked.iter().map(|session| session.running(&wishes.paces)).collect();
         let steps = plan(&View {
             length: object.length(),
             present: &object.present(),
@@ -205,6 +208,7 @@ impl Owner {
             hint: self.shared.hint.load(Ordering::Relaxed),
             max_sessions: self.context.settings.sessions_per_object,
             rate: self.shared.rate(),
+            now: Instant::now(),
         });
         let kept: Vec<u64> = steps.into_iter().filter_map(|step| self.take(step, &queued)).collect();
         for id in queued.into_iter().filter(|id| !kept.contains(id)) {
@@ -217,7 +221,7 @@ impl Owner {
             }
         }
         for session in &mut self.sessions {
-            session.class = class_of(&session.running(), &wishes.waiting, readers);
+            session.class = class_of(&session.running(&wishes.paces), &wishes.waiting);
             if let Some(standby) = &session.standby {
                 standby.set_class(session.class);
             }
@@ -330,11 +334,12 @@ impl Owner {
         };
         let (report, moving) = (self.report.clone(), self.report.clone());
         let (position, meter) = (Arc::clone(position), Arc::clone(&self.shared.meter));
-        // Without ranges whoever is called back would have to begin at 0 again.
-        let resumes = self.resumes();
+        if self.resumes() {
+            permit.resumes();
+        }
         let mut woken = self.context.woken.subscribe();
         let task = self.context.runtime.spawn(async move {
-            let on_first = move || drop(moving.send(Event::Moving));
+            let on_progress = move || drop(moving.send(Event::Moving));
             let receiving = receive(
                 exchange,
                 brings,
@@ -342,11 +347,11 @@ impl Owner {
                 Arc::clone(&position),
                 meter,
                 &permit,
-                on_first,
+                on_progress,
             );
             let outcome = tokio::select! {
                 outcome = AssertUnwindSafe(receiving).catch_unwind() => outcome.unwrap_or(Outcome::Lost),
-                () = permit.called_back(), if resumes => Outcome::CalledBack,
+                () = permit.called_back() => Outcome::CalledBack,
                 Ok(()) = woken.changed() => Outcome::Slept,
             };
             // What is still being written ends with the piece at hand.
@@ -381,9 +386,9 @@ impl Owner {
     }
 
     fn on_changed(&mut self) {
-        // Another URL for the same object may open what the one before did not any more.
-        if self.shared.renewed.swap(false, Ordering::AcqRel) {
-            self.shared.forget_location();
+        // Another URL for the same object may open what the one before did not any more. It is tried at
+        // once where that is the trouble, and is no way around a rest where it is another.
+        if self.shared.renewed.swap(false, Ordering::AcqRel) && self.failures.closed {
             self.failures = Failures::default();
         }
     }
@@ -432,6 +437,8 @@ impl Owner {
     fn patience_ends(&self) -> Option<Instant> {
         let failing_since = self.failures.since.filter(|_| !self.failures.gave_up)?;
         let moved = self.shared.meter.lock().unwrap_or_else(PoisonError::into_inner).last();
+        // Without ranges what moves is what was here before.
+        let moved = moved.filter(|_| self.resumes());
         let quiet_since = moved.map_or(failing_since, |moved| moved.max(failing_since));
         Some(quiet_since + self.context.settings.hold_limit)
     }
@@ -563,12 +570,17 @@ impl Session {
         self.position.stage() == Stage::Queued
     }
 
-    fn running(&self) -> Running {
+    fn running(&self, paces: &[Pace]) -> Running {
+        let (at, stop) = (
+            self.position.at.load(Ordering::Acquire),
+            self.position.stop.load(Ordering::Acquire),
+        );
         Running {
             id: self.id,
-            at: self.position.at.load(Ordering::Acquire),
-            stop: self.position.stop.load(Ordering::Acquire),
+            at,
+            stop,
             moved: self.position.moved.load(Ordering::Acquire),
+            attended: paces.iter().any(|pace| pace.at < stop && at < pace.end),
         }
     }
 }

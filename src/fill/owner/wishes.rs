@@ -21,6 +21,7 @@ const PAUSED_AFTER: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     pub(super) waiting: Vec<WaitingAt>,
+    pub(super) paces: Vec<Pace>,
     pub(super) ahead: Vec<ByteRange>,
     /// The rest of the object is wanted too.
     pub(super) background: bool,
@@ -43,10 +44,10 @@ impl Owner {
         if readers == 0 {
             return Wishes {
                 waiting,
-                ahead: Vec::new(),
                 background,
                 background_at: peace.filter(|_| wanted && !background),
                 rests: !completes,
+                ..Wishes::default()
             };
         }
         let paces = self.shared.paces();
@@ -60,6 +61,7 @@ impl Owner {
         let Some(time) = self.context.settings.read_ahead else {
             return Wishes {
                 waiting,
+                paces,
                 background,
                 ..Wishes::default()
             };
@@ -70,6 +72,7 @@ impl Owner {
         }
         Wishes {
             waiting,
+            paces: paces.clone(),
             ahead: paces.iter().filter_map(|pace| ahead_of(pace, object, time)).collect(),
             ..Wishes::default()
         }
