@@ -316,6 +316,26 @@ fn an_error_page_with_200_does_not_take_the_place_of_a_stored_film() {
 }
 
 #[test]
+fn a_412_on_resume_is_a_changed_film_and_no_answer_for_anybody() {
+    let (old, new) = (Film::edition(LEN, 1), Film::edition(LEN, 2));
+    let upstream = Upstream::scripted(move |seen, conn| match (seen.number, seen.header("if-range")) {
+        (0, _) => {
+            conn.part_head(&old, 0, LEN);
+            conn.body(&old, 0, 500_000);
+            conn.close();
+        }
+        (_, Some(_)) => conn.head(412, &[("Content-Length", "0".to_owned())]),
+        _ => conn.serve(&new, seen),
+    });
+    let pond = Pond::before(&upstream);
+    let first = get(pond.address(), "/film");
+    assert_eq!((first.status, first.ended), (200, Ended::Cut));
+    Film::edition(LEN, 1).check(0, &first.body);
+    let second = get(pond.address(), "/film");
+    Film::edition(LEN, 2).check(0, &second.expect(200).body);
+}
+
+#[test]
 fn an_error_page_in_mid_film_is_waited_out() {
     let film = Film::new(LEN);
     let served = film.clone();

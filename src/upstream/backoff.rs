@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(200);
+/// Less would be no rest at all.
+const LEAST: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(15);
 
 /// How long to rest after `failures` in a row, at least one; `random` is uniform in 0..1.
@@ -12,8 +14,7 @@ pub(crate) fn rest(failures: u32, random: f64) -> Duration {
     let bound = FIRST
         .saturating_mul(1 << failures.saturating_sub(1).min(10))
         .min(LONGEST);
-    // Half is kept as a floor: a jitter near 0 would make the first retries a busy loop.
-    bound.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+    bound.mul_f64(random.clamp(0.0, 1.0)).max(LEAST)
 }
 
 /// A number in 0..1 that differs between calls and processes; not for secrets.
@@ -31,7 +32,9 @@ mod tests {
     fn rests_double_up_to_a_bound() {
         assert_eq!(rest(1, 1.0), FIRST);
         assert_eq!(rest(2, 1.0), FIRST * 2);
-        assert_eq!(rest(3, 0.0), FIRST * 2);
+        assert_eq!(rest(3, 1.0), FIRST * 4);
+        assert_eq!(rest(3, 0.5), FIRST * 2);
+        assert_eq!(rest(3, 0.0), LEAST);
         assert_eq!(rest(1000, 1.0), LONGEST);
         let drawn = random();
         assert!((0.0..1.0).contains(&drawn));

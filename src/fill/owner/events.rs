@@ -136,6 +136,11 @@ impl Owner {
         );
         let rest = refusal.rest.map(|rest| rest.min(LONGEST_REST));
         let what = format!("the upstream answered {}", refusal.status);
+        if refusal.status == 412 {
+            // It takes our If-Range for a condition that failed: only the whole will tell what is new.
+            self.distrusts_ranges = true;
+            return self.failed(what, None, None);
+        }
         let closed = matches!(refusal.status, 401 | 403 | 404 | 410);
         self.failed(what, Some((Arc::new(refusal), from, to)), rest);
         self.failures.closed = closed;
