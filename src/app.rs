@@ -55,7 +55,7 @@ pub enum AppError {
         source: std::io::Error,
     },
     /// The certificate authorities cannot be read.
-    #[error("could not read {}: {source}; name a PEM file with --upstream-ca", path.display())]
+    #[error("could not read {}; name a PEM file with --upstream-ca", path.display())]
     Authorities {
         /// The file.
         path: PathBuf,

@@ -60,9 +60,15 @@ struct Settings {
     /// Whether clients may name any URL: true, false or auto [default: auto, true on loopback]
     #[arg(long, value_name = "BOOL")]
     ad_hoc: Option<String>,
-    /// What a fill does without readers: complete or stop [default: complete]
+    /// What a fill does without readers: complete, stop or finish:PERCENT%,SIZE [default: complete]
     #[arg(long, value_name = "POLICY")]
     after_last_reader: Option<String>,
+    /// How far ahead of a reader is fetched, in time at its rate, or all [default: all]
+    #[arg(long, value_name = "TIME")]
+    read_ahead: Option<String>,
+    /// A PEM file of certificate authorities to trust beside the system's
+    #[arg(long, value_name = "FILE")]
+    upstream_ca: Option<String>,
     /// The longest that a header waits for the first wanted byte [default: 5s]
     #[arg(long, value_name = "TIME")]
     header_wait: Option<String>,
@@ -94,6 +100,8 @@ impl Settings {
             ("allow_private", one(self.allow_private.then(|| "true".to_owned()))),
             ("ad_hoc", one(self.ad_hoc)),
             ("after_last_reader", one(self.after_last_reader)),
+            ("read_ahead", one(self.read_ahead)),
+            ("upstream_ca", one(self.upstream_ca)),
             ("header_wait", one(self.header_wait)),
             ("hold_limit", one(self.hold_limit)),
             ("grace", one(self.grace)),
