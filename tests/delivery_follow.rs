@@ -2,6 +2,7 @@
 
 use crate::support::{Client, Ended, Film, Pond, Upstream, Valve, eventually, get, get_range, request};
 use std::net::TcpListener;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 const LEN: u64 = 4_000_000;
@@ -75,6 +76,42 @@ fn a_start_past_the_end_of_an_object_never_seen_is_416_too() {
     assert_eq!(answer.header("content-range"), Some("bytes */4000000"));
     valve.allow(LEN);
     get(pond.address(), "/film").expect(200);
+}
+
+#[test]
+fn who_joins_a_reader_past_the_end_gets_bytes_and_not_its_416() {
+    let film = Film::new(LEN);
+    let served = film.clone();
+    let all_there = Arc::new(Barrier::new(2));
+    let first_is_held = Arc::clone(&all_there);
+    let upstream = Upstream::scripted(move |seen, conn| {
+        if seen.number == 0 {
+            first_is_held.wait();
+        }
+        conn.serve(&served, seen);
+    });
+    let pond = Pond::before(&upstream);
+    let mut past = Client::connect(pond.address());
+    past.ask("GET", "/film", &[("Range", "bytes=4000000-")]);
+    upstream.wait_for_requests(1);
+    let mut inside = Client::connect(pond.address());
+    inside.ask("GET", "/film", &[("Range", "bytes=1000-2999")]);
+    let mut too = Client::connect(pond.address());
+    too.ask("GET", "/film", &[("Range", "bytes=5000000-")]);
+    eventually("three readers of one fill", || {
+        get(pond.address(), "/-/api/v1/fills").json()["fills"][0]["readers"] == 3
+    });
+    all_there.wait();
+    for mut client in [past, too] {
+        client.read_head();
+        let answer = client.finish();
+        answer.expect(416);
+        assert_eq!(answer.header("content-range"), Some("bytes */4000000"));
+    }
+    inside.read_head();
+    let answer = inside.finish();
+    answer.expect(206);
+    film.check(1000, &answer.body);
 }
 
 #[test]

@@ -193,13 +193,12 @@ impl Service {
             None => (bytes, CacheStatus::forwarded(Forwarded::UriMiss)),
         };
         self.metrics.misses.inc();
-        let cursor = self.fills.join(target, want, known.clone());
-        let refused = |phase: &Phase| matches!(phase, Phase::Failed(error) if error.is_refused());
-        if target.trust == Trust::Configured && cursor.collapsed() && refused(&cursor.opened().await) {
-            // It was begun for a URL that somebody named, which may not lead where this one may.
-            drop(cursor);
-            let cursor = self.fills.join(target, want, known);
-            return self.opened(cursor, story, want).await;
+        let mut cursor = self.fills.join(target, want, known.clone());
+        for _ in 0..MAX_GENERATIONS {
+            if !(cursor.collapsed() && was_asked_for_another(&cursor.opened().await, target, span)) {
+                break;
+            }
+            cursor = self.fills.join(target, want, known.clone());
         }
         self.opened(cursor, story, want).await
     }
@@ -484,6 +483,20 @@ async fn all_here(object: &Object, decided: &Answer, watch: &mut Watch) -> bool 
 /// The upstream has spoken of the object itself; trying again would not change it soon.
 fn is_definite(status: u16) -> bool {
     (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
+}
+
+/// Whether a fill that this reader joined failed for what another reader brought to it: a URL that may
+/// not lead where this one may, or a range that lies past the end.
+fn was_asked_for_another(opened: &Phase, target: &Target, span: Span) -> bool {
+    match opened {
+        Phase::Failed(error) => target.trust == Trust::Configured && error.is_refused(),
+        Phase::Refused(refusal) if refusal.status == 416 => match (span, refusal.complete_length) {
+            (Span::From(start), Some(size)) => start < size,
+            (Span::Range(range), Some(size)) => range.start() < size,
+            _ => true,
+        },
+        _ => false,
+    }
 }
 
 fn wanted_span(range: Option<&[u8]>) -> Span {
