@@ -43,6 +43,8 @@ pub(super) async fn turn(context: &Context, shared: &Shared, class: Class) -> Pe
 /// Asks for `span`. A place that redirects once led to and that has nothing any more is forgotten, and
 /// the URL itself asked again: it may lead elsewhere now, or carry a new signature.
 pub(super) async fn ask(context: &Context, shared: &Shared, permit: &Permit, span: Span, question: Question) -> Asked {
+    let closed =
+        |result: &Result<Exchange, UpstreamError>| matches!(result, Ok(exchange) if is_closed(exchange.reply.status));
     let mut target = shared.target();
     let mut ask = Ask {
         at: shared.location(),
@@ -52,7 +54,7 @@ pub(super) async fn ask(context: &Context, shared: &Shared, permit: &Permit, spa
         ..Ask::new(Arc::clone(&target), span)
     };
     let mut result = context.client.ask(&ask).await;
-    if ask.at.is_some() && is_gone(&result) {
+    if ask.at.is_some() && (result.is_err() || closed(&result)) {
         tracing::info!(
             url = target.key.url(),
             "the place it was redirected to is gone: asking again where it is"
@@ -61,12 +63,12 @@ pub(super) async fn ask(context: &Context, shared: &Shared, permit: &Permit, spa
         ask.at = None;
         result = context.client.ask(&ask).await;
     }
-    if is_gone(&result)
+    if closed(&result)
         && let Some(spare) = shared.take_spare()
     {
         ask.target = Arc::clone(&spare);
         let other = context.client.ask(&ask).await;
-        if !is_gone(&other) {
+        if other.is_ok() && !closed(&other) {
             tracing::info!(url = target.key.url(), "another reader's URL opens it");
             shared.promote(&spare);
             (target, result) = (spare, other);
@@ -109,11 +111,9 @@ pub(super) async fn ask(context: &Context, shared: &Shared, permit: &Permit, spa
     Ok(Reply::Refused(refusal(exchange, None).await))
 }
 
-fn is_gone(result: &Result<Exchange, UpstreamError>) -> bool {
-    match result {
-        Ok(exchange) => matches!(exchange.reply.status, 401 | 403 | 404 | 410),
-        Err(_) => true,
-    }
+/// The door is closed to this URL; another one for the same object may open it.
+pub(super) fn is_closed(status: u16) -> bool {
+    matches!(status, 401 | 403 | 404 | 410)
 }
 
 /// An exchange that brings no byte of the object, as what it says.

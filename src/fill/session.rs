@@ -143,6 +143,7 @@ pub(super) async fn receive(
             {
                 report();
             }
+            // The upstream's allowed rate; the socket holds the rest back.
             if let Some(pause) = permit.moved(count) {
                 tokio::time::sleep(pause).await;
             }

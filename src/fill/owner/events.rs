@@ -1,10 +1,11 @@
 //! What sessions report: replies, first bytes, ends; and what a failure means for the next try.
 
-use super::super::ask::Reply;
+use super::super::ask::{Reply, is_closed};
 use super::super::join::{Brings, Known, Verdict, join};
 use super::super::registry::{Refusal, Trouble};
 use super::super::session::Outcome;
-use super::{Event, Failures, Owner, Session};
+use super::sessions::Session;
+use super::{Event, Failures, Owner};
 use crate::store::Presence;
 use crate::upstream::{Exchange, Permit, Span, backoff, random};
 use std::sync::Arc;
@@ -141,7 +142,7 @@ impl Owner {
             self.distrusts_ranges = true;
             return self.failed(what, None, None);
         }
-        let closed = matches!(refusal.status, 401 | 403 | 404 | 410);
+        let closed = is_closed(refusal.status);
         self.failed(what, Some((Arc::new(refusal), from, to)), rest);
         self.failures.closed = closed;
         if closed && self.shared.renewed.swap(false, Ordering::AcqRel) {

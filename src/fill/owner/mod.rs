@@ -8,56 +8,33 @@
 //! Refused / Failed ──► retired
 //! ```
 //!
-//! How a fill opens is in opening.rs, what its sessions report in events.rs. Everything that happens to a fill passes through [`Owner::run`]: events of sessions, readers
-//! that come, wait and leave, and the clock (commit, retry, hold limit). After each it plans anew.
+//! How a fill opens is in opening.rs, what readers want in wishes.rs, how sessions run in sessions.rs and
+//! what they report in events.rs. Everything that happens to a fill passes through [`Owner::run`]: events
+//! of sessions, readers that come, wait and leave, and the clock (commit, retry, hold limit). After each
+//! it plans anew.
 
 mod events;
 mod opening;
+mod sessions;
 mod wishes;
 
 use super::AfterLastReader;
-use super::ask::{Asked, Question, ask, turn};
-use super::join::Brings;
-use super::meter::Meter;
-use super::place::Pace;
+use super::ask::Asked;
 use super::plan::{Running, Step, View, class_of, plan};
 use super::registry::{Context, Phase, Shared, Status, Want};
-use super::session::{Outcome, Position, receive};
-use super::why::Stage;
+use super::session::Outcome;
 use crate::header::CacheControl;
-use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Broken, Object, Representation, StoreError};
-use crate::upstream::{Class, Exchange, Permit, QUANTUM_BYTES, Span, Standby};
-use futures::FutureExt;
-use std::panic::AssertUnwindSafe;
+use crate::upstream::{Permit, Span, Standby};
+use sessions::{Session, Wish};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
 
 /// Progress is recorded when this much of it is not, or this long after the last time.
 const COMMIT_BYTES: u64 = 4 << 20;
 const COMMIT_EVERY: Duration = Duration::from_millis(250);
-
-struct Session {
-    id: u64,
-    wish: Wish,
-    class: Class,
-    position: Arc<Position>,
-    /// Its place in the budget, once it has one.
-    standby: Option<Standby>,
-    task: AbortHandle,
-}
-
-/// What a session was begun for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    Whole,
-    From(ByteOffset),
-    /// The bytes between the session's position and its stop, as they are when its turn comes.
-    Range,
-}
 
 enum Event {
     /// A session's turn has come; it is asking.
@@ -220,10 +197,9 @@ impl Owner {
                 self.end_session(id);
             }
         }
-        for session in &mut self.sessions {
-            session.class = class_of(&session.running(&wishes.paces), &wishes.waiting);
+        for session in &self.sessions {
             if let Some(standby) = &session.standby {
-                standby.set_class(session.class);
+                standby.set_class(class_of(&session.running(&wishes.paces), &wishes.waiting));
             }
         }
     }
@@ -257,111 +233,6 @@ impl Owner {
         None
     }
 
-    fn begin_session(&mut self, wish: Wish, at: ByteOffset, stop: ByteOffset, class: Class) {
-        let validator = self
-            .object
-            .as_ref()
-            .and_then(|object| object.representation().validators.strong());
-        let question = Question {
-            if_range: validator
-                .filter(|_| wish != Wish::Whole)
-                .map(|validator| validator.if_range()),
-            ..Question::default()
-        };
-        if self.sessions.is_empty() {
-            *self.shared.meter.lock().unwrap_or_else(PoisonError::into_inner) = Meter::new(Instant::now());
-        }
-        self.next_session += 1;
-        let (session, report) = (self.next_session, self.report.clone());
-        let (context, shared) = (Arc::clone(&self.context), Arc::clone(&self.shared));
-        let position = Position::new(at, stop, Stage::Queued);
-        let place = Arc::clone(&position);
-        let task = self.context.runtime.spawn(async move {
-            let permit = turn(&context, &shared, class).await;
-            place.set_stage(Stage::Asked);
-            // Nobody listens any more where the fill has ended.
-            let _ = report.send(Event::Begun {
-                session,
-                standby: permit.standby(),
-            });
-            let span = span_of(wish, &place, permit.is_contended());
-            tracing::debug!(url = shared.key.url(), ?span, ?class, session, "asking the upstream");
-            let result = Box::new(ask(&context, &shared, &permit, span, question).await);
-            let _ = report.send(Event::Answered {
-                session,
-                span,
-                permit,
-                result,
-            });
-        });
-        self.sessions.push(Session {
-            id: session,
-            wish,
-            class,
-            position,
-            standby: None,
-            task: task.abort_handle(),
-        });
-    }
-
-    /// Starts moving the body of a reply that was judged good.
-    fn adopt(&mut self, exchange: Exchange, brings: Brings, permit: Permit) {
-        self.next_session += 1;
-        let id = self.next_session;
-        let position = Position::new(brings.at, brings.end.unwrap_or(u64::MAX), Stage::Asked);
-        let standby = Some(permit.standby());
-        let task = self.spawn_receive(id, exchange, brings, permit, &position);
-        self.sessions.push(Session {
-            id,
-            wish: Wish::Range,
-            class: Class::Waiting,
-            position,
-            standby,
-            task,
-        });
-    }
-
-    fn spawn_receive(
-        &self,
-        id: u64,
-        exchange: Exchange,
-        brings: Brings,
-        permit: Permit,
-        position: &Arc<Position>,
-    ) -> AbortHandle {
-        let Some(object) = self.object.clone() else {
-            return self.context.runtime.spawn(async {}).abort_handle();
-        };
-        let (report, moving) = (self.report.clone(), self.report.clone());
-        let (position, meter) = (Arc::clone(position), Arc::clone(&self.shared.meter));
-        if self.resumes() {
-            permit.resumes();
-        }
-        let mut woken = self.context.woken.subscribe();
-        let task = self.context.runtime.spawn(async move {
-            let on_progress = move || drop(moving.send(Event::Moving));
-            let receiving = receive(
-                exchange,
-                brings,
-                object,
-                Arc::clone(&position),
-                meter,
-                &permit,
-                on_progress,
-            );
-            let outcome = tokio::select! {
-                outcome = AssertUnwindSafe(receiving).catch_unwind() => outcome.unwrap_or(Outcome::Lost),
-                () = permit.called_back() => Outcome::CalledBack,
-                Ok(()) = woken.changed() => Outcome::Slept,
-            };
-            // What is still being written ends with the piece at hand.
-            position.stop.store(0, Ordering::Release);
-            drop(permit);
-            let _ = report.send(Event::Ended { session: id, outcome });
-        });
-        task.abort_handle()
-    }
-
     fn resumes(&self) -> bool {
         let ranges = self
             .object
@@ -391,16 +262,6 @@ impl Owner {
         if self.shared.renewed.swap(false, Ordering::AcqRel) && self.failures.closed {
             self.failures = Failures::default();
         }
-    }
-
-    fn end_session(&mut self, id: u64) {
-        if let Some(index) = self.sessions.iter().position(|session| session.id == id) {
-            self.sessions.swap_remove(index).end();
-        }
-    }
-
-    fn stop_sessions(&mut self) {
-        self.sessions.drain(..).for_each(Session::end);
     }
 
     fn next_alarm(&self) -> Option<Instant> {
@@ -556,50 +417,6 @@ impl Drop for Owner {
             object.break_for_good(Broken::Stopping);
         }
         self.shared.phase.send_replace(Phase::Stopping);
-    }
-}
-
-impl Session {
-    /// Ends it: the task, and what it still has to write.
-    fn end(self) {
-        self.position.stop.store(0, Ordering::Release);
-        self.task.abort();
-    }
-
-    fn is_queued(&self) -> bool {
-        self.position.stage() == Stage::Queued
-    }
-
-    fn running(&self, paces: &[Pace]) -> Running {
-        let (at, stop) = (
-            self.position.at.load(Ordering::Acquire),
-            self.position.stop.load(Ordering::Acquire),
-        );
-        Running {
-            id: self.id,
-            at,
-            stop,
-            moved: self.position.moved.load(Ordering::Acquire),
-            attended: paces.iter().any(|pace| pace.at < stop && at < pace.end),
-        }
-    }
-}
-
-/// What to ask for when the turn has come: less, where others wait for one.
-fn span_of(wish: Wish, position: &Position, contended: bool) -> Span {
-    match wish {
-        Wish::Whole => Span::Whole,
-        Wish::From(at) => Span::From(at),
-        Wish::Range => {
-            let at = position.at.load(Ordering::Acquire);
-            if contended {
-                position
-                    .stop
-                    .fetch_min(at.saturating_add(QUANTUM_BYTES), Ordering::AcqRel);
-            }
-            let stop = position.stop.load(Ordering::Acquire);
-            ByteRange::new(at, stop).map_or(Span::From(at), Span::Range)
-        }
     }
 }
 

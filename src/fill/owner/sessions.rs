@@ -1,0 +1,199 @@
+//! The sessions of a fill: how one is begun, waits for its turn, moves bytes, and ends.
+
+use super::super::ask::{Question, ask, turn};
+use super::super::join::Brings;
+use super::super::meter::Meter;
+use super::super::place::Pace;
+use super::super::plan::Running;
+use super::super::session::{Outcome, Position, receive};
+use super::super::why::Stage;
+use super::{Event, Owner};
+use crate::ranges::{ByteOffset, ByteRange};
+use crate::upstream::{Class, Exchange, Permit, QUANTUM_BYTES, Span, Standby};
+use futures::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+use tokio::task::AbortHandle;
+
+pub(super) struct Session {
+    pub(super) id: u64,
+    pub(super) wish: Wish,
+    /// What it was begun for: its place in the budget's queue.
+    pub(super) class: Class,
+    pub(super) position: Arc<Position>,
+    /// Its place in the budget, once it has one.
+    pub(super) standby: Option<Standby>,
+    pub(super) task: AbortHandle,
+}
+
+/// What a session was begun for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    Whole,
+    From(ByteOffset),
+    /// The bytes between the session's position and its stop, as they are when its turn comes.
+    Range,
+}
+
+impl Owner {
+    pub(super) fn begin_session(&mut self, wish: Wish, at: ByteOffset, stop: ByteOffset, class: Class) {
+        let validator = self
+            .object
+            .as_ref()
+            .and_then(|object| object.representation().validators.strong());
+        let question = Question {
+            if_range: validator
+                .filter(|_| wish != Wish::Whole)
+                .map(|validator| validator.if_range()),
+            ..Question::default()
+        };
+        if self.sessions.is_empty() {
+            *self.shared.meter.lock().unwrap_or_else(PoisonError::into_inner) = Meter::new(Instant::now());
+        }
+        self.next_session += 1;
+        let (session, report) = (self.next_session, self.report.clone());
+        let (context, shared) = (Arc::clone(&self.context), Arc::clone(&self.shared));
+        let position = Position::new(at, stop, Stage::Queued);
+        let place = Arc::clone(&position);
+        let task = self.context.runtime.spawn(async move {
+            let permit = turn(&context, &shared, class).await;
+            place.set_stage(Stage::Asked);
+            // Nobody listens any more where the fill has ended.
+            let _ = report.send(Event::Begun {
+                session,
+                standby: permit.standby(),
+            });
+            let span = span_of(wish, &place, permit.is_contended());
+            tracing::debug!(url = shared.key.url(), ?span, ?class, session, "asking the upstream");
+            let result = Box::new(ask(&context, &shared, &permit, span, question).await);
+            let _ = report.send(Event::Answered {
+                session,
+                span,
+                permit,
+                result,
+            });
+        });
+        self.sessions.push(Session {
+            id: session,
+            wish,
+            class,
+            position,
+            standby: None,
+            task: task.abort_handle(),
+        });
+    }
+
+    /// Starts moving the body of a reply that was judged good.
+    pub(super) fn adopt(&mut self, exchange: Exchange, brings: Brings, permit: Permit) {
+        self.next_session += 1;
+        let id = self.next_session;
+        let position = Position::new(brings.at, brings.end.unwrap_or(u64::MAX), Stage::Asked);
+        let standby = Some(permit.standby());
+        let task = self.spawn_receive(id, exchange, brings, permit, &position);
+        self.sessions.push(Session {
+            id,
+            wish: Wish::Range,
+            class: Class::Waiting,
+            position,
+            standby,
+            task,
+        });
+    }
+
+    pub(super) fn spawn_receive(
+        &self,
+        id: u64,
+        exchange: Exchange,
+        brings: Brings,
+        permit: Permit,
+        position: &Arc<Position>,
+    ) -> AbortHandle {
+        let Some(object) = self.object.clone() else {
+            return self.context.runtime.spawn(async {}).abort_handle();
+        };
+        let (report, moving) = (self.report.clone(), self.report.clone());
+        let (position, meter) = (Arc::clone(position), Arc::clone(&self.shared.meter));
+        if self.resumes() {
+            permit.resumes();
+        }
+        let mut woken = self.context.woken.subscribe();
+        let task = self.context.runtime.spawn(async move {
+            let on_progress = move || drop(moving.send(Event::Moving));
+            let receiving = receive(
+                exchange,
+                brings,
+                object,
+                Arc::clone(&position),
+                meter,
+                &permit,
+                on_progress,
+            );
+            let outcome = tokio::select! {
+                outcome = AssertUnwindSafe(receiving).catch_unwind() => outcome.unwrap_or(Outcome::Lost),
+                () = permit.called_back() => Outcome::CalledBack,
+                Ok(()) = woken.changed() => Outcome::Slept,
+            };
+            // What is still being written ends with the piece at hand.
+            position.stop.store(0, Ordering::Release);
+            drop(permit);
+            let _ = report.send(Event::Ended { session: id, outcome });
+        });
+        task.abort_handle()
+    }
+
+    pub(super) fn end_session(&mut self, id: u64) {
+        if let Some(index) = self.sessions.iter().position(|session| session.id == id) {
+            self.sessions.swap_remove(index).end();
+        }
+    }
+
+    pub(super) fn stop_sessions(&mut self) {
+        self.sessions.drain(..).for_each(Session::end);
+    }
+}
+
+impl Session {
+    /// Ends it: the task, and what it still has to write.
+    pub(super) fn end(self) {
+        self.position.stop.store(0, Ordering::Release);
+        self.task.abort();
+    }
+
+    pub(super) fn is_queued(&self) -> bool {
+        self.position.stage() == Stage::Queued
+    }
+
+    pub(super) fn running(&self, paces: &[Pace]) -> Running {
+        let (at, stop) = (
+            self.position.at.load(Ordering::Acquire),
+            self.position.stop.load(Ordering::Acquire),
+        );
+        Running {
+            id: self.id,
+            at,
+            stop,
+            moved: self.position.moved.load(Ordering::Acquire),
+            attended: paces.iter().any(|pace| pace.at < stop && at < pace.end),
+        }
+    }
+}
+
+/// What to ask for when the turn has come: less, where others wait for one.
+fn span_of(wish: Wish, position: &Position, contended: bool) -> Span {
+    match wish {
+        Wish::Whole => Span::Whole,
+        Wish::From(at) => Span::From(at),
+        Wish::Range => {
+            let at = position.at.load(Ordering::Acquire);
+            if contended {
+                position
+                    .stop
+                    .fetch_min(at.saturating_add(QUANTUM_BYTES), Ordering::AcqRel);
+            }
+            let stop = position.stop.load(Ordering::Acquire);
+            ByteRange::new(at, stop).map_or(Span::From(at), Span::Range)
+        }
+    }
+}
