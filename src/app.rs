@@ -40,6 +40,9 @@ const DEAD_PEER: Duration = Duration::from_secs(15 * 60);
 /// How often it is looked whether the machine has slept.
 const SLEEP_CHECK: Duration = Duration::from_secs(1);
 
+/// How often the store is looked after.
+const STORE_CHECK: Duration = Duration::from_secs(1);
+
 /// Threads for fills: they move bytes between sockets and the page cache, and wait for the most part.
 const FILL_THREADS: usize = 2;
 
@@ -103,6 +106,7 @@ impl Server {
         let store_settings = StoreSettings {
             dir: config.data.clone(),
             quota_bytes: config.quota_bytes,
+            min_free_bytes: config.min_free_bytes,
         };
         let store = Arc::new(Store::open(&store_settings, Arc::clone(&clock))?);
         let client = Client::new(ClientSettings {
@@ -137,7 +141,7 @@ impl Server {
             read_ahead: config.read_ahead,
         };
         let registry = Registry::new(Arc::clone(&store), client, settings, fills.handle().clone());
-        fills.spawn(keep_space(Arc::clone(&store)));
+        fills.spawn(keep_store(Arc::clone(&store)));
         fills.spawn(watch_for_sleep(Arc::clone(&clock), registry.clone()));
         let service = Arc::new(Service {
             store,
@@ -229,20 +233,18 @@ fn read_authorities(path: &Path) -> Result<Vec<u8>, AppError> {
     })
 }
 
-/// Counts what is stored, then evicts whenever the quota is exceeded.
-async fn keep_space(store: Arc<Store>) {
-    let on_disk = |work: fn(&Store) -> Result<(), StoreError>| {
-        let store = Arc::clone(&store);
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = work(&store) {
-                tracing::error!(%error, "could not keep the store's space");
-            }
-        })
-    };
-    let _ = on_disk(Store::take_stock).await;
+/// Brings the store in order after a start, while requests are served, and looks after it from then on.
+async fn keep_store(store: Arc<Store>) {
+    let tidying = Arc::clone(&store);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || tidying.tidy_up()).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(error, "could not bring the store in order");
+    }
+    let mut tick = tokio::time::interval(STORE_CHECK);
     loop {
-        let _ = on_disk(|store| store.evict().map(drop)).await;
-        store.exceeded().await;
+        tick.tick().await;
+        let store = Arc::clone(&store);
+        let _ = tokio::task::spawn_blocking(move || store.look_after()).await;
     }
 }
 

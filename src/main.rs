@@ -1,4 +1,6 @@
-//! The `millpond` command: reads flags, starts the server, waits for the signal to stop.
+//! The `millpond` command: reads flags, starts the server, waits for the signal to stop; or asks one that runs.
+
+mod cli;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use millpond::app::Server;
@@ -26,6 +28,8 @@ enum Command {
         #[command(subcommand)]
         action: ConfigAction,
     },
+    #[command(flatten)]
+    Client(cli::Command),
 }
 
 #[derive(Debug, Subcommand)]
@@ -108,7 +112,8 @@ impl Settings {
             ("log", one(self.log)),
         ];
         layers.add_flags(flags.map(|(key, values)| (key.to_owned(), values)));
-        layers.add_environment(std::env::vars());
+        // The commands' own variable: a shell that has it set may start a server too.
+        layers.add_environment(std::env::vars().filter(|(name, _)| name != cli::SERVER_VARIABLE));
         if let Some(path) = path {
             let text =
                 std::fs::read_to_string(&path).map_err(|error| format!("--config: could not read {path}: {error}"))?;
@@ -150,6 +155,7 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        Command::Client(command) => cli::run(command),
     }
 }
 

@@ -45,8 +45,14 @@ pub struct Metrics {
     waiting: Family<WhyLabel, Gauge>,
     /// Fills under way; set when the metrics are read.
     pub fills: Gauge,
-    /// Bytes that bodies hold; set when the metrics are read.
+    /// Bytes that objects take on the disk; set when the metrics are read.
     pub stored_bytes: Gauge,
+    /// Objects evicted since the start; set when the metrics are read.
+    pub evicted: Gauge,
+    /// Bytes taken out of objects that stay, since the start; set when the metrics are read.
+    pub punched_bytes: Gauge,
+    /// Blocks that did not match their checksums, since the start; set when the metrics are read.
+    pub bad_blocks: Gauge,
 }
 
 impl Metrics {
@@ -82,7 +88,10 @@ impl Metrics {
                 "Bodies broken before their promised end",
             ),
             fills: gauge(&mut registry, "fills", "Fills under way"),
-            stored_bytes: gauge(&mut registry, "stored_bytes", "Bytes that bodies hold"),
+            stored_bytes: gauge(&mut registry, "stored_bytes", "Bytes that objects take on the disk"),
+            evicted: gauge(&mut registry, "evicted", "Objects evicted since the start"),
+            punched_bytes: gauge(&mut registry, "punched_bytes", "Bytes taken out of objects that stay"),
+            bad_blocks: gauge(&mut registry, "bad_blocks", "Blocks that did not match their checksums"),
             registry: Mutex::new(registry),
         }
     }

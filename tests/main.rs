@@ -7,6 +7,7 @@ mod support;
 mod budget;
 mod chaos;
 mod cli;
+mod commands;
 mod conditions;
 mod crash;
 mod delivery_capped;

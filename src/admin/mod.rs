@@ -1,47 +1,102 @@
-//! What millpond says of itself, under `/-/`.
+//! What millpond says of itself and lets be done to it, under `/-/`.
 
 mod fills;
+mod guard;
 mod objects;
+mod verify;
 
 use crate::serve::{Problem, Service};
+use crate::store::StoreError;
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
+use std::sync::Arc;
+
+const RESOURCES: &str = "there is healthz, readyz, metrics, api/v1/fills, api/v1/stats, api/v1/verify, api/v1/objects, \
+    api/v1/objects/{id} and api/v1/objects/{id}/pin under /-/";
+
+/// What a request is for.
+enum Resource<'a> {
+    Alive,
+    Metrics,
+    Fills,
+    Stats,
+    Verify,
+    Objects,
+    Object(&'a str),
+    Pin(&'a str),
+}
+
+impl<'a> Resource<'a> {
+    fn of(path: &'a str) -> Option<Self> {
+        Some(match path {
+            "healthz" | "readyz" => Self::Alive,
+            "metrics" => Self::Metrics,
+            "api/v1/fills" => Self::Fills,
+            "api/v1/stats" => Self::Stats,
+            "api/v1/verify" => Self::Verify,
+            "api/v1/objects" => Self::Objects,
+            _ => {
+                let id = path.strip_prefix("api/v1/objects/")?;
+                match id.split_once('/') {
+                    None => Self::Object(id),
+                    Some((id, "pin")) => Self::Pin(id),
+                    Some(_) => return None,
+                }
+            }
+        })
+    }
+
+    fn methods(&self) -> &'static str {
+        match self {
+            Self::Objects | Self::Object(_) => "GET, HEAD, DELETE",
+            Self::Pin(_) => "PUT, DELETE",
+            Self::Verify => "POST",
+            _ => "GET, HEAD",
+        }
+    }
+}
 
 /// Answers a request for `path`, the part after `/-/`.
-pub async fn handle(service: &Service, request: &HttpRequest, path: &str) -> HttpResponse {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here").response();
-        response
-            .headers_mut()
-            .insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+pub async fn handle(service: &Arc<Service>, request: &HttpRequest, path: &str) -> HttpResponse {
+    let Some(resource) = Resource::of(path) else {
+        return Problem::new(StatusCode::NOT_FOUND, RESOURCES).response();
+    };
+    let method = request.method();
+    if !resource.methods().split(", ").any(|known| known == method.as_str()) {
+        let detail = format!("{} are served here", resource.methods());
+        let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).response();
+        let allow = header::HeaderValue::from_static(resource.methods());
+        response.headers_mut().insert(header::ALLOW, allow);
         return response;
     }
-    match path {
-        "healthz" | "readyz" => HttpResponse::Ok()
+    let reads = method == Method::GET || method == Method::HEAD;
+    if let Some(why) = guard::refusal(request).filter(|_| !reads) {
+        return Problem::new(StatusCode::FORBIDDEN, why).response();
+    }
+    match resource {
+        Resource::Alive => HttpResponse::Ok()
             .content_type("text/plain; charset=utf-8")
             .body("ok\n"),
-        "metrics" => metrics(service),
-        "api/v1/fills" => fills::list(service),
-        "api/v1/objects" => objects::list(service, request.query_string()).await,
-        _ => match path.strip_prefix("api/v1/objects/") {
-            Some(id) => objects::show(service, id).await,
-            None => Problem::new(
-                StatusCode::NOT_FOUND,
-                "there is healthz, readyz, metrics, api/v1/fills, api/v1/objects and api/v1/objects/{id} under /-/",
-            )
-            .response(),
-        },
+        Resource::Metrics => metrics(service),
+        Resource::Fills => fills::list(service),
+        Resource::Stats => objects::stats(service).await,
+        Resource::Verify => verify::run(service, request.query_string()),
+        Resource::Objects if reads => objects::list(service, request.query_string()).await,
+        Resource::Objects => objects::purge_many(service, request.query_string()).await,
+        Resource::Object(id) if reads => objects::show(service, id).await,
+        Resource::Object(id) => objects::purge(service, id).await,
+        Resource::Pin(id) => objects::pin(service, id, method == Method::PUT).await,
     }
 }
 
 fn metrics(service: &Service) -> HttpResponse {
     let metrics = &service.metrics;
-    metrics
-        .fills
-        .set(i64::try_from(service.fills.len()).unwrap_or(i64::MAX));
-    metrics
-        .stored_bytes
-        .set(i64::try_from(service.store.used_bytes()).unwrap_or(i64::MAX));
+    let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    metrics.fills.set(gauge(service.fills.len() as u64));
+    metrics.stored_bytes.set(gauge(service.store.used_bytes()));
+    metrics.evicted.set(gauge(service.store.evicted()));
+    metrics.punched_bytes.set(gauge(service.store.punched_bytes()));
+    metrics.bad_blocks.set(gauge(service.store.bad_blocks()));
     let fills = service.fills.list();
     let reasons = fills
         .iter()
@@ -51,4 +106,26 @@ fn metrics(service: &Service) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
         .body(metrics.text())
+}
+
+/// What a parameter of a query says, or the problem that it is.
+fn not_understood(name: &str, value: &str, known: &str) -> HttpResponse {
+    let detail = format!("{name}={value} is not understood; there is {known}");
+    Problem::new(StatusCode::BAD_REQUEST, detail).response()
+}
+
+/// Work for a blocking thread, and its answer.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    answer: impl FnOnce(T) -> HttpResponse,
+) -> HttpResponse {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(done)) => answer(done),
+        Ok(Err(error)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
+            let detail = "the store failed; the log says how";
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).response()
+        }
+        Err(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a reading thread was lost").response(),
+    }
 }

@@ -1,17 +1,22 @@
-//! The list of objects: `GET /-/api/v1/objects?limit=N&after=ID` and `GET /-/api/v1/objects/{id}`.
+//! Objects: listed, shown, pinned and purged.
+//!
+//! `GET /-/api/v1/objects?limit=N&after=ID&prefix=URL&url=URL`, `GET /-/api/v1/objects/{id}`, and `DELETE`
+//! of the same; `PUT` and `DELETE /-/api/v1/objects/{id}/pin`; `GET /-/api/v1/stats`.
 
-use crate::key::ObjectId;
+use super::{not_understood, on_disk};
+use crate::key::{ObjectId, ObjectKey};
 use crate::serve::{Problem, Service};
-use crate::store::StoreError;
+use crate::store::{Removed, line_of};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use std::sync::Arc;
+use url::Url;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
 pub(super) async fn list(service: &Service, query: &str) -> HttpResponse {
-    let (mut limit, mut after) = (DEFAULT_LIMIT, None);
+    let (mut limit, mut after, mut prefix, mut only) = (DEFAULT_LIMIT, None, String::new(), None);
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         let understood = match name.as_ref() {
             "limit" => value
@@ -20,45 +25,140 @@ pub(super) async fn list(service: &Service, query: &str) -> HttpResponse {
                 .filter(|n| (1..=MAX_LIMIT).contains(n))
                 .map(|n| limit = n),
             "after" => ObjectId::parse(&value).map(|id| after = Some(id)),
+            "prefix" => {
+                prefix = value.clone().into_owned();
+                Some(())
+            }
+            "url" => id_of(&value).map(|id| only = Some(id)),
             _ => None,
         };
         if understood.is_none() {
-            let detail = format!("{name}={value} is not understood; there is limit=1..{MAX_LIMIT} and after=ID");
-            return Problem::new(StatusCode::BAD_REQUEST, detail).response();
+            let known = format!("limit=1..{MAX_LIMIT}, after=ID, prefix=URL and url=URL");
+            return not_understood(&name, &value, &known);
         }
     }
     let store = Arc::clone(&service.store);
-    let Ok(objects) = tokio::task::spawn_blocking(move || store.list(after, limit)).await else {
-        return lost();
+    let look = move || match only {
+        Some(id) => Ok(store.show(id)?.into_iter().collect()),
+        None => Ok(store.list(after, limit, &prefix)),
     };
-    let next = (objects.len() == limit)
-        .then(|| objects.last().map(|object| object.id.clone()))
-        .flatten();
-    HttpResponse::Ok().json(serde_json::json!({ "objects": objects, "next": next }))
+    on_disk(look, |objects: Vec<_>| {
+        let next = (objects.len() == limit)
+            .then(|| objects.last().map(|object| object.id.clone()))
+            .flatten();
+        HttpResponse::Ok().json(serde_json::json!({ "objects": objects, "next": next }))
+    })
+    .await
 }
 
 pub(super) async fn show(service: &Service, id: &str) -> HttpResponse {
-    let Some(id) = ObjectId::parse(id) else {
-        return Problem::new(StatusCode::BAD_REQUEST, "an id has 32 hexadecimal digits").response();
-    };
+    let Some(id) = ObjectId::parse(id) else { return no_id() };
     let store = Arc::clone(&service.store);
-    match tokio::task::spawn_blocking(move || store.show(id)).await {
-        Ok(Ok(Some(object))) => HttpResponse::Ok().json(object),
-        Ok(Ok(None)) => Problem::new(StatusCode::NOT_FOUND, "there is no such object").response(),
-        Ok(Err(error)) => failed(&error),
-        Err(_) => lost(),
+    on_disk(
+        move || store.show(id),
+        |found| found.map_or_else(unknown, |object| HttpResponse::Ok().json(object)),
+    )
+    .await
+}
+
+pub(super) async fn pin(service: &Service, id: &str, pinned: bool) -> HttpResponse {
+    let Some(id) = ObjectId::parse(id) else { return no_id() };
+    let store = Arc::clone(&service.store);
+    on_disk(
+        move || store.pin(id, pinned),
+        |found| found.map_or_else(unknown, |object| HttpResponse::Ok().json(line_of(&object))),
+    )
+    .await
+}
+
+pub(super) async fn purge(service: &Service, id: &str) -> HttpResponse {
+    let Some(id) = ObjectId::parse(id) else { return no_id() };
+    on_disk(purging(service, Purge::One(id)), |removed: Removed| {
+        match removed.removed {
+            0 => unknown(),
+            _ => HttpResponse::Ok().json(removed),
+        }
+    })
+    .await
+}
+
+pub(super) async fn purge_many(service: &Service, query: &str) -> HttpResponse {
+    const KNOWN: &str = "url=URL or prefix=URL, one of the two";
+    let wanted: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).collect();
+    let [(name, value)] = &wanted[..] else {
+        return Problem::new(StatusCode::BAD_REQUEST, format!("say what to remove: {KNOWN}")).response();
+    };
+    let purge = match name.as_ref() {
+        "url" => id_of(value).map(Purge::One),
+        "prefix" if !value.is_empty() => Some(Purge::Prefix(value.clone().into_owned())),
+        _ => None,
+    };
+    match purge {
+        Some(purge) => on_disk(purging(service, purge), |removed| HttpResponse::Ok().json(removed)).await,
+        None => not_understood(name, value, KNOWN),
     }
 }
 
-fn failed(error: &StoreError) -> HttpResponse {
-    tracing::error!(%error, "could not read the catalog");
-    Problem::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "the catalog could not be read; the log says how",
-    )
-    .response()
+enum Purge {
+    One(ObjectId),
+    Prefix(String),
 }
 
-fn lost() -> HttpResponse {
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a reading thread was lost").response()
+/// Whoever comes afterwards finds neither the object nor the fill that still serves its readers.
+fn purging(
+    service: &Service,
+    purge: Purge,
+) -> impl FnOnce() -> Result<Removed, crate::store::StoreError> + Send + use<> {
+    let (store, fills) = (Arc::clone(&service.store), service.fills.clone());
+    move || match purge {
+        Purge::One(id) => {
+            fills.detach(id);
+            store.purge(id)
+        }
+        Purge::Prefix(prefix) => {
+            fills.detach_prefix(&prefix);
+            store.purge_prefix(&prefix)
+        }
+    }
+}
+
+pub(super) async fn stats(service: &Arc<Service>) -> HttpResponse {
+    let store = Arc::clone(&service.store);
+    let service = Arc::clone(service);
+    on_disk(
+        move || Ok(store.sums()),
+        move |sums| {
+            let (store, metrics) = (&service.store, &service.metrics);
+            HttpResponse::Ok().json(serde_json::json!({
+                "objects": sums.objects,
+                "complete": sums.complete,
+                "incomplete": sums.incomplete,
+                "pinned": sums.pinned,
+                "present_bytes": sums.present_bytes,
+                "disk_bytes": store.used_bytes(),
+                "quota_bytes": store.quota_bytes(),
+                "free_bytes": store.room(),
+                "fills": service.fills.len(),
+                "hits": metrics.hits.get(),
+                "misses": metrics.misses.get(),
+                "sent_bytes": metrics.sent_bytes.get(),
+                "evicted": store.evicted(),
+                "punched_bytes": store.punched_bytes(),
+                "bad_blocks": store.bad_blocks(),
+            }))
+        },
+    )
+    .await
+}
+
+fn id_of(url: &str) -> Option<ObjectId> {
+    Url::parse(url).ok().map(|url| ObjectKey::of(&url).id())
+}
+
+fn no_id() -> HttpResponse {
+    Problem::new(StatusCode::BAD_REQUEST, "an id has 32 hexadecimal digits").response()
+}
+
+fn unknown() -> HttpResponse {
+    Problem::new(StatusCode::NOT_FOUND, "there is no such object").response()
 }

@@ -38,8 +38,10 @@ pub struct Config {
     pub ad_hoc: bool,
     /// Whether URLs that clients name may lead to private addresses.
     pub allow_private: bool,
-    /// The most bytes that bodies may hold on the disk; `None` is no limit.
+    /// The most bytes that objects may take on the disk; `None` is no limit.
     pub quota_bytes: Option<u64>,
+    /// What is left free in the file system, in bytes; `None` depends on its size.
+    pub min_free_bytes: Option<u64>,
     /// The longest that a header waits for the first wanted byte.
     pub header_wait: Duration,
     /// How long readers are held while the upstream fails.
@@ -116,7 +118,12 @@ const SETTINGS: &[Setting] = &[
     Setting {
         key: "quota",
         default: "none",
-        says: "size that bodies may take on the disk, like 50GiB; none is no limit",
+        says: "size that objects may take on the disk, like 50GiB; none is no limit",
+    },
+    Setting {
+        key: "min_free",
+        default: "auto",
+        says: "size left free in the file system; auto is 256MiB, or a twentieth of a small one",
     },
     Setting {
         key: "header_wait",
@@ -300,6 +307,10 @@ impl Config {
             allow_private: reader.truth("allow_private"),
             quota_bytes: reader.read("quota", None, |text| match text {
                 "none" => Ok(None),
+                text => units::bytes(text).map(Some),
+            }),
+            min_free_bytes: reader.read("min_free", None, |text| match text {
+                "auto" => Ok(None),
                 text => units::bytes(text).map(Some),
             }),
             header_wait: reader.duration("header_wait"),

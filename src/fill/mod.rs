@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Every exchange waits for its turn in the budget of its upstream (ask.rs). What readers want now and
-//! soon is gathered in owner/wishes.rs; why one waits is told by why.rs.
+//! soon is gathered in owner/wishes.rs; why one waits is told by why.rs. Where the disk has no room for
+//! more, room.rs takes what was watched, and session.rs passes on what it cannot store.
 //!
 //! A reader that leaves stops nobody: the fill goes on as `after_last_reader` says.
 
@@ -24,6 +25,7 @@ mod owner;
 mod place;
 mod plan;
 mod registry;
+mod room;
 mod session;
 mod why;
 

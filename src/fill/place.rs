@@ -62,6 +62,9 @@ impl Place {
 /// So many wishes are remembered.
 const REMEMBERED: usize = 32;
 
+/// Of these so many are taken for readers that will be back.
+const LATEST: usize = 4;
+
 /// The latest wishes of all readers, and whether they come in sequence.
 #[derive(Debug, Default)]
 pub(super) struct Visits {
@@ -72,6 +75,11 @@ pub(super) struct Visits {
 }
 
 impl Visits {
+    /// The last few of the ends.
+    pub(super) fn latest_ends(&self) -> Vec<ByteOffset> {
+        self.ends.iter().rev().take(LATEST).copied().collect()
+    }
+
     /// A reader has come that wants `start..end`.
     pub(super) fn note(&mut self, start: ByteOffset, end: ByteOffset) {
         self.in_sequence = self.ends.contains(&start);

@@ -126,6 +126,8 @@ pub(super) struct Shared {
     visits: Mutex<Visits>,
     /// Rung when a reader joins or leaves.
     pub(super) changed: Notify,
+    /// Its object was purged: it goes on for the readers it has, and for nobody else.
+    pub(super) detached: AtomicBool,
     pub(super) meter: Arc<Mutex<Meter>>,
     places: Mutex<Vec<Weak<Place>>>,
     pub(super) status: Mutex<Status>,
@@ -160,6 +162,7 @@ impl Shared {
             hint: AtomicU64::new(0),
             visits: Mutex::default(),
             changed: Notify::new(),
+            detached: AtomicBool::new(false),
             meter: Arc::new(Mutex::new(Meter::new(Instant::now()))),
             places: Mutex::default(),
             status: Mutex::default(),
@@ -236,6 +239,16 @@ impl Shared {
         (visits.in_sequence, visits.left)
     }
 
+    pub(super) fn has_readers(&self) -> bool {
+        self.readers.load(Ordering::Acquire) > 0
+    }
+
+    /// Where the latest wishes ended: whoever had them may be back for the next.
+    pub(super) fn left_at(&self) -> Vec<ByteOffset> {
+        let visits = self.visits.lock().unwrap_or_else(PoisonError::into_inner);
+        visits.latest_ends()
+    }
+
     /// How each of the readers goes.
     pub(super) fn paces(&self) -> Vec<Pace> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
@@ -260,12 +273,14 @@ pub(super) struct Context {
     pub(super) stopping: watch::Sender<bool>,
     /// Counts the times that the machine has slept.
     pub(super) woken: watch::Sender<u64>,
+    /// Held by who makes room inside objects.
+    pub(super) punching: Mutex<()>,
     fills: Mutex<HashMap<ObjectId, Arc<Shared>>>,
     owners: Mutex<JoinSet<()>>,
 }
 
 impl Context {
-    fn fills(&self) -> MutexGuard<'_, HashMap<ObjectId, Arc<Shared>>> {
+    pub(super) fn fills(&self) -> MutexGuard<'_, HashMap<ObjectId, Arc<Shared>>> {
         self.fills.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -384,6 +399,7 @@ impl Registry {
             runtime,
             stopping: watch::Sender::new(false),
             woken: watch::Sender::new(0),
+            punching: Mutex::default(),
             fills: Mutex::default(),
             owners: Mutex::default(),
         };
@@ -447,6 +463,24 @@ impl Registry {
             place,
             collapsed,
         }
+    }
+
+    /// The object of that id was purged: whoever comes from now on begins a fill of its own.
+    pub fn detach(&self, id: ObjectId) {
+        if let Some(shared) = self.context.fills().remove(&id) {
+            shared.detached.store(true, Ordering::Release);
+            shared.changed.notify_one();
+        }
+    }
+
+    /// [`Registry::detach`] for all objects whose URLs begin with `prefix`.
+    pub fn detach_prefix(&self, prefix: &str) {
+        let ids: Vec<ObjectId> = {
+            let fills = self.context.fills();
+            let within = fills.iter().filter(|(_, shared)| shared.key.url().starts_with(prefix));
+            within.map(|(id, _)| *id).collect()
+        };
+        ids.into_iter().for_each(|id| self.detach(id));
     }
 
     /// The machine has slept: connections are dead that do not know it.

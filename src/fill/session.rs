@@ -2,20 +2,22 @@
 //!
 //! The session moves bytes and reports how it ended; it decides nothing. What has arrived together
 //! is written together, on a blocking thread: while that waits for the disk, the network fills the
-//! next batch, and no other fill is delayed.
+//! next batch, and no other fill is delayed. What the disk does not take is passed on to readers that
+//! wait for it, piece by piece, as they take it; where none waits the session ends.
 
 use super::join::Brings;
-use super::meter::Meter;
+use super::registry::{Context, Shared};
 use super::why::{SessionLine, Stage};
-use crate::store::{Object, StoreError};
+use crate::ranges::{ByteOffset, ByteRange};
+use crate::store::{Object, Passing, StoreError};
 use crate::upstream::{Exchange, Framing, Permit, UpstreamError};
 use bytes::Bytes;
 use futures::poll;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The most that is written at once, in bytes: bounds what a session holds in memory.
 const BATCH_BYTES: usize = 1 << 20;
@@ -86,7 +88,7 @@ pub(super) enum Outcome {
     Cut(UpstreamError),
     /// The body ended cleanly, but short of what it had promised.
     Short,
-    /// The disk refused.
+    /// The disk has no room or refuses, and nobody waits for what it does not take.
     Disk(StoreError),
     /// The connection was needed for somebody who waits.
     CalledBack,
@@ -96,16 +98,27 @@ pub(super) enum Outcome {
     Lost,
 }
 
+/// How long a session that passes bytes on waits for the next reader: it holds a connection.
+const UNWANTED_AFTER: Duration = Duration::from_secs(2);
+
+/// What a session moves its bytes to.
+pub(super) struct Sink {
+    pub(super) session: u64,
+    pub(super) context: Arc<Context>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) object: Arc<Object>,
+    pub(super) position: Arc<Position>,
+}
+
 /// Moves the body into the object.
 pub(super) async fn receive(
     mut exchange: Exchange,
     brings: Brings,
-    object: Arc<Object>,
-    position: Arc<Position>,
-    meter: Arc<Mutex<Meter>>,
+    sink: &Sink,
     permit: &Permit,
     on_progress: impl FnOnce(),
 ) -> Outcome {
+    let position = &sink.position;
     let framing = exchange.reply.framing;
     let mut on_progress = Some(on_progress);
     let mut at = brings.at;
@@ -128,12 +141,13 @@ pub(super) async fn receive(
         batch.clip(stop - at);
         if batch.bytes > 0 {
             let count = batch.bytes as u64;
-            if let Err(error) = write(&object, &position, at, batch.pieces).await {
+            if let Err(error) = sink.take(at, batch.pieces, stop).await {
                 return Outcome::Disk(error);
             }
             at += count;
             position.moved.fetch_add(count, Ordering::Relaxed);
-            meter
+            sink.shared
+                .meter
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .add(count, Instant::now());
@@ -207,24 +221,81 @@ impl Batch {
     }
 }
 
-/// The position moves with every piece: readers follow piece by piece, and one that is ahead of the
-/// position by a whole batch would look like one that is far away.
-async fn write(object: &Arc<Object>, position: &Arc<Position>, at: u64, pieces: Vec<Bytes>) -> Result<(), StoreError> {
-    let (object, position) = (Arc::clone(object), Arc::clone(position));
-    let writing = tokio::task::spawn_blocking(move || {
-        let mut at = at;
-        for piece in pieces {
-            // An ended session writes no more: its place is another's now.
-            if position.stop.load(Ordering::Acquire) == 0 {
-                break;
+/// What of a batch was not stored, and why.
+struct Left {
+    at: ByteOffset,
+    pieces: Vec<Bytes>,
+    error: StoreError,
+}
+
+impl Sink {
+    /// Stores the pieces from `at` on, or passes them on; fails where the disk does not take them and
+    /// nobody waits for them.
+    async fn take(&self, at: ByteOffset, pieces: Vec<Bytes>, stop: ByteOffset) -> Result<(), StoreError> {
+        let Some(left) = self.write(at, pieces).await else {
+            if self.object.passing().is_some() && self.object.is_settled() {
+                tracing::info!(url = self.object.url(), "the disk takes bytes again");
+                self.object.cease_passing();
             }
-            object.write_missing(at, &piece)?;
-            at += piece.len() as u64;
-            position.at.store(at, Ordering::Release);
+            return Ok(());
+        };
+        let why = if left.error.is_full() {
+            Passing::DiskFull
+        } else {
+            Passing::DiskFailed
+        };
+        if self.object.passing() != Some(why) {
+            let error = &left.error as &dyn std::error::Error;
+            tracing::warn!(url = self.object.url(), error, "passing bytes on without storing them");
+        }
+        let mut at = left.at;
+        for piece in left.pieces {
+            if !self.is_awaited(at, stop).await {
+                return Err(left.error);
+            }
+            let count = piece.len() as u64;
+            self.object.pass_on(self.session, at, piece, why);
+            at += count;
+            self.position.at.store(at, Ordering::Release);
         }
         Ok(())
-    });
-    writing
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    async fn is_awaited(&self, at: ByteOffset, stop: ByteOffset) -> bool {
+        let Some(rest) = ByteRange::new(at, stop.max(at.saturating_add(1))) else {
+            return false;
+        };
+        tokio::time::timeout(UNWANTED_AFTER, self.object.awaited(rest))
+            .await
+            .is_ok()
+    }
+
+    /// Stores the pieces; what is left of them where the disk refuses.
+    ///
+    /// The position moves with every piece: readers follow piece by piece, and one that is ahead of the
+    /// position by a whole batch would look like one that is far away.
+    async fn write(&self, at: ByteOffset, pieces: Vec<Bytes>) -> Option<Left> {
+        let (context, shared) = (Arc::clone(&self.context), Arc::clone(&self.shared));
+        let (object, position) = (Arc::clone(&self.object), Arc::clone(&self.position));
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut at = at;
+            let mut pieces = pieces.into_iter();
+            while let Some(piece) = pieces.next() {
+                // An ended session writes no more: its place is another's now.
+                if position.stop.load(Ordering::Acquire) == 0 {
+                    break;
+                }
+                if let Err(error) = context.write(&shared, &object, at, &piece) {
+                    let pieces = std::iter::once(piece).chain(pieces).collect();
+                    return Some(Left { at, pieces, error });
+                }
+                at += piece.len() as u64;
+                position.at.store(at, Ordering::Release);
+            }
+            None
+        });
+        writing
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
 }

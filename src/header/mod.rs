@@ -6,6 +6,7 @@
 mod cache_control;
 mod cache_status;
 mod content_range;
+mod digest;
 mod precondition;
 mod prefer;
 mod range;
@@ -14,6 +15,7 @@ mod validator;
 pub use cache_control::CacheControl;
 pub use cache_status::{CacheStatus, Forwarded};
 pub use content_range::ContentRange;
+pub use digest::{repr_digest, stated_sha256, wants_sha256};
 pub use precondition::{Conditions, Verdict};
 pub use prefer::preferred_wait;
 pub use range::{FirstWanted, MAX_RANGES, Selection, first_wanted, select};

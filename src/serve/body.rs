@@ -5,10 +5,11 @@
 //! end. What a connection holds is one block, however large the object.
 
 use super::multipart::Segment;
-use crate::fill::Cursor;
+use crate::fill::{Cursor, Phase, Registry, Want};
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{BLOCK_BYTES, Broken, Presence, StoreError, Watch};
 use crate::telemetry::Metrics;
+use crate::upstream::{Span, Target};
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -43,6 +44,12 @@ pub(super) enum Cut {
     Lost,
 }
 
+/// Where the bytes of an object come from, should one turn out to be gone.
+pub(super) struct Source {
+    pub(super) fills: Registry,
+    pub(super) target: Arc<Target>,
+}
+
 /// A body made of segments of one object.
 pub(super) struct ObjectBody {
     segments: VecDeque<Segment>,
@@ -51,9 +58,13 @@ pub(super) struct ObjectBody {
     at: ByteOffset,
     /// Bytes are here up to this offset.
     here: ByteOffset,
+    /// The object's epoch from before that was known.
+    epoch: u64,
     watch: Watch,
-    /// Keeps the fill going while this reader lasts.
+    /// Keeps the fill going while this reader lasts. A whole object needs none, until a block of it is
+    /// found damaged.
     cursor: Option<Cursor>,
+    source: Source,
     reading: Option<JoinHandle<Result<Bytes, StoreError>>>,
     /// Bytes sent in this turn.
     turn: u64,
@@ -63,7 +74,13 @@ pub(super) struct ObjectBody {
 }
 
 impl ObjectBody {
-    pub(super) fn new(watch: Watch, cursor: Option<Cursor>, segments: Vec<Segment>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        watch: Watch,
+        cursor: Option<Cursor>,
+        source: Source,
+        segments: Vec<Segment>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let size = segments.iter().map(Segment::len).sum::<Option<u64>>();
         let at = first_byte(segments.first());
         Self {
@@ -71,8 +88,10 @@ impl ObjectBody {
             size: size.map_or(BodySize::Stream, BodySize::Sized),
             at,
             here: 0,
+            epoch: 0,
             watch,
             cursor,
+            source,
             reading: None,
             turn: 0,
             sent: 0,
@@ -118,43 +137,85 @@ impl ObjectBody {
 
     /// The next bytes before `end`; `None` where an object of unknown length has ended.
     fn poll_block(&mut self, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Cut>> {
-        if let Some(reading) = &mut self.reading {
-            let read = ready!(Pin::new(reading).poll(cx));
-            self.reading = None;
-            return Poll::Ready(read.map_err(|_| Cut::Lost).and_then(|read| Ok(Some(read?))));
-        }
-        if self.at >= self.here {
-            match ready!(self.watch.poll(self.at, end, cx)) {
-                Presence::Here(here) => self.here = here,
-                Presence::End if end == u64::MAX => return Poll::Ready(Ok(None)),
-                Presence::End => {
-                    return Poll::Ready(Err(Cut::Ended {
-                        url: self.url(),
-                        at: self.at,
-                    }));
-                }
-                Presence::Broken(why) => {
-                    return Poll::Ready(Err(Cut::Broken {
-                        url: self.url(),
-                        at: self.at,
-                        why,
-                    }));
+        loop {
+            if self.at >= self.here {
+                self.epoch = self.watch.object().epoch();
+                let Poll::Ready(found) = self.watch.poll(self.at, end, cx) else {
+                    self.find_source(end)?;
+                    return Poll::Pending;
+                };
+                match found {
+                    Presence::Here(here) => self.here = here,
+                    Presence::End if end == u64::MAX => return Poll::Ready(Ok(None)),
+                    Presence::End => {
+                        return Poll::Ready(Err(Cut::Ended {
+                            url: self.url(),
+                            at: self.at,
+                        }));
+                    }
+                    Presence::Broken(why) => return Poll::Ready(Err(self.broken(why))),
                 }
             }
+            if self.turn >= TURN_BYTES {
+                self.turn = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let read = ready!(self.poll_read(end, cx));
+            // What was read is only true if nothing was taken away since it was looked for.
+            if self.watch.object().epoch() == self.epoch {
+                return Poll::Ready(read.map(Some));
+            }
+            self.here = 0;
         }
-        if self.turn >= TURN_BYTES {
-            self.turn = 0;
-            cx.waker().wake_by_ref();
+    }
+
+    /// Reads at the position, where bytes are known to be here.
+    fn poll_read(&mut self, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Result<Bytes, Cut>> {
+        if self.reading.is_none() {
+            let block = self.block_bytes();
+            let len = usize::try_from(end.min(self.here) - self.at).map_or(block, |len| len.min(block));
+            if let Some(block) = self.watch.object().read_now(self.at, len)? {
+                return Poll::Ready(Ok(block));
+            }
+            let (object, at) = (Arc::clone(self.watch.object()), self.at);
+            self.reading = Some(tokio::task::spawn_blocking(move || object.read_blocking(at, len)));
+        }
+        let Some(reading) = &mut self.reading else {
             return Poll::Pending;
+        };
+        let read = ready!(Pin::new(reading).poll(cx));
+        self.reading = None;
+        Poll::Ready(read.map_err(|_| Cut::Lost).and_then(|read| Ok(read?)))
+    }
+
+    /// A reader that waits for bytes of an object that was whole joins the fill that fetches them again.
+    fn find_source(&mut self, end: ByteOffset) -> Result<(), Cut> {
+        if self.cursor.is_some() {
+            return Ok(());
         }
-        let block = self.block_bytes();
-        let len = usize::try_from(end.min(self.here) - self.at).map_or(block, |len| len.min(block));
-        if let Some(block) = self.watch.object().read_now(self.at, len)? {
-            return Poll::Ready(Ok(Some(block)));
+        let object = self.watch.object();
+        let span = ByteRange::new(self.at, end).map_or(Span::From(self.at), Span::Range);
+        let (target, known) = (&self.source.target, Some(Arc::clone(object)));
+        let cursor = match object.is_discarded() {
+            false => self.source.fills.join(target, Want::Bytes(span), known),
+            true => return Err(self.broken(Broken::Superseded)),
+        };
+        match cursor.phase() {
+            Phase::Ready(other) if !Arc::ptr_eq(&other, object) => Err(self.broken(Broken::Superseded)),
+            _ => {
+                self.cursor = Some(cursor);
+                Ok(())
+            }
         }
-        let (object, at) = (Arc::clone(self.watch.object()), self.at);
-        self.reading = Some(tokio::task::spawn_blocking(move || object.read_blocking(at, len)));
-        self.poll_block(end, cx)
+    }
+
+    fn broken(&self, why: Broken) -> Cut {
+        Cut::Broken {
+            url: self.url(),
+            at: self.at,
+            why,
+        }
     }
 
     fn block_bytes(&self) -> usize {

@@ -9,6 +9,7 @@
 //! When a new generation replaces the object before a header is sent, the request begins again.
 
 use super::answer::{Answer, Facts, Question, answer, capped};
+use super::body::Source;
 use super::prepared::Prepared;
 use super::problem::{Problem, refused};
 use super::respond::Response;
@@ -16,7 +17,7 @@ use super::route::Routes;
 use crate::clock::{SharedClock, from_unix_seconds, unix_seconds};
 use crate::config::Delivery;
 use crate::fill::{Cursor, Phase, Registry, Want};
-use crate::header::{CacheStatus, Conditions, FirstWanted, Forwarded, first_wanted, preferred_wait};
+use crate::header::{CacheStatus, Conditions, FirstWanted, Forwarded, first_wanted, preferred_wait, wants_sha256};
 use crate::policy::{Reason, Reuse};
 use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, ObjectState, Presence, Store, Watch};
@@ -72,6 +73,7 @@ struct Request<'a> {
     head_only: bool,
     delivery: Delivery,
     wait: Option<Duration>,
+    wants_digest: bool,
 }
 
 impl<'a> Request<'a> {
@@ -87,12 +89,14 @@ impl<'a> Request<'a> {
             head_only,
             delivery: if wait.is_some() { Delivery::Capped } else { delivery },
             wait,
+            wants_digest: fields(http, HeaderName::from_static("want-repr-digest")).any(wants_sha256),
         })
     }
 }
 
 /// An object to answer from, the fill that brings the rest of it, and how it came to be one.
 struct Found {
+    target: Arc<Target>,
     object: Arc<Object>,
     cursor: Cursor,
     story: CacheStatus,
@@ -107,12 +111,16 @@ enum Attempt {
 impl Service {
     /// Answers from an open, whole and fresh object: without a wait, and without a look at the disk
     /// but for the bytes themselves. `None` sends the request the long way, to [`Service::fetch`].
-    pub fn at_once(&self, http: &HttpRequest, target: &Target, delivery: Delivery) -> Option<HttpResponse> {
+    pub fn at_once(&self, http: &HttpRequest, target: &Arc<Target>, delivery: Delivery) -> Option<HttpResponse> {
         let object = self.store.resident(&target.key)?;
-        self.hit(&Request::read(http, delivery)?, object)
+        let request = Request::read(http, delivery)?;
+        if request.wants_digest && object.digest().is_none() {
+            return None;
+        }
+        self.hit(&request, target, object)
     }
 
-    fn hit(&self, request: &Request<'_>, object: Arc<Object>) -> Option<HttpResponse> {
+    fn hit(&self, request: &Request<'_>, target: &Arc<Target>, object: Arc<Object>) -> Option<HttpResponse> {
         let now = self.clock.now();
         if !object.is_whole() || self.reuse(&object, now) != Reuse::Fresh {
             return None;
@@ -120,7 +128,8 @@ impl Service {
         self.metrics.hits.inc();
         object.touch(unix_seconds(now));
         let answer = answer(request.question, facts(&object));
-        Some(self.respond(request, answer, Watch::new(object), None, CacheStatus::HIT, now))
+        let watch = Watch::new(object);
+        Some(self.respond(request, target, answer, watch, None, CacheStatus::HIT, now))
     }
 
     /// Answers a request for an object.
@@ -149,7 +158,16 @@ impl Service {
 
     async fn attempt(&self, request: &Request<'_>, target: &Arc<Target>) -> Result<Attempt, Problem> {
         let known = self.stored(target).await?;
-        if let Some(response) = known.as_ref().and_then(|object| self.hit(request, Arc::clone(object))) {
+        if let Some(object) = known
+            .as_ref()
+            .filter(|object| request.wants_digest && object.is_whole())
+        {
+            self.compute_digest(object).await;
+        }
+        let hit = known
+            .as_ref()
+            .and_then(|object| self.hit(request, target, Arc::clone(object)));
+        if let Some(response) = hit {
             return Ok(Attempt::Answered(response));
         }
         let found = match self.find(request, target, known).await? {
@@ -163,6 +181,16 @@ impl Service {
         match request.delivery {
             Delivery::Capped => self.send_capped(request, found, decided, watch).await,
             Delivery::Follow => self.send_following(request, found, decided, watch).await,
+        }
+    }
+
+    /// Reads the object for its digest, where that takes no longer than a header may wait. It goes on for
+    /// the next who asks.
+    async fn compute_digest(&self, object: &Arc<Object>) {
+        let reading = Arc::clone(object);
+        let computing = tokio::task::spawn_blocking(move || reading.compute_digest());
+        if let Ok(Ok(Err(error))) = tokio::time::timeout(self.settings.header_wait, computing).await {
+            tracing::warn!(url = object.url(), %error, "could not compute a digest");
         }
     }
 
@@ -200,7 +228,7 @@ impl Service {
             }
             cursor = self.fills.join(target, want, known.clone());
         }
-        self.opened(cursor, story, want).await
+        self.opened(target, cursor, story, want).await
     }
 
     async fn stored(&self, target: &Target) -> Result<Option<Arc<Object>>, Problem> {
@@ -240,6 +268,7 @@ impl Service {
 
     async fn opened(
         &self,
+        target: &Arc<Target>,
         cursor: Cursor,
         mut story: CacheStatus,
         want: Want,
@@ -256,7 +285,12 @@ impl Service {
                     story.upstream_status = cursor.trouble().is_none().then_some(304);
                     story.detail = cursor.trouble().map(|_| "not-revalidated");
                 }
-                Ok(Ok(Found { object, cursor, story }))
+                Ok(Ok(Found {
+                    target: Arc::clone(target),
+                    object,
+                    cursor,
+                    story,
+                }))
             }
             Phase::Refused(refusal) => Ok(Err(refused(&refusal, story))),
             Phase::Resting(rest) => {
@@ -394,12 +428,19 @@ impl Service {
     fn send(&self, request: &Request<'_>, found: Found, answer: Answer, watch: Watch) -> HttpResponse {
         // A whole object needs no fill; holding the cursor would only count as a reader.
         let cursor = Some(found.cursor).filter(|_| !found.object.is_whole());
-        self.respond(request, answer, watch, cursor, found.story, self.clock.now())
+        let mut story = found.story;
+        if let Some(passing) = found.object.passing() {
+            story.stored = false;
+            story = story.detail(passing.detail());
+        }
+        self.respond(request, &found.target, answer, watch, cursor, story, self.clock.now())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the one answer")]
     fn respond(
         &self,
         request: &Request<'_>,
+        target: &Arc<Target>,
         answer: Answer,
         watch: Watch,
         cursor: Option<Cursor>,
@@ -411,8 +452,13 @@ impl Service {
             age: unix_seconds(now).saturating_sub(watch.object().validated()),
             watch,
             cursor,
+            source: Source {
+                fills: self.fills.clone(),
+                target: Arc::clone(target),
+            },
             story,
             waited: request.wait.map(|wait| wait.as_secs()),
+            wants_digest: request.wants_digest,
             head_only: request.head_only,
         }
         .build(&self.metrics)

@@ -1,12 +1,12 @@
 //! The header and body of an answer that was decided.
 
 use super::answer::Answer;
-use super::body::{HeadOnly, ObjectBody};
+use super::body::{HeadOnly, ObjectBody, Source};
 use super::multipart::{self, Segment};
 use super::prepared::{Prepared, content_type};
 use super::problem::{CACHE_STATUS, unsatisfiable};
 use crate::fill::Cursor;
-use crate::header::{CacheStatus, ContentRange};
+use crate::header::{CacheStatus, ContentRange, repr_digest};
 use crate::ranges::ByteRange;
 use crate::store::{Object, Watch};
 use crate::telemetry::Metrics;
@@ -21,11 +21,14 @@ pub(super) struct Response {
     pub(super) head_only: bool,
     pub(super) watch: Watch,
     pub(super) cursor: Option<Cursor>,
+    pub(super) source: Source,
     pub(super) story: CacheStatus,
     /// Seconds since the upstream last vouched for the object.
     pub(super) age: u64,
     /// The wait that was honoured, to be echoed (RFC 7240 §3).
     pub(super) waited: Option<u64>,
+    /// A digest of the representation is asked for (RFC 9530 §4).
+    pub(super) wants_digest: bool,
 }
 
 impl Response {
@@ -69,7 +72,8 @@ impl Response {
         if self.head_only {
             return head.body(HeadOnly::of(&segments));
         }
-        head.body(ObjectBody::new(self.watch, self.cursor, segments, Arc::clone(metrics)))
+        let body = ObjectBody::new(self.watch, self.cursor, self.source, segments, Arc::clone(metrics));
+        head.body(body)
     }
 
     fn head(&self, status: StatusCode, object: &Object, multipart_type: Option<String>) -> HttpResponseBuilder {
@@ -89,6 +93,14 @@ impl Response {
             false => head.insert_header((CACHE_STATUS, self.story.to_string())),
         };
         head.insert_header((header::AGE, HeaderValue::from(self.age)));
+        if self.wants_digest
+            && status.is_success()
+            && object.is_whole()
+            && object.representation().header("repr-digest").is_none()
+            && let Some(digest) = object.digest()
+        {
+            head.insert_header((HeaderName::from_static("repr-digest"), repr_digest(&digest)));
+        }
         if let Some(seconds) = self.waited {
             head.insert_header((HeaderName::from_static("preference-applied"), format!("wait={seconds}")));
         }

@@ -5,57 +5,83 @@
 
 use super::StoreError;
 use super::pool;
-use crate::ranges::ByteOffset;
+use crate::ranges::{ByteOffset, ByteRange};
 use bytes::Bytes;
+use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 #[derive(Debug)]
 pub(super) struct Body {
-    file: File,
+    /// Empty where the file could not be made yet.
+    file: OnceLock<File>,
     path: PathBuf,
 }
 
 impl Body {
-    /// A new, empty body; fails where one of that name exists.
-    pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
+    /// A body whose file is yet to be made; see [`Body::create`].
+    pub(super) fn at(path: &Path) -> Self {
+        Self {
+            file: OnceLock::new(),
+            path: path.to_owned(),
+        }
+    }
+
+    /// Makes the file, empty; fails where one of that name exists.
+    fn create(&self) -> Result<(), StoreError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
-        Self::open_with(&options, path, "create")
+        let file = options
+            .open(&self.path)
+            .map_err(StoreError::file("create", &self.path))?;
+        // Whoever was first has made the file.
+        let _ = self.file.set(file);
+        Ok(())
+    }
+
+    /// [`Body::create`], where that has not been done.
+    pub(super) fn ensure(&self) -> Result<(), StoreError> {
+        match self.file.get() {
+            Some(_) => Ok(()),
+            None => self.create(),
+        }
     }
 
     /// The body stored at `path`.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::open_with(OpenOptions::new().read(true).write(true), path, "open")
-    }
-
-    fn open_with(options: &OpenOptions, path: &Path, action: &'static str) -> Result<Self, StoreError> {
-        let file = options.open(path).map_err(StoreError::file(action, path))?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).open(path);
+        // A file system that became read-only still has what was stored.
+        let file = file.or_else(|error| match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => File::open(path),
+            _ => Err(error),
+        });
         Ok(Self {
-            file,
+            file: file.map_err(StoreError::file("open", path))?.into(),
             path: path.to_owned(),
         })
     }
 
+    fn file(&self) -> io::Result<&File> {
+        self.file.get().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     /// The length of the file: no byte past it can be present.
     pub(super) fn file_len(&self) -> Result<u64, StoreError> {
-        let metadata = self.file.metadata().map_err(StoreError::file("inspect", &self.path))?;
-        Ok(metadata.len())
+        let metadata = self.file().and_then(File::metadata);
+        Ok(metadata.map_err(StoreError::file("inspect", &self.path))?.len())
     }
 
     /// Up to `len` bytes at `at` that are in memory; `None` where the kernel would block for them.
     pub(super) fn read_now(&self, at: ByteOffset, len: usize) -> io::Result<Option<Bytes>> {
+        let file = self.file()?;
         let block = pool::filled(len, |space| {
             let mut slices = [IoSliceMut::new(space)];
-            Ok(rustix::io::preadv2(
-                &self.file,
-                &mut slices,
-                at,
-                ReadWriteFlags::NOWAIT,
-            )?)
+            Ok(rustix::io::preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT)?)
         });
         match block {
             Ok(block) if block.is_empty() && len > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -69,21 +95,36 @@ impl Body {
 
     /// Up to `len` bytes at `at`, waiting for the disk.
     pub(super) fn read_blocking(&self, at: ByteOffset, len: usize) -> io::Result<Bytes> {
-        let block = pool::filled(len, |space| self.file.read_at(space, at))?;
+        let file = self.file()?;
+        let block = pool::filled(len, |space| file.read_at(space, at))?;
         if block.is_empty() && len > 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(block)
     }
 
+    /// Fills `space` with the bytes at `at`, all of them.
+    pub(super) fn read_exact(&self, at: ByteOffset, space: &mut [u8]) -> io::Result<()> {
+        self.file()?.read_exact_at(space, at)
+    }
+
     /// Writes all of `bytes` at `at`.
     pub(super) fn write(&self, at: ByteOffset, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, at)
+        self.file()?.write_all_at(bytes, at)
+    }
+
+    /// Gives the pages of the range back to the file system; they read as zeros from now on.
+    pub(super) fn punch(&self, range: ByteRange) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(self.file()?, flags, range.start(), range.len())?)
     }
 
     /// Returns when all that was written is on the disk.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        match self.file.get() {
+            Some(file) => file.sync_data(),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {

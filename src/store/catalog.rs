@@ -1,19 +1,50 @@
 //! The catalog: sled, reduced to typed records by object id.
 //!
-//! What sled does badly is met here. It can panic or fail on opening after a hard stop: opening
-//! runs on a thread of its own, and a catalog that fails is set aside, not fatal (recover.rs). Its
-//! `flush` does not fsync; only its background thread does, so that stays on. Nothing is served on
-//! its word alone: a record follows the synced bytes and never runs ahead of them.
+//! What sled does badly is met here.
+//!
+//! - It can panic or fail on opening after a hard stop: opening runs on a thread of its own, after the
+//!   snapshots that a crash left half-written are removed, and a catalog that still fails is set aside, not
+//!   fatal (recover.rs).
+//! - Its `flush` does not fsync; only its background thread does, so that stays on.
+//! - After one failed write it refuses everything for ever, room or no room. The catalog is then closed and
+//!   opened anew as soon as the disk may take it; what was written meanwhile is lost, and is only progress.
+//! - It never notices that its directory was deleted. That is looked for now and then.
+//!
+//! Nothing is served on its word alone: a record follows the synced bytes and never runs ahead of them.
 
 use super::StoreError;
 use super::record::Record;
 use super::schema;
+use super::sums::Group;
 use crate::key::ObjectId;
-use std::path::Path;
-use std::time::Duration;
+use std::hash::{BuildHasher, RandomState};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 const FLUSH_EVERY_MS: u64 = 500;
-const CACHE_BYTES: u64 = 64 << 20;
+
+/// A larger one costs memory and gains next to nothing: records are small and the kernel caches the file.
+const CACHE_BYTES: u64 = 8 << 20;
+
+/// A catalog that failed is tried again this often, and only with so much room: opening writes a snapshot,
+/// which must not be cut.
+const HEAL_EVERY: Duration = Duration::from_secs(1);
+const HEALING_ROOM: u64 = 32 << 20;
+
+/// How often it is looked whether the file is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The version of a group of checksums.
+const SUMS_VERSION: u8 = 1;
+
+/// So many records are read at once: few at first, since often the first will do.
+const SCAN_FIRST: usize = 16;
+const SCAN_BATCH: usize = 256;
+
+/// So many records in a row that do not decode are passed over.
+const MOST_DAMAGED: usize = 64;
 
 /// sled's own lock can outlive its holder by moments, where a child process was just being started. The
 /// directory's lock is ours by then, so nobody else can be the owner.
@@ -22,8 +53,25 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct Catalog {
+    path: PathBuf,
+    /// Empty while it cannot be used.
+    trees: RwLock<Option<Trees>>,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Clone)]
+struct Trees {
     db: sled::Db,
     objects: sled::Tree,
+    sums: sled::Tree,
+    /// The device and number of its file: another one means that it was deleted.
+    file: Option<(u64, u64)>,
+}
+
+#[derive(Debug)]
+struct Health {
+    tried: Option<Instant>,
+    looked: Instant,
 }
 
 /// Why a catalog cannot be used, and whether that is its own fault.
@@ -36,11 +84,213 @@ pub(super) enum OpenFailure {
 }
 
 impl Catalog {
-    /// Opens or creates the catalog at `path` and brings it to the present schema.
+    /// Opens or creates the catalog at `path` and brings it to the present schema. Nobody else uses it: the
+    /// data directory is locked.
     pub(super) fn open(path: &Path) -> Result<Self, OpenFailure> {
+        Ok(Self {
+            path: path.to_owned(),
+            trees: RwLock::new(Some(Trees::open(path)?)),
+            health: Mutex::new(Health {
+                tried: None,
+                looked: Instant::now(),
+            }),
+        })
+    }
+
+    /// Does something with the trees. A failure of theirs closes them, for a later [`Catalog::heal`].
+    fn with<T>(&self, action: &'static str, work: impl FnOnce(&Trees) -> sled::Result<T>) -> Result<T, StoreError> {
+        let held = self.trees.read().unwrap_or_else(PoisonError::into_inner);
+        let trees = held.as_ref().ok_or(StoreError::NoCatalog)?;
+        let failed = match work(trees) {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        drop(held);
+        if matches!(failed, sled::Error::Io(_) | sled::Error::ReportableBug(_)) {
+            let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+            if trees.take().is_some() {
+                tracing::error!(error = %failed, action, "the catalog failed: going on without it");
+            }
+        }
+        Err(StoreError::Catalog { action, source: failed })
+    }
+
+    fn trees(&self) -> Option<Trees> {
+        self.trees.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens a catalog that has failed anew, where the disk may take it by now; `true` where it did. For a
+    /// blocking thread, to be called now and then.
+    pub(super) fn heal(&self, room: Option<u64>) -> bool {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(trees) = self.trees() {
+            if health.looked.elapsed() < LOOK_EVERY {
+                return false;
+            }
+            health.looked = Instant::now();
+            if trees.file == file_of(&self.path) {
+                return false;
+            }
+            tracing::error!(path = %self.path.display(), "the catalog's file was deleted: beginning a new one");
+            drop(trees);
+            drop(self.trees.write().unwrap_or_else(PoisonError::into_inner).take());
+        } else if health.tried.is_some_and(|tried| tried.elapsed() < HEAL_EVERY) {
+            return false;
+        }
+        health.tried = Some(Instant::now());
+        if room.is_some_and(|room| room < HEALING_ROOM) {
+            return false;
+        }
+        match Trees::open(&self.path) {
+            Ok(trees) => {
+                *self.trees.write().unwrap_or_else(PoisonError::into_inner) = Some(trees);
+                health.tried = None;
+                tracing::warn!("the catalog is open again");
+                true
+            }
+            Err(failure) => {
+                tracing::warn!(?failure, "the catalog does not open yet");
+                false
+            }
+        }
+    }
+
+    pub(super) fn get(&self, id: ObjectId) -> Result<Option<Record>, StoreError> {
+        let found = self.with("read", |trees| trees.objects.get(id.as_bytes()))?;
+        found.map(|bytes| Record::from_bytes(&bytes)).transpose()
+    }
+
+    /// Writes the record, unless one of a later generation stands there: that one has superseded it.
+    pub(super) fn put(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
+        let bytes = record.to_bytes()?;
+        let newer = |old: &[u8]| Record::from_bytes(old).is_ok_and(|old| old.generation > record.generation);
+        self.with("write", |trees| {
+            trees.objects.fetch_and_update(id.as_bytes(), |old| match old {
+                Some(old) if newer(old) => Some(old.to_vec()),
+                _ => Some(bytes.clone()),
+            })
+        })
+        .map(drop)
+    }
+
+    /// Writes the record where there is none.
+    pub(super) fn put_if_absent(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
+        let bytes = record.to_bytes()?;
+        // One that stands there already is newer.
+        self.with("write", |trees| {
+            trees
+                .objects
+                .compare_and_swap(id.as_bytes(), None::<&[u8]>, Some(bytes))
+        })
+        .map(drop)
+    }
+
+    /// A record at random; `None` where there is none. Ids are digests, so whatever follows a random one
+    /// is random too.
+    pub(super) fn draw(&self) -> Result<Option<(ObjectId, Record)>, StoreError> {
+        let dice = RandomState::new();
+        let from = (u128::from(dice.hash_one(0)) << 64) | u128::from(dice.hash_one(1));
+        self.with("read", |trees| {
+            let following = trees.objects.range(from.to_be_bytes()..).chain(trees.objects.iter());
+            // A damaged record is passed over; so many of them in a row there are not.
+            for entry in following.take(MOST_DAMAGED) {
+                let (id, bytes) = entry?;
+                if let (Some(id), Ok(record)) = (ObjectId::from_bytes(&id), Record::from_bytes(&bytes)) {
+                    return Ok(Some((id, record)));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// The checksums of a group of blocks; empty where there are none, or where they do not decode.
+    pub(super) fn sums(&self, id: ObjectId, generation: u64, number: u64) -> Result<Group, StoreError> {
+        let key = sums_key(id, generation, number);
+        let found = self.with("read", |trees| trees.sums.get(key))?;
+        Ok(match found.as_deref().and_then(|bytes| bytes.split_first()) {
+            Some((&SUMS_VERSION, rest)) => postcard::from_bytes(rest).unwrap_or_default(),
+            _ => Group::default(),
+        })
+    }
+
+    pub(super) fn put_sums(&self, id: ObjectId, generation: u64, number: u64, group: &Group) -> Result<(), StoreError> {
+        let key = sums_key(id, generation, number);
+        if group.is_empty() {
+            return self.with("write", |trees| trees.sums.remove(key)).map(drop);
+        }
+        let bytes = postcard::to_extend(group, vec![SUMS_VERSION]).map_err(|error| StoreError::Damaged {
+            what: format!("checksums do not encode: {error}"),
+        })?;
+        self.with("write", |trees| trees.sums.insert(key, bytes)).map(drop)
+    }
+
+    /// Removes all checksums of a generation.
+    pub(super) fn remove_sums(&self, id: ObjectId, generation: u64) -> Result<(), StoreError> {
+        let prefix = &sums_key(id, generation, 0)[..24];
+        self.with("write", |trees| {
+            for key in trees.sums.scan_prefix(prefix).keys() {
+                trees.sums.remove(key?)?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn remove(&self, id: ObjectId, generation: u64) -> Result<(), StoreError> {
+        self.with("write", |trees| {
+            trees.objects.fetch_and_update(id.as_bytes(), |old| {
+                let old = old?;
+                let other = Record::from_bytes(old).is_ok_and(|old| old.generation != generation);
+                other.then(|| old.to_vec())
+            })
+        })
+        .map(drop)
+    }
+
+    /// Records in the order of their ids, from the first after `after`. Damaged ones are passed over. The
+    /// trees are held only for a batch at a time.
+    pub(super) fn scan(&self, after: Option<ObjectId>) -> impl Iterator<Item = (ObjectId, Record)> + '_ {
+        let mut batch: std::vec::IntoIter<(ObjectId, Record)> = Vec::new().into_iter();
+        let mut last = after;
+        let mut first_batch = SCAN_FIRST;
+        std::iter::from_fn(move || {
+            loop {
+                if let Some(next) = batch.next() {
+                    return Some(next);
+                }
+                let from = match last {
+                    Some(id) => std::ops::Bound::Excluded(id.as_bytes().to_vec()),
+                    None => std::ops::Bound::Unbounded,
+                };
+                let size = std::mem::replace(&mut first_batch, SCAN_BATCH);
+                let read = self.with("read", |trees| {
+                    let range = trees.objects.range((from, std::ops::Bound::<Vec<u8>>::Unbounded));
+                    range.take(size).collect::<sled::Result<Vec<_>>>()
+                });
+                // Without a catalog there is nothing to tell.
+                let read = read.unwrap_or_default();
+                last = Some(ObjectId::from_bytes(&read.last()?.0)?);
+                let decoded: Vec<_> = read
+                    .iter()
+                    .filter_map(|(id, bytes)| Some((ObjectId::from_bytes(id)?, Record::from_bytes(bytes).ok()?)))
+                    .collect();
+                batch = decoded.into_iter();
+            }
+        })
+    }
+
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        self.with("flush", |trees| trees.db.flush()).map(drop)
+    }
+}
+
+impl Trees {
+    fn open(path: &Path) -> Result<Self, OpenFailure> {
+        remove_snapshots(path, ".generating");
         let mut tries = 0;
+        let mut mended = false;
         let db = loop {
             match open_db(path) {
+                Ok(db) => break db,
                 Err(error) if is_locked(&error) && tries < LOCK_TRIES => {
                     tries += 1;
                     std::thread::park_timeout(LOCK_PAUSE);
@@ -51,63 +301,77 @@ impl Catalog {
                         source: error,
                     }));
                 }
+                // A disk that refuses says nothing of the catalog; what it holds must not be set aside.
+                Err(error) if is_refusal(&error) => {
+                    remove_snapshots(path, ".generating");
+                    return Err(OpenFailure::Refused(StoreError::Catalog {
+                        action: "open",
+                        source: error,
+                    }));
+                }
+                // The log alone says everything that a snapshot does.
+                Err(error) if !mended => {
+                    tracing::warn!(%error, "the catalog does not open: trying without its snapshots");
+                    remove_snapshots(path, "");
+                    mended = true;
+                }
                 Err(error) => return Err(OpenFailure::Unreadable(error.to_string())),
-                Ok(db) => break db,
             }
         };
         schema::migrate(&db).map_err(OpenFailure::Refused)?;
-        let objects = db
-            .open_tree(schema::OBJECTS)
-            .map_err(|error| OpenFailure::Unreadable(error.to_string()))?;
-        Ok(Self { db, objects })
-    }
-
-    pub(super) fn get(&self, id: ObjectId) -> Result<Option<Record>, StoreError> {
-        let found = self.objects.get(id.as_bytes()).map_err(StoreError::catalog("read"))?;
-        found.map(|bytes| Record::from_bytes(&bytes)).transpose()
-    }
-
-    /// Writes the record, unless one of a later generation stands there: that one has superseded it.
-    pub(super) fn put(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
-        let bytes = record.to_bytes()?;
-        let newer = |old: &[u8]| Record::from_bytes(old).is_ok_and(|old| old.generation > record.generation);
-        self.objects
-            .fetch_and_update(id.as_bytes(), |old| match old {
-                Some(old) if newer(old) => Some(old.to_vec()),
-                _ => Some(bytes.clone()),
-            })
-            .map_err(StoreError::catalog("write"))?;
-        Ok(())
-    }
-
-    pub(super) fn remove(&self, id: ObjectId, generation: u64) -> Result<(), StoreError> {
-        self.objects
-            .fetch_and_update(id.as_bytes(), |old| {
-                let old = old?;
-                let other = Record::from_bytes(old).is_ok_and(|old| old.generation != generation);
-                other.then(|| old.to_vec())
-            })
-            .map_err(StoreError::catalog("write"))?;
-        Ok(())
-    }
-
-    /// Records in the order of their ids, from the first after `after`. Damaged ones are passed over.
-    pub(super) fn scan(&self, after: Option<ObjectId>) -> impl Iterator<Item = (ObjectId, Record)> + use<> {
-        let from = match after {
-            Some(id) => std::ops::Bound::Excluded(id.as_bytes().to_vec()),
-            None => std::ops::Bound::Unbounded,
+        let tree = |name| {
+            db.open_tree(name)
+                .map_err(|error| OpenFailure::Unreadable(error.to_string()))
         };
-        self.objects
-            .range((from, std::ops::Bound::<Vec<u8>>::Unbounded))
-            .filter_map(|entry| {
-                let (id, bytes) = entry.ok()?;
-                Some((ObjectId::from_bytes(&id)?, Record::from_bytes(&bytes).ok()?))
-            })
+        let (objects, sums) = (tree(schema::OBJECTS)?, tree(schema::SUMS)?);
+        Ok(Self {
+            db,
+            objects,
+            sums,
+            file: file_of(path),
+        })
     }
+}
 
-    pub(super) fn flush(&self) -> Result<(), StoreError> {
-        self.db.flush().map(drop).map_err(StoreError::catalog("flush"))
+/// The device and number of the catalog's file.
+fn file_of(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path.join("db")).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// Removes snapshots whose names end so. One that was cut while it was written makes sled call a healthy
+/// catalog corrupt.
+fn remove_snapshots(path: &Path, ending: &str) {
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.")
+            && name.ends_with(ending)
+            && let Err(error) = std::fs::remove_file(entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "could not remove a snapshot of the catalog");
+        }
     }
+}
+
+/// The disk's fault, not the catalog's.
+fn is_refusal(error: &sled::Error) -> bool {
+    use std::io::ErrorKind;
+    let kinds = [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::ReadOnlyFilesystem,
+        ErrorKind::PermissionDenied,
+    ];
+    matches!(error, sled::Error::Io(error) if kinds.contains(&error.kind()))
+}
+
+fn sums_key(id: ObjectId, generation: u64, number: u64) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(id.as_bytes());
+    key[16..24].copy_from_slice(&generation.to_be_bytes());
+    key[24..].copy_from_slice(&number.to_be_bytes());
+    key
 }
 
 /// sled panics on some damage; a thread of its own turns that into a value.
@@ -116,7 +380,6 @@ fn open_db(path: &Path) -> sled::Result<sled::Db> {
     let opening = std::thread::spawn(move || {
         sled::Config::new()
             .path(path)
-            .mode(sled::Mode::HighThroughput)
             .flush_every_ms(Some(FLUSH_EVERY_MS))
             .cache_capacity(CACHE_BYTES)
             .open()

@@ -1,8 +1,8 @@
-//! The one order in which bytes become present: write, wake; later sync, record.
+//! The one order in which bytes become present: take room, write, wake; later sync, record.
 //!
 //! ```text
-//! write ──► present (memory) ──► wake readers          every piece, as it arrives
-//!               └── unsynced ──► fdatasync ──► record  every few MiB or quarter second
+//! room ──► write ──► present (memory) ──► wake readers                 every piece, as it arrives
+//!                       └── unsynced ──► fdatasync ──► sums ──► record  every few MiB or quarter second
 //! ```
 //!
 //! Readers need not wait for the disk, the record must: recorded before the sync, a power cut would
@@ -10,50 +10,115 @@
 //! the unsynced set taken *before* the sync begins, so bytes that land during it wait for the next.
 
 use super::error::StoreError;
+use super::fault;
 use super::manifest::Manifest;
 use super::object::{Object, wake};
+use super::space::{MANIFEST_BYTES, pages};
+use super::sums::{self, Group, Sum};
 use crate::clock::unix_seconds;
-use crate::ranges::{ByteOffset, ByteRange};
+use crate::ranges::{ByteOffset, ByteRange, RangeSet};
+use std::collections::BTreeSet;
+use std::fs;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 impl Object {
+    /// Makes the files and the record of a new generation, where that is still to be done: a disk that
+    /// refused may have come to its senses.
+    pub(super) fn settle(&self) -> Result<(), StoreError> {
+        if self.settled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.settled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let no_room = |shortage| self.no_room(MANIFEST_BYTES, shortage);
+        self.shared.space.take(MANIFEST_BYTES).map_err(no_room)?;
+        let made = self.make_files(&durable);
+        match &made {
+            Ok(()) => self.settled.store(true, Ordering::Release),
+            Err(_) => self.shared.space.release(MANIFEST_BYTES),
+        }
+        made
+    }
+
+    fn make_files(&self, durable: &RangeSet) -> Result<(), StoreError> {
+        if let Some(shard) = self.body.path().parent() {
+            fs::create_dir_all(shard).map_err(StoreError::file("create", shard))?;
+        }
+        self.body.ensure()?;
+        fault::point("body-created");
+        self.write_manifest(durable)?;
+        fault::point("manifest-made");
+        self.shared.catalog.put(self.id, &self.record(durable))?;
+        fault::point("record-made");
+        Ok(())
+    }
+
+    pub(super) fn no_room(&self, bytes: u64, shortage: super::Shortage) -> StoreError {
+        StoreError::NoRoom {
+            url: self.url.clone(),
+            bytes,
+            shortage,
+        }
+    }
+
     /// Writes the part of `bytes` that is absent, then wakes those who waited for it.
     ///
     /// Blocks as a write to the page cache does. Two calls at once must not share bytes: the fill
-    /// gives each session its own range.
+    /// gives each session its own range. Nothing is evicted for it; see [`super::Store::write`].
     ///
     /// # Errors
-    /// Where the disk refuses; what was written before it did is present.
+    /// Where there is no room or the disk refuses; what was written before it did is present.
     pub fn write_missing(&self, at: ByteOffset, bytes: &[u8]) -> Result<(), StoreError> {
         let Some(range) = ByteRange::with_len(at, bytes.len() as u64) else {
             return Ok(());
         };
+        self.settle()?;
+        // What takes bytes away waits until this piece is written and present.
+        let _writing = self.io.read().unwrap_or_else(PoisonError::into_inner);
         let gaps: Vec<ByteRange> = self.progress().present.gaps(range).collect();
         for gap in gaps {
             let from = (gap.start() - at) as usize;
             let piece = &bytes[from..from + gap.len() as usize];
-            self.shared.space.reserve(gap.len());
-            self.body.write(gap.start(), piece).map_err(|source| {
-                self.shared.space.release(gap.len());
-                StoreError::Write {
+            self.hold(gap)?;
+            fault::point("room-taken");
+            self.body
+                .write(gap.start(), piece)
+                .map_err(|source| StoreError::Write {
                     url: self.url.clone(),
                     at: gap.start(),
                     count: piece.len(),
                     source,
-                }
-            })?;
-            let (surplus, woken) = {
+                })?;
+            fault::point("written");
+            let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+            arriving.wrote(gap.start(), piece);
+            drop(arriving);
+            let woken = {
                 let mut progress = self.progress();
-                let (new, woken) = progress.arrived(gap);
+                let woken = progress.arrived(gap);
                 self.mirror(&progress);
-                // What another call brought meanwhile is counted there; what is discarded, nowhere.
-                let kept = if self.discarded.load(Ordering::Acquire) { 0 } else { new };
-                (gap.len() - kept, woken)
+                woken
             };
-            self.shared.space.release(surplus);
             wake(woken);
+            fault::point("present");
         }
+        Ok(())
+    }
+
+    /// Takes room for the pages of the range that have none. They are held until they are punched out or
+    /// the object goes: a write that fails may have used some of them.
+    fn hold(&self, range: ByteRange) -> Result<(), StoreError> {
+        let pages = pages(range);
+        let mut progress = self.progress();
+        let new = pages.len() - progress.held.covered(pages);
+        self.shared
+            .space
+            .take(new)
+            .map_err(|shortage| self.no_room(new, shortage))?;
+        progress.held.insert(pages);
         Ok(())
     }
 
@@ -90,11 +155,11 @@ impl Object {
     /// # Errors
     /// Where the disk or the catalog refuses; nothing is then recorded that is not durable.
     pub fn commit(&self) -> Result<(), StoreError> {
+        if !self.settled.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let mut durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        let (batch, whole) = {
-            let mut progress = self.progress();
-            (std::mem::take(&mut progress.unsynced), progress.is_whole())
-        };
+        let batch = std::mem::take(&mut self.progress().unsynced);
         if let Err(source) = self.body.sync() {
             // Not tried again: after a failed sync the kernel may have dropped the bytes, and the next
             // sync would say that all is well. Readers may have them from memory; the record never will.
@@ -104,15 +169,72 @@ impl Object {
                 source,
             });
         }
+        fault::point("synced");
         durable.union(&batch);
         if self.discarded.load(Ordering::Acquire) {
             return Ok(());
         }
+        let blocks = sums::blocks_of(&batch);
+        for block in &blocks {
+            // Neighbours of what is new must not be summed anew with a damage in them.
+            for (bad, _) in self.bad_runs(*block) {
+                self.take_away(&mut durable, bad)?;
+            }
+        }
+        self.put_sums(&durable, &blocks)?;
+        fault::point("sums-recorded");
         self.shared.catalog.put(self.id, &self.record(&durable))?;
-        if whole && self.length() == Some(durable.total()) {
-            self.write_complete_manifest()?;
+        fault::point("recorded");
+        if self.is_whole() && self.length() == Some(durable.total()) && !self.complete_manifest.load(Ordering::Acquire)
+        {
+            self.write_manifest(&durable)?;
+            fault::point("complete-manifest");
         }
         Ok(())
+    }
+
+    /// Stores the sums of all runs of `durable` in these blocks.
+    pub(super) fn put_sums(&self, durable: &RangeSet, blocks: &BTreeSet<u64>) -> Result<(), StoreError> {
+        let mut blocks = blocks.iter().copied().peekable();
+        while let Some(first) = blocks.peek().copied() {
+            let number = Group::number_of(first);
+            let mut group = self.shared.catalog.sums(self.id, self.generation, number)?;
+            while let Some(block) = blocks.next_if(|block| Group::number_of(*block) == number) {
+                let runs = sums::runs_within(durable, block);
+                let sums = runs.iter().filter_map(|run| self.sum_for(*run, group.get(block)));
+                let sums = sums.collect();
+                group.set(block, sums);
+                let all = sums::block_range(block).is_some_and(|all| durable.covers(all));
+                if all {
+                    let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+                    arriving.forget(block);
+                }
+            }
+            self.shared.catalog.put_sums(self.id, self.generation, number, &group)?;
+        }
+        Ok(())
+    }
+
+    /// The sum of a run: the one that is known, the one that was taken on arrival, or one of what the
+    /// kernel has just been given, where pieces came in another order.
+    fn sum_for(&self, run: ByteRange, known: &[Sum]) -> Option<Sum> {
+        let fresh = Sum::new(run, 0);
+        if let Some(known) = known
+            .iter()
+            .find(|sum| (sum.start, sum.end) == (fresh.start, fresh.end))
+        {
+            return Some(*known);
+        }
+        let arrived = self.arriving.lock().unwrap_or_else(PoisonError::into_inner).sum(run);
+        let sum = match arrived {
+            Some(sum) => sum,
+            None => {
+                let mut bytes = vec![0; run.len() as usize];
+                self.body.read_exact(run.start(), &mut bytes).ok()?;
+                sums::sum_of(&bytes)
+            }
+        };
+        Some(Sum::new(run, sum))
     }
 
     /// Records that the upstream says this is still its representation.
@@ -125,26 +247,61 @@ impl Object {
         self.record_use()
     }
 
-    /// Records times and hits.
+    /// Records times, hits and whether the object is pinned.
     ///
     /// # Errors
     /// Where the catalog refuses.
     pub fn record_use(&self) -> Result<(), StoreError> {
         let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.discarded.load(Ordering::Acquire) {
+        if self.discarded.load(Ordering::Acquire) || !self.settled.load(Ordering::Acquire) {
             return Ok(());
         }
         self.shared.catalog.put(self.id, &self.record(&durable))
     }
 
-    fn write_complete_manifest(&self) -> Result<(), StoreError> {
+    /// Records whether the object is pinned, where a lost catalog would not lose it too.
+    pub(super) fn record_pin(&self) -> Result<(), StoreError> {
+        let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.discarded.load(Ordering::Acquire) || !self.settled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.write_manifest(&durable)?;
+        self.shared.catalog.put(self.id, &self.record(&durable))
+    }
+
+    /// Writes the manifest anew, as things stand.
+    pub(super) fn write_manifest(&self, durable: &RangeSet) -> Result<(), StoreError> {
         let mut manifest = Manifest::new(&self.url, self.generation, self.representation(), self.created);
         {
             let progress = self.progress();
             manifest.complete_length = progress.length;
             manifest.unverified = progress.unverified;
         }
-        manifest.complete = true;
-        manifest.write(&self.body.path().with_extension("json"))
+        manifest.validated = self.validated();
+        manifest.pinned = self.is_pinned();
+        manifest.complete = manifest.complete_length == Some(durable.total());
+        if manifest.complete {
+            manifest.digest = self.digest();
+            manifest.sums = self.all_sums(durable)?;
+        }
+        manifest.write(&self.body.path().with_extension("json"))?;
+        self.complete_manifest.store(manifest.complete, Ordering::Release);
+        Ok(())
+    }
+
+    fn all_sums(&self, durable: &RangeSet) -> Result<Vec<(u64, Vec<Sum>)>, StoreError> {
+        let mut all = Vec::new();
+        let mut held = (None, Group::default());
+        for block in sums::blocks_of(durable) {
+            let number = Group::number_of(block);
+            if held.0 != Some(number) {
+                held = (
+                    Some(number),
+                    self.shared.catalog.sums(self.id, self.generation, number)?,
+                );
+            }
+            all.push((block, held.1.get(block).to_vec()));
+        }
+        Ok(all)
     }
 }

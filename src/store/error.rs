@@ -1,5 +1,6 @@
 //! What can go wrong on the disk, named by operation and object.
 
+use super::space::Shortage;
 use std::io;
 use std::path::PathBuf;
 
@@ -48,6 +49,19 @@ pub enum StoreError {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// There is no room for bytes, and nothing that may be evicted for them.
+    #[error("no room for {bytes} bytes of {url}: {}", match shortage {
+        Shortage::Quota => "all that the quota holds is in use or pinned; raise it with --quota",
+        Shortage::FileSystem => "the file system has no more than what is to be left free (min_free)",
+    })]
+    NoRoom {
+        /// The object.
+        url: String,
+        /// How many bytes.
+        bytes: u64,
+        /// What runs short.
+        shortage: Shortage,
+    },
     /// The catalog failed.
     #[error("could not {action} the catalog")]
     Catalog {
@@ -56,6 +70,9 @@ pub enum StoreError {
         /// sled's reason.
         source: sled::Error,
     },
+    /// The catalog has failed, and is not open again yet.
+    #[error("the catalog is not open: it failed, as the log says, and is opened again when the disk allows")]
+    NoCatalog,
     /// The data directory was written by a newer millpond.
     #[error(
         "the catalog has schema {found}, this millpond knows up to {known}; use a newer millpond or another --data directory"
@@ -75,6 +92,17 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether room is what was missing, by our own limits or by the file system's word.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::NoRoom { .. } => true,
+            Self::File { source, .. } | Self::Write { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn catalog(action: &'static str) -> impl FnOnce(sled::Error) -> Self {
         move |source| Self::Catalog { action, source }
     }

@@ -6,22 +6,22 @@
 use super::body::Body;
 use super::catalog::{Catalog, OpenFailure};
 use super::error::StoreError;
-use super::manifest::Manifest;
-use super::object::{Object, ObjectState, Representation, Shared};
+use super::layout::{Layout, lock};
+use super::object::{Object, Representation, Shared};
 use super::record::Record;
 use super::recover;
-use super::space::Space;
-use crate::clock::{SharedClock, unix_seconds};
+use super::space::{Space, Stated};
+use super::stock::Stock;
+use crate::clock::{SharedClock, unix_nanoseconds, unix_seconds};
 use crate::key::{ObjectId, ObjectKey};
-use crate::ranges::{self, RangeSet};
+use crate::ranges::{ByteOffset, RangeSet};
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::UNIX_EPOCH;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 /// The most objects kept open without a reader: each costs a file descriptor.
 const MAX_IDLE_OPEN: usize = 512;
@@ -31,40 +31,30 @@ const MAX_IDLE_OPEN: usize = 512;
 pub struct StoreSettings {
     /// The data directory; made if it does not exist.
     pub dir: PathBuf,
-    /// The most bytes that bodies may hold; `None` is no limit.
+    /// The most bytes that objects may take on the disk; `None` is no limit.
     pub quota_bytes: Option<u64>,
-}
-
-/// Where things lie in the data directory.
-#[derive(Debug)]
-pub(super) struct Layout {
-    dir: PathBuf,
-}
-
-impl Layout {
-    pub(super) fn objects(&self) -> PathBuf {
-        self.dir.join("objects")
-    }
-
-    fn catalog(&self) -> PathBuf {
-        self.dir.join("catalog")
-    }
-
-    fn body(&self, id: ObjectId, generation: u64) -> PathBuf {
-        let id = id.to_string();
-        self.objects()
-            .join(&id[..2])
-            .join(format!("{id}-{generation:016x}.body"))
-    }
+    /// What is left free in the file system, in bytes; `None` is 256 MiB, or a twentieth of a small one.
+    pub min_free_bytes: Option<u64>,
 }
 
 /// The objects of one data directory, which this process owns.
 #[derive(Debug)]
 pub struct Store {
-    layout: Layout,
-    shared: Arc<Shared>,
+    pub(super) layout: Layout,
+    pub(super) shared: Arc<Shared>,
     open: RwLock<HashMap<ObjectId, Arc<Object>>>,
     ended: Mutex<Option<Receiver<()>>>,
+    /// Generations from here on are made by this process.
+    pub(super) began: u64,
+    /// What the ledger said at the start, in bytes.
+    pub(super) believed: u64,
+    stock: Mutex<Stock>,
+    /// The catalog was lost, and is not all written anew yet.
+    restoring: AtomicBool,
+    /// Held by who evicts; until when nothing at all can go.
+    pub(super) evicting: Mutex<Option<Instant>>,
+    /// How many objects were evicted.
+    pub(super) evicted: AtomicU64,
 }
 
 /// A generation just made.
@@ -74,29 +64,6 @@ pub struct Created {
     pub object: Arc<Object>,
     /// The one in whose place it stands.
     pub replaced: Option<Arc<Object>>,
-}
-
-/// A line of the list of objects, read from the catalog or from the open object.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Opened {
-    /// The digest of the URL, as 32 hexadecimal digits.
-    pub id: String,
-    /// The canonical URL.
-    pub url: String,
-    /// How much is here.
-    pub state: ObjectState,
-    /// The complete length in bytes, where known.
-    pub complete_length: Option<u64>,
-    /// The bytes that are here, as half-open pairs `[start, end)`.
-    pub present: Vec<[u64; 2]>,
-    /// How many bytes are here.
-    pub present_bytes: u64,
-    /// The tag that clients are given.
-    pub etag: String,
-    /// When it last answered a request, in seconds since 1970.
-    pub last_used: u64,
-    /// How many requests it has answered.
-    pub hits: u64,
 }
 
 impl Store {
@@ -110,27 +77,63 @@ impl Store {
         };
         fs::create_dir_all(layout.objects()).map_err(StoreError::file("create", layout.objects()))?;
         let lock = lock(&settings.dir)?;
-        let catalog = open_catalog(&layout, &clock)?;
+        let (catalog, is_new) = open_catalog(&layout, &clock)?;
+        let (space, stated) = Space::open(
+            &settings.dir,
+            &layout.ledger(),
+            settings.quota_bytes,
+            settings.min_free_bytes,
+        );
         let (alive, ended) = channel();
-        let shared = Arc::new(Shared {
-            catalog,
-            clock,
-            space: Space::new(settings.quota_bytes),
-            _lock: lock,
-            _alive: alive,
-        });
-        Ok(Self {
+        let began = unix_nanoseconds(clock.now());
+        let store = Self {
             layout,
-            shared,
+            shared: Arc::new(Shared {
+                catalog,
+                clock,
+                space,
+                bad_blocks: AtomicU64::new(0),
+                punched_bytes: AtomicU64::new(0),
+                _lock: lock,
+                _alive: alive,
+            }),
             open: RwLock::default(),
             ended: Mutex::new(Some(ended)),
-        })
+            began,
+            believed: match stated {
+                Stated::Exactly(bytes) | Stated::AtMost(bytes) => bytes,
+                Stated::Nothing => 0,
+            },
+            stock: Mutex::new(Stock::new(stated)),
+            restoring: AtomicBool::new(is_new),
+            evicting: Mutex::default(),
+            evicted: AtomicU64::new(0),
+        };
+        if stated == Stated::Nothing {
+            // No bound is known: nothing may be written before what is here has been counted.
+            store.restore_lost()?;
+            store.count(0)?;
+        }
+        Ok(store)
     }
 
     /// Ends when nothing of this store is open any more: no catalog, no body, no lock. The first caller
     /// gets it; it yields no value, only its end.
     pub fn ending(&self) -> Option<Receiver<()>> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Writes a lost catalog anew, where that is still to be done.
+    pub(super) fn restore_lost(&self) -> Result<(), StoreError> {
+        if !self.restoring.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let whole = recover::rebuild(&self.layout, &self.shared.catalog)?;
+        self.restoring.store(false, Ordering::Release);
+        if whole > 0 {
+            tracing::warn!(objects = whole, "restored complete objects from their manifests");
+        }
+        Ok(())
     }
 
     /// The object of `key`, if it is open: no disk is touched.
@@ -147,25 +150,38 @@ impl Store {
     /// Where the catalog or the body cannot be read. A body that is gone is no error: the object is
     /// then forgotten, since somebody emptied the cache.
     pub fn load(&self, key: &ObjectKey) -> Result<Option<Arc<Object>>, StoreError> {
-        if let Some(object) = self.resident(key) {
-            return Ok(Some(object));
+        let object = match self.load_id(key.id()) {
+            // Nothing can be known of it now; its readers are served all the same.
+            Err(StoreError::NoCatalog | StoreError::Catalog { .. }) => None,
+            object => object?,
+        };
+        Ok(object.filter(|object| object.url() == key.url()))
+    }
+
+    /// [`Store::load`] by the digest of the URL.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_id(&self, id: ObjectId) -> Result<Option<Arc<Object>>, StoreError> {
+        if let Some(object) = self.open_objects().get(&id) {
+            return Ok(Some(Arc::clone(object)));
+        }
+        if self.restoring.load(Ordering::Acquire) && self.shared.catalog.get(id)?.is_none() {
+            recover::rebuild_one(&self.layout, &self.shared.catalog, id)?;
         }
         // One at a time: two handles of one object would each have a truth of their own.
         let mut open = self.open_objects_mut();
-        if let Some(object) = open.get(&key.id()) {
+        if let Some(object) = open.get(&id) {
             return Ok(Some(Arc::clone(object)));
         }
-        let Some(record) = self.shared.catalog.get(key.id())? else {
+        let Some(record) = self.shared.catalog.get(id)? else {
             return Ok(None);
         };
-        if record.url != key.url() {
-            return Ok(None);
-        }
-        let Some(object) = self.reopen(key.id(), record)? else {
+        let Some(object) = self.reopen(id, record)? else {
             return Ok(None);
         };
         let object = Arc::new(object);
-        open.insert(key.id(), Arc::clone(&object));
+        open.insert(id, Arc::clone(&object));
         let surplus = surplus(&mut open);
         drop(open);
         close(surplus);
@@ -178,15 +194,12 @@ impl Store {
             Ok(body) => body,
             Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 tracing::warn!(url = record.url, "the body is gone: forgetting the object");
-                self.shared.catalog.remove(id, record.generation)?;
+                self.forget(id, &record)?;
                 return Ok(None);
             }
             Err(error) => return Err(error),
         };
-        let recorded = ranges::decode(&record.present).map_err(|error| StoreError::Damaged {
-            what: error.to_string(),
-        });
-        let mut durable = recorded.unwrap_or_else(|error| {
+        let mut durable = record.durable().unwrap_or_else(|error| {
             tracing::error!(url = record.url, %error, "starting the object anew");
             RangeSet::new()
         });
@@ -206,17 +219,16 @@ impl Store {
     /// A new generation of `key`, empty: for a blocking thread.
     ///
     /// The one before it is removed and returned: the caller breaks its readers, after making the new
-    /// one known, so that a reader who begins again does not meet the old one.
+    /// one known, so that a reader who begins again does not meet the old one. Where the disk has no room
+    /// or refuses, the new one lives in memory until its first bytes find room: its readers get theirs
+    /// passed on.
     ///
     /// # Errors
-    /// Where the disk or the catalog refuses; the generation before then stays.
+    /// Where the generation before cannot be read; it then stays.
     pub fn create(&self, key: &ObjectKey, representation: Representation) -> Result<Created, StoreError> {
         let before = self.load(key)?;
         let generation = self.next_generation(before.as_deref());
-        let path = self.layout.body(key.id(), generation);
-        let shard = path.parent().unwrap_or(&self.layout.dir);
-        fs::create_dir_all(shard).map_err(StoreError::file("create", shard))?;
-        let body = Body::create(&path)?;
+        let body = Body::at(&self.layout.body(key.id(), generation));
         let object = Arc::new(Object::new(
             key,
             generation,
@@ -224,9 +236,14 @@ impl Store {
             body,
             Arc::clone(&self.shared),
         ));
-        Manifest::new(key.url(), generation, object.representation(), object.created)
-            .write(&path.with_extension("json"))?;
-        self.shared.catalog.put(key.id(), &object.record(&RangeSet::new()))?;
+        object.set_pinned(before.as_ref().is_some_and(|before| before.is_pinned()));
+        if let Err(error) = self.with_room(|| object.settle()) {
+            tracing::error!(
+                url = object.url(),
+                error = &error as &dyn std::error::Error,
+                "the disk does not take a new object yet"
+            );
+        }
         if object.length() == Some(0) {
             object.end_at(0, false);
         }
@@ -240,10 +257,18 @@ impl Store {
         })
     }
 
+    /// Writes the part of `bytes` that is absent, evicting other objects where that needs room: for a
+    /// blocking thread.
+    ///
+    /// # Errors
+    /// As [`Object::write_missing`]; for want of room only where nothing more can be evicted.
+    pub fn write(&self, object: &Object, at: ByteOffset, bytes: &[u8]) -> Result<(), StoreError> {
+        self.with_room(|| object.write_missing(at, bytes))
+    }
+
     /// Generations rise, whatever the clock does: a late record of an old one never replaces a new one.
     fn next_generation(&self, before: Option<&Object>) -> u64 {
-        let now = self.shared.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let now = unix_nanoseconds(self.shared.clock.now()).max(self.began);
         before.map_or(now, |before| now.max(before.generation.saturating_add(1)))
     }
 
@@ -263,177 +288,91 @@ impl Store {
         Ok(())
     }
 
-    fn discard(&self, object: &Object) {
-        let bytes = {
-            // Under the lock that writers count under, so that each byte is released once.
-            let progress = object.progress();
-            if object.discarded.swap(true, Ordering::AcqRel) {
-                return;
-            }
-            progress.present.total()
-        };
+    /// Forgets an object whose record is out of the map; its room is free when its last reader leaves.
+    pub(super) fn discard(&self, object: &Object) {
+        let mut stock = self.stock();
+        if object.discarded.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if object.generation < self.began {
+            stock.gone(object.id(), object.disk_bytes_at_opening);
+        }
+        drop(stock);
+        self.remove_files(object.id(), object.generation);
+    }
+
+    /// Forgets an object that is not open.
+    fn forget(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
+        let bytes = record.disk_bytes();
+        {
+            let mut stock = self.stock();
+            self.shared.catalog.remove(id, record.generation)?;
+            stock.gone(id, bytes);
+        }
+        self.remove_files(id, record.generation);
         self.shared.space.release(bytes);
-        for path in [object.body.path().to_owned(), object.body.path().with_extension("json")] {
+        Ok(())
+    }
+
+    /// Removes the files and checksums of a generation.
+    pub(super) fn remove_files(&self, id: ObjectId, generation: u64) {
+        if let Err(error) = self.shared.catalog.remove_sums(id, generation) {
+            tracing::warn!(%error, "could not remove the checksums of an object");
+        }
+        let body = self.layout.body(id, generation);
+        for path in [body.with_extension("json"), body] {
             if let Err(error) = fs::remove_file(&path) {
                 tracing::debug!(path = %path.display(), %error, "already gone");
             }
         }
     }
 
-    /// How many more bytes fit, by the quota and by the file system; `None` where that cannot be told.
-    pub fn room(&self) -> Option<u64> {
-        let free = rustix::fs::statvfs(&self.layout.dir)
-            .ok()
-            .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-        [self.shared.space.room(), free].into_iter().flatten().min()
-    }
-
-    /// Up to `limit` objects in the order of their ids, after `after`: for a blocking thread.
-    pub fn list(&self, after: Option<ObjectId>, limit: usize) -> Vec<Opened> {
-        self.shared
-            .catalog
-            .scan(after)
-            .take(limit)
-            .map(|(id, record)| self.line(id, record))
-            .collect()
-    }
-
-    /// One object of the list.
+    /// Pins an object, or unpins it: a pinned one is never evicted. `None` where there is no such object.
     ///
     /// # Errors
-    /// Where the catalog cannot be read.
-    pub fn show(&self, id: ObjectId) -> Result<Option<Opened>, StoreError> {
-        Ok(self.shared.catalog.get(id)?.map(|record| self.line(id, record)))
+    /// Where the catalog or the manifest cannot be written.
+    pub fn pin(&self, id: ObjectId, pinned: bool) -> Result<Option<Arc<Object>>, StoreError> {
+        let Some(object) = self.load_id(id)? else {
+            return Ok(None);
+        };
+        object.set_pinned(pinned);
+        object.record_pin()?;
+        self.shared.catalog.flush()?;
+        Ok(Some(object))
     }
 
-    /// The open object knows more than its record: bytes that are present but not yet durable.
-    fn line(&self, id: ObjectId, record: Record) -> Opened {
-        let open = self.open_objects().get(&id).cloned();
-        if let Some(object) = open {
-            let present = object.present();
-            return Opened {
-                id: id.to_string(),
-                url: object.url().to_owned(),
-                state: object.state(),
-                complete_length: object.length(),
-                present: pairs(&present),
-                present_bytes: present.total(),
-                etag: object.etag().to_string(),
-                last_used: object.last_used(),
-                hits: object.hits.load(Ordering::Relaxed),
-            };
-        }
-        let present = ranges::decode(&record.present).unwrap_or_default();
-        let whole = record.complete_length == Some(present.total());
-        Opened {
-            id: id.to_string(),
-            state: match (whole, record.unverified) {
-                (false, _) => ObjectState::Incomplete,
-                (true, false) => ObjectState::Complete,
-                (true, true) => ObjectState::Unverified,
-            },
-            complete_length: record.complete_length,
-            present: pairs(&present),
-            present_bytes: present.total(),
-            etag: record.representation.validators.etag.unwrap_or_default(),
-            last_used: record.last_used,
-            hits: record.hits,
-            url: record.url,
-        }
+    /// How many more bytes fit without an eviction, by the quota and by the file system; `None` where that
+    /// cannot be told.
+    pub fn room(&self) -> Option<u64> {
+        self.shared.space.room()
     }
 
-    /// Bytes that bodies hold.
+    /// The most bytes that objects may take; `None` is no limit.
+    pub fn quota_bytes(&self) -> Option<u64> {
+        self.shared.space.quota()
+    }
+
+    /// Bytes that objects take on the disk.
     pub fn used_bytes(&self) -> u64 {
         self.shared.space.used()
     }
 
-    /// Counts what the bodies hold and removes files that no record speaks of: for a blocking thread.
-    ///
-    /// # Errors
-    /// Where the directory cannot be listed.
-    pub fn take_stock(&self) -> Result<(), StoreError> {
-        let started = self.next_generation(None);
-        for path in recover::files(&self.layout.objects(), "body")? {
-            let Some((id, generation)) = parse_name(&path) else {
-                continue;
-            };
-            let record = self.shared.catalog.get(id).ok().flatten();
-            match record {
-                // What this process made it has counted as it wrote.
-                Some(record) if record.generation == generation && generation >= started => {}
-                Some(record) if record.generation == generation => {
-                    let bytes = ranges::decode(&record.present).unwrap_or_default().total();
-                    self.shared.space.reserve(bytes);
-                }
-                _ if generation < started && !self.open_objects().contains_key(&id) => {
-                    tracing::info!(path = %path.display(), "removing a body that no record speaks of");
-                    let _ = fs::remove_file(path.with_extension("json"));
-                    fs::remove_file(&path).map_err(StoreError::file("remove", &path))?;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+    /// How many objects were evicted since the start.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
     }
 
-    /// Returns when the quota is exceeded; at once if it is.
-    pub async fn exceeded(&self) {
-        self.shared.space.exceeded().notified().await;
+    /// How many bytes were taken out of objects that stay, since the start.
+    pub fn punched_bytes(&self) -> u64 {
+        self.shared.punched_bytes.load(Ordering::Relaxed)
     }
 
-    /// Evicts whole objects, least recently used first, until the quota holds: for a blocking thread.
-    ///
-    /// Objects that are pinned, read or filled stay.
-    ///
-    /// # Errors
-    /// Where the catalog refuses.
-    pub fn evict(&self) -> Result<usize, StoreError> {
-        let mut candidates: Vec<(u64, ObjectId)> = Vec::new();
-        for (id, record) in self.shared.catalog.scan(None).filter(|(_, record)| !record.pinned) {
-            let used = self
-                .open_objects()
-                .get(&id)
-                .map_or(record.last_used, |object| object.last_used());
-            candidates.push((used, id));
-        }
-        candidates.sort_unstable();
-        let mut evicted = 0;
-        for (_, id) in candidates {
-            if self.shared.space.excess() == 0 {
-                break;
-            }
-            if let Some(object) = self.take_idle(id)? {
-                tracing::info!(
-                    url = object.url(),
-                    bytes = object.present_bytes(),
-                    "evicting for the quota"
-                );
-                self.shared.catalog.remove(id, object.generation)?;
-                self.discard(&object);
-                evicted += 1;
-            }
-        }
-        Ok(evicted)
+    /// How many blocks did not match their checksums, since the start.
+    pub fn bad_blocks(&self) -> u64 {
+        self.shared.bad_blocks.load(Ordering::Relaxed)
     }
 
-    fn take_idle(&self, id: ObjectId) -> Result<Option<Arc<Object>>, StoreError> {
-        let mut open = self.open_objects_mut();
-        if let Some(object) = open.get(&id) {
-            // The map's own handle is the only one: nobody reads or fills it, and with the map
-            // locked nobody can begin to.
-            return Ok(if Arc::strong_count(object) == 1 {
-                open.remove(&id)
-            } else {
-                None
-            });
-        }
-        match self.shared.catalog.get(id)? {
-            Some(record) => Ok(self.reopen(id, record)?.map(Arc::new)),
-            None => Ok(None),
-        }
-    }
-
-    /// Records the use of all open objects and writes the catalog out.
+    /// Records the use of all open objects and writes the catalog out: the last act of an orderly stop.
     ///
     /// # Errors
     /// Where the catalog refuses.
@@ -442,20 +381,39 @@ impl Store {
         for object in open {
             object.record_use()?;
         }
-        self.shared.catalog.flush()
+        self.shared.catalog.flush()?;
+        if self.stock().exact {
+            self.shared.space.close();
+        }
+        Ok(())
     }
 
-    fn open_objects(&self) -> RwLockReadGuard<'_, HashMap<ObjectId, Arc<Object>>> {
+    /// Looks after the catalog: one that failed is opened again, and told what was learnt meanwhile. For a
+    /// blocking thread, to be called every second or so.
+    pub fn look_after(&self) {
+        if !self.shared.catalog.heal(self.shared.space.free()) {
+            return;
+        }
+        self.restoring.store(true, Ordering::Release);
+        let open: Vec<Arc<Object>> = self.open_objects().values().cloned().collect();
+        let told = open.iter().try_for_each(|object| object.record_use());
+        // A directory that was deleted has manifests only of what came after.
+        if let Err(error) = told.and_then(|()| self.restore_lost()) {
+            tracing::warn!(%error, "could not tell the new catalog everything yet");
+        }
+    }
+
+    pub(super) fn stock(&self) -> MutexGuard<'_, Stock> {
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn open_objects(&self) -> RwLockReadGuard<'_, HashMap<ObjectId, Arc<Object>>> {
         self.open.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open_objects_mut(&self) -> RwLockWriteGuard<'_, HashMap<ObjectId, Arc<Object>>> {
+    pub(super) fn open_objects_mut(&self) -> RwLockWriteGuard<'_, HashMap<ObjectId, Arc<Object>>> {
         self.open.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn pairs(set: &RangeSet) -> Vec<[u64; 2]> {
-    set.iter().map(|run| [run.start(), run.end()]).collect()
 }
 
 /// Takes the least recently used idle objects out of an overfull map.
@@ -481,60 +439,12 @@ fn close(objects: Vec<Arc<Object>>) {
     }
 }
 
-fn parse_name(path: &Path) -> Option<(ObjectId, u64)> {
-    let (id, generation) = path.file_stem()?.to_str()?.split_once('-')?;
-    Some((ObjectId::parse(id)?, u64::from_str_radix(generation, 16).ok()?))
-}
-
-/// The lock of a data directory.
-#[derive(Debug)]
-pub(super) struct DirLock(File);
-
-impl Drop for DirLock {
-    fn drop(&mut self) {
-        // Said aloud: a child process between fork and exec holds a copy of the descriptor, and closing
-        // ours alone would leave the directory locked until then.
-        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
-    }
-}
-
-fn lock(dir: &Path) -> Result<DirLock, StoreError> {
-    let path = dir.join("lock");
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    let mut file = options.open(&path).map_err(StoreError::file("open", &path))?;
-    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        let mut holder = String::new();
-        let _ = file.read_to_string(&mut holder);
-        let holder = if holder.trim().is_empty() {
-            "process unknown".to_owned()
-        } else {
-            holder.trim().to_owned()
-        };
-        return Err(StoreError::InUse {
-            dir: dir.to_owned(),
-            holder,
-        });
-    }
-    let write = |file: &mut File| {
-        file.set_len(0)
-            .and_then(|()| writeln!(file, "process {}", std::process::id()))
-    };
-    write(&mut file).map_err(StoreError::file("write", &path))?;
-    Ok(DirLock(file))
-}
-
-/// Opens the catalog; one that will not open is set aside and written anew from the manifests.
-fn open_catalog(layout: &Layout, clock: &SharedClock) -> Result<Catalog, StoreError> {
+/// Opens the catalog, and tells whether it is a new one; one that will not open is set aside.
+fn open_catalog(layout: &Layout, clock: &SharedClock) -> Result<(Catalog, bool), StoreError> {
     let path = layout.catalog();
     let existed = path.exists();
     let why = match Catalog::open(&path) {
-        Ok(catalog) => {
-            if !existed {
-                restore(layout, &catalog)?;
-            }
-            return Ok(catalog);
-        }
+        Ok(catalog) => return Ok((catalog, !existed)),
         Err(OpenFailure::Refused(error)) => return Err(error),
         Err(OpenFailure::Unreadable(why)) => why,
     };
@@ -547,14 +457,5 @@ fn open_catalog(layout: &Layout, clock: &SharedClock) -> Result<Catalog, StoreEr
         OpenFailure::Refused(error) => error,
         OpenFailure::Unreadable(what) => StoreError::Damaged { what },
     })?;
-    restore(layout, &catalog)?;
-    Ok(catalog)
-}
-
-fn restore(layout: &Layout, catalog: &Catalog) -> Result<(), StoreError> {
-    let whole = recover::rebuild(layout, catalog)?;
-    if whole > 0 {
-        tracing::warn!(objects = whole, "restored complete objects from their manifests");
-    }
-    Ok(())
+    Ok((catalog, true))
 }

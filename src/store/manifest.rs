@@ -1,17 +1,22 @@
 //! The manifest beside a body: enough to write its record anew when the catalog is lost.
 //!
-//! Written when an object is made and again when it is complete, each time whole, by rename. Between
-//! the two it says nothing of progress: an incomplete object is then begun again, never guessed.
+//! Written when an object is made, when it is complete, and when a complete one loses bytes or is
+//! pinned; each time whole, by rename. Between those it says nothing of progress: an incomplete object
+//! is then begun again, never guessed.
 
 use super::StoreError;
+use super::fault;
 use super::object::Representation;
+use super::sums::Sum;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 
-const FORMAT: u32 = 1;
+/// Format 2 added what has a default below.
+const FORMAT: u32 = 2;
+const OLDEST_FORMAT: u32 = 1;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     pub(super) format: u32,
     pub(super) url: String,
@@ -22,6 +27,16 @@ pub(super) struct Manifest {
     pub(super) unverified: bool,
     pub(super) representation: Representation,
     pub(super) created: u64,
+    /// When the upstream last vouched for it, as far as this knows; 0 means when it was made.
+    #[serde(default)]
+    pub(super) validated: u64,
+    #[serde(default)]
+    pub(super) pinned: bool,
+    #[serde(default)]
+    pub(super) digest: Option<[u8; 32]>,
+    /// Of a complete object: each block's number and checksums.
+    #[serde(default)]
+    pub(super) sums: Vec<(u64, Vec<Sum>)>,
 }
 
 impl Manifest {
@@ -35,16 +50,27 @@ impl Manifest {
             unverified: false,
             representation: representation.clone(),
             created,
+            validated: created,
+            pinned: false,
+            digest: None,
+            sums: Vec::new(),
         }
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<(), StoreError> {
-        let text = serde_json::to_vec_pretty(self).map_err(|error| StoreError::Damaged {
+        let text = serde_json::to_vec(self).map_err(|error| StoreError::Damaged {
             what: format!("the manifest of {} does not encode: {error}", self.url),
         })?;
         let temporary = path.with_extension("json.new");
-        fs::write(&temporary, text).map_err(StoreError::file("write", &temporary))?;
-        fs::rename(&temporary, path).map_err(StoreError::file("rename", &temporary))
+        let written = fs::write(&temporary, text).map_err(StoreError::file("write", &temporary));
+        let renamed = written.and_then(|()| {
+            fault::point("manifest-written");
+            fs::rename(&temporary, path).map_err(StoreError::file("rename", &temporary))
+        });
+        if renamed.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        renamed
     }
 
     pub(super) fn read(path: &Path) -> Result<Self, StoreError> {
@@ -52,7 +78,7 @@ impl Manifest {
         let manifest: Self = serde_json::from_slice(&text).map_err(|error| StoreError::Damaged {
             what: format!("{}: {error}", path.display()),
         })?;
-        if manifest.format != FORMAT {
+        if !(OLDEST_FORMAT..=FORMAT).contains(&manifest.format) {
             let what = format!("{}: unknown format {}", path.display(), manifest.format);
             return Err(StoreError::Damaged { what });
         }

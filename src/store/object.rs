@@ -4,16 +4,23 @@
 //! upstream changes, a new generation with a body of its own takes its place; this one is broken
 //! for those who still need bytes of it, and its files go when its last reader does.
 //!
-//! Locks, in order: `recorded` (held over fdatasync), then `progress` (held for moments, by readers
-//! too). Wakers are called with neither held.
+//! Bytes that are here can go again: a block that does not match its checksum, a part of a film that
+//! was watched and had to make room (retract.rs). Each time the *epoch* rises, before the bytes are
+//! touched. Whoever reads notes the epoch before it looks which bytes are here, and believes what it
+//! read only if the epoch is still the same afterwards.
+//!
+//! Locks, in order: `recorded` (held over fdatasync), `io` (shared by writers, for one write; alone for
+//! what takes bytes away), `arriving`, then `progress` (held for moments, by readers too). Wakers are
+//! called with none of the last three held.
 
 use super::body::Body;
 use super::catalog::Catalog;
 use super::error::StoreError;
-use super::index::DirLock;
+use super::layout::DirLock;
 use super::presence::{Broken, Presence, Progress, WaitingAt};
 use super::record::Record;
-use super::space::Space;
+use super::space::{MANIFEST_BYTES, Space};
+use super::sums::{Arriving, Unchecked};
 use crate::clock::{SharedClock, unix_seconds};
 use crate::header::{EntityTag, Validators};
 use crate::key::{ObjectId, ObjectKey};
@@ -22,9 +29,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::task::Waker;
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -70,6 +77,10 @@ pub(super) struct Shared {
     pub(super) catalog: Catalog,
     pub(super) clock: SharedClock,
     pub(super) space: Space,
+    /// Blocks that did not match their checksums.
+    pub(super) bad_blocks: AtomicU64,
+    /// Bytes taken out of objects that stay.
+    pub(super) punched_bytes: AtomicU64,
     /// The data directory's lock: held until the catalog above is closed.
     pub(super) _lock: DirLock,
     /// Dropped last; see [`super::Store::ending`].
@@ -85,10 +96,14 @@ pub struct Object {
     pub(super) url: String,
     pub(super) generation: u64,
     pub(super) created: u64,
-    pub(super) pinned: bool,
+    pinned: AtomicBool,
     etag: EntityTag,
     representation: Representation,
     pub(super) body: Body,
+    /// Its files and its record exist.
+    pub(super) settled: AtomicBool,
+    /// What its record said that it takes on the disk, when it was opened.
+    pub(super) disk_bytes_at_opening: u64,
     pub(super) shared: Arc<Shared>,
     whole: AtomicBool,
     unverified: AtomicBool,
@@ -99,9 +114,46 @@ pub struct Object {
     pub(super) last_used: AtomicU64,
     pub(super) hits: AtomicU64,
     demand: Notify,
+    /// Rung, while bytes pass by unstored, when a reader begins to wait.
+    passed_on: Notify,
+    /// Why bytes pass by unstored: 0 they do not, or a [`Passing`].
+    passing: AtomicU8,
     prepared: OnceLock<Box<dyn Any + Send + Sync>>,
+    epoch: AtomicU64,
     progress: Mutex<Progress>,
     pub(super) recorded: Mutex<RangeSet>,
+    pub(super) io: RwLock<()>,
+    pub(super) arriving: Mutex<Arriving>,
+    pub(super) unchecked: Mutex<Unchecked>,
+    /// Whether `unchecked` holds anything, for those who would not wait for its lock.
+    pub(super) has_unchecked: AtomicBool,
+    /// Held while a block is compared.
+    pub(super) comparing: Mutex<()>,
+    /// The manifest says that all bytes are here.
+    pub(super) complete_manifest: AtomicBool,
+    digest: Mutex<Option<[u8; 32]>>,
+    /// Held while it is computed.
+    pub(super) digesting: Mutex<()>,
+}
+
+/// Why what an upstream sends is passed on to readers without being stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Passing {
+    /// There is no room.
+    DiskFull = 1,
+    /// The disk refuses for another reason.
+    DiskFailed = 2,
+}
+
+impl Passing {
+    /// What is said of it in `Cache-Status` (RFC 9211 §2.8).
+    pub fn detail(self) -> &'static str {
+        match self {
+            Self::DiskFull => "disk-full",
+            Self::DiskFailed => "disk-failed",
+        }
+    }
 }
 
 impl Object {
@@ -126,8 +178,11 @@ impl Object {
             last_used: now,
             hits: 0,
             pinned: false,
+            digest: None,
         };
-        Self::from_record(key.id(), record, RangeSet::new(), body, shared)
+        let object = Self::from_record(key.id(), record, RangeSet::new(), body, shared);
+        object.settled.store(false, Ordering::Release);
+        object
     }
 
     /// The generation that `record` tells of; `durable` are the bytes of it that are really there.
@@ -138,18 +193,23 @@ impl Object {
         body: Body,
         shared: Arc<Shared>,
     ) -> Self {
+        let disk_bytes_at_opening = record.disk_bytes();
         let progress = Progress::recorded(durable.clone(), record.complete_length, record.unverified);
+        let unchecked = Unchecked::of(&durable);
+        let whole = progress.is_whole();
         Self {
             id,
             etag: etag_for(&record.representation.validators, id, record.generation),
             url: record.url,
             generation: record.generation,
             created: record.created,
-            pinned: record.pinned,
+            pinned: AtomicBool::new(record.pinned),
             representation: record.representation,
             body,
+            settled: AtomicBool::new(true),
+            disk_bytes_at_opening,
             shared,
-            whole: AtomicBool::new(progress.is_whole()),
+            whole: AtomicBool::new(whole),
             unverified: AtomicBool::new(record.unverified),
             known_length: AtomicU64::new(record.complete_length.unwrap_or(UNKNOWN)),
             discarded: AtomicBool::new(false),
@@ -157,9 +217,20 @@ impl Object {
             last_used: AtomicU64::new(record.last_used),
             hits: AtomicU64::new(record.hits),
             demand: Notify::new(),
+            passed_on: Notify::new(),
+            passing: AtomicU8::new(0),
             prepared: OnceLock::new(),
+            epoch: AtomicU64::new(0),
             progress: Mutex::new(progress),
             recorded: Mutex::new(durable),
+            io: RwLock::default(),
+            arriving: Mutex::default(),
+            has_unchecked: AtomicBool::new(!unchecked.is_empty()),
+            unchecked: Mutex::new(unchecked),
+            comparing: Mutex::default(),
+            complete_manifest: AtomicBool::new(whole),
+            digest: Mutex::new(record.digest),
+            digesting: Mutex::default(),
         }
     }
 
@@ -194,7 +265,7 @@ impl Object {
         }
     }
 
-    /// Whether every byte of a known length is here. Once true, true until the object goes.
+    /// Whether every byte of a known length is here.
     pub fn is_whole(&self) -> bool {
         self.whole.load(Ordering::Acquire)
     }
@@ -215,6 +286,50 @@ impl Object {
             (true, false) => ObjectState::Complete,
             (true, true) => ObjectState::Unverified,
         }
+    }
+
+    /// Rises whenever bytes that were here go. What was read is only to be believed where the epoch
+    /// from before [`Object::look`] still holds after the read.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// To be called under the lock, before bytes that are here are touched.
+    pub(super) fn raise_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether it was removed or replaced: later requests do not find it.
+    pub fn is_discarded(&self) -> bool {
+        self.discarded.load(Ordering::Acquire)
+    }
+
+    /// Whether its files could be made; where not, its bytes only pass by.
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Whether the object is never to be evicted.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_pinned(&self, pinned: bool) {
+        self.pinned.store(pinned, Ordering::Release);
+    }
+
+    /// The SHA-256 of the complete representation, where it has been computed.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        *self.digest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_digest(&self, digest: [u8; 32]) {
+        *self.digest.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+    }
+
+    /// What the object takes on the disk, in bytes.
+    pub fn disk_bytes(&self) -> u64 {
+        self.progress().held.total() + MANIFEST_BYTES
     }
 
     /// The bytes that readers may have now.
@@ -255,21 +370,36 @@ impl Object {
         &self.demand
     }
 
-    /// Up to `len` bytes at `at` out of memory; `None` where the disk must be waited for.
+    /// Up to `len` bytes at `at` out of memory; `None` where the disk must be waited for. They are to be
+    /// believed only while the [epoch](Object::epoch) lasts.
     ///
     /// # Errors
     /// Where the body cannot be read, or ends before bytes that were recorded as present.
     pub fn read_now(&self, at: ByteOffset, len: usize) -> Result<Option<Bytes>, StoreError> {
+        if self.passing().is_some()
+            && let Some(mut piece) = self.progress().transit.piece_at(at)
+        {
+            piece.truncate(len);
+            return Ok(Some(piece));
+        }
+        if self.has_unchecked.load(Ordering::Acquire) && self.is_unchecked(at, len) {
+            return Ok(None);
+        }
         self.body
             .read_now(at, len)
             .map_err(|source| self.read_error(at, source))
     }
 
-    /// Up to `len` bytes at `at`, waiting for the disk: for a blocking thread.
+    /// Up to `len` bytes at `at`, waiting for the disk: for a blocking thread. Blocks that were not read
+    /// since the start are compared with their checksums first; one that does not match goes, with the
+    /// epoch.
     ///
     /// # Errors
     /// As [`Object::read_now`].
     pub fn read_blocking(&self, at: ByteOffset, len: usize) -> Result<Bytes, StoreError> {
+        if self.has_unchecked.load(Ordering::Acquire) {
+            self.check(at, len);
+        }
         self.body
             .read_blocking(at, len)
             .map_err(|source| self.read_error(at, source))
@@ -316,6 +446,60 @@ impl Object {
         wake(woken);
     }
 
+    /// Why bytes pass by unstored at the moment, where they do.
+    pub fn passing(&self) -> Option<Passing> {
+        match self.passing.load(Ordering::Acquire) {
+            1 => Some(Passing::DiskFull),
+            2 => Some(Passing::DiskFailed),
+            _ => None,
+        }
+    }
+
+    /// Hands bytes that the disk would not take to those who wait for them; a session's bytes come in
+    /// order, and only the last of them are held.
+    pub fn pass_on(&self, session: u64, at: ByteOffset, bytes: Bytes, why: Passing) {
+        let Some(range) = ByteRange::with_len(at, bytes.len() as u64) else {
+            return;
+        };
+        let woken = {
+            let mut progress = self.progress();
+            if progress.transit.offer(session, at, bytes) {
+                self.raise_epoch();
+            }
+            self.passing.store(why as u8, Ordering::Release);
+            progress.passing(range)
+        };
+        wake(woken);
+    }
+
+    /// Bytes are stored again: what was only passing by is absent.
+    pub fn cease_passing(&self) {
+        let mut progress = self.progress();
+        if progress.transit.clear() {
+            self.raise_epoch();
+        }
+        self.passing.store(0, Ordering::Release);
+    }
+
+    /// Returns when somebody waits for a byte of the range.
+    pub async fn awaited(&self, range: ByteRange) {
+        loop {
+            let mut roused = std::pin::pin!(self.passed_on.notified());
+            // Listening from here on: a reader that comes after the look is heard.
+            roused.as_mut().enable();
+            if self.progress().is_awaited(range) {
+                return;
+            }
+            roused.await;
+        }
+    }
+
+    pub(super) fn rouse_passing(&self) {
+        if self.passing.load(Ordering::Acquire) != 0 {
+            self.passed_on.notify_waiters();
+        }
+    }
+
     pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
         // Nothing panics with the lock held; if it did, the set would still be whole.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
@@ -327,6 +511,15 @@ impl Object {
             .store(progress.length.unwrap_or(UNKNOWN), Ordering::Release);
         self.unverified.store(progress.unverified, Ordering::Release);
         self.whole.store(progress.is_whole(), Ordering::Release);
+    }
+
+    /// What room was taken for beside the body.
+    fn base_bytes(&self) -> u64 {
+        if self.settled.load(Ordering::Acquire) {
+            MANIFEST_BYTES
+        } else {
+            0
+        }
     }
 
     pub(super) fn record(&self, durable: &RangeSet) -> Record {
@@ -345,7 +538,18 @@ impl Object {
             validated: self.validated(),
             last_used: self.last_used(),
             hits: self.hits.load(Ordering::Relaxed),
-            pinned: self.pinned,
+            pinned: self.is_pinned(),
+            digest: self.digest(),
+        }
+    }
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        // As long as somebody reads it, what is discarded is still on the disk.
+        if self.discarded.load(Ordering::Acquire) || !self.settled.load(Ordering::Acquire) {
+            let held = self.progress().held.total();
+            self.shared.space.release(held + self.base_bytes());
         }
     }
 }

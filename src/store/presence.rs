@@ -6,6 +6,8 @@
 //! ([`Broken`]); silence never means the end.
 
 use super::object::Object;
+use super::space::pages_of;
+use super::transit::Transit;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,6 +68,10 @@ pub(super) struct Progress {
     pub(super) present: RangeSet,
     /// Written, but not yet known to be on the disk.
     pub(super) unsynced: RangeSet,
+    /// The pages that room has been taken for.
+    pub(super) held: RangeSet,
+    /// What passes by without being stored.
+    pub(super) transit: Transit,
     pub(super) length: Option<u64>,
     pub(super) unverified: bool,
     broken: Option<Broken>,
@@ -77,6 +83,7 @@ impl Progress {
     /// The state of an object just opened: what is recorded is present, nobody waits.
     pub(super) fn recorded(present: RangeSet, length: Option<u64>, unverified: bool) -> Self {
         Self {
+            held: pages_of(&present),
             present,
             length,
             unverified,
@@ -85,7 +92,7 @@ impl Progress {
     }
 
     pub(super) fn look(&self, at: ByteOffset) -> Option<Presence> {
-        if let Some(end) = self.present.run_at(at) {
+        if let Some(end) = self.present.run_at(at).or_else(|| self.transit.run_at(at)) {
             return Some(Presence::Here(end));
         }
         if self.length.is_some_and(|length| at >= length) {
@@ -98,12 +105,22 @@ impl Progress {
         self.length == Some(self.present.total())
     }
 
-    /// Makes the range present; returns how many of its bytes are new, and the waiters inside it, to be
-    /// woken outside the lock.
-    pub(super) fn arrived(&mut self, range: ByteRange) -> (ByteCount, Vec<Waker>) {
-        let new = self.present.insert(range);
+    /// Makes the range present; returns the waiters inside it, to be woken outside the lock.
+    pub(super) fn arrived(&mut self, range: ByteRange) -> Vec<Waker> {
+        self.present.insert(range);
         self.unsynced.insert(range);
-        (new, self.take_waiters((range.start(), 0), (range.end(), 0)))
+        self.take_waiters((range.start(), 0), (range.end(), 0))
+    }
+
+    /// Wakes those who wait for a byte of the range, which passes by.
+    pub(super) fn passing(&mut self, range: ByteRange) -> Vec<Waker> {
+        self.take_waiters((range.start(), 0), (range.end(), 0))
+    }
+
+    /// Whether somebody waits for a byte of the range.
+    pub(super) fn is_awaited(&self, range: ByteRange) -> bool {
+        let mut waiters = self.waiters.range((range.start(), 0)..(range.end(), 0));
+        waiters.any(|(_, waiter)| waiter.verdict.is_none())
     }
 
     /// Fixes the length; readers at the end learn that it is the end.
@@ -229,6 +246,7 @@ impl Watch {
         self.place = Some(place);
         drop(progress);
         self.object.demand().notify_one();
+        self.object.rouse_passing();
         Poll::Pending
     }
 

@@ -5,9 +5,11 @@
 
 use super::StoreError;
 use super::object::Representation;
+use super::space::{MANIFEST_BYTES, pages_of};
+use crate::ranges::{self, RangeSet};
 use serde::{Deserialize, Serialize};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What the catalog knows of one object; times are whole seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,9 +26,58 @@ pub(super) struct Record {
     pub(super) last_used: u64,
     pub(super) hits: u64,
     pub(super) pinned: bool,
+    /// The SHA-256 of the complete representation, where it has been computed.
+    pub(super) digest: Option<[u8; 32]>,
+}
+
+/// Version 1: without a digest.
+#[derive(Debug, Deserialize)]
+struct Record1 {
+    url: String,
+    generation: u64,
+    complete_length: Option<u64>,
+    unverified: bool,
+    representation: Representation,
+    present: Vec<u64>,
+    created: u64,
+    validated: u64,
+    last_used: u64,
+    hits: u64,
+    pinned: bool,
+}
+
+impl From<Record1> for Record {
+    fn from(old: Record1) -> Self {
+        Self {
+            url: old.url,
+            generation: old.generation,
+            complete_length: old.complete_length,
+            unverified: old.unverified,
+            representation: old.representation,
+            present: old.present,
+            created: old.created,
+            validated: old.validated,
+            last_used: old.last_used,
+            hits: old.hits,
+            pinned: old.pinned,
+            digest: None,
+        }
+    }
 }
 
 impl Record {
+    /// The bytes that it says are on the disk.
+    pub(super) fn durable(&self) -> Result<RangeSet, StoreError> {
+        ranges::decode(&self.present).map_err(|error| StoreError::Damaged {
+            what: error.to_string(),
+        })
+    }
+
+    /// What the object takes on the disk, in bytes.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.durable().map_or(0, |durable| pages_of(&durable).total()) + MANIFEST_BYTES
+    }
+
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, StoreError> {
         postcard::to_extend(self, vec![VERSION]).map_err(|error| StoreError::Damaged {
             what: format!("the record of {} does not encode: {error}", self.url),
@@ -35,10 +86,12 @@ impl Record {
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
         let damaged = |what: String| StoreError::Damaged { what };
+        let undecodable = |error: postcard::Error| damaged(format!("it does not decode: {error}"));
         match bytes.split_first() {
-            Some((&VERSION, rest)) => {
-                postcard::from_bytes(rest).map_err(|error| damaged(format!("it does not decode: {error}")))
-            }
+            Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(undecodable),
+            Some((1, rest)) => postcard::from_bytes::<Record1>(rest)
+                .map(Self::from)
+                .map_err(undecodable),
             Some((version, _)) => Err(damaged(format!("unknown version {version}"))),
             None => Err(damaged("it is empty".to_owned())),
         }

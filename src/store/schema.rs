@@ -8,16 +8,21 @@ use super::StoreError;
 
 #[path = "../../migrations/m0001_initial.rs"]
 mod m0001_initial;
+#[path = "../../migrations/m0002_block_sums.rs"]
+mod m0002_block_sums;
 
 /// The tree of object records, by id.
 pub(super) const OBJECTS: &str = "objects";
+
+/// The tree of block checksums, by id, generation and group.
+pub(super) const SUMS: &str = "sums";
 
 const META: &str = "meta";
 const SCHEMA: &str = "schema";
 
 type Step = fn(&sled::Db) -> sled::Result<()>;
 
-const STEPS: &[(u32, Step)] = &[(1, m0001_initial::run)];
+const STEPS: &[(u32, Step)] = &[(1, m0001_initial::run), (2, m0002_block_sums::run)];
 
 /// Brings the catalog to the newest schema.
 pub(super) fn migrate(db: &sled::Db) -> Result<(), StoreError> {

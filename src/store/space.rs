@@ -1,44 +1,130 @@
-//! How many bytes the bodies hold, against the quota.
+//! How much room bodies have: a quota, and a floor of free space in the file system.
 //!
-//! Bytes are counted before they are written. Whoever takes the count past the quota leaves a note;
-//! the store then evicts whole objects, least recently used first, until the count is below it
-//! again. Objects that are open for a reader or a fill stay, so a burst can pass the quota by what
-//! is being read at the moment.
+//! Room is taken *before* bytes are written and given back after they are gone, so the quota holds at
+//! every moment; there is no sweeper that a burst could outrun. It is counted in pages, as file systems
+//! hold it: a body of one byte takes one page.
+//!
+//! How much is used must be known at start, without looking at a million bodies. The ledger, one small
+//! file, says it: after an orderly stop exactly, and while running as a bound that is raised, in the
+//! file, before what is used passes it. After a crash the bound is taken for the truth until the bodies
+//! have been counted in the background (stock.rs): too much for a while, never too little.
 
+use crate::ranges::{ByteCount, ByteRange, RangeSet};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::Notify;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The unit in which file systems hold bodies, in bytes.
+pub(super) const PAGE_BYTES: u64 = 4096;
+
+/// What an object takes beside its body: its manifest.
+pub(super) const MANIFEST_BYTES: u64 = PAGE_BYTES;
+
+/// How long the file system's word on its free space is believed: others write there too.
+const FREE_BELIEVED: Duration = Duration::from_millis(200);
+
+/// The floor that is kept where none is set: this, or a twentieth of a small file system.
+const DEFAULT_FLOOR_BYTES: u64 = 256 << 20;
+
+/// The most that the ledger's bound is ahead of what is used, in bytes.
+const LARGEST_STEP: u64 = 64 << 20;
+const SMALLEST_STEP: u64 = 1 << 20;
+
+/// The pages that hold any of the range.
+pub(super) fn pages(range: ByteRange) -> ByteRange {
+    let start = range.start() / PAGE_BYTES * PAGE_BYTES;
+    let end = range.end().checked_next_multiple_of(PAGE_BYTES).unwrap_or(u64::MAX);
+    ByteRange::new(start, end).unwrap_or(range)
+}
+
+/// The pages that hold any of the set.
+pub(super) fn pages_of(set: &RangeSet) -> RangeSet {
+    set.iter().map(pages).collect()
+}
+
+/// What runs short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// The quota is used up by what may not be evicted.
+    Quota,
+    /// The file system has no more than the floor that is to be left free.
+    FileSystem,
+}
 
 #[derive(Debug)]
 pub(super) struct Space {
     used: AtomicU64,
     quota: Option<u64>,
-    exceeded: Notify,
+    dir: PathBuf,
+    floor: Option<u64>,
+    free: Mutex<Free>,
+    ledger: Mutex<Ledger>,
+    bound: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Free {
+    /// What may still be taken before the file system is asked again.
+    left: u64,
+    asked: Option<Instant>,
 }
 
 impl Space {
-    pub(super) fn new(quota: Option<u64>) -> Self {
-        Self {
-            used: AtomicU64::new(0),
+    /// The room of the data directory `dir`, whose ledger is at `ledger`; and what it said.
+    pub(super) fn open(dir: &Path, ledger: &Path, quota: Option<u64>, floor: Option<u64>) -> (Self, Stated) {
+        let (ledger, stated) = Ledger::open(ledger, quota);
+        let used = match stated {
+            Stated::Exactly(used) | Stated::AtMost(used) => used,
+            Stated::Nothing => 0,
+        };
+        let space = Self {
+            used: used.into(),
             quota,
-            exceeded: Notify::new(),
-        }
+            dir: dir.to_owned(),
+            floor,
+            free: Mutex::new(Free { left: 0, asked: None }),
+            bound: 0.into(),
+            ledger: Mutex::new(ledger),
+        };
+        space.cover(used);
+        (space, stated)
     }
 
-    pub(super) fn reserve(&self, bytes: u64) {
-        let used = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if self.quota.is_some_and(|quota| used > quota) {
-            self.exceeded.notify_one();
+    /// Takes room for `bytes`, where there is some.
+    pub(super) fn take(&self, bytes: ByteCount) -> Result<(), Shortage> {
+        if bytes == 0 {
+            return Ok(());
         }
+        let quota = self.quota.unwrap_or(u64::MAX);
+        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= quota);
+        let before = self
+            .used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
+            .map_err(|_| Shortage::Quota)?;
+        if !self.file_system_has(bytes) {
+            self.release(bytes);
+            return Err(Shortage::FileSystem);
+        }
+        self.cover(before + bytes);
+        Ok(())
     }
 
-    pub(super) fn release(&self, bytes: u64) {
-        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+    /// Gives room back.
+    pub(super) fn release(&self, bytes: ByteCount) {
+        let _ = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
             Some(used.saturating_sub(bytes))
         });
     }
 
     pub(super) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        self.used.load(Ordering::Acquire)
+    }
+
+    pub(super) fn quota(&self) -> Option<u64> {
+        self.quota
     }
 
     /// How many bytes must go; 0 while the quota holds.
@@ -46,12 +132,193 @@ impl Space {
         self.quota.map_or(0, |quota| self.used().saturating_sub(quota))
     }
 
-    /// What the quota leaves; `None` without one.
+    /// How much more may be taken now, without an eviction; `None` where that cannot be told.
     pub(super) fn room(&self) -> Option<u64> {
-        Some(self.quota?.saturating_sub(self.used()))
+        let quota = self.quota.map(|quota| quota.saturating_sub(self.used()));
+        let free = self.above_floor();
+        [quota, free].into_iter().flatten().min()
     }
 
-    pub(super) fn exceeded(&self) -> &Notify {
-        &self.exceeded
+    /// What the file system has free, floor and all; `None` where it does not say.
+    pub(super) fn free(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(&self.dir).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// Puts what was counted in the place of what was believed.
+    pub(super) fn correct(&self, believed: u64, counted: u64) {
+        let _ = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+            Some((used + counted).saturating_sub(believed))
+        });
+        self.cover(self.used());
+    }
+
+    fn file_system_has(&self, bytes: u64) -> bool {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.left < bytes || free.asked.is_none_or(|asked| asked.elapsed() >= FREE_BELIEVED) {
+            // Where it does not say, the write itself will.
+            free.left = self.above_floor().unwrap_or(u64::MAX);
+            free.asked = Some(Instant::now());
+        }
+        let has = free.left >= bytes;
+        free.left = free.left.saturating_sub(bytes);
+        has
+    }
+
+    fn above_floor(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(&self.dir).ok()?;
+        let floor = self
+            .floor
+            .unwrap_or_else(|| DEFAULT_FLOOR_BYTES.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 20));
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(floor))
+    }
+
+    /// Raises the ledger's bound, in the file, before anything is written past it.
+    fn cover(&self, used: u64) {
+        if used <= self.bound.load(Ordering::Acquire) && used > 0 {
+            return;
+        }
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let bound = ledger.raise(used);
+        self.bound.store(bound, Ordering::Release);
+    }
+
+    /// Writes down exactly what is used: for an orderly stop.
+    pub(super) fn close(&self) {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.write("exactly", self.used());
+        // Whatever is taken after this must say so first.
+        self.bound.store(0, Ordering::Release);
+    }
+}
+
+/// What a ledger says of the bytes used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stated {
+    /// The server was stopped in order.
+    Exactly(u64),
+    /// It was not: no more than this.
+    AtMost(u64),
+    /// There is no ledger, or it does not read.
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Ledger {
+    path: PathBuf,
+    file: Option<File>,
+    step: u64,
+}
+
+impl Ledger {
+    fn open(path: &Path, quota: Option<u64>) -> (Self, Stated) {
+        let stated = std::fs::read_to_string(path).map_or(Stated::Nothing, |text| stated(&text));
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).open(path);
+        if let Err(error) = &file {
+            tracing::warn!(path = %path.display(), %error, "could not open the ledger of the space used");
+        }
+        let ledger = Self {
+            path: path.to_owned(),
+            file: file.ok(),
+            step: quota.map_or(LARGEST_STEP, |quota| (quota / 64).clamp(SMALLEST_STEP, LARGEST_STEP)),
+        };
+        (ledger, stated)
+    }
+
+    fn raise(&mut self, used: u64) -> u64 {
+        let bound = used.saturating_add(self.step);
+        self.write("at-most", bound);
+        bound
+    }
+
+    fn write(&mut self, word: &str, bytes: u64) {
+        let line = format!("{word:<8}{bytes:>20}\n");
+        let written = self.file.as_ref().map(|file| file.write_all_at(line.as_bytes(), 0));
+        if let Some(Err(error)) = written {
+            tracing::warn!(path = %self.path.display(), %error, "could not write the ledger of the space used");
+        }
+    }
+}
+
+fn stated(text: &str) -> Stated {
+    let mut words = text.split_ascii_whitespace();
+    match (words.next(), words.next().and_then(|bytes| bytes.parse().ok())) {
+        (Some("exactly"), Some(used)) => Stated::Exactly(used),
+        (Some("at-most"), Some(bound)) => Stated::AtMost(bound),
+        _ => Stated::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    fn space(dir: &TempDir, quota: u64) -> (Space, Stated) {
+        Space::open(dir.path(), &dir.path().join("space"), Some(quota), Some(0))
+    }
+
+    #[test]
+    fn room_is_refused_before_the_quota_is_passed() {
+        let dir = TempDir::new().expect("a directory");
+        let (space, stated) = space(&dir, 10_000);
+        assert_eq!(stated, Stated::Nothing);
+        space.take(6000).expect("room");
+        assert_eq!(space.take(4001), Err(Shortage::Quota));
+        space.take(4000).expect("room");
+        space.release(1);
+        space.take(1).expect("room");
+    }
+
+    #[test]
+    fn a_floor_that_is_never_free_leaves_no_room() {
+        let dir = TempDir::new().expect("a directory");
+        let (space, _) = Space::open(dir.path(), &dir.path().join("space"), None, Some(u64::MAX));
+        assert_eq!(space.take(1), Err(Shortage::FileSystem));
+        assert_eq!(space.used(), 0);
+    }
+
+    #[test]
+    fn after_a_crash_the_ledger_says_too_much_and_never_too_little() {
+        let dir = TempDir::new().expect("a directory");
+        let (first, _) = space(&dir, 1 << 30);
+        for _ in 0..1000 {
+            first.take(100_000).expect("room");
+        }
+        // Nothing is closed: this is the crash.
+        let (second, stated) = space(&dir, 1 << 30);
+        let Stated::AtMost(bound) = stated else {
+            panic!("{stated:?}");
+        };
+        assert!(
+            (100_000_000..100_000_000 + (16 << 20) + 100_000).contains(&bound),
+            "{bound}"
+        );
+        second.correct(bound, 100_000_000);
+        assert_eq!(second.used(), 100_000_000);
+        second.close();
+        assert_eq!(space(&dir, 1 << 30).1, Stated::Exactly(100_000_000));
+    }
+
+    #[test]
+    fn what_is_taken_after_an_orderly_close_is_covered_again() {
+        let dir = TempDir::new().expect("a directory");
+        let (first, _) = space(&dir, 1 << 30);
+        first.take(5000).expect("room");
+        first.close();
+        first.take(5000).expect("room");
+        let (_, stated) = space(&dir, 1 << 30);
+        assert!(matches!(stated, Stated::AtMost(bound) if bound >= 10_000), "{stated:?}");
+    }
+
+    #[test]
+    fn a_byte_takes_a_page() {
+        let range = |start, end| ByteRange::new(start, end).expect("not empty");
+        assert_eq!(pages(range(5000, 5001)), range(4096, 8192));
+        assert_eq!(pages(range(0, 4096)), range(0, 4096));
+        assert_eq!(pages(range(4095, 4097)), range(0, 8192));
+        let set: RangeSet = [range(0, 1), range(4000, 4100)].into_iter().collect();
+        assert_eq!(pages_of(&set).total(), 8192);
     }
 }

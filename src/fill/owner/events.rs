@@ -4,6 +4,7 @@ use super::super::ask::{Reply, is_closed};
 use super::super::join::{Brings, Known, Verdict, join};
 use super::super::registry::{Refusal, Trouble};
 use super::super::session::Outcome;
+use super::scarcity::Scarcity;
 use super::sessions::Session;
 use super::{Event, Failures, Owner};
 use crate::store::Presence;
@@ -182,7 +183,13 @@ impl Owner {
         let Some(object) = &self.object else { return };
         let resumes = self.resumes();
         let what = match outcome {
-            Outcome::Reached | Outcome::CalledBack => return,
+            Outcome::Reached => {
+                if object.passing().is_none() {
+                    self.scarcity = None;
+                }
+                return;
+            }
+            Outcome::CalledBack => return,
             Outcome::Curtailed if progressed => return,
             Outcome::Curtailed => "the upstream gives next to nothing of what it is asked for".to_owned(),
             Outcome::Ended { length, unverified } => {
@@ -194,9 +201,9 @@ impl Owner {
             Outcome::Slept => "the machine has slept".to_owned(),
             Outcome::Short => "the body ended before the length it had promised".to_owned(),
             Outcome::Disk(error) => {
-                tracing::error!(url = object.url(), %error, "the disk refuses");
-                self.failed("the disk refuses".to_owned(), None, None);
-                self.failures.disk = true;
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(url = object.url(), error, "the disk takes no more for now");
+                self.scarcity = Some(Scarcity::after(self.scarcity.take(), Instant::now()));
                 return;
             }
         };
@@ -220,7 +227,6 @@ impl Owner {
         if self.failures.retry_at.is_none_or(|at| at <= now) {
             self.failures.in_a_row += 1;
         }
-        self.failures.disk = false;
         self.failures.closed = false;
         self.failures.since.get_or_insert(now);
         let rest = backoff(self.failures.in_a_row, random()).max(at_least.unwrap_or_default());

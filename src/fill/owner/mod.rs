@@ -15,6 +15,7 @@
 
 mod events;
 mod opening;
+mod scarcity;
 mod sessions;
 mod wishes;
 
@@ -23,9 +24,10 @@ use super::ask::Asked;
 use super::plan::{Running, Step, View, class_of, plan};
 use super::registry::{Context, Phase, Shared, Status, Want};
 use super::session::Outcome;
-use crate::header::CacheControl;
+use crate::header::{CacheControl, repr_digest, stated_sha256};
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Permit, Span, Standby};
+use scarcity::Scarcity;
 use sessions::{Session, Wish};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -74,6 +76,8 @@ pub(super) struct Owner {
     recorded: Instant,
     /// When the rest will be fetched although nobody waits for it.
     background_at: Option<Instant>,
+    /// The disk took no more.
+    scarcity: Option<Scarcity>,
     /// The fill ended as it should; see [`Owner`]'s drop.
     finished: bool,
 }
@@ -83,8 +87,6 @@ struct Failures {
     in_a_row: u32,
     since: Option<Instant>,
     retry_at: Option<Instant>,
-    /// The last one was the disk's.
-    disk: bool,
     /// The last one was a door that is closed to this URL: 401, 403, 404 or 410.
     closed: bool,
     /// The hold limit passed without a byte: wait for a reader before trying on.
@@ -107,6 +109,7 @@ impl Owner {
             recording: false,
             recorded: Instant::now(),
             background_at: None,
+            scarcity: None,
             finished: false,
         }
     }
@@ -168,6 +171,9 @@ impl Owner {
         if wishes.rests {
             self.stop_sessions();
             return;
+        }
+        if let Some(ahead) = wishes.at_most_ahead {
+            self.rein_in(&wishes.paces, ahead);
         }
         // A session that still queues is only a wish: it is planned anew with the others.
         let (queued, asked): (Vec<&Session>, Vec<&Session>) =
@@ -251,7 +257,7 @@ impl Owner {
                 .map(|session| Arc::clone(&session.position))
                 .collect(),
             retry_at: self.failures.retry_at,
-            disk: self.failures.disk,
+            disk: self.scarcity.is_some(),
             ranges: self.resumes(),
         };
     }
@@ -272,7 +278,8 @@ impl Owner {
             .map(|_| self.recorded + COMMIT_EVERY);
         // Bytes that arrive after this look are due a commit as well, and readers move on.
         let readers = self.shared.readers.load(Ordering::Acquire);
-        let looks = !self.sessions.is_empty() || (readers > 0 && self.context.settings.read_ahead.is_some());
+        let keeps_pace = self.context.settings.read_ahead.is_some() || self.scarcity.is_some();
+        let looks = !self.sessions.is_empty() || (readers > 0 && (keeps_pace || self.is_oversize()));
         let look = looks.then(|| Instant::now() + COMMIT_EVERY);
         [
             commit,
@@ -357,21 +364,47 @@ impl Owner {
             return false;
         }
         self.stop_sessions();
+        object.cease_passing();
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
+        self.check_digest(&object).await;
         let control = object
             .representation()
             .header("cache-control")
             .map(CacheControl::parse)
             .unwrap_or_default();
         let coded = object.representation().header("content-encoding").is_some();
-        if control.no_store || control.private || coded {
-            // It was shared with those who waited for it; later requests shall not find it.
+        if control.no_store || control.private || coded || !object.is_settled() {
+            // It was shared with those who waited for it; later requests shall not find it, or could not.
             let store = Arc::clone(&self.context.store);
             if let Err(error) = on_disk(move || store.remove(&object)).await {
                 tracing::error!(%error, "could not remove an object that may not be stored");
             }
         }
         true
+    }
+
+    /// Compares a complete object with the digest that its upstream has stated (RFC 9530). One that
+    /// differs was damaged on its way, and is not kept.
+    async fn check_digest(&self, object: &Arc<Object>) {
+        let stated = object.representation().header("repr-digest").and_then(stated_sha256);
+        let Some(stated) = stated.filter(|_| object.is_whole()) else {
+            return;
+        };
+        let reading = Arc::clone(object);
+        let computed = on_disk(move || reading.compute_digest()).await;
+        if matches!(computed, Ok(Some(digest)) if digest != stated) {
+            tracing::error!(
+                url = object.url(),
+                stated = repr_digest(&stated),
+                computed = object.digest().map(|digest| repr_digest(&digest)),
+                "what the upstream sent is not what its digest says: it is not kept"
+            );
+            let (store, bad) = (Arc::clone(&self.context.store), Arc::clone(object));
+            if let Err(error) = on_disk(move || store.remove(&bad)).await {
+                tracing::error!(%error, "could not remove a damaged object");
+            }
+            object.break_for_good(Broken::Upstream("its digest differs from what it sent".into()));
+        }
     }
 
     async fn stop(&mut self, object: &Object) {

@@ -5,7 +5,7 @@ use super::super::join::Brings;
 use super::super::meter::Meter;
 use super::super::place::Pace;
 use super::super::plan::Running;
-use super::super::session::{Outcome, Position, receive};
+use super::super::session::{Outcome, Position, Sink, receive};
 use super::super::why::Stage;
 use super::{Event, Owner};
 use crate::ranges::{ByteOffset, ByteRange};
@@ -114,29 +114,27 @@ impl Owner {
             return self.context.runtime.spawn(async {}).abort_handle();
         };
         let (report, moving) = (self.report.clone(), self.report.clone());
-        let (position, meter) = (Arc::clone(position), Arc::clone(&self.shared.meter));
+        let sink = Sink {
+            session: id,
+            context: Arc::clone(&self.context),
+            shared: Arc::clone(&self.shared),
+            object,
+            position: Arc::clone(position),
+        };
         if self.resumes() {
             permit.resumes();
         }
         let mut woken = self.context.woken.subscribe();
         let task = self.context.runtime.spawn(async move {
             let on_progress = move || drop(moving.send(Event::Moving));
-            let receiving = receive(
-                exchange,
-                brings,
-                object,
-                Arc::clone(&position),
-                meter,
-                &permit,
-                on_progress,
-            );
+            let receiving = receive(exchange, brings, &sink, &permit, on_progress);
             let outcome = tokio::select! {
                 outcome = AssertUnwindSafe(receiving).catch_unwind() => outcome.unwrap_or(Outcome::Lost),
                 () = permit.called_back() => Outcome::CalledBack,
                 Ok(()) = woken.changed() => Outcome::Slept,
             };
             // What is still being written ends with the piece at hand.
-            position.stop.store(0, Ordering::Release);
+            sink.position.stop.store(0, Ordering::Release);
             drop(permit);
             let _ = report.send(Event::Ended { session: id, outcome });
         });

@@ -27,25 +27,30 @@ pub(super) struct Wishes {
     pub(super) background: bool,
     /// It will be, at this time.
     pub(super) background_at: Option<Instant>,
+    /// No session is to be further ahead of its reader than about this, in bytes.
+    pub(super) at_most_ahead: Option<u64>,
     /// Nothing at all is wanted: sessions end.
     pub(super) rests: bool,
 }
 
 impl Owner {
-    pub(super) fn wishes(&self, object: &Object, readers: usize) -> Wishes {
+    pub(super) fn wishes(&mut self, object: &Object, readers: usize) -> Wishes {
         let mut waiting = object.waiting();
+        let scarce = self.is_scarce();
+        let at_most_ahead = self.at_most_ahead();
         let completes = self.completes(object);
         // One who asked for the head only has not asked for a film.
         let wanted = completes && self.shared.bytes_wanted.load(Ordering::Acquire);
         // Readers in sequence are run ahead of; of others each has what it asks for under way.
         let (in_sequence, left) = self.shared.visits();
         let peace = left.map(|left| left + PEACE).filter(|at| *at > Instant::now());
-        let background = wanted && (in_sequence || (readers == 0 && peace.is_none()));
+        let background = wanted && !scarce && (in_sequence || (readers == 0 && peace.is_none()));
         if readers == 0 {
+            let next_try = self.scarcity.filter(|_| scarce).map(|scarcity| scarcity.next_try);
             return Wishes {
                 waiting,
                 background,
-                background_at: peace.filter(|_| wanted && !background),
+                background_at: peace.or(next_try).filter(|_| wanted && !background),
                 rests: !completes,
                 ..Wishes::default()
             };
@@ -58,29 +63,40 @@ impl Owner {
                 ..Wishes::default()
             };
         }
-        let Some(time) = self.context.settings.read_ahead else {
+        let time = self.context.settings.read_ahead;
+        if time.is_none() && at_most_ahead.is_none() {
             return Wishes {
                 waiting,
                 paces,
                 background,
                 ..Wishes::default()
             };
+        }
+        let window = |rate: f64| {
+            let by_time = time.map_or(u64::MAX, |time| window(rate, time));
+            by_time.min(at_most_ahead.unwrap_or(u64::MAX))
         };
         let fastest = paces.iter().filter_map(|pace| pace.rate).fold(0.0, f64::max);
         for waiter in &mut waiting {
-            waiter.end = waiter.end.min(waiter.at.saturating_add(window(fastest, time)));
+            waiter.end = waiter.end.min(waiter.at.saturating_add(window(fastest)));
         }
+        let ahead = paces
+            .iter()
+            .filter(|_| !scarce)
+            .filter_map(|pace| ahead_of(pace, object, window(pace.rate.unwrap_or_default())));
         Wishes {
             waiting,
-            paces: paces.clone(),
-            ahead: paces.iter().filter_map(|pace| ahead_of(pace, object, time)).collect(),
+            ahead: ahead.collect(),
+            paces,
+            at_most_ahead,
             ..Wishes::default()
         }
     }
 
     /// Whether the rest of the object is worth fetching for nobody.
     fn completes(&self, object: &Object) -> bool {
-        if self.failures.gave_up {
+        let hopeless = self.scarcity.is_some_and(|scarcity| scarcity.is_hopeless());
+        if self.failures.gave_up || hopeless || self.is_oversize() || self.shared.detached.load(Ordering::Acquire) {
             return false;
         }
         let policy = self.shared.target().after_last_reader;
@@ -94,13 +110,6 @@ impl Owner {
             }),
         }
     }
-
-    fn is_disk_short(&self, object: &Object) -> bool {
-        let missing = object
-            .length()
-            .map_or(0, |length| length.saturating_sub(object.present_bytes()));
-        self.context.store.room().is_some_and(|room| room < missing)
-    }
 }
 
 /// How far ahead of a reader at that rate is fetched, in bytes.
@@ -110,8 +119,7 @@ fn window(rate: f64, time: Duration) -> u64 {
 
 /// What a reader will want soon, once half of what was fetched ahead of it is used up: asked for in
 /// one piece, not byte by byte as it goes.
-fn ahead_of(pace: &Pace, object: &Object, time: Duration) -> Option<ByteRange> {
-    let window = window(pace.rate.unwrap_or_default(), time);
+fn ahead_of(pace: &Pace, object: &Object, window: u64) -> Option<ByteRange> {
     let until = pace.at.saturating_add(window).min(pace.end);
     let here = object.present().run_at(pace.at).unwrap_or(pace.at);
     (here < pace.at.saturating_add(window / 2))

@@ -1,0 +1,190 @@
+//! Where the server is: from `--server`, the environment, or the default that `serve` has too.
+//!
+//! The first of these that is set counts: `--server`, `MILLPOND_SERVER`, `MILLPOND_LISTEN` (where the
+//! server is told by that variable where to listen, its commands find it by the same), the default.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use url::{Host, Url};
+
+/// The variable that names a server. It is no setting of the server itself.
+pub(crate) const SERVER_VARIABLE: &str = "MILLPOND_SERVER";
+
+const LISTEN_VARIABLE: &str = "MILLPOND_LISTEN";
+const DEFAULT: &str = "127.0.0.1:8080";
+/// The port of an address without one. A URL without one has its scheme's, as everywhere.
+const DEFAULT_PORT: u16 = 8080;
+
+/// A server, by the URL of its root.
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    /// The path ends in a slash: more than that is a proxy's, before the server's own.
+    root: Url,
+}
+
+impl Server {
+    /// The server that the flag names, or else the environment.
+    ///
+    /// # Errors
+    /// Where what names it is no address, with the name of the source.
+    pub(super) fn choose(
+        flag: Option<&str>,
+        variable: impl Fn(&'static str) -> Option<String>,
+    ) -> Result<Self, String> {
+        let set = |name| Some((name, variable(name).filter(|text| !text.is_empty())?));
+        let (source, text) = flag
+            .map(|text| ("--server", text.to_owned()))
+            .or_else(|| set(SERVER_VARIABLE))
+            .or_else(|| set(LISTEN_VARIABLE))
+            .unwrap_or_else(|| ("the default", DEFAULT.to_owned()));
+        Self::parse(text.trim()).map_err(|mistake| format!("{source}: {text:?} {mistake}"))
+    }
+
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let mistake = "is not an address or URL of a server, like 127.0.0.1:8080 or http://nas.local:8080";
+        let root = if text.contains("://") {
+            Url::parse(text).ok()
+        } else if text.contains(['/', '?', '#', '@']) || text.ends_with(':') {
+            None
+        } else if let Ok(address) = text.parse::<SocketAddr>() {
+            Url::parse(&format!("http://{}/", reachable(address))).ok()
+        } else if let Ok(ip) = text.parse::<IpAddr>() {
+            let address = SocketAddr::new(ip, DEFAULT_PORT);
+            Url::parse(&format!("http://{}/", reachable(address))).ok()
+        } else if text.contains(':') {
+            Url::parse(&format!("http://{text}/")).ok()
+        } else {
+            Url::parse(&format!("http://{text}:{DEFAULT_PORT}/")).ok()
+        };
+        let mut root = root
+            .filter(|root| matches!(root.scheme(), "http" | "https") && root.has_host())
+            .ok_or(mistake)?;
+        if root.port() == Some(0) {
+            return Err("has port 0, which stands for any free one; name the one that the server printed at its start");
+        }
+        root.set_query(None);
+        root.set_fragment(None);
+        if !root.path().ends_with('/') {
+            root.set_path(&format!("{}/", root.path()));
+        }
+        Ok(Self { root })
+    }
+
+    /// The server as messages name it: without credentials.
+    pub(super) fn address(&self) -> String {
+        let mut shown = self.root.clone();
+        // Fails only for URLs that cannot have credentials.
+        let _ = shown.set_username("");
+        let _ = shown.set_password(None);
+        shown.as_str().trim_end_matches('/').to_owned()
+    }
+
+    /// The URL of a resource of the API. `path` has no characters that a URL could not.
+    pub(super) fn api(&self, path: &str, query: &[(&str, &str)]) -> Url {
+        let mut url = self.root.clone();
+        url.set_path(&format!("{}-/api/v1/{path}", self.root.path()));
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        url
+    }
+
+    /// The path below the root, where `url` is one of this server. All loopback names are one host.
+    pub(super) fn path_of<'a>(&self, url: &'a Url) -> Option<&'a str> {
+        let same_host = url.host() == self.root.host() || (is_loopback(url) && is_loopback(&self.root));
+        let same_door = url.scheme() == self.root.scheme()
+            && url.port_or_known_default() == self.root.port_or_known_default()
+            && same_host;
+        url.path().strip_prefix(self.root.path()).filter(|_| same_door)
+    }
+}
+
+/// What listens at all addresses is reached at loopback.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> String {
+        Server::parse(text).map_or_else(str::to_owned, |server| server.address())
+    }
+
+    #[test]
+    fn a_server_is_named_by_address_or_url() {
+        for (text, wanted) in [
+            ("127.0.0.1:8081", "http://127.0.0.1:8081"),
+            ("nas.local:8081", "http://nas.local:8081"),
+            ("nas.local", "http://nas.local:8080"),
+            ("nas.local:80", "http://nas.local"),
+            ("::1", "http://[::1]:8080"),
+            ("[::1]:8081", "http://[::1]:8081"),
+            ("0.0.0.0:8081", "http://127.0.0.1:8081"),
+            ("[::]:8081", "http://[::1]:8081"),
+            ("http://nas.local", "http://nas.local"),
+            ("https://e.org/pond?x#y", "https://e.org/pond"),
+            ("http://user:secret@nas.local:8080/", "http://nas.local:8080"),
+        ] {
+            assert_eq!(address(text), wanted, "{text}");
+        }
+        for text in [
+            "",
+            "ftp://h/",
+            "h:99999",
+            "a b",
+            "127.0.0.1:0",
+            "unix:/run/pond",
+            "h/pond",
+            "h:",
+        ] {
+            assert!(Server::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_flag_wins_over_the_environment() {
+        let choose = |flag, set: &[(&str, &str)]| {
+            let variable = |name| {
+                set.iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| (*value).to_owned())
+            };
+            Server::choose(flag, variable).map(|server| server.address())
+        };
+        let both = [("MILLPOND_SERVER", "s:1"), ("MILLPOND_LISTEN", "0.0.0.0:2")];
+        assert_eq!(choose(Some("f:3"), &both).as_deref(), Ok("http://f:3"));
+        assert_eq!(choose(None, &both).as_deref(), Ok("http://s:1"));
+        assert_eq!(choose(None, &both[1..]).as_deref(), Ok("http://127.0.0.1:2"));
+        let empty = [("MILLPOND_SERVER", "")];
+        assert_eq!(choose(None, &empty).as_deref(), Ok("http://127.0.0.1:8080"));
+        let mistake = choose(None, &[("MILLPOND_SERVER", "ftp://h/")]).expect_err("no address");
+        assert!(mistake.starts_with("MILLPOND_SERVER"), "{mistake}");
+    }
+
+    #[test]
+    fn the_api_lies_below_the_root_also_behind_a_proxy() {
+        let server = Server::parse("https://e.org/pond").expect("a server");
+        let url = server.api("objects", &[("url", "http://h/a?b&c")]);
+        assert_eq!(
+            url.as_str(),
+            "https://e.org/pond/-/api/v1/objects?url=http%3A%2F%2Fh%2Fa%3Fb%26c"
+        );
+        assert_eq!(server.api("stats", &[]).as_str(), "https://e.org/pond/-/api/v1/stats");
+    }
+}

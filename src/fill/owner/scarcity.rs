@@ -1,0 +1,117 @@
+//! A disk that takes no more, and films that are larger than the quota.
+//!
+//! While room is scarce nothing is fetched for nobody, and for readers no more than they will come to soon;
+//! what they wait for is fetched all the same, and passed on where it cannot be stored. Now and then it is
+//! tried whether the disk takes bytes again.
+
+use super::super::place::Pace;
+use super::Owner;
+use super::wishes::LEAST_AHEAD;
+use crate::store::Object;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// When the disk is tried again: after this, then after twice as long each time.
+const FIRST_TRY: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// So many tries in a row are made for nobody.
+const MOST_TRIES: u32 = 12;
+
+/// The most that is fetched ahead of a reader where the object does not fit.
+const MOST_AHEAD: u64 = 64 << 20;
+
+/// The disk took no more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scarcity {
+    tries: u32,
+    pub(super) next_try: Instant,
+}
+
+impl Scarcity {
+    pub(super) fn after(before: Option<Self>, now: Instant) -> Self {
+        let tries = before.map_or(0, |before| before.tries);
+        let pause = FIRST_TRY.saturating_mul(1 << tries.min(5)).min(LONGEST_PAUSE);
+        Self {
+            tries: tries + 1,
+            next_try: now + pause,
+        }
+    }
+
+    /// It is not worth to try again while nobody reads.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.tries >= MOST_TRIES
+    }
+}
+
+impl Owner {
+    /// Whether the object can never be here as a whole.
+    pub(super) fn is_oversize(&self) -> bool {
+        let length = self.object.as_ref().and_then(|object| object.length());
+        let quota = self.context.store.quota_bytes();
+        matches!((length, quota), (Some(length), Some(quota)) if length > quota)
+    }
+
+    /// Whether nothing is to be fetched but what readers wait for.
+    pub(super) fn is_scarce(&mut self) -> bool {
+        let now = Instant::now();
+        let Some(scarcity) = self.scarcity else { return false };
+        if now < scarcity.next_try {
+            return true;
+        }
+        let can_store = self.context.could_store(&self.shared);
+        if !can_store {
+            self.scarcity = Some(Scarcity::after(Some(scarcity), now));
+        }
+        !can_store
+    }
+
+    /// How far ahead of a reader is fetched at most, in bytes, where room is short.
+    pub(super) fn at_most_ahead(&self) -> Option<u64> {
+        if !self.is_oversize() && self.scarcity.is_none() {
+            return None;
+        }
+        let quota = self.context.store.quota_bytes();
+        Some(quota.map_or(MOST_AHEAD, |quota| (quota / 8).clamp(LEAST_AHEAD, MOST_AHEAD)))
+    }
+
+    /// Sessions end where they would be too far ahead of the reader that follows them.
+    pub(super) fn rein_in(&self, paces: &[Pace], ahead: u64) {
+        for session in self.sessions.iter().filter(|session| !session.is_queued()) {
+            let at = session.position.at.load(Ordering::Acquire);
+            let follower = paces.iter().map(|pace| pace.at).filter(|reader| *reader <= at).max();
+            if let Some(reader) = follower {
+                let stop = reader.saturating_add(2 * ahead).max(at);
+                session.position.stop.fetch_min(stop, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Whether the disk has room for all that is missing.
+    pub(super) fn is_disk_short(&self, object: &Object) -> bool {
+        let missing = object
+            .length()
+            .map_or(0, |length| length.saturating_sub(object.present_bytes()));
+        self.context.store.room().is_some_and(|room| room < missing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_become_rare_and_end() {
+        let now = Instant::now();
+        let mut scarcity = Scarcity::after(None, now);
+        assert_eq!(scarcity.next_try, now + Duration::from_secs(1));
+        scarcity = Scarcity::after(Some(scarcity), now);
+        assert_eq!(scarcity.next_try, now + Duration::from_secs(2));
+        for _ in 2..MOST_TRIES {
+            assert!(!scarcity.is_hopeless());
+            scarcity = Scarcity::after(Some(scarcity), now);
+        }
+        assert!(scarcity.is_hopeless());
+        assert_eq!(scarcity.next_try, now + LONGEST_PAUSE);
+    }
+}

@@ -1,0 +1,235 @@
+//! Room for bytes that readers wait for: parts of objects under way that have been watched go first.
+//!
+//! The store evicts whole objects that nobody uses. What is left then is in use, and of that only the
+//! fills know which parts are behind their readers. The beginning of an object and its end stay (players
+//! come back to both), and so does a window behind each reader and everything ahead of it. What went is
+//! absent, and fetched again for whoever seeks back.
+
+use super::place::Pace;
+use super::registry::{Context, Phase, Shared};
+use crate::ranges::{ByteOffset, ByteRange, RangeSet};
+use crate::store::{Object, StoreError};
+use std::sync::{Arc, PoisonError};
+
+/// What goes, goes in blocks of this length: their checksums then go with them.
+const BLOCK_BYTES: u64 = 1 << 20;
+
+/// So much goes at once, where there is so much: each time the catalog is written out.
+const AT_ONCE_BYTES: u64 = 4 << 20;
+
+/// The most that is kept of an object's beginning, of its end, and behind a reader; less where the quota is
+/// small.
+const EDGE_BYTES: u64 = 4 << 20;
+const BACK_BYTES: u64 = 32 << 20;
+
+/// What is kept for a reader that has just left and may be back for the next piece.
+const NEXT_BYTES: u64 = 16 << 20;
+
+/// How much is kept, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kept {
+    edge: u64,
+    back: u64,
+}
+
+impl Kept {
+    pub(super) fn under(quota: Option<u64>) -> Self {
+        let quota = quota.unwrap_or(u64::MAX);
+        Self {
+            edge: EDGE_BYTES.min(quota / 64),
+            back: BACK_BYTES.min(quota / 16),
+        }
+    }
+
+    /// Where nothing else is left to go.
+    fn scarce(self) -> Self {
+        Self {
+            edge: self.edge.min(BLOCK_BYTES),
+            back: 0,
+        }
+    }
+}
+
+/// The blocks of an object that no reader will miss soon: what lies farthest behind its reader first.
+pub(super) fn expendable(
+    present: &RangeSet,
+    length: Option<u64>,
+    paces: &[Pace],
+    left_at: &[ByteOffset],
+    kept: Kept,
+) -> Vec<ByteRange> {
+    let mut rest = present.clone();
+    let mut keep = |start: u64, end: u64| {
+        if let Some(range) = ByteRange::new(start, end) {
+            rest.remove(range);
+        }
+    };
+    keep(0, kept.edge);
+    if let Some(length) = length {
+        keep(length.saturating_sub(kept.edge), length);
+    }
+    for pace in paces {
+        keep(pace.at.saturating_sub(kept.back), pace.end);
+    }
+    for at in left_at {
+        keep(
+            at.saturating_sub(kept.back),
+            at.saturating_add(NEXT_BYTES.min(kept.back)),
+        );
+    }
+    rest.iter().filter_map(whole_blocks).collect()
+}
+
+fn whole_blocks(range: ByteRange) -> Option<ByteRange> {
+    ByteRange::new(
+        range.start().checked_next_multiple_of(BLOCK_BYTES)?,
+        range.end() / BLOCK_BYTES * BLOCK_BYTES,
+    )
+}
+
+impl Context {
+    /// Writes, and where there is no room, takes it from what was watched: of this object first, then of
+    /// the others. For a blocking thread.
+    pub(super) fn write(
+        &self,
+        shared: &Arc<Shared>,
+        object: &Object,
+        at: ByteOffset,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        let mut written = self.store.write(object, at, bytes);
+        if matches!(written, Err(StoreError::NoRoom { .. })) && shared.has_readers() {
+            // One at a time: room for one piece is not made twice.
+            let _one = self.punching.lock().unwrap_or_else(PoisonError::into_inner);
+            written = self.store.write(object, at, bytes);
+            while let Err(StoreError::NoRoom { bytes: missing, .. }) = &written {
+                if !self.punch(shared, *missing) {
+                    break;
+                }
+                written = self.store.write(object, at, bytes);
+            }
+        }
+        written
+    }
+
+    /// Whether more could be stored for this fill than is now.
+    pub(super) fn could_store(&self, shared: &Arc<Shared>) -> bool {
+        let room = self.store.room().is_none_or(|room| room >= BLOCK_BYTES);
+        room || !self
+            .expendable_of(shared, Kept::under(self.store.quota_bytes()))
+            .is_empty()
+    }
+
+    /// Makes some room, `missing` bytes or more where that is to be had; `false` where none is.
+    fn punch(&self, own: &Arc<Shared>, missing: u64) -> bool {
+        let wanted = missing.max(AT_ONCE_BYTES);
+        let others: Vec<Arc<Shared>> = {
+            let fills = self.fills();
+            fills
+                .values()
+                .filter(|other| !Arc::ptr_eq(other, own))
+                .cloned()
+                .collect()
+        };
+        let kept = Kept::under(self.store.quota_bytes());
+        let mut freed = 0;
+        for kept in [kept, kept.scarce()] {
+            for shared in std::iter::once(own).chain(&others) {
+                freed += self.punch_one(shared, kept, wanted - freed.min(wanted));
+                if freed >= wanted {
+                    return true;
+                }
+            }
+            if freed >= missing.max(1) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn expendable_of(&self, shared: &Arc<Shared>, kept: Kept) -> Vec<ByteRange> {
+        match &*shared.phase.borrow() {
+            // What could not be asked for again, piece by piece, stays.
+            Phase::Ready(object) if object.representation().ranges && !object.is_whole() && !object.is_pinned() => {
+                let (paces, left_at) = (shared.paces(), shared.left_at());
+                expendable(&object.present(), object.length(), &paces, &left_at, kept)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn punch_one(&self, shared: &Arc<Shared>, kept: Kept, wanted: u64) -> u64 {
+        let Phase::Ready(object) = shared.phase.borrow().clone() else {
+            return 0;
+        };
+        let mut freed = 0;
+        for range in self.expendable_of(shared, kept) {
+            if freed >= wanted {
+                break;
+            }
+            let blocks = (wanted - freed).next_multiple_of(BLOCK_BYTES);
+            let end = range.end().min(range.start().saturating_add(blocks));
+            let Some(part) = ByteRange::new(range.start(), end) else {
+                continue;
+            };
+            match object.punch_out(part) {
+                Ok(bytes) => freed += bytes,
+                Err(error) => {
+                    tracing::warn!(url = object.url(), %error, "could not make room inside an object");
+                    break;
+                }
+            }
+        }
+        freed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    const MIB: u64 = 1 << 20;
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange::new(start * MIB, end * MIB).expect("not empty")
+    }
+
+    fn reader(at: u64, end: u64) -> Pace {
+        super::super::place::Place::new(at * MIB, end * MIB, Instant::now()).now()
+    }
+
+    const KEPT: Kept = Kept {
+        edge: 2 * MIB,
+        back: 10 * MIB,
+    };
+
+    #[test]
+    fn what_was_watched_goes_and_the_rest_stays() {
+        let present: RangeSet = [range(0, 100), range(190, 200)].into_iter().collect();
+        let gone = expendable(&present, Some(200 * MIB), &[reader(50, 200)], &[], KEPT);
+        // Not the head, not the window behind the reader, nothing ahead of it.
+        assert_eq!(gone, [range(2, 40)]);
+    }
+
+    #[test]
+    fn the_reader_that_is_farthest_back_decides() {
+        let present: RangeSet = [range(0, 100)].into_iter().collect();
+        let gone = expendable(&present, Some(100 * MIB), &[reader(90, 100), reader(20, 30)], &[], KEPT);
+        // Between them lies what the first will not come to: its wish ends before.
+        assert_eq!(gone, [range(2, 10), range(30, 80)]);
+    }
+
+    #[test]
+    fn a_player_between_two_requests_keeps_its_place() {
+        let present: RangeSet = [range(0, 100)].into_iter().collect();
+        let gone = expendable(&present, Some(100 * MIB), &[], &[60 * MIB], KEPT);
+        assert_eq!(gone, [range(2, 50), range(70, 98)]);
+    }
+
+    #[test]
+    fn without_readers_only_the_edges_stay() {
+        let present: RangeSet = [range(0, 100)].into_iter().collect();
+        assert_eq!(expendable(&present, Some(100 * MIB), &[], &[], KEPT), [range(2, 98)]);
+    }
+}

@@ -1,0 +1,46 @@
+//! The digest of a complete representation: computed once, when somebody asks for it or the upstream has
+//! stated one.
+
+use super::error::StoreError;
+use super::object::Object;
+use super::pool;
+use aws_lc_rs::digest::{Context, SHA256};
+use std::sync::PoisonError;
+
+impl Object {
+    /// The SHA-256 of the complete representation, read from the disk where it is not known yet; `None`
+    /// where bytes are missing. For a blocking thread: a film takes seconds.
+    ///
+    /// # Errors
+    /// Where the body cannot be read.
+    pub fn compute_digest(&self) -> Result<Option<[u8; 32]>, StoreError> {
+        let _one = self.digesting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = self.digest() {
+            return Ok(Some(known));
+        }
+        let epoch = self.epoch();
+        let Some(length) = self.length().filter(|_| self.is_whole()) else {
+            return Ok(None);
+        };
+        let mut context = Context::new(&SHA256);
+        let mut at = 0;
+        while at < length {
+            let len = usize::try_from(length - at).map_or(pool::BLOCK_BYTES, |len| len.min(pool::BLOCK_BYTES));
+            let block = self.read_blocking(at, len)?;
+            context.update(&block);
+            at += block.len() as u64;
+        }
+        // A damaged block was found on the way: what was summed is not the representation.
+        if self.epoch() != epoch || !self.is_whole() {
+            return Ok(None);
+        }
+        let Ok(digest) = <[u8; 32]>::try_from(context.finish().as_ref()) else {
+            return Ok(None);
+        };
+        self.set_digest(digest);
+        if let Err(error) = self.record_use() {
+            tracing::warn!(url = self.url, %error, "could not record a digest");
+        }
+        Ok(Some(digest))
+    }
+}

@@ -1,0 +1,190 @@
+//! Which objects go when room is needed, and how.
+//!
+//! There is no queue of a million objects to keep, in memory or on disk: a few objects are drawn at
+//! random, and the least worthy of them goes. Ids are digests, so the next record after a random id is a
+//! random object. What one costs does not grow with their number, and needs nothing that a crash could
+//! take. The worth of an object, and how many are drawn, was chosen by simulation: `benches/eviction.rs`
+//! and `docs/decisions/0008-eviction.md`.
+//!
+//! Pinned objects and objects that somebody reads or fills are never taken.
+
+use super::error::StoreError;
+use super::fault;
+use super::index::Store;
+use super::record::Record;
+use crate::clock::unix_seconds;
+use crate::key::ObjectId;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How many objects are drawn for each that goes.
+const DRAWN: usize = 64;
+
+/// The most of them that go at once, for a little room in advance: small objects would be drawn for
+/// one by one.
+const MOST_AT_ONCE: usize = DRAWN / 8;
+const ROOM_AT_ONCE: u64 = 256 << 10;
+
+/// How often is drawn before every object is looked at: most may be pinned or in use.
+const DRAWS: usize = 4;
+
+/// How long it is remembered that nothing at all could go.
+const BARREN_FOR: Duration = Duration::from_millis(500);
+
+/// How often room is made for one piece: others may take it first.
+const MAX_TRIES: usize = 64;
+
+/// What decides whether an object stays.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    /// What it takes on the disk, in bytes.
+    size: u64,
+    /// In seconds since 1970.
+    last_used: u64,
+    hits: u64,
+}
+
+impl Standing {
+    /// How readily the object is evicted: the greatest of a draw goes.
+    fn readiness(self, now: u64) -> f64 {
+        let idle = now.saturating_sub(self.last_used).saturating_add(1) as f64;
+        let hits = self.hits.saturating_add(1) as f64;
+        idle * (self.size as f64).cbrt() / hits.sqrt()
+    }
+}
+
+impl Store {
+    /// Does what needs room, and makes room until it succeeds or nothing more can go.
+    pub(super) fn with_room<T>(&self, mut work: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut done = work();
+        for _ in 0..MAX_TRIES {
+            if !matches!(done, Err(StoreError::NoRoom { .. })) {
+                return done;
+            }
+            // One at a time, each with another look first: room for one piece is not made twice.
+            let mut barren = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+            done = work();
+            if !matches!(done, Err(StoreError::NoRoom { .. })) || barren.is_some_and(|until| until > Instant::now()) {
+                return done;
+            }
+            *barren = None;
+            match self.evict_some() {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    *barren = Some(Instant::now() + BARREN_FOR);
+                    return done;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "could not make room");
+                    return done;
+                }
+            }
+            drop(barren);
+            done = work();
+        }
+        done
+    }
+
+    /// Evicts objects until the quota holds, which may be a smaller one than before: for a blocking thread.
+    ///
+    /// # Errors
+    /// Where the catalog refuses.
+    pub fn shrink(&self) -> Result<(), StoreError> {
+        let _one = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.shared.space.excess() > 0 && self.evict_some()?.is_some() {}
+        Ok(())
+    }
+
+    /// Evicts the least worthy of a few; returns the bytes they took, or `None` where nothing can go.
+    pub(super) fn evict_some(&self) -> Result<Option<u64>, StoreError> {
+        let now = unix_seconds(self.shared.clock.now());
+        for _ in 0..DRAWS {
+            let mut drawn: Vec<(f64, ObjectId)> = Vec::with_capacity(DRAWN);
+            for _ in 0..DRAWN {
+                let Some((id, record)) = self.shared.catalog.draw()? else {
+                    return Ok(None);
+                };
+                if let Some(standing) = self.standing(id, &record) {
+                    drawn.push((standing.readiness(now), id));
+                }
+            }
+            drawn.sort_unstable_by(|left, right| right.0.total_cmp(&left.0));
+            drawn.dedup_by_key(|(_, id)| *id);
+            let mut room = 0;
+            for (_, id) in drawn.iter().take(MOST_AT_ONCE) {
+                room += self.evict(*id)?.unwrap_or_default();
+                if room >= ROOM_AT_ONCE {
+                    break;
+                }
+            }
+            if room > 0 {
+                return Ok(Some(room));
+            }
+        }
+        for (id, record) in self.shared.catalog.scan(None) {
+            if self.standing(id, &record).is_some()
+                && let Some(bytes) = self.evict(id)?
+            {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+
+    /// How an object stands; `None` where it may not go.
+    fn standing(&self, id: ObjectId, record: &Record) -> Option<Standing> {
+        let open = self.open_objects();
+        match open.get(&id) {
+            Some(object) if object.is_pinned() || Arc::strong_count(object) > 1 => None,
+            Some(object) => Some(Standing {
+                size: object.disk_bytes(),
+                last_used: object.last_used(),
+                hits: object.hits.load(Ordering::Relaxed),
+            }),
+            None if record.pinned => None,
+            None => Some(Standing {
+                size: record.disk_bytes(),
+                last_used: record.last_used,
+                hits: record.hits,
+            }),
+        }
+    }
+
+    /// Evicts an object, unless somebody has come to need it; returns the bytes that it took.
+    fn evict(&self, id: ObjectId) -> Result<Option<u64>, StoreError> {
+        // While the map is locked nobody can begin to read or fill the object.
+        let mut open = self.open_objects_mut();
+        let (url, bytes) = if let Some(object) = open.get(&id) {
+            if object.is_pinned() || Arc::strong_count(object) > 1 {
+                return Ok(None);
+            }
+            let object = Arc::clone(object);
+            self.shared.catalog.remove(id, object.generation)?;
+            open.remove(&id);
+            drop(open);
+            fault::point("evicted-record");
+            let bytes = object.disk_bytes();
+            self.discard(&object);
+            (object.url().to_owned(), bytes)
+        } else {
+            let Some(record) = self.shared.catalog.get(id)?.filter(|record| !record.pinned) else {
+                return Ok(None);
+            };
+            let bytes = record.disk_bytes();
+            {
+                let mut stock = self.stock();
+                self.shared.catalog.remove(id, record.generation)?;
+                stock.gone(id, bytes);
+            }
+            drop(open);
+            fault::point("evicted-record");
+            self.remove_files(id, record.generation);
+            self.shared.space.release(bytes);
+            (record.url, bytes)
+        };
+        self.evicted.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(url, bytes, "evicted for room");
+        Ok(Some(bytes))
+    }
+}

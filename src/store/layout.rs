@@ -1,0 +1,84 @@
+//! Where things lie in the data directory, and the lock by which one process owns it.
+
+use super::error::StoreError;
+use crate::key::ObjectId;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Where things lie in the data directory.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) dir: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn objects(&self) -> PathBuf {
+        self.dir.join("objects")
+    }
+
+    pub(super) fn catalog(&self) -> PathBuf {
+        self.dir.join("catalog")
+    }
+
+    /// The file that says how much is used; see space.rs.
+    pub(super) fn ledger(&self) -> PathBuf {
+        self.dir.join("space")
+    }
+
+    /// The directory of all bodies whose ids begin alike.
+    pub(super) fn shard(&self, id: ObjectId) -> PathBuf {
+        self.objects().join(&id.to_string()[..2])
+    }
+
+    pub(super) fn body(&self, id: ObjectId, generation: u64) -> PathBuf {
+        self.shard(id).join(format!("{id}-{generation:016x}.body"))
+    }
+}
+
+/// The object and generation that a body or manifest is named for.
+pub(super) fn parse_name(path: &Path) -> Option<(ObjectId, u64)> {
+    let (id, generation) = path.file_stem()?.to_str()?.split_once('-')?;
+    Some((ObjectId::parse(id)?, u64::from_str_radix(generation, 16).ok()?))
+}
+
+/// The lock of a data directory.
+#[derive(Debug)]
+pub(super) struct DirLock(File);
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Said aloud: a child process between fork and exec holds a copy of the descriptor, and closing
+        // ours alone would leave the directory locked until then.
+        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
+/// Makes this process the owner of `dir`.
+pub(super) fn lock(dir: &Path) -> Result<DirLock, StoreError> {
+    let path = dir.join("lock");
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut file = options.open(&path).map_err(StoreError::file("open", &path))?;
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut holder = String::new();
+        let _ = file.read_to_string(&mut holder);
+        let holder = if holder.trim().is_empty() {
+            "process unknown".to_owned()
+        } else {
+            holder.trim().to_owned()
+        };
+        return Err(StoreError::InUse {
+            dir: dir.to_owned(),
+            holder,
+        });
+    }
+    // Who holds it is for people; a full disk is no reason not to start.
+    if let Err(error) = file
+        .set_len(0)
+        .and_then(|()| writeln!(file, "process {}", std::process::id()))
+    {
+        tracing::warn!(path = %path.display(), %error, "could not write the owner into the lock");
+    }
+    Ok(DirLock(file))
+}

@@ -1,0 +1,184 @@
+//! What the store holds, told to people and programs; and what they have removed by URL.
+
+use super::error::StoreError;
+use super::index::Store;
+use super::object::{Object, ObjectState};
+use super::record::Record;
+use crate::key::ObjectId;
+use crate::ranges::RangeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A line of the list of objects, read from the catalog or from the open object.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Opened {
+    /// The digest of the URL, as 32 hexadecimal digits.
+    pub id: String,
+    /// The canonical URL.
+    pub url: String,
+    /// How much is here.
+    pub state: ObjectState,
+    /// The complete length in bytes, where known.
+    pub complete_length: Option<u64>,
+    /// The bytes that are here, as half-open pairs `[start, end)`.
+    pub present: Vec<[u64; 2]>,
+    /// How many bytes are here.
+    pub present_bytes: u64,
+    /// What it takes on the disk, in bytes.
+    pub disk_bytes: u64,
+    /// The tag that clients are given.
+    pub etag: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// When it last answered a request, in seconds since 1970.
+    pub last_used: u64,
+    /// How many requests it has answered.
+    pub hits: u64,
+    /// It is never evicted.
+    pub pinned: bool,
+}
+
+/// What the store holds, in sum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Sums {
+    /// Objects.
+    pub objects: u64,
+    /// Those of which every byte is here.
+    pub complete: u64,
+    /// Those of which bytes are missing.
+    pub incomplete: u64,
+    /// Those that are never evicted.
+    pub pinned: u64,
+    /// Bytes of all of them that are here.
+    pub present_bytes: u64,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Removed {
+    /// Objects.
+    pub removed: u64,
+    /// What they took on the disk, in bytes.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Up to `limit` objects in the order of their ids, after `after`, whose URLs begin with `prefix`: for a
+    /// blocking thread.
+    pub fn list(&self, after: Option<ObjectId>, limit: usize, prefix: &str) -> Vec<Opened> {
+        self.shared
+            .catalog
+            .scan(after)
+            .filter(|(_, record)| record.url.starts_with(prefix))
+            .take(limit)
+            .map(|(id, record)| self.line(id, record))
+            .collect()
+    }
+
+    /// One object of the list.
+    ///
+    /// # Errors
+    /// Where the catalog cannot be read.
+    pub fn show(&self, id: ObjectId) -> Result<Option<Opened>, StoreError> {
+        Ok(self.shared.catalog.get(id)?.map(|record| self.line(id, record)))
+    }
+
+    /// All objects in sum: for a blocking thread, since each is looked at.
+    pub fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        for (id, record) in self.shared.catalog.scan(None) {
+            let line = self.line(id, record);
+            let whole = line.state != ObjectState::Incomplete;
+            sums.objects += 1;
+            sums.complete += u64::from(whole);
+            sums.incomplete += u64::from(!whole);
+            sums.pinned += u64::from(line.pinned);
+            sums.present_bytes += line.present_bytes;
+        }
+        sums
+    }
+
+    /// Removes one object, pinned or not, in use or not: later requests do not find it, attached readers
+    /// finish. For a blocking thread.
+    ///
+    /// # Errors
+    /// Where the catalog refuses.
+    pub fn purge(&self, id: ObjectId) -> Result<Removed, StoreError> {
+        // A body that does not open any more goes as well: it is then forgotten in the opening.
+        let Some(object) = self.load_id(id)? else {
+            return Ok(Removed::default());
+        };
+        let bytes = object.disk_bytes();
+        self.remove(&object)?;
+        self.shared.catalog.flush()?;
+        tracing::info!(url = object.url(), bytes, "purged");
+        Ok(Removed { removed: 1, bytes })
+    }
+
+    /// Removes all objects whose URLs begin with `prefix`, as [`Store::purge`] does.
+    ///
+    /// # Errors
+    /// Where the catalog refuses; those before it are removed then.
+    pub fn purge_prefix(&self, prefix: &str) -> Result<Removed, StoreError> {
+        let mut all = Removed::default();
+        for (id, record) in self.shared.catalog.scan(None) {
+            if record.url.starts_with(prefix) {
+                let one = self.purge(id)?;
+                all.removed += one.removed;
+                all.bytes += one.bytes;
+            }
+        }
+        Ok(all)
+    }
+
+    /// The open object knows more than its record: bytes that are present but not yet durable.
+    fn line(&self, id: ObjectId, record: Record) -> Opened {
+        let open = self.open_objects().get(&id).cloned();
+        if let Some(object) = open {
+            return line_of(&object);
+        }
+        let present = record.durable().unwrap_or_default();
+        let whole = record.complete_length == Some(present.total());
+        Opened {
+            id: id.to_string(),
+            state: match (whole, record.unverified) {
+                (false, _) => ObjectState::Incomplete,
+                (true, false) => ObjectState::Complete,
+                (true, true) => ObjectState::Unverified,
+            },
+            complete_length: record.complete_length,
+            present: pairs(&present),
+            present_bytes: present.total(),
+            disk_bytes: record.disk_bytes(),
+            etag: record.representation.validators.etag.clone().unwrap_or_default(),
+            created: record.created,
+            last_used: record.last_used,
+            hits: record.hits,
+            pinned: record.pinned,
+            url: record.url,
+        }
+    }
+}
+
+/// The line of an open object.
+pub fn line_of(object: &Arc<Object>) -> Opened {
+    let present = object.present();
+    Opened {
+        id: object.id().to_string(),
+        url: object.url().to_owned(),
+        state: object.state(),
+        complete_length: object.length(),
+        present: pairs(&present),
+        present_bytes: present.total(),
+        disk_bytes: object.disk_bytes(),
+        etag: object.etag().to_string(),
+        created: object.created,
+        last_used: object.last_used(),
+        hits: object.hits.load(Ordering::Relaxed),
+        pinned: object.is_pinned(),
+    }
+}
+
+fn pairs(set: &RangeSet) -> Vec<[u64; 2]> {
+    set.iter().map(|run| [run.start(), run.end()]).collect()
+}

@@ -1,0 +1,182 @@
+//! How bytes that are here become absent: damage, and parts that make room.
+//!
+//! ```text
+//! epoch, absent (memory) ──► manifest, sums, record, flush ──► punched out of the file ──► room given back
+//! ```
+//!
+//! The record forgets the bytes before the file does: after a crash in between they are only fetched
+//! again. Readers that were just reading them find the epoch risen and look again.
+
+use super::error::StoreError;
+use super::fault;
+use super::object::Object;
+use super::sums::{self, Group};
+use crate::ranges::{ByteOffset, ByteRange, RangeSet};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+impl Object {
+    /// Makes the range absent and gives its pages back: for a blocking thread. Returns the bytes of room
+    /// that this made.
+    ///
+    /// # Errors
+    /// Where the catalog or the disk refuses. The bytes are absent then too, but still take room.
+    pub fn retract(&self, range: ByteRange) -> Result<u64, StoreError> {
+        let mut durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        self.take_away(&mut durable, range)
+    }
+
+    /// [`Object::retract`], to make room.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn punch_out(&self, range: ByteRange) -> Result<u64, StoreError> {
+        let freed = self.retract(range)?;
+        self.shared.punched_bytes.fetch_add(freed, Ordering::Relaxed);
+        tracing::debug!(
+            url = self.url,
+            start = range.start(),
+            end = range.end(),
+            "punched out for room"
+        );
+        Ok(freed)
+    }
+
+    /// [`Object::retract`], for who holds the record's lock.
+    pub(super) fn take_away(&self, durable: &mut RangeSet, range: ByteRange) -> Result<u64, StoreError> {
+        {
+            let mut progress = self.progress();
+            self.raise_epoch();
+            progress.present.remove(range);
+            progress.unsynced.remove(range);
+            self.mirror(&progress);
+        }
+        let touched = sums::blocks_of(&RangeSet::from_iter([range]));
+        {
+            let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+            touched.iter().for_each(|block| arriving.forget(*block));
+        }
+        let was_durable = durable.remove(range) > 0;
+        if was_durable && !self.discarded.load(Ordering::Acquire) {
+            if self.complete_manifest.swap(false, Ordering::AcqRel) {
+                self.write_manifest(durable)?;
+                fault::point("manifest-retracted");
+            }
+            self.put_sums(durable, &touched)?;
+            self.shared.catalog.put(self.id, &self.record(durable))?;
+            self.shared.catalog.flush()?;
+            fault::point("record-retracted");
+        }
+        let freed = self.punch(range)?;
+        fault::point("punched");
+        Ok(freed)
+    }
+
+    /// Gives back the pages of the range in which nothing is present.
+    fn punch(&self, range: ByteRange) -> Result<u64, StoreError> {
+        // No write is under way now, and none begins.
+        let _alone = self.io.write().unwrap_or_else(PoisonError::into_inner);
+        let empty: Vec<ByteRange> = {
+            let progress = self.progress();
+            let absent = progress.present.gaps(super::space::pages(range));
+            absent.filter_map(whole_pages).collect()
+        };
+        let mut freed = 0;
+        for run in empty {
+            self.body
+                .punch(run)
+                .map_err(StoreError::file("punch a hole into", self.body.path()))?;
+            freed += self.progress().held.remove(run);
+        }
+        self.shared.space.release(freed);
+        Ok(freed)
+    }
+
+    /// Compares the blocks of `at..at + len` that nobody has read since the start.
+    pub(super) fn check(&self, at: ByteOffset, len: usize) {
+        let last = at.saturating_add((len as u64).max(1) - 1);
+        for block in sums::block_of(at)..=sums::block_of(last) {
+            for (bad, what) in self.bad_runs(block) {
+                self.drop_damaged(block, bad, &what);
+            }
+        }
+    }
+
+    /// Makes a damaged run absent, aloud.
+    pub(super) fn drop_damaged(&self, block: u64, bad: ByteRange, what: &str) {
+        self.shared.bad_blocks.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            url = self.url,
+            block,
+            start = bad.start(),
+            end = bad.end(),
+            what,
+            "a block on the disk is damaged: it will be fetched again"
+        );
+        if let Err(error) = self.retract(bad) {
+            tracing::error!(url = self.url, %error, "could not record that a block is gone");
+        }
+    }
+
+    /// Whether any of these bytes were not compared since the start.
+    pub(super) fn is_unchecked(&self, at: ByteOffset, len: usize) -> bool {
+        let unchecked = self.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = at.saturating_add((len as u64).max(1) - 1);
+        (sums::block_of(at)..=sums::block_of(last)).any(|block| unchecked.contains(block))
+    }
+
+    /// The runs of a block that do not match their checksums, where it was not compared yet.
+    pub(super) fn bad_runs(&self, block: u64) -> Vec<(ByteRange, String)> {
+        if !self.has_unchecked.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        // One at a time, so that a block is read once however many ask for it.
+        let _one = self.comparing.lock().unwrap_or_else(PoisonError::into_inner);
+        let unchecked = || self.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !unchecked().contains(block) {
+            return Vec::new();
+        }
+        let bad = self.compare(block).unwrap_or_else(|error| {
+            tracing::error!(url = self.url, block, %error, "could not read the checksums of a block");
+            Vec::new()
+        });
+        let mut left = unchecked();
+        if !bad.is_empty() {
+            // Between here and the retraction nobody may take the block for a good one.
+            let mut progress = self.progress();
+            self.raise_epoch();
+            for (run, _) in &bad {
+                progress.present.remove(*run);
+            }
+            self.mirror(&progress);
+        }
+        left.checked(block);
+        self.has_unchecked.store(!left.is_empty(), Ordering::Release);
+        bad
+    }
+
+    /// The runs of a block that differ from their checksums, and how.
+    pub(super) fn compare(&self, block: u64) -> Result<Vec<(ByteRange, String)>, StoreError> {
+        let group = self
+            .shared
+            .catalog
+            .sums(self.id, self.generation, Group::number_of(block))?;
+        let mut bad = Vec::new();
+        for sum in group.get(block) {
+            let Some(run) = sum.range(block) else { continue };
+            let mut bytes = vec![0; run.len() as usize];
+            match self.body.read_exact(run.start(), &mut bytes) {
+                Ok(()) if sums::sum_of(&bytes) == sum.sum => {}
+                Ok(()) => bad.push((run, "its bytes do not match their checksum".to_owned())),
+                Err(error) => bad.push((run, format!("it does not read: {error}"))),
+            }
+        }
+        Ok(bad)
+    }
+}
+
+/// The pages that lie in the range from their first byte to their last.
+fn whole_pages(range: ByteRange) -> Option<ByteRange> {
+    const PAGE: u64 = super::space::PAGE_BYTES;
+    ByteRange::new(range.start().checked_next_multiple_of(PAGE)?, range.end() / PAGE * PAGE)
+}

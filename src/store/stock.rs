@@ -1,0 +1,113 @@
+//! After a crash: what is on the disk is counted, and what no record speaks of is removed.
+//!
+//! Until that is done the ledger's bound stands for the truth (space.rs). Objects are counted in the
+//! order of their ids, from their records; one that goes meanwhile is remembered where it would have been
+//! counted later. One that grows meanwhile may be counted with what it has taken since: a little too much,
+//! until the next start.
+
+use super::error::StoreError;
+use super::index::Store;
+use super::layout::parse_name;
+use super::recover;
+use super::space::Stated;
+use crate::key::ObjectId;
+use std::fs;
+
+/// So many records are counted before others get a turn.
+const BATCH: usize = 256;
+
+/// The count, while it lasts.
+#[derive(Debug, Default)]
+pub(super) struct Stock {
+    counting: bool,
+    /// All up to and with this one are counted.
+    up_to: Option<ObjectId>,
+    /// What went before it was counted, in bytes.
+    gone: u64,
+    counted: u64,
+    /// The count is right, or the ledger was.
+    pub(super) exact: bool,
+}
+
+impl Stock {
+    pub(super) fn new(stated: Stated) -> Self {
+        Self {
+            exact: matches!(stated, Stated::Exactly(_)),
+            ..Self::default()
+        }
+    }
+
+    /// An object of the past goes, which took so many bytes when this process began.
+    pub(super) fn gone(&mut self, id: ObjectId, bytes: u64) {
+        if !self.exact && self.up_to.is_none_or(|counted| counted < id) {
+            self.gone += bytes;
+        }
+    }
+}
+
+impl Store {
+    /// Brings the store in order after a start: writes a lost catalog anew, counts, removes what no record
+    /// speaks of, and evicts down to the quota. For a blocking thread; requests are served meanwhile.
+    ///
+    /// # Errors
+    /// Where the catalog or the directory cannot be read.
+    pub fn tidy_up(&self) -> Result<(), StoreError> {
+        self.restore_lost()?;
+        let (believed, exact) = {
+            let stock = self.stock();
+            (self.believed, stock.exact)
+        };
+        if !exact {
+            self.count(believed)?;
+            self.remove_strays()?;
+        }
+        self.shrink()
+    }
+
+    pub(super) fn count(&self, believed: u64) -> Result<(), StoreError> {
+        self.stock().counting = true;
+        loop {
+            let mut stock = self.stock();
+            let batch: Vec<_> = self.shared.catalog.scan(stock.up_to).take(BATCH).collect();
+            let Some((last, _)) = batch.last() else {
+                let counted = stock.counted + stock.gone;
+                self.shared.space.correct(believed, counted);
+                stock.exact = true;
+                stock.counting = false;
+                tracing::info!(bytes = self.used_bytes(), "counted what is stored");
+                return Ok(());
+            };
+            stock.up_to = Some(*last);
+            // What this process made it has counted as it wrote.
+            let past = batch.iter().filter(|(_, record)| record.generation < self.began);
+            stock.counted += past.map(|(_, record)| record.disk_bytes()).sum::<u64>();
+        }
+    }
+
+    /// Removes files that a crash left between two steps.
+    fn remove_strays(&self) -> Result<(), StoreError> {
+        for shard in recover::shards(&self.layout)? {
+            for extension in ["body", "json", "new"] {
+                for path in recover::files(&shard, extension)? {
+                    let named = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                    let bare = path.with_file_name(named.trim_end_matches(".new"));
+                    let Some((id, generation)) = parse_name(&bare).filter(|(_, generation)| *generation < self.began)
+                    else {
+                        continue;
+                    };
+                    // With the map locked no record is being made for it.
+                    let open = self.open_objects();
+                    let known = self.shared.catalog.get(id).ok().flatten();
+                    let is_known = known.is_some_and(|record| record.generation == generation);
+                    if (is_known && extension != "new") || open.contains_key(&id) {
+                        continue;
+                    }
+                    drop(open);
+                    tracing::info!(path = %path.display(), "removing a file that no record speaks of");
+                    fs::remove_file(&path).map_err(StoreError::file("remove", &path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! Compares everything that is stored with its checksums, at the operator's word.
+
+use super::error::StoreError;
+use super::index::{Store, StoreSettings};
+use super::object::Object;
+use super::sums;
+use crate::clock::SystemClock;
+use crate::key::ObjectId;
+use crate::ranges::ByteRange;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+/// What a verification tells as it goes.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// How far it is.
+    Progress {
+        /// Objects that are done.
+        objects_done: u64,
+        /// Objects in all.
+        objects: u64,
+        /// Bytes that are done.
+        bytes_done: u64,
+        /// Bytes in all.
+        bytes: u64,
+    },
+    /// A run of bytes that is not what was stored.
+    Bad {
+        /// The object.
+        id: String,
+        /// Its canonical URL.
+        url: String,
+        /// The number of the block of 1 MiB.
+        block: u64,
+        /// The first damaged byte's run, in bytes from the object's first.
+        start: u64,
+        /// Its end.
+        end: u64,
+        /// What does not fit.
+        what: String,
+    },
+    /// The end.
+    Verified {
+        /// Objects that were looked at.
+        objects: u64,
+        /// Bytes that were compared.
+        bytes: u64,
+        /// Damaged runs.
+        bad_blocks: u64,
+        /// Those that were made absent, to be fetched again.
+        repaired: u64,
+        /// Bytes that had no checksum before; they have one now where repairs were asked for.
+        unchecked_bytes: u64,
+    },
+}
+
+/// Takes what a verification tells; `false` ends it.
+pub type Report<'a> = &'a mut dyn FnMut(Check) -> bool;
+
+#[derive(Default)]
+struct Tally {
+    objects: u64,
+    bytes: u64,
+    bad: u64,
+    repaired: u64,
+    unchecked: u64,
+}
+
+impl Store {
+    /// Reads everything that is recorded, or `only` one object, and compares; with `repair` damaged runs
+    /// become absent. For a blocking thread.
+    ///
+    /// # Errors
+    /// Where the catalog cannot be read or a repair cannot be recorded.
+    pub fn verify(&self, repair: bool, only: Option<ObjectId>, report: Report<'_>) -> Result<(), StoreError> {
+        let chosen = |id: ObjectId| only.is_none_or(|only| only == id);
+        let mut all = (0, 0);
+        for (_, record) in self.shared.catalog.scan(None).filter(|(id, _)| chosen(*id)) {
+            all.0 += 1;
+            all.1 += record.durable().map_or(0, |durable| durable.total());
+        }
+        let mut tally = Tally::default();
+        for (id, _) in self.shared.catalog.scan(None).filter(|(id, _)| chosen(*id)) {
+            let object = match self.load_id(id) {
+                Ok(Some(object)) => object,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::error!(%id, %error, "an object does not open");
+                    continue;
+                }
+            };
+            if !self.verify_one(&object, repair, all, &mut tally, report)? {
+                return Ok(());
+            }
+            tally.objects += 1;
+        }
+        self.shared.catalog.flush()?;
+        report(Check::Verified {
+            objects: tally.objects,
+            bytes: tally.bytes,
+            bad_blocks: tally.bad,
+            repaired: tally.repaired,
+            unchecked_bytes: tally.unchecked,
+        });
+        Ok(())
+    }
+
+    fn verify_one(
+        &self,
+        object: &Arc<Object>,
+        repair: bool,
+        all: (u64, u64),
+        tally: &mut Tally,
+        report: Report<'_>,
+    ) -> Result<bool, StoreError> {
+        let durable = object.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for block in sums::blocks_of(&durable) {
+            let runs = sums::runs_within(&durable, block);
+            let bytes: u64 = runs.iter().map(|run| ByteRange::len(*run)).sum();
+            let known = object.known_bytes(block)?;
+            tally.unchecked += bytes.saturating_sub(known);
+            for (bad, what) in object.compare_again(block)? {
+                tally.bad += 1;
+                let told = report(Check::Bad {
+                    id: object.id().to_string(),
+                    url: object.url().to_owned(),
+                    block,
+                    start: bad.start(),
+                    end: bad.end(),
+                    what: what.clone(),
+                });
+                if repair {
+                    object.drop_damaged(block, bad, &what);
+                    tally.repaired += 1;
+                }
+                if !told {
+                    return Ok(false);
+                }
+            }
+            if repair && known < bytes {
+                object.sum_anew(block)?;
+            }
+            tally.bytes += bytes;
+            let going_on = report(Check::Progress {
+                objects_done: tally.objects,
+                objects: all.0,
+                bytes_done: tally.bytes,
+                bytes: all.1,
+            });
+            if !going_on {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Object {
+    /// How many bytes of a block have checksums.
+    fn known_bytes(&self, block: u64) -> Result<u64, StoreError> {
+        let number = sums::Group::number_of(block);
+        let group = self.shared.catalog.sums(self.id, self.generation, number)?;
+        Ok(group
+            .get(block)
+            .iter()
+            .map(|sum| u64::from(sum.end.saturating_sub(sum.start)))
+            .sum())
+    }
+
+    /// Compares a block that is perhaps being filled: a run that changed meanwhile is no damage.
+    fn compare_again(&self, block: u64) -> Result<Vec<(ByteRange, String)>, StoreError> {
+        let bad = self.compare(block)?;
+        if bad.is_empty() {
+            return Ok(bad);
+        }
+        // Nothing is recorded or retracted while this is held.
+        let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let bad = self.compare(block)?;
+        Ok(bad.into_iter().filter(|(run, _)| durable.covered(*run) > 0).collect())
+    }
+
+    /// Takes checksums of a block that has none, as it is.
+    fn sum_anew(&self, block: u64) -> Result<(), StoreError> {
+        let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        self.put_sums(&durable, &[block].into())
+    }
+}
+
+/// [`Store::verify`] of a data directory that no server uses.
+///
+/// # Errors
+/// As there, and where the directory is in use or does not open.
+pub fn verify_offline(dir: &Path, repair: bool, report: &mut dyn FnMut(Check)) -> Result<(), StoreError> {
+    let settings = StoreSettings {
+        dir: dir.to_owned(),
+        quota_bytes: None,
+        min_free_bytes: Some(0),
+    };
+    if !dir.is_dir() {
+        return Err(StoreError::File {
+            action: "find the data directory",
+            path: dir.to_owned(),
+            source: std::io::ErrorKind::NotFound.into(),
+        });
+    }
+    let store = Store::open(&settings, Arc::new(SystemClock))?;
+    store.restore_lost()?;
+    store.verify(repair, None, &mut |check| {
+        report(check);
+        true
+    })?;
+    store.flush()
+}
