@@ -235,11 +235,6 @@ fn read_authorities(path: &Path) -> Result<Vec<u8>, AppError> {
 
 /// Brings the store in order after a start, while requests are served, and looks after it from then on.
 async fn keep_store(store: Arc<Store>) {
-    let tidying = Arc::clone(&store);
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || tidying.tidy_up()).await {
-        let error = &error as &dyn std::error::Error;
-        tracing::error!(error, "could not bring the store in order");
-    }
     let mut tick = tokio::time::interval(STORE_CHECK);
     loop {
         tick.tick().await;

@@ -55,9 +55,12 @@ struct Settings {
     /// How incomplete objects are answered: follow or capped [default: follow]
     #[arg(long)]
     delivery: Option<String>,
-    /// The most that bodies may take on the disk, like 50GiB [default: no limit]
+    /// The most that objects may take on the disk, like 50GiB [default: no limit]
     #[arg(long, value_name = "SIZE")]
     quota: Option<String>,
+    /// What is left free in the file system [default: 256MiB, or a twentieth of a small one]
+    #[arg(long, value_name = "SIZE")]
+    min_free: Option<String>,
     /// Let URLs that clients name lead to private addresses
     #[arg(long)]
     allow_private: bool,
@@ -101,6 +104,7 @@ impl Settings {
             ("upstream", self.upstream),
             ("delivery", one(self.delivery)),
             ("quota", one(self.quota)),
+            ("min_free", one(self.min_free)),
             ("allow_private", one(self.allow_private.then(|| "true".to_owned()))),
             ("ad_hoc", one(self.ad_hoc)),
             ("after_last_reader", one(self.after_last_reader)),

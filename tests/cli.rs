@@ -15,7 +15,9 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn serve(dir: &Path, upstream: &Upstream, more: &[&str]) -> Self {
-        let mut child = command(&["serve", "--listen", "127.0.0.1:0", "--log", "error"])
+        // What a test's servers say beside errors, to whoever looks for a fault.
+        let log = std::env::var("POND_TEST_LOG").unwrap_or_else(|_| "error".to_owned());
+        let mut child = command(&["serve", "--listen", "127.0.0.1:0", "--log", &log])
             .arg("--data")
             .arg(dir)
             .args(["--upstream", &upstream.url()])

@@ -1,11 +1,62 @@
-//! The quota: whole objects go, least recently used first.
+//! The quota holds at every moment, and what is played is played to its end.
 
-use crate::support::{Film, Pond, Upstream, eventually, get};
+use crate::cli::Program;
+use crate::support::{Client, Film, Pond, Upstream, eventually, get, get_range};
 use millpond::clock::{ManualClock, from_unix_seconds};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
+use tempfile::TempDir;
 
 const LEN: u64 = 1_000_000;
+const MIB: u64 = 1 << 20;
+
+/// A manifest that is being replaced is there twice for a moment: a page each. Everything else is counted
+/// before it is written.
+const REPLACED: u64 = 16 * 4096;
+
+/// `POND_FULL_SCALE=1` plays 2 GiB under 256 MiB, and bursts as large.
+fn scale() -> u64 {
+    match std::env::var("POND_FULL_SCALE") {
+        Ok(_) => 16,
+        Err(_) => 1,
+    }
+}
+
+/// What the files of all objects take on the disk.
+pub(crate) fn taken(dir: &Path) -> u64 {
+    let shards = std::fs::read_dir(dir.join("objects")).into_iter().flatten().flatten();
+    let files = shards.flat_map(|shard| std::fs::read_dir(shard.path()).into_iter().flatten().flatten());
+    // One that has just gone takes nothing.
+    files
+        .filter_map(|file| file.metadata().ok())
+        .map(|metadata| metadata.blocks() * 512)
+        .sum()
+}
+
+/// Looks every few milliseconds how much is taken; the most there was.
+fn watching<T>(dir: &Path, work: impl FnOnce() -> T) -> (T, u64) {
+    let (over, most) = (AtomicBool::new(false), AtomicU64::new(0));
+    let done = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Acquire) {
+                most.fetch_max(taken(dir), Ordering::AcqRel);
+                // The rate of the samples; nothing waits for it.
+                thread::park_timeout(Duration::from_millis(10));
+            }
+        });
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        over.store(true, Ordering::Release);
+        done
+    });
+    match done {
+        Ok(done) => (done, most.load(Ordering::Acquire)),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
 
 #[test]
 fn past_the_quota_the_least_recently_used_objects_go() {
@@ -24,7 +75,7 @@ fn past_the_quota_the_least_recently_used_objects_go() {
     clock.advance(Duration::from_secs(1));
     eventually("the fills to end", || pond.metric("millpond_fills") == 0);
     film.check(0, &get(pond.address(), "/d").expect(200).body);
-    eventually("room", || pond.metric("millpond_stored_bytes") <= 3_500_000);
+    assert!(pond.metric("millpond_stored_bytes") <= 3_500_000);
     let list = get(pond.address(), "/-/api/v1/objects").json();
     let mut kept: Vec<String> = list["objects"]
         .as_array()
@@ -42,6 +93,7 @@ fn past_the_quota_the_least_recently_used_objects_go() {
         .collect();
     kept.sort();
     assert_eq!(kept, ["a", "c", "d"]);
+    assert_eq!(pond.metric("millpond_evicted"), 1);
     // On the disk too: what was evicted is gone.
     let bodies = std::fs::read_dir(pond.dir().join("objects"))
         .expect("listed")
@@ -57,4 +109,187 @@ fn past_the_quota_the_least_recently_used_objects_go() {
         3
     );
     film.check(0, &get(pond.address(), "/b").expect(200).body);
+}
+
+#[test]
+fn a_burst_of_ten_times_the_quota_never_passes_it() {
+    const READERS: u64 = 16;
+    let quota = 24 * MIB * scale();
+    let (films, len) = (60, 4 * MIB * scale() + 4321);
+    let film = Film::new(len);
+    let upstream = Upstream::of(&film);
+    let pond = Pond::with(&upstream, &[("quota", &quota.to_string())]);
+    let next = AtomicU64::new(0);
+    let ((), most) = watching(pond.dir(), || {
+        thread::scope(|scope| {
+            for _ in 0..READERS {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::AcqRel);
+                        if number >= films {
+                            return;
+                        }
+                        let answer = get(pond.address(), &format!("/film-{number}"));
+                        answer.expect(200);
+                        assert_eq!(answer.body.len() as u64, len);
+                        film.check(0, &answer.body);
+                    }
+                });
+            }
+        });
+    });
+    eprintln!("the most taken: {most} of {quota}");
+    assert!(most <= quota + REPLACED, "{most} of {quota}");
+    assert!(most >= quota / 2, "the quota was not even used: {most} of {quota}");
+    assert!(films * len >= 10 * quota);
+    eventually("the fills to end", || pond.metric("millpond_fills") == 0);
+    assert!(pond.metric("millpond_stored_bytes") <= quota);
+}
+
+#[test]
+fn slow_readers_of_more_films_than_fit_at_once_get_every_byte() {
+    let quota = 8 * MIB;
+    let film = Film::new(4 * MIB);
+    let upstream = Upstream::of(&film);
+    let pond = Pond::with(&upstream, &[("quota", &quota.to_string())]);
+    let ((), most) = watching(pond.dir(), || {
+        // Each takes a little and keeps what is ahead of it, until all that the quota has is ahead of somebody.
+        let mut readers: Vec<Client> = (0..8)
+            .map(|number| Client::open(pond.address(), "GET", &format!("/film-{number}"), &[]))
+            .collect();
+        for reader in &mut readers {
+            film.check(0, &reader.read(100_000));
+        }
+        for reader in readers {
+            let answer = reader.finish();
+            assert_eq!(answer.body.len() as u64, film.len - 100_000);
+            film.check(100_000, &answer.body);
+        }
+    });
+    assert!(most <= quota + REPLACED, "{most} of {quota}");
+}
+
+#[test]
+fn a_film_eight_times_the_quota_is_played_to_its_end() {
+    let quota = 16 * MIB * scale();
+    let film = Film::new(8 * quota + 12_345);
+    let upstream = Upstream::of(&film);
+    let pond = Pond::with(&upstream, &[("quota", &quota.to_string())]);
+    let ((), most) = watching(pond.dir(), || {
+        let mut player = Client::open(pond.address(), "GET", "/film", &[("Range", "bytes=0-")]);
+        assert_eq!(player.status, 206);
+        let mut at = 0;
+        while at < film.len {
+            let count = (film.len - at).min(MIB);
+            film.check(at, &player.read(count as usize));
+            at += count;
+        }
+        assert_eq!(player.finish().body, b"");
+    });
+    eprintln!("the most taken: {most} of {quota}");
+    assert!(most <= quota + REPLACED, "{most} of {quota}");
+    assert!(pond.metric("millpond_punched_bytes") > 6 * quota);
+    // Every byte was asked for once, but for what was under way at an end.
+    let asked = upstream.sent() as f64 / film.len as f64;
+    eprintln!(
+        "asked of the upstream: {asked:.3} times the film, in {} requests",
+        upstream.requests().len()
+    );
+    assert!(asked < 1.1, "{asked}");
+    // The beginning is still here: a player that opens the film again begins at once.
+    let asked = upstream.requests().len();
+    film.check(0, &get_range(pond.address(), "/film", "bytes=0-99999").expect(206).body);
+    assert_eq!(upstream.requests().len(), asked);
+    // What was watched is absent, and comes again for whoever seeks back.
+    let back = quota * 3;
+    let range = format!("bytes={back}-{}", back + MIB - 1);
+    film.check(back, &get_range(pond.address(), "/film", &range).expect(206).body);
+    assert!(upstream.requests().len() > asked);
+}
+
+#[test]
+fn a_player_that_asks_piece_by_piece_plays_a_film_larger_than_the_quota() {
+    let quota = 16 * MIB;
+    let film = Film::new(6 * quota);
+    let upstream = Upstream::of(&film);
+    let pond = Pond::with(&upstream, &[("quota", &quota.to_string())]);
+    let ((), most) = watching(pond.dir(), || {
+        for start in (0..film.len).step_by(2 << 20) {
+            let range = format!("bytes={start}-{}", start + 2 * MIB - 1);
+            film.check(start, &get_range(pond.address(), "/film", &range).expect(206).body);
+        }
+    });
+    assert!(most <= quota + REPLACED, "{most} of {quota}");
+    let asked = upstream.sent() as f64 / film.len as f64;
+    assert!(asked < 1.2, "{asked}");
+}
+
+#[test]
+fn a_film_without_ranges_larger_than_the_quota_is_passed_on() {
+    let quota = 4 * MIB;
+    let film = Film::new(5 * quota);
+    let served = film.clone();
+    let upstream = Upstream::scripted(move |_, conn| {
+        conn.head(
+            200,
+            &[
+                ("Content-Type", "video/mp4".to_owned()),
+                ("Content-Length", served.len.to_string()),
+            ],
+        );
+        conn.body(&served, 0, served.len);
+    });
+    let pond = Pond::with(&upstream, &[("quota", &quota.to_string())]);
+    let (answer, most) = watching(pond.dir(), || get(pond.address(), "/film"));
+    answer.expect(200);
+    assert_eq!(answer.body.len() as u64, film.len);
+    film.check(0, &answer.body);
+    assert!(most <= quota + REPLACED, "{most} of {quota}");
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn the_quota_holds_from_the_first_moment_after_a_kill() {
+    let quota = 12 * MIB;
+    let film = Film::new(2 * MIB);
+    let upstream = Upstream::of(&film);
+    let dir = TempDir::new().expect("a directory");
+    let setting = ["--quota", &quota.to_string()].map(str::to_owned);
+    let flags: Vec<&str> = setting.iter().map(String::as_str).collect();
+    for kill in 0..6 {
+        let program = Program::serve(dir.path(), &upstream, &flags);
+        let ((), most) = watching(dir.path(), || {
+            thread::scope(|scope| {
+                for reader in 0..4 {
+                    let address = program.address;
+                    let film = &film;
+                    scope.spawn(move || {
+                        for number in 0..4 {
+                            let answer = get(address, &format!("/{kill}-{reader}-{number}"));
+                            film.check(0, &answer.expect(200).body);
+                        }
+                    });
+                }
+            });
+        });
+        assert!(most <= quota + REPLACED, "kill {kill}: {most} of {quota}");
+        program.kill();
+    }
+}
+
+#[test]
+fn a_smaller_quota_than_before_is_met_after_the_start() {
+    let film = Film::new(LEN);
+    let upstream = Upstream::of(&film);
+    let dir = TempDir::new().expect("a directory");
+    let mut first = Program::serve(dir.path(), &upstream, &[]);
+    for number in 0..8 {
+        get(first.address, &format!("/{number}")).expect(200);
+    }
+    first.terminate();
+    assert!(first.child.wait().expect("ended").success());
+    assert!(taken(dir.path()) > 8 * LEN);
+    let second = Program::serve(dir.path(), &upstream, &["--quota", "3MiB"]);
+    eventually("no more than the quota", || taken(dir.path()) <= 3 * MIB);
+    drop(second);
 }

@@ -111,13 +111,16 @@ fn purging(
 ) -> impl FnOnce() -> Result<Removed, crate::store::StoreError> + Send + use<> {
     let (store, fills) = (Arc::clone(&service.store), service.fills.clone());
     move || match purge {
+        // The store first: a fill that begins in between does not take what is gone for what is known.
         Purge::One(id) => {
+            let removed = store.purge(id);
             fills.detach(id);
-            store.purge(id)
+            removed
         }
         Purge::Prefix(prefix) => {
+            let removed = store.purge_prefix(&prefix);
             fills.detach_prefix(&prefix);
-            store.purge_prefix(&prefix)
+            removed
         }
     }
 }

@@ -126,6 +126,8 @@ pub(super) struct Shared {
     visits: Mutex<Visits>,
     /// Rung when a reader joins or leaves.
     pub(super) changed: Notify,
+    /// It has left the map, and brings nothing more.
+    over: AtomicBool,
     /// Its object was purged: it goes on for the readers it has, and for nobody else.
     pub(super) detached: AtomicBool,
     pub(super) meter: Arc<Mutex<Meter>>,
@@ -162,6 +164,7 @@ impl Shared {
             hint: AtomicU64::new(0),
             visits: Mutex::default(),
             changed: Notify::new(),
+            over: AtomicBool::new(false),
             detached: AtomicBool::new(false),
             meter: Arc::new(Mutex::new(Meter::new(Instant::now()))),
             places: Mutex::default(),
@@ -290,6 +293,7 @@ impl Context {
         if !even_with_readers && shared.readers.load(Ordering::Acquire) > 0 {
             return false;
         }
+        shared.over.store(true, Ordering::Release);
         let id = shared.key.id();
         if fills.get(&id).is_some_and(|held| Arc::ptr_eq(held, shared)) {
             fills.remove(&id);
@@ -420,6 +424,8 @@ impl Registry {
         let shared = running.unwrap_or_else(|| {
             let shared = Arc::new(Shared::new(Arc::clone(target), wants_bytes));
             fills.insert(target.key.id(), Arc::clone(&shared));
+            // What was purged since it was looked up is not to be filled for whoever comes.
+            let known = known.filter(|object| !object.is_discarded());
             self.spawn(Owner::new(Arc::clone(&self.context), Arc::clone(&shared), known), want);
             shared
         });
@@ -538,6 +544,11 @@ impl Cursor {
     /// Whether the fill was under way already.
     pub fn collapsed(&self) -> bool {
         self.collapsed
+    }
+
+    /// Whether the fill has ended: who needs bytes of it must join another.
+    pub fn is_over(&self) -> bool {
+        self.shared.over.load(Ordering::Acquire)
     }
 
     /// The reader has taken `bytes` more and is at `at` now, of a wish that ends at `end`.

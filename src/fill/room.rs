@@ -114,10 +114,10 @@ impl Context {
 
     /// Whether more could be stored for this fill than is now.
     pub(super) fn could_store(&self, shared: &Arc<Shared>) -> bool {
-        let room = self.store.room().is_none_or(|room| room >= BLOCK_BYTES);
-        room || !self
-            .expendable_of(shared, Kept::under(self.store.quota_bytes()))
-            .is_empty()
+        self.store.could_store(BLOCK_BYTES)
+            || !self
+                .expendable_of(shared, Kept::under(self.store.quota_bytes()))
+                .is_empty()
     }
 
     /// Makes some room, `missing` bytes or more where that is to be had; `false` where none is.

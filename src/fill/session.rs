@@ -247,6 +247,7 @@ impl Sink {
         if self.object.passing() != Some(why) {
             let error = &left.error as &dyn std::error::Error;
             tracing::warn!(url = self.object.url(), error, "passing bytes on without storing them");
+            self.object.begin_passing(why);
         }
         let mut at = left.at;
         for piece in left.pieces {

@@ -191,7 +191,7 @@ impl ObjectBody {
 
     /// A reader that waits for bytes of an object that was whole joins the fill that fetches them again.
     fn find_source(&mut self, end: ByteOffset) -> Result<(), Cut> {
-        if self.cursor.is_some() {
+        if self.cursor.as_ref().is_some_and(|cursor| !cursor.is_over()) {
             return Ok(());
         }
         let object = self.watch.object();

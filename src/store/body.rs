@@ -4,16 +4,19 @@
 //! that would block is a thread's hop paid for. A kernel or file system without the flag always hops.
 
 use super::StoreError;
-use super::pool;
-use crate::ranges::{ByteOffset, ByteRange};
+use super::{pool, space};
+use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+
+/// The unit in which the number of a file's blocks is told, whatever the file system's own.
+const STAT_BLOCK_BYTES: u64 = 512;
 
 #[derive(Debug)]
 pub(super) struct Body {
@@ -117,6 +120,29 @@ impl Body {
     pub(super) fn punch(&self, range: ByteRange) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         Ok(rustix::fs::fallocate(self.file()?, flags, range.start(), range.len())?)
+    }
+
+    /// Gives back all pages in which nothing of `kept` lies, where there are any.
+    ///
+    /// # Errors
+    /// Where the file cannot be inspected. Pages that the file system does not take back stay.
+    pub(super) fn trim_to(&self, kept: &RangeSet) -> Result<(), StoreError> {
+        let metadata = self.file().and_then(File::metadata);
+        let metadata = metadata.map_err(StoreError::file("inspect", &self.path))?;
+        let pages = space::pages_of(kept);
+        if metadata.blocks() * STAT_BLOCK_BYTES <= pages.total() {
+            return Ok(());
+        }
+        let Some(all) = ByteRange::new(0, metadata.len().next_multiple_of(space::PAGE_BYTES)) else {
+            return Ok(());
+        };
+        for gap in pages.gaps(all) {
+            if let Err(error) = self.punch(gap) {
+                tracing::warn!(path = %self.path.display(), %error, "could not give back what no record speaks of");
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Returns when all that was written is on the disk.

@@ -28,10 +28,11 @@ const FLUSH_EVERY_MS: u64 = 500;
 /// A larger one costs memory and gains next to nothing: records are small and the kernel caches the file.
 const CACHE_BYTES: u64 = 8 << 20;
 
-/// A catalog that failed is tried again this often, and only with so much room: opening writes a snapshot,
-/// which must not be cut.
+/// A catalog that failed is tried again this often.
 const HEAL_EVERY: Duration = Duration::from_secs(1);
-const HEALING_ROOM: u64 = 32 << 20;
+
+/// So much must be free for that: opening writes a snapshot, which must not be cut.
+pub(super) const HEALING_ROOM: u64 = 8 << 20;
 
 /// How often it is looked whether the file is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -42,9 +43,6 @@ const SUMS_VERSION: u8 = 1;
 /// So many records are read at once: few at first, since often the first will do.
 const SCAN_FIRST: usize = 16;
 const SCAN_BATCH: usize = 256;
-
-/// So many records in a row that do not decode are passed over.
-const MOST_DAMAGED: usize = 64;
 
 /// sled's own lock can outlive its holder by moments, where a child process was just being started. The
 /// directory's lock is ours by then, so nobody else can be the owner.
@@ -72,6 +70,19 @@ struct Trees {
 struct Health {
     tried: Option<Instant>,
     looked: Instant,
+    /// Why it did not open last time; said once.
+    said: String,
+}
+
+/// What looking after the catalog has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Healed {
+    /// Nothing.
+    No,
+    /// It is open again, with what was written out before it failed.
+    Reopened,
+    /// A new one has begun: the old one was deleted.
+    BegunAnew,
 }
 
 /// Why a catalog cannot be used, and whether that is its own fault.
@@ -85,14 +96,23 @@ pub(super) enum OpenFailure {
 
 impl Catalog {
     /// Opens or creates the catalog at `path` and brings it to the present schema. Nobody else uses it: the
-    /// data directory is locked.
+    /// data directory is locked. A disk that is full or may not be written is no reason not to start: the
+    /// catalog is then opened when the disk allows.
     pub(super) fn open(path: &Path) -> Result<Self, OpenFailure> {
+        let trees = match Trees::open(path) {
+            Err(OpenFailure::Refused(StoreError::Catalog { source, .. })) if is_refusal(&source) => {
+                tracing::error!(error = %source, "the disk does not let the catalog be opened: going on without it");
+                None
+            }
+            trees => Some(trees?),
+        };
         Ok(Self {
             path: path.to_owned(),
-            trees: RwLock::new(Some(Trees::open(path)?)),
+            trees: RwLock::new(trees),
             health: Mutex::new(Health {
                 tried: None,
                 looked: Instant::now(),
+                said: String::new(),
             }),
         })
     }
@@ -119,38 +139,49 @@ impl Catalog {
         self.trees.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Opens a catalog that has failed anew, where the disk may take it by now; `true` where it did. For a
+    /// Whether it can be used.
+    pub(super) fn is_open(&self) -> bool {
+        self.trees.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Opens a catalog that has failed anew, where `free` says that the disk may take it by now. For a
     /// blocking thread, to be called now and then.
-    pub(super) fn heal(&self, room: Option<u64>) -> bool {
+    pub(super) fn heal(&self, free: Option<u64>) -> Healed {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(trees) = self.trees() {
             if health.looked.elapsed() < LOOK_EVERY {
-                return false;
+                return Healed::No;
             }
             health.looked = Instant::now();
             if trees.file == file_of(&self.path) {
-                return false;
+                return Healed::No;
             }
             tracing::error!(path = %self.path.display(), "the catalog's file was deleted: beginning a new one");
             drop(trees);
             drop(self.trees.write().unwrap_or_else(PoisonError::into_inner).take());
         } else if health.tried.is_some_and(|tried| tried.elapsed() < HEAL_EVERY) {
-            return false;
+            return Healed::No;
         }
         health.tried = Some(Instant::now());
-        if room.is_some_and(|room| room < HEALING_ROOM) {
-            return false;
+        if free.is_some_and(|free| free < HEALING_ROOM) {
+            return Healed::No;
         }
+        let existed = file_of(&self.path).is_some();
         match Trees::open(&self.path) {
             Ok(trees) => {
                 *self.trees.write().unwrap_or_else(PoisonError::into_inner) = Some(trees);
                 health.tried = None;
+                health.said.clear();
                 tracing::warn!("the catalog is open again");
-                true
+                if existed { Healed::Reopened } else { Healed::BegunAnew }
             }
             Err(failure) => {
-                tracing::warn!(?failure, "the catalog does not open yet");
-                false
+                let why = format!("{failure:?}");
+                if health.said != why {
+                    tracing::warn!(why, "the catalog does not open yet");
+                    health.said = why;
+                }
+                Healed::No
             }
         }
     }
@@ -185,22 +216,20 @@ impl Catalog {
         .map(drop)
     }
 
-    /// A record at random; `None` where there is none. Ids are digests, so whatever follows a random one
-    /// is random too.
-    pub(super) fn draw(&self) -> Result<Option<(ObjectId, Record)>, StoreError> {
+    /// Up to `count` records at random, each once. Ids are digests, so whatever follows a random one is
+    /// random too; of fewer than `count` all are drawn.
+    pub(super) fn draw(&self, count: usize) -> Result<Vec<(ObjectId, Record)>, StoreError> {
         let dice = RandomState::new();
         let from = (u128::from(dice.hash_one(0)) << 64) | u128::from(dice.hash_one(1));
-        self.with("read", |trees| {
-            let following = trees.objects.range(from.to_be_bytes()..).chain(trees.objects.iter());
-            // A damaged record is passed over; so many of them in a row there are not.
-            for entry in following.take(MOST_DAMAGED) {
-                let (id, bytes) = entry?;
-                if let (Some(id), Ok(record)) = (ObjectId::from_bytes(&id), Record::from_bytes(&bytes)) {
-                    return Ok(Some((id, record)));
-                }
-            }
-            Ok(None)
-        })
+        let from = from.to_be_bytes();
+        let drawn = self.with("read", |trees| {
+            let all = trees.objects.range(from..).chain(trees.objects.range(..from));
+            all.take(count).collect::<sled::Result<Vec<_>>>()
+        })?;
+        let decoded = drawn
+            .iter()
+            .filter_map(|(id, bytes)| Some((ObjectId::from_bytes(id)?, Record::from_bytes(bytes).ok()?)));
+        Ok(decoded.collect())
     }
 
     /// The checksums of a group of blocks; empty where there are none, or where they do not decode.

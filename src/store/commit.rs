@@ -49,6 +49,11 @@ impl Object {
         }
         self.body.ensure()?;
         fault::point("body-created");
+        if self.discarded.load(Ordering::Acquire) {
+            // Nobody finds it by its name; it lasts as long as it is open.
+            let path = self.body.path();
+            return fs::remove_file(path).map_err(StoreError::file("remove", path));
+        }
         self.write_manifest(durable)?;
         fault::point("manifest-made");
         self.shared.catalog.put(self.id, &self.record(durable))?;

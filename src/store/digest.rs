@@ -2,10 +2,37 @@
 //! stated one.
 
 use super::error::StoreError;
+use super::index::Store;
 use super::object::Object;
 use super::pool;
+use super::presence::Broken;
+use crate::header::{repr_digest, stated_sha256};
 use aws_lc_rs::digest::{Context, SHA256};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
+
+impl Store {
+    /// Compares a complete object with the digest that its upstream has stated (RFC 9530). One that differs
+    /// was damaged on its way: it is removed, and its readers are broken. For a blocking thread.
+    ///
+    /// # Errors
+    /// Where the body cannot be read, or the catalog refuses.
+    pub fn check_statement(&self, object: &Arc<Object>) -> Result<(), StoreError> {
+        let Some(stated) = object.representation().header("repr-digest").and_then(stated_sha256) else {
+            return Ok(());
+        };
+        let Some(computed) = object.compute_digest()?.filter(|computed| *computed != stated) else {
+            return Ok(());
+        };
+        tracing::error!(
+            url = object.url(),
+            stated = repr_digest(&stated),
+            computed = repr_digest(&computed),
+            "what the upstream sent is not what its digest says: it is not kept"
+        );
+        object.break_for_good(Broken::Upstream("its digest differs from what it sent".into()));
+        self.remove(object)
+    }
+}
 
 impl Object {
     /// The SHA-256 of the complete representation, read from the disk where it is not known yet; `None`

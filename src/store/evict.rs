@@ -1,8 +1,8 @@
 //! Which objects go when room is needed, and how.
 //!
 //! There is no queue of a million objects to keep, in memory or on disk: a few objects are drawn at
-//! random, and the least worthy of them goes. Ids are digests, so the next record after a random id is a
-//! random object. What one costs does not grow with their number, and needs nothing that a crash could
+//! random, and the least worthy of them goes. Ids are digests, so the records after a random id are
+//! random objects. What one costs does not grow with their number, and needs nothing that a crash could
 //! take. The worth of an object, and how many are drawn, was chosen by simulation: `benches/eviction.rs`
 //! and `docs/decisions/0008-eviction.md`.
 //!
@@ -11,9 +11,15 @@
 use super::error::StoreError;
 use super::fault;
 use super::index::Store;
+use super::layout::parse_name;
+use super::manifest::Manifest;
 use super::record::Record;
+use super::recover;
+use super::space::MANIFEST_BYTES;
 use crate::clock::unix_seconds;
 use crate::key::ObjectId;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,7 +82,8 @@ impl Store {
                     return done;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "could not make room");
+                    *barren = Some(Instant::now() + BARREN_FOR);
+                    tracing::warn!(%error, "could not make room");
                     return done;
                 }
             }
@@ -100,17 +107,13 @@ impl Store {
     pub(super) fn evict_some(&self) -> Result<Option<u64>, StoreError> {
         let now = unix_seconds(self.shared.clock.now());
         for _ in 0..DRAWS {
-            let mut drawn: Vec<(f64, ObjectId)> = Vec::with_capacity(DRAWN);
-            for _ in 0..DRAWN {
-                let Some((id, record)) = self.shared.catalog.draw()? else {
-                    return Ok(None);
-                };
-                if let Some(standing) = self.standing(id, &record) {
-                    drawn.push((standing.readiness(now), id));
-                }
-            }
+            let drawn = self.shared.catalog.draw(DRAWN)?;
+            let standings = drawn.iter().filter_map(|(id, record)| {
+                let standing = self.standing(*id, record)?;
+                Some((standing.readiness(now), *id))
+            });
+            let mut drawn: Vec<(f64, ObjectId)> = standings.collect();
             drawn.sort_unstable_by(|left, right| right.0.total_cmp(&left.0));
-            drawn.dedup_by_key(|(_, id)| *id);
             let mut room = 0;
             for (_, id) in drawn.iter().take(MOST_AT_ONCE) {
                 room += self.evict(*id)?.unwrap_or_default();
@@ -130,6 +133,55 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// Evicts without a catalog, which needs room to be opened again: whatever lies there and is neither in
+    /// use nor pinned, until `wanted` bytes are free. What went is told to the catalog when it is back.
+    pub(super) fn evict_files(&self, wanted: u64) -> Result<(), StoreError> {
+        let mut freed = 0;
+        for shard in recover::shards(&self.layout)? {
+            for path in recover::files(&shard, "body")? {
+                if freed >= wanted {
+                    return Ok(());
+                }
+                let Some((id, generation)) = parse_name(&path) else {
+                    continue;
+                };
+                let mut open = self.open_objects_mut();
+                let held = open.get(&id).filter(|object| object.generation == generation).cloned();
+                if let Some(object) = held {
+                    // The map's handle and ours.
+                    if !object.is_pinned() && Arc::strong_count(&object) <= 2 {
+                        open.remove(&id);
+                        drop(open);
+                        freed += object.disk_bytes();
+                        self.discard(&object);
+                        self.evicted_files().push((id, generation));
+                    }
+                    continue;
+                }
+                let pinned = Manifest::read(&path.with_extension("json")).is_ok_and(|manifest| manifest.pinned);
+                let Some(metadata) = fs::metadata(&path).ok().filter(|_| !pinned) else {
+                    continue;
+                };
+                self.remove_files(id, generation);
+                let bytes = metadata.blocks() * 512 + MANIFEST_BYTES;
+                self.shared.space.release(bytes);
+                self.evicted_files().push((id, generation));
+                freed += bytes;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a few bytes could be stored: there is room, or something that may go for it. For a blocking
+    /// thread.
+    pub fn could_store(&self, bytes: u64) -> bool {
+        if self.room().is_none_or(|room| room >= bytes) {
+            return true;
+        }
+        let drawn = self.shared.catalog.draw(DRAWN).unwrap_or_default();
+        drawn.iter().any(|(id, record)| self.standing(*id, record).is_some())
     }
 
     /// How an object stands; `None` where it may not go.

@@ -1,6 +1,6 @@
 //! Places at which a test lets the process die: between any two steps of the commit order.
 //!
-//! `MILLPOND_FAULT=NAME:N` in the environment ends the process, with no chance to do anything, the
+//! `POND_FAULT=NAME:N` in the environment ends the process, with no chance to do anything, the
 //! N-th time that it comes to the point of that name. Release builds have no such points.
 
 #[cfg(debug_assertions)]
@@ -10,7 +10,7 @@ pub(super) fn point(name: &str) {
     static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
     static PASSED: AtomicU64 = AtomicU64::new(0);
     let wanted = WANTED.get_or_init(|| {
-        let text = std::env::var("MILLPOND_FAULT").ok()?;
+        let text = std::env::var("POND_FAULT").ok()?;
         let (name, count) = text.split_once(':')?;
         Some((name.to_owned(), count.parse().ok()?))
     });

@@ -4,13 +4,13 @@
 //! start: a record is read when its object is first asked for.
 
 use super::body::Body;
-use super::catalog::{Catalog, OpenFailure};
+use super::catalog::{Catalog, HEALING_ROOM, Healed, OpenFailure};
 use super::error::StoreError;
 use super::layout::{Layout, lock};
 use super::object::{Object, Representation, Shared};
 use super::record::Record;
 use super::recover;
-use super::space::{Space, Stated};
+use super::space::{MANIFEST_BYTES, Space, Stated, pages_of};
 use super::stock::Stock;
 use crate::clock::{SharedClock, unix_nanoseconds, unix_seconds};
 use crate::key::{ObjectId, ObjectKey};
@@ -51,10 +51,13 @@ pub struct Store {
     stock: Mutex<Stock>,
     /// The catalog was lost, and is not all written anew yet.
     restoring: AtomicBool,
+    /// What a start owes was done, or is under way.
+    tidied: AtomicBool,
     /// Held by who evicts; until when nothing at all can go.
     pub(super) evicting: Mutex<Option<Instant>>,
     /// How many objects were evicted.
     pub(super) evicted: AtomicU64,
+    evicted_files: Mutex<Vec<(ObjectId, u64)>>,
 }
 
 /// A generation just made.
@@ -106,10 +109,12 @@ impl Store {
             },
             stock: Mutex::new(Stock::new(stated)),
             restoring: AtomicBool::new(is_new),
+            tidied: AtomicBool::new(false),
             evicting: Mutex::default(),
             evicted: AtomicU64::new(0),
+            evicted_files: Mutex::default(),
         };
-        if stated == Stated::Nothing {
+        if stated == Stated::Nothing && store.shared.catalog.is_open() {
             // No bound is known: nothing may be written before what is here has been counted.
             store.restore_lost()?;
             store.count(0)?;
@@ -207,6 +212,10 @@ impl Store {
         if let Some(length) = record.complete_length {
             durable.truncate(length);
         }
+        body.trim_to(&durable)?;
+        // Somebody has cut the body: what went takes no room any more.
+        let held = pages_of(&durable).total() + MANIFEST_BYTES;
+        self.shared.space.release(record.disk_bytes().saturating_sub(held));
         Ok(Some(Object::from_record(
             id,
             record,
@@ -257,6 +266,19 @@ impl Store {
         })
     }
 
+    /// A new generation that later requests do not find: for readers who came before a purge. Its room is
+    /// free when the last of them leaves.
+    pub fn create_apart(&self, key: &ObjectKey, representation: Representation) -> Arc<Object> {
+        let body = Body::at(&self.layout.body(key.id(), self.next_generation(None)));
+        let generation = self.next_generation(None);
+        let object = Object::new(key, generation, representation, body, Arc::clone(&self.shared));
+        object.discarded.store(true, Ordering::Release);
+        if object.length() == Some(0) {
+            object.end_at(0, false);
+        }
+        Arc::new(object)
+    }
+
     /// Writes the part of `bytes` that is absent, evicting other objects where that needs room: for a
     /// blocking thread.
     ///
@@ -299,6 +321,12 @@ impl Store {
         }
         drop(stock);
         self.remove_files(object.id(), object.generation);
+    }
+
+    /// Gives back what a crash left in the body of an object beyond what its record speaks of.
+    pub(super) fn trim(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
+        let body = Body::open(&self.layout.body(id, record.generation))?;
+        body.trim_to(&record.durable()?)
     }
 
     /// Forgets an object that is not open.
@@ -388,19 +416,57 @@ impl Store {
         Ok(())
     }
 
-    /// Looks after the catalog: one that failed is opened again, and told what was learnt meanwhile. For a
-    /// blocking thread, to be called every second or so.
+    /// Brings the store in order after a start, while requests are served, and looks after the catalog: one
+    /// that failed is opened again, and told what was learnt meanwhile. For a blocking thread, to be called
+    /// at the start and then every second or so.
     pub fn look_after(&self) {
-        if !self.shared.catalog.heal(self.shared.space.free()) {
-            return;
+        let free = self.shared.space.free();
+        if let Some(missing) = free.and_then(|free| HEALING_ROOM.checked_sub(free))
+            && !self.shared.catalog.is_open()
+            && let Err(error) = self.evict_files(missing)
+        {
+            tracing::warn!(%error, "could not make room for the catalog");
         }
-        self.restoring.store(true, Ordering::Release);
+        let healed = self.shared.catalog.heal(self.shared.space.free());
+        if healed != Healed::No
+            && let Err(error) = self.tell_catalog(healed)
+        {
+            tracing::warn!(%error, "could not tell the new catalog everything");
+        }
+        if self.shared.catalog.is_open()
+            && !self.tidied.swap(true, Ordering::AcqRel)
+            && let Err(error) = self.tidy_up()
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "could not bring the store in order");
+        }
+    }
+
+    fn tell_catalog(&self, healed: Healed) -> Result<(), StoreError> {
+        for (id, generation) in std::mem::take(&mut *self.evicted_files()) {
+            self.shared.catalog.remove(id, generation)?;
+            self.shared.catalog.remove_sums(id, generation)?;
+        }
         let open: Vec<Arc<Object>> = self.open_objects().values().cloned().collect();
-        let told = open.iter().try_for_each(|object| object.record_use());
-        // A directory that was deleted has manifests only of what came after.
-        if let Err(error) = told.and_then(|()| self.restore_lost()) {
-            tracing::warn!(%error, "could not tell the new catalog everything yet");
+        for object in &open {
+            object.record_use()?;
         }
+        if healed == Healed::BegunAnew {
+            // A directory that was deleted has manifests only of what came after.
+            self.restoring.store(true, Ordering::Release);
+            self.restore_lost()?;
+            let open = self.open_objects_mut();
+            let closed = self.shared.catalog.scan(None).filter(|(id, _)| !open.contains_key(id));
+            let closed: u64 = closed.map(|(_, record)| record.disk_bytes()).sum();
+            let held: u64 = open.values().map(|object| object.disk_bytes()).sum();
+            self.shared.space.correct(self.used_bytes(), closed + held);
+        }
+        Ok(())
+    }
+
+    /// What was evicted while there was no catalog.
+    pub(super) fn evicted_files(&self) -> MutexGuard<'_, Vec<(ObjectId, u64)>> {
+        self.evicted_files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn stock(&self) -> MutexGuard<'_, Stock> {

@@ -455,6 +455,11 @@ impl Object {
         }
     }
 
+    /// From now on, who begins to wait is heard by [`Object::awaited`].
+    pub fn begin_passing(&self, why: Passing) {
+        self.passing.store(why as u8, Ordering::Release);
+    }
+
     /// Hands bytes that the disk would not take to those who wait for them; a session's bytes come in
     /// order, and only the last of them are held.
     pub fn pass_on(&self, session: u64, at: ByteOffset, bytes: Bytes, why: Passing) {
@@ -466,7 +471,7 @@ impl Object {
             if progress.transit.offer(session, at, bytes) {
                 self.raise_epoch();
             }
-            self.passing.store(why as u8, Ordering::Release);
+            self.begin_passing(why);
             progress.passing(range)
         };
         wake(woken);

@@ -62,8 +62,10 @@ impl Object {
                 self.write_manifest(durable)?;
                 fault::point("manifest-retracted");
             }
-            self.put_sums(durable, &touched)?;
+            // The record first: bytes that it names must not lose the sums that tell their damage.
             self.shared.catalog.put(self.id, &self.record(durable))?;
+            fault::point("record-put-before-sums");
+            self.put_sums(durable, &touched)?;
             self.shared.catalog.flush()?;
             fault::point("record-retracted");
         }
@@ -163,7 +165,10 @@ impl Object {
             .sums(self.id, self.generation, Group::number_of(block))?;
         let mut bad = Vec::new();
         for sum in group.get(block) {
-            let Some(run) = sum.range(block) else { continue };
+            // A crash can leave the sum of what was given up.
+            let Some(run) = sum.range(block).filter(|run| self.progress().present.covered(*run) > 0) else {
+                continue;
+            };
             let mut bytes = vec![0; run.len() as usize];
             match self.body.read_exact(run.start(), &mut bytes) {
                 Ok(()) if sums::sum_of(&bytes) == sum.sum => {}

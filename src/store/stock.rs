@@ -8,6 +8,7 @@
 use super::error::StoreError;
 use super::index::Store;
 use super::layout::parse_name;
+use super::record::Record;
 use super::recover;
 use super::space::Stated;
 use crate::key::ObjectId;
@@ -19,7 +20,6 @@ const BATCH: usize = 256;
 /// The count, while it lasts.
 #[derive(Debug, Default)]
 pub(super) struct Stock {
-    counting: bool,
     /// All up to and with this one are counted.
     up_to: Option<ObjectId>,
     /// What went before it was counted, in bytes.
@@ -45,27 +45,40 @@ impl Stock {
     }
 }
 
+/// Whether an object is complete, and its upstream's statement was never compared with it.
+fn is_unproven(record: &Record) -> bool {
+    let stated = record.representation.header("repr-digest").is_some();
+    stated
+        && record.digest.is_none()
+        && record
+            .durable()
+            .is_ok_and(|durable| record.complete_length == Some(durable.total()))
+}
+
 impl Store {
     /// Brings the store in order after a start: writes a lost catalog anew, counts, removes what no record
     /// speaks of, and evicts down to the quota. For a blocking thread; requests are served meanwhile.
     ///
     /// # Errors
     /// Where the catalog or the directory cannot be read.
-    pub fn tidy_up(&self) -> Result<(), StoreError> {
+    pub(super) fn tidy_up(&self) -> Result<(), StoreError> {
         self.restore_lost()?;
         let (believed, exact) = {
             let stock = self.stock();
             (self.believed, stock.exact)
         };
         if !exact {
-            self.count(believed)?;
+            // What no record speaks of goes before the count says how much there is.
             self.remove_strays()?;
+            self.count(believed)?;
         }
         self.shrink()
     }
 
+    /// Counts what is stored. Objects that a crash kept from being compared with the digest that their
+    /// upstream has stated are compared now.
     pub(super) fn count(&self, believed: u64) -> Result<(), StoreError> {
-        self.stock().counting = true;
+        let mut unproven = Vec::new();
         loop {
             let mut stock = self.stock();
             let batch: Vec<_> = self.shared.catalog.scan(stock.up_to).take(BATCH).collect();
@@ -73,15 +86,30 @@ impl Store {
                 let counted = stock.counted + stock.gone;
                 self.shared.space.correct(believed, counted);
                 stock.exact = true;
-                stock.counting = false;
+                drop(stock);
                 tracing::info!(bytes = self.used_bytes(), "counted what is stored");
-                return Ok(());
+                return self.prove(&unproven);
             };
+            unproven.extend(
+                batch
+                    .iter()
+                    .filter(|(_, record)| is_unproven(record))
+                    .map(|(id, _)| *id),
+            );
             stock.up_to = Some(*last);
             // What this process made it has counted as it wrote.
             let past = batch.iter().filter(|(_, record)| record.generation < self.began);
             stock.counted += past.map(|(_, record)| record.disk_bytes()).sum::<u64>();
         }
+    }
+
+    fn prove(&self, unproven: &[ObjectId]) -> Result<(), StoreError> {
+        for id in unproven {
+            if let Some(object) = self.load_id(*id)?.filter(|object| object.is_whole()) {
+                self.check_statement(&object)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes files that a crash left between two steps.
@@ -98,8 +126,20 @@ impl Store {
                     // With the map locked no record is being made for it.
                     let open = self.open_objects();
                     let known = self.shared.catalog.get(id).ok().flatten();
-                    let is_known = known.is_some_and(|record| record.generation == generation);
-                    if (is_known && extension != "new") || open.contains_key(&id) {
+                    let known = known.filter(|record| record.generation == generation);
+                    if open.contains_key(&id) {
+                        continue;
+                    }
+                    if let Some(record) = known.filter(|_| extension != "new") {
+                        // Nobody begins to write to it now: it would have to be opened first.
+                        let trimmed = if extension == "body" {
+                            self.trim(id, &record)
+                        } else {
+                            Ok(())
+                        };
+                        if let Err(error) = trimmed {
+                            tracing::warn!(path = %path.display(), %error, "could not look into a body");
+                        }
                         continue;
                     }
                     drop(open);

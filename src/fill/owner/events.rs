@@ -7,7 +7,7 @@ use super::super::session::Outcome;
 use super::scarcity::Scarcity;
 use super::sessions::Session;
 use super::{Event, Failures, Owner};
-use crate::store::Presence;
+use crate::store::{Broken, Presence, StoreError};
 use crate::upstream::{Exchange, Permit, Span, backoff, random};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -88,6 +88,12 @@ impl Owner {
                 } else {
                     self.end_session(self.sessions[index].id);
                 }
+            }
+            Verdict::Begins(..) if self.is_detached() => {
+                // It was purged: there is nothing to begin for its readers, and nobody else will come.
+                self.stop_sessions();
+                self.failures.gave_up = true;
+                object.break_for_good(Broken::Superseded);
             }
             Verdict::Begins(representation, brings) => {
                 self.stop_sessions();
@@ -201,9 +207,10 @@ impl Owner {
             Outcome::Slept => "the machine has slept".to_owned(),
             Outcome::Short => "the body ended before the length it had promised".to_owned(),
             Outcome::Disk(error) => {
+                let by_limit = matches!(error, StoreError::NoRoom { .. });
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(url = object.url(), error, "the disk takes no more for now");
-                self.scarcity = Some(Scarcity::after(self.scarcity.take(), Instant::now()));
+                self.scarcity = Some(Scarcity::after(self.scarcity.take(), by_limit, Instant::now()));
                 return;
             }
         };

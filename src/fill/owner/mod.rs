@@ -24,7 +24,7 @@ use super::ask::Asked;
 use super::plan::{Running, Step, View, class_of, plan};
 use super::registry::{Context, Phase, Shared, Status, Want};
 use super::session::Outcome;
-use crate::header::{CacheControl, repr_digest, stated_sha256};
+use crate::header::CacheControl;
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Permit, Span, Standby};
 use scarcity::Scarcity;
@@ -172,7 +172,7 @@ impl Owner {
             self.stop_sessions();
             return;
         }
-        if let Some(ahead) = wishes.at_most_ahead {
+        if let Some(ahead) = wishes.at_most_ahead.filter(|_| self.resumes()) {
             self.rein_in(&wishes.paces, ahead);
         }
         // A session that still queues is only a wish: it is planned anew with the others.
@@ -383,27 +383,14 @@ impl Owner {
         true
     }
 
-    /// Compares a complete object with the digest that its upstream has stated (RFC 9530). One that
-    /// differs was damaged on its way, and is not kept.
+    /// Compares a complete object with the digest that its upstream has stated.
     async fn check_digest(&self, object: &Arc<Object>) {
-        let stated = object.representation().header("repr-digest").and_then(stated_sha256);
-        let Some(stated) = stated.filter(|_| object.is_whole()) else {
+        if object.representation().header("repr-digest").is_none() || !object.is_whole() {
             return;
-        };
-        let reading = Arc::clone(object);
-        let computed = on_disk(move || reading.compute_digest()).await;
-        if matches!(computed, Ok(Some(digest)) if digest != stated) {
-            tracing::error!(
-                url = object.url(),
-                stated = repr_digest(&stated),
-                computed = object.digest().map(|digest| repr_digest(&digest)),
-                "what the upstream sent is not what its digest says: it is not kept"
-            );
-            let (store, bad) = (Arc::clone(&self.context.store), Arc::clone(object));
-            if let Err(error) = on_disk(move || store.remove(&bad)).await {
-                tracing::error!(%error, "could not remove a damaged object");
-            }
-            object.break_for_good(Broken::Upstream("its digest differs from what it sent".into()));
+        }
+        let (store, complete) = (Arc::clone(&self.context.store), Arc::clone(object));
+        if let Err(error) = on_disk(move || store.check_statement(&complete)).await {
+            tracing::error!(url = object.url(), %error, "could not compare an object with its digest");
         }
     }
 
@@ -417,8 +404,19 @@ impl Owner {
         self.shared.phase.send_replace(Phase::Stopping);
     }
 
+    /// Its object was purged: what it brings is for the readers it has.
+    fn is_detached(&self) -> bool {
+        self.shared.detached.load(Ordering::Acquire)
+    }
+
     /// Makes a new generation, makes it known, and only then breaks the readers of the old one.
     async fn become_generation(&mut self, representation: Representation) -> Result<(), StoreError> {
+        if self.is_detached() {
+            let object = self.context.store.create_apart(&self.shared.key, representation);
+            self.object = Some(object);
+            self.publish();
+            return Ok(());
+        }
         let (store, key) = (Arc::clone(&self.context.store), self.shared.key.clone());
         let created = on_disk(move || store.create(&key, representation)).await?;
         let former = self.object.replace(created.object);

@@ -25,22 +25,25 @@ const MOST_AHEAD: u64 = 64 << 20;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scarcity {
     tries: u32,
+    /// It is our own limit that is reached, by what is in use: what nobody reads gives way.
+    by_limit: bool,
     pub(super) next_try: Instant,
 }
 
 impl Scarcity {
-    pub(super) fn after(before: Option<Self>, now: Instant) -> Self {
+    pub(super) fn after(before: Option<Self>, by_limit: bool, now: Instant) -> Self {
         let tries = before.map_or(0, |before| before.tries);
         let pause = FIRST_TRY.saturating_mul(1 << tries.min(5)).min(LONGEST_PAUSE);
         Self {
             tries: tries + 1,
+            by_limit,
             next_try: now + pause,
         }
     }
 
     /// It is not worth to try again while nobody reads.
     pub(super) fn is_hopeless(&self) -> bool {
-        self.tries >= MOST_TRIES
+        self.by_limit || self.tries >= MOST_TRIES
     }
 }
 
@@ -61,7 +64,7 @@ impl Owner {
         }
         let can_store = self.context.could_store(&self.shared);
         if !can_store {
-            self.scarcity = Some(Scarcity::after(Some(scarcity), now));
+            self.scarcity = Some(Scarcity::after(Some(scarcity), scarcity.by_limit, now));
         }
         !can_store
     }
@@ -103,15 +106,20 @@ mod tests {
     #[test]
     fn tries_become_rare_and_end() {
         let now = Instant::now();
-        let mut scarcity = Scarcity::after(None, now);
+        let mut scarcity = Scarcity::after(None, false, now);
         assert_eq!(scarcity.next_try, now + Duration::from_secs(1));
-        scarcity = Scarcity::after(Some(scarcity), now);
+        scarcity = Scarcity::after(Some(scarcity), false, now);
         assert_eq!(scarcity.next_try, now + Duration::from_secs(2));
         for _ in 2..MOST_TRIES {
             assert!(!scarcity.is_hopeless());
-            scarcity = Scarcity::after(Some(scarcity), now);
+            scarcity = Scarcity::after(Some(scarcity), false, now);
         }
         assert!(scarcity.is_hopeless());
         assert_eq!(scarcity.next_try, now + LONGEST_PAUSE);
+    }
+
+    #[test]
+    fn under_a_full_quota_what_nobody_reads_gives_way_at_once() {
+        assert!(Scarcity::after(None, true, Instant::now()).is_hopeless());
     }
 }

@@ -82,7 +82,8 @@ impl Owner {
         }
         let ahead = paces
             .iter()
-            .filter(|_| !scarce)
+            // Without ranges, what cannot be kept would be read again from the start.
+            .filter(|_| !scarce && (self.resumes() || at_most_ahead.is_none()))
             .filter_map(|pace| ahead_of(pace, object, window(pace.rate.unwrap_or_default())));
         Wishes {
             waiting,
@@ -96,7 +97,7 @@ impl Owner {
     /// Whether the rest of the object is worth fetching for nobody.
     fn completes(&self, object: &Object) -> bool {
         let hopeless = self.scarcity.is_some_and(|scarcity| scarcity.is_hopeless());
-        if self.failures.gave_up || hopeless || self.is_oversize() || self.shared.detached.load(Ordering::Acquire) {
+        if self.failures.gave_up || hopeless || self.is_oversize() || self.is_detached() {
             return false;
         }
         let policy = self.shared.target().after_last_reader;

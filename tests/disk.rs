@@ -1,0 +1,215 @@
+//! A disk that is full, or whose directory goes: readers get every byte, and filling goes on by itself.
+
+use crate::cli::Program;
+use crate::quota::taken;
+use crate::support::{Client, Film, Upstream, eventually, get, get_range};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use tempfile::TempDir;
+
+const MIB: u64 = 1 << 20;
+
+/// A small file system of its own, in memory.
+struct Tmpfs {
+    dir: TempDir,
+}
+
+impl Tmpfs {
+    /// `None` where this user may not mount one, which is said loudly.
+    fn mounted(bytes: u64) -> Option<Self> {
+        let dir = TempDir::new().expect("a directory");
+        let size = format!("size={bytes}");
+        let mounting = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(dir.path())
+            .output();
+        if mounting.is_ok_and(|output| output.status.success()) {
+            return Some(Self { dir });
+        }
+        eprintln!("SKIPPED: this user may not mount a file system; run it as root");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Takes all that is left, to the last byte.
+    fn fill_up(&self) -> PathBuf {
+        let path = self.path().join("somebody-elses");
+        let mut file = fs::File::create(&path).expect("created");
+        for size in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![7; size]).is_ok() {}
+        }
+        path
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+fn state_of(program: &Program, name: &str) -> String {
+    let list = get(program.address, "/-/api/v1/objects").json();
+    let objects = list["objects"].as_array().expect("a list").iter();
+    let wanted = objects.filter(|object| object["url"].as_str().is_some_and(|url| url.ends_with(name)));
+    wanted
+        .map(|object| object["state"].as_str().expect("a state").to_owned())
+        .next()
+        .unwrap_or_default()
+}
+
+fn asked_for(upstream: &Upstream, name: &str) -> usize {
+    upstream.requests().iter().filter(|seen| seen.target == name).count()
+}
+
+#[test]
+fn a_file_system_filled_to_the_last_byte_under_load_costs_no_reader_a_byte() {
+    let Some(disk) = Tmpfs::mounted(64 * MIB) else { return };
+    let film = Film::new(3 * MIB + 77);
+    let upstream = Upstream::of(&film);
+    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
+    let (over, next) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Acquire) {
+                    let number = next.fetch_add(1, Ordering::AcqRel);
+                    // Some are new, some were seen before, whole or in part.
+                    let name = format!("/film-{}", if number % 3 == 0 { number / 7 } else { number });
+                    let (at, answer) = match number % 2 {
+                        0 => (0, get(program.address, &name)),
+                        _ => (MIB, get_range(program.address, &name, "bytes=1048576-")),
+                    };
+                    assert!(matches!(answer.status, 200 | 206), "{}", answer.text());
+                    answer.expect(answer.status);
+                    assert_eq!(answer.body.len() as u64, film.len - at);
+                    film.check(at, &answer.body);
+                }
+            });
+        }
+        let work = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            // Others' bytes come and go while readers read.
+            for _ in 0..3 {
+                let done = next.load(Ordering::Acquire);
+                eventually("some films", || next.load(Ordering::Acquire) >= done + 15);
+                let others = disk.fill_up();
+                eventually("some films on a full disk", || {
+                    next.load(Ordering::Acquire) >= done + 45
+                });
+                fs::remove_file(others).expect("removed");
+            }
+        }));
+        over.store(true, Ordering::Release);
+        work.expect("no reader was failed");
+    });
+    // There is room now: a film is stored as before, without anybody's help.
+    eventually("a film that is stored again", || {
+        film.check(0, &get(program.address, "/afterwards").expect(200).body);
+        state_of(&program, "/afterwards") == "complete"
+    });
+    let asked = asked_for(&upstream, "/afterwards");
+    film.check(0, &get(program.address, "/afterwards").expect(200).body);
+    assert_eq!(asked_for(&upstream, "/afterwards"), asked);
+    // After a kill what is left is true.
+    program.kill();
+    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
+    for number in 0..20 {
+        let answer = get(program.address, &format!("/film-{number}"));
+        film.check(0, &answer.expect(200).body);
+    }
+}
+
+#[test]
+fn on_a_disk_without_room_a_film_is_passed_on_and_said_to_be() {
+    let Some(disk) = Tmpfs::mounted(16 * MIB) else { return };
+    let film = Film::new(5 * MIB);
+    let upstream = Upstream::of(&film);
+    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
+    film.check(0, &get(program.address, "/before").expect(200).body);
+    eventually("the first film", || state_of(&program, "/before") == "complete");
+    // Pinned, so that no room can be made.
+    let id = get(program.address, "/-/api/v1/objects").json()["objects"][0]["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    let server = program.address.to_string();
+    let pinned = Command::new(env!("CARGO_BIN_EXE_millpond"))
+        .args(["pin", &id, "--server", &server])
+        .status();
+    assert!(pinned.expect("run").success());
+    let others = disk.fill_up();
+    let answer = get(program.address, "/passed");
+    answer.expect(200);
+    film.check(0, &answer.body);
+    let story = answer.header("cache-status").expect("told");
+    assert!(
+        story.contains("detail=disk-full") && !story.contains("stored"),
+        "{story}"
+    );
+    // What is stored is served as ever.
+    let asked = upstream.requests().len();
+    film.check(0, &get(program.address, "/before").expect(200).body);
+    assert_eq!(upstream.requests().len(), asked);
+    // A reader that is under way when there is room again: the rest is stored.
+    let mut slow = Client::open(program.address, "GET", "/resumed", &[]);
+    film.check(0, &slow.read(300_000));
+    fs::remove_file(others).expect("removed");
+    film.check(300_000, &slow.finish().body);
+    eventually("the film that was under way", || {
+        get(program.address, "/resumed").expect(200);
+        state_of(&program, "/resumed") == "complete"
+    });
+}
+
+#[test]
+fn a_floor_of_free_space_is_kept() {
+    let Some(disk) = Tmpfs::mounted(32 * MIB) else { return };
+    let film = Film::new(4 * MIB);
+    let upstream = Upstream::of(&film);
+    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "12MiB"]);
+    for number in 0..12 {
+        film.check(0, &get(program.address, &format!("/{number}")).expect(200).body);
+        let free = rustix_free(disk.path());
+        // The catalog is no body; it takes a few pages of its own.
+        assert!(free >= 11 * MIB, "{free} bytes are free");
+    }
+    assert!(taken(&disk.path().join("data")) >= 8 * MIB);
+}
+
+fn rustix_free(path: &Path) -> u64 {
+    let disk = rustix::fs::statvfs(path).expect("told");
+    disk.f_bavail * disk.f_frsize
+}
+
+#[test]
+fn a_directory_deleted_under_the_process_costs_no_reader_a_byte() {
+    let film = Film::new(4 * MIB);
+    let upstream = Upstream::of(&film);
+    let dir = TempDir::new().expect("a directory");
+    let data = dir.path().join("data");
+    let program = Program::serve(&data, &upstream, &[]);
+    film.check(0, &get(program.address, "/before").expect(200).body);
+    let mut reader = Client::open(program.address, "GET", "/during", &[]);
+    film.check(0, &reader.read(100_000));
+    fs::remove_dir_all(&data).expect("deleted");
+    film.check(100_000, &reader.finish().body);
+    film.check(0, &get(program.address, "/before").expect(200).body);
+    film.check(0, &get(program.address, "/after").expect(200).body);
+    eventually("the catalog has noticed", || data.join("catalog/db").exists());
+    eventually("a film that is stored again", || {
+        film.check(0, &get(program.address, "/again").expect(200).body);
+        state_of(&program, "/again") == "complete"
+    });
+    program.kill();
+    let program = Program::serve(&data, &upstream, &[]);
+    for name in ["/before", "/during", "/after", "/again"] {
+        film.check(0, &get(program.address, name).expect(200).body);
+    }
+}
