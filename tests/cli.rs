@@ -15,6 +15,11 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn serve(dir: &Path, upstream: &Upstream, more: &[&str]) -> Self {
+        Self::serve_and_die_at("", dir, upstream, more)
+    }
+
+    /// The same, with a place at which it dies (`src/store/fault.rs`).
+    pub(crate) fn serve_and_die_at(place: &str, dir: &Path, upstream: &Upstream, more: &[&str]) -> Self {
         // What a test's servers say beside errors, to whoever looks for a fault.
         let log = std::env::var("POND_TEST_LOG").unwrap_or_else(|_| "error".to_owned());
         let mut child = command(&["serve", "--listen", "127.0.0.1:0", "--log", &log])
@@ -22,6 +27,7 @@ impl Program {
             .arg(dir)
             .args(["--upstream", &upstream.url()])
             .args(more)
+            .env("POND_FAULT", place)
             .stdout(Stdio::piped())
             .spawn()
             .expect("started");

@@ -1,7 +1,15 @@
 //! Promise 6: after a crash, truth.
 
 use crate::cli::Program;
-use crate::support::{Client, Film, Pond, Upstream, Valve, get};
+use crate::quota::taken;
+use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use tempfile::TempDir;
 
 const LEN: u64 = 24_000_000;
@@ -134,4 +142,192 @@ fn a_body_that_was_deleted_or_cut_under_the_record_is_fetched_again() {
         whole.expect(200);
         film.check(0, &whole.body);
     }
+}
+
+/// Every step at which the process can die, and what lies between two of them.
+const PLACES: [&str; 16] = [
+    "body-created",
+    "manifest-written",
+    "manifest-made",
+    "record-made",
+    "room-taken",
+    "written",
+    "present",
+    "synced",
+    "sums-recorded",
+    "recorded",
+    "complete-manifest",
+    "manifest-retracted",
+    "record-put-before-sums",
+    "record-retracted",
+    "punched",
+    "evicted-record",
+];
+
+const QUOTA: u64 = 8 << 20;
+const QUOTA_FLAGS: [&str; 2] = ["--quota", "8MiB"];
+
+/// The film at a path: its length and bytes are those of its number.
+fn film_of(number: u64) -> Film {
+    let len = match number % 5 {
+        0 => 3_000_017,
+        1 => 12_000_000,
+        2 => 4096,
+        _ => 300_000 + number * 1001,
+    };
+    Film::edition(len, number + 1)
+}
+
+/// An upstream of all those films, as `/0`, `/1` and so on.
+fn films() -> Upstream {
+    Upstream::scripted(|seen, conn| {
+        let number = seen.target.trim_start_matches('/').parse().unwrap_or(0);
+        conn.serve(&film_of(number), seen);
+    })
+}
+
+/// Plays a film for as long as the server lives; what comes is right. `true` where all of it came.
+fn play(address: SocketAddr, number: u64, from: u64) -> bool {
+    let film = film_of(number);
+    let from = from % film.len;
+    let mut answer = Vec::new();
+    let read = TcpStream::connect(address).and_then(|mut stream| {
+        stream.write_all(
+            format!("GET /{number} HTTP/1.1\r\nHost: pond\r\nConnection: close\r\nRange: bytes={from}-\r\n\r\n")
+                .as_bytes(),
+        )?;
+        stream.read_to_end(&mut answer)
+    });
+    let Some(head) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return false;
+    };
+    let (head, body) = answer.split_at(head + 4);
+    let head = String::from_utf8_lossy(head);
+    assert!(head.starts_with("HTTP/1.1 206"), "{head}");
+    film.check(from, body);
+    read.is_ok() && body.len() as u64 == film.len - from
+}
+
+fn bodies(dir: &Path) -> Vec<PathBuf> {
+    let shards = std::fs::read_dir(dir.join("objects")).expect("listed").flatten();
+    let files = shards.flat_map(|shard| std::fs::read_dir(shard.path()).expect("listed").flatten());
+    files
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "body"))
+        .collect()
+}
+
+/// A data directory with a film that is complete, but for a byte that the disk has changed.
+fn damaged(upstream: &Upstream) -> TempDir {
+    let dir = TempDir::new().expect("a directory");
+    let mut program = Program::serve(dir.path(), upstream, &QUOTA_FLAGS);
+    assert!(play(program.address, 0, 0));
+    eventually("a complete film", || {
+        let list = get(program.address, "/-/api/v1/objects").json();
+        list["objects"][0]["state"] == "complete"
+    });
+    program.terminate();
+    assert!(program.child.wait().expect("ended").success());
+    for body in bodies(dir.path()) {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(body).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 1_500_000).unwrap();
+        file.write_all_at(&[!byte[0]], 1_500_000).unwrap();
+    }
+    dir
+}
+
+/// What any start after any death owes: right bytes, within the quota, and nothing that does not verify.
+fn expect_the_truth(dir: &Path, upstream: &Upstream) {
+    let mut program = Program::serve(dir, upstream, &QUOTA_FLAGS);
+    for number in 0..6 {
+        assert!(play(program.address, number, 0));
+    }
+    let stored = || {
+        let stats = get(program.address, "/-/api/v1/stats").json();
+        stats["disk_bytes"].as_u64().expect("told")
+    };
+    eventually("the fills to end", || {
+        get(program.address, "/-/api/v1/stats").json()["fills"] == 0
+    });
+    assert!(stored() <= QUOTA);
+    // What the server believes is what the disk holds.
+    eventually("nothing beside what is known", || taken(dir) <= stored());
+    program.terminate();
+    assert!(program.child.wait().expect("ended").success());
+    let verified = Command::new(env!("CARGO_BIN_EXE_millpond"))
+        .args(["verify", "--json", "--data"])
+        .arg(dir)
+        .output()
+        .expect("run");
+    let said = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(
+        verified.status.success(),
+        "{said} {}",
+        String::from_utf8_lossy(&verified.stderr)
+    );
+    assert!(said.contains("\"unchecked_bytes\":0"), "{said}");
+}
+
+#[test]
+fn a_death_between_any_two_steps_leaves_the_truth() {
+    let upstream = films();
+    for place in PLACES {
+        for time in [1, 4] {
+            let dir = damaged(&upstream);
+            let mut program =
+                Program::serve_and_die_at(&format!("{place}:{time}"), dir.path(), &upstream, &QUOTA_FLAGS);
+            // A play that fails tells of a death, and of nothing else.
+            let died = (0..400).any(|number| !play(program.address, number % 12, number / 12 * 1_000_003));
+            if died {
+                eventually("the end of the process", || {
+                    program.child.try_wait().expect("asked").is_some()
+                });
+            }
+            // A complete object loses bytes only once here.
+            let rare = ["manifest-retracted"].contains(&place) && time > 1;
+            assert!(died || rare, "{place} was not passed {time} times");
+            drop(program);
+            expect_the_truth(dir.path(), &upstream);
+        }
+    }
+}
+
+#[test]
+fn kills_over_a_busy_cache_leave_the_truth() {
+    let upstream = films();
+    let dir = TempDir::new().expect("a directory");
+    let kills = if std::env::var("POND_FULL_SCALE").is_ok() {
+        200
+    } else {
+        40
+    };
+    let (mut whole, played) = (0, AtomicU64::new(0));
+    for kill in 0..kills {
+        let program = Program::serve(dir.path(), &upstream, &QUOTA_FLAGS);
+        let (address, over) = (program.address, AtomicBool::new(false));
+        let before = played.load(Ordering::Acquire);
+        let enough = before + 1 + draw(kill, 24);
+        thread::scope(|scope| {
+            for reader in 0..4 {
+                let (over, played) = (&over, &played);
+                scope.spawn(move || {
+                    let mut round = 0;
+                    while !over.load(Ordering::Acquire) {
+                        let drawn = draw(kill * 1000 + reader * 100 + round, 1 << 40);
+                        if play(address, drawn % 12, drawn / 12) {
+                            played.fetch_add(1, Ordering::AcqRel);
+                        }
+                        round += 1;
+                    }
+                });
+            }
+            eventually("some films", || played.load(Ordering::Acquire) >= enough);
+            program.kill();
+            over.store(true, Ordering::Release);
+        });
+        whole += played.load(Ordering::Acquire) - before;
+    }
+    eprintln!("{kills} kills, {whole} films played");
+    expect_the_truth(dir.path(), &upstream);
 }

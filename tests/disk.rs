@@ -2,7 +2,7 @@
 
 use crate::cli::Program;
 use crate::quota::taken;
-use crate::support::{Client, Film, Upstream, eventually, get, get_range};
+use crate::support::{Client, Film, Upstream, Valve, eventually, get, get_range};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -165,6 +165,26 @@ fn on_a_disk_without_room_a_film_is_passed_on_and_said_to_be() {
     eventually("the film that was under way", || {
         get(program.address, "/resumed").expect(200);
         state_of(&program, "/resumed") == "complete"
+    });
+}
+
+#[test]
+fn a_disk_that_others_fill_between_the_look_and_the_write_is_made_room_on() {
+    let Some(disk) = Tmpfs::mounted(16 * MIB) else { return };
+    let film = Film::new(3 * MIB);
+    let valve = Valve::new(film.len + MIB);
+    let upstream = Upstream::limited(&film, valve.clone(), 0);
+    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
+    film.check(0, &get(program.address, "/idle").expect(200).body);
+    eventually("a film that may go", || state_of(&program, "/idle") == "complete");
+    let mut reader = Client::open(program.address, "GET", "/film", &[]);
+    film.check(0, &reader.read(65_536));
+    let _others = disk.fill_up();
+    valve.allow(u64::MAX);
+    film.check(65_536, &reader.finish().body);
+    eventually("a film in the place of the idle one", || {
+        film.check(0, &get(program.address, "/film").expect(200).body);
+        state_of(&program, "/film") == "complete"
     });
 }
 

@@ -249,6 +249,31 @@ fn a_film_without_ranges_larger_than_the_quota_is_passed_on() {
 }
 
 #[test]
+fn what_passes_by_stays_for_its_reader_while_others_of_its_bytes_are_stored() {
+    let quota = 2 * MIB;
+    let film = Film::new(2 * quota);
+    let served = film.clone();
+    let upstream = Upstream::scripted(move |_, conn| {
+        conn.head(
+            200,
+            &[
+                ("Content-Type", "video/mp4".to_owned()),
+                ("Content-Length", served.len.to_string()),
+            ],
+        );
+        // Small pieces: most of them fit into a page that an earlier one has taken, one in six does not.
+        for start in (0..served.len).step_by(700) {
+            conn.body(&served, start, (start + 700).min(served.len));
+        }
+    });
+    let pond = Pond::with(&upstream, &[("quota", &quota.to_string())]);
+    let answer = get(pond.address(), "/film");
+    film.check(0, &answer.expect(200).body);
+    assert_eq!(answer.body.len() as u64, film.len);
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
 fn the_quota_holds_from_the_first_moment_after_a_kill() {
     let quota = 12 * MIB;
     let film = Film::new(2 * MIB);

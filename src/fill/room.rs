@@ -7,7 +7,7 @@
 
 use super::place::Pace;
 use super::registry::{Context, Phase, Shared};
-use crate::ranges::{ByteOffset, ByteRange, RangeSet};
+use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use crate::store::{Object, StoreError};
 use std::sync::{Arc, PoisonError};
 
@@ -87,6 +87,10 @@ fn whole_blocks(range: ByteRange) -> Option<ByteRange> {
     )
 }
 
+fn lacks_room(written: &Result<(), StoreError>) -> Option<ByteCount> {
+    written.as_ref().err().and_then(StoreError::missing_bytes)
+}
+
 impl Context {
     /// Writes, and where there is no room, takes it from what was watched: of this object first, then of
     /// the others. For a blocking thread.
@@ -98,12 +102,12 @@ impl Context {
         bytes: &[u8],
     ) -> Result<(), StoreError> {
         let mut written = self.store.write(object, at, bytes);
-        if matches!(written, Err(StoreError::NoRoom { .. })) && shared.has_readers() {
+        if lacks_room(&written).is_some() && shared.has_readers() {
             // One at a time: room for one piece is not made twice.
             let _one = self.punching.lock().unwrap_or_else(PoisonError::into_inner);
             written = self.store.write(object, at, bytes);
-            while let Err(StoreError::NoRoom { bytes: missing, .. }) = &written {
-                if !self.punch(shared, *missing) {
+            while let Some(missing) = lacks_room(&written) {
+                if !self.punch(shared, missing) {
                     break;
                 }
                 written = self.store.write(object, at, bytes);

@@ -235,11 +235,11 @@ impl Sink {
         let Some(left) = self.write(at, pieces).await else {
             if self.object.passing().is_some() && self.object.is_settled() {
                 tracing::info!(url = self.object.url(), "the disk takes bytes again");
-                self.object.cease_passing();
+                self.object.end_passing();
             }
             return Ok(());
         };
-        let why = if left.error.is_full() {
+        let why = if left.error.missing_bytes().is_some() {
             Passing::DiskFull
         } else {
             Passing::DiskFailed

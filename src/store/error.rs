@@ -1,6 +1,7 @@
 //! What can go wrong on the disk, named by operation and object.
 
-use super::space::Shortage;
+use super::space::{PAGE_BYTES, Shortage};
+use crate::ranges::ByteCount;
 use std::io;
 use std::path::PathBuf;
 
@@ -92,14 +93,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether room is what was missing, by our own limits or by the file system's word.
-    pub fn is_full(&self) -> bool {
+    /// How many bytes of room were missing, by our own limits or by the file system's word, where that was
+    /// the trouble.
+    pub fn missing_bytes(&self) -> Option<ByteCount> {
+        let is_full =
+            |source: &io::Error| matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match self {
-            Self::NoRoom { .. } => true,
-            Self::File { source, .. } | Self::Write { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
-            _ => false,
+            Self::NoRoom { bytes, .. } => Some(*bytes),
+            Self::Write { count, source, .. } if is_full(source) => Some(*count as u64),
+            Self::File { source, .. } if is_full(source) => Some(PAGE_BYTES),
+            _ => None,
         }
     }
 

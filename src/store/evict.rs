@@ -35,8 +35,9 @@ const ROOM_AT_ONCE: u64 = 256 << 10;
 /// How often is drawn before every object is looked at: most may be pinned or in use.
 const DRAWS: usize = 4;
 
-/// How long it is remembered that nothing at all could go.
-const BARREN_FOR: Duration = Duration::from_millis(500);
+/// How long it is remembered that nothing at all could go: so many times as long as it took to find out.
+const BARREN_FOR_SEARCHES: u32 = 8;
+const BARREN_FOR_AT_MOST: Duration = Duration::from_secs(2);
 
 /// How often room is made for one piece: others may take it first.
 const MAX_TRIES: usize = 64;
@@ -63,27 +64,29 @@ impl Standing {
 impl Store {
     /// Does what needs room, and makes room until it succeeds or nothing more can go.
     pub(super) fn with_room<T>(&self, mut work: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        // The file system's own word counts like ours: what it is asked beforehand may be true no more.
+        let lacks_room = |done: &Result<T, StoreError>| matches!(done, Err(error) if error.missing_bytes().is_some());
         let mut done = work();
         for _ in 0..MAX_TRIES {
-            if !matches!(done, Err(StoreError::NoRoom { .. })) {
+            if !lacks_room(&done) {
                 return done;
             }
             // One at a time, each with another look first: room for one piece is not made twice.
             let mut barren = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
             done = work();
-            if !matches!(done, Err(StoreError::NoRoom { .. })) || barren.is_some_and(|until| until > Instant::now()) {
+            if !lacks_room(&done) || barren.is_some_and(|until| until > Instant::now()) {
                 return done;
             }
             *barren = None;
+            let begun = Instant::now();
             match self.evict_some() {
                 Ok(Some(_)) => {}
-                Ok(None) => {
-                    *barren = Some(Instant::now() + BARREN_FOR);
-                    return done;
-                }
-                Err(error) => {
-                    *barren = Some(Instant::now() + BARREN_FOR);
-                    tracing::warn!(%error, "could not make room");
+                nothing => {
+                    let search = begun.elapsed().saturating_mul(BARREN_FOR_SEARCHES);
+                    *barren = Some(Instant::now() + search.min(BARREN_FOR_AT_MOST));
+                    if let Err(error) = nothing {
+                        tracing::warn!(%error, "could not make room");
+                    }
                     return done;
                 }
             }

@@ -118,6 +118,8 @@ pub struct Object {
     passed_on: Notify,
     /// Why bytes pass by unstored: 0 they do not, or a [`Passing`].
     passing: AtomicU8,
+    /// Some of it is still held for readers.
+    has_passing: AtomicBool,
     prepared: OnceLock<Box<dyn Any + Send + Sync>>,
     epoch: AtomicU64,
     progress: Mutex<Progress>,
@@ -219,6 +221,7 @@ impl Object {
             demand: Notify::new(),
             passed_on: Notify::new(),
             passing: AtomicU8::new(0),
+            has_passing: AtomicBool::new(false),
             prepared: OnceLock::new(),
             epoch: AtomicU64::new(0),
             progress: Mutex::new(progress),
@@ -376,7 +379,7 @@ impl Object {
     /// # Errors
     /// Where the body cannot be read, or ends before bytes that were recorded as present.
     pub fn read_now(&self, at: ByteOffset, len: usize) -> Result<Option<Bytes>, StoreError> {
-        if self.passing().is_some()
+        if self.has_passing.load(Ordering::Acquire)
             && let Some(mut piece) = self.progress().transit.piece_at(at)
         {
             piece.truncate(len);
@@ -471,19 +474,31 @@ impl Object {
             if progress.transit.offer(session, at, bytes) {
                 self.raise_epoch();
             }
+            self.has_passing.store(true, Ordering::Release);
             self.begin_passing(why);
             progress.passing(range)
         };
         wake(woken);
     }
 
-    /// Bytes are stored again: what was only passing by is absent.
-    pub fn cease_passing(&self) {
+    /// Nothing passes by unstored from now on. What did stays until readers have it
+    /// ([`Object::let_pass`]).
+    pub fn end_passing(&self) {
+        self.passing.store(0, Ordering::Release);
+    }
+
+    /// Whether bytes are held that have passed by.
+    pub fn has_passing(&self) -> bool {
+        self.has_passing.load(Ordering::Acquire)
+    }
+
+    /// Lets go of what passed by and ends before `at`: those bytes are absent.
+    pub fn let_pass(&self, at: ByteOffset) {
         let mut progress = self.progress();
-        if progress.transit.clear() {
+        if progress.transit.let_go_before(at) {
             self.raise_epoch();
         }
-        self.passing.store(0, Ordering::Release);
+        self.has_passing.store(!progress.transit.is_empty(), Ordering::Release);
     }
 
     /// Returns when somebody waits for a byte of the range.

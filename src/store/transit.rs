@@ -69,11 +69,26 @@ impl Transit {
         self.piece_at(at).map(|bytes| at + bytes.len() as u64)
     }
 
-    /// Lets go of everything; `true` where there was something.
-    pub(super) fn clear(&mut self) -> bool {
-        let held = !self.lanes.is_empty();
-        self.lanes.clear();
-        held
+    /// Lets go of what ends before `at`; `true` where there was something.
+    pub(super) fn let_go_before(&mut self, at: ByteOffset) -> bool {
+        let mut left = false;
+        for lane in &mut self.lanes {
+            let bytes = &mut lane.bytes;
+            lane.pieces.retain(|(start, piece)| {
+                let stays = start + piece.len() as u64 > at;
+                if !stays {
+                    *bytes -= piece.len();
+                    left = true;
+                }
+                stays
+            });
+        }
+        self.lanes.retain(|lane| !lane.pieces.is_empty());
+        left
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
     }
 }
 
@@ -103,7 +118,9 @@ mod tests {
         }
         assert_eq!(transit.run_at(0), None);
         assert_eq!(transit.run_at(101), Some(103));
-        assert!(transit.clear());
-        assert_eq!(transit.run_at(101), None);
+        assert!(transit.let_go_before(203));
+        assert_eq!(transit.run_at(201), None);
+        assert_eq!(transit.run_at(301), Some(303));
+        assert!(transit.let_go_before(u64::MAX) && transit.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use super::super::session::Outcome;
 use super::scarcity::Scarcity;
 use super::sessions::Session;
 use super::{Event, Failures, Owner};
-use crate::store::{Broken, Presence, StoreError};
+use crate::store::{Broken, Object, StoreError};
 use crate::upstream::{Exchange, Permit, Span, backoff, random};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -160,11 +160,9 @@ impl Owner {
 
     /// The sessions that would come to `at` end there; `false` where one has been there already.
     fn make_way(&self, index: usize, at: u64) -> bool {
-        if self
-            .object
-            .as_ref()
-            .is_some_and(|object| matches!(object.look(at), Some(Presence::Here(_))))
-        {
+        // Stored, that is: what is only passing by is here for a moment.
+        let is_stored = |object: &Arc<Object>| object.present().run_at(at).is_some();
+        if self.object.as_ref().is_some_and(is_stored) {
             return false;
         }
         let others = self.sessions.iter().enumerate().filter(|(other, _)| *other != index);
@@ -211,6 +209,9 @@ impl Owner {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(url = object.url(), error, "the disk takes no more for now");
                 self.scarcity = Some(Scarcity::after(self.scarcity.take(), by_limit, Instant::now()));
+                if !self.shared.has_readers() {
+                    object.end_passing();
+                }
                 return;
             }
         };

@@ -130,6 +130,7 @@ impl Owner {
         self.publish();
         loop {
             self.carry_out_plan();
+            self.let_pass();
             self.tell();
             if self.is_done() && self.retire().await {
                 self.finished = true;
@@ -364,7 +365,8 @@ impl Owner {
             return false;
         }
         self.stop_sessions();
-        object.cease_passing();
+        object.end_passing();
+        object.let_pass(u64::MAX);
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
         self.check_digest(&object).await;
         let control = object

@@ -90,6 +90,15 @@ impl Owner {
         }
     }
 
+    /// What passed by unstored goes when all readers have it, once bytes are stored again.
+    pub(super) fn let_pass(&self) {
+        let Some(object) = &self.object else { return };
+        if object.has_passing() && object.passing().is_none() {
+            let last = self.shared.paces().iter().map(|pace| pace.at).min();
+            object.let_pass(last.unwrap_or(u64::MAX));
+        }
+    }
+
     /// Whether the disk has room for all that is missing.
     pub(super) fn is_disk_short(&self, object: &Object) -> bool {
         let missing = object
