@@ -5,6 +5,7 @@ mod cli;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use millpond::app::Server;
 use millpond::config::{Config, Layers, describe};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -183,6 +184,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         std::io::Result::Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
     })?;
+    raise_descriptor_limit();
     let server = Server::start(config)?;
     say(&format!("listening on http://{}", server.address()));
     runtime.block_on(async {
@@ -194,6 +196,18 @@ fn run(config: &Config) -> anyhow::Result<()> {
     tracing::info!(grace = ?config.grace, "stopping: running answers may finish");
     server.stop()?;
     Ok(())
+}
+
+/// Each reader takes a descriptor, and each open object; many systems give a process 1024 unless it asks.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, now = limit.current, "could not raise the limit of open files");
+    }
 }
 
 fn misuse(mistakes: &str) -> ExitCode {

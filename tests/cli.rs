@@ -73,6 +73,34 @@ fn run(args: &[&str]) -> Output {
     command(args).output().expect("run")
 }
 
+/// The descriptors of a process.
+fn descriptors(program: &Program) -> usize {
+    let path = format!("/proc/{}/fd", program.child.id());
+    std::fs::read_dir(path).expect("a running process").count()
+}
+
+#[test]
+fn objects_that_nobody_reads_do_not_stay_open_for_ever() {
+    let dir = TempDir::new().expect("a directory");
+    let upstream = Upstream::of(&Film::new(1000));
+    let program = Program::serve(dir.path(), &upstream, &[]);
+    for number in 0..1500 {
+        get(program.address, &format!("/{number}")).expect(200);
+    }
+    assert!(descriptors(&program) < 700, "{}", descriptors(&program));
+}
+
+#[test]
+fn as_many_files_may_be_open_as_the_system_allows() {
+    let dir = TempDir::new().expect("a directory");
+    let upstream = Upstream::of(&Film::new(1000));
+    let program = Program::serve(dir.path(), &upstream, &[]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", program.child.id())).expect("readable");
+    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    let numbers: Vec<&str> = line.expect("told").split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers[0], numbers[1]);
+}
+
 #[test]
 fn wrong_values_are_reported_all_at_once_and_exit_2() {
     let dir = TempDir::new().expect("a directory");

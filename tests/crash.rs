@@ -3,6 +3,7 @@
 use crate::cli::Program;
 use crate::quota::taken;
 use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::FileExt;
@@ -269,8 +270,21 @@ fn expect_the_truth(dir: &Path, upstream: &Upstream) {
     assert!(said.contains("\"unchecked_bytes\":0"), "{said}");
 }
 
+/// The names of all places in the sources.
+fn named_places() -> BTreeSet<String> {
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store")).expect("listed");
+    let mut names = BTreeSet::new();
+    for file in files {
+        let text = std::fs::read_to_string(file.expect("an entry").path()).expect("readable");
+        let calls = text.split("fault::point(\"").skip(1);
+        names.extend(calls.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+    }
+    names
+}
+
 #[test]
 fn a_death_between_any_two_steps_leaves_the_truth() {
+    assert_eq!(named_places(), PLACES.map(str::to_owned).into());
     let upstream = films();
     for place in PLACES {
         for time in [1, 4] {

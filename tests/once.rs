@@ -158,3 +158,16 @@ fn after_a_restart_only_what_is_missing_is_asked() {
     assert_eq!(asked[1].header("range"), Some("bytes=3000000-7999999"));
     assert_eq!(asked[1].header("if-range"), film.etag.as_deref());
 }
+
+#[test]
+fn who_causes_a_fetch_is_never_told_of_a_hit() {
+    let film = Film::new(1000);
+    let upstream = Upstream::of(&film);
+    let pond = Pond::before(&upstream);
+    // So small that all of it is here before the head is written.
+    for number in 0..300 {
+        let answer = get(pond.address(), &format!("/{number}"));
+        let story = answer.header("cache-status").expect("told").to_owned();
+        assert!(story.contains("fwd=uri-miss"), "{number}: {story}");
+    }
+}

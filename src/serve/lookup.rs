@@ -170,13 +170,30 @@ impl Service {
         if let Some(response) = hit {
             return Ok(Attempt::Answered(response));
         }
-        let found = match self.find(request, target, known).await? {
+        // Before the join: what a fill brings at once was not here.
+        let was_here = known.as_ref().is_some_and(|object| {
+            let first = first_range(&answer(request.question, facts(object)));
+            !object.is_whole() && first.is_some_and(|first| object.covers(first))
+        });
+        let mut found = match self.find(request, target, known).await? {
             Ok(found) => found,
             Err(refusal) => return Ok(Attempt::Answered(refusal)),
         };
         let object = &found.object;
         object.touch(unix_seconds(self.clock.now()));
         let decided = answer(request.question, facts(object));
+        let is_here = || first_range(&decided).is_some_and(|first| object.covers(first));
+        if !request.head_only
+            && (was_here || found.cursor.collapsed())
+            && found.story.upstream_status.is_none()
+            && is_here()
+        {
+            // Joined for the rest of the object; what this request wants is here.
+            found.story = CacheStatus {
+                detail: found.story.detail,
+                ..CacheStatus::HIT
+            };
+        }
         let watch = Watch::new(Arc::clone(object));
         match request.delivery {
             Delivery::Capped => self.send_capped(request, found, decided, watch).await,
@@ -319,20 +336,7 @@ impl Service {
         decided: Answer,
         mut watch: Watch,
     ) -> Result<Attempt, Problem> {
-        let first = match &decided {
-            Answer::Whole(Some(size)) => ByteRange::new(0, *size),
-            Answer::Whole(None) => ByteRange::new(0, u64::MAX),
-            Answer::Parts(ranges, _) => ranges.first().copied(),
-            _ => None,
-        };
-        if let (Some(first), false) = (first, request.head_only) {
-            if found.story.upstream_status.is_none() && found.object.covers(first) {
-                // Joined for the rest of the object; what this request wants is here.
-                found.story = CacheStatus {
-                    detail: found.story.detail,
-                    ..CacheStatus::HIT
-                };
-            }
+        if let (Some(first), false) = (first_range(&decided), request.head_only) {
             match self.first_byte(&found, first, &mut watch).await {
                 Some(Presence::Broken(Broken::Superseded)) => return Ok(Attempt::Again),
                 Some(Presence::Broken(why)) => {
@@ -474,6 +478,16 @@ fn facts(object: &Object) -> Facts<'_> {
         modified: prepared.modified,
         strong_date: prepared.strong_date,
         coded: prepared.coded,
+    }
+}
+
+/// The range whose first byte an answer waits for.
+fn first_range(answer: &Answer) -> Option<ByteRange> {
+    match answer {
+        Answer::Whole(Some(size)) => ByteRange::new(0, *size),
+        Answer::Whole(None) => ByteRange::new(0, u64::MAX),
+        Answer::Parts(ranges, _) => ranges.first().copied(),
+        _ => None,
     }
 }
 

@@ -18,13 +18,16 @@ use crate::ranges::{ByteOffset, RangeSet};
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 /// The most objects kept open without a reader: each costs a file descriptor.
 const MAX_IDLE_OPEN: usize = 512;
+
+/// So many of them are closed in one go.
+const CLOSED_AT_ONCE: usize = 32;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -43,6 +46,8 @@ pub struct Store {
     pub(super) layout: Layout,
     pub(super) shared: Arc<Shared>,
     open: RwLock<HashMap<ObjectId, Arc<Object>>>,
+    /// With more open than this it is looked which of them are idle.
+    crowded_at: AtomicUsize,
     ended: Mutex<Option<Receiver<()>>>,
     /// Generations from here on are made by this process.
     pub(super) began: u64,
@@ -101,6 +106,7 @@ impl Store {
                 _alive: alive,
             }),
             open: RwLock::default(),
+            crowded_at: AtomicUsize::new(MAX_IDLE_OPEN),
             ended: Mutex::new(Some(ended)),
             began,
             believed: match stated {
@@ -186,10 +192,7 @@ impl Store {
             return Ok(None);
         };
         let object = Arc::new(object);
-        open.insert(id, Arc::clone(&object));
-        let surplus = surplus(&mut open);
-        drop(open);
-        close(surplus);
+        self.hold_open(&mut open, &object);
         Ok(Some(object))
     }
 
@@ -256,7 +259,7 @@ impl Store {
         if object.length() == Some(0) {
             object.end_at(0, false);
         }
-        self.open_objects_mut().insert(key.id(), Arc::clone(&object));
+        self.hold_open(&mut self.open_objects_mut(), &object);
         if let Some(before) = &before {
             self.discard(before);
         }
@@ -308,6 +311,29 @@ impl Store {
         self.shared.catalog.remove(object.id(), object.generation)?;
         self.discard(object);
         Ok(())
+    }
+
+    /// Holds an object open, and closes the least recently used idle ones where there are too many.
+    fn hold_open(&self, open: &mut HashMap<ObjectId, Arc<Object>>, object: &Arc<Object>) {
+        open.insert(object.id(), Arc::clone(object));
+        if open.len() <= self.crowded_at.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut idle: Vec<(u64, ObjectId)> = open
+            .iter()
+            .filter(|(_, object)| Arc::strong_count(object) == 1 && !object.has_unrecorded())
+            .map(|(id, object)| (object.last_used(), *id))
+            .collect();
+        idle.sort_unstable();
+        for (_, id) in idle.iter().take(CLOSED_AT_ONCE) {
+            // With the map locked: a second handle would be opened from a record without this one's use.
+            if let Some(Err(error)) = open.remove(id).map(|object| object.record_use()) {
+                tracing::warn!(%id, %error, "could not record the use of an object");
+            }
+        }
+        // Where most are in use, they are not looked at again for each one that comes (`look_after`).
+        let crowded = MAX_IDLE_OPEN.max(open.len() + CLOSED_AT_ONCE / 2);
+        self.crowded_at.store(crowded, Ordering::Relaxed);
     }
 
     /// Forgets an object whose record is out of the map; its room is free when its last reader leaves.
@@ -420,6 +446,7 @@ impl Store {
     /// that failed is opened again, and told what was learnt meanwhile. For a blocking thread, to be called
     /// at the start and then every second or so.
     pub fn look_after(&self) {
+        self.crowded_at.store(MAX_IDLE_OPEN, Ordering::Relaxed);
         let free = self.shared.space.free();
         if let Some(missing) = free.and_then(|free| HEALING_ROOM.checked_sub(free))
             && !self.shared.catalog.is_open()
@@ -479,29 +506,6 @@ impl Store {
 
     pub(super) fn open_objects_mut(&self) -> RwLockWriteGuard<'_, HashMap<ObjectId, Arc<Object>>> {
         self.open.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Takes the least recently used idle objects out of an overfull map.
-fn surplus(open: &mut HashMap<ObjectId, Arc<Object>>) -> Vec<Arc<Object>> {
-    if open.len() <= MAX_IDLE_OPEN {
-        return Vec::new();
-    }
-    let mut idle: Vec<(u64, ObjectId)> = open
-        .iter()
-        .filter(|(_, object)| Arc::strong_count(object) == 1 && !object.has_unrecorded())
-        .map(|(id, object)| (object.last_used(), *id))
-        .collect();
-    idle.sort_unstable();
-    idle.truncate(MAX_IDLE_OPEN / 4);
-    idle.iter().filter_map(|(_, id)| open.remove(id)).collect()
-}
-
-fn close(objects: Vec<Arc<Object>>) {
-    for object in objects {
-        if let Err(error) = object.record_use() {
-            tracing::warn!(url = object.url(), %error, "could not record the use of an object");
-        }
     }
 }
 
