@@ -40,6 +40,9 @@ const DEAD_PEER: Duration = Duration::from_secs(15 * 60);
 /// How often it is looked whether the machine has slept.
 const SLEEP_CHECK: Duration = Duration::from_secs(1);
 
+/// How long the thread that looks objects up waits for the next one: a new thread would have a new heap.
+const LOOKUP_THREAD_IDLE: Duration = Duration::from_secs(24 * 3600);
+
 /// How often the store is looked after.
 const STORE_CHECK: Duration = Duration::from_secs(1);
 
@@ -86,6 +89,8 @@ pub struct Server {
     handle: ServerHandle,
     thread: JoinHandle<std::io::Result<()>>,
     fills: tokio::runtime::Runtime,
+    /// The thread of [`Service::lookups`].
+    lookups: tokio::runtime::Runtime,
     service: Arc<Service>,
 }
 
@@ -133,6 +138,12 @@ impl Server {
             .enable_all()
             .build()
             .map_err(AppError::Threads)?;
+        let lookups = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .thread_keep_alive(LOOKUP_THREAD_IDLE)
+            .thread_name("millpond-lookup")
+            .build()
+            .map_err(AppError::Threads)?;
         let settings = FillSettings {
             sessions_per_object: config.sessions_per_object,
             hold_limit: config.hold_limit,
@@ -149,6 +160,7 @@ impl Server {
             routes: Routes::new(config),
             clock,
             metrics: Arc::new(Metrics::new()),
+            lookups: lookups.handle().clone(),
             settings: ServiceSettings {
                 header_wait: config.header_wait,
                 fresh_for: config.fresh_for,
@@ -167,6 +179,7 @@ impl Server {
             handle,
             thread,
             fills,
+            lookups,
             service,
         })
     }
@@ -191,6 +204,7 @@ impl Server {
             handle,
             thread,
             fills,
+            lookups,
             service,
             ..
         } = self;
@@ -201,6 +215,7 @@ impl Server {
         service.store.flush()?;
         let ending = service.store.ending();
         fills.shutdown_timeout(Duration::from_secs(5));
+        lookups.shutdown_timeout(Duration::from_secs(5));
         drop(service);
         // Worker threads let go of their last answers a moment later; until then the directory is in use.
         if let Some(ending) = ending {
@@ -257,6 +272,7 @@ fn serve(
             actix_web::rt::System::new().block_on(async move {
                 let server = HttpServer::new(move || App::new().default_service(door(Arc::clone(&service))))
                     .workers(workers)
+                    .worker_max_blocking_threads(4)
                     .keep_alive(KEEP_ALIVE)
                     .h1_write_buffer_size(WRITE_BUFFER_BYTES)
                     // A player that has gone must be noticed while there is nothing to write to it.

@@ -375,6 +375,22 @@ fn a_body_that_was_cut_in_a_block_is_fetched_again_from_that_block_on() {
 }
 
 #[test]
+fn a_body_that_is_cut_under_the_running_server_costs_no_reader_a_byte() {
+    let film = Film::new(LEN);
+    let upstream = Upstream::of(&film);
+    let (pond, _) = complete(&upstream, &film, &[]);
+    let file = OpenOptions::new().write(true).open(&bodies(pond.dir())[0]);
+    file.expect("opened").set_len(2_500_000).expect("cut");
+    play(&pond, &film, "/film");
+    assert!(pond.metric("millpond_bad_blocks") > 0);
+    pond.until_state("complete");
+    until_idle(&pond);
+    let mended = upstream.requests().len();
+    play(&pond, &film, "/film");
+    assert_eq!(upstream.requests().len(), mended);
+}
+
+#[test]
 fn what_was_cut_off_a_body_takes_no_room_any_more() {
     let film = Film::new(LEN);
     let upstream = Upstream::of(&film);
@@ -639,6 +655,39 @@ fn a_pinned_film_outlives_the_quota_a_restart_and_the_catalog() {
 }
 
 // --- who may ------------------------------------------------------------------------------
+
+#[test]
+fn a_page_that_anybody_named_does_not_run_in_our_name() {
+    let film = Film::new(1000);
+    let upstream = Upstream::scripted(move |seen, conn| match seen.target.as_str() {
+        "/gone" => {
+            conn.head(
+                404,
+                &[
+                    ("Content-Type", "text/html".to_owned()),
+                    ("Content-Length", "0".to_owned()),
+                ],
+            );
+        }
+        _ => conn.serve(&film, seen),
+    });
+    let pond = Pond::start(&[("allow_private", "true")]);
+    let url = |name: &str| format!("/{}{name}", upstream.url().replacen("://", "/", 1));
+    for name in ["film", "film", "gone"] {
+        let answer = get(pond.address(), &url(name));
+        assert_eq!(answer.header("content-security-policy"), Some("sandbox"), "{name}");
+    }
+    let part = get_range(pond.address(), &url("film"), "bytes=5-9");
+    assert_eq!(part.expect(206).header("content-security-policy"), Some("sandbox"));
+    // What the operator has configured is the operator's affair.
+    let own = Pond::before(&upstream);
+    assert_eq!(
+        get(own.address(), "/film")
+            .expect(200)
+            .header("content-security-policy"),
+        None
+    );
+}
 
 #[test]
 fn a_page_of_another_site_changes_nothing() {

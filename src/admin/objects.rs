@@ -4,7 +4,7 @@
 //! of the same; `PUT` and `DELETE /-/api/v1/objects/{id}/pin`; `GET /-/api/v1/stats`.
 
 use super::{not_understood, on_disk};
-use crate::key::{ObjectId, ObjectKey};
+use crate::key::ObjectId;
 use crate::serve::{Problem, Service};
 use crate::store::{Removed, line_of};
 use actix_web::HttpResponse;
@@ -29,7 +29,7 @@ pub(super) async fn list(service: &Service, query: &str) -> HttpResponse {
                 prefix = value.clone().into_owned();
                 Some(())
             }
-            "url" => id_of(&value).map(|id| only = Some(id)),
+            "url" => id_of(service, &value).map(|id| only = Some(id)),
             _ => None,
         };
         if understood.is_none() {
@@ -89,7 +89,7 @@ pub(super) async fn purge_many(service: &Service, query: &str) -> HttpResponse {
         return Problem::new(StatusCode::BAD_REQUEST, format!("say what to remove: {KNOWN}")).response();
     };
     let purge = match name.as_ref() {
-        "url" => id_of(value).map(Purge::One),
+        "url" => id_of(service, value).map(Purge::One),
         "prefix" if !value.is_empty() => Some(Purge::Prefix(value.clone().into_owned())),
         _ => None,
     };
@@ -154,8 +154,8 @@ pub(super) async fn stats(service: &Arc<Service>) -> HttpResponse {
     .await
 }
 
-fn id_of(url: &str) -> Option<ObjectId> {
-    Url::parse(url).ok().map(|url| ObjectKey::of(&url).id())
+fn id_of(service: &Service, url: &str) -> Option<ObjectId> {
+    Url::parse(url).ok().map(|url| service.routes.key_of(url).id())
 }
 
 fn no_id() -> HttpResponse {

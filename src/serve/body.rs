@@ -31,6 +31,9 @@ const SMALL_BLOCK_BYTES: usize = 64 * 1024;
 const FAST_AFTER_BYTES: u64 = 16 << 20;
 const FAST_BYTES_PER_SECOND: f64 = 32e6;
 
+/// How often a reader has bytes fetched again that the disk does not give.
+const MAX_UNREADABLE: u32 = 64;
+
 /// Why a body ends before its length.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Cut {
@@ -66,6 +69,8 @@ pub(super) struct ObjectBody {
     cursor: Option<Cursor>,
     source: Source,
     reading: Option<JoinHandle<Result<Bytes, StoreError>>>,
+    /// How often the disk did not give what it had taken.
+    unreadable: u32,
     /// Bytes sent in this turn.
     turn: u64,
     sent: u64,
@@ -93,6 +98,7 @@ impl ObjectBody {
             cursor,
             source,
             reading: None,
+            unreadable: 0,
             turn: 0,
             sent: 0,
             begun: Instant::now(),
@@ -165,6 +171,13 @@ impl ObjectBody {
             // What was read is only true if nothing was taken away since it was looked for.
             if self.watch.object().epoch() == self.epoch {
                 return Poll::Ready(read.map(Some));
+            }
+            if let Err(cut) = read {
+                // What the disk does not give is absent now, and comes again; but not for ever.
+                self.unreadable += 1;
+                if self.unreadable > MAX_UNREADABLE {
+                    return Poll::Ready(Err(cut));
+                }
             }
             self.here = 0;
         }

@@ -28,6 +28,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio::runtime::Handle;
 
 /// How often a request begins again because the upstream changed under it.
 const MAX_GENERATIONS: usize = 3;
@@ -65,6 +66,9 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
     /// How answers are made.
     pub settings: ServiceSettings,
+    /// Where objects are looked up on the disk: one thread, since it is one at a time anyway, and the heap of
+    /// each further one would hold its share of what the catalog has in memory.
+    pub lookups: Handle,
 }
 
 /// A request for an object, read once.
@@ -118,6 +122,7 @@ impl Service {
             return None;
         }
         self.hit(&request, target, object)
+            .map(|response| confined(response, target))
     }
 
     fn hit(&self, request: &Request<'_>, target: &Arc<Target>, object: Arc<Object>) -> Option<HttpResponse> {
@@ -144,7 +149,7 @@ impl Service {
         };
         for _ in 0..MAX_GENERATIONS {
             match self.attempt(&request, target).await {
-                Ok(Attempt::Answered(response)) => return response,
+                Ok(Attempt::Answered(response)) => return confined(response, target),
                 Ok(Attempt::Again) => {}
                 Err(problem) => return problem.response(),
             }
@@ -253,7 +258,7 @@ impl Service {
             return Ok(Some(object));
         }
         let (store, key) = (Arc::clone(&self.store), target.key.clone());
-        let loaded = tokio::task::spawn_blocking(move || store.load(&key)).await;
+        let loaded = self.lookups.spawn_blocking(move || store.load(&key)).await;
         match loaded {
             Ok(Ok(object)) => Ok(object),
             Ok(Err(error)) => Err(Problem::store(&error)),
@@ -479,6 +484,15 @@ fn facts(object: &Object) -> Facts<'_> {
         strong_date: prepared.strong_date,
         coded: prepared.coded,
     }
+}
+
+/// A page that anybody may have named comes from our own origin; its scripts must not speak in our name.
+fn confined(mut response: HttpResponse, target: &Target) -> HttpResponse {
+    if target.trust == Trust::Public {
+        let sandbox = header::HeaderValue::from_static("sandbox");
+        response.headers_mut().append(header::CONTENT_SECURITY_POLICY, sandbox);
+    }
+    response
 }
 
 /// The range whose first byte an answer waits for.

@@ -4,6 +4,7 @@
 //! segments are resolved as everywhere on the Web, and may not lead out of an upstream's tree.
 
 use crate::config::{AfterLastReader, Config, Delivery};
+use crate::key::ObjectKey;
 use crate::upstream::{Target, Trust};
 use std::cell::{Ref, RefCell};
 use std::collections::HashMap;
@@ -126,6 +127,16 @@ impl Routes {
         }
     }
 
+    /// The key under which an upstream's URL is stored.
+    pub fn key_of(&self, url: Url) -> ObjectKey {
+        let trees = self.named.iter().chain(&self.unnamed);
+        let tree = trees
+            .filter(|tree| url.as_str().starts_with(tree.base.as_str()))
+            .max_by_key(|tree| tree.base.as_str().len());
+        let ignored = tree.map_or(&self.ignore_query, |tree| &tree.ignore_query);
+        Target::new(url, Trust::Public).ignoring(ignored).key
+    }
+
     fn any_url<'a>(&self, scheme: &str, rest: &str, query: Option<&str>) -> Result<Routed<'a>, RouteError> {
         let authority = rest.split('/').next().unwrap_or_default();
         // Credentials in a path would be logged, keyed and shown.
@@ -245,6 +256,22 @@ mod tests {
             );
         }
         assert_eq!(url(&routes, "/é").as_deref(), Ok("http://h/%C3%A9"));
+    }
+
+    #[test]
+    fn a_url_is_found_under_the_key_that_it_is_stored_under() {
+        let routes = routes("ignore_query = [\"sig\"]\nupstream = [\"http://h/base/\"]");
+        for (path, url) in [
+            ("/a?sig=1&x=2", "http://h/base/a?x=2&sig=7"),
+            ("/http/other/b?sig=1", "http://other/b"),
+        ] {
+            let (path, query) = path.split_once('?').expect("a query");
+            let Ok(Routed::Fetch { target, .. }) = routes.resolve(path, Some(query)) else {
+                panic!("{path} goes somewhere");
+            };
+            let url = Url::parse(url).expect("a URL");
+            assert_eq!(routes.key_of(url).id(), target.key.id(), "{path}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 const FLUSH_EVERY_MS: u64 = 500;
 
 /// A larger one costs memory and gains next to nothing: records are small and the kernel caches the file.
-const CACHE_BYTES: u64 = 8 << 20;
+const CACHE_BYTES: u64 = 2 << 20;
 
 /// A catalog that failed is tried again this often.
 const HEAL_EVERY: Duration = Duration::from_secs(1);
@@ -133,6 +133,12 @@ impl Catalog {
             }
         }
         Err(StoreError::Catalog { action, source: failed })
+    }
+
+    /// Fails, as a disk would make it.
+    #[cfg(test)]
+    pub(super) fn fail(&self) {
+        *self.trees.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn trees(&self) -> Option<Trees> {
@@ -275,16 +281,23 @@ impl Catalog {
         .map(drop)
     }
 
-    /// Records in the order of their ids, from the first after `after`. Damaged ones are passed over. The
-    /// trees are held only for a batch at a time.
-    pub(super) fn scan(&self, after: Option<ObjectId>) -> impl Iterator<Item = (ObjectId, Record)> + '_ {
+    /// Records in the order of their ids, from the first after `after`. Damaged ones are passed over; a failure
+    /// is the last item. The trees are held only for a batch at a time.
+    pub(super) fn scan(
+        &self,
+        after: Option<ObjectId>,
+    ) -> impl Iterator<Item = Result<(ObjectId, Record), StoreError>> + '_ {
         let mut batch: std::vec::IntoIter<(ObjectId, Record)> = Vec::new().into_iter();
         let mut last = after;
         let mut first_batch = SCAN_FIRST;
+        let mut failed = false;
         std::iter::from_fn(move || {
             loop {
                 if let Some(next) = batch.next() {
-                    return Some(next);
+                    return Some(Ok(next));
+                }
+                if failed {
+                    return None;
                 }
                 let from = match last {
                     Some(id) => std::ops::Bound::Excluded(id.as_bytes().to_vec()),
@@ -295,8 +308,13 @@ impl Catalog {
                     let range = trees.objects.range((from, std::ops::Bound::<Vec<u8>>::Unbounded));
                     range.take(size).collect::<sled::Result<Vec<_>>>()
                 });
-                // Without a catalog there is nothing to tell.
-                let read = read.unwrap_or_default();
+                let read = match read {
+                    Ok(read) => read,
+                    Err(error) => {
+                        failed = true;
+                        return Some(Err(error));
+                    }
+                };
                 last = Some(ObjectId::from_bytes(&read.last()?.0)?);
                 let decoded: Vec<_> = read
                     .iter()

@@ -13,7 +13,7 @@ use super::error::StoreError;
 use super::fault;
 use super::manifest::Manifest;
 use super::object::{Object, wake};
-use super::space::{MANIFEST_BYTES, pages};
+use super::space::{PAGE_BYTES, pages};
 use super::sums::{self, Group, Sum};
 use crate::clock::unix_seconds;
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
@@ -33,12 +33,10 @@ impl Object {
         if self.settled.load(Ordering::Acquire) {
             return Ok(());
         }
-        let no_room = |shortage| self.no_room(MANIFEST_BYTES, shortage);
-        self.shared.space.take(MANIFEST_BYTES).map_err(no_room)?;
         let made = self.make_files(&durable);
         match &made {
             Ok(()) => self.settled.store(true, Ordering::Release),
-            Err(_) => self.shared.space.release(MANIFEST_BYTES),
+            Err(_) => self.shared.space.release(self.manifest_bytes.swap(0, Ordering::AcqRel)),
         }
         made
     }
@@ -52,7 +50,12 @@ impl Object {
         if self.discarded.load(Ordering::Acquire) {
             // Nobody finds it by its name; it lasts as long as it is open.
             let path = self.body.path();
-            return fs::remove_file(path).map_err(StoreError::file("remove", path));
+            return match fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(StoreError::file("remove", path)(error))
+                }
+                _ => Ok(()),
+            };
         }
         self.write_manifest(durable)?;
         fault::point("manifest-made");
@@ -81,22 +84,27 @@ impl Object {
             return Ok(());
         };
         self.settle()?;
-        // What takes bytes away waits until this piece is written and present.
-        let _writing = self.io.read().unwrap_or_else(PoisonError::into_inner);
         let gaps: Vec<ByteRange> = self.progress().present.gaps(range).collect();
         for gap in gaps {
             let from = (gap.start() - at) as usize;
             let piece = &bytes[from..from + gap.len() as usize];
+            // What takes bytes away waits until this piece is written and present.
+            let writing = self.io.read().unwrap_or_else(PoisonError::into_inner);
             self.hold(gap)?;
             fault::point("room-taken");
-            self.body
-                .write(gap.start(), piece)
-                .map_err(|source| StoreError::Write {
+            if let Err(source) = self.body.write(gap.start(), piece) {
+                drop(writing);
+                // What room it has taken goes back, whatever part of it was written.
+                if let Err(error) = self.punch(gap) {
+                    tracing::debug!(url = self.url, %error, "could not give back what was not written");
+                }
+                return Err(StoreError::Write {
                     url: self.url.clone(),
                     at: gap.start(),
                     count: piece.len(),
                     source,
-                })?;
+                });
+            }
             fault::point("written");
             let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
             arriving.wrote(gap.start(), piece);
@@ -167,7 +175,12 @@ impl Object {
         let batch = std::mem::take(&mut self.progress().unsynced);
         if let Err(source) = self.body.sync() {
             // Not tried again: after a failed sync the kernel may have dropped the bytes, and the next
-            // sync would say that all is well. Readers may have them from memory; the record never will.
+            // sync would say that all is well. They are absent, and fetched again.
+            for run in batch.iter() {
+                if let Err(error) = self.take_away(&mut durable, run) {
+                    tracing::debug!(url = self.url, %error, "could not give back what was not synced");
+                }
+            }
             return Err(StoreError::File {
                 action: "sync",
                 path: self.body.path().to_owned(),
@@ -175,39 +188,78 @@ impl Object {
             });
         }
         fault::point("synced");
-        durable.union(&batch);
         if self.discarded.load(Ordering::Acquire) {
+            durable.union(&batch);
             return Ok(());
         }
-        let blocks = sums::blocks_of(&batch);
-        for block in &blocks {
-            // Neighbours of what is new must not be summed anew with a damage in them.
-            for (bad, _) in self.bad_runs(*block) {
-                self.take_away(&mut durable, bad)?;
+        match self.record_batch(&mut durable, &batch) {
+            Ok(more) => *durable = more,
+            Err(error) => {
+                // It is durable, but no record says so yet.
+                let mut progress = self.progress();
+                progress.unsynced.union(&batch);
+                let gone: Vec<ByteRange> = batch.iter().flat_map(|run| progress.present.gaps(run)).collect();
+                for gap in gone {
+                    progress.unsynced.remove(gap);
+                }
+                return Err(error);
             }
         }
-        self.put_sums(&durable, &blocks)?;
-        fault::point("sums-recorded");
-        self.shared.catalog.put(self.id, &self.record(&durable))?;
-        fault::point("recorded");
         if self.is_whole() && self.length() == Some(durable.total()) && !self.complete_manifest.load(Ordering::Acquire)
         {
-            self.write_manifest(&durable)?;
+            match self.write_manifest(&durable) {
+                // It is written with the next change; until then the catalog alone knows.
+                Err(error) if error.missing_bytes().is_some() => {
+                    tracing::warn!(url = self.url, %error, "no room for the manifest of a complete object");
+                }
+                written => written?,
+            }
             fault::point("complete-manifest");
         }
         Ok(())
     }
 
-    /// Stores the sums of all runs of `durable` in these blocks.
-    pub(super) fn put_sums(&self, durable: &RangeSet, blocks: &BTreeSet<u64>) -> Result<(), StoreError> {
+    /// Records a batch beside what is recorded, sums first; returns what is recorded then.
+    fn record_batch(&self, durable: &mut RangeSet, batch: &RangeSet) -> Result<RangeSet, StoreError> {
+        let blocks = sums::blocks_of(batch);
+        for block in &blocks {
+            // Neighbours of what is new must not be summed anew with a damage in them.
+            for (bad, _) in self.bad_runs(*block) {
+                self.take_away(durable, bad)?;
+            }
+        }
+        let mut more = durable.clone();
+        more.union(batch);
+        self.put_sums(durable, &more, &blocks)?;
+        fault::point("sums-recorded");
+        self.shared.catalog.put(self.id, &self.record(&more))?;
+        fault::point("recorded");
+        Ok(more)
+    }
+
+    /// Stores the sums of all runs of `durable` in these blocks. Those of `recorded` stay beside them: a crash
+    /// may come before the record does.
+    pub(super) fn put_sums(
+        &self,
+        recorded: &RangeSet,
+        durable: &RangeSet,
+        blocks: &BTreeSet<u64>,
+    ) -> Result<(), StoreError> {
         let mut blocks = blocks.iter().copied().peekable();
         while let Some(first) = blocks.peek().copied() {
             let number = Group::number_of(first);
             let mut group = self.shared.catalog.sums(self.id, self.generation, number)?;
             while let Some(block) = blocks.next_if(|block| Group::number_of(*block) == number) {
                 let runs = sums::runs_within(durable, block);
-                let sums = runs.iter().filter_map(|run| self.sum_for(*run, group.get(block)));
-                let sums = sums.collect();
+                let mut sums: Vec<Sum> = runs
+                    .iter()
+                    .filter_map(|run| self.sum_for(*run, group.get(block)))
+                    .collect();
+                let before = sums::runs_within(recorded, block)
+                    .into_iter()
+                    .filter(|run| !runs.contains(run));
+                let before: Vec<Sum> = before.filter_map(|run| known_sum(run, group.get(block))).collect();
+                sums.extend(before);
                 group.set(block, sums);
                 let all = sums::block_range(block).is_some_and(|all| durable.covers(all));
                 if all {
@@ -223,12 +275,8 @@ impl Object {
     /// The sum of a run: the one that is known, the one that was taken on arrival, or one of what the
     /// kernel has just been given, where pieces came in another order.
     fn sum_for(&self, run: ByteRange, known: &[Sum]) -> Option<Sum> {
-        let fresh = Sum::new(run, 0);
-        if let Some(known) = known
-            .iter()
-            .find(|sum| (sum.start, sum.end) == (fresh.start, fresh.end))
-        {
-            return Some(*known);
+        if let Some(known) = known_sum(run, known) {
+            return Some(known);
         }
         let arrived = self.arriving.lock().unwrap_or_else(PoisonError::into_inner).sum(run);
         let sum = match arrived {
@@ -289,8 +337,26 @@ impl Object {
             manifest.digest = self.digest();
             manifest.sums = self.all_sums(durable)?;
         }
-        manifest.write(&self.body.path().with_extension("json"))?;
+        let text = manifest.to_text()?;
+        self.hold_manifest(text.len() as u64)?;
+        Manifest::write(&self.body.path().with_extension("json"), &text)?;
         self.complete_manifest.store(manifest.complete, Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes room for a manifest of so many bytes, or gives back what the one before had more.
+    fn hold_manifest(&self, bytes: u64) -> Result<(), StoreError> {
+        let (held, wanted) = (
+            self.manifest_bytes.load(Ordering::Acquire),
+            bytes.next_multiple_of(PAGE_BYTES),
+        );
+        if wanted > held {
+            let no_room = |shortage| self.no_room(wanted - held, shortage);
+            self.shared.space.take(wanted - held).map_err(no_room)?;
+        } else {
+            self.shared.space.release(held - wanted);
+        }
+        self.manifest_bytes.store(wanted, Ordering::Release);
         Ok(())
     }
 
@@ -309,4 +375,13 @@ impl Object {
         }
         Ok(all)
     }
+}
+
+/// The sum of exactly this run among those that are known.
+fn known_sum(run: ByteRange, known: &[Sum]) -> Option<Sum> {
+    let wanted = Sum::new(run, 0);
+    let mut same = known
+        .iter()
+        .filter(|sum| (sum.start, sum.end) == (wanted.start, wanted.end));
+    same.next().copied()
 }

@@ -30,7 +30,8 @@ impl Store {
             "what the upstream sent is not what its digest says: it is not kept"
         );
         object.break_for_good(Broken::Upstream("its digest differs from what it sent".into()));
-        self.remove(object)
+        self.remove(object);
+        Ok(())
     }
 }
 

@@ -15,7 +15,6 @@ use super::layout::parse_name;
 use super::manifest::Manifest;
 use super::record::Record;
 use super::recover;
-use super::space::MANIFEST_BYTES;
 use crate::clock::unix_seconds;
 use crate::key::ObjectId;
 use std::fs;
@@ -128,7 +127,8 @@ impl Store {
                 return Ok(Some(room));
             }
         }
-        for (id, record) in self.shared.catalog.scan(None) {
+        for record in self.shared.catalog.scan(None) {
+            let (id, record) = record?;
             if self.standing(id, &record).is_some()
                 && let Some(bytes) = self.evict(id)?
             {
@@ -159,7 +159,8 @@ impl Store {
                         drop(open);
                         freed += object.disk_bytes();
                         self.discard(&object);
-                        self.evicted_files().push((id, generation));
+                        self.remove_files(id, generation);
+                        self.untold().push((id, generation));
                     }
                     continue;
                 }
@@ -167,10 +168,12 @@ impl Store {
                 let Some(metadata) = fs::metadata(&path).ok().filter(|_| !pinned) else {
                     continue;
                 };
+                let manifest = fs::metadata(path.with_extension("json")).map_or(0, |metadata| metadata.blocks() * 512);
+                let bytes = metadata.blocks() * 512 + manifest;
+                self.stock().touch(id, bytes);
                 self.remove_files(id, generation);
-                let bytes = metadata.blocks() * 512 + MANIFEST_BYTES;
                 self.shared.space.release(bytes);
-                self.evicted_files().push((id, generation));
+                self.untold().push((id, generation));
                 freed += bytes;
             }
         }
@@ -221,6 +224,7 @@ impl Store {
             fault::point("evicted-record");
             let bytes = object.disk_bytes();
             self.discard(&object);
+            self.remove_files(id, object.generation);
             (object.url().to_owned(), bytes)
         } else {
             let Some(record) = self.shared.catalog.get(id)?.filter(|record| !record.pinned) else {
@@ -229,8 +233,8 @@ impl Store {
             let bytes = record.disk_bytes();
             {
                 let mut stock = self.stock();
+                stock.touch(id, bytes);
                 self.shared.catalog.remove(id, record.generation)?;
-                stock.gone(id, bytes);
             }
             drop(open);
             fault::point("evicted-record");

@@ -10,24 +10,28 @@ use super::layout::{Layout, lock};
 use super::object::{Object, Representation, Shared};
 use super::record::Record;
 use super::recover;
-use super::space::{MANIFEST_BYTES, Space, Stated, pages_of};
+use super::space::{Space, Stated, pages_of};
 use super::stock::Stock;
+use super::{fault, sums};
 use crate::clock::{SharedClock, unix_nanoseconds, unix_seconds};
 use crate::key::{ObjectId, ObjectKey};
-use crate::ranges::{ByteOffset, RangeSet};
+use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The most objects kept open without a reader: each costs a file descriptor.
 const MAX_IDLE_OPEN: usize = 512;
 
 /// So many of them are closed in one go.
 const CLOSED_AT_ONCE: usize = 32;
+
+/// What a start owes and could not do is tried this often.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -56,13 +60,14 @@ pub struct Store {
     stock: Mutex<Stock>,
     /// The catalog was lost, and is not all written anew yet.
     restoring: AtomicBool,
-    /// What a start owes was done, or is under way.
-    tidied: AtomicBool,
+    /// When what a start owes is done, or tried again; `None` once it was.
+    tidy_at: Mutex<Option<Instant>>,
     /// Held by who evicts; until when nothing at all can go.
     pub(super) evicting: Mutex<Option<Instant>>,
     /// How many objects were evicted.
     pub(super) evicted: AtomicU64,
-    evicted_files: Mutex<Vec<(ObjectId, u64)>>,
+    /// Generations that went while the catalog could not be told.
+    untold: Mutex<Vec<(ObjectId, u64)>>,
 }
 
 /// A generation just made.
@@ -86,12 +91,18 @@ impl Store {
         fs::create_dir_all(layout.objects()).map_err(StoreError::file("create", layout.objects()))?;
         let lock = lock(&settings.dir)?;
         let (catalog, is_new) = open_catalog(&layout, &clock)?;
-        let (space, stated) = Space::open(
+        let (space, mut stated) = Space::open(
             &settings.dir,
             &layout.ledger(),
             settings.quota_bytes,
             settings.min_free_bytes,
         );
+        if let Stated::Exactly(bytes) = stated
+            && is_new
+        {
+            // What the lost catalog knew of incomplete objects is lost, and what they took is to be found.
+            stated = Stated::AtMost(bytes);
+        }
         let (alive, ended) = channel();
         let began = unix_nanoseconds(clock.now());
         let store = Self {
@@ -115,10 +126,10 @@ impl Store {
             },
             stock: Mutex::new(Stock::new(stated)),
             restoring: AtomicBool::new(is_new),
-            tidied: AtomicBool::new(false),
+            tidy_at: Mutex::new(Some(Instant::now())),
             evicting: Mutex::default(),
             evicted: AtomicU64::new(0),
-            evicted_files: Mutex::default(),
+            untold: Mutex::default(),
         };
         if stated == Stated::Nothing && store.shared.catalog.is_open() {
             // No bound is known: nothing may be written before what is here has been counted.
@@ -211,13 +222,14 @@ impl Store {
             tracing::error!(url = record.url, %error, "starting the object anew");
             RangeSet::new()
         });
-        durable.truncate(body.file_len()?);
         if let Some(length) = record.complete_length {
             durable.truncate(length);
         }
+        self.cut_off(&record, &mut durable, body.file_len()?);
         body.trim_to(&durable)?;
+        self.stock().touch(id, record.disk_bytes());
         // Somebody has cut the body: what went takes no room any more.
-        let held = pages_of(&durable).total() + MANIFEST_BYTES;
+        let held = pages_of(&durable).total() + record.manifest_bytes;
         self.shared.space.release(record.disk_bytes().saturating_sub(held));
         Ok(Some(Object::from_record(
             id,
@@ -226,6 +238,25 @@ impl Store {
             body,
             Arc::clone(&self.shared),
         )))
+    }
+
+    /// Where the file ends before bytes that were recorded, their blocks are damaged.
+    fn cut_off(&self, record: &Record, durable: &mut RangeSet, file_len: u64) {
+        let end = durable.iter().last().map_or(0, ByteRange::end);
+        if end <= file_len {
+            return;
+        }
+        // What is left of the block has no checksum of its own.
+        let block = sums::block_of(file_len);
+        durable.truncate(block * sums::BLOCK_BYTES);
+        self.shared.bad_blocks.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            url = record.url,
+            block,
+            start = block * sums::BLOCK_BYTES,
+            end,
+            "a body on the disk is cut: what is missing will be fetched again"
+        );
     }
 
     /// A new generation of `key`, empty: for a blocking thread.
@@ -249,6 +280,11 @@ impl Store {
             Arc::clone(&self.shared),
         ));
         object.set_pinned(before.as_ref().is_some_and(|before| before.is_pinned()));
+        if before.is_none() {
+            self.stock().touch(key.id(), 0);
+        }
+        // Before its record: what is not in the map is taken for something that nobody uses.
+        self.hold_open(&mut self.open_objects_mut(), &object);
         if let Err(error) = self.with_room(|| object.settle()) {
             tracing::error!(
                 url = object.url(),
@@ -259,9 +295,9 @@ impl Store {
         if object.length() == Some(0) {
             object.end_at(0, false);
         }
-        self.hold_open(&mut self.open_objects_mut(), &object);
         if let Some(before) = &before {
             self.discard(before);
+            self.remove_files(before.id(), before.generation);
         }
         Ok(Created {
             object,
@@ -297,20 +333,23 @@ impl Store {
         before.map_or(now, |before| now.max(before.generation.saturating_add(1)))
     }
 
-    /// Removes an object: later requests do not find it, attached readers keep the open body.
-    ///
-    /// # Errors
-    /// Where the catalog refuses.
-    pub fn remove(&self, object: &Arc<Object>) -> Result<(), StoreError> {
+    /// Removes an object: later requests do not find it, attached readers keep the open body. A catalog that
+    /// cannot be told now is told when it is open again.
+    pub fn remove(&self, object: &Arc<Object>) {
         {
             let mut open = self.open_objects_mut();
             if open.get(&object.id()).is_some_and(|held| Arc::ptr_eq(held, object)) {
                 open.remove(&object.id());
             }
         }
-        self.shared.catalog.remove(object.id(), object.generation)?;
+        // First, so that no record is written after the one that goes.
         self.discard(object);
-        Ok(())
+        fault::point("discarded");
+        if let Err(error) = self.shared.catalog.remove(object.id(), object.generation) {
+            tracing::warn!(url = object.url(), %error, "the catalog is to be told later that an object is gone");
+            self.untold().push((object.id(), object.generation));
+        }
+        self.remove_files(object.id(), object.generation);
     }
 
     /// Holds an object open, and closes the least recently used idle ones where there are too many.
@@ -336,17 +375,11 @@ impl Store {
         self.crowded_at.store(crowded, Ordering::Relaxed);
     }
 
-    /// Forgets an object whose record is out of the map; its room is free when its last reader leaves.
+    /// From here on nothing is recorded of the object; its room is free when its last reader leaves.
     pub(super) fn discard(&self, object: &Object) {
-        let mut stock = self.stock();
-        if object.discarded.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        if object.generation < self.began {
-            stock.gone(object.id(), object.disk_bytes_at_opening);
-        }
-        drop(stock);
-        self.remove_files(object.id(), object.generation);
+        // A record that is being written is written first.
+        let _recorded = object.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        object.discarded.store(true, Ordering::Release);
     }
 
     /// Gives back what a crash left in the body of an object beyond what its record speaks of.
@@ -360,8 +393,8 @@ impl Store {
         let bytes = record.disk_bytes();
         {
             let mut stock = self.stock();
+            stock.touch(id, bytes);
             self.shared.catalog.remove(id, record.generation)?;
-            stock.gone(id, bytes);
         }
         self.remove_files(id, record.generation);
         self.shared.space.release(bytes);
@@ -375,8 +408,13 @@ impl Store {
         }
         let body = self.layout.body(id, generation);
         for path in [body.with_extension("json"), body] {
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::debug!(path = %path.display(), %error, "already gone");
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    // No record speaks of it: the next start that counts removes it.
+                    self.stock().exact = false;
+                    tracing::warn!(path = %path.display(), %error, "could not remove a file");
+                }
+                _ => {}
             }
         }
     }
@@ -432,11 +470,13 @@ impl Store {
     /// Where the catalog refuses.
     pub fn flush(&self) -> Result<(), StoreError> {
         let open: Vec<Arc<Object>> = self.open_objects().values().cloned().collect();
+        let mut exact = self.stock().exact && self.untold().is_empty();
         for object in open {
             object.record_use()?;
+            exact &= object.unrecorded_room() == 0;
         }
         self.shared.catalog.flush()?;
-        if self.stock().exact {
+        if exact {
             self.shared.space.close();
         }
         Ok(())
@@ -460,40 +500,46 @@ impl Store {
         {
             tracing::warn!(%error, "could not tell the new catalog everything");
         }
-        if self.shared.catalog.is_open()
-            && !self.tidied.swap(true, Ordering::AcqRel)
-            && let Err(error) = self.tidy_up()
-        {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, "could not bring the store in order");
+        let mut tidy_at = self.tidy_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.shared.catalog.is_open() && tidy_at.is_some_and(|at| at <= Instant::now()) {
+            *tidy_at = self.tidy_up().err().map(|error| {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "could not bring the store in order: it is tried again");
+                Instant::now() + TIDY_EVERY
+            });
         }
     }
 
     fn tell_catalog(&self, healed: Healed) -> Result<(), StoreError> {
-        for (id, generation) in std::mem::take(&mut *self.evicted_files()) {
+        for (id, generation) in std::mem::take(&mut *self.untold()) {
             self.shared.catalog.remove(id, generation)?;
             self.shared.catalog.remove_sums(id, generation)?;
         }
+        // What it had not written out when it failed it has forgotten: the next start counts.
+        self.stock().exact = false;
         let open: Vec<Arc<Object>> = self.open_objects().values().cloned().collect();
         for object in &open {
             object.record_use()?;
+            object.commit()?;
         }
         if healed == Healed::BegunAnew {
             // A directory that was deleted has manifests only of what came after.
             self.restoring.store(true, Ordering::Release);
             self.restore_lost()?;
             let open = self.open_objects_mut();
-            let closed = self.shared.catalog.scan(None).filter(|(id, _)| !open.contains_key(id));
-            let closed: u64 = closed.map(|(_, record)| record.disk_bytes()).sum();
+            let mut closed = 0;
+            for record in self.shared.catalog.scan(None) {
+                let (id, record) = record?;
+                closed += if open.contains_key(&id) { 0 } else { record.disk_bytes() };
+            }
             let held: u64 = open.values().map(|object| object.disk_bytes()).sum();
             self.shared.space.correct(self.used_bytes(), closed + held);
         }
         Ok(())
     }
 
-    /// What was evicted while there was no catalog.
-    pub(super) fn evicted_files(&self) -> MutexGuard<'_, Vec<(ObjectId, u64)>> {
-        self.evicted_files.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn untold(&self) -> MutexGuard<'_, Vec<(ObjectId, u64)>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn stock(&self) -> MutexGuard<'_, Stock> {

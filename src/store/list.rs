@@ -69,6 +69,8 @@ impl Store {
         self.shared
             .catalog
             .scan(after)
+            // Without a catalog there is nothing to tell.
+            .map_while(Result::ok)
             .filter(|(_, record)| record.url.starts_with(prefix))
             .take(limit)
             .map(|(id, record)| self.line(id, record))
@@ -86,7 +88,7 @@ impl Store {
     /// All objects in sum: for a blocking thread, since each is looked at.
     pub fn sums(&self) -> Sums {
         let mut sums = Sums::default();
-        for (id, record) in self.shared.catalog.scan(None) {
+        for (id, record) in self.shared.catalog.scan(None).map_while(Result::ok) {
             let line = self.line(id, record);
             let whole = line.state != ObjectState::Incomplete;
             sums.objects += 1;
@@ -109,8 +111,11 @@ impl Store {
             return Ok(Removed::default());
         };
         let bytes = object.disk_bytes();
-        self.remove(&object)?;
-        self.shared.catalog.flush()?;
+        self.remove(&object);
+        if let Err(error) = self.shared.catalog.flush() {
+            // Should the machine fail now, the object would be back.
+            tracing::warn!(url = object.url(), %error, "could not write out that an object is gone");
+        }
         tracing::info!(url = object.url(), bytes, "purged");
         Ok(Removed { removed: 1, bytes })
     }
@@ -121,7 +126,8 @@ impl Store {
     /// Where the catalog refuses; those before it are removed then.
     pub fn purge_prefix(&self, prefix: &str) -> Result<Removed, StoreError> {
         let mut all = Removed::default();
-        for (id, record) in self.shared.catalog.scan(None) {
+        for record in self.shared.catalog.scan(None) {
+            let (id, record) = record?;
             if record.url.starts_with(prefix) {
                 let one = self.purge(id)?;
                 all.removed += one.removed;

@@ -57,10 +57,14 @@ impl Manifest {
         }
     }
 
-    pub(super) fn write(&self, path: &Path) -> Result<(), StoreError> {
-        let text = serde_json::to_vec(self).map_err(|error| StoreError::Damaged {
+    pub(super) fn to_text(&self) -> Result<Vec<u8>, StoreError> {
+        serde_json::to_vec(self).map_err(|error| StoreError::Damaged {
             what: format!("the manifest of {} does not encode: {error}", self.url),
-        })?;
+        })
+    }
+
+    /// Puts a manifest of that text in the place of the one before.
+    pub(super) fn write(path: &Path, text: &[u8]) -> Result<(), StoreError> {
         let temporary = path.with_extension("json.new");
         let written = fs::write(&temporary, text).map_err(StoreError::file("write", &temporary));
         let renamed = written.and_then(|()| {

@@ -33,6 +33,8 @@ mod schema;
 mod space;
 mod stock;
 mod sums;
+#[cfg(test)]
+mod tests;
 mod transit;
 mod verify;
 

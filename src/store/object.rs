@@ -19,7 +19,7 @@ use super::error::StoreError;
 use super::layout::DirLock;
 use super::presence::{Broken, Presence, Progress, WaitingAt};
 use super::record::Record;
-use super::space::{MANIFEST_BYTES, Space};
+use super::space::{Space, pages_of};
 use super::sums::{Arriving, Unchecked};
 use crate::clock::{SharedClock, unix_seconds};
 use crate::header::{EntityTag, Validators};
@@ -102,8 +102,8 @@ pub struct Object {
     pub(super) body: Body,
     /// Its files and its record exist.
     pub(super) settled: AtomicBool,
-    /// What its record said that it takes on the disk, when it was opened.
-    pub(super) disk_bytes_at_opening: u64,
+    /// The room that was taken for its manifest.
+    pub(super) manifest_bytes: AtomicU64,
     pub(super) shared: Arc<Shared>,
     whole: AtomicBool,
     unverified: AtomicBool,
@@ -181,6 +181,7 @@ impl Object {
             hits: 0,
             pinned: false,
             digest: None,
+            manifest_bytes: 0,
         };
         let object = Self::from_record(key.id(), record, RangeSet::new(), body, shared);
         object.settled.store(false, Ordering::Release);
@@ -195,7 +196,6 @@ impl Object {
         body: Body,
         shared: Arc<Shared>,
     ) -> Self {
-        let disk_bytes_at_opening = record.disk_bytes();
         let progress = Progress::recorded(durable.clone(), record.complete_length, record.unverified);
         let unchecked = Unchecked::of(&durable);
         let whole = progress.is_whole();
@@ -209,7 +209,7 @@ impl Object {
             representation: record.representation,
             body,
             settled: AtomicBool::new(true),
-            disk_bytes_at_opening,
+            manifest_bytes: AtomicU64::new(record.manifest_bytes),
             shared,
             whole: AtomicBool::new(whole),
             unverified: AtomicBool::new(record.unverified),
@@ -332,7 +332,7 @@ impl Object {
 
     /// What the object takes on the disk, in bytes.
     pub fn disk_bytes(&self) -> u64 {
-        self.progress().held.total() + MANIFEST_BYTES
+        self.progress().held.total() + self.manifest_bytes.load(Ordering::Acquire)
     }
 
     /// The bytes that readers may have now.
@@ -388,9 +388,8 @@ impl Object {
         if self.has_unchecked.load(Ordering::Acquire) && self.is_unchecked(at, len) {
             return Ok(None);
         }
-        self.body
-            .read_now(at, len)
-            .map_err(|source| self.read_error(at, source))
+        // A failure is met where there is time for it.
+        Ok(self.body.read_now(at, len).unwrap_or_default())
     }
 
     /// Up to `len` bytes at `at`, waiting for the disk: for a blocking thread. Blocks that were not read
@@ -403,9 +402,11 @@ impl Object {
         if self.has_unchecked.load(Ordering::Acquire) {
             self.check(at, len);
         }
-        self.body
-            .read_blocking(at, len)
-            .map_err(|source| self.read_error(at, source))
+        self.body.read_blocking(at, len).map_err(|source| {
+            // What the disk does not give is absent: whoever looks again waits until it is fetched.
+            self.drop_unreadable(at, &source);
+            self.read_error(at, source)
+        })
     }
 
     fn read_error(&self, at: ByteOffset, source: std::io::Error) -> StoreError {
@@ -533,15 +534,6 @@ impl Object {
         self.whole.store(progress.is_whole(), Ordering::Release);
     }
 
-    /// What room was taken for beside the body.
-    fn base_bytes(&self) -> u64 {
-        if self.settled.load(Ordering::Acquire) {
-            MANIFEST_BYTES
-        } else {
-            0
-        }
-    }
-
     pub(super) fn record(&self, durable: &RangeSet) -> Record {
         let (length, unverified) = {
             let progress = self.progress();
@@ -560,17 +552,27 @@ impl Object {
             hits: self.hits.load(Ordering::Relaxed),
             pinned: self.is_pinned(),
             digest: self.digest(),
+            manifest_bytes: self.manifest_bytes.load(Ordering::Acquire),
         }
+    }
+
+    /// Room that was taken for pages that no record speaks of: what a failing disk left.
+    pub(super) fn unrecorded_room(&self) -> u64 {
+        let recorded = pages_of(&self.recorded.lock().unwrap_or_else(PoisonError::into_inner)).total();
+        self.progress().held.total().saturating_sub(recorded)
     }
 }
 
 impl Drop for Object {
     fn drop(&mut self) {
-        // As long as somebody reads it, what is discarded is still on the disk.
-        if self.discarded.load(Ordering::Acquire) || !self.settled.load(Ordering::Acquire) {
-            let held = self.progress().held.total();
-            self.shared.space.release(held + self.base_bytes());
-        }
+        let room = if self.discarded.load(Ordering::Acquire) || !self.settled.load(Ordering::Acquire) {
+            // As long as somebody reads it, what is discarded is still on the disk.
+            self.disk_bytes()
+        } else {
+            // The next who opens it goes by the record.
+            self.unrecorded_room()
+        };
+        self.shared.space.release(room);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::StoreError;
 use super::object::Representation;
-use super::space::{MANIFEST_BYTES, pages_of};
+use super::space::{PAGE_BYTES, pages_of};
 use crate::ranges::{self, RangeSet};
 use serde::{Deserialize, Serialize};
 
@@ -28,9 +28,11 @@ pub(super) struct Record {
     pub(super) pinned: bool,
     /// The SHA-256 of the complete representation, where it has been computed.
     pub(super) digest: Option<[u8; 32]>,
+    /// What the manifest takes on the disk, in bytes.
+    pub(super) manifest_bytes: u64,
 }
 
-/// Version 1: without a digest.
+/// Version 1: without a digest, and with manifests of a page at most.
 #[derive(Debug, Deserialize)]
 struct Record1 {
     url: String,
@@ -61,6 +63,7 @@ impl From<Record1> for Record {
             hits: old.hits,
             pinned: old.pinned,
             digest: None,
+            manifest_bytes: PAGE_BYTES,
         }
     }
 }
@@ -75,7 +78,7 @@ impl Record {
 
     /// What the object takes on the disk, in bytes.
     pub(super) fn disk_bytes(&self) -> u64 {
-        self.durable().map_or(0, |durable| pages_of(&durable).total()) + MANIFEST_BYTES
+        self.durable().map_or(0, |durable| pages_of(&durable).total()) + self.manifest_bytes
     }
 
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, StoreError> {

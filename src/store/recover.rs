@@ -11,6 +11,7 @@ use super::error::StoreError;
 use super::layout::{Layout, parse_name};
 use super::manifest::Manifest;
 use super::record::Record;
+use super::space::PAGE_BYTES;
 use super::sums::{Group, Sum};
 use crate::key::{ObjectId, ObjectKey};
 use crate::ranges::{self, ByteRange, RangeSet};
@@ -89,6 +90,7 @@ fn restored(path: &Path, manifest: Manifest) -> Result<Restored, StoreError> {
     };
     let url = url::Url::parse(&manifest.url).map_err(|_| damaged("its URL does not parse"))?;
     let key = ObjectKey::of(&url);
+    let length = fs::metadata(path).map_err(StoreError::file("inspect", path))?.len();
     let body = Body::open(&path.with_extension("body"))?;
     let present: RangeSet = match manifest.complete_length {
         Some(length) if manifest.complete && body.file_len()? == length => {
@@ -110,6 +112,7 @@ fn restored(path: &Path, manifest: Manifest) -> Result<Restored, StoreError> {
         hits: 0,
         pinned: manifest.pinned,
         digest: manifest.digest.filter(|_| whole),
+        manifest_bytes: length.next_multiple_of(PAGE_BYTES),
     };
     Ok((key, record, if whole { manifest.sums } else { Vec::new() }))
 }

@@ -46,10 +46,11 @@ impl Object {
     pub(super) fn take_away(&self, durable: &mut RangeSet, range: ByteRange) -> Result<u64, StoreError> {
         {
             let mut progress = self.progress();
-            self.raise_epoch();
             progress.present.remove(range);
             progress.unsynced.remove(range);
             self.mirror(&progress);
+            // Last: who finds it risen finds the bytes absent, also without the lock.
+            self.raise_epoch();
         }
         let touched = sums::blocks_of(&RangeSet::from_iter([range]));
         {
@@ -65,7 +66,7 @@ impl Object {
             // The record first: bytes that it names must not lose the sums that tell their damage.
             self.shared.catalog.put(self.id, &self.record(durable))?;
             fault::point("record-put-before-sums");
-            self.put_sums(durable, &touched)?;
+            self.put_sums(durable, durable, &touched)?;
             self.shared.catalog.flush()?;
             fault::point("record-retracted");
         }
@@ -75,7 +76,7 @@ impl Object {
     }
 
     /// Gives back the pages of the range in which nothing is present.
-    fn punch(&self, range: ByteRange) -> Result<u64, StoreError> {
+    pub(super) fn punch(&self, range: ByteRange) -> Result<u64, StoreError> {
         // No write is under way now, and none begins.
         let _alone = self.io.write().unwrap_or_else(PoisonError::into_inner);
         let empty: Vec<ByteRange> = {
@@ -101,6 +102,15 @@ impl Object {
             for (bad, what) in self.bad_runs(block) {
                 self.drop_damaged(block, bad, &what);
             }
+        }
+    }
+
+    /// The disk does not give bytes that it has taken: their block goes, aloud.
+    pub(super) fn drop_unreadable(&self, at: ByteOffset, error: &std::io::Error) {
+        let block = sums::block_of(at);
+        let present = self.present();
+        for run in sums::runs_within(&present, block) {
+            self.drop_damaged(block, run, &format!("it does not read: {error}"));
         }
     }
 
@@ -138,19 +148,23 @@ impl Object {
         if !unchecked().contains(block) {
             return Vec::new();
         }
-        let bad = self.compare(block).unwrap_or_else(|error| {
-            tracing::error!(url = self.url, block, %error, "could not read the checksums of a block");
-            Vec::new()
-        });
+        let bad = match self.compare(block) {
+            Ok(bad) => bad,
+            Err(error) => {
+                // It stays unchecked, for when the catalog is back.
+                tracing::debug!(url = self.url, block, %error, "could not read the checksums of a block");
+                return Vec::new();
+            }
+        };
         let mut left = unchecked();
         if !bad.is_empty() {
             // Between here and the retraction nobody may take the block for a good one.
             let mut progress = self.progress();
-            self.raise_epoch();
             for (run, _) in &bad {
                 progress.present.remove(*run);
             }
             self.mirror(&progress);
+            self.raise_epoch();
         }
         left.checked(block);
         self.has_unchecked.store(!left.is_empty(), Ordering::Release);
@@ -165,8 +179,8 @@ impl Object {
             .sums(self.id, self.generation, Group::number_of(block))?;
         let mut bad = Vec::new();
         for sum in group.get(block) {
-            // A crash can leave the sum of what was given up.
-            let Some(run) = sum.range(block).filter(|run| self.progress().present.covered(*run) > 0) else {
+            // A crash can leave the sum of what was given up, or not yet recorded.
+            let Some(run) = sum.range(block).filter(|run| self.progress().present.covers(*run)) else {
                 continue;
             };
             let mut bytes = vec![0; run.len() as usize];

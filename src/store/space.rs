@@ -20,9 +20,6 @@ use std::time::{Duration, Instant};
 /// The unit in which file systems hold bodies, in bytes.
 pub(super) const PAGE_BYTES: u64 = 4096;
 
-/// What an object takes beside its body: its manifest.
-pub(super) const MANIFEST_BYTES: u64 = PAGE_BYTES;
-
 /// How long the file system's word on its free space is believed: others write there too.
 const FREE_BELIEVED: Duration = Duration::from_millis(200);
 

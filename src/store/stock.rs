@@ -1,9 +1,8 @@
 //! After a crash: what is on the disk is counted, and what no record speaks of is removed.
 //!
 //! Until that is done the ledger's bound stands for the truth (space.rs). Objects are counted in the
-//! order of their ids, from their records; one that goes meanwhile is remembered where it would have been
-//! counted later. One that grows meanwhile may be counted with what it has taken since: a little too much,
-//! until the next start.
+//! order of their ids, from their records, as they were when this process began: one that changes, comes or
+//! goes before it was counted is remembered with what it took then.
 
 use super::error::StoreError;
 use super::index::Store;
@@ -12,7 +11,9 @@ use super::record::Record;
 use super::recover;
 use super::space::Stated;
 use crate::key::ObjectId;
+use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
 
 /// So many records are counted before others get a turn.
 const BATCH: usize = 256;
@@ -22,8 +23,8 @@ const BATCH: usize = 256;
 pub(super) struct Stock {
     /// All up to and with this one are counted.
     up_to: Option<ObjectId>,
-    /// What went before it was counted, in bytes.
-    gone: u64,
+    /// What those took in the beginning, in bytes, that were touched before they were counted.
+    touched: HashMap<ObjectId, u64>,
     counted: u64,
     /// The count is right, or the ledger was.
     pub(super) exact: bool,
@@ -37,10 +38,10 @@ impl Stock {
         }
     }
 
-    /// An object of the past goes, which took so many bytes when this process began.
-    pub(super) fn gone(&mut self, id: ObjectId, bytes: u64) {
+    /// An object is about to change, come or go, which takes so many bytes now.
+    pub(super) fn touch(&mut self, id: ObjectId, bytes: u64) {
         if !self.exact && self.up_to.is_none_or(|counted| counted < id) {
-            self.gone += bytes;
+            self.touched.entry(id).or_insert(bytes);
         }
     }
 }
@@ -81,11 +82,13 @@ impl Store {
         let mut unproven = Vec::new();
         loop {
             let mut stock = self.stock();
-            let batch: Vec<_> = self.shared.catalog.scan(stock.up_to).take(BATCH).collect();
+            let records = self.shared.catalog.scan(stock.up_to).take(BATCH);
+            let batch: Vec<_> = records.collect::<Result<_, _>>()?;
             let Some((last, _)) = batch.last() else {
-                let counted = stock.counted + stock.gone;
+                let counted = stock.counted + stock.touched.values().sum::<u64>();
                 self.shared.space.correct(believed, counted);
                 stock.exact = true;
+                stock.touched = HashMap::new();
                 drop(stock);
                 tracing::info!(bytes = self.used_bytes(), "counted what is stored");
                 return self.prove(&unproven);
@@ -97,9 +100,9 @@ impl Store {
                     .map(|(id, _)| *id),
             );
             stock.up_to = Some(*last);
-            // What this process made it has counted as it wrote.
-            let past = batch.iter().filter(|(_, record)| record.generation < self.began);
-            stock.counted += past.map(|(_, record)| record.disk_bytes()).sum::<u64>();
+            let untouched = batch.iter().filter(|(id, _)| !stock.touched.contains_key(id));
+            let counted: u64 = untouched.map(|(_, record)| record.disk_bytes()).sum();
+            stock.counted += counted;
         }
     }
 
@@ -113,23 +116,29 @@ impl Store {
     }
 
     /// Removes files that a crash left between two steps.
-    fn remove_strays(&self) -> Result<(), StoreError> {
+    pub(super) fn remove_strays(&self) -> Result<(), StoreError> {
         for shard in recover::shards(&self.layout)? {
             for extension in ["body", "json", "new"] {
                 for path in recover::files(&shard, extension)? {
                     let named = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                     let bare = path.with_file_name(named.trim_end_matches(".new"));
-                    let Some((id, generation)) = parse_name(&bare).filter(|(_, generation)| *generation < self.began)
-                    else {
+                    let Some((id, generation)) = parse_name(&bare) else {
                         continue;
                     };
-                    // With the map locked no record is being made for it.
+                    // With the map locked no file or record is being made for what is not in it.
                     let open = self.open_objects();
-                    let known = self.shared.catalog.get(id).ok().flatten();
-                    let known = known.filter(|record| record.generation == generation);
-                    if open.contains_key(&id) {
+                    if open.get(&id).is_some_and(|object| object.generation <= generation) {
                         continue;
                     }
+                    let known = match self.shared.catalog.get(id) {
+                        Ok(known) => known.filter(|record| record.generation == generation),
+                        Err(StoreError::Damaged { what }) => {
+                            tracing::warn!(path = %path.display(), what, "left a file whose record does not read");
+                            continue;
+                        }
+                        // Not being able to look is no reason to remove anything.
+                        Err(error) => return Err(error),
+                    };
                     if let Some(record) = known.filter(|_| extension != "new") {
                         // Nobody begins to write to it now: it would have to be opened first.
                         let trimmed = if extension == "body" {
@@ -142,9 +151,14 @@ impl Store {
                         }
                         continue;
                     }
-                    drop(open);
                     tracing::info!(path = %path.display(), "removing a file that no record speaks of");
-                    fs::remove_file(&path).map_err(StoreError::file("remove", &path))?;
+                    match fs::remove_file(&path) {
+                        Err(error) if error.kind() != ErrorKind::NotFound => {
+                            return Err(StoreError::file("remove", &path)(error));
+                        }
+                        _ => {}
+                    }
+                    drop(open);
                 }
             }
         }

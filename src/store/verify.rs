@@ -6,7 +6,7 @@ use super::object::Object;
 use super::sums;
 use crate::clock::SystemClock;
 use crate::key::ObjectId;
-use crate::ranges::ByteRange;
+use crate::ranges::{ByteRange, RangeSet};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
@@ -76,12 +76,19 @@ impl Store {
     pub fn verify(&self, repair: bool, only: Option<ObjectId>, report: Report<'_>) -> Result<(), StoreError> {
         let chosen = |id: ObjectId| only.is_none_or(|only| only == id);
         let mut all = (0, 0);
-        for (_, record) in self.shared.catalog.scan(None).filter(|(id, _)| chosen(*id)) {
-            all.0 += 1;
-            all.1 += record.durable().map_or(0, |durable| durable.total());
+        for record in self.shared.catalog.scan(None) {
+            let (id, record) = record?;
+            if chosen(id) {
+                all.0 += 1;
+                all.1 += record.durable().map_or(0, |durable| durable.total());
+            }
         }
         let mut tally = Tally::default();
-        for (id, _) in self.shared.catalog.scan(None).filter(|(id, _)| chosen(*id)) {
+        for record in self.shared.catalog.scan(None) {
+            let id = record?.0;
+            if !chosen(id) {
+                continue;
+            }
             let object = match self.load_id(id) {
                 Ok(Some(object)) => object,
                 Ok(None) => continue,
@@ -118,7 +125,7 @@ impl Store {
         for block in sums::blocks_of(&durable) {
             let runs = sums::runs_within(&durable, block);
             let bytes: u64 = runs.iter().map(|run| ByteRange::len(*run)).sum();
-            let known = object.known_bytes(block)?;
+            let known = object.known_bytes(block, &runs)?;
             tally.unchecked += bytes.saturating_sub(known);
             for (bad, what) in object.compare_again(block)? {
                 tally.bad += 1;
@@ -157,15 +164,15 @@ impl Store {
 }
 
 impl Object {
-    /// How many bytes of a block have checksums.
-    fn known_bytes(&self, block: u64) -> Result<u64, StoreError> {
+    /// How many bytes of these runs of a block have checksums.
+    fn known_bytes(&self, block: u64, runs: &[ByteRange]) -> Result<u64, StoreError> {
         let number = sums::Group::number_of(block);
         let group = self.shared.catalog.sums(self.id, self.generation, number)?;
-        Ok(group
-            .get(block)
-            .iter()
-            .map(|sum| u64::from(sum.end.saturating_sub(sum.start)))
-            .sum())
+        // One that speaks of more than is recorded is passed over.
+        let recorded: RangeSet = runs.iter().copied().collect();
+        let sums = group.get(block).iter().filter_map(|sum| sum.range(block));
+        let known: RangeSet = sums.filter(|run| recorded.covers(*run)).collect();
+        Ok(known.total())
     }
 
     /// Compares a block that is perhaps being filled: a run that changed meanwhile is no damage.
@@ -183,7 +190,7 @@ impl Object {
     /// Takes checksums of a block that has none, as it is.
     fn sum_anew(&self, block: u64) -> Result<(), StoreError> {
         let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        self.put_sums(&durable, &[block].into())
+        self.put_sums(&durable, &durable, &[block].into())
     }
 }
 

@@ -20,7 +20,12 @@ impl Owner {
     pub(super) async fn on_event(&mut self, event: Event) {
         match event {
             Event::Moving => self.recovered(),
-            Event::Recorded => {
+            Event::Recorded(recorded) => {
+                if let Err(error) = recorded {
+                    // What was not synced is absent again: it must not be fetched for nobody, over and over.
+                    let by_limit = matches!(error, StoreError::NoRoom { .. });
+                    self.scarcity = Some(Scarcity::after(self.scarcity.take(), by_limit, Instant::now()));
+                }
                 self.recording = false;
                 self.recorded = Instant::now();
             }

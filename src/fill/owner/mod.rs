@@ -55,8 +55,8 @@ enum Event {
         session: u64,
         outcome: Outcome,
     },
-    /// Progress up to a moment ago is recorded.
-    Recorded,
+    /// Progress up to a moment ago is recorded, or the disk refused.
+    Recorded(Result<(), StoreError>),
 }
 
 /// The state of one fill; see the module.
@@ -124,6 +124,10 @@ impl Owner {
             self.finished = true;
             // Off the map first: whoever comes after the answer asks anew.
             self.context.retire(&self.shared, true);
+            if let Some(object) = &self.object {
+                // Readers that lost a block of it meanwhile wait for nobody.
+                object.break_waiters(&Broken::Upstream("it gave no answer".into()), Instant::now());
+            }
             self.shared.phase.send_replace(phase);
             return;
         }
@@ -344,8 +348,8 @@ impl Owner {
             self.recording = true;
             let report = self.report.clone();
             self.context.runtime.spawn(async move {
-                record(object).await;
-                let _ = report.send(Event::Recorded);
+                let recorded = record(object).await;
+                let _ = report.send(Event::Recorded(recorded));
             });
         }
     }
@@ -360,7 +364,7 @@ impl Owner {
     /// Leaves the map with everything recorded; `false` where a reader has come meanwhile.
     async fn retire(&mut self) -> bool {
         let Some(object) = self.object.clone() else { return true };
-        record(Arc::clone(&object)).await;
+        let _ = record(Arc::clone(&object)).await;
         if !self.context.retire(&self.shared, object.is_whole()) {
             return false;
         }
@@ -378,9 +382,7 @@ impl Owner {
         if control.no_store || control.private || coded || !object.is_settled() {
             // It was shared with those who waited for it; later requests shall not find it, or could not.
             let store = Arc::clone(&self.context.store);
-            if let Err(error) = on_disk(move || store.remove(&object)).await {
-                tracing::error!(%error, "could not remove an object that may not be stored");
-            }
+            on_disk(move || store.remove(&object)).await;
         }
         true
     }
@@ -399,7 +401,7 @@ impl Owner {
     async fn stop(&mut self, object: &Object) {
         self.stop_sessions();
         if let Some(object) = self.object.clone() {
-            record(object).await;
+            let _ = record(object).await;
         }
         object.break_for_good(Broken::Stopping);
         self.context.retire(&self.shared, true);
@@ -453,11 +455,13 @@ impl Drop for Owner {
     }
 }
 
-async fn record(object: Arc<Object>) {
+async fn record(object: Arc<Object>) -> Result<(), StoreError> {
     let recording = Arc::clone(&object);
-    if let Err(error) = on_disk(move || recording.commit()).await {
+    let recorded = on_disk(move || recording.commit()).await;
+    if let Err(error) = &recorded {
         tracing::error!(url = object.url(), %error, "could not record progress");
     }
+    recorded
 }
 
 async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

@@ -1,0 +1,244 @@
+//! What must stay true between threads, starts and failures, where no request could show it reliably.
+
+use super::*;
+use crate::clock::{ManualClock, from_unix_seconds};
+use crate::header::Validators;
+use crate::key::ObjectKey;
+use crate::ranges::ByteRange;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use tempfile::TempDir;
+
+const NOW: u64 = 1_800_000_000;
+const PAGE: u64 = 4096;
+
+fn open_at(dir: &Path, quota: Option<u64>, now: u64) -> Store {
+    let settings = StoreSettings {
+        dir: dir.to_owned(),
+        quota_bytes: quota,
+        min_free_bytes: Some(0),
+    };
+    Store::open(&settings, Arc::new(ManualClock::at(from_unix_seconds(now)))).expect("a store")
+}
+
+fn open(dir: &Path) -> Store {
+    open_at(dir, None, NOW)
+}
+
+/// Closes the store, in order or as a crash would.
+fn close(store: Store, in_order: bool) {
+    if in_order {
+        store.flush().expect("written out");
+    } else {
+        store.shared.catalog.flush().expect("written out");
+    }
+    let ending = store.ending().expect("the first to ask");
+    drop(store);
+    let _ = ending.recv();
+}
+
+fn key(number: u64) -> ObjectKey {
+    ObjectKey::of(&url::Url::parse(&format!("http://h/{number}")).expect("a URL"))
+}
+
+fn representation(length: u64) -> Representation {
+    Representation {
+        complete_length: Some(length),
+        validators: Validators {
+            etag: Some("\"a\"".to_owned()),
+            ..Validators::default()
+        },
+        ranges: true,
+        ..Representation::default()
+    }
+}
+
+/// An object with its first `present` bytes of `length`, recorded.
+fn film(store: &Store, number: u64, present: u64, length: u64) -> Arc<Object> {
+    let object = store.create(&key(number), representation(length)).expect("made").object;
+    store.write(&object, 0, &vec![7; present as usize]).expect("room");
+    object.commit().expect("recorded");
+    object
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let shards = std::fs::read_dir(dir.join("objects")).expect("listed").flatten();
+    let all = shards.flat_map(|shard| std::fs::read_dir(shard.path()).expect("listed").flatten());
+    all.map(|file| file.path()).collect()
+}
+
+#[test]
+fn a_catalog_that_cannot_be_asked_is_no_reason_to_remove_a_file() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    drop(film(&store, 1, 10_000, 10_000));
+    close(store, false);
+    let store = open(dir.path());
+    let believed = store.used_bytes();
+    store.shared.catalog.fail();
+    store.remove_strays().expect_err("no catalog");
+    store.count(store.believed).expect_err("no catalog");
+    assert_eq!(files(dir.path()).len(), 2);
+    assert_eq!(store.used_bytes(), believed);
+    assert!(!store.stock().exact);
+}
+
+#[test]
+fn who_finds_the_epoch_risen_finds_the_bytes_absent() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    for round in 0..300 {
+        let object = film(&store, round, PAGE, PAGE);
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                // The last look that found the byte, and the epoch from before it.
+                let mut seen = None;
+                while !over.load(Ordering::Acquire) {
+                    let epoch = object.epoch();
+                    if matches!(object.look(0), Some(Presence::Here(_))) {
+                        seen = Some(epoch);
+                    }
+                }
+                seen
+            });
+            object
+                .retract(ByteRange::new(0, PAGE).expect("not empty"))
+                .expect("taken");
+            over.store(true, Ordering::Release);
+            assert_ne!(reader.join().expect("read"), Some(object.epoch()), "round {round}");
+        });
+    }
+}
+
+#[test]
+fn what_is_removed_while_it_is_recorded_does_not_come_back() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    for round in 0..200 {
+        let object = store.create(&key(round), representation(PAGE)).expect("made").object;
+        store.write(&object, 0, &[7; PAGE as usize]).expect("room");
+        thread::scope(|scope| {
+            scope.spawn(|| object.commit().expect("recorded"));
+            scope.spawn(|| store.remove(&object));
+        });
+        assert!(
+            store.show(key(round).id()).expect("readable").is_none(),
+            "round {round}"
+        );
+        drop(object);
+        assert_eq!(store.used_bytes(), 0, "round {round}");
+        assert!(files(dir.path()).is_empty());
+    }
+}
+
+#[test]
+fn what_is_just_being_made_is_not_evicted() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Acquire) {
+                store.evict_some().expect("readable");
+            }
+        });
+        for number in 0..500 {
+            let object = film(&store, number, 100, 100);
+            let line = store.show(object.id()).expect("readable");
+            assert!(line.is_some_and(|line| line.present_bytes == 100), "{number}");
+            assert!(object.body.path().exists(), "{number}");
+        }
+        over.store(true, Ordering::Release);
+    });
+    while store.evict_some().expect("readable").is_some() {}
+    assert_eq!(store.used_bytes(), 0);
+}
+
+#[test]
+fn a_catalog_deleted_after_an_orderly_stop_leaves_no_room_taken_for_nothing() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    drop(film(&store, 1, 1 << 20, 2 << 20));
+    close(store, true);
+    std::fs::remove_dir_all(dir.path().join("catalog")).expect("deleted");
+    let store = open(dir.path());
+    store.look_after();
+    // It begins again; its manifest is there.
+    assert_eq!(store.used_bytes(), PAGE);
+}
+
+#[test]
+fn a_clock_that_was_set_back_changes_no_count() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    drop(film(&store, 1, 1 << 20, 1 << 20));
+    close(store, false);
+    let store = open_at(dir.path(), None, NOW - 3600);
+    drop(film(&store, 2, 1 << 20, 1 << 20));
+    store.look_after();
+    assert_eq!(store.used_bytes(), 2 * ((1 << 20) + PAGE));
+}
+
+#[test]
+fn what_changes_before_it_is_counted_is_counted_once() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    for number in 0..4 {
+        drop(film(&store, number, 1 << 20, 4 << 20));
+    }
+    close(store, false);
+    let store = open(dir.path());
+    // One loses bytes, one gets more, one goes, one is made anew; all before the count.
+    let load = |number| store.load(&key(number)).expect("readable").expect("there");
+    load(0)
+        .retract(ByteRange::new(0, 1 << 19).expect("not empty"))
+        .expect("taken");
+    store.write(&load(1), 1 << 20, &vec![7; 1 << 20]).expect("room");
+    load(1).commit().expect("recorded");
+    store.purge(key(2).id()).expect("removed");
+    drop(film(&store, 3, 1 << 18, 4 << 20));
+    drop(film(&store, 4, 1 << 18, 1 << 18));
+    store.look_after();
+    let bodies = (1 << 19) + (2 << 20) + 2 * (1 << 18);
+    assert_eq!(store.used_bytes(), bodies + 4 * PAGE);
+    assert!(store.stock().exact);
+}
+
+#[test]
+fn a_manifest_takes_the_room_that_it_takes() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let long = Representation {
+        headers: vec![("x-long".to_owned(), "a".repeat(16 << 10))],
+        ..representation(100)
+    };
+    let object = store.create(&key(1), long).expect("made").object;
+    store.write(&object, 0, &[7; 100]).expect("room");
+    object.commit().expect("recorded");
+    // Its body takes a page, its manifest five.
+    assert_eq!(store.used_bytes(), 6 * PAGE);
+    drop(object);
+    close(store, true);
+    let store = open(dir.path());
+    assert_eq!(store.used_bytes(), 6 * PAGE);
+    store.evict_some().expect("readable").expect("evicted");
+    assert_eq!(store.used_bytes(), 0);
+}
+
+#[test]
+fn what_was_purged_without_a_catalog_does_not_come_back_with_it() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let object = film(&store, 1, 100, 100);
+    store.shared.catalog.flush().expect("written out");
+    store.shared.catalog.fail();
+    assert_eq!(store.purge(key(1).id()).expect("removed").removed, 1);
+    drop(object);
+    store.look_after();
+    assert!(store.shared.catalog.is_open());
+    assert!(store.show(key(1).id()).expect("readable").is_none());
+    assert!(store.load(&key(1)).expect("readable").is_none());
+}
