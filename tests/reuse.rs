@@ -1,6 +1,6 @@
 //! When a complete object answers, and when the upstream is asked again.
 
-use crate::support::{Film, Pond, Upstream, eventually, get};
+use crate::support::{Answer, Client, Film, Pond, Upstream, eventually, get};
 use millpond::clock::{ManualClock, from_unix_seconds};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,4 +98,188 @@ fn no_store_is_shared_with_those_who_wait_and_kept_for_nobody() {
     eventually("nothing kept", || pond.object().is_null());
     get(pond.address(), "/private").expect(200);
     assert_eq!(upstream.requests().len(), 2);
+}
+
+/// An upstream of one small page, which vouches for it when asked; every reply says `control`.
+fn pages(control: &'static str) -> Upstream {
+    Upstream::scripted(move |seen, conn| {
+        let mut fields = vec![
+            ("Content-Type", "text/html".to_owned()),
+            ("ETag", "\"page\"".to_owned()),
+            ("Cache-Control", control.to_owned()),
+        ];
+        if seen.header("if-none-match") == Some("\"page\"") {
+            conn.head(304, &fields);
+            return;
+        }
+        fields.push(("Content-Length", "4".to_owned()));
+        conn.head(200, &fields);
+        conn.raw(b"page");
+    })
+}
+
+fn stored(upstream: &Upstream, clock: &Arc<ManualClock>) -> Pond {
+    let pond = Pond::with_clock(upstream, Arc::clone(clock));
+    get(pond.address(), "/page").expect(200);
+    pond.until_state("complete");
+    pond
+}
+
+fn ask(pond: &Pond, fields: &[(&str, &str)]) -> Answer {
+    Client::open(pond.address(), "GET", "/page", fields).finish()
+}
+
+fn story(answer: &Answer) -> &str {
+    answer.header("cache-status").expect("told")
+}
+
+#[test]
+fn a_request_that_wants_the_upstreams_word_gets_it() {
+    let upstream = pages("max-age=1000");
+    let clock = clock();
+    let pond = stored(&upstream, &clock);
+    clock.advance(Duration::from_secs(100));
+    assert_eq!(story(&ask(&pond, &[])), "millpond; hit");
+    for (number, fields) in [
+        [("Cache-Control", "no-cache")],
+        [("Cache-Control", "max-age=0")],
+        [("Pragma", "no-cache")],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let answer = ask(&pond, fields);
+        assert_eq!(answer.expect(200).body, b"page");
+        assert_eq!(story(&answer), "millpond; fwd=request; fwd-status=304", "{fields:?}");
+        assert_eq!(upstream.requests().len(), number + 2);
+    }
+    // It is new again now, for whoever sets a limit.
+    clock.advance(Duration::from_secs(50));
+    assert_eq!(story(&ask(&pond, &[("Cache-Control", "max-age=50")])), "millpond; hit");
+    assert_eq!(
+        story(&ask(&pond, &[("Cache-Control", "min-fresh=950")])),
+        "millpond; hit"
+    );
+    clock.advance(Duration::from_secs(1));
+    for field in ["max-age=50", "min-fresh=950"] {
+        let answer = ask(&pond, &[("Cache-Control", field)]);
+        assert!(story(&answer).contains("fwd=request"), "{field}");
+        clock.advance(Duration::from_secs(51));
+    }
+}
+
+#[test]
+fn a_request_can_take_what_is_stale_unless_the_reply_forbids() {
+    for (control, taken) in [
+        ("max-age=10", true),
+        ("max-age=10, must-revalidate", false),
+        ("s-maxage=10", false),
+    ] {
+        let upstream = pages(control);
+        let clock = clock();
+        let pond = stored(&upstream, &clock);
+        clock.advance(Duration::from_secs(30));
+        let answer = ask(&pond, &[("Cache-Control", "max-stale=20")]);
+        assert_eq!(story(&answer) == "millpond; hit; detail=max-stale", taken, "{control}");
+        assert_eq!(upstream.requests().len(), if taken { 1 } else { 2 });
+    }
+}
+
+#[test]
+fn only_if_cached_never_asks_the_upstream() {
+    let upstream = pages("max-age=10");
+    let clock = clock();
+    let pond = Pond::with_clock(&upstream, Arc::clone(&clock));
+    let only = [("Cache-Control", "only-if-cached")];
+    assert!(story(ask(&pond, &only).expect(504)).contains("fwd=uri-miss"));
+    assert_eq!(upstream.requests().len(), 0);
+    ask(&pond, &[]).expect(200);
+    pond.until_state("complete");
+    ask(&pond, &only).expect(200);
+    clock.advance(Duration::from_secs(11));
+    ask(&pond, &only).expect(504);
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn what_must_be_revalidated_is_not_used_while_the_upstream_fails() {
+    for (control, used) in [
+        ("max-age=10", true),
+        ("max-age=10, must-revalidate", false),
+        ("no-cache", false),
+        ("max-age=10, stale-if-error=20", true),
+        ("max-age=10, stale-if-error=19", false),
+    ] {
+        let upstream = Upstream::scripted(move |seen, conn| {
+            if seen.number > 0 {
+                return conn.reset();
+            }
+            conn.head(
+                200,
+                &[
+                    ("ETag", "\"page\"".to_owned()),
+                    ("Cache-Control", control.to_owned()),
+                    ("Content-Length", "4".to_owned()),
+                ],
+            );
+            conn.raw(b"page");
+        });
+        let clock = clock();
+        let pond = stored(&upstream, &clock);
+        clock.advance(Duration::from_secs(30));
+        let answer = ask(&pond, &[]);
+        assert_eq!(
+            answer.status,
+            if used { 200 } else { 504 },
+            "{control}: {}",
+            story(&answer)
+        );
+    }
+}
+
+#[test]
+fn a_stale_page_answers_while_the_upstream_is_asked() {
+    let upstream = pages("max-age=10, stale-while-revalidate=20");
+    let clock = clock();
+    let pond = stored(&upstream, &clock);
+    clock.advance(Duration::from_secs(29));
+    let answer = ask(&pond, &[]);
+    assert_eq!(answer.expect(200).body, b"page");
+    assert_eq!(story(&answer), "millpond; hit; detail=stale-while-revalidate");
+    upstream.wait_for_requests(2);
+    eventually("a page that is fresh again", || {
+        story(&ask(&pond, &[])) == "millpond; hit"
+    });
+    assert_eq!(upstream.requests().len(), 2);
+    clock.advance(Duration::from_secs(30));
+    assert!(story(&ask(&pond, &[])).contains("fwd=stale"));
+}
+
+#[test]
+fn a_page_that_says_nothing_of_its_freshness_is_asked_for_each_time() {
+    let upstream = pages("public");
+    let clock = clock();
+    let pond = stored(&upstream, &clock);
+    let answer = ask(&pond, &[]);
+    assert_eq!(answer.expect(200).body, b"page");
+    assert_eq!(story(&answer), "millpond; fwd=stale; fwd-status=304");
+}
+
+#[test]
+fn a_targeted_field_outranks_cache_control() {
+    let upstream = Upstream::scripted(|_, conn| {
+        conn.head(
+            200,
+            &[
+                ("Cache-Control", "no-store".to_owned()),
+                ("CDN-Cache-Control", "max-age=60".to_owned()),
+                ("Content-Length", "4".to_owned()),
+            ],
+        );
+        conn.raw(b"page");
+    });
+    let clock = clock();
+    let pond = stored(&upstream, &clock);
+    clock.advance(Duration::from_secs(59));
+    assert_eq!(story(&ask(&pond, &[])), "millpond; hit");
 }

@@ -11,6 +11,8 @@ pub enum Forwarded {
     Partial,
     /// What is stored must be revalidated.
     Stale,
+    /// The request asks for what the upstream says now.
+    Request,
     /// The method is one that is not answered from the store.
     Method,
 }
@@ -21,6 +23,7 @@ impl Forwarded {
             Self::UriMiss => "uri-miss",
             Self::Partial => "partial",
             Self::Stale => "stale",
+            Self::Request => "request",
             Self::Method => "method",
         }
     }

@@ -12,7 +12,7 @@ mod prefer;
 mod range;
 mod validator;
 
-pub use cache_control::CacheControl;
+pub use cache_control::{CacheControl, Reach};
 pub use cache_status::{CacheStatus, Forwarded};
 pub use content_range::ContentRange;
 pub use digest::{repr_digest, stated_sha256, wants_sha256};

@@ -1,9 +1,17 @@
-//! Which stored replies may answer a later request (RFC 9111 §3, §4). Pure.
+//! Which stored replies may answer a later request (RFC 9111 §3, §4), for a shared cache. Pure.
 //!
-//! What is here is the part that a range cache cannot do without: freshness of complete objects. An
-//! incomplete object needs no rule of its own: every new session asks with `If-Range`, so a
-//! changed upstream shows itself at the next byte. The rest of RFC 9111 belongs in this module.
+//! Text goes in as [`Fields`], verdicts with their reasons come out; `serve` and `fill` carry them out.
+//! An incomplete object needs no rule of its own for the bytes it lacks: every new session asks with
+//! `If-Range`, so a changed upstream shows itself at the next byte.
 
-mod freshness;
+mod fields;
+mod request;
+mod reuse;
+mod storing;
+mod terms;
 
-pub use freshness::{Reason, Reuse, Terms};
+pub use fields::Fields;
+pub use request::RequestDirectives;
+pub use reuse::{Leeway, Reason, Reuse};
+pub use storing::{NotStored, storable};
+pub use terms::{Lifetime, Terms, age_on_arrival};

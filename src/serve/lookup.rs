@@ -8,23 +8,24 @@
 //!
 //! When a new generation replaces the object before a header is sent, the request begins again.
 
-use super::answer::{Answer, Facts, Question, answer, capped};
+use super::answer::{Answer, Facts, answer, capped};
 use super::body::Source;
 use super::prepared::Prepared;
 use super::problem::{Problem, refused};
+use super::request::Request;
 use super::respond::Response;
 use super::route::Routes;
-use crate::clock::{SharedClock, from_unix_seconds, unix_seconds};
+use crate::clock::{SharedClock, unix_seconds};
 use crate::config::Delivery;
 use crate::fill::{Cursor, Phase, Registry, Want};
-use crate::header::{CacheStatus, Conditions, FirstWanted, Forwarded, first_wanted, preferred_wait, wants_sha256};
+use crate::header::{CacheStatus, FirstWanted, Forwarded, first_wanted};
 use crate::policy::{Reason, Reuse};
 use crate::ranges::ByteRange;
-use crate::store::{Broken, Object, ObjectState, Presence, Store, Watch};
+use crate::store::{Broken, Object, Presence, Store, Watch};
 use crate::telemetry::Metrics;
 use crate::upstream::{Span, Target, Trust};
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
-use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -35,10 +36,6 @@ const MAX_GENERATIONS: usize = 3;
 
 /// How long a fill is drawn to a place that a capped answer could not serve.
 const INTEREST: Duration = Duration::from_secs(10);
-
-/// The least time after which a reply without a validator is fetched anew, where its length was known
-/// from the start: a player's next seek shall not cost the whole film again.
-const UNVALIDATED_LIFETIME: Duration = Duration::from_secs(300);
 
 /// How answers are made.
 #[derive(Debug, Clone)]
@@ -71,33 +68,6 @@ pub struct Service {
     pub lookups: Handle,
 }
 
-/// A request for an object, read once.
-struct Request<'a> {
-    question: Question<'a>,
-    head_only: bool,
-    delivery: Delivery,
-    wait: Option<Duration>,
-    wants_digest: bool,
-}
-
-impl<'a> Request<'a> {
-    /// Reads a request; `None` for a method that is not served.
-    fn read(http: &'a HttpRequest, delivery: Delivery) -> Option<Self> {
-        let head_only = http.method() == Method::HEAD;
-        if !head_only && http.method() != Method::GET {
-            return None;
-        }
-        let wait = preferred_wait(fields(http, HeaderName::from_static("prefer")));
-        Some(Self {
-            question: question(http, head_only),
-            head_only,
-            delivery: if wait.is_some() { Delivery::Capped } else { delivery },
-            wait,
-            wants_digest: fields(http, HeaderName::from_static("want-repr-digest")).any(wants_sha256),
-        })
-    }
-}
-
 /// An object to answer from, the fill that brings the rest of it, and how it came to be one.
 struct Found {
     target: Arc<Target>,
@@ -127,14 +97,23 @@ impl Service {
 
     fn hit(&self, request: &Request<'_>, target: &Arc<Target>, object: Arc<Object>) -> Option<HttpResponse> {
         let now = self.clock.now();
-        if !object.is_whole() || self.reuse(&object, now) != Reuse::Fresh {
+        if !object.is_whole() {
             return None;
         }
+        let story = match self.reuse(&object, &request.asked, now) {
+            Reuse::Fresh => CacheStatus::HIT,
+            Reuse::Stale => CacheStatus::HIT.detail("max-stale"),
+            Reuse::StaleMeanwhile => {
+                self.revalidate_meanwhile(target, &object);
+                CacheStatus::HIT.detail("stale-while-revalidate")
+            }
+            Reuse::Revalidate(_) | Reuse::Refetch(_) => return None,
+        };
         self.metrics.hits.inc();
         object.touch(unix_seconds(now));
         let answer = answer(request.question, facts(&object));
         let watch = Watch::new(object);
-        Some(self.respond(request, target, answer, watch, None, CacheStatus::HIT, now))
+        Some(self.respond(request, target, answer, watch, None, story, now))
     }
 
     /// Answers a request for an object.
@@ -174,6 +153,14 @@ impl Service {
             .and_then(|object| self.hit(request, target, Arc::clone(object)));
         if let Some(response) = hit {
             return Ok(Attempt::Answered(response));
+        }
+        if request.asked.only_if_cached {
+            let problem = Problem::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "nothing that is stored answers this, and the request forbids to ask the upstream (only-if-cached)",
+            );
+            let why = known.map_or(Forwarded::UriMiss, |_| Forwarded::Request);
+            return Err(problem.with(CacheStatus::forwarded(why).detail("only-if-cached")));
         }
         // Before the join: what a fill brings at once was not here.
         let was_here = known.as_ref().is_some_and(|object| {
@@ -232,13 +219,20 @@ impl Service {
             Want::Bytes(span)
         };
         let (want, story) = match &known {
-            Some(object) if object.is_whole() => match self.reuse(object, self.clock.now()) {
-                Reuse::Fresh | Reuse::Revalidate(_) => (Want::Validity, CacheStatus::forwarded(Forwarded::Stale)),
-                Reuse::Refetch(_) if request.head_only => {
-                    (Want::Anew(Span::From(0)), CacheStatus::forwarded(Forwarded::Stale))
-                }
-                Reuse::Refetch(_) => (Want::Anew(span), CacheStatus::forwarded(Forwarded::Stale)),
-            },
+            Some(object) if object.is_whole() => {
+                let (want, reason) = match self.reuse(object, &request.asked, self.clock.now()) {
+                    Reuse::Refetch(reason) if request.head_only => (Want::Anew(Span::From(0)), reason),
+                    Reuse::Refetch(reason) => (Want::Anew(span), reason),
+                    Reuse::Revalidate(reason) => (Want::Validity, reason),
+                    // It has become so in this moment: somebody else has asked.
+                    Reuse::Fresh | Reuse::Stale | Reuse::StaleMeanwhile => (Want::Validity, Reason::Stale),
+                };
+                let why = match reason {
+                    Reason::Request => Forwarded::Request,
+                    _ => Forwarded::Stale,
+                };
+                (want, CacheStatus::forwarded(why))
+            }
             Some(_) => (bytes, CacheStatus::forwarded(Forwarded::Partial)),
             None => (bytes, CacheStatus::forwarded(Forwarded::UriMiss)),
         };
@@ -250,7 +244,7 @@ impl Service {
             }
             cursor = self.fills.join(target, want, known.clone());
         }
-        self.opened(target, cursor, story, want).await
+        self.opened(request, target, cursor, story, want).await
     }
 
     async fn stored(&self, target: &Target) -> Result<Option<Arc<Object>>, Problem> {
@@ -269,27 +263,9 @@ impl Service {
         }
     }
 
-    fn reuse(&self, object: &Object, now: SystemTime) -> Reuse {
-        if object.state() == ObjectState::Unverified && !self.settings.keep_unverified {
-            return Reuse::Refetch(Reason::NoValidator);
-        }
-        let validated = from_unix_seconds(object.validated());
-        let decided = Prepared::of(object)
-            .terms
-            .reuse(validated, now, self.settings.fresh_for);
-        match decided {
-            Reuse::Refetch(Reason::NoValidator)
-                if object.representation().complete_length.is_some()
-                    && now < validated + UNVALIDATED_LIFETIME.min(self.settings.fresh_for) =>
-            {
-                Reuse::Fresh
-            }
-            decided => decided,
-        }
-    }
-
     async fn opened(
         &self,
+        request: &Request<'_>,
         target: &Arc<Target>,
         cursor: Cursor,
         mut story: CacheStatus,
@@ -303,6 +279,19 @@ impl Service {
             Phase::Ready(object) => {
                 let unchanged = want == Want::Validity && object.is_whole();
                 story.stored = !unchanged;
+                if unchanged
+                    && let Some(trouble) = cursor.trouble()
+                    && !self.may_outlive_errors(request, &object)
+                {
+                    let problem = Problem::new(
+                        StatusCode::GATEWAY_TIMEOUT,
+                        format!(
+                            "what is stored must not be used unasked, and the upstream failed: {}",
+                            trouble.what
+                        ),
+                    );
+                    return Err(problem.with(story.detail("must-revalidate")));
+                }
                 if unchanged {
                     story.upstream_status = cursor.trouble().is_none().then_some(304);
                     story.detail = cursor.trouble().map(|_| "not-revalidated");
@@ -585,28 +574,4 @@ fn wanted_span(range: Option<&[u8]>) -> Span {
         // A range from 0 also tells whether the upstream has ranges at all.
         _ => Span::From(0),
     }
-}
-
-fn question(http: &HttpRequest, head_only: bool) -> Question<'_> {
-    let headers = http.headers();
-    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    Question {
-        // RFC 9110 §14.2: Range is defined for GET alone.
-        range: if head_only {
-            None
-        } else {
-            headers.get(header::RANGE).map(header::HeaderValue::as_bytes)
-        },
-        conditions: Conditions {
-            if_match: text(header::IF_MATCH),
-            if_unmodified_since: text(header::IF_UNMODIFIED_SINCE),
-            if_none_match: text(header::IF_NONE_MATCH),
-            if_modified_since: text(header::IF_MODIFIED_SINCE),
-            if_range: text(header::IF_RANGE),
-        },
-    }
-}
-
-fn fields(http: &HttpRequest, name: HeaderName) -> impl Iterator<Item = &str> {
-    http.headers().get_all(name).filter_map(|value| value.to_str().ok())
 }

@@ -10,7 +10,9 @@ mod lookup;
 mod multipart;
 mod prepared;
 mod problem;
+mod request;
 mod respond;
+mod reuse;
 mod route;
 
 pub use lookup::{Service, ServiceSettings};

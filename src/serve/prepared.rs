@@ -1,5 +1,6 @@
 //! What every answer from one object repeats, made once an object.
 
+use crate::clock::from_unix_seconds;
 use crate::header::parse_date;
 use crate::policy::Terms;
 use crate::store::Object;
@@ -12,6 +13,8 @@ pub(super) struct Prepared {
     pub(super) fields: Vec<(HeaderName, HeaderValue)>,
     /// What the upstream says of its reuse.
     pub(super) terms: Terms,
+    /// It is of a kind that does not change from hour to hour.
+    pub(super) lasts: bool,
     /// `Last-Modified`.
     pub(super) modified: Option<SystemTime>,
     /// Whether the body is coded: its ranges mean nothing to a player.
@@ -29,10 +32,11 @@ impl Prepared {
     fn make(object: &Object) -> Self {
         let representation = object.representation();
         let validators = &representation.validators;
-        let has_validator = validators.etag.is_some() || validators.last_modified.is_some();
+        let media = content_type(object);
         Self {
             fields: fields(object),
-            terms: Terms::read(|name| representation.header(name), has_validator),
+            terms: Terms::read(200, representation, from_unix_seconds(object.validated())),
+            lasts: media.is_none_or(|media| lasts(&media)),
             coded: representation.header("content-encoding").is_some(),
             modified: validators.last_modified.as_deref().and_then(parse_date),
             strong_date: validators.strong_date().is_some(),
@@ -54,6 +58,22 @@ fn fields(object: &Object) -> Vec<(HeaderName, HeaderValue)> {
         .chain([etag])
         .filter_map(|(name, value)| Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?)))
         .collect()
+}
+
+/// Films, music, pictures, and what a server without a table of types serves them as. Pages, playlists and data
+/// change.
+fn lasts(media: &str) -> bool {
+    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let playlist = media.ends_with("mpegurl");
+    let kinds = [
+        "audio/",
+        "video/",
+        "image/",
+        "font/",
+        "application/octet-stream",
+        "application/ogg",
+    ];
+    !playlist && kinds.iter().any(|kind| media.starts_with(kind))
 }
 
 /// The upstream's media type, else the one that the name's extension suggests.

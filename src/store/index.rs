@@ -366,7 +366,10 @@ impl Store {
         idle.sort_unstable();
         for (_, id) in idle.iter().take(CLOSED_AT_ONCE) {
             // With the map locked: a second handle would be opened from a record without this one's use.
-            if let Some(Err(error)) = open.remove(id).map(|object| object.record_use()) {
+            let Some(closed) = open.remove(id).filter(|object| object.is_use_news()) else {
+                continue;
+            };
+            if let Err(error) = closed.record_use() {
                 tracing::warn!(%id, %error, "could not record the use of an object");
             }
         }

@@ -24,6 +24,7 @@ use super::sums::{Arriving, Unchecked};
 use crate::clock::{SharedClock, unix_seconds};
 use crate::header::{EntityTag, Validators};
 use crate::key::{ObjectId, ObjectKey};
+use crate::policy::Fields;
 use crate::ranges::{self, ByteOffset, ByteRange, RangeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,14 @@ impl Representation {
     }
 }
 
+impl Fields for Representation {
+    fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        // The tag is not among the fields that are repeated: clients are given another where it is weak.
+        let tag = self.validators.etag.as_deref().filter(|_| name == "etag");
+        tag.into_iter().chain(self.headers.lines(name))
+    }
+}
+
 /// How much of an object is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -87,6 +96,11 @@ pub(super) struct Shared {
     pub(super) _alive: Sender<()>,
 }
 
+/// When its use is worth a record: so many seconds after the last one, or with more than twice its hits and
+/// these.
+const USE_IS_NEWS_AFTER: u64 = 600;
+const USE_IS_NEWS_BEYOND: u64 = 2;
+
 /// No object is that long.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -113,6 +127,9 @@ pub struct Object {
     pub(super) validated: AtomicU64,
     pub(super) last_used: AtomicU64,
     pub(super) hits: AtomicU64,
+    /// What its record says of those two.
+    told_used: AtomicU64,
+    told_hits: AtomicU64,
     demand: Notify,
     /// Rung, while bytes pass by unstored, when a reader begins to wait.
     passed_on: Notify,
@@ -218,6 +235,8 @@ impl Object {
             validated: AtomicU64::new(record.validated),
             last_used: AtomicU64::new(record.last_used),
             hits: AtomicU64::new(record.hits),
+            told_used: AtomicU64::new(record.last_used),
+            told_hits: AtomicU64::new(record.hits),
             demand: Notify::new(),
             passed_on: Notify::new(),
             passing: AtomicU8::new(0),
@@ -534,7 +553,21 @@ impl Object {
         self.whole.store(progress.is_whole(), Ordering::Release);
     }
 
+    /// Whether its use since the last record changes when it is evicted: not a few hits more within minutes. To
+    /// write each of them would cost the catalog as much as the bytes cost the disk.
+    pub(super) fn is_use_news(&self) -> bool {
+        let (used, hits) = (
+            self.told_used.load(Ordering::Relaxed),
+            self.told_hits.load(Ordering::Relaxed),
+        );
+        let later = self.last_used().saturating_sub(used) >= USE_IS_NEWS_AFTER;
+        later || self.hits.load(Ordering::Relaxed) > hits.saturating_mul(2).saturating_add(USE_IS_NEWS_BEYOND)
+    }
+
     pub(super) fn record(&self, durable: &RangeSet) -> Record {
+        self.told_used.store(self.last_used(), Ordering::Relaxed);
+        self.told_hits
+            .store(self.hits.load(Ordering::Relaxed), Ordering::Relaxed);
         let (length, unverified) = {
             let progress = self.progress();
             (progress.length, progress.unverified)

@@ -24,7 +24,8 @@ use super::ask::Asked;
 use super::plan::{Running, Step, View, class_of, plan};
 use super::registry::{Context, Phase, Shared, Status, Want};
 use super::session::Outcome;
-use crate::header::CacheControl;
+use crate::clock::from_unix_seconds;
+use crate::policy::{RequestDirectives, Terms, storable};
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Permit, Span, Standby};
 use scarcity::Scarcity;
@@ -373,13 +374,13 @@ impl Owner {
         object.let_pass(u64::MAX);
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
         self.check_digest(&object).await;
-        let control = object
-            .representation()
-            .header("cache-control")
-            .map(CacheControl::parse)
-            .unwrap_or_default();
-        let coded = object.representation().header("content-encoding").is_some();
-        if control.no_store || control.private || coded || !object.is_settled() {
+        let representation = object.representation();
+        let terms = Terms::read(200, representation, from_unix_seconds(object.validated()));
+        // Credentials and cookies are not passed on, nor asked for.
+        let unstorable = storable("GET", &RequestDirectives::default(), false, 200, representation, &terms).err();
+        let coded = representation.header("content-encoding").is_some();
+        if unstorable.is_some() || coded || !object.is_settled() {
+            tracing::debug!(url = object.url(), why = ?unstorable, coded, "not kept");
             // It was shared with those who waited for it; later requests shall not find it, or could not.
             let store = Arc::clone(&self.context.store);
             on_disk(move || store.remove(&object)).await;

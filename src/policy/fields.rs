@@ -1,0 +1,33 @@
+//! Header fields as policy reads them: by lower-case name, all lines of one.
+
+/// The header fields of a request or reply.
+pub trait Fields {
+    /// The lines of the field with that lower-case name, in order. A line that is no text is passed over.
+    fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a;
+
+    /// The first of them.
+    fn first<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        self.lines(name).next()
+    }
+
+    /// Whether there is such a field.
+    fn has(&self, name: &str) -> bool {
+        self.lines(name).next().is_some()
+    }
+}
+
+impl Fields for [(String, String)] {
+    fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        self.iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+impl Fields for [(&str, &str)] {
+    fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        self.iter()
+            .filter(move |(key, _)| *key == name)
+            .map(|(_, value)| *value)
+    }
+}

@@ -1,0 +1,172 @@
+//! Whether a reply may be kept by a shared cache (RFC 9111 §3).
+
+use super::fields::Fields;
+use super::request::RequestDirectives;
+use super::terms::{Lifetime, Terms};
+use std::fmt;
+
+/// Final statuses whose meaning for a cache is known here: what `must-understand` asks for.
+const UNDERSTOOD: &[u16] = &[
+    200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501,
+];
+
+/// Why a reply is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotStored {
+    /// The method is none whose replies are kept.
+    Method,
+    /// The request's or the reply's `no-store`.
+    NoStore,
+    /// `private`.
+    Private,
+    /// `must-understand`, with a status that is not understood.
+    NotUnderstood,
+    /// The request has credentials, and the reply does not say that it is for others too (RFC 9111 §3.5).
+    Authorization,
+    /// It sets a cookie, and does not say that it is `public`.
+    SetCookie,
+    /// `Vary: *`: it never matches a later request.
+    VaryAll,
+    /// It says nothing of its freshness, and its status allows no guess.
+    NoFreshness,
+}
+
+impl NotStored {
+    /// One word for `Cache-Status` (RFC 9211 §2.8).
+    pub fn token(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::NoStore => "no-store",
+            Self::Private => "private",
+            Self::NotUnderstood => "must-understand",
+            Self::Authorization => "authorization",
+            Self::SetCookie => "set-cookie",
+            Self::VaryAll => "vary",
+            Self::NoFreshness => "no-freshness",
+        }
+    }
+}
+
+impl fmt::Display for NotStored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.token())
+    }
+}
+
+/// Decides whether a reply to a request with that method and those directives may be kept.
+///
+/// `authorized` says whether the request carried credentials. A reply without a word on its freshness is kept
+/// where its status allows a guess, with a validator or not: a film is played by range requests that would
+/// otherwise each fetch it anew.
+///
+/// # Errors
+/// Why it may not.
+pub fn storable(
+    method: &str,
+    asked: &RequestDirectives,
+    authorized: bool,
+    status: u16,
+    fields: &(impl Fields + ?Sized),
+    terms: &Terms,
+) -> Result<(), NotStored> {
+    let control = &terms.control;
+    if method != "GET" {
+        return Err(NotStored::Method);
+    }
+    if control.must_understand && !UNDERSTOOD.contains(&status) {
+        return Err(NotStored::NotUnderstood);
+    }
+    // Who understands the status passes over `no-store` beside `must-understand` (RFC 9111 §5.2.2.3).
+    if asked.no_store || (control.no_store && !control.must_understand) {
+        return Err(NotStored::NoStore);
+    }
+    if control.private.is_all() {
+        return Err(NotStored::Private);
+    }
+    let for_all = control.public || control.s_maxage.is_some() || control.must_revalidate;
+    if authorized && !for_all {
+        return Err(NotStored::Authorization);
+    }
+    let cookie_is_private = control.private.fields().iter().any(|field| field == "set-cookie");
+    if fields.has("set-cookie") && !control.public && !cookie_is_private {
+        return Err(NotStored::SetCookie);
+    }
+    let varies_by_all = |line: &str| line.split(',').any(|name| name.trim() == "*");
+    if fields.lines("vary").any(varies_by_all) {
+        return Err(NotStored::VaryAll);
+    }
+    let guessable = matches!(status, 200 | 203 | 204 | 206) || control.public;
+    match terms.lifetime {
+        Lifetime::Unknown if !guessable => Err(NotStored::NoFreshness),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::from_unix_seconds;
+
+    fn verdict(status: u16, request: &[(&str, &str)], reply: &[(&str, &str)]) -> Result<(), NotStored> {
+        let asked = RequestDirectives::read(request);
+        let terms = Terms::read(status, reply, from_unix_seconds(1_000_000_000));
+        storable("GET", &asked, request.has("authorization"), status, reply, &terms)
+    }
+
+    #[test]
+    fn what_may_be_kept_is_kept() {
+        assert_eq!(verdict(200, &[], &[]), Ok(()));
+        assert_eq!(verdict(200, &[], &[("cache-control", "max-age=1")]), Ok(()));
+        assert_eq!(verdict(404, &[], &[("cache-control", "max-age=1")]), Ok(()));
+        assert_eq!(verdict(599, &[], &[("cache-control", "max-age=1")]), Ok(()));
+        assert_eq!(verdict(302, &[], &[("expires", "0")]), Ok(()));
+        assert_eq!(verdict(404, &[], &[]), Err(NotStored::NoFreshness));
+        assert_eq!(verdict(302, &[], &[]), Err(NotStored::NoFreshness));
+    }
+
+    #[test]
+    fn what_is_private_or_unwanted_is_not() {
+        let no = |control: &str| verdict(200, &[], &[("cache-control", control)]);
+        assert_eq!(no("no-store"), Err(NotStored::NoStore));
+        assert_eq!(no("private, max-age=5"), Err(NotStored::Private));
+        assert_eq!(no("private=\"x\", max-age=5"), Ok(()));
+        assert_eq!(
+            verdict(200, &[("cache-control", "no-store")], &[]),
+            Err(NotStored::NoStore)
+        );
+        assert_eq!(verdict(200, &[], &[("vary", "accept, *")]), Err(NotStored::VaryAll));
+        // A targeted field stands for the other.
+        let targeted = [("cache-control", "private"), ("cdn-cache-control", "max-age=60")];
+        assert_eq!(verdict(200, &[], &targeted), Ok(()));
+    }
+
+    #[test]
+    fn a_reply_to_credentials_is_kept_only_where_it_says_that_it_is_for_others_too() {
+        let with = |control: &str| verdict(200, &[("authorization", "Basic eA==")], &[("cache-control", control)]);
+        assert_eq!(with("max-age=60"), Err(NotStored::Authorization));
+        for word in ["public", "s-maxage=60", "must-revalidate"] {
+            assert_eq!(with(&format!("max-age=60, {word}")), Ok(()), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_shared_only_where_it_is_public() {
+        let with = |control: &str| verdict(200, &[], &[("set-cookie", "a=b"), ("cache-control", control)]);
+        assert_eq!(with("max-age=60"), Err(NotStored::SetCookie));
+        assert_eq!(with("max-age=60, public"), Ok(()));
+        assert_eq!(with("max-age=60, private=\"set-cookie\""), Ok(()));
+    }
+
+    #[test]
+    fn who_understands_the_status_passes_over_no_store() {
+        let with = |status| {
+            verdict(
+                status,
+                &[],
+                &[("cache-control", "no-store, must-understand, max-age=60")],
+            )
+        };
+        assert_eq!(with(200), Ok(()));
+        assert_eq!(with(499), Err(NotStored::NotUnderstood));
+    }
+}

@@ -1,0 +1,212 @@
+//! What a reply says of its own reuse, read once: how long it is fresh, how old it came, what must be asked.
+
+use super::fields::Fields;
+use crate::header::{CacheControl, parse_date};
+use std::time::{Duration, SystemTime};
+
+/// Statuses whose replies may be reused without a word on their freshness (RFC 9110 §15.1).
+const HEURISTIC: &[u16] = &[200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501];
+
+/// A reply that says nothing is taken for fresh for this share of the time that it has not changed
+/// (RFC 9111 §4.2.2).
+const HEURISTIC_SHARE: u32 = 10;
+
+/// How long a reply is fresh, and how that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// It says so.
+    Explicit(Duration),
+    /// It says nothing, but has a validator and may be guessed at; the guess, where there is something to
+    /// guess from.
+    Heuristic(Option<Duration>),
+    /// It says nothing, and nothing may be guessed.
+    Unknown,
+}
+
+/// What a reply says of its own reuse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// The directives in force: of a targeted field where there is one (RFC 9213), else of `Cache-Control`.
+    pub control: CacheControl,
+    /// How long it is fresh.
+    pub lifetime: Lifetime,
+    /// Whether it can be revalidated.
+    pub has_validator: bool,
+}
+
+impl Terms {
+    /// Reads the fields of a reply with that status, received at `received`.
+    pub fn read(status: u16, fields: &(impl Fields + ?Sized), received: SystemTime) -> Self {
+        let (control, targeted) = directives(fields);
+        let has_validator = fields.has("etag") || fields.first("last-modified").and_then(parse_date).is_some();
+        let explicit = control.s_maxage.or(control.max_age);
+        // A targeted field stands for `Expires` too.
+        let lifetime = explicit.or_else(|| (!targeted).then(|| until_expiry(fields, received)).flatten());
+        let guessable = HEURISTIC.contains(&status) || control.public;
+        Self {
+            lifetime: match lifetime {
+                Some(lifetime) => Lifetime::Explicit(lifetime),
+                None if guessable && has_validator => Lifetime::Heuristic(unchanged_for(fields, received)),
+                None => Lifetime::Unknown,
+            },
+            control,
+            has_validator,
+        }
+    }
+
+    /// Whether a stale reply may never be used without the upstream's word (RFC 9111 §4.2.4): for a shared cache
+    /// `proxy-revalidate` and `s-maxage` say that too.
+    pub fn must_revalidate(&self) -> bool {
+        let control = &self.control;
+        control.must_revalidate || control.proxy_revalidate || control.s_maxage.is_some() || control.no_cache.is_all()
+    }
+}
+
+/// The directives in force, and whether they are targeted.
+pub(super) fn directives(fields: &(impl Fields + ?Sized)) -> (CacheControl, bool) {
+    for name in ["cdn-cache-control", "surrogate-control"] {
+        if fields.has(name)
+            && let Some(control) = CacheControl::targeted(fields.lines(name))
+        {
+            return (control, true);
+        }
+    }
+    let control = fields.lines("cache-control");
+    (CacheControl::of(control), false)
+}
+
+/// `Expires` minus `Date`. A malformed one, or two that differ, are in the past (RFC 9111 §5.3).
+fn until_expiry(fields: &(impl Fields + ?Sized), received: SystemTime) -> Option<Duration> {
+    let mut lines = fields.lines("expires");
+    let expires = lines.next()?;
+    if lines.any(|other| other != expires) {
+        return Some(Duration::ZERO);
+    }
+    let lifetime = parse_date(expires).and_then(|end| end.duration_since(date(fields, received)).ok());
+    Some(lifetime.unwrap_or_default())
+}
+
+/// A tenth of the time between `Last-Modified` and `Date`.
+fn unchanged_for(fields: &(impl Fields + ?Sized), received: SystemTime) -> Option<Duration> {
+    let modified = fields.first("last-modified").and_then(parse_date)?;
+    let unchanged = date(fields, received).duration_since(modified).ok()?;
+    Some(unchanged / HEURISTIC_SHARE)
+}
+
+fn date(fields: &(impl Fields + ?Sized), received: SystemTime) -> SystemTime {
+    fields.first("date").and_then(parse_date).unwrap_or(received)
+}
+
+/// How old a reply was when it came (RFC 9111 §4.2.3): by its `Age`, with the time that it took to come, or by
+/// its `Date`, whichever is more.
+pub fn age_on_arrival(fields: &(impl Fields + ?Sized), asked: SystemTime, received: SystemTime) -> Duration {
+    let apparent = fields
+        .first("date")
+        .and_then(parse_date)
+        .and_then(|date| received.duration_since(date).ok())
+        .unwrap_or_default();
+    let delay = received.duration_since(asked).unwrap_or_default();
+    apparent.max(stated_age(fields).saturating_add(delay))
+}
+
+/// `Age`: the first member where there are several; what does not read is passed over (RFC 9111 §5.1).
+fn stated_age(fields: &(impl Fields + ?Sized)) -> Duration {
+    let stated = fields
+        .first("age")
+        .and_then(|line| line.split(',').next())
+        .map(str::trim);
+    let digits = stated.filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.map_or(Duration::ZERO, |text| {
+        Duration::from_secs(text.parse().unwrap_or(1 << 31).min(1 << 31))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::from_unix_seconds;
+    use crate::header::print_date;
+
+    const NOW: u64 = 1_000_000_000;
+
+    fn at(seconds: u64) -> SystemTime {
+        from_unix_seconds(seconds)
+    }
+
+    fn lifetime(status: u16, fields: &[(&str, &str)]) -> Lifetime {
+        Terms::read(status, fields, at(NOW)).lifetime
+    }
+
+    fn seconds(seconds: u64) -> Lifetime {
+        Lifetime::Explicit(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn the_most_special_word_on_freshness_counts() {
+        let (date, expires) = (print_date(at(NOW)), print_date(at(NOW + 10)));
+        let dated = [("date", date.as_str()), ("expires", expires.as_str())];
+        let with = |more: &[(&str, &str)]| {
+            let all: Vec<_> = dated.iter().chain(more).copied().collect();
+            lifetime(200, &all)
+        };
+        assert_eq!(with(&[]), seconds(10));
+        assert_eq!(with(&[("cache-control", "max-age=20")]), seconds(20));
+        assert_eq!(with(&[("cache-control", "max-age=20, s-maxage=30")]), seconds(30));
+        let targeted = [("cache-control", "s-maxage=30"), ("cdn-cache-control", "max-age=40")];
+        assert_eq!(with(&targeted), seconds(40));
+        // Where it says nothing of the lifetime, nothing else does.
+        assert_eq!(with(&[("cdn-cache-control", "no-store")]), Lifetime::Unknown);
+        // One that does not read is not there.
+        assert_eq!(with(&[("cdn-cache-control", "max-age=4, &")]), seconds(10));
+    }
+
+    #[test]
+    fn an_expiry_that_does_not_read_is_in_the_past() {
+        for expires in ["0", "-1", "Thu, 01 Dec 1994 16:00:00 CEST", "soon"] {
+            assert_eq!(lifetime(200, &[("expires", expires)]), seconds(0), "{expires}");
+        }
+        let later = print_date(at(NOW + 10));
+        assert_eq!(
+            lifetime(200, &[("expires", &later)]),
+            seconds(10),
+            "without a date it counts from now"
+        );
+        assert_eq!(lifetime(200, &[("expires", &later), ("expires", "0")]), seconds(0));
+    }
+
+    #[test]
+    fn what_says_nothing_is_guessed_at_only_with_a_validator_and_a_status_that_allows_it() {
+        let modified = print_date(at(NOW - 1000));
+        let says = [("last-modified", modified.as_str())];
+        assert_eq!(
+            lifetime(200, &says),
+            Lifetime::Heuristic(Some(Duration::from_secs(100)))
+        );
+        assert_eq!(
+            lifetime(404, &says),
+            Lifetime::Heuristic(Some(Duration::from_secs(100)))
+        );
+        assert_eq!(lifetime(302, &says), Lifetime::Unknown);
+        assert_eq!(lifetime(200, &[]), Lifetime::Unknown);
+        assert_eq!(lifetime(200, &[("etag", "\"a\"")]), Lifetime::Heuristic(None));
+        let public = [("last-modified", modified.as_str()), ("cache-control", "public")];
+        assert_eq!(
+            lifetime(302, &public),
+            Lifetime::Heuristic(Some(Duration::from_secs(100)))
+        );
+        assert_eq!(lifetime(200, &[("last-modified", "yesterday")]), Lifetime::Unknown);
+    }
+
+    #[test]
+    fn the_age_on_arrival_is_the_greater_of_two_estimates() {
+        let age = |fields: &[(&str, &str)], delay: u64| age_on_arrival(fields, at(NOW - delay), at(NOW)).as_secs();
+        let dated = print_date(at(NOW - 50));
+        assert_eq!(age(&[("date", &dated)], 3), 50);
+        assert_eq!(age(&[("date", &dated), ("age", "70")], 3), 73);
+        assert_eq!(age(&[("age", "10, 99")], 0), 10);
+        assert_eq!(age(&[("age", "-1")], 2), 2);
+        assert_eq!(age(&[("age", "99999999999999999999")], 0), 1 << 31);
+        let future = print_date(at(NOW + 50));
+        assert_eq!(age(&[("date", &future)], 0), 0);
+    }
+}

@@ -1,0 +1,69 @@
+//! What a request asks for, read once: its conditions, its range, the replies that it takes.
+
+use super::answer::Question;
+use crate::config::Delivery;
+use crate::header::{Conditions, preferred_wait, wants_sha256};
+use crate::policy::{Fields, RequestDirectives};
+use actix_web::HttpRequest;
+use actix_web::http::Method;
+use actix_web::http::header::{self, HeaderName};
+use std::time::Duration;
+
+/// A request for an object, read once.
+pub(super) struct Request<'a> {
+    pub(super) question: Question<'a>,
+    pub(super) asked: RequestDirectives,
+    pub(super) head_only: bool,
+    pub(super) delivery: Delivery,
+    pub(super) wait: Option<Duration>,
+    pub(super) wants_digest: bool,
+}
+
+impl<'a> Request<'a> {
+    /// Reads a request; `None` for a method that is not served.
+    pub(super) fn read(http: &'a HttpRequest, delivery: Delivery) -> Option<Self> {
+        let head_only = http.method() == Method::HEAD;
+        if !head_only && http.method() != Method::GET {
+            return None;
+        }
+        let fields = RequestFields(http);
+        let wait = preferred_wait(fields.lines("prefer"));
+        Some(Self {
+            question: question(http, head_only),
+            asked: RequestDirectives::read(&fields),
+            head_only,
+            delivery: if wait.is_some() { Delivery::Capped } else { delivery },
+            wait,
+            wants_digest: fields.lines("want-repr-digest").any(wants_sha256),
+        })
+    }
+}
+
+fn question(http: &HttpRequest, head_only: bool) -> Question<'_> {
+    let headers = http.headers();
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    Question {
+        // RFC 9110 §14.2: Range is defined for GET alone.
+        range: if head_only {
+            None
+        } else {
+            headers.get(header::RANGE).map(header::HeaderValue::as_bytes)
+        },
+        conditions: Conditions {
+            if_match: text(header::IF_MATCH),
+            if_unmodified_since: text(header::IF_UNMODIFIED_SINCE),
+            if_none_match: text(header::IF_NONE_MATCH),
+            if_modified_since: text(header::IF_MODIFIED_SINCE),
+            if_range: text(header::IF_RANGE),
+        },
+    }
+}
+
+/// The fields of a request, as policy reads them.
+struct RequestFields<'a>(&'a HttpRequest);
+
+impl Fields for RequestFields<'_> {
+    fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        self.0.headers().get_all(name).filter_map(|value| value.to_str().ok())
+    }
+}
