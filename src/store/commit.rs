@@ -248,6 +248,7 @@ impl Object {
         let mut blocks = blocks.iter().copied().peekable();
         while let Some(first) = blocks.peek().copied() {
             let number = Group::number_of(first);
+            *self.first_sums.lock().unwrap_or_else(PoisonError::into_inner) = None;
             let mut group = self.shared.catalog.sums(self.id, self.generation, number)?;
             while let Some(block) = blocks.next_if(|block| Group::number_of(*block) == number) {
                 let runs = sums::runs_within(durable, block);

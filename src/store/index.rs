@@ -231,13 +231,12 @@ impl Store {
         // Somebody has cut the body: what went takes no room any more.
         let held = pages_of(&durable).total() + record.manifest_bytes;
         self.shared.space.release(record.disk_bytes().saturating_sub(held));
-        Ok(Some(Object::from_record(
-            id,
-            record,
-            durable,
-            body,
-            Arc::clone(&self.shared),
-        )))
+        let generation = record.generation;
+        let object = Object::from_record(id, record, durable, body, Arc::clone(&self.shared));
+        if let Ok(sums) = self.shared.catalog.sums(id, generation, 0) {
+            *object.first_sums.lock().unwrap_or_else(PoisonError::into_inner) = Some(sums);
+        }
+        Ok(Some(object))
     }
 
     /// Where the file ends before bytes that were recorded, their blocks are damaged.

@@ -20,7 +20,7 @@ use super::layout::DirLock;
 use super::presence::{Broken, Presence, Progress, WaitingAt};
 use super::record::Record;
 use super::space::{Space, pages_of};
-use super::sums::{Arriving, Unchecked};
+use super::sums::{Arriving, Group, Unchecked};
 use crate::clock::{SharedClock, unix_seconds};
 use crate::header::{EntityTag, Validators};
 use crate::key::{ObjectId, ObjectKey};
@@ -146,6 +146,9 @@ pub struct Object {
     pub(super) unchecked: Mutex<Unchecked>,
     /// Whether `unchecked` holds anything, for those who would not wait for its lock.
     pub(super) has_unchecked: AtomicBool,
+    /// The checksums of the first blocks, from when the object was opened until others are stored: the threads
+    /// that read then need nothing of the catalog.
+    pub(super) first_sums: Mutex<Option<Group>>,
     /// Held while a block is compared.
     pub(super) comparing: Mutex<()>,
     /// The manifest says that all bytes are here.
@@ -249,6 +252,7 @@ impl Object {
             arriving: Mutex::default(),
             has_unchecked: AtomicBool::new(!unchecked.is_empty()),
             unchecked: Mutex::new(unchecked),
+            first_sums: Mutex::default(),
             comparing: Mutex::default(),
             complete_manifest: AtomicBool::new(whole),
             digest: Mutex::new(record.digest),

@@ -173,10 +173,12 @@ impl Object {
 
     /// The runs of a block that differ from their checksums, and how.
     pub(super) fn compare(&self, block: u64) -> Result<Vec<(ByteRange, String)>, StoreError> {
-        let group = self
-            .shared
-            .catalog
-            .sums(self.id, self.generation, Group::number_of(block))?;
+        let number = Group::number_of(block);
+        let first = self.first_sums.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let group = match first.filter(|_| number == 0) {
+            Some(first) => first,
+            None => self.shared.catalog.sums(self.id, self.generation, number)?,
+        };
         let mut bad = Vec::new();
         for sum in group.get(block) {
             // A crash can leave the sum of what was given up, or not yet recorded.
