@@ -101,6 +101,9 @@ pub(super) enum Outcome {
 /// How long a session that passes bytes on waits for the next reader: it holds a connection.
 const UNWANTED_AFTER: Duration = Duration::from_secs(2);
 
+/// How long after the last reader has left it still waits.
+const BETWEEN_PIECES: Duration = Duration::from_millis(250);
+
 /// What a session moves its bytes to.
 pub(super) struct Sink {
     pub(super) session: u64,
@@ -266,9 +269,13 @@ impl Sink {
         let Some(rest) = ByteRange::new(at, stop.max(at.saturating_add(1))) else {
             return false;
         };
-        tokio::time::timeout(UNWANTED_AFTER, self.object.awaited(rest))
-            .await
-            .is_ok()
+        let left = self.shared.visits().1;
+        let patience = match left.filter(|_| !self.shared.has_readers()) {
+            // A player that asks piece by piece may be back in a moment; for nobody else is it worth a connection.
+            Some(left) => BETWEEN_PIECES.saturating_sub(left.elapsed()),
+            None => UNWANTED_AFTER,
+        };
+        tokio::time::timeout(patience, self.object.awaited(rest)).await.is_ok()
     }
 
     /// Stores the pieces; what is left of them where the disk refuses.
