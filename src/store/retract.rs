@@ -179,12 +179,20 @@ impl Object {
             Some(first) => first,
             None => self.shared.catalog.sums(self.id, self.generation, number)?,
         };
+        let present = self.present();
+        let sums = group.get(block).iter();
+        // A crash can leave the sum of what was given up, or not yet recorded.
+        let sums: Vec<_> = sums
+            .filter_map(|sum| Some((sum.range(block).filter(|run| present.covers(*run))?, sum)))
+            .collect();
         let mut bad = Vec::new();
-        for sum in group.get(block) {
-            // A crash can leave the sum of what was given up, or not yet recorded.
-            let Some(run) = sum.range(block).filter(|run| self.progress().present.covers(*run)) else {
+        for (run, sum) in &sums {
+            // That of a run from before it grew says nothing more.
+            let grown = |other: &ByteRange| other != run && other.start() <= run.start() && run.end() <= other.end();
+            if sums.iter().any(|(other, _)| grown(other)) {
                 continue;
-            };
+            }
+            let run = *run;
             let mut bytes = vec![0; run.len() as usize];
             match self.body.read_exact(run.start(), &mut bytes) {
                 Ok(()) if sums::sum_of(&bytes) == sum.sum => {}

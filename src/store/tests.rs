@@ -242,3 +242,22 @@ fn what_was_purged_without_a_catalog_does_not_come_back_with_it() {
     assert!(store.show(key(1).id()).expect("readable").is_none());
     assert!(store.load(&key(1)).expect("readable").is_none());
 }
+
+#[test]
+fn a_block_that_came_in_two_pieces_is_damaged_once() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let object = film(&store, 1, 10_000, 20_000);
+    store.write(&object, 10_000, &[7; 10_000]).expect("room");
+    object.commit().expect("recorded");
+    let path = object.body.path().to_owned();
+    drop(object);
+    close(store, true);
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[5000] = 8;
+    std::fs::write(&path, bytes).expect("written");
+    let store = open(dir.path());
+    let object = store.load(&key(1)).expect("readable").expect("there");
+    object.read_blocking(0, 100).expect("read");
+    assert_eq!((store.bad_blocks(), object.present_bytes()), (1, 0));
+}
