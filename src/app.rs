@@ -272,7 +272,6 @@ fn serve(
             actix_web::rt::System::new().block_on(async move {
                 let server = HttpServer::new(move || App::new().default_service(door(Arc::clone(&service))))
                     .workers(workers)
-                    .worker_max_blocking_threads(4)
                     .keep_alive(KEEP_ALIVE)
                     .h1_write_buffer_size(WRITE_BUFFER_BYTES)
                     // A player that has gone must be noticed while there is nothing to write to it.

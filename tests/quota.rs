@@ -266,21 +266,28 @@ fn a_player_that_asks_piece_by_piece_plays_a_film_larger_than_the_quota() {
     assert!(asked < 1.2, "{asked}");
 }
 
-#[test]
-fn a_film_without_ranges_larger_than_the_quota_is_passed_on() {
-    let quota = 4 * MIB;
-    let film = Film::new(5 * quota);
-    let served = film.clone();
-    let upstream = Upstream::scripted(move |_, conn| {
+/// An upstream that sends the whole film, whatever it is asked for, in pieces of that length.
+fn without_ranges(film: &Film, piece: u64) -> Upstream {
+    let film = film.clone();
+    Upstream::scripted(move |_, conn| {
         conn.head(
             200,
             &[
                 ("Content-Type", "video/mp4".to_owned()),
-                ("Content-Length", served.len.to_string()),
+                ("Content-Length", film.len.to_string()),
             ],
         );
-        conn.body(&served, 0, served.len);
-    });
+        for start in (0..film.len).step_by(piece as usize) {
+            conn.body(&film, start, (start + piece).min(film.len));
+        }
+    })
+}
+
+#[test]
+fn a_film_without_ranges_larger_than_the_quota_is_passed_on() {
+    let quota = 4 * MIB;
+    let film = Film::new(5 * quota);
+    let upstream = without_ranges(&film, film.len);
     let place = Place::for_bytes(quota);
     let pond = place.pond(&upstream, quota);
     let (answer, most) = watching(place.path(), || get(pond.address(), "/film"));
@@ -295,20 +302,8 @@ fn a_film_without_ranges_larger_than_the_quota_is_passed_on() {
 fn what_passes_by_stays_for_its_reader_while_others_of_its_bytes_are_stored() {
     let quota = 2 * MIB;
     let film = Film::new(2 * quota);
-    let served = film.clone();
-    let upstream = Upstream::scripted(move |_, conn| {
-        conn.head(
-            200,
-            &[
-                ("Content-Type", "video/mp4".to_owned()),
-                ("Content-Length", served.len.to_string()),
-            ],
-        );
-        // Small pieces: most of them fit into a page that an earlier one has taken, one in six does not.
-        for start in (0..served.len).step_by(700) {
-            conn.body(&served, start, (start + 700).min(served.len));
-        }
-    });
+    // Small pieces: most of them fit into a page that an earlier one has taken, one in six does not.
+    let upstream = without_ranges(&film, 700);
     let pond = Pond::with(&upstream, &[("quota", &quota.to_string())]);
     let answer = get(pond.address(), "/film");
     film.check(0, &answer.expect(200).body);

@@ -14,4 +14,4 @@ pub use fields::Fields;
 pub use request::RequestDirectives;
 pub use reuse::{Leeway, Reason, Reuse};
 pub use storing::{NotStored, storable};
-pub use terms::{Lifetime, Terms, age_on_arrival};
+pub use terms::{Lifetime, Terms};

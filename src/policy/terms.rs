@@ -97,30 +97,6 @@ fn date(fields: &(impl Fields + ?Sized), received: SystemTime) -> SystemTime {
     fields.first("date").and_then(parse_date).unwrap_or(received)
 }
 
-/// How old a reply was when it came (RFC 9111 §4.2.3): by its `Age`, with the time that it took to come, or by
-/// its `Date`, whichever is more.
-pub fn age_on_arrival(fields: &(impl Fields + ?Sized), asked: SystemTime, received: SystemTime) -> Duration {
-    let apparent = fields
-        .first("date")
-        .and_then(parse_date)
-        .and_then(|date| received.duration_since(date).ok())
-        .unwrap_or_default();
-    let delay = received.duration_since(asked).unwrap_or_default();
-    apparent.max(stated_age(fields).saturating_add(delay))
-}
-
-/// `Age`: the first member where there are several; what does not read is passed over (RFC 9111 §5.1).
-fn stated_age(fields: &(impl Fields + ?Sized)) -> Duration {
-    let stated = fields
-        .first("age")
-        .and_then(|line| line.split(',').next())
-        .map(str::trim);
-    let digits = stated.filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
-    digits.map_or(Duration::ZERO, |text| {
-        Duration::from_secs(text.parse().unwrap_or(1 << 31).min(1 << 31))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,18 +171,5 @@ mod tests {
             Lifetime::Heuristic(Some(Duration::from_secs(100)))
         );
         assert_eq!(lifetime(200, &[("last-modified", "yesterday")]), Lifetime::Unknown);
-    }
-
-    #[test]
-    fn the_age_on_arrival_is_the_greater_of_two_estimates() {
-        let age = |fields: &[(&str, &str)], delay: u64| age_on_arrival(fields, at(NOW - delay), at(NOW)).as_secs();
-        let dated = print_date(at(NOW - 50));
-        assert_eq!(age(&[("date", &dated)], 3), 50);
-        assert_eq!(age(&[("date", &dated), ("age", "70")], 3), 73);
-        assert_eq!(age(&[("age", "10, 99")], 0), 10);
-        assert_eq!(age(&[("age", "-1")], 2), 2);
-        assert_eq!(age(&[("age", "99999999999999999999")], 0), 1 << 31);
-        let future = print_date(at(NOW + 50));
-        assert_eq!(age(&[("date", &future)], 0), 0);
     }
 }
