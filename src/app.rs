@@ -49,6 +49,14 @@ const STORE_CHECK: Duration = Duration::from_secs(1);
 /// Threads for fills: they move bytes between sockets and the page cache, and wait for the most part.
 const FILL_THREADS: usize = 2;
 
+/// Threads that write for the fills. More writes at once than this make no disk faster, and each thread
+/// keeps a heap of its own, about half a megabyte, for as long as it lives.
+const WRITE_THREADS: usize = 16;
+
+/// Threads of one worker that read what the page cache does not hold: so many reads at once keep a disk
+/// busy. As with [`WRITE_THREADS`], each has its heap.
+const READ_THREADS: usize = 8;
+
 /// Why a server did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -134,6 +142,7 @@ impl Server {
         })?;
         let fills = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(FILL_THREADS)
+            .max_blocking_threads(WRITE_THREADS)
             .thread_name("millpond-fill")
             .enable_all()
             .build()
@@ -272,6 +281,7 @@ fn serve(
             actix_web::rt::System::new().block_on(async move {
                 let server = HttpServer::new(move || App::new().default_service(door(Arc::clone(&service))))
                     .workers(workers)
+                    .worker_max_blocking_threads(READ_THREADS)
                     .keep_alive(KEEP_ALIVE)
                     .h1_write_buffer_size(WRITE_BUFFER_BYTES)
                     // A player that has gone must be noticed while there is nothing to write to it.
