@@ -128,7 +128,11 @@ fn a_storm_of_seeks_costs_what_was_wanted_and_then_the_rest_once() {
             new
         })
         .sum();
-    assert!(sent <= distinct + distinct / 50, "{sent} bytes for {distinct} wanted");
+    let asked: Vec<_> = upstream.requests().iter().map(|seen| seen.range(STORM)).collect();
+    assert!(
+        sent <= distinct + distinct / 50,
+        "{sent} bytes for {distinct} wanted: {asked:?}"
+    );
     pond.until_state("complete");
     assert!(
         upstream.sent() <= STORM + STORM / 1000,

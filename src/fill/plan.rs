@@ -16,14 +16,17 @@ use crate::upstream::{Class, QUANTUM_BYTES};
 use std::time::{Duration, Instant};
 
 /// A reader this close ahead of a session waits for it: asking anew would cost more.
-const NEAR_BYTES: u64 = 512 * 1024;
+pub(super) const NEAR_BYTES: u64 = 512 * 1024;
 
 /// So does one that the session reaches within this time.
 const NEAR_SECONDS: f64 = 0.25;
 
 /// A session with no more than this to bring is not shortened: its bytes are on the way already. Nor
 /// is one that will have brought them within [`SHORT_SECONDS`].
-const SHORT_BYTES: u64 = 2 << 20;
+const SHORT_BYTES: u64 = 4 << 20;
+
+/// Who waits within this much of the start of a request is taken along by it.
+const ALONG_BYTES: u64 = 2 << 20;
 const SHORT_SECONDS: f64 = 1.0;
 
 /// A reader that has waited for so long, although its bytes are coming, has too small a share of the line.
@@ -48,6 +51,8 @@ pub(super) struct Running {
     pub(super) stop: ByteOffset,
     /// What it has brought.
     pub(super) moved: u64,
+    /// When it was asked for.
+    pub(super) asked: Instant,
     /// Whether some reader's wish lies where it is going.
     pub(super) attended: bool,
 }
@@ -171,7 +176,7 @@ impl<'a> Draft<'a> {
 
     fn serve(&mut self, waiter: &WaitingAt) {
         let at = waiter.at;
-        if at >= self.length || self.view.present.run_at(at).is_some() || self.coming_to(at) {
+        if at >= self.length || self.view.present.run_at(at).is_some() || self.coming_to(waiter) {
             return;
         }
         if self.running.len() >= self.view.max_sessions && !self.make_room() {
@@ -193,10 +198,11 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The end of a request for `at..end` that takes those along who wait a little further on.
+    /// The end of a request for `at..end` that takes those along who wait a little further on: as many as it
+    /// reaches before they would be better served alone.
     fn with_neighbours(&self, at: ByteOffset, mut end: ByteOffset) -> ByteOffset {
         for other in self.view.waiting.iter().filter(|other| other.at > at) {
-            if other.at > end.saturating_add(CRUMB_BYTES) {
+            if other.at > end.saturating_add(CRUMB_BYTES) || other.at - at > ALONG_BYTES {
                 break;
             }
             end = end.max(other.end);
@@ -227,17 +233,20 @@ impl<'a> Draft<'a> {
     }
 
     /// Whether a session will be there soon.
-    fn coming_to(&self, at: ByteOffset) -> bool {
+    fn coming_to(&self, waiter: &WaitingAt) -> bool {
+        let at = waiter.at;
         let share = self.view.rate.map(|rate| rate / self.view.running.len().max(1) as f64);
         let near = share.map_or(0, |share| (share * NEAR_SECONDS) as u64).max(NEAR_BYTES);
         let short = |session: &Running| {
             session.stop.saturating_sub(session.at) <= SHORT_BYTES
                 && share.is_none_or(|share| (at - session.at) as f64 <= share * SHORT_SECONDS)
         };
+        // It waited already when the request was made, which takes it along (`with_neighbours`).
+        let taken_along = |session: &Running| waiter.since <= session.asked && at - session.at <= ALONG_BYTES;
         self.running
             .iter()
             .filter(|session| session.at <= at && at < session.stop)
-            .any(|session| at - session.at <= near || short(session))
+            .any(|session| at - session.at <= near || short(session) || taken_along(session))
     }
 
     /// The end of the gap at `at`: the next byte that is present or promised, or the end.
@@ -285,6 +294,7 @@ impl<'a> Draft<'a> {
             at: range.start(),
             stop: range.end(),
             moved: 0,
+            asked: Instant::now(),
             attended: true,
         });
     }
@@ -370,6 +380,7 @@ mod tests {
             at: 1000,
             stop: LENGTH,
             moved: 1000,
+            asked: Instant::now(),
             attended: true,
         }];
         let waiting = [wait(50 << 20, LENGTH)];
@@ -390,10 +401,37 @@ mod tests {
             at: 1000,
             stop: LENGTH,
             moved: 1000,
+            asked: Instant::now(),
             attended: true,
         }];
         let waiting = [wait(100_000, LENGTH)];
         assert_eq!(plan(&view(&RangeSet::new(), &waiting, &running)), []);
+    }
+
+    #[test]
+    fn who_was_taken_along_gets_no_session_of_its_own() {
+        let piece = 700 << 10;
+        let waiting = [wait(0, piece), wait(piece, 2 * piece), wait(2 * piece, 3 * piece)];
+        let empty = RangeSet::new();
+        let mut now = view(&empty, &waiting, &[]);
+        let Some(Step::Start(range, _)) = plan(&now).first().copied() else {
+            panic!("one request");
+        };
+        assert_eq!(range, self::range(0, 3 * piece));
+        // It has begun, and the line looks slow: the last of them still waits for it.
+        let running = [Running {
+            id: 1,
+            at: 1000,
+            stop: range.end(),
+            moved: 1000,
+            asked: Instant::now(),
+            attended: true,
+        }];
+        let waiting = &waiting[1..];
+        now.waiting = waiting;
+        now.running = &running;
+        now.rate = Some(1000.0);
+        assert_eq!(plan(&now), []);
     }
 
     #[test]
@@ -427,6 +465,7 @@ mod tests {
             at: 0,
             stop: u64::MAX,
             moved: 0,
+            asked: Instant::now(),
             attended: true,
         }];
         view.running = &running;
@@ -441,6 +480,7 @@ mod tests {
                 at: n * (10 << 20),
                 stop: (n + 1) * (10 << 20),
                 moved: n * (2 << 20),
+                asked: Instant::now(),
                 attended: true,
             })
             .collect();
@@ -463,6 +503,7 @@ mod tests {
             at,
             stop: at + (8 << 20),
             moved: 1,
+            asked: Instant::now(),
             attended,
         };
         let running = [
@@ -514,6 +555,7 @@ mod tests {
                             at: range.start(),
                             stop: range.end(),
                             moved: 0,
+                            asked: Instant::now(),
                             attended: true,
                         });
                     }

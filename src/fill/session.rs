@@ -6,6 +6,7 @@
 //! wait for it, piece by piece, as they take it; where none waits the session ends.
 
 use super::join::Brings;
+use super::plan::NEAR_BYTES;
 use super::registry::{Context, Shared};
 use super::why::{SessionLine, Stage};
 use crate::ranges::{ByteOffset, ByteRange};
@@ -15,12 +16,20 @@ use bytes::Bytes;
 use futures::poll;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// The most that is written at once, in bytes: bounds what a session holds in memory.
 const BATCH_BYTES: usize = 1 << 20;
+
+/// The position of a session lags behind what it has written by this much at most.
+const STEP_BYTES: usize = 256 * 1024;
+
+const _: () = assert!(
+    (STEP_BYTES as u64) < NEAR_BYTES,
+    "a reader at the end of a step must look near"
+);
 
 /// What a session must bring to count as progress, in bytes.
 const PROGRESS_BYTES: u64 = 64 * 1024;
@@ -35,16 +44,26 @@ pub(super) struct Position {
     /// What it has brought.
     pub(super) moved: AtomicU64,
     stage: AtomicU8,
+    /// When it was asked for.
+    asked: OnceLock<Instant>,
 }
 
 impl Position {
     pub(super) fn new(at: u64, stop: u64, stage: Stage) -> Arc<Self> {
-        Arc::new(Self {
+        let position = Self {
             at: at.into(),
             stop: stop.into(),
             moved: 0.into(),
-            stage: (stage as u8).into(),
-        })
+            stage: (Stage::Queued as u8).into(),
+            asked: OnceLock::new(),
+        };
+        position.set_stage(stage);
+        Arc::new(position)
+    }
+
+    /// When it was asked for; now, where it still waits for its turn.
+    pub(super) fn asked(&self) -> Instant {
+        self.asked.get().copied().unwrap_or_else(Instant::now)
     }
 
     pub(super) fn stage(&self) -> Stage {
@@ -71,6 +90,9 @@ impl Position {
     }
 
     pub(super) fn set_stage(&self, stage: Stage) {
+        if stage != Stage::Queued {
+            self.asked.get_or_init(Instant::now);
+        }
         self.stage.store(stage as u8, Ordering::Release);
     }
 }
@@ -224,6 +246,14 @@ impl Batch {
     }
 }
 
+/// The piece in parts of no more than [`STEP_BYTES`].
+fn in_steps(mut piece: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        let step = piece.split_to(piece.len().min(STEP_BYTES));
+        (!step.is_empty()).then_some(step)
+    })
+}
+
 /// What of a batch was not stored, and why.
 struct Left {
     at: ByteOffset,
@@ -280,14 +310,15 @@ impl Sink {
 
     /// Stores the pieces; what is left of them where the disk refuses.
     ///
-    /// The position moves with every piece: readers follow piece by piece, and one that is ahead of the
-    /// position by a whole batch would look like one that is far away.
+    /// The position moves with every [`STEP_BYTES`]: readers follow what is written, and one that is ahead
+    /// of the position by a whole piece, which may be of any size, would look like one that is far away
+    /// and get a session of its own.
     async fn write(&self, at: ByteOffset, pieces: Vec<Bytes>) -> Option<Left> {
         let (context, shared) = (Arc::clone(&self.context), Arc::clone(&self.shared));
         let (object, position) = (Arc::clone(&self.object), Arc::clone(&self.position));
         let writing = tokio::task::spawn_blocking(move || {
             let mut at = at;
-            let mut pieces = pieces.into_iter();
+            let mut pieces = pieces.into_iter().flat_map(in_steps);
             while let Some(piece) = pieces.next() {
                 // An ended session writes no more: its place is another's now.
                 if position.stop.load(Ordering::Acquire) == 0 {

@@ -7,6 +7,7 @@ use millpond::config::{Config, Layers};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 use tempfile::TempDir;
 
 pub(crate) struct Pond {
@@ -108,8 +109,14 @@ impl Pond {
 
     /// Waits until the only object is in this state.
     pub(crate) fn until_state(&self, state: &str) {
+        let start = Instant::now();
         super::eventually(&format!("an object that is {state}"), || {
-            self.object()["state"] == state
+            let is = self.object()["state"] == state;
+            if !is && start.elapsed() > super::PATIENCE.mul_f32(0.9) {
+                // It is given up soon: say what it waits for.
+                panic!("{}", super::get(self.address(), "/-/api/v1/fills").text());
+            }
+            is
         });
     }
 

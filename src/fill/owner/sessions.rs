@@ -173,6 +173,7 @@ impl Session {
             at,
             stop,
             moved: self.position.moved.load(Ordering::Acquire),
+            asked: self.position.asked(),
             attended: paces.iter().any(|pace| pace.at < stop && at < pace.end),
         }
     }
