@@ -401,6 +401,7 @@ fn make(store: &Store, upstream: &Upstream, number: usize) {
         },
         headers: FIELDS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         ranges: true,
+        ..Representation::default()
     };
     let created = store.create(&upstream.key(number), representation).expect("made");
     store.write(&created.object, 0, &body(number)).expect("room");

@@ -28,6 +28,16 @@ impl ObjectKey {
         Self { url, id }
     }
 
+    /// The key of one of several representations under the same URL; `name` tells them apart.
+    #[must_use]
+    pub fn variant(&self, name: &str) -> Self {
+        Self {
+            url: self.url.clone(),
+            // No canonical URL has a line break in it.
+            id: ObjectId::digest(&format!("{}\n{name}", self.url)),
+        }
+    }
+
     /// The canonical URL.
     pub fn url(&self) -> &str {
         &self.url
@@ -155,6 +165,19 @@ mod tests {
                 assert_ne!(key(left), key(right), "{left} and {right}");
             }
         }
+    }
+
+    #[test]
+    fn variants_share_the_url_and_nothing_else() {
+        let base = key("http://h/a");
+        let (german, french) = (
+            base.variant("1:accept-language=de"),
+            base.variant("1:accept-language=fr"),
+        );
+        assert_eq!(german.url(), base.url());
+        assert_ne!(german.id(), base.id());
+        assert_ne!(german.id(), french.id());
+        assert_eq!(german, base.variant("1:accept-language=de"));
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod quirks;
 mod quota;
 mod representation;
 mod reuse;
+mod sharing;
 mod tidy;
 mod truncated;
 mod why;

@@ -139,8 +139,13 @@ fn an_error_page_that_never_ends_holds_up_nobody() {
         conn.raw(b"so far");
         conn.stall();
     });
-    let pond = Pond::before(&upstream);
+    let pond = Pond::with(&upstream, &[("read_idle_timeout", "1s")]);
+    let address = pond.address();
+    let other = std::thread::spawn(move || get(address, "/film"));
     let answer = get(pond.address(), "/film");
-    answer.expect(404);
+    assert_eq!(answer.status, 404);
     assert_eq!(answer.text(), "so far");
+    // It was promised more than came, and that is to be seen.
+    assert_eq!(answer.ended, Ended::Cut);
+    assert_eq!(other.join().expect("answered").status, 404);
 }

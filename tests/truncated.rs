@@ -151,7 +151,7 @@ fn an_error_page_never_becomes_the_film() {
     assert_eq!(missing.text(), "not here\n");
     assert_eq!(
         missing.header("cache-status"),
-        Some("millpond; fwd=uri-miss; fwd-status=404")
+        Some("millpond; fwd=uri-miss; fwd-status=404; detail=no-freshness")
     );
     let busy = get(pond.address(), "/film");
     busy.expect(503);

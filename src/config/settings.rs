@@ -21,6 +21,8 @@ pub struct UpstreamConfig {
     pub after_last_reader: Option<AfterLastReader>,
     /// Parameters of its queries that are no part of a key, where not as all others.
     pub ignore_query: Option<Vec<String>>,
+    /// Whether cookies are taken off requests and replies, where not as all others.
+    pub drop_cookies: Option<bool>,
 }
 
 /// A whole and valid configuration.
@@ -66,6 +68,8 @@ pub struct Config {
     pub read_ahead: Option<Duration>,
     /// Parameters of a query that are no part of a key.
     pub ignore_query: Vec<String>,
+    /// Whether cookies are taken off requests and replies, so that replies can be shared.
+    pub drop_cookies: bool,
     /// Whether pieces under a weak tag are joined where `Last-Modified` is old.
     pub join_weak: bool,
     /// A PEM file of certificate authorities to trust beside the system's.
@@ -191,6 +195,11 @@ const SETTINGS: &[Setting] = &[
         says: "parameters that are no part of a key, like Expires,Signature,X-Amz-*: signed URLs",
     },
     Setting {
+        key: "drop_cookies",
+        default: "false",
+        says: "true or false: whether cookies are taken off requests and replies, so that what sets them is shared",
+    },
+    Setting {
         key: "join_weak",
         default: "false",
         says: "true or false: whether pieces under a weak ETag are joined where Last-Modified is old and equal",
@@ -223,7 +232,7 @@ const SETTINGS: &[Setting] = &[
 ];
 
 /// What can be said of one upstream, under `[upstreams.NAME]`.
-const RULES: &[&str] = &["url", "delivery", "after_last_reader", "ignore_query"];
+const RULES: &[&str] = &["url", "delivery", "after_last_reader", "ignore_query", "drop_cookies"];
 
 /// Every setting with its default and meaning, for `millpond config` and the manual.
 pub fn describe() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
@@ -338,6 +347,7 @@ impl Config {
             }),
             after_last_reader: reader.read("after_last_reader", AfterLastReader::Complete, after_last_reader),
             ignore_query: reader.read("ignore_query", Vec::new(), |text| Ok(list_of_names(text))),
+            drop_cookies: reader.truth("drop_cookies"),
             join_weak: reader.truth("join_weak"),
             upstream_ca: reader.read("upstream_ca", None, |text| match text {
                 "none" => Ok(None),
@@ -460,7 +470,9 @@ fn upstreams(reader: &mut Reader<'_>) -> Vec<UpstreamConfig> {
         let delivery = reader.rule(&name, "delivery", Delivery::Follow, delivery);
         let after = reader.rule(&name, "after_last_reader", AfterLastReader::Complete, after_last_reader);
         let ignored = reader.rule(&name, "ignore_query", Vec::new(), |text| Ok(list_of_names(text)));
+        let drop_cookies = reader.rule(&name, "drop_cookies", false, truth);
         if let Some(upstream) = found.get_mut(before) {
+            upstream.drop_cookies = drop_cookies;
             upstream.delivery = delivery;
             upstream.after_last_reader = after;
             upstream.ignore_query = ignored;
@@ -514,6 +526,7 @@ fn add_upstream(reader: &mut Reader<'_>, found: &mut Vec<UpstreamConfig>, source
         delivery: None,
         after_last_reader: None,
         ignore_query: None,
+        drop_cookies: None,
     });
 }
 

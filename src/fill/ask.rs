@@ -43,6 +43,26 @@ pub(super) async fn turn(context: &Context, shared: &Shared, class: Class) -> Pe
 /// Asks for `span`. A place that redirects once led to and that has nothing any more is forgotten, and
 /// the URL itself asked again: it may lead elsewhere now, or carry a new signature.
 pub(super) async fn ask(context: &Context, shared: &Shared, permit: &Permit, span: Span, question: Question) -> Asked {
+    let exchange = ask_any(context, shared, permit, span, question).await?;
+    if brings_bytes(exchange.reply.status) {
+        return Ok(Reply::Exchange(Box::new(exchange)));
+    }
+    Ok(Reply::Refused(refusal(exchange, None).await))
+}
+
+/// Whether [`super::join`] says what a reply with that status is worth.
+pub(super) fn brings_bytes(status: u16) -> bool {
+    matches!(status, 200 | 206 | 304 | 416)
+}
+
+/// The same; any status is an exchange.
+pub(super) async fn ask_any(
+    context: &Context,
+    shared: &Shared,
+    permit: &Permit,
+    span: Span,
+    question: Question,
+) -> Result<Exchange, UpstreamError> {
     let closed =
         |result: &Result<Exchange, UpstreamError>| matches!(result, Ok(exchange) if is_closed(exchange.reply.status));
     let mut target = shared.target();
@@ -86,11 +106,11 @@ pub(super) async fn ask(context: &Context, shared: &Shared, permit: &Permit, spa
     };
     permit.answered();
     let status = exchange.reply.status;
-    if matches!(status, 200 | 206 | 304 | 416) {
+    if brings_bytes(status) {
         if exchange.url != target.url {
             shared.remember_location(exchange.url.clone());
         }
-        return Ok(Reply::Exchange(Box::new(exchange)));
+        return Ok(exchange);
     }
     let rest = match (status, exchange.reply.rest()) {
         (429 | 503, Some(rest)) => Some(rest),
@@ -108,7 +128,7 @@ pub(super) async fn ask(context: &Context, shared: &Shared, permit: &Permit, spa
         permit.rest(rest);
         context.client.budget_of(&exchange.url).rest(rest);
     }
-    Ok(Reply::Refused(refusal(exchange, None).await))
+    Ok(exchange)
 }
 
 /// The door is closed to this URL; another one for the same object may open it.

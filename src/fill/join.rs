@@ -128,8 +128,31 @@ fn judged(known: Option<Known<'_>>, reply: &Reply, brings: Brings, partial: bool
         headers: reply.headers.clone(),
         // A server that says `Accept-Ranges: none` is believed, even where it has just sent one.
         ranges: joinable && !reply.coded && reply.accepts_ranges.unwrap_or(partial),
+        ..Representation::default()
     };
     Verdict::Begins(representation, brings)
+}
+
+/// A reply with another status than those of [`join`], as a representation of its own: it says something of
+/// the resource, and its body has no ranges.
+pub(super) fn statement(reply: &Reply) -> (Representation, Brings) {
+    let total = match reply.framing {
+        Framing::Length(length) => Some(length),
+        Framing::Delimited | Framing::Close => None,
+    };
+    let representation = Representation {
+        status: reply.status,
+        complete_length: total,
+        validators: reply.validators.clone(),
+        headers: reply.headers.clone(),
+        ..Representation::default()
+    };
+    let brings = Brings {
+        at: 0,
+        end: total,
+        total,
+    };
+    (representation, brings)
 }
 
 fn is_media(media: Option<&str>) -> bool {
@@ -165,6 +188,8 @@ mod tests {
             accepts_ranges: None,
             retry_after: None,
             coded: false,
+            age: None,
+            delay: std::time::Duration::ZERO,
             headers: Vec::new(),
         }
     }
@@ -178,6 +203,7 @@ mod tests {
             },
             headers: Vec::new(),
             ranges: true,
+            ..Representation::default()
         }
     }
 

@@ -19,6 +19,7 @@
 //! A reader that leaves stops nobody: the fill goes on as `after_last_reader` says.
 
 mod ask;
+mod cursor;
 mod join;
 mod meter;
 mod owner;
@@ -27,9 +28,11 @@ mod plan;
 mod registry;
 mod room;
 mod session;
+mod unshared;
 mod why;
 
-pub use registry::{Cursor, FillLine, FillSettings, Phase, Refusal, Registry, Trouble, WaitingLine, Want};
+pub use cursor::Cursor;
+pub use registry::{FillLine, FillSettings, Phase, Refusal, Registry, Trouble, WaitingLine, Want};
 pub use why::{SessionLine, Stage, Why};
 
 pub use crate::config::AfterLastReader;

@@ -4,18 +4,21 @@
 //! joined, so a reader either finds the living fill or starts the next.
 
 use super::AfterLastReader;
+use super::cursor::Cursor;
 use super::meter::Meter;
 use super::owner::Owner;
 use super::place::{Pace, Place, Visits};
 use super::session::Position;
+use super::unshared::Unshared;
 use super::why::{SessionLine, Situation, Why};
 use crate::key::{ObjectId, ObjectKey};
-use crate::ranges::{ByteOffset, ByteRange};
+use crate::policy::NotStored;
+use crate::ranges::ByteOffset;
 use crate::store::{Object, Store};
 use crate::upstream::{Client, Span, Target, Trust, UpstreamError};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -123,13 +126,15 @@ pub(super) struct Shared {
     /// Where readers were last: the holes after it are filled first.
     pub(super) hint: AtomicU64,
     /// Where the wishes of the latest readers ended.
-    visits: Mutex<Visits>,
+    pub(super) visits: Mutex<Visits>,
     /// Rung when a reader joins or leaves.
     pub(super) changed: Notify,
     /// It has left the map, and brings nothing more.
-    over: AtomicBool,
-    /// Its object was purged: it goes on for the readers it has, and for nobody else.
+    pub(super) over: AtomicBool,
+    /// Its object was purged, or is not to be shared: it goes on for the readers it has, and for nobody else.
     pub(super) detached: AtomicBool,
+    /// Why the reply is not kept.
+    pub(super) not_stored: OnceLock<NotStored>,
     pub(super) meter: Arc<Mutex<Meter>>,
     places: Mutex<Vec<Weak<Place>>>,
     pub(super) status: Mutex<Status>,
@@ -166,6 +171,7 @@ impl Shared {
             changed: Notify::new(),
             over: AtomicBool::new(false),
             detached: AtomicBool::new(false),
+            not_stored: OnceLock::new(),
             meter: Arc::new(Mutex::new(Meter::new(Instant::now()))),
             places: Mutex::default(),
             status: Mutex::default(),
@@ -189,7 +195,7 @@ impl Shared {
     /// is never replaced by one.
     fn renew(&self, target: &Arc<Target>) {
         let mut held = self.target.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = held.url == target.url && held.trust == target.trust;
+        let same = held.url == target.url && held.trust == target.trust && held.same_credentials(target);
         match (held.trust, target.trust) {
             _ if same => return,
             (Trust::Configured, Trust::Public) => return,
@@ -279,12 +285,38 @@ pub(super) struct Context {
     /// Held by who makes room inside objects.
     pub(super) punching: Mutex<()>,
     fills: Mutex<HashMap<ObjectId, Arc<Shared>>>,
+    /// URLs whose replies are for one client each.
+    unshared: Mutex<Unshared>,
     owners: Mutex<JoinSet<()>>,
 }
 
 impl Context {
     pub(super) fn fills(&self) -> MutexGuard<'_, HashMap<ObjectId, Arc<Shared>>> {
         self.fills.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the fill brings is for those who have joined it: whoever comes from now on asks for himself.
+    pub(super) fn set_apart(&self, shared: &Arc<Shared>, why: NotStored) {
+        let _ = shared.not_stored.set(why);
+        shared.detached.store(true, Ordering::Release);
+        let id = shared.key.id();
+        let mut fills = self.fills();
+        if fills.get(&id).is_some_and(|held| Arc::ptr_eq(held, shared)) {
+            fills.remove(&id);
+        }
+        drop(fills);
+        if why.is_of_the_url() {
+            self.unshared().note(id, Instant::now());
+        }
+    }
+
+    /// A reply came that others may share.
+    pub(super) fn set_shared(&self, shared: &Shared) {
+        self.unshared().forget(shared.key.id());
+    }
+
+    fn unshared(&self) -> MutexGuard<'_, Unshared> {
+        self.unshared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a fill off the map, unless it still has readers to serve.
@@ -373,7 +405,7 @@ impl Context {
         }
     }
 
-    fn situation(&self, shared: &Shared) -> Situation {
+    pub(super) fn situation(&self, shared: &Shared) -> Situation {
         let standing = self.client.budget_of(&shared.target().url).standing();
         let status = shared.status.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -405,6 +437,7 @@ impl Registry {
             woken: watch::Sender::new(0),
             punching: Mutex::default(),
             fills: Mutex::default(),
+            unshared: Mutex::default(),
             owners: Mutex::default(),
         };
         Self {
@@ -471,6 +504,30 @@ impl Registry {
         }
     }
 
+    /// A fill of one's own, which nobody else joins and whose object nobody else finds.
+    pub fn join_alone(&self, target: &Arc<Target>, want: Want) -> Cursor {
+        let wants_bytes = matches!(want, Want::Bytes(_) | Want::Anew(_));
+        let shared = Arc::new(Shared::new(Arc::clone(target), wants_bytes));
+        shared.detached.store(true, Ordering::Release);
+        shared.readers.fetch_add(1, Ordering::AcqRel);
+        self.spawn(Owner::new(Arc::clone(&self.context), Arc::clone(&shared), None), want);
+        let place = Arc::new(Place::new(0, u64::MAX, Instant::now()));
+        let mut places = shared.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.push(Arc::downgrade(&place));
+        drop(places);
+        Cursor {
+            shared,
+            context: Arc::clone(&self.context),
+            place,
+            collapsed: false,
+        }
+    }
+
+    /// Whether the latest reply of that URL was for one client alone, so that waiting for the next would be in vain.
+    pub fn is_unshared(&self, id: ObjectId) -> bool {
+        self.context.unshared().has(id, Instant::now())
+    }
+
     /// The object of that id was purged: whoever comes from now on begins a fill of its own.
     pub fn detach(&self, id: ObjectId) {
         if let Some(shared) = self.context.fills().remove(&id) {
@@ -528,101 +585,5 @@ impl Registry {
             std::mem::take(&mut *held)
         };
         while owners.join_next().await.is_some() {}
-    }
-}
-
-/// A reader's share in a fill; while any is held the fill goes on.
-#[derive(Debug)]
-pub struct Cursor {
-    shared: Arc<Shared>,
-    context: Arc<Context>,
-    place: Arc<Place>,
-    collapsed: bool,
-}
-
-impl Cursor {
-    /// Whether the fill was under way already.
-    pub fn collapsed(&self) -> bool {
-        self.collapsed
-    }
-
-    /// Whether the fill has ended: who needs bytes of it must join another.
-    pub fn is_over(&self) -> bool {
-        self.shared.over.load(Ordering::Acquire)
-    }
-
-    /// The reader has taken `bytes` more and is at `at` now, of a wish that ends at `end`.
-    pub fn reached(&self, at: ByteOffset, end: ByteOffset, bytes: u64) {
-        self.place.reached(at, end, bytes, Instant::now());
-    }
-
-    /// Why a reader at `at` waits.
-    pub fn why(&self, at: ByteOffset) -> Why {
-        self.context.situation(&self.shared).why(at)
-    }
-
-    /// How far the fill has come now.
-    pub fn phase(&self) -> Phase {
-        self.shared.phase.borrow().clone()
-    }
-
-    /// What the fill comes to: any phase but [`Phase::Opening`].
-    pub async fn opened(&self) -> Phase {
-        let mut phase = self.shared.phase.subscribe();
-        match phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await {
-            Ok(phase) => phase.clone(),
-            Err(_) => Phase::Stopping,
-        }
-    }
-
-    /// The upstream's refusal to give the byte at `at`, as soon as there is one that `counts`.
-    pub async fn refused(&self, at: ByteOffset, counts: impl Fn(&Refusal) -> bool) -> Arc<Refusal> {
-        let mut trouble = self.shared.trouble.subscribe();
-        loop {
-            if let Some(refusal) = trouble
-                .borrow_and_update()
-                .as_ref()
-                .and_then(|trouble| trouble.refusal_of(at))
-                .filter(|refusal| counts(refusal))
-            {
-                return refusal;
-            }
-            if trouble.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    /// Why the fill makes no progress at the moment.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.shared.trouble.borrow().clone()
-    }
-
-    /// How long until the fill will have brought the whole object, at its present rate.
-    pub fn completes_in(&self, object: &Object) -> Option<Duration> {
-        let missing = object.length()?.saturating_sub(object.present_bytes());
-        self.takes(missing)
-    }
-
-    /// How long until a fill that reads on from its last byte reaches `at`.
-    pub fn reaches_in(&self, object: &Object, at: ByteOffset) -> Option<Duration> {
-        let before = ByteRange::new(0, at.saturating_add(1))?;
-        self.takes(before.len() - object.present().covered(before))
-    }
-
-    fn takes(&self, bytes: u64) -> Option<Duration> {
-        let seconds = bytes as f64 / self.shared.rate()?.max(1.0);
-        Duration::try_from_secs_f64(seconds).ok()
-    }
-}
-
-impl Drop for Cursor {
-    fn drop(&mut self) {
-        // Before the count: whoever sees that nobody is left must see since when.
-        let mut visits = self.shared.visits.lock().unwrap_or_else(PoisonError::into_inner);
-        visits.left = Some(Instant::now());
-        drop(visits);
-        self.shared.readers.fetch_sub(1, Ordering::AcqRel);
-        self.shared.changed.notify_one();
     }
 }

@@ -154,7 +154,7 @@ impl Context {
     fn expendable_of(&self, shared: &Arc<Shared>, kept: Kept) -> Vec<ByteRange> {
         match &*shared.phase.borrow() {
             // What could not be asked for again, piece by piece, stays.
-            Phase::Ready(object) if object.representation().ranges && !object.is_whole() && !object.is_pinned() => {
+            Phase::Ready(object) if object.has_ranges() && !object.is_whole() && !object.is_pinned() => {
                 let (paces, left_at) = (shared.paces(), shared.left_at());
                 expendable(&object.present(), object.length(), &paces, &left_at, kept)
             }

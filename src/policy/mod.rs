@@ -9,9 +9,13 @@ mod request;
 mod reuse;
 mod storing;
 mod terms;
+mod updating;
+mod vary;
 
 pub use fields::Fields;
 pub use request::RequestDirectives;
 pub use reuse::{Leeway, Reason, Reuse};
 pub use storing::{NotStored, storable};
 pub use terms::{Lifetime, Terms};
+pub use updating::{age_on_arrival, updated};
+pub use vary::{selecting, selects, variant_name};

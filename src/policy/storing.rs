@@ -47,6 +47,20 @@ impl NotStored {
     }
 }
 
+impl NotStored {
+    /// Whether a later reply of the same URL will hardly be another one's either: the reply said so, not the
+    /// request.
+    pub fn is_of_the_url(self) -> bool {
+        matches!(self, Self::NoStore | Self::Private | Self::SetCookie | Self::VaryAll)
+    }
+
+    /// Whether those who wait for the same URL may have the reply as well: nothing says that it is for one
+    /// client, only nothing says how long it may be kept.
+    pub fn may_be_shared(self) -> bool {
+        self == Self::NoFreshness
+    }
+}
+
 impl fmt::Display for NotStored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.token())

@@ -17,6 +17,7 @@ pub(super) struct Question<'a> {
 /// The parts of a representation that decide the answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts<'a> {
+    pub(super) status: u16,
     pub(super) length: Option<u64>,
     pub(super) etag: &'a EntityTag,
     pub(super) modified: Option<SystemTime>,
@@ -41,6 +42,10 @@ pub(super) enum Answer {
 
 /// The answer to a GET or HEAD, as if every byte were here.
 pub(super) fn answer(question: Question<'_>, facts: Facts<'_>) -> Answer {
+    if facts.status != 200 {
+        // Conditions and ranges are of what would be a 200 (RFC 9110 §13.2.1, §14.2).
+        return Answer::Whole(facts.length);
+    }
     let verdict = question
         .conditions
         .evaluate(facts.etag, facts.modified, facts.strong_date);
@@ -110,6 +115,7 @@ mod tests {
         answer(
             question,
             Facts {
+                status: 200,
                 length,
                 etag: &etag,
                 modified: None,
@@ -130,6 +136,7 @@ mod tests {
             },
         };
         let facts = Facts {
+            status: 200,
             length: Some(1000),
             etag: &etag,
             modified: None,

@@ -10,16 +10,19 @@
 
 use super::answer::{Answer, Facts, answer, capped};
 use super::body::Source;
+use super::onward::{fetched_for, goes_in_circles};
 use super::prepared::Prepared;
 use super::problem::{Problem, refused};
-use super::request::Request;
+use super::request::{Request, RequestFields};
 use super::respond::Response;
+use super::reuse::age_of;
 use super::route::Routes;
+use super::variant::is_selected;
 use crate::clock::{SharedClock, unix_seconds};
 use crate::config::Delivery;
 use crate::fill::{Cursor, Phase, Registry, Want};
 use crate::header::{CacheStatus, FirstWanted, Forwarded, first_wanted};
-use crate::policy::{Reason, Reuse};
+use crate::policy::{Fields, NotStored, Reason, Reuse};
 use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, Presence, Store, Watch};
 use crate::telemetry::Metrics;
@@ -86,7 +89,7 @@ impl Service {
     /// Answers from an open, whole and fresh object: without a wait, and without a look at the disk
     /// but for the bytes themselves. `None` sends the request the long way, to [`Service::fetch`].
     pub fn at_once(&self, http: &HttpRequest, target: &Arc<Target>, delivery: Delivery) -> Option<HttpResponse> {
-        let object = self.store.resident(&target.key)?;
+        let object = self.resident(target, &RequestFields(http))?;
         let request = Request::read(http, delivery)?;
         if request.wants_digest && object.digest().is_none() {
             return None;
@@ -104,7 +107,7 @@ impl Service {
             Reuse::Fresh => CacheStatus::HIT,
             Reuse::Stale => CacheStatus::HIT.detail("max-stale"),
             Reuse::StaleMeanwhile => {
-                self.revalidate_meanwhile(target, &object);
+                self.revalidate_meanwhile(target, &object, request);
                 CacheStatus::HIT.detail("stale-while-revalidate")
             }
             Reuse::Revalidate(_) | Reuse::Refetch(_) => return None,
@@ -126,6 +129,12 @@ impl Service {
                 .insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
             return response;
         };
+        if goes_in_circles(http) {
+            let what =
+                "the request goes in circles: it has come by here several times (Via); check where --upstream leads";
+            return Problem::new(StatusCode::LOOP_DETECTED, what).response();
+        }
+        let target = &fetched_for(http, target);
         for _ in 0..MAX_GENERATIONS {
             match self.attempt(&request, target).await {
                 Ok(Attempt::Answered(response)) => return confined(response, target),
@@ -141,7 +150,8 @@ impl Service {
     }
 
     async fn attempt(&self, request: &Request<'_>, target: &Arc<Target>) -> Result<Attempt, Problem> {
-        let known = self.stored(target).await?;
+        let (target, known) = self.selected(target).await?;
+        let target = &target;
         if let Some(object) = known
             .as_ref()
             .filter(|object| request.wants_digest && object.is_whole())
@@ -171,6 +181,10 @@ impl Service {
             Ok(found) => found,
             Err(refusal) => return Ok(Attempt::Answered(refusal)),
         };
+        if !is_selected(&found.object, target.fields.as_slice()) {
+            // Another's request has brought a reply that this one does not select.
+            return Ok(Attempt::Again);
+        }
         let object = &found.object;
         object.touch(unix_seconds(self.clock.now()));
         let decided = answer(request.question, facts(object));
@@ -218,7 +232,7 @@ impl Service {
         } else {
             Want::Bytes(span)
         };
-        let (want, story) = match &known {
+        let (want, mut story) = match &known {
             Some(object) if object.is_whole() => {
                 let (want, reason) = match self.reuse(object, &request.asked, self.clock.now()) {
                     Reuse::Refetch(reason) if request.head_only => (Want::Anew(Span::From(0)), reason),
@@ -237,6 +251,12 @@ impl Service {
             None => (bytes, CacheStatus::forwarded(Forwarded::UriMiss)),
         };
         self.metrics.misses.inc();
+        if (request.asked.no_store || self.fills.is_unshared(target.key.id()))
+            && !known.as_ref().is_some_and(|known| known.is_whole())
+        {
+            let cursor = self.fills.join_alone(target, anew(want, span));
+            return self.opened(request, target, cursor, story, want).await;
+        }
         let mut cursor = self.fills.join(target, want, known.clone());
         for _ in 0..MAX_GENERATIONS {
             if !(cursor.collapsed() && was_asked_for_another(&cursor.opened().await, target, span)) {
@@ -244,23 +264,29 @@ impl Service {
             }
             cursor = self.fills.join(target, want, known.clone());
         }
-        self.opened(request, target, cursor, story, want).await
+        if cursor.collapsed() && !self.may_share(&cursor).await {
+            cursor = self.fills.join_alone(target, anew(want, span));
+            story.detail = Some("not-shared");
+        }
+        let stale = known.filter(|object| object.is_whole() && self.may_outlive_errors(request, object));
+        let found = self.opened(request, target, cursor, story, want).await;
+        match (stale, found) {
+            (Some(stale), Ok(Ok(mut found))) if found.object.head().representation().status >= 500 => {
+                found.object = stale;
+                found.story = found.story.detail("not-revalidated");
+                found.story.stored = false;
+                Ok(Ok(found))
+            }
+            (_, found) => found,
+        }
     }
 
-    async fn stored(&self, target: &Target) -> Result<Option<Arc<Object>>, Problem> {
-        if let Some(object) = self.store.resident(&target.key) {
-            return Ok(Some(object));
-        }
-        let (store, key) = (Arc::clone(&self.store), target.key.clone());
-        let loaded = self.lookups.spawn_blocking(move || store.load(&key)).await;
-        match loaded {
-            Ok(Ok(object)) => Ok(object),
-            Ok(Err(error)) => Err(Problem::store(&error)),
-            Err(_) => Err(Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "a reading thread was lost",
-            )),
-        }
+    /// Whether what another reader's fill brings may answer this one too.
+    async fn may_share(&self, cursor: &Cursor) -> bool {
+        let opened = cursor.opened().await;
+        let sets_cookie = |object: &Object| object.head().representation().has("set-cookie");
+        cursor.not_stored().is_none_or(NotStored::may_be_shared)
+            && !matches!(opened, Phase::Ready(object) if sets_cookie(&object))
     }
 
     async fn opened(
@@ -278,7 +304,14 @@ impl Service {
         match cursor.opened().await {
             Phase::Ready(object) => {
                 let unchanged = want == Want::Validity && object.is_whole();
-                story.stored = !unchanged;
+                story.stored = !unchanged && !object.is_discarded();
+                if let Some(why) = cursor.not_stored() {
+                    story.detail = Some(why.token());
+                }
+                let status = object.head().representation().status;
+                if status != 200 {
+                    story.upstream_status = Some(status);
+                }
                 if unchanged
                     && let Some(trouble) = cursor.trouble()
                     && !self.may_outlive_errors(request, &object)
@@ -447,7 +480,7 @@ impl Service {
     ) -> HttpResponse {
         Response {
             answer,
-            age: unix_seconds(now).saturating_sub(watch.object().validated()),
+            age: age_of(watch.object(), now).as_secs(),
             watch,
             cursor,
             source: Source {
@@ -465,8 +498,10 @@ impl Service {
 
 /// What of the object decides the answer.
 fn facts(object: &Object) -> Facts<'_> {
-    let prepared = Prepared::of(object);
+    let head = object.head();
+    let prepared = Prepared::of(&head, object);
     Facts {
+        status: head.representation().status,
         length: object.length(),
         etag: object.etag(),
         modified: prepared.modified,
@@ -499,7 +534,7 @@ fn retry_after(found: &Found, no_range: bool, missing: u64) -> Duration {
     let estimate = match no_range {
         true => found.cursor.completes_in(&found.object),
         // With ranges the fill goes to the missing byte at once.
-        false if found.object.representation().ranges => None,
+        false if found.object.has_ranges() => None,
         false => found.cursor.reaches_in(&found.object, missing),
     };
     estimate
@@ -512,7 +547,7 @@ fn draw_to(found: Found, mut watch: Watch, missing: u64) {
     // Its own place from the wait before must not count as somebody else's.
     watch.leave();
     let already = found.object.waiting().iter().any(|waiting| waiting.at == missing);
-    if !already && found.object.representation().ranges {
+    if !already && found.object.has_ranges() {
         actix_web::rt::spawn(async move {
             let _held = found.cursor;
             let end = found.object.length().unwrap_or(u64::MAX);
@@ -559,6 +594,14 @@ fn was_asked_for_another(opened: &Phase, target: &Target, span: Span) -> bool {
             _ => true,
         },
         _ => false,
+    }
+}
+
+/// The same wish of somebody who shares nothing.
+fn anew(want: Want, span: Span) -> Want {
+    match want {
+        Want::Head => Want::Head,
+        _ => Want::Bytes(span),
     }
 }
 

@@ -8,12 +8,14 @@ mod answer;
 mod body;
 mod lookup;
 mod multipart;
+mod onward;
 mod prepared;
 mod problem;
 mod request;
 mod respond;
 mod reuse;
 mod route;
+mod variant;
 
 pub use lookup::{Service, ServiceSettings};
 pub use problem::Problem;

@@ -3,7 +3,7 @@
 use crate::clock::from_unix_seconds;
 use crate::header::parse_date;
 use crate::policy::Terms;
-use crate::store::Object;
+use crate::store::{Head, Object};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use std::time::SystemTime;
 
@@ -15,6 +15,8 @@ pub(super) struct Prepared {
     pub(super) terms: Terms,
     /// It is of a kind that does not change from hour to hour.
     pub(super) lasts: bool,
+    /// The upstream states a digest.
+    pub(super) has_digest: bool,
     /// `Last-Modified`.
     pub(super) modified: Option<SystemTime>,
     /// Whether the body is coded: its ranges mean nothing to a player.
@@ -24,38 +26,41 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// That of `object`.
-    pub(super) fn of(object: &Object) -> &Self {
-        object.prepared(Self::make)
+    /// That of `head`, which is the head of `object`.
+    pub(super) fn of<'a>(head: &'a Head, object: &Object) -> &'a Self {
+        head.prepared(|head| Self::make(head, object))
     }
 
-    fn make(object: &Object) -> Self {
-        let representation = object.representation();
+    fn make(head: &Head, object: &Object) -> Self {
+        let representation = head.representation();
         let validators = &representation.validators;
-        let media = content_type(object);
+        let media = content_type(head, object);
+        let received = from_unix_seconds(head.validated());
         Self {
-            fields: fields(object),
-            terms: Terms::read(200, representation, from_unix_seconds(object.validated())),
+            fields: fields(head, object),
+            terms: Terms::read(representation.status, representation, received),
             lasts: media.is_none_or(|media| lasts(&media)),
+            has_digest: representation.header("repr-digest").is_some(),
             coded: representation.header("content-encoding").is_some(),
-            modified: validators.last_modified.as_deref().and_then(parse_date),
+            modified: representation.header("last-modified").and_then(parse_date),
             strong_date: validators.strong_date().is_some(),
         }
     }
 }
 
-fn fields(object: &Object) -> Vec<(HeaderName, HeaderValue)> {
-    let kept = object
-        .representation()
-        .headers
-        .iter()
-        .filter(|(name, _)| name != "content-type");
+fn fields(head: &Head, object: &Object) -> Vec<(HeaderName, HeaderValue)> {
+    let representation = head.representation();
+    let kept = representation.headers.iter().filter(|(name, _)| name != "content-type");
     let named = kept.map(|(name, value)| (name.clone(), value.clone()));
-    let media = content_type(object).map(|media| ("content-type".to_owned(), media));
-    let etag = ("etag".to_owned(), object.etag().to_string());
+    let media = content_type(head, object).map(|media| ("content-type".to_owned(), media));
+    // What says something of the resource has the tag that its upstream gave it, if any: nothing is joined to it.
+    let etag = match representation.status {
+        200 => Some(object.etag().to_string()),
+        _ => representation.validators.etag.clone(),
+    };
     named
         .chain(media)
-        .chain([etag])
+        .chain(etag.map(|etag| ("etag".to_owned(), etag)))
         .filter_map(|(name, value)| Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?)))
         .collect()
 }
@@ -77,9 +82,12 @@ fn lasts(media: &str) -> bool {
 }
 
 /// The upstream's media type, else the one that the name's extension suggests.
-pub(super) fn content_type(object: &Object) -> Option<String> {
-    if let Some(named) = object.representation().header("content-type") {
+pub(super) fn content_type(head: &Head, object: &Object) -> Option<String> {
+    if let Some(named) = head.representation().header("content-type") {
         return Some(named.to_owned());
+    }
+    if head.representation().status != 200 {
+        return None;
     }
     let path = object.url().split(['?', '#']).next()?;
     let (_, extension) = path.rsplit('/').next()?.rsplit_once('.')?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 /// A request for an object, read once.
 pub(super) struct Request<'a> {
+    pub(super) http: &'a HttpRequest,
     pub(super) question: Question<'a>,
     pub(super) asked: RequestDirectives,
     pub(super) head_only: bool,
@@ -29,6 +30,7 @@ impl<'a> Request<'a> {
         let fields = RequestFields(http);
         let wait = preferred_wait(fields.lines("prefer"));
         Some(Self {
+            http,
             question: question(http, head_only),
             asked: RequestDirectives::read(&fields),
             head_only,
@@ -60,7 +62,7 @@ fn question(http: &HttpRequest, head_only: bool) -> Question<'_> {
 }
 
 /// The fields of a request, as policy reads them.
-struct RequestFields<'a>(&'a HttpRequest);
+pub(super) struct RequestFields<'a>(pub(super) &'a HttpRequest);
 
 impl Fields for RequestFields<'_> {
     fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {

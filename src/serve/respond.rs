@@ -34,29 +34,40 @@ pub(super) struct Response {
 impl Response {
     pub(super) fn build(self, metrics: &Arc<Metrics>) -> HttpResponse {
         let object = Arc::clone(self.watch.object());
+        let known = Arc::clone(&*object.head());
+        let prepared = Prepared::of(&known, &object);
+        let whole = StatusCode::from_u16(known.representation().status).unwrap_or(StatusCode::BAD_GATEWAY);
         let (status, segments, multipart_type) = match &self.answer {
-            Answer::NotModified => return self.head(StatusCode::NOT_MODIFIED, &object, None).finish(),
-            Answer::PreconditionFailed => return self.head(StatusCode::PRECONDITION_FAILED, &object, None).finish(),
+            Answer::NotModified => return self.head(StatusCode::NOT_MODIFIED, prepared, &object, None).finish(),
+            Answer::PreconditionFailed => {
+                return self
+                    .head(StatusCode::PRECONDITION_FAILED, prepared, &object, None)
+                    .finish();
+            }
             Answer::Unsatisfiable(size) => return unsatisfiable(Some(*size), self.story),
-            Answer::Whole(None) => (StatusCode::OK, vec![Segment::ToEnd], None),
+            Answer::Whole(None) => (whole, vec![Segment::ToEnd], None),
             Answer::Whole(Some(size)) => {
                 let all = ByteRange::new(0, *size).map(Segment::Object);
-                (StatusCode::OK, all.into_iter().collect(), None)
+                (whole, all.into_iter().collect(), None)
             }
             Answer::Parts(ranges, size) => match ranges[..] {
                 [one] => (StatusCode::PARTIAL_CONTENT, vec![Segment::Object(one)], None),
                 _ => {
                     let boundary = multipart::boundary(&object.etag().to_string(), ranges);
-                    let segments = multipart::segments(ranges, *size, content_type(&object).as_deref(), &boundary);
+                    let segments =
+                        multipart::segments(ranges, *size, content_type(&known, &object).as_deref(), &boundary);
                     let multipart_type = format!("multipart/byteranges; boundary={boundary}");
                     (StatusCode::PARTIAL_CONTENT, segments, Some(multipart_type))
                 }
             },
         };
-        let mut head = self.head(status, &object, multipart_type);
+        let mut head = self.head(status, prepared, &object, multipart_type);
+        if status == StatusCode::NO_CONTENT {
+            return head.finish();
+        }
         match &self.answer {
             Answer::Whole(None) => {}
-            Answer::Whole(_) if Prepared::of(&object).coded => {}
+            Answer::Whole(_) if prepared.coded || status != StatusCode::OK => {}
             Answer::Parts(ranges, size) if ranges.len() == 1 => {
                 let part = ContentRange::Part {
                     range: ranges[0],
@@ -76,12 +87,19 @@ impl Response {
         head.body(body)
     }
 
-    fn head(&self, status: StatusCode, object: &Object, multipart_type: Option<String>) -> HttpResponseBuilder {
+    fn head(
+        &self,
+        status: StatusCode,
+        prepared: &Prepared,
+        object: &Object,
+        multipart_type: Option<String>,
+    ) -> HttpResponseBuilder {
         let mut head = HttpResponse::build(status);
-        for (name, value) in &Prepared::of(object).fields {
+        let bodiless = matches!(status, StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED);
+        for (name, value) in &prepared.fields {
             let of_content = name.as_str().starts_with("content-") && name != header::CONTENT_LOCATION;
             let replaced = name == header::CONTENT_TYPE && multipart_type.is_some();
-            if !(replaced || (of_content && !status.is_success())) {
+            if !(replaced || (of_content && bodiless)) {
                 head.append_header((name.clone(), value.clone()));
             }
         }
@@ -96,7 +114,7 @@ impl Response {
         if self.wants_digest
             && status.is_success()
             && object.is_whole()
-            && object.representation().header("repr-digest").is_none()
+            && !prepared.has_digest
             && let Some(digest) = object.digest()
         {
             head.insert_header((HeaderName::from_static("repr-digest"), repr_digest(&digest)));

@@ -1,12 +1,13 @@
 //! What policy says of a stored object, with the settings and the clock of this server.
 
 use super::lookup::Service;
+use super::onward::fetched_for;
 use super::prepared::Prepared;
 use super::request::Request;
 use crate::clock::from_unix_seconds;
 use crate::fill::Want;
-use crate::policy::{Leeway, Reason, RequestDirectives, Reuse};
-use crate::store::{Object, ObjectState};
+use crate::policy::{Leeway, Lifetime, Reason, RequestDirectives, Reuse};
+use crate::store::{Head, Object, ObjectState};
 use crate::upstream::Target;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,11 +25,13 @@ impl Service {
         if object.state() == ObjectState::Unverified && !self.settings.keep_unverified {
             return Reuse::Refetch(Reason::Unknown);
         }
-        let age = age_of(object, now);
-        let leeway = self.leeway(object);
-        match Prepared::of(object).terms.reuse(asked, age, leeway) {
+        let head = object.head();
+        let age = age_for_reuse(object, &head, now);
+        let leeway = self.leeway(&head, object);
+        match Prepared::of(&head, object).terms.reuse(asked, age, leeway) {
             Reuse::Refetch(Reason::Unknown)
-                if object.representation().complete_length.is_some()
+                if head.representation().status == 200
+                    && head.representation().complete_length.is_some()
                     && age < UNVALIDATED_LIFETIME.min(self.settings.fresh_for) =>
             {
                 Reuse::Fresh
@@ -39,21 +42,31 @@ impl Service {
 
     /// Whether a stale object may answer where the upstream could not be asked.
     pub(super) fn may_outlive_errors(&self, request: &Request<'_>, object: &Object) -> bool {
-        let age = age_of(object, self.clock.now());
-        let terms = &Prepared::of(object).terms;
-        terms.may_outlive_errors(&request.asked, age, self.leeway(object))
+        let head = object.head();
+        let age = age_for_reuse(object, &head, self.clock.now());
+        let terms = &Prepared::of(&head, object).terms;
+        terms.may_outlive_errors(&request.asked, age, self.leeway(&head, object))
     }
 
-    fn leeway(&self, object: &Object) -> Leeway {
+    fn leeway(&self, head: &Head, object: &Object) -> Leeway {
         Leeway {
             fresh_for: self.settings.fresh_for,
-            lasting: Prepared::of(object).lasts,
+            lasting: Prepared::of(head, object).lasts,
             stale_if_error: STALE_IF_ERROR,
         }
     }
 
     /// Asks the upstream about a stale object that has just answered (RFC 5861 §3).
-    pub(super) fn revalidate_meanwhile(&self, target: &Arc<Target>, object: &Arc<Object>) {
+    pub(super) fn revalidate_meanwhile(&self, target: &Arc<Target>, object: &Arc<Object>, request: &Request<'_>) {
+        let mut target = (*fetched_for(request.http, target)).clone();
+        if let Some(variant) = object
+            .representation()
+            .variant
+            .filter(|_| target.key.id() != object.id())
+        {
+            target = target.variant(variant);
+        }
+        let target = &Arc::new(target);
         let cursor = self.fills.join(target, Want::Validity, Some(Arc::clone(object)));
         actix_web::rt::spawn(async move {
             let _ = cursor.opened().await;
@@ -61,8 +74,22 @@ impl Service {
     }
 }
 
-/// How old an object is. A clock that went back makes nothing older: its age is then 0.
-fn age_of(object: &Object, now: SystemTime) -> Duration {
-    now.duration_since(from_unix_seconds(object.validated()))
-        .unwrap_or_default()
+/// How old an object is: as it came, and since. A clock that went back makes nothing older.
+pub(super) fn age_of(object: &Object, now: SystemTime) -> Duration {
+    let head = object.head();
+    let here = now.duration_since(from_unix_seconds(head.validated()));
+    Duration::from_secs(head.representation().age) + here.unwrap_or_default()
+}
+
+/// The age that its freshness is measured by. Where that is a setting of ours, a time since the upstream's last
+/// word, the upstream's clock does not count.
+fn age_for_reuse(object: &Object, head: &Head, now: SystemTime) -> Duration {
+    let prepared = Prepared::of(head, object);
+    match prepared.terms.lifetime {
+        Lifetime::Heuristic(_) | Lifetime::Unknown if prepared.lasts => {
+            let here = now.duration_since(from_unix_seconds(head.validated()));
+            here.unwrap_or_default()
+        }
+        _ => age_of(object, now),
+    }
 }

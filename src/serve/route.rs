@@ -58,6 +58,7 @@ struct Tree {
     delivery: Delivery,
     after_last_reader: Option<AfterLastReader>,
     ignore_query: Vec<String>,
+    drop_cookies: bool,
 }
 
 /// The table of what is served where.
@@ -82,6 +83,7 @@ impl Routes {
             delivery: upstream.delivery.unwrap_or(config.delivery),
             after_last_reader: upstream.after_last_reader,
             ignore_query: upstream.ignore_query.as_ref().unwrap_or(&config.ignore_query).clone(),
+            drop_cookies: upstream.drop_cookies.unwrap_or(config.drop_cookies),
         };
         let (named, unnamed): (Vec<_>, Vec<_>) = config.upstreams.iter().partition(|upstream| upstream.name.is_some());
         Self {
@@ -148,7 +150,11 @@ impl Routes {
             return Err(RouteError::NotAUrl);
         }
         Ok(Routed::Fetch {
-            target: Arc::new(Target::new(url, Trust::Public).ignoring(&self.ignore_query)),
+            target: Arc::new(Target {
+                // All hosts that clients name share our origin: a cookie of one would be shown to the others.
+                drop_cookies: true,
+                ..Target::new(url, Trust::Public).ignoring(&self.ignore_query)
+            }),
             delivery: self.delivery,
         })
     }
@@ -162,6 +168,7 @@ fn beneath<'a>(tree: &Tree, rest: &str, query: Option<&str>) -> Result<Routed<'a
     }
     let target = Target {
         after_last_reader: tree.after_last_reader,
+        drop_cookies: tree.drop_cookies,
         ..Target::new(url, Trust::Configured).ignoring(&tree.ignore_query)
     };
     Ok(Routed::Fetch {

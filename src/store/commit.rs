@@ -13,6 +13,7 @@ use super::error::StoreError;
 use super::fault;
 use super::manifest::Manifest;
 use super::object::{Object, wake};
+use super::representation::Representation;
 use super::space::{PAGE_BYTES, pages};
 use super::sums::{self, Group, Sum};
 use crate::clock::unix_seconds;
@@ -291,13 +292,18 @@ impl Object {
         Some(Sum::new(run, sum))
     }
 
-    /// Records that the upstream says this is still its representation.
+    /// Records that the upstream says this is still its representation, with the fields that stand now and the
+    /// age of that word in seconds.
     ///
     /// # Errors
     /// Where the catalog refuses.
-    pub fn confirm(&self) -> Result<(), StoreError> {
-        self.validated
-            .store(unix_seconds(self.shared.clock.now()), Ordering::Relaxed);
+    pub fn confirm(&self, headers: Vec<(String, String)>, age: u64) -> Result<(), StoreError> {
+        let representation = Representation {
+            headers,
+            age,
+            ..self.representation()
+        };
+        self.set_head(representation, unix_seconds(self.shared.clock.now()));
         self.record_use()
     }
 
@@ -325,7 +331,7 @@ impl Object {
 
     /// Writes the manifest anew, as things stand.
     pub(super) fn write_manifest(&self, durable: &RangeSet) -> Result<(), StoreError> {
-        let mut manifest = Manifest::new(&self.url, self.generation, self.representation(), self.created);
+        let mut manifest = Manifest::new(&self.url, self.generation, &self.representation(), self.created);
         {
             let progress = self.progress();
             manifest.complete_length = progress.length;

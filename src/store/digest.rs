@@ -17,7 +17,12 @@ impl Store {
     /// # Errors
     /// Where the body cannot be read, or the catalog refuses.
     pub fn check_statement(&self, object: &Arc<Object>) -> Result<(), StoreError> {
-        let Some(stated) = object.representation().header("repr-digest").and_then(stated_sha256) else {
+        let Some(stated) = object
+            .head()
+            .representation()
+            .header("repr-digest")
+            .and_then(stated_sha256)
+        else {
             return Ok(());
         };
         let Some(computed) = object.compute_digest()?.filter(|computed| *computed != stated) else {

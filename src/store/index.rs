@@ -7,9 +7,10 @@ use super::body::Body;
 use super::catalog::{Catalog, HEALING_ROOM, Healed, OpenFailure};
 use super::error::StoreError;
 use super::layout::{Layout, lock};
-use super::object::{Object, Representation, Shared};
+use super::object::{Object, Shared};
 use super::record::Record;
 use super::recover;
+use super::representation::Representation;
 use super::space::{Space, Stated, pages_of};
 use super::stock::Stock;
 use super::{fault, sums};
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The most objects kept open without a reader: each costs a file descriptor.
 const MAX_IDLE_OPEN: usize = 512;
@@ -302,6 +303,11 @@ impl Store {
             object,
             replaced: before,
         })
+    }
+
+    /// The time by the clock that everything stored is dated by.
+    pub fn now(&self) -> SystemTime {
+        self.shared.clock.now()
     }
 
     /// A new generation that later requests do not find: for readers who came before a purge. Its room is

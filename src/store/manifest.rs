@@ -6,7 +6,7 @@
 
 use super::StoreError;
 use super::fault;
-use super::object::Representation;
+use super::representation::Representation;
 use super::sums::Sum;
 use serde::{Deserialize, Serialize};
 use std::fs;

@@ -19,54 +19,23 @@ use super::error::StoreError;
 use super::layout::DirLock;
 use super::presence::{Broken, Presence, Progress, WaitingAt};
 use super::record::Record;
+use super::representation::{Head, Representation};
 use super::space::{Space, pages_of};
 use super::sums::{Arriving, Group, Unchecked};
 use crate::clock::{SharedClock, unix_seconds};
 use crate::header::{EntityTag, Validators};
 use crate::key::{ObjectId, ObjectKey};
-use crate::policy::Fields;
 use crate::ranges::{self, ByteOffset, ByteRange, RangeSet};
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use std::any::Any;
+use serde::Serialize;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::Waker;
 use std::time::Instant;
 use tokio::sync::Notify;
-
-/// What the upstream said of the bytes: fixed for a generation.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Representation {
-    /// The complete length in bytes, where the reply named it.
-    pub complete_length: Option<u64>,
-    /// The reply's validators.
-    pub validators: Validators,
-    /// End-to-end header fields to repeat to clients: names in lower case, without the framing.
-    pub headers: Vec<(String, String)>,
-    /// Whether later sessions may ask for ranges of it.
-    pub ranges: bool,
-}
-
-impl Representation {
-    /// The first field of that lower-case name.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    }
-}
-
-impl Fields for Representation {
-    fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
-        // The tag is not among the fields that are repeated: clients are given another where it is weak.
-        let tag = self.validators.etag.as_deref().filter(|_| name == "etag");
-        tag.into_iter().chain(self.headers.lines(name))
-    }
-}
 
 /// How much of an object is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -112,7 +81,7 @@ pub struct Object {
     pub(super) created: u64,
     pinned: AtomicBool,
     etag: EntityTag,
-    representation: Representation,
+    head: ArcSwap<Head>,
     pub(super) body: Body,
     /// Its files and its record exist.
     pub(super) settled: AtomicBool,
@@ -124,7 +93,6 @@ pub struct Object {
     /// The length, for those who would not wait for the lock; [`UNKNOWN`] where it is not known.
     known_length: AtomicU64,
     pub(super) discarded: AtomicBool,
-    pub(super) validated: AtomicU64,
     pub(super) last_used: AtomicU64,
     pub(super) hits: AtomicU64,
     /// What its record says of those two.
@@ -137,7 +105,6 @@ pub struct Object {
     passing: AtomicU8,
     /// Some of it is still held for readers.
     has_passing: AtomicBool,
-    prepared: OnceLock<Box<dyn Any + Send + Sync>>,
     epoch: AtomicU64,
     progress: Mutex<Progress>,
     pub(super) recorded: Mutex<RangeSet>,
@@ -226,7 +193,7 @@ impl Object {
             generation: record.generation,
             created: record.created,
             pinned: AtomicBool::new(record.pinned),
-            representation: record.representation,
+            head: ArcSwap::new(Head::new(record.representation, record.validated)),
             body,
             settled: AtomicBool::new(true),
             manifest_bytes: AtomicU64::new(record.manifest_bytes),
@@ -235,7 +202,6 @@ impl Object {
             unverified: AtomicBool::new(record.unverified),
             known_length: AtomicU64::new(record.complete_length.unwrap_or(UNKNOWN)),
             discarded: AtomicBool::new(false),
-            validated: AtomicU64::new(record.validated),
             last_used: AtomicU64::new(record.last_used),
             hits: AtomicU64::new(record.hits),
             told_used: AtomicU64::new(record.last_used),
@@ -244,7 +210,6 @@ impl Object {
             passed_on: Notify::new(),
             passing: AtomicU8::new(0),
             has_passing: AtomicBool::new(false),
-            prepared: OnceLock::new(),
             epoch: AtomicU64::new(0),
             progress: Mutex::new(progress),
             recorded: Mutex::new(durable),
@@ -270,9 +235,34 @@ impl Object {
         &self.url
     }
 
-    /// What the upstream said of it.
-    pub fn representation(&self) -> &Representation {
-        &self.representation
+    /// The number of this generation: later ones have greater numbers.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What the upstream said of it, as it stands now.
+    pub fn head(&self) -> Guard<Arc<Head>> {
+        self.head.load()
+    }
+
+    /// The same, for longer than a moment.
+    pub fn representation(&self) -> Representation {
+        self.head.load().representation.clone()
+    }
+
+    /// Whether later sessions may ask for ranges of it.
+    pub fn has_ranges(&self) -> bool {
+        self.head.load().representation.ranges
+    }
+
+    /// Whether it is a reply with another status than 200: what it says of the resource, none of its bytes.
+    pub fn is_statement(&self) -> bool {
+        self.head.load().representation.status != 200
+    }
+
+    /// Puts another head in the place of the one before.
+    pub(super) fn set_head(&self, representation: Representation, validated: u64) {
+        self.head.store(Head::new(representation, validated));
     }
 
     /// The tag that clients are given: strong, and the same from the first byte to the last.
@@ -294,15 +284,6 @@ impl Object {
     /// Whether every byte of a known length is here.
     pub fn is_whole(&self) -> bool {
         self.whole.load(Ordering::Acquire)
-    }
-
-    /// What the layer above made of the object's head, made once: `make` runs at the first call.
-    ///
-    /// # Panics
-    /// Where a second type asks: there is one such thing.
-    pub fn prepared<T: Any + Send + Sync>(&self, make: impl FnOnce(&Self) -> T) -> &T {
-        let prepared = self.prepared.get_or_init(|| Box::new(make(self)));
-        prepared.downcast_ref().expect("one type prepares an object's head")
     }
 
     /// How much is here.
@@ -453,7 +434,7 @@ impl Object {
 
     /// When the upstream last said that this is its representation, in seconds since 1970.
     pub fn validated(&self) -> u64 {
-        self.validated.load(Ordering::Relaxed)
+        self.head.load().validated
     }
 
     /// When the reader that waits longest for its byte began to.
@@ -581,7 +562,7 @@ impl Object {
             generation: self.generation,
             complete_length: length,
             unverified,
-            representation: self.representation.clone(),
+            representation: self.representation(),
             present: ranges::encode(durable),
             created: self.created,
             validated: self.validated(),

@@ -4,12 +4,13 @@
 //! numbered step in `migrations/`.
 
 use super::StoreError;
-use super::object::Representation;
+use super::representation::Representation;
 use super::space::{PAGE_BYTES, pages_of};
+use crate::header::Validators;
 use crate::ranges::{self, RangeSet};
 use serde::{Deserialize, Serialize};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// What the catalog knows of one object; times are whole seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,20 +33,79 @@ pub(super) struct Record {
     pub(super) manifest_bytes: u64,
 }
 
-/// Version 1: without a digest, and with manifests of a page at most.
+/// What versions 1 and 2 know of a representation: only replies with status 200 or 206 were kept.
 #[derive(Debug, Deserialize)]
-struct Record1 {
+struct Representation2 {
+    complete_length: Option<u64>,
+    validators: Validators,
+    headers: Vec<(String, String)>,
+    ranges: bool,
+}
+
+impl From<Representation2> for Representation {
+    fn from(old: Representation2) -> Self {
+        Self {
+            complete_length: old.complete_length,
+            validators: old.validators,
+            headers: old.headers,
+            ranges: old.ranges,
+            ..Self::default()
+        }
+    }
+}
+
+/// Version 2: without a status, an age and variants.
+#[derive(Debug, Deserialize)]
+struct Record2 {
     url: String,
     generation: u64,
     complete_length: Option<u64>,
     unverified: bool,
-    representation: Representation,
+    representation: Representation2,
     present: Vec<u64>,
     created: u64,
     validated: u64,
     last_used: u64,
     hits: u64,
     pinned: bool,
+    digest: Option<[u8; 32]>,
+    manifest_bytes: u64,
+}
+
+/// Version 1: without a digest too, and with manifests of a page at most.
+#[derive(Debug, Deserialize)]
+struct Record1 {
+    url: String,
+    generation: u64,
+    complete_length: Option<u64>,
+    unverified: bool,
+    representation: Representation2,
+    present: Vec<u64>,
+    created: u64,
+    validated: u64,
+    last_used: u64,
+    hits: u64,
+    pinned: bool,
+}
+
+impl From<Record2> for Record {
+    fn from(old: Record2) -> Self {
+        Self {
+            url: old.url,
+            generation: old.generation,
+            complete_length: old.complete_length,
+            unverified: old.unverified,
+            representation: old.representation.into(),
+            present: old.present,
+            created: old.created,
+            validated: old.validated,
+            last_used: old.last_used,
+            hits: old.hits,
+            pinned: old.pinned,
+            digest: old.digest,
+            manifest_bytes: old.manifest_bytes,
+        }
+    }
 }
 
 impl From<Record1> for Record {
@@ -55,7 +115,7 @@ impl From<Record1> for Record {
             generation: old.generation,
             complete_length: old.complete_length,
             unverified: old.unverified,
-            representation: old.representation,
+            representation: old.representation.into(),
             present: old.present,
             created: old.created,
             validated: old.validated,
@@ -92,6 +152,9 @@ impl Record {
         let undecodable = |error: postcard::Error| damaged(format!("it does not decode: {error}"));
         match bytes.split_first() {
             Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(undecodable),
+            Some((2, rest)) => postcard::from_bytes::<Record2>(rest)
+                .map(Self::from)
+                .map_err(undecodable),
             Some((1, rest)) => postcard::from_bytes::<Record1>(rest)
                 .map(Self::from)
                 .map_err(undecodable),

@@ -89,7 +89,10 @@ fn restored(path: &Path, manifest: Manifest) -> Result<Restored, StoreError> {
         what: format!("{}: {what}", path.display()),
     };
     let url = url::Url::parse(&manifest.url).map_err(|_| damaged("its URL does not parse"))?;
-    let key = ObjectKey::of(&url);
+    let mut key = ObjectKey::of(&url);
+    if let Some(variant) = &manifest.representation.variant {
+        key = key.variant(variant);
+    }
     let length = fs::metadata(path).map_err(StoreError::file("inspect", path))?.len();
     let body = Body::open(&path.with_extension("body"))?;
     let present: RangeSet = match manifest.complete_length {

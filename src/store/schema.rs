@@ -10,6 +10,8 @@ use super::StoreError;
 mod m0001_initial;
 #[path = "../../migrations/m0002_block_sums.rs"]
 mod m0002_block_sums;
+#[path = "../../migrations/m0003_any_reply.rs"]
+mod m0003_any_reply;
 
 /// The tree of object records, by id.
 pub(super) const OBJECTS: &str = "objects";
@@ -22,7 +24,11 @@ const SCHEMA: &str = "schema";
 
 type Step = fn(&sled::Db) -> sled::Result<()>;
 
-const STEPS: &[(u32, Step)] = &[(1, m0001_initial::run), (2, m0002_block_sums::run)];
+const STEPS: &[(u32, Step)] = &[
+    (1, m0001_initial::run),
+    (2, m0002_block_sums::run),
+    (3, m0003_any_reply::run),
+];
 
 /// Brings the catalog to the newest schema.
 pub(super) fn migrate(db: &sled::Db) -> Result<(), StoreError> {
@@ -106,6 +112,24 @@ mod tests {
                 .keys()
                 .all(|id| ObjectId::from_bytes(&id.expect("readable")).is_some())
         );
+    }
+
+    #[test]
+    fn a_record_of_version_2_is_read_as_a_reply_with_status_200() {
+        let fixture = include_str!("../../tests/fixtures/record-0002.txt");
+        let line = fixture.lines().find(|line| !line.starts_with('#')).expect("a record");
+        let record = Record::from_bytes(&hex(line)).expect("decodes");
+        assert_eq!((record.generation, record.hits, record.pinned), (77, 4, true));
+        assert_eq!(record.digest.map(|digest| digest[31]), Some(31));
+        let representation = &record.representation;
+        assert_eq!(representation.validators.etag.as_deref(), Some("\"film-2\""));
+        assert_eq!(
+            (representation.status, representation.age, representation.ranges),
+            (200, 0, true)
+        );
+        assert!(representation.selected_by.is_empty() && representation.variant.is_none());
+        let again = Record::from_bytes(&record.to_bytes().expect("encodes")).expect("decodes");
+        assert_eq!(again, record);
     }
 
     #[test]

@@ -9,10 +9,10 @@ use super::error::UpstreamError;
 use super::exchange::{Exchange, Reply};
 use super::request::{Ask, Trust};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use url::{Host, Url};
 
 /// The most redirects followed for one request.
@@ -81,11 +81,12 @@ impl Client {
     /// Where no reply came. Any status is a reply, except redirects, which are followed.
     pub async fn ask(&self, ask: &Ask) -> Result<Exchange, UpstreamError> {
         let mut url = ask.at.as_ref().unwrap_or(&ask.target.url).clone();
+        let asked = Instant::now();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send(&url, ask).await?;
             let status = response.status().as_u16();
             if !matches!(status, 301 | 302 | 303 | 307 | 308) {
-                let mut reply = Reply::read(status, response.version(), response.headers());
+                let mut reply = Reply::read(status, response.version(), response.headers(), asked.elapsed());
                 if self.settings.join_weak {
                     reply.validators = reply.validators.by_old_date();
                 }
@@ -102,7 +103,7 @@ impl Client {
     async fn send(&self, url: &Url, ask: &Ask) -> Result<reqwest::Response, UpstreamError> {
         let host = host_of(url);
         let client = self.client_for(url, ask)?;
-        let sending = client.get(url.clone()).headers(fields(ask)).send();
+        let sending = client.get(url.clone()).headers(fields(url, ask)).send();
         match tokio::time::timeout(self.settings.reply_timeout, sending).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if was_refused(&error) => Err(UpstreamError::Refused { host }),
@@ -155,8 +156,11 @@ fn builder(settings: &ClientSettings) -> Result<reqwest::ClientBuilder, Upstream
     Ok(builder.tls_certs_merge(authorities))
 }
 
-fn fields(ask: &Ask) -> HeaderMap {
-    let mut fields = HeaderMap::new();
+/// Fields that must not follow a redirect to another origin.
+const OF_THE_ORIGIN: &[&str] = &["authorization", "cookie"];
+
+fn fields(url: &Url, ask: &Ask) -> HeaderMap {
+    let mut fields = client_fields(&ask.target.fields, url.origin() == ask.target.url.origin());
     // A coded body has other bytes: ranges of it mean something else.
     fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let conditions = [
@@ -168,6 +172,23 @@ fn fields(ask: &Ask) -> HeaderMap {
     for (name, value) in conditions {
         if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
             fields.insert(name, value);
+        }
+    }
+    fields
+}
+
+/// The fields of a client's request, as they go to the upstream.
+fn client_fields(of_client: &[(String, String)], same_origin: bool) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for (name, value) in of_client {
+        if !same_origin && OF_THE_ORIGIN.contains(&name.as_str()) {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name.as_bytes()),
+            HeaderValue::from_bytes(value.as_bytes()),
+        ) {
+            fields.append(name, value);
         }
     }
     fields

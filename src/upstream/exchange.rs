@@ -1,7 +1,7 @@
 //! One reply: its head as values, its body in pieces as they arrive.
 
 use super::error::UpstreamError;
-use crate::header::{ContentRange, Validators, parse_date};
+use crate::header::{ContentRange, Validators, end_to_end, parse_date};
 use bytes::Bytes;
 use reqwest::header::{self, HeaderMap, HeaderName};
 use std::time::Duration;
@@ -35,40 +35,31 @@ pub struct Reply {
     pub retry_after: Option<String>,
     /// The body is coded (`Content-Encoding`), although `identity` was asked for.
     pub coded: bool,
+    /// `Age`, in seconds (RFC 9111 §5.1): the first member, where it is a number.
+    pub age: Option<u64>,
+    /// From the request to this head.
+    pub delay: Duration,
     /// End-to-end fields worth keeping: names in lower case.
     pub headers: Vec<(String, String)>,
 }
 
-/// Fields that are not kept: framing, the connection's own, ours to say, or of one client only.
+/// End-to-end fields that are not kept: ours to say, or of the upstream's own host.
 const NOT_KEPT: &[&str] = &[
     "accept-ranges",
     "age",
     "alt-svc",
-    "connection",
     "content-length",
     "content-range",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "retry-after",
-    "server",
-    "set-cookie",
-    "set-cookie2",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
     "etag",
     "strict-transport-security",
-    "access-control-allow-origin",
-    "access-control-allow-credentials",
 ];
 
 impl Reply {
-    pub(super) fn read(status: u16, version: reqwest::Version, headers: &HeaderMap) -> Self {
+    pub(super) fn read(status: u16, version: reqwest::Version, headers: &HeaderMap, delay: Duration) -> Self {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let framing = match text(header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok()) {
+            // Whatever their fields say (RFC 9112 §6.3).
+            _ if matches!(status, 204 | 304) => Framing::Length(0),
             _ if headers.contains_key(header::TRANSFER_ENCODING) => Framing::Delimited,
             Some(length) => Framing::Length(length),
             None if version >= reqwest::Version::HTTP_2 => Framing::Delimited,
@@ -88,6 +79,8 @@ impl Reply {
             accepts_ranges: text(header::ACCEPT_RANGES).map(|units| units.to_ascii_lowercase().contains("bytes")),
             retry_after: text(header::RETRY_AFTER).map(str::to_owned),
             coded: text(header::CONTENT_ENCODING).is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity")),
+            age: text(header::AGE).and_then(age),
+            delay,
             headers: kept(headers),
         }
     }
@@ -113,18 +106,21 @@ impl Reply {
     }
 }
 
+/// The first member of an `Age` field; one that is no number is ignored.
+fn age(field: &str) -> Option<u64> {
+    let first = field.split(',').next()?.trim();
+    let digits = !first.is_empty() && first.bytes().all(|byte| byte.is_ascii_digit());
+    // What is more than can be counted is very old (RFC 9111 §1.2.2).
+    digits.then(|| first.parse().unwrap_or(1 << 31))
+}
+
 fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
-    let listed: Vec<String> = headers
-        .get_all(header::CONNECTION)
+    let text = headers
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(',').map(|name| name.trim().to_ascii_lowercase()))
-        .collect();
-    headers
-        .iter()
-        .filter(|(name, _)| !NOT_KEPT.contains(&name.as_str()) && !listed.iter().any(|other| other == name.as_str()))
-        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
-        .collect()
+        .filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?)));
+    let mut kept = end_to_end(&text.collect::<Vec<_>>());
+    kept.retain(|(name, _)| !NOT_KEPT.contains(&name.as_str()));
+    kept
 }
 
 /// A reply whose body is still to come. Dropping it ends the exchange.

@@ -2,6 +2,7 @@
 
 use crate::config::AfterLastReader;
 use crate::key::ObjectKey;
+use crate::policy::Fields;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange};
 use std::sync::Arc;
 use url::Url;
@@ -26,6 +27,12 @@ pub struct Target {
     pub trust: Trust,
     /// What its fill does without readers, where not as all others.
     pub after_last_reader: Option<AfterLastReader>,
+    /// Whether cookies are taken off its requests and replies.
+    pub drop_cookies: bool,
+    /// The end-to-end fields of the request that it is fetched for, names in lower case.
+    pub fields: Arc<Vec<(String, String)>>,
+    /// Which of several representations under the URL it is; see `ObjectKey::variant`.
+    pub variant: Option<String>,
 }
 
 impl Target {
@@ -36,7 +43,36 @@ impl Target {
             url,
             trust,
             after_last_reader: None,
+            drop_cookies: false,
+            fields: Arc::default(),
+            variant: None,
         }
+    }
+
+    /// The same, fetched with these fields of a request.
+    #[must_use]
+    pub fn with_fields(&self, fields: Vec<(String, String)>) -> Self {
+        Self {
+            fields: Arc::new(fields),
+            ..self.clone()
+        }
+    }
+
+    /// One of several representations under the same URL.
+    #[must_use]
+    pub fn variant(&self, name: String) -> Self {
+        Self {
+            key: self.key.variant(&name),
+            variant: Some(name),
+            ..self.clone()
+        }
+    }
+
+    /// Whether two requests show the same credentials.
+    pub fn same_credentials(&self, other: &Self) -> bool {
+        ["authorization", "cookie"]
+            .iter()
+            .all(|name| self.fields.lines(name).eq(other.fields.lines(name)))
     }
 
     /// The same, stored under a key without these parameters of the query: `NAME`, or `PREFIX*`. That

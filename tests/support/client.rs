@@ -151,7 +151,7 @@ impl Client {
             .map(|length| length.parse::<u64>().expect("a length"));
         let chunked = self.header("transfer-encoding") == Some("chunked");
         assert!(!(chunked && length.is_some()), "two framings: {:?}", self.headers);
-        if self.head_only || self.status == 304 {
+        if self.head_only || matches!(self.status, 204 | 304) {
             return (Vec::new(), Ended::Clean);
         }
         if chunked {

@@ -67,8 +67,9 @@ impl Owner {
 
     async fn on_reply(&mut self, index: usize, span: Span, exchange: Exchange, permit: Permit) {
         let Some(object) = self.object.clone() else { return };
+        let head = Arc::clone(&*object.head());
         let known = Known {
-            representation: object.representation(),
+            representation: head.representation(),
             length: object.length(),
         };
         match join(Some(known), span, &exchange.reply) {
@@ -245,6 +246,11 @@ impl Owner {
         let rest = backoff(self.failures.in_a_row, random()).max(at_least.unwrap_or_default());
         self.failures.retry_at = self.failures.retry_at.max(Some(now + rest));
         tracing::warn!(url = self.shared.key.url(), what, ?rest, "the fill rests");
+        if let Some(object) = self.object.as_ref().filter(|object| object.is_statement()) {
+            // Its status has been told, and asking again might bring another.
+            self.failures.gave_up = true;
+            object.break_for_good(Broken::Upstream(what.as_str().into()));
+        }
         self.shared.trouble.send_replace(Some(Trouble {
             what: what.into(),
             refusal,

@@ -24,8 +24,6 @@ use super::ask::Asked;
 use super::plan::{Running, Step, View, class_of, plan};
 use super::registry::{Context, Phase, Shared, Status, Want};
 use super::session::Outcome;
-use crate::clock::from_unix_seconds;
-use crate::policy::{RequestDirectives, Terms, storable};
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Permit, Span, Standby};
 use scarcity::Scarcity;
@@ -77,8 +75,12 @@ pub(super) struct Owner {
     recorded: Instant,
     /// When the rest will be fetched although nobody waits for it.
     background_at: Option<Instant>,
+    /// How many readers the latest plan was made for.
+    planned_readers: usize,
     /// The disk took no more.
     scarcity: Option<Scarcity>,
+    /// Something was stored when it began.
+    had_object: bool,
     /// The fill ended as it should; see [`Owner`]'s drop.
     finished: bool,
 }
@@ -100,6 +102,7 @@ impl Owner {
         Self {
             context,
             shared,
+            had_object: known.is_some(),
             object: known,
             sessions: Vec::new(),
             next_session: 0,
@@ -110,6 +113,7 @@ impl Owner {
             recording: false,
             recorded: Instant::now(),
             background_at: None,
+            planned_readers: 0,
             scarcity: None,
             finished: false,
         }
@@ -161,6 +165,8 @@ impl Owner {
     fn carry_out_plan(&mut self) {
         let Some(object) = self.object.clone() else { return };
         self.background_at = None;
+        let readers = self.shared.readers.load(Ordering::Acquire);
+        self.planned_readers = readers;
         if object.is_whole() {
             self.stop_sessions();
             return;
@@ -168,7 +174,6 @@ impl Owner {
         if self.failures.retry_at.is_some_and(|at| at > Instant::now()) {
             return;
         }
-        let readers = self.shared.readers.load(Ordering::Acquire);
         let wishes = self.wishes(&object, readers);
         if let Some(last) = wishes.waiting.last() {
             self.shared.hint.store(last.at, Ordering::Relaxed);
@@ -192,7 +197,7 @@ impl Owner {
             waiting: &wishes.waiting,
             ahead: &wishes.ahead,
             running: &running,
-            ranges: object.representation().ranges && !self.distrusts_ranges,
+            ranges: object.has_ranges() && !self.distrusts_ranges,
             background: wishes.background,
             hint: self.shared.hint.load(Ordering::Relaxed),
             max_sessions: self.context.settings.sessions_per_object,
@@ -246,10 +251,7 @@ impl Owner {
     }
 
     fn resumes(&self) -> bool {
-        let ranges = self
-            .object
-            .as_ref()
-            .is_some_and(|object| object.representation().ranges);
+        let ranges = self.object.as_ref().is_some_and(|object| object.has_ranges());
         ranges && !self.distrusts_ranges
     }
 
@@ -359,7 +361,9 @@ impl Owner {
         let Some(object) = &self.object else { return true };
         let resting = self.failures.retry_at.is_some() && !self.failures.gave_up;
         let idle = self.sessions.is_empty() && !resting && self.background_at.is_none();
-        object.is_whole() || (idle && self.shared.readers.load(Ordering::Acquire) == 0)
+        // A plan made for a reader that left a moment ago says nothing of what to fetch for nobody.
+        let nobody = self.planned_readers == 0 && self.shared.readers.load(Ordering::Acquire) == 0;
+        object.is_whole() || (idle && nobody)
     }
 
     /// Leaves the map with everything recorded; `false` where a reader has come meanwhile.
@@ -375,11 +379,12 @@ impl Owner {
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
         self.check_digest(&object).await;
         let representation = object.representation();
-        let terms = Terms::read(200, representation, from_unix_seconds(object.validated()));
-        // Credentials and cookies are not passed on, nor asked for.
-        let unstorable = storable("GET", &RequestDirectives::default(), false, 200, representation, &terms).err();
+        // A 304 may have said so.
+        let unstorable = self.storable(&representation).err();
         let coded = representation.header("content-encoding").is_some();
-        if unstorable.is_some() || coded || !object.is_settled() {
+        if self.is_detached() {
+            // It was never to be found by others.
+        } else if unstorable.is_some() || coded || !object.is_settled() {
             tracing::debug!(url = object.url(), why = ?unstorable, coded, "not kept");
             // It was shared with those who waited for it; later requests shall not find it, or could not.
             let store = Arc::clone(&self.context.store);

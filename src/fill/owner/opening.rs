@@ -1,14 +1,16 @@
 //! The first request of a fill: from nothing, or from a stale object, to a representation.
 
-use super::super::ask::{Asked, Question, Reply, ask, refusal, turn};
-use super::super::join::{Brings, Known, Verdict, join};
+use super::super::ask::{Question, ask_any, brings_bytes, refusal, turn};
+use super::super::join::{Brings, Known, Verdict, join, statement};
 use super::super::plan::worthwhile;
 use super::super::registry::{Phase, Refusal, Trouble, Want};
 use super::wishes::LEAST_AHEAD;
 use super::{Owner, on_disk};
+use crate::clock::{from_unix_seconds, unix_seconds};
+use crate::policy::{Fields, NotStored, RequestDirectives, Terms, age_on_arrival, selecting, storable, updated};
 use crate::ranges::ByteRange;
 use crate::store::{Object, Representation};
-use crate::upstream::{Class, Exchange, Permit, Span};
+use crate::upstream::{Class, Exchange, Permit, Reply, Span, UpstreamError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -24,7 +26,10 @@ impl Owner {
     pub(super) async fn open(&mut self, want: Want) -> Result<(), Phase> {
         let span = match want {
             Want::Validity => return self.revalidate().await,
-            Want::Bytes(_) | Want::Head if self.object.is_some() => return Ok(()),
+            // What says something of the resource has no ranges that could be asked for: it is asked for anew.
+            Want::Bytes(_) | Want::Head if self.object.as_ref().is_some_and(|object| !object.is_statement()) => {
+                return Ok(());
+            }
             Want::Head => first_byte(),
             Want::Bytes(Span::Range(range)) | Want::Anew(Span::Range(range)) => Span::Range(worthwhile(range)),
             // Where readers are not to be run ahead of, not even the first request may.
@@ -41,7 +46,11 @@ impl Owner {
 
     /// Asks as soon as it is our turn; where the upstream rests for longer than a header may wait, says
     /// so instead.
-    async fn ask_first(&self, span: Span, question: Question) -> Result<(Permit, Asked), Phase> {
+    async fn ask_first(
+        &self,
+        span: Span,
+        question: Question,
+    ) -> Result<(Permit, Result<Exchange, UpstreamError>), Phase> {
         let url = &self.shared.target().url;
         let resting = self.context.client.budget_of(url).standing().resting;
         if let Some(rest) = resting.filter(|rest| *rest > self.context.settings.revalidate_wait) {
@@ -51,7 +60,7 @@ impl Owner {
         let Ok(permit) = tokio::time::timeout(self.context.client.reply_timeout(), turn).await else {
             return Err(Phase::Resting(BUSY));
         };
-        let asked = ask(&self.context, &self.shared, &permit, span, question).await;
+        let asked = ask_any(&self.context, &self.shared, &permit, span, question).await;
         Ok((permit, asked))
     }
 
@@ -59,10 +68,12 @@ impl Owner {
         for _ in 0..MAX_OPENING_ASKS {
             let (permit, asked) = self.ask_first(span, Question::default()).await?;
             let exchange = match asked {
-                Ok(Reply::Exchange(exchange)) => *exchange,
-                Ok(Reply::Refused(refusal)) => return Err(Phase::Refused(Arc::new(refusal))),
+                Ok(exchange) => exchange,
                 Err(error) => return Err(Phase::Failed(Arc::new(error))),
             };
+            if !brings_bytes(exchange.reply.status) {
+                return self.begin_statement(exchange, permit).await;
+            }
             match join(None, span, &exchange.reply) {
                 Verdict::Begins(representation, brings)
                     if brings.at > 0 && representation.validators.strong().is_none() =>
@@ -110,12 +121,29 @@ impl Owner {
         permit: Permit,
     ) -> Result<(), Phase> {
         representation.ranges &= !self.distrusts_ranges;
+        let target = self.shared.target();
+        if target.drop_cookies {
+            representation.headers.retain(|(name, _)| name != "set-cookie");
+        }
+        representation.age = self.age_of(&exchange.reply);
+        representation.selected_by = selecting(&representation, target.fields.as_slice());
+        representation.variant = target.variant.clone();
+        if let Err(why) = self.storable(&representation) {
+            tracing::debug!(url = self.shared.key.url(), %why, "not kept");
+            self.context.set_apart(&self.shared, why);
+        } else if self.had_object && representation.status >= 500 {
+            // What is stored may answer in its place (RFC 5861 §4).
+            self.context.set_apart(&self.shared, NotStored::NoFreshness);
+        } else {
+            self.context.set_shared(&self.shared);
+        }
         self.become_generation(representation).await.map_err(|error| {
             tracing::error!(url = self.shared.key.url(), %error, "could not store the object");
             Phase::Disk(error.to_string().into())
         })?;
         let only_head = !self.shared.bytes_wanted.load(Ordering::Acquire);
-        if !(only_head && brings.end != Some(1)) {
+        let is_statement = self.object.as_ref().is_some_and(|object| object.is_statement());
+        if is_statement || !(only_head && brings.end != Some(1)) {
             self.adopt(exchange, brings, permit);
         }
         Ok(())
@@ -127,7 +155,7 @@ impl Owner {
         let Some(object) = self.object.clone() else {
             return self.first_ask(Span::From(0)).await;
         };
-        let validators = &object.representation().validators;
+        let validators = object.representation().validators;
         let span = first_byte();
         let question = Question {
             if_none_match: validators.etag.clone(),
@@ -137,22 +165,32 @@ impl Owner {
         let asking = self.ask_first(span, question);
         let asked = tokio::time::timeout(self.context.settings.revalidate_wait, asking).await;
         let (permit, exchange) = match asked {
-            Ok(Ok((permit, Ok(Reply::Exchange(exchange))))) => (permit, *exchange),
-            Ok(Ok((_, Ok(Reply::Refused(refusal))))) if !is_passing(refusal.status) => {
-                return Err(Phase::Refused(Arc::new(refusal)));
-            }
+            Ok(Ok((permit, Ok(exchange)))) if !is_passing(exchange.reply.status) => (permit, exchange),
             _ => return self.keep_unconfirmed(&object, "could not be revalidated"),
         };
+        if !brings_bytes(exchange.reply.status) {
+            if matches!(exchange.reply.status, 404 | 410) {
+                // What is gone is not to be used when the upstream cannot be asked either.
+                let (store, gone) = (Arc::clone(&self.context.store), Arc::clone(&object));
+                on_disk(move || store.remove(&gone)).await;
+            }
+            return self.begin_statement(exchange, permit).await;
+        }
+        let head = Arc::clone(&*object.head());
         let known = Known {
-            representation: object.representation(),
+            representation: head.representation(),
             length: object.length(),
         };
         match join(Some(known), span, &exchange.reply) {
             Verdict::NotModified | Verdict::Continues(_) => {
                 let confirmed = Arc::clone(&object);
-                on_disk(move || confirmed.confirm()).await.unwrap_or_else(|error| {
-                    tracing::warn!(url = object.url(), %error, "could not record that it is unchanged");
-                });
+                let headers = updated(&head.representation().headers, &exchange.reply.headers);
+                let age = self.age_of(&exchange.reply);
+                on_disk(move || confirmed.confirm(headers, age))
+                    .await
+                    .unwrap_or_else(|error| {
+                        tracing::warn!(url = object.url(), %error, "could not record that it is unchanged");
+                    });
                 Ok(())
             }
             Verdict::Begins(representation, brings) => self.begin(representation, brings, exchange, permit).await,
@@ -162,6 +200,26 @@ impl Owner {
                 self.first_ask(Span::Whole).await
             }
         }
+    }
+
+    /// Makes an object of a reply that says something of the resource, and brings none of its bytes.
+    async fn begin_statement(&mut self, exchange: Exchange, permit: Permit) -> Result<(), Phase> {
+        let (representation, brings) = statement(&exchange.reply);
+        self.begin(representation, brings, exchange, permit).await
+    }
+
+    /// Whether the reply to this fill's request may be kept.
+    pub(super) fn storable(&self, representation: &Representation) -> Result<(), NotStored> {
+        let target = self.shared.target();
+        let asked = RequestDirectives::read(target.fields.as_slice());
+        let received = from_unix_seconds(unix_seconds(self.context.store.now()));
+        let terms = Terms::read(representation.status, representation, received);
+        let authorized = target.fields.has("authorization");
+        storable("GET", &asked, authorized, representation.status, representation, &terms)
+    }
+
+    fn age_of(&self, reply: &Reply) -> u64 {
+        age_on_arrival(&*reply.headers, reply.age, reply.delay, self.context.store.now()).as_secs()
     }
 
     /// Answers with what is stored, which the upstream could not be asked about.

@@ -42,7 +42,7 @@ impl Owner {
         let validator = self
             .object
             .as_ref()
-            .and_then(|object| object.representation().validators.strong());
+            .and_then(|object| object.head().representation().validators.strong());
         let question = Question {
             if_range: validator
                 .filter(|_| wish != Wish::Whole)

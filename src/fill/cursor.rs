@@ -1,0 +1,112 @@
+//! The handle by which a reader holds a fill.
+
+use super::place::Place;
+use super::registry::{Context, Phase, Refusal, Shared, Trouble};
+use super::why::Why;
+use crate::policy::NotStored;
+use crate::ranges::{ByteOffset, ByteRange};
+use crate::store::Object;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A reader's share in a fill; while any is held the fill goes on.
+#[derive(Debug)]
+pub struct Cursor {
+    pub(super) shared: Arc<Shared>,
+    pub(super) context: Arc<Context>,
+    pub(super) place: Arc<Place>,
+    pub(super) collapsed: bool,
+}
+
+impl Cursor {
+    /// Whether the fill was under way already.
+    pub fn collapsed(&self) -> bool {
+        self.collapsed
+    }
+
+    /// Why the reply is not kept, as soon as it has come.
+    pub fn not_stored(&self) -> Option<NotStored> {
+        self.shared.not_stored.get().copied()
+    }
+
+    /// Whether the fill has ended: who needs bytes of it must join another.
+    pub fn is_over(&self) -> bool {
+        self.shared.over.load(Ordering::Acquire)
+    }
+
+    /// The reader has taken `bytes` more and is at `at` now, of a wish that ends at `end`.
+    pub fn reached(&self, at: ByteOffset, end: ByteOffset, bytes: u64) {
+        self.place.reached(at, end, bytes, Instant::now());
+    }
+
+    /// Why a reader at `at` waits.
+    pub fn why(&self, at: ByteOffset) -> Why {
+        self.context.situation(&self.shared).why(at)
+    }
+
+    /// How far the fill has come now.
+    pub fn phase(&self) -> Phase {
+        self.shared.phase.borrow().clone()
+    }
+
+    /// What the fill comes to: any phase but [`Phase::Opening`].
+    pub async fn opened(&self) -> Phase {
+        let mut phase = self.shared.phase.subscribe();
+        match phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await {
+            Ok(phase) => phase.clone(),
+            Err(_) => Phase::Stopping,
+        }
+    }
+
+    /// The upstream's refusal to give the byte at `at`, as soon as there is one that `counts`.
+    pub async fn refused(&self, at: ByteOffset, counts: impl Fn(&Refusal) -> bool) -> Arc<Refusal> {
+        let mut trouble = self.shared.trouble.subscribe();
+        loop {
+            if let Some(refusal) = trouble
+                .borrow_and_update()
+                .as_ref()
+                .and_then(|trouble| trouble.refusal_of(at))
+                .filter(|refusal| counts(refusal))
+            {
+                return refusal;
+            }
+            if trouble.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Why the fill makes no progress at the moment.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.shared.trouble.borrow().clone()
+    }
+
+    /// How long until the fill will have brought the whole object, at its present rate.
+    pub fn completes_in(&self, object: &Object) -> Option<Duration> {
+        let missing = object.length()?.saturating_sub(object.present_bytes());
+        self.takes(missing)
+    }
+
+    /// How long until a fill that reads on from its last byte reaches `at`.
+    pub fn reaches_in(&self, object: &Object, at: ByteOffset) -> Option<Duration> {
+        let before = ByteRange::new(0, at.saturating_add(1))?;
+        self.takes(before.len() - object.present().covered(before))
+    }
+
+    fn takes(&self, bytes: u64) -> Option<Duration> {
+        let seconds = bytes as f64 / self.shared.rate()?.max(1.0);
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        // Before the count: whoever sees that nobody is left must see since when.
+        let mut visits = self.shared.visits.lock().unwrap_or_else(PoisonError::into_inner);
+        visits.left = Some(Instant::now());
+        drop(visits);
+        self.shared.readers.fetch_sub(1, Ordering::AcqRel);
+        self.shared.changed.notify_one();
+    }
+}

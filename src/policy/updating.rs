@@ -1,0 +1,103 @@
+//! What a stored reply becomes when the upstream says that it is unchanged (RFC 9111 §3.2, §4.3.4).
+
+use super::fields::Fields;
+use crate::header::parse_date;
+use std::time::{Duration, SystemTime};
+
+/// Fields that the stored bytes depend on, or that were read when they came: a 304 changes none of them.
+/// `Content-Type` is among them because servers send their default with a 304; `Vary` because what selects the
+/// stored reply was read by the one that came with it.
+const FIXED: &[&str] = &[
+    "content-encoding",
+    "content-length",
+    "content-md5",
+    "content-range",
+    "content-type",
+    "digest",
+    "content-digest",
+    "repr-digest",
+    "etag",
+    "set-cookie",
+    "vary",
+];
+
+/// The stored fields with those of a reply that vouches for them in their place.
+pub fn updated(stored: &[(String, String)], reply: &[(String, String)]) -> Vec<(String, String)> {
+    // Where the date is the only validator it is what the stored bytes are known by.
+    let is_news = |name: &str| !FIXED.contains(&name);
+    let replaced = |name: &str| is_news(name) && reply.has(name);
+    let kept = stored.iter().filter(|(name, _)| !replaced(name));
+    let news = reply.iter().filter(|(name, _)| is_news(name));
+    kept.chain(news).cloned().collect()
+}
+
+/// The age of a reply when it came (RFC 9111 §4.2.3): what its `Age` says plus the time since it was asked
+/// for, or by its `Date`, whichever is more.
+pub fn age_on_arrival(reply: &(impl Fields + ?Sized), age: Option<u64>, delay: Duration, now: SystemTime) -> Duration {
+    let by_date = reply
+        .first("date")
+        .and_then(parse_date)
+        .and_then(|date| now.duration_since(date).ok())
+        .unwrap_or_default();
+    // `Date` has whole seconds.
+    let by_date = by_date.saturating_sub(Duration::from_secs(1));
+    by_date.max(age.map_or(Duration::ZERO, |age| Duration::from_secs(age) + delay))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::from_unix_seconds;
+    use crate::header::print_date;
+
+    fn fields(fields: &[(&str, &str)]) -> Vec<(String, String)> {
+        fields
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn a_304_updates_what_it_names_and_nothing_that_the_bytes_depend_on() {
+        let stored = fields(&[
+            ("content-type", "video/mp4"),
+            ("cache-control", "max-age=1"),
+            ("x", "old"),
+            ("x", "older"),
+            ("y", "stays"),
+        ]);
+        let reply = fields(&[
+            ("content-type", "text/html"),
+            ("content-length", "0"),
+            ("content-encoding", "gzip"),
+            ("cache-control", "max-age=100"),
+            ("x", "new"),
+            ("z", "added"),
+        ]);
+        let wanted = fields(&[
+            ("content-type", "video/mp4"),
+            ("y", "stays"),
+            ("cache-control", "max-age=100"),
+            ("x", "new"),
+            ("z", "added"),
+        ]);
+        assert_eq!(updated(&stored, &reply), wanted);
+    }
+
+    #[test]
+    fn a_reply_is_as_old_as_its_age_or_its_date_says() {
+        let now = from_unix_seconds(1_000_000_000);
+        let date = print_date(from_unix_seconds(1_000_000_000 - 61));
+        let age = |age: Option<u64>, date: &str| {
+            let delay = Duration::from_secs(2);
+            age_on_arrival(&[("date", date)][..], age, delay, now).as_secs()
+        };
+        assert_eq!(age(None, &date), 60);
+        assert_eq!(age(Some(10), &date), 60);
+        assert_eq!(age(Some(100), &date), 102);
+        assert_eq!(age(Some(100), "nonsense"), 102);
+        assert_eq!(age(None, "nonsense"), 0);
+        // An upstream whose clock is ahead makes nothing younger.
+        assert_eq!(age(Some(5), &print_date(from_unix_seconds(2_000_000_000))), 7);
+    }
+}

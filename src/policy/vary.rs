@@ -1,0 +1,165 @@
+//! Which of several replies under one URL a request selects (RFC 9111 §4.1).
+//!
+//! Values are compared in one spelling, so that clients that mean the same share a reply: lines of a field are
+//! one list, white space around commas does not count, and the members of `Accept`, `Accept-Language` and
+//! `Accept-Charset` stand in the order of their weights, in lower case.
+
+use super::fields::Fields;
+
+/// Fields of a request that select nothing here: millpond asks every upstream for `identity`, and answers ranges
+/// and conditions itself.
+const OURS: &[&str] = &[
+    "accept-encoding",
+    "range",
+    "if-range",
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+];
+
+/// The fields of `request` that a reply with these fields varies by: names in lower case and in their order,
+/// with values in one spelling.
+pub fn selecting(reply: &(impl Fields + ?Sized), request: &(impl Fields + ?Sized)) -> Vec<(String, String)> {
+    let mut names: Vec<String> = reply
+        .lines("vary")
+        .flat_map(|line| line.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .filter(|name| !name.is_empty() && name != "*" && !OURS.contains(&name.as_str()))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let values = names.iter().map(|name| one_spelling(name, request)).collect::<Vec<_>>();
+    names.into_iter().zip(values).collect()
+}
+
+/// Whether the request selects the reply that was selected by these fields.
+pub fn selects(selected_by: &[(String, String)], request: &(impl Fields + ?Sized)) -> bool {
+    selected_by
+        .iter()
+        .all(|(name, value)| one_spelling(name, request) == *value)
+}
+
+/// The name of the variant that the request selects, among those that vary as `selected_by` does.
+pub fn variant_name(generation: u64, selected_by: &[(String, String)], request: &(impl Fields + ?Sized)) -> String {
+    let mut name = format!("{generation:x}");
+    for (field, _) in selected_by {
+        let value = one_spelling(field, request);
+        // The length keeps two fields apart, whatever is in them.
+        name.push_str(&format!(";{field}:{}:{value}", value.len()));
+    }
+    name
+}
+
+/// A field's value in one spelling; empty where there is no such field, which is another thing than an
+/// empty one.
+fn one_spelling(name: &str, request: &(impl Fields + ?Sized)) -> String {
+    if !request.has(name) {
+        return String::new();
+    }
+    let weighted = matches!(name, "accept" | "accept-language" | "accept-charset");
+    let mut members: Vec<String> = request
+        .lines(name)
+        .flat_map(|line| match name {
+            // Its members are divided in another way, and their order counts.
+            "cookie" => vec![line],
+            _ => line.split(',').collect(),
+        })
+        .map(|member| match weighted {
+            true => member.split_whitespace().collect::<String>().to_ascii_lowercase(),
+            false => member.trim().to_owned(),
+        })
+        .filter(|member| !member.is_empty())
+        .collect();
+    if weighted {
+        for member in &mut members {
+            if let Some(bare) = member.strip_suffix(";q=1") {
+                *member = bare.to_owned();
+            }
+        }
+        members.sort_by(|left, right| weight(right).cmp(&weight(left)).then_with(|| left.cmp(right)));
+        members.dedup();
+    }
+    format!("={}", members.join(","))
+}
+
+/// The weight of a member, in thousandths (RFC 9110 §12.4.2); 1000 where it says none that is one.
+fn weight(member: &str) -> u32 {
+    let Some((_, text)) = member.rsplit_once(";q=") else {
+        return 1000;
+    };
+    match text.parse::<f64>() {
+        Ok(weight) if (0.0..=1.0).contains(&weight) => (weight * 1000.0) as u32,
+        _ => 1000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(vary: &str, request: &[(&str, &str)]) -> Vec<(String, String)> {
+        selecting(&[("vary", vary)][..], request)
+    }
+
+    fn same(vary: &str, left: &[(&str, &str)], right: &[(&str, &str)]) -> bool {
+        let (selected, other) = (chosen(vary, left), chosen(vary, right));
+        assert_eq!(selected == other, selects(&selected, right));
+        selected == other
+    }
+
+    #[test]
+    fn a_reply_is_selected_by_the_fields_it_names() {
+        assert!(same(
+            "accept",
+            &[("accept", "a/b"), ("x", "1")],
+            &[("accept", "a/b"), ("x", "2")]
+        ));
+        assert!(!same("accept, x", &[("x", "1")], &[("x", "2")]));
+        assert!(!same("x", &[("x", "1")], &[]));
+        assert!(!same("x", &[("x", "")], &[]));
+        assert!(same("X , ,accept", &[], &[]));
+        assert!(selects(&[], &[("x", "1")][..]));
+    }
+
+    #[test]
+    fn what_means_the_same_is_the_same() {
+        let language = |left: &str, right: &str| {
+            same(
+                "accept-language",
+                &[("accept-language", left)],
+                &[("accept-language", right)],
+            )
+        };
+        assert!(language("en, de", "DE,en"));
+        assert!(language("de;q=0.5, en", "en;q=1 , de ; q=0.5"));
+        assert!(!language("de;q=0.5, en", "en;q=0.5, de"));
+        assert!(!language("de", "de, en"));
+        assert!(same("x", &[("x", "1"), ("x", "2")], &[("x", "1,2")]));
+        assert!(!same("x", &[("x", "1, 2")], &[("x", "2, 1")]));
+        assert!(!same("cookie", &[("cookie", "a=1; b=2")], &[("cookie", "b=2; a=1")]));
+    }
+
+    #[test]
+    fn what_millpond_says_itself_selects_nothing() {
+        assert!(same("accept-encoding", &[("accept-encoding", "gzip")], &[]));
+        assert!(same("range", &[("range", "bytes=0-1")], &[]));
+    }
+
+    #[test]
+    fn variants_have_names_of_their_own() {
+        let by = [("a".to_owned(), String::new()), ("b".to_owned(), String::new())];
+        let name = |request: &[(&str, &str)]| variant_name(7, &by, request);
+        let names = [
+            name(&[]),
+            name(&[("a", "1")]),
+            name(&[("b", "1")]),
+            name(&[("a", ";b:2:=1")]),
+            name(&[("a", "1"), ("b", "1")]),
+        ];
+        for (index, left) in names.iter().enumerate() {
+            assert!(names[index + 1..].iter().all(|right| left != right), "{names:?}");
+        }
+        assert_ne!(variant_name(8, &by, &[][..] as &[(&str, &str)]), names[0]);
+    }
+}

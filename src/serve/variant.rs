@@ -1,0 +1,66 @@
+//! Which of several stored replies under one URL answers a request (RFC 9111 §4.1).
+//!
+//! The first reply that is stored under a URL leads: it says what the others vary by. A request that it does
+//! not match is answered from the variant whose key is made of the leader's generation and of what selects
+//! it. So a lookup costs two steps at most, and when the leader goes, its variants are found no more.
+
+use super::lookup::Service;
+use super::problem::Problem;
+use crate::policy::{Fields, selects, variant_name};
+use crate::store::Object;
+use crate::upstream::Target;
+use actix_web::http::StatusCode;
+use std::sync::Arc;
+
+impl Service {
+    /// The open object that a request with these fields selects.
+    pub(super) fn resident(&self, target: &Target, fields: &(impl Fields + ?Sized)) -> Option<Arc<Object>> {
+        let leader = self.store.resident(&target.key)?;
+        if is_selected(&leader, fields) {
+            return Some(leader);
+        }
+        let variant = self.store.resident(&target.key.variant(&name_of(&leader, fields)))?;
+        is_selected(&variant, fields).then_some(variant)
+    }
+
+    /// The target that a request with the target's fields selects, with what is stored of it.
+    pub(super) async fn selected(&self, target: &Arc<Target>) -> Result<(Arc<Target>, Option<Arc<Object>>), Problem> {
+        let fields = Arc::clone(&target.fields);
+        let Some(leader) = self.stored(target).await? else {
+            return Ok((Arc::clone(target), None));
+        };
+        if is_selected(&leader, fields.as_slice()) {
+            return Ok((Arc::clone(target), Some(leader)));
+        }
+        let variant = Arc::new(target.variant(name_of(&leader, fields.as_slice())));
+        let stored = self.stored(&variant).await?;
+        // Its own reply may vary by more than the leader's.
+        let stored = stored.filter(|object| is_selected(object, fields.as_slice()));
+        Ok((variant, stored))
+    }
+
+    async fn stored(&self, target: &Target) -> Result<Option<Arc<Object>>, Problem> {
+        if let Some(object) = self.store.resident(&target.key) {
+            return Ok(Some(object));
+        }
+        let (store, key) = (Arc::clone(&self.store), target.key.clone());
+        let loaded = self.lookups.spawn_blocking(move || store.load(&key)).await;
+        match loaded {
+            Ok(Ok(object)) => Ok(object),
+            Ok(Err(error)) => Err(Problem::store(&error)),
+            Err(_) => Err(Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "a reading thread was lost",
+            )),
+        }
+    }
+}
+
+/// Whether the object may answer a request with these fields.
+pub(super) fn is_selected(object: &Object, fields: &(impl Fields + ?Sized)) -> bool {
+    selects(&object.head().representation().selected_by, fields)
+}
+
+fn name_of(leader: &Object, fields: &(impl Fields + ?Sized)) -> String {
+    variant_name(leader.generation(), &leader.head().representation().selected_by, fields)
+}

@@ -1,0 +1,109 @@
+//! What the upstream said of the bytes of an object, and what the layer above made of it.
+
+use crate::header::Validators;
+use crate::policy::Fields;
+use serde::{Deserialize, Serialize};
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
+
+/// What the upstream said of the bytes. Fixed for a generation, but for the fields that a 304 brings anew
+/// (RFC 9111 §3.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Representation {
+    /// The status of the reply: 200 for what may have ranges, else one that says something of the resource.
+    #[serde(default = "ok")]
+    pub status: u16,
+    /// The complete length in bytes, where the reply named it.
+    pub complete_length: Option<u64>,
+    /// The reply's validators.
+    pub validators: Validators,
+    /// End-to-end header fields to repeat to clients: names in lower case, without the framing.
+    pub headers: Vec<(String, String)>,
+    /// Whether later sessions may ask for ranges of it.
+    pub ranges: bool,
+    /// How old the reply was when it came, in seconds (RFC 9111 §4.2.3).
+    #[serde(default)]
+    pub age: u64,
+    /// The fields of the request that selected it, by the reply's `Vary`: names, and values as
+    /// `policy::selecting` writes them.
+    #[serde(default)]
+    pub selected_by: Vec<(String, String)>,
+    /// Which of several under one URL it is stored as; see `ObjectKey::variant`.
+    #[serde(default)]
+    pub variant: Option<String>,
+}
+
+pub(super) fn ok() -> u16 {
+    200
+}
+
+impl Default for Representation {
+    fn default() -> Self {
+        Self {
+            status: ok(),
+            complete_length: None,
+            validators: Validators::default(),
+            headers: Vec::new(),
+            ranges: false,
+            age: 0,
+            selected_by: Vec::new(),
+            variant: None,
+        }
+    }
+}
+
+/// A representation's head, with what the layer above made of it.
+#[derive(Debug)]
+pub struct Head {
+    pub(super) representation: Representation,
+    /// When the upstream last vouched for it, in seconds since 1970.
+    pub(super) validated: u64,
+    prepared: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+impl Head {
+    pub(super) fn new(representation: Representation, validated: u64) -> Arc<Self> {
+        Arc::new(Self {
+            representation,
+            validated,
+            prepared: OnceLock::new(),
+        })
+    }
+
+    /// What the upstream said.
+    pub fn representation(&self) -> &Representation {
+        &self.representation
+    }
+
+    /// When the upstream last vouched for it, in seconds since 1970.
+    pub fn validated(&self) -> u64 {
+        self.validated
+    }
+
+    /// What the layer above made of it, made once: `make` runs at the first call.
+    ///
+    /// # Panics
+    /// Where a second type asks: there is one such thing.
+    pub fn prepared<T: Any + Send + Sync>(&self, make: impl FnOnce(&Self) -> T) -> &T {
+        let prepared = self.prepared.get_or_init(|| Box::new(make(self)));
+        prepared.downcast_ref().expect("one type prepares an object's head")
+    }
+}
+
+impl Representation {
+    /// The first field of that lower-case name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+impl Fields for Representation {
+    fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        // The tag is not among the fields that are repeated: clients are given another where it is weak.
+        let tag = self.validators.etag.as_deref().filter(|_| name == "etag");
+        tag.into_iter().chain(self.headers.lines(name))
+    }
+}
