@@ -16,7 +16,7 @@ use crate::serve::{Problem, Recent, Routed, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::{BudgetSettings, Client, ClientSettings, UpstreamError};
-use actix_web::dev::{ServerHandle, ServiceFactory, ServiceRequest, ServiceResponse, fn_service};
+use actix_web::dev::{Payload, ServerHandle, ServiceFactory, ServiceRequest, ServiceResponse, fn_service};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use futures::future::{Either, FutureExt, ready};
 use std::any::Any;
@@ -312,10 +312,10 @@ fn door(
 {
     let recent = Rc::new(Recent::default());
     fn_service(move |request: ServiceRequest| {
-        let request = request.into_parts().0;
+        let (request, payload) = request.into_parts();
         match at_once(&service, &recent, &request) {
             Some(response) => Either::Left(ready(Ok(ServiceResponse::new(request, response)))),
-            None => Either::Right(handle(Arc::clone(&service), request).boxed_local()),
+            None => Either::Right(handle(Arc::clone(&service), request, payload).boxed_local()),
         }
     })
 }
@@ -336,11 +336,15 @@ fn at_once(service: &Service, recent: &Recent, request: &HttpRequest) -> Option<
     Some(response)
 }
 
-async fn handle(service: Arc<Service>, request: HttpRequest) -> Result<ServiceResponse, actix_web::Error> {
+async fn handle(
+    service: Arc<Service>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<ServiceResponse, actix_web::Error> {
     let uri = request.uri();
     let response = match service.routes.resolve(uri.path(), uri.query()) {
         Ok(Routed::Own(path)) => admin::handle(&service, &request, path).await,
-        Ok(Routed::Fetch { target, delivery }) => service.fetch(&request, &target, delivery).await,
+        Ok(Routed::Fetch { target, delivery }) => service.fetch(&request, payload, &target, delivery).await,
         Err(error) => Problem::route(error).response(),
     };
     service.metrics.answered(response.status().as_u16());

@@ -75,6 +75,8 @@ fn mix(mut x: u64) -> u64 {
 /// A reader's wish, as the upstream would see it.
 fn wish(path: usize, range: Option<String>) -> Seen {
     Seen {
+        method: String::from("GET"),
+        body: Vec::new(),
         number: 0,
         target: format!("/f{path}"),
         headers: range.map(|range| ("Range".to_owned(), range)).into_iter().collect(),

@@ -18,6 +18,7 @@ mod integrity;
 mod large;
 mod leaks;
 mod length;
+mod methods;
 mod names;
 mod nobody;
 mod once;

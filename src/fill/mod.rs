@@ -23,6 +23,7 @@ mod cursor;
 mod join;
 mod meter;
 mod owner;
+mod passage;
 mod place;
 mod plan;
 mod registry;
@@ -32,6 +33,7 @@ mod unshared;
 mod why;
 
 pub use cursor::Cursor;
+pub use passage::{Outgoing, Passed};
 pub use registry::{FillLine, FillSettings, Phase, Refusal, Registry, Trouble, WaitingLine, Want};
 pub use why::{SessionLine, Stage, Why};
 

@@ -445,6 +445,10 @@ impl Registry {
         }
     }
 
+    pub(super) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
     /// Joins the fill of `target`, starting it if there is none; `known` is what the store has of it.
     pub fn join(&self, target: &Arc<Target>, want: Want, known: Option<Arc<Object>>) -> Cursor {
         let wants_bytes = matches!(want, Want::Bytes(_) | Want::Anew(_));

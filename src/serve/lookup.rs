@@ -10,7 +10,7 @@
 
 use super::answer::{Answer, Facts, answer, capped};
 use super::body::Source;
-use super::onward::{fetched_for, goes_in_circles};
+use super::onward::{fetched_for, goes_in_circles, wants_websocket};
 use super::prepared::Prepared;
 use super::problem::{Problem, refused};
 use super::request::{Request, RequestFields};
@@ -27,6 +27,7 @@ use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, Presence, Store, Watch};
 use crate::telemetry::Metrics;
 use crate::upstream::{Span, Target, Trust};
+use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpRequest, HttpResponse};
@@ -120,19 +121,22 @@ impl Service {
     }
 
     /// Answers a request for an object.
-    pub async fn fetch(&self, http: &HttpRequest, target: &Arc<Target>, delivery: Delivery) -> HttpResponse {
+    pub async fn fetch(
+        &self,
+        http: &HttpRequest,
+        payload: Payload,
+        target: &Arc<Target>,
+        delivery: Delivery,
+    ) -> HttpResponse {
         let Some(request) = Request::read(http, delivery) else {
-            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here");
-            let mut response = problem.with(CacheStatus::forwarded(Forwarded::Method)).response();
-            response
-                .headers_mut()
-                .insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
-            return response;
+            return confined(self.pass(http, payload, target).await, target);
         };
         if goes_in_circles(http) {
-            let what =
-                "the request goes in circles: it has come by here several times (Via); check where --upstream leads";
-            return Problem::new(StatusCode::LOOP_DETECTED, what).response();
+            return Problem::circles().response();
+        }
+        if wants_websocket(http) {
+            let what = "WebSockets are not passed on; connect to the upstream itself";
+            return Problem::new(StatusCode::NOT_IMPLEMENTED, what).response();
         }
         let target = &fetched_for(http, target);
         for _ in 0..MAX_GENERATIONS {

@@ -9,6 +9,7 @@ mod body;
 mod lookup;
 mod multipart;
 mod onward;
+mod pass;
 mod prepared;
 mod problem;
 mod request;

@@ -91,3 +91,12 @@ pub(super) fn goes_in_circles(http: &HttpRequest) -> bool {
     let lines = http.headers().get_all("via").filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).filter(by_us).count() >= MOST_TURNS
 }
+
+/// Whether the client would go on in another protocol than HTTP. Other upgrades are offers that may be passed
+/// over (RFC 9110 §7.8).
+pub(super) fn wants_websocket(http: &HttpRequest) -> bool {
+    let lines = http.headers().get_all("upgrade").filter_map(|line| line.to_str().ok());
+    lines
+        .flat_map(|line| line.split(','))
+        .any(|protocol| protocol.trim().eq_ignore_ascii_case("websocket"))
+}

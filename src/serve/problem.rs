@@ -20,6 +20,7 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     retry_after: Option<Duration>,
+    allow: bool,
     story: CacheStatus,
 }
 
@@ -30,8 +31,21 @@ impl Problem {
             status,
             detail: detail.into(),
             retry_after: None,
+            allow: false,
             story: CacheStatus::forwarded(Forwarded::UriMiss),
         }
+    }
+
+    /// A request that has come by here several times.
+    pub(super) fn circles() -> Self {
+        let what = "the request goes in circles: it has come by here several times (Via); check where --upstream leads";
+        Self::new(StatusCode::LOOP_DETECTED, what)
+    }
+
+    /// The same, naming the methods that are served.
+    pub(super) fn allowing(mut self) -> Self {
+        self.allow = true;
+        self
     }
 
     /// 503 that says when to come back.
@@ -89,6 +103,9 @@ impl Problem {
             .insert_header((header::CONTENT_TYPE, "application/problem+json"))
             .insert_header((CACHE_STATUS, self.story.to_string()))
             .insert_header((header::CACHE_CONTROL, "no-store"));
+        if self.allow {
+            response.insert_header((header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
             response.insert_header((header::RETRY_AFTER, seconds.to_string()));

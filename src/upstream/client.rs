@@ -7,7 +7,7 @@
 use super::budget::{Budget, BudgetSettings, Budgets};
 use super::error::UpstreamError;
 use super::exchange::{Exchange, Reply};
-use super::request::{Ask, Trust};
+use super::request::{Ask, Relay, Target, Trust};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -100,10 +100,41 @@ impl Client {
         })
     }
 
+    /// Sends a request as it is, once, and waits for the reply's header; redirects are replies.
+    ///
+    /// # Errors
+    /// Where no reply came: the upstream may have seen the request all the same.
+    pub async fn pass(&self, passing: Relay) -> Result<Exchange, UpstreamError> {
+        let asked = Instant::now();
+        let target = &passing.target;
+        let client = self.client_for(&target.url, target)?;
+        let method = reqwest::Method::from_bytes(passing.method.as_bytes()).unwrap_or_default();
+        let mut request = client
+            .request(method, target.url.clone())
+            .headers(client_fields(&target.fields, true));
+        if let Some(mut pieces) = passing.body {
+            if let Some(length) = passing.length {
+                request = request.header(header::CONTENT_LENGTH, length);
+            }
+            let pieces = futures::stream::poll_fn(move |context| pieces.poll_recv(context));
+            request = request.body(reqwest::Body::wrap_stream(pieces));
+        }
+        let response = self.replied(&target.url, request).await?;
+        let status = response.status().as_u16();
+        let reply = Reply::read(status, response.version(), response.headers(), asked.elapsed());
+        let url = target.url.clone();
+        Ok(Exchange { reply, url, response })
+    }
+
     async fn send(&self, url: &Url, ask: &Ask) -> Result<reqwest::Response, UpstreamError> {
+        let client = self.client_for(url, &ask.target)?;
+        self.replied(url, client.get(url.clone()).headers(fields(url, ask)))
+            .await
+    }
+
+    async fn replied(&self, url: &Url, request: reqwest::RequestBuilder) -> Result<reqwest::Response, UpstreamError> {
         let host = host_of(url);
-        let client = self.client_for(url, ask)?;
-        let sending = client.get(url.clone()).headers(fields(url, ask)).send();
+        let sending = request.send();
         match tokio::time::timeout(self.settings.reply_timeout, sending).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if was_refused(&error) => Err(UpstreamError::Refused { host }),
@@ -123,8 +154,8 @@ impl Client {
     }
 
     /// The configured host itself, at any port, may have any address; everything else is held to public ones.
-    fn client_for(&self, url: &Url, ask: &Ask) -> Result<&reqwest::Client, UpstreamError> {
-        let configured = ask.target.trust == Trust::Configured && url.host() == ask.target.url.host();
+    fn client_for(&self, url: &Url, target: &Target) -> Result<&reqwest::Client, UpstreamError> {
+        let configured = target.trust == Trust::Configured && url.host() == target.url.host();
         if self.settings.allow_private || configured {
             return Ok(&self.any);
         }

@@ -54,6 +54,9 @@ const NOT_KEPT: &[&str] = &[
     "strict-transport-security",
 ];
 
+/// Of what is passed on as it is: the framing is said anew, and the rest binds the upstream's own host.
+const OF_THE_HOST: &[&str] = &["alt-svc", "content-length", "strict-transport-security"];
+
 impl Reply {
     pub(super) fn read(status: u16, version: reqwest::Version, headers: &HeaderMap, delay: Duration) -> Self {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
@@ -115,12 +118,17 @@ fn age(field: &str) -> Option<u64> {
 }
 
 fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
+    let mut kept = texts(headers);
+    kept.retain(|(name, _)| !NOT_KEPT.contains(&name.as_str()));
+    kept
+}
+
+/// The end-to-end fields that are text.
+fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
     let text = headers
         .iter()
         .filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?)));
-    let mut kept = end_to_end(&text.collect::<Vec<_>>());
-    kept.retain(|(name, _)| !NOT_KEPT.contains(&name.as_str()));
-    kept
+    end_to_end(&text.collect::<Vec<_>>())
 }
 
 /// A reply whose body is still to come. Dropping it ends the exchange.
@@ -143,6 +151,13 @@ impl Exchange {
             .chunk()
             .await
             .map_err(|source| UpstreamError::Cut { source: source.into() })
+    }
+
+    /// All fields that are meant for a client, names in lower case: for a reply that is passed on as it is.
+    pub fn end_to_end(&self) -> Vec<(String, String)> {
+        let mut fields = texts(self.response.headers());
+        fields.retain(|(name, _)| !OF_THE_HOST.contains(&name.as_str()));
+        fields
     }
 
     /// The body of an error reply: at most `limit` bytes of it, and what comes within `time`.

@@ -15,4 +15,4 @@ pub use budget::{Budget, BudgetSettings, Budgets, Class, Permit, QUANTUM_BYTES, 
 pub use client::{Client, ClientSettings, is_public};
 pub use error::UpstreamError;
 pub use exchange::{Exchange, Framing, Reply};
-pub use request::{Ask, Span, Target, Trust};
+pub use request::{Ask, Relay, Span, Target, Trust};

@@ -4,7 +4,10 @@ use crate::config::AfterLastReader;
 use crate::key::ObjectKey;
 use crate::policy::Fields;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange};
+use bytes::Bytes;
+use std::io;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 use url::Url;
 
 /// Whom a URL came from, which decides what addresses it may lead to.
@@ -120,6 +123,19 @@ impl Span {
             Self::Suffix(count) => Some(format!("bytes=-{count}")),
         }
     }
+}
+
+/// A request that is passed on as it is.
+#[derive(Debug)]
+pub struct Relay {
+    /// Where to, with its fields.
+    pub target: Arc<Target>,
+    /// Its method.
+    pub method: String,
+    /// The length of its body in bytes, where it is known.
+    pub length: Option<u64>,
+    /// Its body.
+    pub body: Option<mpsc::Receiver<io::Result<Bytes>>>,
 }
 
 /// One request.

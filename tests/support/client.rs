@@ -96,6 +96,11 @@ impl Client {
         self.reader.get_mut().write_all(text.as_bytes()).expect("sent");
     }
 
+    /// Sends bytes of a request's body.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.reader.get_mut().write_all(bytes).expect("sent");
+    }
+
     pub(crate) fn read_head(&mut self) {
         let mut lines = Vec::new();
         loop {

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 pub(crate) struct Seen {
     /// Counts the requests, from 0.
     pub(crate) number: usize,
+    pub(crate) method: String,
     pub(crate) target: String,
+    /// What was sent with it.
+    pub(crate) body: Vec<u8>,
     pub(crate) headers: Vec<(String, String)>,
 }
 
@@ -350,9 +353,35 @@ fn read_request(reader: &mut impl BufRead) -> Option<Seen> {
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    Some(Seen {
+    let mut seen = Seen {
         number: 0,
-        target: words.nth(1)?,
+        method: words.next()?,
+        target: words.next()?,
+        body: Vec::new(),
         headers,
-    })
+    };
+    seen.body = read_body(reader, &seen)?;
+    Some(seen)
+}
+
+/// What a request brings; `None` where it was cut.
+fn read_body(reader: &mut impl BufRead, seen: &Seen) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    if let Some(length) = seen.header("content-length") {
+        body.resize(length.parse().expect("a length"), 0);
+        reader.read_exact(&mut body).ok()?;
+    } else if seen.header("transfer-encoding") == Some("chunked") {
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).ok()?;
+            let size = usize::from_str_radix(line.trim_end(), 16).ok()?;
+            let mut chunk = vec![0; size + 2];
+            reader.read_exact(&mut chunk).ok()?;
+            if size == 0 {
+                break;
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
+    }
+    Some(body)
 }

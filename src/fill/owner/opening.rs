@@ -71,8 +71,11 @@ impl Owner {
                 Ok(exchange) => exchange,
                 Err(error) => return Err(Phase::Failed(Arc::new(error))),
             };
-            if !brings_bytes(exchange.reply.status) {
-                return self.begin_statement(exchange, permit).await;
+            match exchange.reply.status {
+                // Nobody has asked for another protocol.
+                100..200 => break,
+                status if !brings_bytes(status) => return self.begin_statement(exchange, permit).await,
+                _ => {}
             }
             match join(None, span, &exchange.reply) {
                 Verdict::Begins(representation, brings)

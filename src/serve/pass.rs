@@ -1,0 +1,146 @@
+//! Methods that are not answered from the store: passed on, and what they change is forgotten (RFC 9111 §4.4).
+
+use super::lookup::Service;
+use super::onward::{forwarded, goes_in_circles};
+use super::problem::{CACHE_STATUS, Problem};
+use crate::fill::{Outgoing, Passed};
+use crate::header::{CacheStatus, Forwarded};
+use crate::upstream::Target;
+use actix_web::body::SizedStream;
+use actix_web::dev::Payload;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse};
+use futures::StreamExt;
+use std::io;
+use std::sync::Arc;
+
+/// Fields of the request that this hop has dealt with.
+const DEALT_WITH: &[&str] = &["content-length", "expect", "host"];
+
+impl Service {
+    /// Passes a request with another method than GET and HEAD on.
+    pub(super) async fn pass(&self, http: &HttpRequest, payload: Payload, target: &Arc<Target>) -> HttpResponse {
+        let story = CacheStatus::forwarded(Forwarded::Method);
+        match self.passed(http, payload, target).await {
+            Ok(passed) => {
+                if !is_safe(http.method()) && (200..400).contains(&passed.status) {
+                    self.forget(target, &passed).await;
+                }
+                answer(passed, story)
+            }
+            Err(problem) => problem.with(story).response(),
+        }
+    }
+
+    async fn passed(&self, http: &HttpRequest, payload: Payload, target: &Arc<Target>) -> Result<Passed, Problem> {
+        if goes_in_circles(http) {
+            return Err(Problem::circles());
+        }
+        let method = http.method();
+        if *method == Method::CONNECT || *method == Method::TRACE {
+            let what = format!("{method} is not passed on: it would show what is between a client and its upstream");
+            return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, what).allowing());
+        }
+        let mut fields = forwarded(http, target);
+        fields.retain(|(name, _)| !DEALT_WITH.contains(&name.as_str()));
+        if *method == Method::OPTIONS
+            && let Some(index) = fields.iter().position(|(name, _)| name == "max-forwards")
+        {
+            match fields[index].1.trim().parse::<u64>() {
+                // We are whom the client wants to know of (RFC 9110 §7.6.2).
+                Ok(0) => {
+                    return Err(Problem::new(StatusCode::OK, "this is as far as Max-Forwards lets it go").allowing());
+                }
+                Ok(hops) => fields[index].1 = (hops - 1).to_string(),
+                Err(_) => return Err(Problem::new(StatusCode::BAD_REQUEST, "Max-Forwards is not a number")),
+            }
+        }
+        let target = Arc::new(target.with_fields(fields));
+        let body = outgoing(http, payload);
+        let passing = self.fills.pass_on(target, method.to_string(), body);
+        passing.await.map_err(|error| Problem::upstream(&error))
+    }
+
+    /// Forgets what a successful request may have changed: its own URL, and those of the same origin that the
+    /// answer names.
+    async fn forget(&self, target: &Target, passed: &Passed) {
+        let named = passed
+            .fields
+            .iter()
+            .filter(|(name, _)| name == "location" || name == "content-location")
+            .filter_map(|(_, value)| target.url.join(value).ok())
+            .filter(|url| url.origin() == target.url.origin())
+            .map(|url| self.routes.key_of(url));
+        let keys: Vec<_> = std::iter::once(target.key.clone()).chain(named).collect();
+        let (store, fills) = (Arc::clone(&self.store), self.fills.clone());
+        let forgetting = tokio::task::spawn_blocking(move || {
+            for key in keys {
+                if let Err(error) = store.purge(key.id()) {
+                    tracing::error!(url = key.url(), %error, "could not forget what has changed");
+                }
+                // After the store: a fill that begins in between does not take what is gone for what is known.
+                fills.detach(key.id());
+            }
+        });
+        let _ = forgetting.await;
+    }
+}
+
+/// RFC 9110 §9.2.1.
+fn is_safe(method: &Method) -> bool {
+    matches!(
+        method.as_str(),
+        "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PROPFIND" | "REPORT" | "SEARCH" | "QUERY"
+    )
+}
+
+/// The body of a request, where it has one.
+fn outgoing(http: &HttpRequest, mut payload: Payload) -> Option<Outgoing> {
+    let headers = http.headers();
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.trim().parse().ok());
+    if length.is_none() && !headers.contains_key(header::TRANSFER_ENCODING) {
+        return None;
+    }
+    let (sender, outgoing) = Outgoing::new(length);
+    actix_web::rt::spawn(async move {
+        while let Some(piece) = payload.next().await {
+            let piece = piece.map_err(io::Error::other);
+            let cut = piece.is_err();
+            if sender.send(piece).await.is_err() || cut {
+                return;
+            }
+        }
+    });
+    Some(outgoing)
+}
+
+fn answer(passed: Passed, mut story: CacheStatus) -> HttpResponse {
+    story.upstream_status = Some(passed.status);
+    let status = StatusCode::from_u16(passed.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut response = HttpResponse::build(status);
+    for (name, value) in &passed.fields {
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::try_from(name.as_str()),
+            HeaderValue::try_from(value.as_str()),
+        ) {
+            response.append_header((name, value));
+        }
+    }
+    response.insert_header((CACHE_STATUS, story.to_string()));
+    let pieces = futures::stream::unfold(passed.pieces, |mut pieces| async move {
+        let piece = pieces.recv().await?;
+        if piece.is_err() {
+            // What came before it goes out first: the error ends the connection at once.
+            tokio::task::yield_now().await;
+        }
+        Some((piece.map_err(io::Error::other), pieces))
+    });
+    match passed.length {
+        Some(0) => response.finish(),
+        Some(length) => response.body(SizedStream::new(length, pieces)),
+        None => response.streaming(pieces),
+    }
+}
