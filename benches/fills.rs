@@ -417,6 +417,8 @@ impl Upstream {
             let fields = lines.iter().filter_map(|line| line.split_once(": "));
             let headers = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
             let seen = Seen {
+                method: "GET".to_owned(),
+                body: Vec::new(),
                 number: 0,
                 target: target.to_owned(),
                 headers: headers.collect(),

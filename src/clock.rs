@@ -15,6 +15,9 @@ pub trait Clock: Debug + Send + Sync {
     /// The present wall time.
     fn now(&self) -> SystemTime;
 
+    /// The time since some moment in the past, sleep included: it never jumps, whoever sets the wall clock.
+    fn elapsed(&self) -> Duration;
+
     /// How long the machine has been suspended since it was started. When this grows, connections are
     /// dead that do not know it yet.
     fn suspended(&self) -> Duration;
@@ -33,12 +36,11 @@ impl Clock for SystemClock {
         SystemTime::now()
     }
 
+    fn elapsed(&self) -> Duration {
+        read(rustix::time::ClockId::Boottime)
+    }
+
     fn suspended(&self) -> Duration {
-        let read = |clock| {
-            let time = rustix::time::clock_gettime(clock);
-            let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-            Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
-        };
         // Read in this order, so that time which passes in between never looks like sleep.
         let running = rustix::time::ClockId::Monotonic;
         let all = read(rustix::time::ClockId::Boottime);
@@ -46,10 +48,17 @@ impl Clock for SystemClock {
     }
 }
 
+fn read(clock: rustix::time::ClockId) -> Duration {
+    let time = rustix::time::clock_gettime(clock);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
 /// A clock that moves only when told to.
 #[derive(Debug)]
 pub struct ManualClock {
     seconds: AtomicU64,
+    elapsed: AtomicU64,
     suspended: AtomicU64,
 }
 
@@ -58,6 +67,7 @@ impl ManualClock {
     pub fn at(start: SystemTime) -> Self {
         Self {
             seconds: AtomicU64::new(unix_seconds(start)),
+            elapsed: AtomicU64::new(0),
             suspended: AtomicU64::new(0),
         }
     }
@@ -68,15 +78,25 @@ impl ManualClock {
         self.suspended.fetch_add(time.as_secs(), Ordering::Relaxed);
     }
 
-    /// Moves the clock forward, by whole seconds.
+    /// Time passes, by whole seconds.
     pub fn advance(&self, by: Duration) {
         self.seconds.fetch_add(by.as_secs(), Ordering::Relaxed);
+        self.elapsed.fetch_add(by.as_secs(), Ordering::Relaxed);
+    }
+
+    /// Somebody sets the wall clock, while no time passes.
+    pub fn set(&self, to: SystemTime) {
+        self.seconds.store(unix_seconds(to), Ordering::Relaxed);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> SystemTime {
         from_unix_seconds(self.seconds.load(Ordering::Relaxed))
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_secs(self.elapsed.load(Ordering::Relaxed))
     }
 
     fn suspended(&self) -> Duration {

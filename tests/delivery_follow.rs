@@ -273,15 +273,3 @@ fn head_tells_the_length_and_fetches_no_film() {
     film.check(0, &whole.body);
     assert_eq!(upstream.sent(), LEN);
 }
-
-#[test]
-fn other_methods_are_refused_with_what_is_allowed() {
-    let upstream = Upstream::of(&Film::new(LEN));
-    let pond = Pond::before(&upstream);
-    for method in ["POST", "PUT", "DELETE"] {
-        let answer = request(pond.address(), method, "/film", &[("Content-Length", "0")]);
-        answer.expect(405);
-        assert_eq!(answer.header("allow"), Some("GET, HEAD"));
-    }
-    assert_eq!(upstream.requests().len(), 0);
-}

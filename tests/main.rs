@@ -9,6 +9,7 @@ mod chaos;
 mod cli;
 mod commands;
 mod conditions;
+mod conformance;
 mod crash;
 mod delivery_capped;
 mod delivery_follow;

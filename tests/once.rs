@@ -44,7 +44,7 @@ fn a_stored_object_costs_the_upstream_nothing() {
         let answer = get_range(pond.address(), "/film", "bytes=1000000-1999999");
         answer.expect(206);
         film.check(1_000_000, &answer.body);
-        assert_eq!(answer.header("cache-status"), Some("millpond; hit"));
+        assert!(answer.is_hit(), "{:?}", answer.headers);
         pond.restart();
     }
     assert_eq!(upstream.requests().len(), 1);

@@ -64,7 +64,7 @@ fn one_film_keeps_one_key_however_often_its_url_is_signed() {
     film.check(0, &get(pond.address(), "/film?sig=a&id=1").expect(200).body);
     pond.until_state("complete");
     let again = get(pond.address(), "/film?id=1&sig=b&X-Amz-Date=now");
-    assert_eq!(again.expect(200).header("cache-status"), Some("millpond; hit"));
+    assert!(again.expect(200).is_hit(), "{:?}", again.headers);
     assert_eq!(targets(&upstream), ["/film?sig=a&id=1"]);
     assert!(!pond.object()["url"].as_str().expect("a URL").contains("sig"));
 }

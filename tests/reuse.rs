@@ -33,10 +33,7 @@ fn a_stale_object_is_confirmed_by_one_byte_and_served() {
     assert_eq!(upstream.requests()[1].header("if-none-match"), film.etag.as_deref());
     assert_eq!(upstream.sent(), LEN);
     // Confirmed, it is fresh again.
-    assert_eq!(
-        get(pond.address(), "/film").header("cache-status"),
-        Some("millpond; hit")
-    );
+    assert!(get(pond.address(), "/film").is_hit());
 }
 
 #[test]
@@ -129,8 +126,11 @@ fn ask(pond: &Pond, fields: &[(&str, &str)]) -> Answer {
     Client::open(pond.address(), "GET", "/page", fields).finish()
 }
 
-fn story(answer: &Answer) -> &str {
-    answer.header("cache-status").expect("told")
+/// The story without its `ttl`.
+fn story(answer: &Answer) -> String {
+    let told = answer.header("cache-status").expect("told");
+    let members = told.split("; ").filter(|member| !member.starts_with("ttl="));
+    members.collect::<Vec<_>>().join("; ")
 }
 
 #[test]

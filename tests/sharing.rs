@@ -73,7 +73,7 @@ fn coalescing_across_vary_each_gets_the_language_it_asked_for() {
     eventually("they are stored", || pond.metric("millpond_fills") == 0);
     for (number, answer) in together(&pond, 9, language).iter().enumerate() {
         assert_eq!(answer.expect(200).text(), languages[number % 3]);
-        assert_eq!(answer.header("cache-status"), Some("millpond; hit"));
+        assert!(answer.is_hit(), "{:?}", answer.headers);
     }
     // Another spelling of the same wish.
     let spelled = request(pond.address(), "GET", "/page", &[("Accept-Language", " FR ")]);
@@ -141,7 +141,7 @@ fn a_cookie_is_set_for_the_one_who_asked_and_shared_only_where_it_is_public() {
     eventually("it is stored", || pond.metric("millpond_fills") == 0);
     let second = get(pond.address(), "/public");
     assert_eq!(second.text(), first);
-    assert_eq!(second.header("cache-status"), Some("millpond; hit"));
+    assert!(second.is_hit(), "{:?}", second.headers);
 }
 
 #[test]

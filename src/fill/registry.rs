@@ -48,9 +48,18 @@ pub enum Want {
     /// Bytes, first these.
     Bytes(Span),
     /// Whether a complete object is still that of the upstream.
-    Validity,
+    Validity {
+        /// The bytes of the one that has taken its place are wanted too.
+        bytes: bool,
+    },
     /// Bytes of a new generation: the stored one may not be reused.
     Anew(Span),
+}
+
+impl Want {
+    fn is_for_bytes(self) -> bool {
+        matches!(self, Self::Bytes(_) | Self::Anew(_) | Self::Validity { bytes: true })
+    }
 }
 
 /// How far a fill has come.
@@ -181,7 +190,7 @@ impl Shared {
     /// A fill that has brought its object whole is only winding up: it cannot revalidate or begin anew.
     fn is_open_to(&self, want: Want) -> bool {
         match (&*self.phase.borrow(), want) {
-            (Phase::Ready(object), Want::Validity | Want::Anew(_)) => !object.is_whole(),
+            (Phase::Ready(object), Want::Validity { .. } | Want::Anew(_)) => !object.is_whole(),
             _ => true,
         }
     }
@@ -451,7 +460,7 @@ impl Registry {
 
     /// Joins the fill of `target`, starting it if there is none; `known` is what the store has of it.
     pub fn join(&self, target: &Arc<Target>, want: Want, known: Option<Arc<Object>>) -> Cursor {
-        let wants_bytes = matches!(want, Want::Bytes(_) | Want::Anew(_));
+        let wants_bytes = want.is_for_bytes();
         let mut fills = self.context.fills();
         let running = fills
             .get(&target.key.id())
@@ -510,7 +519,7 @@ impl Registry {
 
     /// A fill of one's own, which nobody else joins and whose object nobody else finds.
     pub fn join_alone(&self, target: &Arc<Target>, want: Want) -> Cursor {
-        let wants_bytes = matches!(want, Want::Bytes(_) | Want::Anew(_));
+        let wants_bytes = want.is_for_bytes();
         let shared = Arc::new(Shared::new(Arc::clone(target), wants_bytes));
         shared.detached.store(true, Ordering::Release);
         shared.readers.fetch_add(1, Ordering::AcqRel);

@@ -112,7 +112,10 @@ impl CacheControl {
                 sfv::BareItem::Boolean(true) => read.take(name.as_str(), None),
                 sfv::BareItem::Boolean(false) => {}
                 sfv::BareItem::Integer(number) => read.take(name.as_str(), Some(&number.to_string())),
-                sfv::BareItem::String(text) => read.take(name.as_str(), Some(text.as_str())),
+                // Only lists of fields are strings: a number in quotes is none (RFC 9213 §2.1).
+                sfv::BareItem::String(text) if matches!(name.as_str(), "no-cache" | "private") => {
+                    read.take(name.as_str(), Some(text.as_str()));
+                }
                 // Whatever else is no number of seconds.
                 _ => read.take(name.as_str(), Some("?")),
             }

@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Forwarded {
     /// Nothing is stored under the URL.
     UriMiss,
+    /// What is stored under the URL is not what the request selects.
+    VaryMiss,
     /// Some of the wanted bytes are stored.
     Partial,
     /// What is stored must be revalidated.
@@ -21,6 +23,7 @@ impl Forwarded {
     fn token(self) -> &'static str {
         match self {
             Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
             Self::Partial => "partial",
             Self::Stale => "stale",
             Self::Request => "request",
@@ -40,6 +43,8 @@ pub struct CacheStatus {
     pub stored: bool,
     /// The request shares a fill that another one began.
     pub collapsed: bool,
+    /// For how many seconds a stored reply is fresh still; less than nothing where it is stale.
+    pub ttl: Option<i64>,
     /// One word on what else is worth knowing.
     pub detail: Option<&'static str>,
 }
@@ -51,6 +56,7 @@ impl CacheStatus {
         upstream_status: None,
         stored: false,
         collapsed: false,
+        ttl: None,
         detail: None,
     };
 
@@ -87,6 +93,9 @@ impl fmt::Display for CacheStatus {
         if self.collapsed {
             f.write_str("; collapsed")?;
         }
+        if let Some(ttl) = self.ttl {
+            write!(f, "; ttl={ttl}")?;
+        }
         match self.detail {
             Some(detail) => write!(f, "; detail={detail}"),
             None => Ok(()),
@@ -101,6 +110,11 @@ mod tests {
     #[test]
     fn the_story_is_told_in_the_order_of_the_rfc() {
         assert_eq!(CacheStatus::HIT.to_string(), "millpond; hit");
+        let hit = CacheStatus {
+            ttl: Some(-5),
+            ..CacheStatus::HIT.detail("max-stale")
+        };
+        assert_eq!(hit.to_string(), "millpond; hit; ttl=-5; detail=max-stale");
         let story = CacheStatus {
             upstream_status: Some(206),
             stored: true,

@@ -6,7 +6,7 @@ use super::terms::{Lifetime, Terms};
 use std::fmt;
 
 /// Final statuses whose meaning for a cache is known here: what `must-understand` asks for.
-const UNDERSTOOD: &[u16] = &[
+pub(super) const UNDERSTOOD: &[u16] = &[
     200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501,
 ];
 
@@ -29,6 +29,8 @@ pub enum NotStored {
     VaryAll,
     /// It says nothing of its freshness, and its status allows no guess.
     NoFreshness,
+    /// It is coded, although `identity` was asked for: who knows for which client.
+    Coded,
 }
 
 impl NotStored {
@@ -43,6 +45,7 @@ impl NotStored {
             Self::SetCookie => "set-cookie",
             Self::VaryAll => "vary",
             Self::NoFreshness => "no-freshness",
+            Self::Coded => "content-encoding",
         }
     }
 }
@@ -55,9 +58,9 @@ impl NotStored {
     }
 
     /// Whether those who wait for the same URL may have the reply as well: nothing says that it is for one
-    /// client, only nothing says how long it may be kept.
+    /// client, only nothing says that it may be kept.
     pub fn may_be_shared(self) -> bool {
-        self == Self::NoFreshness
+        matches!(self, Self::NoFreshness | Self::Coded)
     }
 }
 
@@ -90,8 +93,7 @@ pub fn storable(
     if control.must_understand && !UNDERSTOOD.contains(&status) {
         return Err(NotStored::NotUnderstood);
     }
-    // Who understands the status passes over `no-store` beside `must-understand` (RFC 9111 §5.2.2.3).
-    if asked.no_store || (control.no_store && !control.must_understand) {
+    if asked.no_store || control.no_store {
         return Err(NotStored::NoStore);
     }
     if control.private.is_all() {
@@ -108,6 +110,9 @@ pub fn storable(
     let varies_by_all = |line: &str| line.split(',').any(|name| name.trim() == "*");
     if fields.lines("vary").any(varies_by_all) {
         return Err(NotStored::VaryAll);
+    }
+    if fields.has("content-encoding") {
+        return Err(NotStored::Coded);
     }
     let guessable = matches!(status, 200 | 203 | 204 | 206) || control.public;
     match terms.lifetime {

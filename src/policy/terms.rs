@@ -1,6 +1,7 @@
 //! What a reply says of its own reuse, read once: how long it is fresh, how old it came, what must be asked.
 
 use super::fields::Fields;
+use super::storing::UNDERSTOOD;
 use crate::header::{CacheControl, parse_date};
 use std::time::{Duration, SystemTime};
 
@@ -37,7 +38,9 @@ pub struct Terms {
 impl Terms {
     /// Reads the fields of a reply with that status, received at `received`.
     pub fn read(status: u16, fields: &(impl Fields + ?Sized), received: SystemTime) -> Self {
-        let (control, targeted) = directives(fields);
+        let (mut control, targeted) = directives(fields);
+        // Who understands the status passes over `no-store` beside `must-understand` (RFC 9111 §5.2.2.3).
+        control.no_store &= !(control.must_understand && UNDERSTOOD.contains(&status));
         let has_validator = fields.has("etag") || fields.first("last-modified").and_then(parse_date).is_some();
         let explicit = control.s_maxage.or(control.max_age);
         // A targeted field stands for `Expires` too.

@@ -73,7 +73,7 @@ fn one_spelling(name: &str, request: &(impl Fields + ?Sized)) -> String {
         .collect();
     if weighted {
         for member in &mut members {
-            if let Some(bare) = member.strip_suffix(";q=1") {
+            if let Some((bare, _)) = member.rsplit_once(";q=").filter(|_| weight(member) == 1000) {
                 *member = bare.to_owned();
             }
         }

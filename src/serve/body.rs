@@ -71,6 +71,9 @@ pub(super) struct ObjectBody {
     reading: Option<JoinHandle<Result<Bytes, StoreError>>>,
     /// How often the disk did not give what it had taken.
     unreadable: u32,
+    /// Why the body ends before its time, while what came before goes out.
+    cut: Option<Cut>,
+    cut_told: bool,
     /// Bytes sent in this turn.
     turn: u64,
     sent: u64,
@@ -99,6 +102,8 @@ impl ObjectBody {
             source,
             reading: None,
             unreadable: 0,
+            cut: None,
+            cut_told: false,
             turn: 0,
             sent: 0,
             begun: Instant::now(),
@@ -288,7 +293,17 @@ impl MessageBody for ObjectBody {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        let piece = ready!(self.poll_piece(cx));
+        let piece = match self.cut.take() {
+            Some(cut) => Some(Err(cut)),
+            None => ready!(self.poll_piece(cx)),
+        };
+        if let (Some(Err(_)), false) = (&piece, self.cut_told) {
+            // The head, and what came before the cut, go out first: an error ends the connection at once.
+            self.cut = piece.and_then(Result::err);
+            self.cut_told = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         Poll::Ready(match piece {
             Some(Ok(bytes)) => {
                 self.metrics.sent_bytes.inc_by(bytes.len() as u64);

@@ -15,7 +15,6 @@ use super::prepared::Prepared;
 use super::problem::{Problem, refused};
 use super::request::{Request, RequestFields};
 use super::respond::Response;
-use super::reuse::age_of;
 use super::route::Routes;
 use super::variant::is_selected;
 use crate::clock::{SharedClock, unix_seconds};
@@ -32,7 +31,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpRequest, HttpResponse};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// How often a request begins again because the upstream changed under it.
@@ -104,20 +103,25 @@ impl Service {
         if !object.is_whole() {
             return None;
         }
-        let story = match self.reuse(&object, &request.asked, now) {
-            Reuse::Fresh => CacheStatus::HIT,
-            Reuse::Stale => CacheStatus::HIT.detail("max-stale"),
+        let detail = match self.reuse(&object, &request.asked) {
+            Reuse::Fresh => None,
+            Reuse::Stale => Some("max-stale"),
             Reuse::StaleMeanwhile => {
                 self.revalidate_meanwhile(target, &object, request);
-                CacheStatus::HIT.detail("stale-while-revalidate")
+                Some("stale-while-revalidate")
             }
             Reuse::Revalidate(_) | Reuse::Refetch(_) => return None,
+        };
+        let story = CacheStatus {
+            ttl: Some(self.ttl(&object)),
+            detail,
+            ..CacheStatus::HIT
         };
         self.metrics.hits.inc();
         object.touch(unix_seconds(now));
         let answer = answer(request.question, facts(&object));
         let watch = Watch::new(object);
-        Some(self.respond(request, target, answer, watch, None, story, now))
+        Some(self.respond(request, target, answer, watch, None, story))
     }
 
     /// Answers a request for an object.
@@ -177,7 +181,7 @@ impl Service {
             return Err(problem.with(CacheStatus::forwarded(why).detail("only-if-cached")));
         }
         // Before the join: what a fill brings at once was not here.
-        let was_here = known.as_ref().is_some_and(|object| {
+        let was_here = known.clone().filter(|object| {
             let first = first_range(&answer(request.question, facts(object)));
             !object.is_whole() && first.is_some_and(|first| object.covers(first))
         });
@@ -193,6 +197,7 @@ impl Service {
         object.touch(unix_seconds(self.clock.now()));
         let decided = answer(request.question, facts(object));
         let is_here = || first_range(&decided).is_some_and(|first| object.covers(first));
+        let was_here = was_here.is_some_and(|was| Arc::ptr_eq(&was, object));
         if !request.head_only
             && (was_here || found.cursor.collapsed())
             && found.story.upstream_status.is_none()
@@ -236,14 +241,17 @@ impl Service {
         } else {
             Want::Bytes(span)
         };
+        let validity = Want::Validity {
+            bytes: !request.head_only,
+        };
         let (want, mut story) = match &known {
             Some(object) if object.is_whole() => {
-                let (want, reason) = match self.reuse(object, &request.asked, self.clock.now()) {
+                let (want, reason) = match self.reuse(object, &request.asked) {
                     Reuse::Refetch(reason) if request.head_only => (Want::Anew(Span::From(0)), reason),
                     Reuse::Refetch(reason) => (Want::Anew(span), reason),
-                    Reuse::Revalidate(reason) => (Want::Validity, reason),
+                    Reuse::Revalidate(reason) => (validity, reason),
                     // It has become so in this moment: somebody else has asked.
-                    Reuse::Fresh | Reuse::Stale | Reuse::StaleMeanwhile => (Want::Validity, Reason::Stale),
+                    Reuse::Fresh | Reuse::Stale | Reuse::StaleMeanwhile => (validity, Reason::Stale),
                 };
                 let why = match reason {
                     Reason::Request => Forwarded::Request,
@@ -252,6 +260,7 @@ impl Service {
                 (want, CacheStatus::forwarded(why))
             }
             Some(_) => (bytes, CacheStatus::forwarded(Forwarded::Partial)),
+            None if target.variant.is_some() => (bytes, CacheStatus::forwarded(Forwarded::VaryMiss)),
             None => (bytes, CacheStatus::forwarded(Forwarded::UriMiss)),
         };
         self.metrics.misses.inc();
@@ -259,7 +268,7 @@ impl Service {
             && !known.as_ref().is_some_and(|known| known.is_whole())
         {
             let cursor = self.fills.join_alone(target, anew(want, span));
-            return self.opened(request, target, cursor, story, want).await;
+            return self.opened(request, target, cursor, story, None).await;
         }
         let mut cursor = self.fills.join(target, want, known.clone());
         for _ in 0..MAX_GENERATIONS {
@@ -272,17 +281,30 @@ impl Service {
             cursor = self.fills.join_alone(target, anew(want, span));
             story.detail = Some("not-shared");
         }
-        let stale = known.filter(|object| object.is_whole() && self.may_outlive_errors(request, object));
-        let found = self.opened(request, target, cursor, story, want).await;
-        match (stale, found) {
-            (Some(stale), Ok(Ok(mut found))) if found.object.head().representation().status >= 500 => {
-                found.object = stale;
-                found.story = found.story.detail("not-revalidated");
-                found.story.stored = false;
-                Ok(Ok(found))
-            }
-            (_, found) => found,
+        let known = known.filter(|object| object.is_whole());
+        let found = self.opened(request, target, cursor, story, known.as_ref()).await;
+        let failed = match &found {
+            Ok(Ok(found)) => found.object.head().representation().status >= 500,
+            Ok(Err(_)) => false,
+            Err(_) => true,
+        };
+        match known.filter(|stale| failed && self.may_outlive_errors(request, stale)) {
+            Some(stale) => Ok(Err(self.stale(request, target, stale, story))),
+            None => found,
         }
+    }
+
+    /// The answer of what is stored, although the upstream has failed.
+    fn stale(
+        &self,
+        request: &Request<'_>,
+        target: &Arc<Target>,
+        stale: Arc<Object>,
+        story: CacheStatus,
+    ) -> HttpResponse {
+        let answer = answer(request.question, facts(&stale));
+        let story = story.detail("not-revalidated");
+        self.respond(request, target, answer, Watch::new(stale), None, story)
     }
 
     /// Whether what another reader's fill brings may answer this one too.
@@ -299,7 +321,7 @@ impl Service {
         target: &Arc<Target>,
         cursor: Cursor,
         mut story: CacheStatus,
-        want: Want,
+        known: Option<&Arc<Object>>,
     ) -> Result<Result<Found, HttpResponse>, Problem> {
         story.collapsed = cursor.collapsed();
         if story.collapsed {
@@ -307,7 +329,7 @@ impl Service {
         }
         match cursor.opened().await {
             Phase::Ready(object) => {
-                let unchanged = want == Want::Validity && object.is_whole();
+                let unchanged = known.is_some_and(|known| Arc::ptr_eq(known, &object));
                 story.stored = !unchanged && !object.is_discarded();
                 if let Some(why) = cursor.not_stored() {
                     story.detail = Some(why.token());
@@ -468,10 +490,9 @@ impl Service {
             story.stored = false;
             story = story.detail(passing.detail());
         }
-        self.respond(request, &found.target, answer, watch, cursor, story, self.clock.now())
+        self.respond(request, &found.target, answer, watch, cursor, story)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is a part of the one answer")]
     fn respond(
         &self,
         request: &Request<'_>,
@@ -480,11 +501,10 @@ impl Service {
         watch: Watch,
         cursor: Option<Cursor>,
         story: CacheStatus,
-        now: SystemTime,
     ) -> HttpResponse {
         Response {
             answer,
-            age: age_of(watch.object(), now).as_secs(),
+            age: self.age(watch.object()).as_secs(),
             watch,
             cursor,
             source: Source {

@@ -106,10 +106,7 @@ impl Response {
         if let Some(multipart) = multipart_type {
             head.insert_header((header::CONTENT_TYPE, multipart));
         }
-        match self.story == CacheStatus::HIT {
-            true => head.insert_header((CACHE_STATUS, HeaderValue::from_static("millpond; hit"))),
-            false => head.insert_header((CACHE_STATUS, self.story.to_string())),
-        };
+        head.insert_header((CACHE_STATUS, self.story.to_string()));
         head.insert_header((header::AGE, HeaderValue::from(self.age)));
         if self.wants_digest
             && status.is_success()

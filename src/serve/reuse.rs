@@ -4,13 +4,12 @@ use super::lookup::Service;
 use super::onward::fetched_for;
 use super::prepared::Prepared;
 use super::request::Request;
-use crate::clock::from_unix_seconds;
 use crate::fill::Want;
 use crate::policy::{Leeway, Lifetime, Reason, RequestDirectives, Reuse};
 use crate::store::{Head, Object, ObjectState};
 use crate::upstream::Target;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// The least time after which a reply without a validator is fetched anew, where its length was known
 /// from the start: a player's next seek shall not cost the whole film again.
@@ -21,12 +20,12 @@ const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Service {
     /// What may be done with a whole object.
-    pub(super) fn reuse(&self, object: &Object, asked: &RequestDirectives, now: SystemTime) -> Reuse {
+    pub(super) fn reuse(&self, object: &Object, asked: &RequestDirectives) -> Reuse {
         if object.state() == ObjectState::Unverified && !self.settings.keep_unverified {
             return Reuse::Refetch(Reason::Unknown);
         }
         let head = object.head();
-        let age = age_for_reuse(object, &head, now);
+        let age = self.age_for_reuse(object, &head);
         let leeway = self.leeway(&head, object);
         match Prepared::of(&head, object).terms.reuse(asked, age, leeway) {
             Reuse::Refetch(Reason::Unknown)
@@ -43,9 +42,19 @@ impl Service {
     /// Whether a stale object may answer where the upstream could not be asked.
     pub(super) fn may_outlive_errors(&self, request: &Request<'_>, object: &Object) -> bool {
         let head = object.head();
-        let age = age_for_reuse(object, &head, self.clock.now());
+        let age = self.age_for_reuse(object, &head);
         let terms = &Prepared::of(&head, object).terms;
         terms.may_outlive_errors(&request.asked, age, self.leeway(&head, object))
+    }
+
+    /// For how many seconds the object is fresh still, or has been stale (RFC 9211 §2.4).
+    pub(super) fn ttl(&self, object: &Object) -> i64 {
+        let head = object.head();
+        let prepared = Prepared::of(&head, object);
+        let lifetime = prepared.terms.lifetime(self.leeway(&head, object));
+        let lifetime = lifetime.unwrap_or_else(|| UNVALIDATED_LIFETIME.min(self.settings.fresh_for));
+        let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        seconds(lifetime).saturating_sub(seconds(self.age_for_reuse(object, &head)))
     }
 
     fn leeway(&self, head: &Head, object: &Object) -> Leeway {
@@ -53,6 +62,22 @@ impl Service {
             fresh_for: self.settings.fresh_for,
             lasting: Prepared::of(head, object).lasts,
             stale_if_error: STALE_IF_ERROR,
+        }
+    }
+
+    /// How old an object is: as it came, and since.
+    pub(super) fn age(&self, object: &Object) -> Duration {
+        let head = object.head();
+        Duration::from_secs(head.representation().age).saturating_add(head.since_validated(self.clock.elapsed()))
+    }
+
+    /// The age that its freshness is measured by. Where that is a setting of ours, a time since the upstream's
+    /// last word, the upstream's clock does not count.
+    fn age_for_reuse(&self, object: &Object, head: &Head) -> Duration {
+        let prepared = Prepared::of(head, object);
+        match prepared.terms.lifetime {
+            Lifetime::Heuristic(_) | Lifetime::Unknown if prepared.lasts => head.since_validated(self.clock.elapsed()),
+            _ => self.age(object),
         }
     }
 
@@ -67,29 +92,11 @@ impl Service {
             target = target.variant(variant);
         }
         let target = &Arc::new(target);
-        let cursor = self.fills.join(target, Want::Validity, Some(Arc::clone(object)));
+        let cursor = self
+            .fills
+            .join(target, Want::Validity { bytes: true }, Some(Arc::clone(object)));
         actix_web::rt::spawn(async move {
             let _ = cursor.opened().await;
         });
-    }
-}
-
-/// How old an object is: as it came, and since. A clock that went back makes nothing older.
-pub(super) fn age_of(object: &Object, now: SystemTime) -> Duration {
-    let head = object.head();
-    let here = now.duration_since(from_unix_seconds(head.validated()));
-    Duration::from_secs(head.representation().age) + here.unwrap_or_default()
-}
-
-/// The age that its freshness is measured by. Where that is a setting of ours, a time since the upstream's last
-/// word, the upstream's clock does not count.
-fn age_for_reuse(object: &Object, head: &Head, now: SystemTime) -> Duration {
-    let prepared = Prepared::of(head, object);
-    match prepared.terms.lifetime {
-        Lifetime::Heuristic(_) | Lifetime::Unknown if prepared.lasts => {
-            let here = now.duration_since(from_unix_seconds(head.validated()));
-            here.unwrap_or_default()
-        }
-        _ => age_of(object, now),
     }
 }

@@ -54,8 +54,8 @@ pub struct Store {
     /// With more open than this it is looked which of them are idle.
     crowded_at: AtomicUsize,
     ended: Mutex<Option<Receiver<()>>>,
-    /// Generations from here on are made by this process.
-    pub(super) began: u64,
+    /// The greatest number that was given: two generations never share a file.
+    latest_generation: AtomicU64,
     /// What the ledger said at the start, in bytes.
     pub(super) believed: u64,
     stock: Mutex<Stock>,
@@ -120,7 +120,7 @@ impl Store {
             open: RwLock::default(),
             crowded_at: AtomicUsize::new(MAX_IDLE_OPEN),
             ended: Mutex::new(Some(ended)),
-            began,
+            latest_generation: AtomicU64::new(began),
             believed: match stated {
                 Stated::Exactly(bytes) | Stated::AtMost(bytes) => bytes,
                 Stated::Nothing => 0,
@@ -313,8 +313,8 @@ impl Store {
     /// A new generation that later requests do not find: for readers who came before a purge. Its room is
     /// free when the last of them leaves.
     pub fn create_apart(&self, key: &ObjectKey, representation: Representation) -> Arc<Object> {
-        let body = Body::at(&self.layout.body(key.id(), self.next_generation(None)));
         let generation = self.next_generation(None);
+        let body = Body::at(&self.layout.body(key.id(), generation));
         let object = Object::new(key, generation, representation, body, Arc::clone(&self.shared));
         object.discarded.store(true, Ordering::Release);
         if object.length() == Some(0) {
@@ -334,8 +334,14 @@ impl Store {
 
     /// Generations rise, whatever the clock does: a late record of an old one never replaces a new one.
     fn next_generation(&self, before: Option<&Object>) -> u64 {
-        let now = unix_nanoseconds(self.shared.clock.now()).max(self.began);
-        before.map_or(now, |before| now.max(before.generation.saturating_add(1)))
+        let now = unix_nanoseconds(self.shared.clock.now());
+        let floor = before.map_or(now, |before| now.max(before.generation.saturating_add(1)));
+        let next = |last: u64| floor.max(last.saturating_add(1));
+        // What was there before is what `fetch_update` returns.
+        let last = self
+            .latest_generation
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(next(last)));
+        next(last.unwrap_or_default())
     }
 
     /// Removes an object: later requests do not find it, attached readers keep the open body. A catalog that

@@ -193,7 +193,7 @@ impl Object {
             generation: record.generation,
             created: record.created,
             pinned: AtomicBool::new(record.pinned),
-            head: ArcSwap::new(Head::new(record.representation, record.validated)),
+            head: ArcSwap::new(Head::new(record.representation, record.validated, &*shared.clock)),
             body,
             settled: AtomicBool::new(true),
             manifest_bytes: AtomicU64::new(record.manifest_bytes),
@@ -262,7 +262,8 @@ impl Object {
 
     /// Puts another head in the place of the one before.
     pub(super) fn set_head(&self, representation: Representation, validated: u64) {
-        self.head.store(Head::new(representation, validated));
+        self.head
+            .store(Head::new(representation, validated, &*self.shared.clock));
     }
 
     /// The tag that clients are given: strong, and the same from the first byte to the last.

@@ -1,10 +1,12 @@
 //! What the upstream said of the bytes of an object, and what the layer above made of it.
 
+use crate::clock::{Clock, unix_seconds};
 use crate::header::Validators;
 use crate::policy::Fields;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// What the upstream said of the bytes. Fixed for a generation, but for the fields that a 304 brings anew
 /// (RFC 9111 §3.2).
@@ -52,20 +54,30 @@ impl Default for Representation {
     }
 }
 
+/// More than any reply is fresh for.
+const UNKNOWN_AGE: Duration = Duration::from_secs(1 << 32);
+
 /// A representation's head, with what the layer above made of it.
 #[derive(Debug)]
 pub struct Head {
     pub(super) representation: Representation,
     /// When the upstream last vouched for it, in seconds since 1970.
     pub(super) validated: u64,
+    /// How long ago that was when this head was made, and when it was made by [`Clock::elapsed`].
+    age: Duration,
+    made: Duration,
     prepared: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Head {
-    pub(super) fn new(representation: Representation, validated: u64) -> Arc<Self> {
+    pub(super) fn new(representation: Representation, validated: u64, clock: &dyn Clock) -> Arc<Self> {
+        let now = unix_seconds(clock.now());
         Arc::new(Self {
             representation,
             validated,
+            // The wall clock was set back since: how old it is nobody knows.
+            age: now.checked_sub(validated).map_or(UNKNOWN_AGE, Duration::from_secs),
+            made: clock.elapsed(),
             prepared: OnceLock::new(),
         })
     }
@@ -78,6 +90,12 @@ impl Head {
     /// When the upstream last vouched for it, in seconds since 1970.
     pub fn validated(&self) -> u64 {
         self.validated
+    }
+
+    /// How long ago that was when `elapsed` is what the clock of its store says now. The wall clock counts for
+    /// what was stored before the start alone.
+    pub fn since_validated(&self, elapsed: Duration) -> Duration {
+        self.age.saturating_add(elapsed.saturating_sub(self.made))
     }
 
     /// What the layer above made of it, made once: `make` runs at the first call.

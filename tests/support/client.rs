@@ -28,6 +28,12 @@ impl Answer {
             .map(|(_, value)| value.as_str())
     }
 
+    /// Whether it came from the store, whatever is said beside that.
+    pub(crate) fn is_hit(&self) -> bool {
+        let story = self.header("cache-status").unwrap_or_default();
+        story == "millpond; hit" || story.starts_with("millpond; hit; ttl=")
+    }
+
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -102,6 +108,14 @@ impl Client {
     }
 
     pub(crate) fn read_head(&mut self) {
+        self.read_any_head();
+        // What is said meanwhile.
+        while (100..200).contains(&self.status) {
+            self.read_any_head();
+        }
+    }
+
+    fn read_any_head(&mut self) {
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
@@ -119,8 +133,8 @@ impl Client {
             .expect("a status");
         self.headers = lines[1..]
             .iter()
-            .map(|line| line.split_once(": ").expect("a field"))
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .map(|line| line.split_once(':').expect("a field"))
+            .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
     }
 

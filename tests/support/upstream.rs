@@ -350,8 +350,8 @@ fn read_request(reader: &mut impl BufRead) -> Option<Seen> {
     let mut words = lines.first()?.split(' ').map(str::to_owned);
     let headers = lines[1..]
         .iter()
-        .filter_map(|line| line.split_once(": "))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect();
     let mut seen = Seen {
         number: 0,

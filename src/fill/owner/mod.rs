@@ -381,11 +381,10 @@ impl Owner {
         let representation = object.representation();
         // A 304 may have said so.
         let unstorable = self.storable(&representation).err();
-        let coded = representation.header("content-encoding").is_some();
         if self.is_detached() {
             // It was never to be found by others.
-        } else if unstorable.is_some() || coded || !object.is_settled() {
-            tracing::debug!(url = object.url(), why = ?unstorable, coded, "not kept");
+        } else if unstorable.is_some() || !object.is_settled() {
+            tracing::debug!(url = object.url(), why = ?unstorable, "not kept");
             // It was shared with those who waited for it; later requests shall not find it, or could not.
             let store = Arc::clone(&self.context.store);
             on_disk(move || store.remove(&object)).await;

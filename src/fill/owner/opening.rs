@@ -18,6 +18,9 @@ use std::time::Duration;
 /// When to come back to an upstream whose connections are all taken.
 const BUSY: Duration = Duration::from_secs(1);
 
+/// What is no longer than this is not worth a second request.
+const SMALL_BYTES: u64 = 256 * 1024;
+
 /// How often the first request is put another way before the upstream is called broken.
 const MAX_OPENING_ASKS: usize = 4;
 
@@ -25,9 +28,8 @@ impl Owner {
     /// Comes to an object, with its first session under way where that brings bytes.
     pub(super) async fn open(&mut self, want: Want) -> Result<(), Phase> {
         let span = match want {
-            Want::Validity => return self.revalidate().await,
-            // What says something of the resource has no ranges that could be asked for: it is asked for anew.
-            Want::Bytes(_) | Want::Head if self.object.as_ref().is_some_and(|object| !object.is_statement()) => {
+            Want::Validity { bytes } => return self.revalidate(bytes).await,
+            Want::Bytes(_) | Want::Head if self.object.as_ref().is_some_and(|object| is_resumable(object)) => {
                 return Ok(());
             }
             Want::Head => first_byte(),
@@ -154,12 +156,18 @@ impl Owner {
 
     /// Asks whether a complete object is still that of the upstream. One that cannot be reached or
     /// fails is no reason to withhold what is here.
-    async fn revalidate(&mut self) -> Result<(), Phase> {
+    async fn revalidate(&mut self, wants_bytes: bool) -> Result<(), Phase> {
         let Some(object) = self.object.clone() else {
             return self.first_ask(Span::From(0)).await;
         };
         let validators = object.representation().validators;
-        let span = first_byte();
+        // What is small comes with the same reply, should it have changed.
+        let small = object.length().is_some_and(|length| length <= SMALL_BYTES);
+        let span = if small && wants_bytes {
+            Span::Whole
+        } else {
+            first_byte()
+        };
         let question = Question {
             if_none_match: validators.etag.clone(),
             if_modified_since: validators.last_modified.clone().filter(|_| validators.etag.is_none()),
@@ -234,6 +242,14 @@ impl Owner {
         }));
         Ok(())
     }
+}
+
+/// Whether what is here of an object can be joined to what is missing of it. Of one without a strong validator
+/// a reader would get the start, and then a broken connection: it is asked for anew.
+fn is_resumable(object: &Object) -> bool {
+    let head = object.head();
+    let joins = head.representation().validators.strong().is_some() || object.is_whole();
+    !object.is_statement() && joins
 }
 
 /// The upstream speaks of itself, not of the object.
