@@ -166,7 +166,7 @@ impl Server {
         let service = Arc::new(Service {
             store,
             fills: registry,
-            routes: Routes::new(config),
+            routes: Arc::new(Routes::new(config)),
             clock,
             metrics: Arc::new(Metrics::new()),
             lookups: lookups.handle().clone(),

@@ -222,6 +222,36 @@ fn a_removed_prefix_takes_only_what_begins_so() {
 }
 
 #[test]
+fn rm_takes_a_tag_and_can_be_soft() {
+    let upstream = Upstream::scripted(|_, conn| {
+        let fields = [
+            ("Cache-Control", "max-age=1000".to_owned()),
+            ("Surrogate-Key", "one two".to_owned()),
+            ("Content-Length", "2".to_owned()),
+        ];
+        conn.head(200, &fields);
+        conn.raw(b"ok");
+    });
+    let dir = TempDir::new().expect("a directory");
+    let program = Program::serve(dir.path(), &upstream, &[]);
+    for name in ["/a", "/b"] {
+        get(program.address, name).expect(200);
+    }
+    eventually("both are stored", || urls(&program).len() == 2);
+    let expired = ask(&program, &["rm", "--soft", "--tag", "two"]).expect(0);
+    assert_eq!(expired.out, "expired 2 objects\n");
+    let url = format!("{}a", upstream.url());
+    let expired = ask(&program, &["rm", "--soft", &url]).expect(0);
+    assert_eq!(expired.out, format!("expired {url}\n"));
+    assert_eq!(urls(&program).len(), 2);
+    let removed = ask(&program, &["rm", "--tag", "one"]).expect(0);
+    assert!(removed.out.starts_with("removed 2 objects, "), "{removed:?}");
+    assert!(urls(&program).is_empty());
+    ask(&program, &["rm", "--tag", ""]).expect(2);
+    ask(&program, &["rm", "--tag", "one", &url]).expect(2);
+}
+
+#[test]
 fn a_pin_outlives_the_server_and_an_unpin_ends_it() {
     let film = Film::new(300_000);
     let upstream = Upstream::of(&film);

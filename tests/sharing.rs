@@ -261,6 +261,9 @@ fn what_belongs_to_a_connection_goes_no_further_and_the_way_is_told() {
             ("User-Agent", "player/1"),
             ("Via", "1.1 other"),
             ("X-Forwarded-For", "192.0.2.1"),
+            ("X-Forwarded-Host", "evil"),
+            ("X-Original-URL", "/evil"),
+            ("Forwarded", "host=evil"),
             ("Accept-Encoding", "gzip"),
         ],
     );
@@ -277,8 +280,10 @@ fn what_belongs_to_a_connection_goes_no_further_and_the_way_is_told() {
         ("user-agent", Some("player/1")),
         ("via", Some("1.1 other, 1.1 millpond")),
         ("x-forwarded-for", Some("192.0.2.1, 127.0.0.1")),
-        ("x-forwarded-host", Some("pond")),
-        ("forwarded", Some("for=127.0.0.1;host=\"pond\";proto=http")),
+        // A client's claims of where it asked are no part of a key.
+        ("x-forwarded-host", None),
+        ("x-original-url", None),
+        ("forwarded", Some("for=127.0.0.1;proto=http")),
         ("accept-encoding", Some("identity")),
     ] {
         assert_eq!(seen.header(name), value, "{name}");
@@ -320,4 +325,335 @@ fn a_request_that_goes_in_circles_is_told_so() {
     request(pond.address(), "GET", "/page", &[("Via", &via)]).expect(508);
     assert!(upstream.requests().is_empty());
     get(pond.address(), "/page").expect(204);
+}
+
+/// Pages of three tags, which their upstream vouches for when asked.
+fn tagged() -> Upstream {
+    Upstream::scripted(|seen, conn| {
+        let tags = match seen.target.as_str() {
+            "/a" => ("Surrogate-Key", "news front\tsport"),
+            "/b" => ("Cache-Tag", "sport, weather"),
+            _ => ("Cache-Tag", "sports"),
+        };
+        let language = seen.header("accept-language").unwrap_or("none").to_owned();
+        let mut fields = vec![
+            ("Cache-Control", "max-age=1000".to_owned()),
+            ("Vary", "Accept-Language".to_owned()),
+            ("ETag", format!("\"{language}\"")),
+            (tags.0, tags.1.to_owned()),
+        ];
+        if seen.header("if-none-match") == Some(&format!("\"{language}\"")) {
+            return conn.head(304, &fields);
+        }
+        fields.push(("Content-Length", language.len().to_string()));
+        conn.head(200, &fields);
+        conn.raw(language.as_bytes());
+    })
+}
+
+/// A request to the API, which is told the name that it listens by.
+fn remove(pond: &Pond, which: &str) -> Answer {
+    let address = pond.address();
+    let mut client = Client::connect(address);
+    let text = format!("DELETE /-/api/v1/objects?{which} HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    client.send(text.as_bytes());
+    client.read_head();
+    client.finish()
+}
+
+fn fetch(pond: &Pond, path: &str, language: &str) -> Answer {
+    let answer = request(pond.address(), "GET", path, &[("Accept-Language", language)]);
+    assert_eq!(answer.expect(200).text(), language);
+    eventually("it is stored", || pond.metric("millpond_fills") == 0);
+    answer
+}
+
+#[test]
+fn a_purge_by_tag_removes_all_that_have_it_and_nothing_else() {
+    let upstream = tagged();
+    let mut pond = Pond::before(&upstream);
+    for (path, language) in [("/a", "de"), ("/a", "fr"), ("/b", "de"), ("/c", "de")] {
+        fetch(&pond, path, language);
+    }
+    pond.restart();
+    let removed = remove(&pond, "tag=sport").json();
+    assert_eq!(removed["removed"], 3);
+    assert!(fetch(&pond, "/c", "de").is_hit());
+    for (path, language) in [("/a", "de"), ("/a", "fr"), ("/b", "de")] {
+        assert!(!fetch(&pond, path, language).is_hit(), "{path} {language}");
+    }
+    let none = remove(&pond, "tag=spor").json();
+    assert_eq!(none["removed"], 0);
+    remove(&pond, "tag=").expect(400);
+}
+
+#[test]
+fn a_purge_of_a_url_takes_all_its_variants() {
+    let upstream = tagged();
+    let pond = Pond::before(&upstream);
+    for language in ["de", "fr", "en"] {
+        fetch(&pond, "/a", language);
+    }
+    assert_eq!(remove(&pond, &format!("url={}a", upstream.url())).json()["removed"], 3);
+    assert!(pond.object().is_null());
+}
+
+#[test]
+fn a_soft_purge_has_the_upstream_asked_before_the_next_use() {
+    let upstream = tagged();
+    let mut pond = Pond::before(&upstream);
+    for language in ["de", "fr"] {
+        fetch(&pond, "/a", language);
+    }
+    let soft = |pond: &Pond, which: &str| remove(pond, &format!("{which}&soft=true")).json()["removed"].clone();
+    assert_eq!(soft(&pond, "tag=front"), 2);
+    pond.restart();
+    for language in ["de", "fr"] {
+        let story = fetch(&pond, "/a", language)
+            .header("cache-status")
+            .expect("told")
+            .to_owned();
+        assert_eq!(story, "millpond; fwd=stale; fwd-status=304");
+        assert!(fetch(&pond, "/a", language).is_hit());
+    }
+    assert_eq!(soft(&pond, &format!("prefix={}", upstream.url())), 2);
+    assert_eq!(soft(&pond, &format!("url={}a", upstream.url())), 2);
+    assert!(!fetch(&pond, "/a", "de").is_hit());
+    remove(&pond, "tag=x&soft=perhaps").expect(400);
+    // While the upstream is away it answers all the same.
+    soft(&pond, "tag=front");
+    drop(upstream);
+    let answer = request(pond.address(), "GET", "/a", &[("Accept-Language", "fr")]);
+    assert_eq!(answer.expect(200).text(), "fr");
+}
+
+#[test]
+fn one_clients_rights_are_not_lent_to_another_who_waits() {
+    for field in ["Authorization", "Cookie"] {
+        let (come, go) = (Gate::of(2), Gate::of(2));
+        let gates = (Arc::clone(&come), Arc::clone(&go));
+        let upstream = Upstream::scripted(move |seen, conn| {
+            let who = seen.header(field).unwrap_or_default().to_owned();
+            if seen.number == 0 {
+                gates.0.pass();
+                gates.1.pass();
+            }
+            let (status, body) = if who.is_empty() { (401, "who?") } else { (200, "secret") };
+            let fields = [
+                ("Cache-Control", "private".to_owned()),
+                ("Content-Length", body.len().to_string()),
+            ];
+            conn.head(status, &fields);
+            conn.raw(body.as_bytes());
+        });
+        let pond = Pond::before(&upstream);
+        let address = pond.address();
+        let (bare, known) = std::thread::scope(|scope| {
+            let bare = scope.spawn(move || request(address, "GET", "/page", &[]));
+            come.pass();
+            let known = scope.spawn(move || request(address, "GET", "/page", &[(field, "me")]));
+            eventually("both hold the fill", || {
+                get(address, "/-/api/v1/fills").json()["fills"][0]["readers"] == 2
+            });
+            go.pass();
+            (bare.join().expect("answered"), known.join().expect("answered"))
+        });
+        assert_eq!((bare.status, bare.text().as_str()), (401, "who?"), "{field}");
+        assert_eq!((known.status, known.text().as_str()), (200, "secret"), "{field}");
+    }
+}
+
+#[test]
+fn a_page_that_says_nothing_is_not_given_to_another_person() {
+    let upstream = Upstream::scripted(|seen, conn| {
+        let who = seen.header("cookie").unwrap_or("nobody").to_owned();
+        let fields = [
+            ("Content-Type", "text/html".to_owned()),
+            ("Content-Length", who.len().to_string()),
+        ];
+        conn.head(200, &fields);
+        conn.raw(who.as_bytes());
+    });
+    let pond = Pond::before(&upstream);
+    for who in ["a=1", "a=2"] {
+        assert_eq!(request(pond.address(), "GET", "/page", &[("Cookie", who)]).text(), who);
+        eventually("it is over", || pond.metric("millpond_fills") == 0);
+    }
+}
+
+#[test]
+fn a_film_stays_whoever_is_refused_it() {
+    let film = Film::new(50_000);
+    let served = film.clone();
+    let upstream = Upstream::scripted(move |seen, conn| {
+        let long_ago = ("Expires", "Thu, 01 Jan 1970 00:00:00 GMT".to_owned());
+        match seen.header("authorization") {
+            Some("expired") => conn.head(403, &[long_ago, ("Content-Length", "0".to_owned())]),
+            Some("hidden") => conn.head(404, &[("Content-Length", "0".to_owned())]),
+            _ if seen.header("if-none-match").is_some() => conn.head(304, &[]),
+            _ => conn.serve(&served, seen),
+        }
+    });
+    let pond = Pond::before(&upstream);
+    film.check(0, &get(pond.address(), "/film").expect(200).body);
+    pond.until_state("complete");
+    let reload = ("Cache-Control", "no-cache");
+    for (who, status) in [("expired", 403), ("hidden", 404), ("right", 200)] {
+        let answer = request(pond.address(), "GET", "/film", &[reload, ("Authorization", who)]);
+        assert_eq!(answer.status, status, "{who}");
+        eventually("it is over", || pond.metric("millpond_fills") == 0);
+        assert!(get(pond.address(), "/film").is_hit(), "{who}");
+    }
+    // Neither does one that would have nothing stored.
+    request(
+        pond.address(),
+        "GET",
+        "/film",
+        &[("Cache-Control", "no-cache, no-store")],
+    )
+    .expect(200);
+    assert!(get(pond.address(), "/film").is_hit());
+    // A change that was told of is asked about; the film is not fetched again.
+    let before = upstream.sent();
+    request(pond.address(), "POST", "/film", &[("Content-Length", "0")]);
+    let after = get(pond.address(), "/film");
+    assert_eq!(
+        after.header("cache-status"),
+        Some("millpond; fwd=stale; fwd-status=304")
+    );
+    film.check(0, &after.body);
+    assert!(
+        upstream.sent() <= before + film.bytes(0, 50_000).len() as u64,
+        "only the POST's own answer"
+    );
+}
+
+#[test]
+fn a_refusal_in_mid_film_tells_others_its_status_and_no_secrets() {
+    const LEN: u64 = 4_000_000;
+    let film = Film::new(LEN);
+    let served = film.clone();
+    let upstream = Upstream::scripted(move |seen, conn| match seen.number {
+        0 => {
+            conn.part_head(&served, 0, LEN);
+            conn.body(&served, 0, 1_000_000);
+            conn.close();
+        }
+        _ => {
+            let fields = [
+                ("Set-Cookie", "sid=1".to_owned()),
+                ("X-Who", "me".to_owned()),
+                ("Cache-Control", "private".to_owned()),
+                ("Content-Length", "6".to_owned()),
+            ];
+            conn.head(403, &fields);
+            conn.raw(b"for me");
+        }
+    });
+    let pond = Pond::with(&upstream, &[("hold_limit", "1s")]);
+    let _first = Client::open(pond.address(), "GET", "/film", &[]);
+    pond.until_present(1_000_000);
+    let other = get_range(pond.address(), "/film", "bytes=3000000-");
+    assert_eq!((other.status, other.text().as_str()), (403, ""));
+    assert_eq!((other.header("set-cookie"), other.header("x-who")), (None, None));
+}
+
+#[test]
+fn a_film_that_becomes_private_in_mid_fill_is_not_shared_any_more() {
+    const LEN: u64 = 3_000_000;
+    let (old, new) = (Film::new(LEN), Film::edition(LEN, 2));
+    let served = (old.clone(), new.clone());
+    let upstream = Upstream::scripted(move |seen, conn| match seen.number {
+        0 => {
+            conn.part_head(&served.0, 0, LEN);
+            conn.body(&served.0, 0, 500_000);
+            conn.close();
+        }
+        _ => {
+            let fields = [
+                ("ETag", served.1.etag.clone().expect("a tag")),
+                ("Cache-Control", "private".to_owned()),
+                ("Content-Length", LEN.to_string()),
+            ];
+            conn.head(200, &fields);
+            conn.body(&served.1, 0, LEN);
+        }
+    });
+    let pond = Pond::before(&upstream);
+    let first = get(pond.address(), "/film");
+    assert_eq!(first.ended, Ended::Cut, "two films are never mixed");
+    for _ in 0..2 {
+        let next = get(pond.address(), "/film");
+        new.check(0, &next.expect(200).body);
+        assert!(!next.is_hit());
+    }
+    assert!(pond.object().is_null(), "{}", pond.object());
+}
+
+#[test]
+fn four_who_select_different_error_pages_each_get_one() {
+    let upstream = Upstream::scripted(|seen, conn| {
+        let who = seen.header("cookie").unwrap_or_default().to_owned();
+        let fields = [("Vary", "Cookie".to_owned()), ("Content-Length", who.len().to_string())];
+        conn.head(404, &fields);
+        conn.raw(who.as_bytes());
+    });
+    let pond = Pond::before(&upstream);
+    let cookie = |number: usize| vec![("Cookie", format!("user={number}"))];
+    for (number, answer) in together(&pond, 12, cookie).iter().enumerate() {
+        assert_eq!(answer.expect(404).text(), format!("user={number}"));
+    }
+}
+
+#[test]
+fn secrets_do_not_follow_a_redirect_to_another_origin() {
+    let elsewhere = Upstream::scripted(|_, conn| {
+        conn.head(200, &[("Content-Length", "2".to_owned())]);
+        conn.raw(b"ok");
+    });
+    let place = format!("{}film", elsewhere.url());
+    let upstream = Upstream::scripted(move |_, conn| {
+        conn.head(302, &[("Location", place.clone()), ("Content-Length", "0".to_owned())]);
+    });
+    let pond = Pond::with(&upstream, &[("allow_private", "true")]);
+    let secrets = [
+        ("Authorization", "Basic YQ=="),
+        ("Cookie", "a=b"),
+        ("X-Emby-Token", "t"),
+        ("Referer", "http://inside/"),
+        ("User-Agent", "player/1"),
+    ];
+    request(pond.address(), "GET", "/film", &secrets).expect(200);
+    let seen = &elsewhere.requests()[0];
+    for (name, _) in &secrets[..4] {
+        assert_eq!(seen.header(name), None, "{name}");
+    }
+    assert_eq!((seen.header("forwarded"), seen.header("x-forwarded-for")), (None, None));
+    assert_eq!(seen.header("user-agent"), Some("player/1"));
+}
+
+#[test]
+fn a_browsers_credentials_are_not_shown_to_hosts_that_a_page_names() {
+    let upstream = Upstream::scripted(|_, conn| {
+        conn.head(
+            200,
+            &[
+                ("Cache-Control", "no-store".to_owned()),
+                ("Content-Length", "0".to_owned()),
+            ],
+        );
+    });
+    let pond = Pond::start(&[("allow_private", "true")]);
+    let target = format!("/http/{}x", upstream.url().trim_start_matches("http://"));
+    let credentials = ("Authorization", "Basic YQ==");
+    request(
+        pond.address(),
+        "GET",
+        &target,
+        &[credentials, ("Sec-Fetch-Mode", "no-cors")],
+    );
+    request(pond.address(), "GET", &target, &[credentials]);
+    let seen = upstream.requests();
+    let shown: Vec<_> = seen.iter().map(|seen| seen.header("authorization")).collect();
+    assert_eq!(shown, [None, Some("Basic YQ==")]);
 }

@@ -84,7 +84,7 @@ pub async fn handle(service: &Arc<Service>, request: &HttpRequest, path: &str) -
         Resource::Objects if reads => objects::list(service, request.query_string()).await,
         Resource::Objects => objects::purge_many(service, request.query_string()).await,
         Resource::Object(id) if reads => objects::show(service, id).await,
-        Resource::Object(id) => objects::purge(service, id).await,
+        Resource::Object(id) => objects::purge(service, id, request.query_string()).await,
         Resource::Pin(id) => objects::pin(service, id, method == Method::PUT).await,
     }
 }

@@ -6,9 +6,10 @@
 use super::{not_understood, on_disk};
 use crate::key::ObjectId;
 use crate::serve::{Problem, Service};
-use crate::store::{Removed, line_of};
+use crate::store::{Expired, How, Removed, Which, line_of};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
+use std::borrow::Cow;
 use std::sync::Arc;
 use url::Url;
 
@@ -71,57 +72,92 @@ pub(super) async fn pin(service: &Service, id: &str, pinned: bool) -> HttpRespon
     .await
 }
 
-pub(super) async fn purge(service: &Service, id: &str) -> HttpResponse {
+pub(super) async fn purge(service: &Service, id: &str, query: &str) -> HttpResponse {
     let Some(id) = ObjectId::parse(id) else { return no_id() };
-    on_disk(purging(service, Purge::One(id)), |removed: Removed| {
-        match removed.removed {
+    let mut wanted: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).collect();
+    let how = match how(&mut wanted) {
+        Ok(how) => how,
+        Err(other) => return not_understood("soft", &other, "true and false"),
+    };
+    on_disk(
+        purging(service, Purge::One(id), how),
+        |removed: Removed| match removed.removed {
             0 => unknown(),
             _ => HttpResponse::Ok().json(removed),
-        }
-    })
+        },
+    )
     .await
 }
 
 pub(super) async fn purge_many(service: &Service, query: &str) -> HttpResponse {
-    const KNOWN: &str = "url=URL or prefix=URL, one of the two";
-    let wanted: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).collect();
+    const KNOWN: &str = "url=URL, prefix=URL or tag=TAG, one of the three, and soft=true beside it";
+    let mut wanted: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).collect();
+    let how = match how(&mut wanted) {
+        Ok(how) => how,
+        Err(other) => return not_understood("soft", &other, "true and false"),
+    };
     let [(name, value)] = &wanted[..] else {
         return Problem::new(StatusCode::BAD_REQUEST, format!("say what to remove: {KNOWN}")).response();
     };
+    let named = |which: fn(String) -> Which| (!value.is_empty()).then(|| Purge::All(which(value.clone().into_owned())));
     let purge = match name.as_ref() {
         "url" => id_of(service, value).map(Purge::One),
-        "prefix" if !value.is_empty() => Some(Purge::Prefix(value.clone().into_owned())),
+        "prefix" => named(Which::Prefix),
+        "tag" => named(Which::Tag),
         _ => None,
     };
     match purge {
-        Some(purge) => on_disk(purging(service, purge), |removed| HttpResponse::Ok().json(removed)).await,
+        Some(purge) => on_disk(purging(service, purge, how), |removed| HttpResponse::Ok().json(removed)).await,
         None => not_understood(name, value, KNOWN),
+    }
+}
+
+/// Takes `soft` out of the query.
+fn how(query: &mut Vec<(Cow<'_, str>, Cow<'_, str>)>) -> Result<How, String> {
+    let soft = query.iter().position(|(name, _)| name == "soft");
+    match soft.map(|index| query.remove(index).1.into_owned()).as_deref() {
+        None | Some("false") => Ok(How::Remove),
+        Some("true") => Ok(How::Expire),
+        Some(other) => Err(other.to_owned()),
     }
 }
 
 enum Purge {
     One(ObjectId),
-    Prefix(String),
+    All(Which),
 }
 
-/// Whoever comes afterwards finds neither the object nor the fill that still serves its readers.
+/// Whoever comes after a removal finds neither the object nor the fill that still serves its readers.
 fn purging(
     service: &Service,
     purge: Purge,
+    how: How,
 ) -> impl FnOnce() -> Result<Removed, crate::store::StoreError> + Send + use<> {
     let (store, fills) = (Arc::clone(&service.store), service.fills.clone());
-    move || match purge {
-        // The store first: a fill that begins in between does not take what is gone for what is known.
-        Purge::One(id) => {
-            let removed = store.purge(id);
-            fills.detach(id);
-            removed
+    move || {
+        let which = match purge {
+            Purge::One(id) if store.has_variants(id)? => {
+                let object = store.load_id(id)?;
+                object.map_or(Which::Url(String::new()), |object| Which::Url(object.url().to_owned()))
+            }
+            // The store first: a fill that begins in between does not take what is gone for what is known.
+            Purge::One(id) => {
+                let removed = match how {
+                    How::Remove => store.purge(id),
+                    How::Expire => store.expire(id, Expired::Stale),
+                };
+                if how == How::Remove {
+                    fills.detach(id);
+                }
+                return removed;
+            }
+            Purge::All(which) => which,
+        };
+        let removed = store.purge_all(&which, how);
+        if how == How::Remove {
+            fills.detach_all(&which);
         }
-        Purge::Prefix(prefix) => {
-            let removed = store.purge_prefix(&prefix);
-            fills.detach_prefix(&prefix);
-            removed
-        }
+        removed
     }
 }
 

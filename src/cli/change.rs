@@ -16,6 +16,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     Remove,
+    Expire,
     Pin,
     Unpin,
 }
@@ -38,7 +39,8 @@ pub(super) async fn each(
     let mut all_well = true;
     for name in names {
         let done = match change {
-            Change::Remove => remove(api, name).await,
+            Change::Remove => remove(api, name, false).await,
+            Change::Expire => remove(api, name, true).await,
             Change::Pin => pin(api, name, Method::PUT, "pinned").await,
             Change::Unpin => pin(api, name, Method::DELETE, "unpinned").await,
         };
@@ -55,23 +57,23 @@ pub(super) async fn each(
     Ok(Outcome::of(all_well))
 }
 
-/// Removes everything whose URL begins with `prefix`. Nothing there is no failure.
-pub(super) async fn remove_beneath(
+/// Removes everything that is meant, or expires it. Nothing there is no failure.
+pub(super) async fn remove_all(
     api: &Api,
-    prefix: &str,
+    which: (&str, &str),
+    soft: bool,
     json: bool,
     output: &mut Output,
 ) -> Result<Outcome, Failure> {
-    let answer = api.call(Method::DELETE, "objects", &[("prefix", prefix)]).await?;
+    let answer = api.call(Method::DELETE, "objects", &[which, softly(soft)]).await?;
     if json {
         output.line(&answer);
     } else {
         let gone: Removed = api.read(&answer)?;
-        output.line(&format!(
-            "removed {}, {}",
-            count(gone.removed, "object"),
-            size(gone.bytes)
-        ));
+        output.line(&match soft {
+            true => format!("expired {}", count(gone.removed, "object")),
+            false => format!("removed {}, {}", count(gone.removed, "object"), size(gone.bytes)),
+        });
     }
     Ok(Outcome::Done)
 }
@@ -84,17 +86,27 @@ struct Made {
     says: String,
 }
 
-async fn remove(api: &Api, name: &Name) -> Result<Made, Failure> {
+fn softly(soft: bool) -> (&'static str, &'static str) {
+    ("soft", if soft { "true" } else { "false" })
+}
+
+async fn remove(api: &Api, name: &Name, soft: bool) -> Result<Made, Failure> {
     let answer = match name {
-        Name::Id(id) => api.call(Method::DELETE, &format!("objects/{id}"), &[]).await,
-        Name::Url(url) => api.call(Method::DELETE, "objects", &[("url", url)]).await,
+        Name::Id(id) => {
+            api.call(Method::DELETE, &format!("objects/{id}"), &[softly(soft)])
+                .await
+        }
+        Name::Url(url) => api.call(Method::DELETE, "objects", &[("url", url), softly(soft)]).await,
     };
     let answer = answer.map_err(|failure| api.known(name, failure))?;
     let gone: Removed = api.read(&answer)?;
     if gone.removed == 0 {
         return Err(api.unknown(name));
     }
-    let says = format!("removed {}, {}", plain(&name.to_string()), size(gone.bytes));
+    let says = match soft {
+        true => format!("expired {}", plain(&name.to_string())),
+        false => format!("removed {}, {}", plain(&name.to_string()), size(gone.bytes)),
+    };
     Ok(Made { answer, says })
 }
 

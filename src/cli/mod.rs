@@ -109,11 +109,14 @@ pub(crate) struct Named {
 pub(crate) struct Rm {
     #[command(flatten)]
     doomed: Doomed,
+    /// Keep what is stored, but let it be asked for again before it is used
+    #[arg(long)]
+    soft: bool,
     #[command(flatten)]
     door: Door,
 }
 
-/// What to remove: one of both.
+/// What to remove: one of the three.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Doomed {
@@ -123,6 +126,9 @@ struct Doomed {
     /// All objects whose URL begins so; nothing is asked first
     #[arg(long, value_name = "URL")]
     prefix: Option<String>,
+    /// All objects that their upstream has given this tag (Surrogate-Key, Cache-Tag); nothing is asked first
+    #[arg(long, value_name = "TAG")]
+    tag: Option<String>,
 }
 
 /// The arguments of `verify`.
@@ -203,16 +209,25 @@ async fn ask(command: Command, output: &mut Output) -> Result<Outcome, Failure> 
             let name = Name::read(&show.object, api.server()).map_err(Failure::Usage)?;
             show::run(&api, &name, show.door.json, output).await
         }
-        Command::Rm(Rm { doomed, door }) => {
+        Command::Rm(Rm { doomed, soft, door }) => {
             let api = Api::open(&door)?;
-            match &doomed.prefix {
-                Some(prefix) => {
+            match (&doomed.prefix, &doomed.tag) {
+                (Some(prefix), _) => {
                     let prefix = name::prefix(prefix, api.server()).map_err(Failure::Usage)?;
-                    change::remove_beneath(&api, &prefix, door.json, output).await
+                    change::remove_all(&api, ("prefix", &prefix), soft, door.json, output).await
                 }
-                None => {
+                (None, Some(tag)) if tag.is_empty() => {
+                    Err(Failure::Usage("--tag: an empty tag is none; name one".to_owned()))
+                }
+                (None, Some(tag)) => change::remove_all(&api, ("tag", tag), soft, door.json, output).await,
+                (None, None) => {
                     let names = names(&doomed.objects, api.server())?;
-                    change::each(&api, &names, change::Change::Remove, door.json, output).await
+                    let change = if soft {
+                        change::Change::Expire
+                    } else {
+                        change::Change::Remove
+                    };
+                    change::each(&api, &names, change, door.json, output).await
                 }
             }
         }

@@ -2,9 +2,10 @@
 //! led the last time, and what a refusal says.
 
 use super::registry::{Context, Refusal, Shared};
+use crate::policy::Terms;
 use crate::upstream::{Ask, Class, Exchange, Framing, Permit, Span, UpstreamError};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The most that is kept of the body of a refusal.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
@@ -138,9 +139,14 @@ pub(super) fn is_closed(status: u16) -> bool {
 
 /// An exchange that brings no byte of the object, as what it says.
 pub(super) async fn refusal(exchange: Exchange, complete_length: Option<u64>) -> Refusal {
-    let reply = exchange.reply.clone();
+    let mut reply = exchange.reply.clone();
+    // All who wait are told: what is meant for the one whose request it was stays out.
+    let terms = Terms::read(reply.status, reply.headers.as_slice(), SystemTime::UNIX_EPOCH);
+    let personal = terms.control.no_store || terms.control.private.is_all();
+    reply.headers.retain(|(name, _)| !personal && name != "set-cookie");
     let body = match reply.framing {
         Framing::Length(0) => Vec::new(),
+        _ if personal => Vec::new(),
         _ => exchange.small_body(MAX_REFUSAL_BYTES, REFUSAL_TIME).await,
     };
     Refusal {

@@ -6,6 +6,7 @@ use super::why::Why;
 use crate::policy::NotStored;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::Object;
+use crate::upstream::Target;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +24,11 @@ impl Cursor {
     /// Whether the fill was under way already.
     pub fn collapsed(&self) -> bool {
         self.collapsed
+    }
+
+    /// Whose request the fill makes.
+    pub fn target(&self) -> Arc<Target> {
+        self.shared.target()
     }
 
     /// Why the reply is not kept, as soon as it has come.

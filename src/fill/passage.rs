@@ -45,7 +45,8 @@ pub struct Passed {
 }
 
 impl Registry {
-    /// Passes a request on and returns with the head of the answer.
+    /// Passes a request on and returns with the head of the answer. `seen` is called with its status and fields
+    /// before that, on a blocking thread, also where the client has gone meanwhile.
     ///
     /// # Errors
     /// Where no answer came, or no turn.
@@ -54,6 +55,7 @@ impl Registry {
         target: Arc<Target>,
         method: String,
         body: Option<Outgoing>,
+        seen: impl FnOnce(u16, &[(String, String)]) + Send + 'static,
     ) -> Result<Passed, UpstreamError> {
         let (told, head) = oneshot::channel();
         let context = Arc::clone(self.context());
@@ -97,12 +99,14 @@ impl Registry {
                 },
                 pieces,
             };
+            let (status, fields) = (passed.status, passed.fields.clone());
+            // A panic in there is logged, and costs the answer nothing.
+            let _ = tokio::task::spawn_blocking(move || seen(status, &fields)).await;
             if told.send(Ok(passed)).is_err() {
                 return;
             }
             loop {
-                let next = exchange.next().await;
-                let piece = match next {
+                let piece = match exchange.next_within(context.client.read_idle_timeout()).await {
                     Ok(None) => return,
                     Ok(Some(piece)) => Ok(piece),
                     Err(error) => Err(error),

@@ -14,7 +14,7 @@ use super::why::{SessionLine, Situation, Why};
 use crate::key::{ObjectId, ObjectKey};
 use crate::policy::NotStored;
 use crate::ranges::ByteOffset;
-use crate::store::{Object, Store};
+use crate::store::{Object, Representation, Store, Which};
 use crate::upstream::{Client, Span, Target, Trust, UpstreamError};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -204,9 +204,10 @@ impl Shared {
     /// is never replaced by one.
     fn renew(&self, target: &Arc<Target>) {
         let mut held = self.target.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = held.url == target.url && held.trust == target.trust && held.same_credentials(target);
+        let same = held.url == target.url && held.trust == target.trust;
         match (held.trust, target.trust) {
-            _ if same => return,
+            // One client's rights are not lent to the others.
+            _ if same || !held.same_credentials(target) => return,
             (Trust::Configured, Trust::Public) => return,
             (Trust::Public, Trust::Configured) => *held = Arc::clone(target),
             _ => *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(target)),
@@ -472,6 +473,8 @@ impl Registry {
             fills.insert(target.key.id(), Arc::clone(&shared));
             // What was purged since it was looked up is not to be filled for whoever comes.
             let known = known.filter(|object| !object.is_discarded());
+            // What was not there when it was looked up may have been brought since, by a fill that is over.
+            let known = known.or_else(|| self.context.store.resident(&target.key));
             self.spawn(Owner::new(Arc::clone(&self.context), Arc::clone(&shared), known), want);
             shared
         });
@@ -549,12 +552,16 @@ impl Registry {
         }
     }
 
-    /// [`Registry::detach`] for all objects whose URLs begin with `prefix`.
-    pub fn detach_prefix(&self, prefix: &str) {
+    /// [`Registry::detach`] for all objects that are meant.
+    pub fn detach_all(&self, which: &Which) {
+        let meant = |shared: &Shared| match Context::object(shared) {
+            Some(object) => which.means(object.url(), object.head().representation()),
+            None => which.means(shared.key.url(), &Representation::default()),
+        };
         let ids: Vec<ObjectId> = {
             let fills = self.context.fills();
-            let within = fills.iter().filter(|(_, shared)| shared.key.url().starts_with(prefix));
-            within.map(|(id, _)| *id).collect()
+            let meant = fills.iter().filter(|(_, shared)| meant(shared));
+            meant.map(|(id, _)| *id).collect()
         };
         ids.into_iter().for_each(|id| self.detach(id));
     }

@@ -15,8 +15,10 @@ pub(super) const UNDERSTOOD: &[u16] = &[
 pub enum NotStored {
     /// The method is none whose replies are kept.
     Method,
-    /// The request's or the reply's `no-store`.
+    /// The reply's `no-store`.
     NoStore,
+    /// The request's.
+    RequestNoStore,
     /// `private`.
     Private,
     /// `must-understand`, with a status that is not understood.
@@ -39,6 +41,7 @@ impl NotStored {
         match self {
             Self::Method => "method",
             Self::NoStore => "no-store",
+            Self::RequestNoStore => "request-no-store",
             Self::Private => "private",
             Self::NotUnderstood => "must-understand",
             Self::Authorization => "authorization",
@@ -93,8 +96,11 @@ pub fn storable(
     if control.must_understand && !UNDERSTOOD.contains(&status) {
         return Err(NotStored::NotUnderstood);
     }
-    if asked.no_store || control.no_store {
+    if control.no_store {
         return Err(NotStored::NoStore);
+    }
+    if asked.no_store {
+        return Err(NotStored::RequestNoStore);
     }
     if control.private.is_all() {
         return Err(NotStored::Private);
@@ -151,7 +157,7 @@ mod tests {
         assert_eq!(no("private=\"x\", max-age=5"), Ok(()));
         assert_eq!(
             verdict(200, &[("cache-control", "no-store")], &[]),
-            Err(NotStored::NoStore)
+            Err(NotStored::RequestNoStore)
         );
         assert_eq!(verdict(200, &[], &[("vary", "accept, *")]), Err(NotStored::VaryAll));
         // A targeted field stands for the other.

@@ -41,8 +41,10 @@ pub fn selects(selected_by: &[(String, String)], request: &(impl Fields + ?Sized
 }
 
 /// The name of the variant that the request selects, among those that vary as `selected_by` does.
-pub fn variant_name(generation: u64, selected_by: &[(String, String)], request: &(impl Fields + ?Sized)) -> String {
-    let mut name = format!("{generation:x}");
+///
+/// `family` tells the leader's generation, and how often it was invalidated.
+pub fn variant_name(family: (u64, u32), selected_by: &[(String, String)], request: &(impl Fields + ?Sized)) -> String {
+    let mut name = format!("{:x}-{}", family.0, family.1);
     for (field, _) in selected_by {
         let value = one_spelling(field, request);
         // The length keeps two fields apart, whatever is in them.
@@ -149,7 +151,7 @@ mod tests {
     #[test]
     fn variants_have_names_of_their_own() {
         let by = [("a".to_owned(), String::new()), ("b".to_owned(), String::new())];
-        let name = |request: &[(&str, &str)]| variant_name(7, &by, request);
+        let name = |request: &[(&str, &str)]| variant_name((7, 0), &by, request);
         let names = [
             name(&[]),
             name(&[("a", "1")]),
@@ -160,6 +162,8 @@ mod tests {
         for (index, left) in names.iter().enumerate() {
             assert!(names[index + 1..].iter().all(|right| left != right), "{names:?}");
         }
-        assert_ne!(variant_name(8, &by, &[][..] as &[(&str, &str)]), names[0]);
+        let nothing: &[(&str, &str)] = &[];
+        assert_ne!(variant_name((8, 0), &by, nothing), names[0]);
+        assert_ne!(variant_name((7, 1), &by, nothing), names[0]);
     }
 }

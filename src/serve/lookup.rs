@@ -19,13 +19,13 @@ use super::route::Routes;
 use super::variant::is_selected;
 use crate::clock::{SharedClock, unix_seconds};
 use crate::config::Delivery;
-use crate::fill::{Cursor, Phase, Registry, Want};
-use crate::header::{CacheStatus, FirstWanted, Forwarded, first_wanted};
-use crate::policy::{Fields, NotStored, Reason, Reuse};
+use crate::fill::{Cursor, Registry};
+use crate::header::{CacheStatus, Forwarded};
+use crate::policy::Reuse;
 use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, Presence, Store, Watch};
 use crate::telemetry::Metrics;
-use crate::upstream::{Span, Target, Trust};
+use crate::upstream::{Target, Trust};
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
@@ -35,7 +35,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// How often a request begins again because the upstream changed under it.
-const MAX_GENERATIONS: usize = 3;
+pub(super) const MAX_GENERATIONS: usize = 3;
 
 /// How long a fill is drawn to a place that a capped answer could not serve.
 const INTEREST: Duration = Duration::from_secs(10);
@@ -59,7 +59,7 @@ pub struct Service {
     /// The fills.
     pub fills: Registry,
     /// What is served where.
-    pub routes: Routes,
+    pub routes: Arc<Routes>,
     /// The wall clock.
     pub clock: SharedClock,
     /// The counters.
@@ -72,11 +72,11 @@ pub struct Service {
 }
 
 /// An object to answer from, the fill that brings the rest of it, and how it came to be one.
-struct Found {
-    target: Arc<Target>,
-    object: Arc<Object>,
-    cursor: Cursor,
-    story: CacheStatus,
+pub(super) struct Found {
+    pub(super) target: Arc<Target>,
+    pub(super) object: Arc<Object>,
+    pub(super) cursor: Cursor,
+    pub(super) story: CacheStatus,
 }
 
 enum Attempt {
@@ -226,159 +226,6 @@ impl Service {
         }
     }
 
-    // --- finding ---------------------------------------------------------------------------
-
-    /// The object of a request that is not a hit, with the fill that it joins.
-    async fn find(
-        &self,
-        request: &Request<'_>,
-        target: &Arc<Target>,
-        known: Option<Arc<Object>>,
-    ) -> Result<Result<Found, HttpResponse>, Problem> {
-        let span = wanted_span(request.question.range);
-        let bytes = if request.head_only {
-            Want::Head
-        } else {
-            Want::Bytes(span)
-        };
-        let validity = Want::Validity {
-            bytes: !request.head_only,
-        };
-        let (want, mut story) = match &known {
-            Some(object) if object.is_whole() => {
-                let (want, reason) = match self.reuse(object, &request.asked) {
-                    Reuse::Refetch(reason) if request.head_only => (Want::Anew(Span::From(0)), reason),
-                    Reuse::Refetch(reason) => (Want::Anew(span), reason),
-                    Reuse::Revalidate(reason) => (validity, reason),
-                    // It has become so in this moment: somebody else has asked.
-                    Reuse::Fresh | Reuse::Stale | Reuse::StaleMeanwhile => (validity, Reason::Stale),
-                };
-                let why = match reason {
-                    Reason::Request => Forwarded::Request,
-                    _ => Forwarded::Stale,
-                };
-                (want, CacheStatus::forwarded(why))
-            }
-            Some(_) => (bytes, CacheStatus::forwarded(Forwarded::Partial)),
-            None if target.variant.is_some() => (bytes, CacheStatus::forwarded(Forwarded::VaryMiss)),
-            None => (bytes, CacheStatus::forwarded(Forwarded::UriMiss)),
-        };
-        self.metrics.misses.inc();
-        if (request.asked.no_store || self.fills.is_unshared(target.key.id()))
-            && !known.as_ref().is_some_and(|known| known.is_whole())
-        {
-            let cursor = self.fills.join_alone(target, anew(want, span));
-            return self.opened(request, target, cursor, story, None).await;
-        }
-        let mut cursor = self.fills.join(target, want, known.clone());
-        for _ in 0..MAX_GENERATIONS {
-            if !(cursor.collapsed() && was_asked_for_another(&cursor.opened().await, target, span)) {
-                break;
-            }
-            cursor = self.fills.join(target, want, known.clone());
-        }
-        if cursor.collapsed() && !self.may_share(&cursor).await {
-            cursor = self.fills.join_alone(target, anew(want, span));
-            story.detail = Some("not-shared");
-        }
-        let known = known.filter(|object| object.is_whole());
-        let found = self.opened(request, target, cursor, story, known.as_ref()).await;
-        let failed = match &found {
-            Ok(Ok(found)) => found.object.head().representation().status >= 500,
-            Ok(Err(_)) => false,
-            Err(_) => true,
-        };
-        match known.filter(|stale| failed && self.may_outlive_errors(request, stale)) {
-            Some(stale) => Ok(Err(self.stale(request, target, stale, story))),
-            None => found,
-        }
-    }
-
-    /// The answer of what is stored, although the upstream has failed.
-    fn stale(
-        &self,
-        request: &Request<'_>,
-        target: &Arc<Target>,
-        stale: Arc<Object>,
-        story: CacheStatus,
-    ) -> HttpResponse {
-        let answer = answer(request.question, facts(&stale));
-        let story = story.detail("not-revalidated");
-        self.respond(request, target, answer, Watch::new(stale), None, story)
-    }
-
-    /// Whether what another reader's fill brings may answer this one too.
-    async fn may_share(&self, cursor: &Cursor) -> bool {
-        let opened = cursor.opened().await;
-        let sets_cookie = |object: &Object| object.head().representation().has("set-cookie");
-        cursor.not_stored().is_none_or(NotStored::may_be_shared)
-            && !matches!(opened, Phase::Ready(object) if sets_cookie(&object))
-    }
-
-    async fn opened(
-        &self,
-        request: &Request<'_>,
-        target: &Arc<Target>,
-        cursor: Cursor,
-        mut story: CacheStatus,
-        known: Option<&Arc<Object>>,
-    ) -> Result<Result<Found, HttpResponse>, Problem> {
-        story.collapsed = cursor.collapsed();
-        if story.collapsed {
-            self.metrics.collapsed.inc();
-        }
-        match cursor.opened().await {
-            Phase::Ready(object) => {
-                let unchanged = known.is_some_and(|known| Arc::ptr_eq(known, &object));
-                story.stored = !unchanged && !object.is_discarded();
-                if let Some(why) = cursor.not_stored() {
-                    story.detail = Some(why.token());
-                }
-                let status = object.head().representation().status;
-                if status != 200 {
-                    story.upstream_status = Some(status);
-                }
-                if unchanged
-                    && let Some(trouble) = cursor.trouble()
-                    && !self.may_outlive_errors(request, &object)
-                {
-                    let problem = Problem::new(
-                        StatusCode::GATEWAY_TIMEOUT,
-                        format!(
-                            "what is stored must not be used unasked, and the upstream failed: {}",
-                            trouble.what
-                        ),
-                    );
-                    return Err(problem.with(story.detail("must-revalidate")));
-                }
-                if unchanged {
-                    story.upstream_status = cursor.trouble().is_none().then_some(304);
-                    story.detail = cursor.trouble().map(|_| "not-revalidated");
-                }
-                Ok(Ok(Found {
-                    target: Arc::clone(target),
-                    object,
-                    cursor,
-                    story,
-                }))
-            }
-            Phase::Refused(refusal) => Ok(Err(refused(&refusal, story))),
-            Phase::Resting(rest) => {
-                let rest = rest.max(Duration::from_secs(1));
-                Err(Problem::later(rest, "the upstream is down or asked to be left alone").with(story))
-            }
-            Phase::Failed(error) => Err(Problem::upstream(&error).with(story)),
-            Phase::Disk(_) => Err(Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the cache's disk failed; its log says how",
-            )
-            .with(story)),
-            Phase::Opening | Phase::Stopping => {
-                Err(Problem::later(Duration::from_secs(5), "the server is stopping").with(story))
-            }
-        }
-    }
-
     // --- follow ----------------------------------------------------------------------------
 
     /// Answers what was asked; waits a little for the first byte, so that a refusal can be a status.
@@ -493,7 +340,7 @@ impl Service {
         self.respond(request, &found.target, answer, watch, cursor, story)
     }
 
-    fn respond(
+    pub(super) fn respond(
         &self,
         request: &Request<'_>,
         target: &Arc<Target>,
@@ -521,7 +368,7 @@ impl Service {
 }
 
 /// What of the object decides the answer.
-fn facts(object: &Object) -> Facts<'_> {
+pub(super) fn facts(object: &Object) -> Facts<'_> {
     let head = object.head();
     let prepared = Prepared::of(&head, object);
     Facts {
@@ -605,40 +452,4 @@ async fn all_here(object: &Object, decided: &Answer, watch: &mut Watch) -> bool 
 /// The upstream has spoken of the object itself; trying again would not change it soon.
 fn is_definite(status: u16) -> bool {
     (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
-}
-
-/// Whether a fill that this reader joined failed for what another reader brought to it: a URL that may
-/// not lead where this one may, or a range that lies past the end.
-fn was_asked_for_another(opened: &Phase, target: &Target, span: Span) -> bool {
-    match opened {
-        Phase::Failed(error) => target.trust == Trust::Configured && error.is_refused(),
-        Phase::Refused(refusal) if refusal.status == 416 => match (span, refusal.complete_length) {
-            (Span::From(start), Some(size)) => start < size,
-            (Span::Range(range), Some(size)) => range.start() < size,
-            _ => true,
-        },
-        _ => false,
-    }
-}
-
-/// The same wish of somebody who shares nothing.
-fn anew(want: Want, span: Span) -> Want {
-    match want {
-        Want::Head => Want::Head,
-        _ => Want::Bytes(span),
-    }
-}
-
-fn wanted_span(range: Option<&[u8]>) -> Span {
-    match first_wanted(range) {
-        // What is asked for is bounded where the wish is: the rest may never be wanted.
-        Some(FirstWanted::From {
-            start,
-            last: Some(last),
-        }) => ByteRange::new(start, last.saturating_add(1)).map_or(Span::From(start), Span::Range),
-        Some(FirstWanted::From { start, last: None }) => Span::From(start),
-        Some(FirstWanted::Suffix(count)) if count > 0 => Span::Suffix(count),
-        // A range from 0 also tells whether the upstream has ranges at all.
-        _ => Span::From(0),
-    }
 }

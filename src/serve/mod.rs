@@ -6,6 +6,7 @@
 
 mod answer;
 mod body;
+mod find;
 mod lookup;
 mod multipart;
 mod onward;

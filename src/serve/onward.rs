@@ -26,15 +26,48 @@ const NOT_FORWARDED: &[&str] = &[
     "range",
 ];
 
+/// Fields by which some upstreams let a request say where it was really sent, or what it really is. They are no
+/// part of a key: a reply made for one such claim would be given to all.
+const CLAIMS: &[&str] = &[
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-host",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
+/// Fields that we write: what a client says there is not what its request is fetched with.
+pub(super) const WRITTEN: &[&str] = &["forwarded", "via", "x-forwarded-for", "x-forwarded-proto"];
+
 /// A client's fields as those of a fetch of `target`.
 pub(super) fn fetched_for(http: &HttpRequest, target: &Arc<Target>) -> Arc<Target> {
-    let mut fields = forwarded(http, target);
-    fields.retain(|(name, _)| !NOT_FORWARDED.contains(&name.as_str()));
+    let mut fields = end_to_end_of(http, target);
+    fields.retain(|(name, _)| {
+        let name = name.as_str();
+        !NOT_FORWARDED.contains(&name) && !CLAIMS.contains(&name)
+    });
+    add_way(http, target, None, &mut fields);
     Arc::new(target.with_fields(fields))
 }
 
-/// All end-to-end fields of a request, with our own step added to its way.
-pub(super) fn forwarded(http: &HttpRequest, target: &Target) -> Vec<(String, String)> {
+/// The fields of a request that is passed on as it is: nobody else gets its answer, so the client may claim
+/// what it likes, and the upstream is told the name by which we were called.
+pub(super) fn passed_on(http: &HttpRequest, target: &Target) -> Vec<(String, String)> {
+    let mut fields = end_to_end_of(http, target);
+    let host = http.headers().get("host").and_then(|host| host.to_str().ok());
+    add_way(http, target, host, &mut fields);
+    fields
+}
+
+fn end_to_end_of(http: &HttpRequest, target: &Target) -> Vec<(String, String)> {
     let text = http
         .headers()
         .iter()
@@ -43,38 +76,47 @@ pub(super) fn forwarded(http: &HttpRequest, target: &Target) -> Vec<(String, Str
     if target.drop_cookies {
         fields.retain(|(name, _)| name != "cookie");
     }
-    // Who asks is the business of an upstream whose operator is ours.
-    if target.trust == Trust::Configured {
-        add_way(http, &mut fields);
+    // A browser shows what it has been given for one upstream to all of our origin; a player is told for which.
+    let by_browser = |name: &str| name == "origin" || name.starts_with("sec-fetch-");
+    let is_browsers = fields.iter().any(|(name, _)| by_browser(name));
+    fields.retain(|(name, value)| {
+        let lent = target.trust == Trust::Public && is_browsers;
+        name != "authorization" || !(lent || is_of_the_connection(value))
+    });
+    fields
+}
+
+/// Credentials that speak for a connection, not for a request: ours to the upstream are shared by all clients.
+pub(super) fn is_of_the_connection(value: &str) -> bool {
+    let scheme = value.split_whitespace().next().unwrap_or_default();
+    scheme.eq_ignore_ascii_case("ntlm") || scheme.eq_ignore_ascii_case("negotiate")
+}
+
+/// Adds our own step to the way of a request: who asks is the business of an upstream whose operator is ours.
+fn add_way(http: &HttpRequest, target: &Target, host: Option<&str>, fields: &mut Vec<(String, String)>) {
+    if target.trust == Trust::Configured
+        && let Some(peer) = http.peer_addr().map(|peer| peer.ip())
+    {
+        let node = match peer {
+            std::net::IpAddr::V4(peer) => peer.to_string(),
+            std::net::IpAddr::V6(peer) => format!("\"[{peer}]\""),
+        };
+        let quotable = host.filter(|host| !host.contains(['"', '\\']));
+        let named = quotable.map_or_else(String::new, |host| format!(";host=\"{host}\""));
+        append(fields, "forwarded", &format!("for={node}{named};proto=http"));
+        append(fields, "x-forwarded-for", &peer.to_string());
+        for (name, value) in [("x-forwarded-host", host), ("x-forwarded-proto", Some("http"))] {
+            if let Some(value) = value.filter(|_| !fields.iter().any(|(known, _)| known == name)) {
+                fields.push((name.to_owned(), value.to_owned()));
+            }
+        }
     }
     let version = match http.version() {
         actix_web::http::Version::HTTP_10 => "1.0",
         actix_web::http::Version::HTTP_2 => "2",
         _ => "1.1",
     };
-    append(&mut fields, "via", &format!("{version} {PSEUDONYM}"));
-    fields
-}
-
-/// Who asks, and by which name we were called (RFC 7239, and the older fields that say the same).
-fn add_way(http: &HttpRequest, fields: &mut Vec<(String, String)>) {
-    let Some(peer) = http.peer_addr().map(|peer| peer.ip()) else {
-        return;
-    };
-    let host = http.headers().get("host").and_then(|host| host.to_str().ok());
-    let node = match peer {
-        std::net::IpAddr::V4(peer) => peer.to_string(),
-        std::net::IpAddr::V6(peer) => format!("\"[{peer}]\""),
-    };
-    let quotable = host.filter(|host| !host.contains(['"', '\\']));
-    let named = quotable.map_or_else(String::new, |host| format!(";host=\"{host}\""));
-    append(fields, "forwarded", &format!("for={node}{named};proto=http"));
-    append(fields, "x-forwarded-for", &peer.to_string());
-    for (name, value) in [("x-forwarded-host", host), ("x-forwarded-proto", Some("http"))] {
-        if let Some(value) = value.filter(|_| !fields.iter().any(|(known, _)| known == name)) {
-            fields.push((name.to_owned(), value.to_owned()));
-        }
-    }
+    append(fields, "via", &format!("{version} {PSEUDONYM}"));
 }
 
 /// Adds a member to a list field.

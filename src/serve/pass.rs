@@ -1,10 +1,13 @@
 //! Methods that are not answered from the store: passed on, and what they change is forgotten (RFC 9111 §4.4).
 
 use super::lookup::Service;
-use super::onward::{forwarded, goes_in_circles};
+use super::onward::{goes_in_circles, passed_on};
 use super::problem::{CACHE_STATUS, Problem};
-use crate::fill::{Outgoing, Passed};
+use super::route::Routes;
+use crate::fill::{Outgoing, Passed, Registry};
 use crate::header::{CacheStatus, Forwarded};
+use crate::key::ObjectKey;
+use crate::store::{Expired, Store};
 use crate::upstream::Target;
 use actix_web::body::SizedStream;
 use actix_web::dev::Payload;
@@ -23,12 +26,7 @@ impl Service {
     pub(super) async fn pass(&self, http: &HttpRequest, payload: Payload, target: &Arc<Target>) -> HttpResponse {
         let story = CacheStatus::forwarded(Forwarded::Method);
         match self.passed(http, payload, target).await {
-            Ok(passed) => {
-                if !is_safe(http.method()) && (200..400).contains(&passed.status) {
-                    self.forget(target, &passed).await;
-                }
-                answer(passed, story)
-            }
+            Ok(passed) => answer(passed, story),
             Err(problem) => problem.with(story).response(),
         }
     }
@@ -42,7 +40,7 @@ impl Service {
             let what = format!("{method} is not passed on: it would show what is between a client and its upstream");
             return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, what).allowing());
         }
-        let mut fields = forwarded(http, target);
+        let mut fields = passed_on(http, target);
         fields.retain(|(name, _)| !DEALT_WITH.contains(&name.as_str()));
         if *method == Method::OPTIONS
             && let Some(index) = fields.iter().position(|(name, _)| name == "max-forwards")
@@ -58,33 +56,47 @@ impl Service {
         }
         let target = Arc::new(target.with_fields(fields));
         let body = outgoing(http, payload);
-        let passing = self.fills.pass_on(target, method.to_string(), body);
+        let (safe, changing) = (is_safe(method), Arc::clone(&target));
+        let (store, fills, routes) = (Arc::clone(&self.store), self.fills.clone(), Arc::clone(&self.routes));
+        let passing = self
+            .fills
+            .pass_on(target, method.to_string(), body, move |status, fields| {
+                if !safe && (200..400).contains(&status) {
+                    for key in changed(&changing, fields, &routes) {
+                        invalidate(&store, &fills, &key);
+                    }
+                }
+            });
         passing.await.map_err(|error| Problem::upstream(&error))
     }
+}
 
-    /// Forgets what a successful request may have changed: its own URL, and those of the same origin that the
-    /// answer names.
-    async fn forget(&self, target: &Target, passed: &Passed) {
-        let named = passed
-            .fields
-            .iter()
-            .filter(|(name, _)| name == "location" || name == "content-location")
-            .filter_map(|(_, value)| target.url.join(value).ok())
-            .filter(|url| url.origin() == target.url.origin())
-            .map(|url| self.routes.key_of(url));
-        let keys: Vec<_> = std::iter::once(target.key.clone()).chain(named).collect();
-        let (store, fills) = (Arc::clone(&self.store), self.fills.clone());
-        let forgetting = tokio::task::spawn_blocking(move || {
-            for key in keys {
-                if let Err(error) = store.purge(key.id()) {
-                    tracing::error!(url = key.url(), %error, "could not forget what has changed");
-                }
-                // After the store: a fill that begins in between does not take what is gone for what is known.
-                fills.detach(key.id());
-            }
-        });
-        let _ = forgetting.await;
+/// What a successful request may have changed (RFC 9111 §4.4): its own URL, and those of the same origin that the
+/// answer names.
+fn changed(target: &Target, fields: &[(String, String)], routes: &Routes) -> Vec<ObjectKey> {
+    let named = fields
+        .iter()
+        .filter(|(name, _)| name == "location" || name == "content-location")
+        .filter_map(|(_, value)| target.url.join(value).ok())
+        .filter(|url| url.origin() == target.url.origin())
+        .map(|url| routes.key_of(url));
+    std::iter::once(target.key.clone()).chain(named).collect()
+}
+
+/// What is stored must be validated before it is used again. It is not removed where it is whole: anybody may
+/// send such a request, and a film that is unchanged need not be fetched twice.
+fn invalidate(store: &Store, fills: &Registry, key: &ObjectKey) {
+    let done = match store.load(key) {
+        Ok(Some(object)) if object.is_whole() => store.expire(key.id(), Expired::Changed),
+        // What is still being fetched may be of before and of after: its readers finish, and nobody else joins.
+        Ok(_) => store.purge(key.id()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = done {
+        tracing::error!(url = key.url(), %error, "could not invalidate what may have changed");
     }
+    // After the store: a fill that begins in between does not take what has changed for what is known.
+    fills.detach(key.id());
 }
 
 /// RFC 9110 §9.2.1.

@@ -6,7 +6,7 @@ use super::prepared::Prepared;
 use super::request::Request;
 use crate::fill::Want;
 use crate::policy::{Leeway, Lifetime, Reason, RequestDirectives, Reuse};
-use crate::store::{Head, Object, ObjectState};
+use crate::store::{Expired, Head, Object, ObjectState};
 use crate::upstream::Target;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +25,23 @@ impl Service {
             return Reuse::Refetch(Reason::Unknown);
         }
         let head = object.head();
-        let age = self.age_for_reuse(object, &head);
         let leeway = self.leeway(&head, object);
-        match Prepared::of(&head, object).terms.reuse(asked, age, leeway) {
+        let terms = &Prepared::of(&head, object).terms;
+        let expired = head.representation().expired;
+        let age = match expired {
+            // Its time is over now, however long it was to be.
+            Expired::Stale => self
+                .age_for_reuse(object, &head)
+                .max(terms.lifetime(leeway).unwrap_or_default()),
+            Expired::Changed if terms.has_validator => return Reuse::Revalidate(Reason::Stale),
+            Expired::Changed => return Reuse::Refetch(Reason::Stale),
+            Expired::No => self.age_for_reuse(object, &head),
+        };
+        match terms.reuse(asked, age, leeway) {
             Reuse::Refetch(Reason::Unknown)
-                if head.representation().status == 200
+                if expired == Expired::No
+                    && Prepared::of(&head, object).lasts
+                    && head.representation().status == 200
                     && head.representation().complete_length.is_some()
                     && age < UNVALIDATED_LIFETIME.min(self.settings.fresh_for) =>
             {
@@ -44,7 +56,8 @@ impl Service {
         let head = object.head();
         let age = self.age_for_reuse(object, &head);
         let terms = &Prepared::of(&head, object).terms;
-        terms.may_outlive_errors(&request.asked, age, self.leeway(&head, object))
+        head.representation().expired != Expired::Changed
+            && terms.may_outlive_errors(&request.asked, age, self.leeway(&head, object))
     }
 
     /// For how many seconds the object is fresh still, or has been stale (RFC 9211 §2.4).

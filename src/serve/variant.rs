@@ -5,6 +5,7 @@
 //! it. So a lookup costs two steps at most, and when the leader goes, its variants are found no more.
 
 use super::lookup::Service;
+use super::onward::WRITTEN;
 use super::problem::Problem;
 use crate::policy::{Fields, selects, variant_name};
 use crate::store::Object;
@@ -16,6 +17,12 @@ impl Service {
     /// The open object that a request with these fields selects.
     pub(super) fn resident(&self, target: &Target, fields: &(impl Fields + ?Sized)) -> Option<Arc<Object>> {
         let leader = self.store.resident(&target.key)?;
+        let head = leader.head();
+        let is_ours = |name: &str| WRITTEN.contains(&name) || (name == "cookie" && target.drop_cookies);
+        if head.representation().selected_by.iter().any(|(name, _)| is_ours(name)) {
+            // Only what goes to the upstream tells.
+            return None;
+        }
         if is_selected(&leader, fields) {
             return Some(leader);
         }
@@ -62,5 +69,8 @@ pub(super) fn is_selected(object: &Object, fields: &(impl Fields + ?Sized)) -> b
 }
 
 fn name_of(leader: &Object, fields: &(impl Fields + ?Sized)) -> String {
-    variant_name(leader.generation(), &leader.head().representation().selected_by, fields)
+    let head = leader.head();
+    let representation = head.representation();
+    let family = (leader.generation(), representation.invalidated);
+    variant_name(family, &representation.selected_by, fields)
 }

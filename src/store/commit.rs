@@ -13,7 +13,7 @@ use super::error::StoreError;
 use super::fault;
 use super::manifest::Manifest;
 use super::object::{Object, wake};
-use super::representation::Representation;
+use super::representation::{Expired, Representation};
 use super::space::{PAGE_BYTES, pages};
 use super::sums::{self, Group, Sum};
 use crate::clock::unix_seconds;
@@ -301,9 +301,30 @@ impl Object {
         let representation = Representation {
             headers,
             age,
+            expired: Expired::No,
             ..self.representation()
         };
         self.set_head(representation, unix_seconds(self.shared.clock.now()));
+        self.record_use()
+    }
+
+    /// Records that its time is over.
+    ///
+    /// # Errors
+    /// Where the catalog refuses.
+    pub fn expire(&self, why: Expired) -> Result<(), StoreError> {
+        let now = self.representation();
+        let representation = Representation {
+            // What has changed stays so, until the upstream has been asked.
+            expired: if now.expired == Expired::Changed {
+                now.expired
+            } else {
+                why
+            },
+            invalidated: now.invalidated.wrapping_add(u32::from(why == Expired::Changed)),
+            ..now
+        };
+        self.set_head(representation, self.validated());
         self.record_use()
     }
 

@@ -25,11 +25,13 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-/// The most objects kept open without a reader: each costs a file descriptor.
-const MAX_IDLE_OPEN: usize = 512;
+/// The most objects kept open without a reader: each costs a file descriptor, of which they take a quarter at
+/// most, and some kilobytes of memory.
+const MAX_IDLE_OPEN: usize = 4096;
+const LEAST_IDLE_OPEN: usize = 256;
 
 /// So many of them are closed in one go.
-const CLOSED_AT_ONCE: usize = 32;
+const CLOSED_AT_ONCE: usize = 128;
 
 /// What a start owes and could not do is tried this often.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
@@ -53,6 +55,8 @@ pub struct Store {
     open: RwLock<HashMap<ObjectId, Arc<Object>>>,
     /// With more open than this it is looked which of them are idle.
     crowded_at: AtomicUsize,
+    /// As many are kept open without a reader.
+    idle_open: usize,
     ended: Mutex<Option<Receiver<()>>>,
     /// The greatest number that was given: two generations never share a file.
     latest_generation: AtomicU64,
@@ -106,19 +110,24 @@ impl Store {
         }
         let (alive, ended) = channel();
         let began = unix_nanoseconds(clock.now());
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let share = descriptors.map_or(usize::MAX, |all| usize::try_from(all / 4).unwrap_or(usize::MAX));
+        let idle_open = share.clamp(LEAST_IDLE_OPEN, MAX_IDLE_OPEN);
         let store = Self {
             layout,
             shared: Arc::new(Shared {
                 catalog,
                 clock,
                 space,
+                kept: Arc::default(),
                 bad_blocks: AtomicU64::new(0),
                 punched_bytes: AtomicU64::new(0),
                 _lock: lock,
                 _alive: alive,
             }),
             open: RwLock::default(),
-            crowded_at: AtomicUsize::new(MAX_IDLE_OPEN),
+            crowded_at: AtomicUsize::new(idle_open),
+            idle_open,
             ended: Mutex::new(Some(ended)),
             latest_generation: AtomicU64::new(began),
             believed: match stated {
@@ -329,6 +338,10 @@ impl Store {
     /// # Errors
     /// As [`Object::write_missing`]; for want of room only where nothing more can be evicted.
     pub fn write(&self, object: &Object, at: ByteOffset, bytes: &[u8]) -> Result<(), StoreError> {
+        if object.is_discarded() {
+            // What nobody will find again is not worth what is stored: it passes by where there is no room.
+            return object.write_missing(at, bytes);
+        }
         self.with_room(|| object.write_missing(at, bytes))
     }
 
@@ -385,7 +398,7 @@ impl Store {
             }
         }
         // Where most are in use, they are not looked at again for each one that comes (`look_after`).
-        let crowded = MAX_IDLE_OPEN.max(open.len() + CLOSED_AT_ONCE / 2);
+        let crowded = self.idle_open.max(open.len() + CLOSED_AT_ONCE / 2);
         self.crowded_at.store(crowded, Ordering::Relaxed);
     }
 
@@ -500,7 +513,7 @@ impl Store {
     /// that failed is opened again, and told what was learnt meanwhile. For a blocking thread, to be called
     /// at the start and then every second or so.
     pub fn look_after(&self) {
-        self.crowded_at.store(MAX_IDLE_OPEN, Ordering::Relaxed);
+        self.crowded_at.store(self.idle_open, Ordering::Relaxed);
         let free = self.shared.space.free();
         if let Some(missing) = free.and_then(|free| HEALING_ROOM.checked_sub(free))
             && !self.shared.catalog.is_open()

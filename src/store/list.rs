@@ -4,6 +4,7 @@ use super::error::StoreError;
 use super::index::Store;
 use super::object::{Object, ObjectState};
 use super::record::Record;
+use super::representation::{Expired, Representation};
 use crate::key::ObjectId;
 use crate::ranges::RangeSet;
 use std::sync::Arc;
@@ -100,6 +101,15 @@ impl Store {
         sums
     }
 
+    /// Whether other objects are stored under the same URL.
+    ///
+    /// # Errors
+    /// Where the catalog refuses.
+    pub fn has_variants(&self, id: ObjectId) -> Result<bool, StoreError> {
+        let object = self.load_id(id)?;
+        Ok(object.is_some_and(|object| !object.head().representation().selected_by.is_empty()))
+    }
+
     /// Removes one object, pinned or not, in use or not: later requests do not find it, attached readers
     /// finish. For a blocking thread.
     ///
@@ -120,21 +130,38 @@ impl Store {
         Ok(Removed { removed: 1, bytes })
     }
 
-    /// Removes all objects whose URLs begin with `prefix`, as [`Store::purge`] does.
+    /// Removes all objects that are meant, as [`Store::purge`] does, or expires them. It looks at every record.
     ///
     /// # Errors
-    /// Where the catalog refuses; those before it are removed then.
-    pub fn purge_prefix(&self, prefix: &str) -> Result<Removed, StoreError> {
+    /// Where the catalog refuses; those before it are done then.
+    pub fn purge_all(&self, which: &Which, how: How) -> Result<Removed, StoreError> {
         let mut all = Removed::default();
         for record in self.shared.catalog.scan(None) {
             let (id, record) = record?;
-            if record.url.starts_with(prefix) {
-                let one = self.purge(id)?;
-                all.removed += one.removed;
-                all.bytes += one.bytes;
+            if !which.means(&record.url, &record.representation) {
+                continue;
             }
+            let one = match how {
+                How::Remove => self.purge(id)?,
+                How::Expire => self.expire(id, Expired::Stale)?,
+            };
+            all.removed += one.removed;
+            all.bytes += one.bytes;
         }
         Ok(all)
+    }
+
+    /// The time of the object is over: it is not used any more without the upstream's word.
+    ///
+    /// # Errors
+    /// Where the catalog refuses.
+    pub fn expire(&self, id: ObjectId, why: Expired) -> Result<Removed, StoreError> {
+        let Some(object) = self.load_id(id)? else {
+            return Ok(Removed::default());
+        };
+        object.expire(why)?;
+        tracing::info!(url = object.url(), "expired");
+        Ok(Removed { removed: 1, bytes: 0 })
     }
 
     /// The open object knows more than its record: bytes that are present but not yet durable.
@@ -164,6 +191,45 @@ impl Store {
             url: record.url,
         }
     }
+}
+
+/// Which objects are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// All under this URL, whatever selects them.
+    Url(String),
+    /// Those whose URLs begin so.
+    Prefix(String),
+    /// Those whose upstream has given them this tag, in `Surrogate-Key` or `Cache-Tag`.
+    Tag(String),
+}
+
+impl Which {
+    /// Whether an object is among them.
+    pub fn means(&self, url: &str, representation: &Representation) -> bool {
+        match self {
+            Self::Url(wanted) => url == wanted,
+            Self::Prefix(prefix) => url.starts_with(prefix.as_str()),
+            Self::Tag(tag) => {
+                let tags = |name: &'static str, between: fn(char) -> bool| {
+                    let lines = representation.headers.iter().filter(move |(key, _)| key == name);
+                    lines.flat_map(move |(_, line)| line.split(between))
+                };
+                let spaced = tags("surrogate-key", char::is_whitespace);
+                let listed = tags("cache-tag", |char| char == ',').map(str::trim);
+                spaced.chain(listed).any(|known| known == tag)
+            }
+        }
+    }
+}
+
+/// What is done to those who are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// They are removed.
+    Remove,
+    /// They are stale from now on.
+    Expire,
 }
 
 /// The line of an open object.

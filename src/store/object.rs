@@ -16,6 +16,7 @@
 use super::body::Body;
 use super::catalog::Catalog;
 use super::error::StoreError;
+use super::kept::{Kept, KeptBytes, SMALL_BYTES};
 use super::layout::DirLock;
 use super::presence::{Broken, Presence, Progress, WaitingAt};
 use super::record::Record;
@@ -26,7 +27,7 @@ use crate::clock::{SharedClock, unix_seconds};
 use crate::header::{EntityTag, Validators};
 use crate::key::{ObjectId, ObjectKey};
 use crate::ranges::{self, ByteOffset, ByteRange, RangeSet};
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use bytes::Bytes;
 use serde::Serialize;
 use std::fmt;
@@ -55,6 +56,8 @@ pub(super) struct Shared {
     pub(super) catalog: Catalog,
     pub(super) clock: SharedClock,
     pub(super) space: Space,
+    /// Small bodies in memory.
+    pub(super) kept: Arc<KeptBytes>,
     /// Blocks that did not match their checksums.
     pub(super) bad_blocks: AtomicU64,
     /// Bytes taken out of objects that stay.
@@ -82,6 +85,8 @@ pub struct Object {
     pinned: AtomicBool,
     etag: EntityTag,
     head: ArcSwap<Head>,
+    /// The whole body, where it is small; gone as soon as the epoch rises.
+    kept: ArcSwapOption<Kept>,
     pub(super) body: Body,
     /// Its files and its record exist.
     pub(super) settled: AtomicBool,
@@ -193,6 +198,7 @@ impl Object {
             generation: record.generation,
             created: record.created,
             pinned: AtomicBool::new(record.pinned),
+            kept: ArcSwapOption::empty(),
             head: ArcSwap::new(Head::new(record.representation, record.validated, &*shared.clock)),
             body,
             settled: AtomicBool::new(true),
@@ -305,6 +311,7 @@ impl Object {
     /// To be called under the lock, before bytes that are here are touched.
     pub(super) fn raise_epoch(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.kept.store(None);
     }
 
     /// Whether it was removed or replaced: later requests do not find it.
@@ -393,8 +400,20 @@ impl Object {
         if self.has_unchecked.load(Ordering::Acquire) && self.is_unchecked(at, len) {
             return Ok(None);
         }
+        if let Some(kept) = &*self.kept.load() {
+            return Ok(Some(kept.slice(at, len)));
+        }
         // A failure is met where there is time for it.
-        Ok(self.body.read_now(at, len).unwrap_or_default())
+        let block = self.body.read_now(at, len).unwrap_or_default();
+        if let Some(block) = &block
+            && at == 0
+            && block.len() as u64 <= SMALL_BYTES
+            && self.is_whole()
+            && self.length() == Some(block.len() as u64)
+        {
+            self.keep(block);
+        }
+        Ok(block)
     }
 
     /// Up to `len` bytes at `at`, waiting for the disk: for a blocking thread. Blocks that were not read
@@ -412,6 +431,15 @@ impl Object {
             self.drop_unreadable(at, &source);
             self.read_error(at, source)
         })
+    }
+
+    /// Keeps a small body in memory, unless what was read may have been taken away meanwhile.
+    fn keep(&self, body: &[u8]) {
+        let epoch = self.epoch();
+        self.kept.store(Kept::new(body, &self.shared.kept));
+        if self.epoch() != epoch {
+            self.kept.store(None);
+        }
     }
 
     fn read_error(&self, at: ByteOffset, source: std::io::Error) -> StoreError {

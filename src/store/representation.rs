@@ -30,9 +30,28 @@ pub struct Representation {
     /// `policy::selecting` writes them.
     #[serde(default)]
     pub selected_by: Vec<(String, String)>,
+    /// Whether somebody has ended its time.
+    #[serde(default)]
+    pub expired: Expired,
+    /// How often it was invalidated: its variants before that are not found any more.
+    #[serde(default)]
+    pub invalidated: u32,
     /// Which of several under one URL it is stored as; see `ObjectKey::variant`.
     #[serde(default)]
     pub variant: Option<String>,
+}
+
+/// Whether the time of a reply was ended before it was over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expired {
+    /// It was not.
+    #[default]
+    No,
+    /// It is stale (a soft purge).
+    Stale,
+    /// It may have changed, by a request that has succeeded: it must be validated before it is used
+    /// (RFC 9111 §4.4).
+    Changed,
 }
 
 pub(super) fn ok() -> u16 {
@@ -49,6 +68,8 @@ impl Default for Representation {
             ranges: false,
             age: 0,
             selected_by: Vec::new(),
+            expired: Expired::No,
+            invalidated: 0,
             variant: None,
         }
     }

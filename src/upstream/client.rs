@@ -12,7 +12,9 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 use url::{Host, Url};
 
 /// The most redirects followed for one request.
@@ -42,6 +44,9 @@ pub struct ClientSettings {
 pub struct Client {
     any: reqwest::Client,
     public: reqwest::Client,
+    /// The same, for requests whose bodies may take as long as they take.
+    any_patient: reqwest::Client,
+    public_patient: reqwest::Client,
     budgets: Arc<Budgets>,
     settings: ClientSettings,
 }
@@ -52,14 +57,14 @@ impl Client {
     /// # Errors
     /// Where TLS cannot be set up.
     pub fn new(settings: ClientSettings) -> Result<Self, UpstreamError> {
-        let any = builder(&settings)?.build().map_err(UpstreamError::Setup)?;
-        let public = builder(&settings)?
-            .dns_resolver(Arc::new(PublicOnly))
-            .build()
-            .map_err(UpstreamError::Setup)?;
+        let build = |builder: reqwest::ClientBuilder| builder.build().map_err(UpstreamError::Setup);
+        let impatient = |builder: reqwest::ClientBuilder| builder.read_timeout(settings.read_idle_timeout);
+        let public = || Ok(builder(&settings)?.dns_resolver(Arc::new(PublicOnly)));
         Ok(Self {
-            any,
-            public,
+            any: build(impatient(builder(&settings)?))?,
+            public: build(impatient(public()?))?,
+            any_patient: build(builder(&settings)?)?,
+            public_patient: build(public()?)?,
             budgets: Arc::new(Budgets::new(settings.budget.clone())),
             settings,
         })
@@ -68,6 +73,11 @@ impl Client {
     /// The budget that exchanges with the upstream of `url` are taken from.
     pub fn budget_of(&self, url: &Url) -> Arc<Budget> {
         self.budgets.of(url)
+    }
+
+    /// The longest silence within a body.
+    pub fn read_idle_timeout(&self) -> Duration {
+        self.settings.read_idle_timeout
     }
 
     /// The longest from a request to the reply's header.
@@ -90,7 +100,13 @@ impl Client {
                 if self.settings.join_weak {
                     reply.validators = reply.validators.by_old_date();
                 }
-                return Ok(Exchange { reply, url, response });
+                let target = Arc::clone(&ask.target);
+                return Ok(Exchange {
+                    reply,
+                    url,
+                    target,
+                    response,
+                });
             }
             url = next_hop(&url, response.headers())?;
         }
@@ -107,23 +123,50 @@ impl Client {
     pub async fn pass(&self, passing: Relay) -> Result<Exchange, UpstreamError> {
         let asked = Instant::now();
         let target = &passing.target;
-        let client = self.client_for(&target.url, target)?;
+        let client = match std::ptr::eq(self.client_for(&target.url, target)?, &self.any) {
+            true => &self.any_patient,
+            false => &self.public_patient,
+        };
         let method = reqwest::Method::from_bytes(passing.method.as_bytes()).unwrap_or_default();
         let mut request = client
             .request(method, target.url.clone())
             .headers(client_fields(&target.fields, true));
+        let (sent, is_sent) = oneshot::channel::<()>();
+        let mut sent = Some(sent);
         if let Some(mut pieces) = passing.body {
             if let Some(length) = passing.length {
                 request = request.header(header::CONTENT_LENGTH, length);
             }
-            let pieces = futures::stream::poll_fn(move |context| pieces.poll_recv(context));
+            let mut sent = sent.take();
+            let pieces = futures::stream::poll_fn(move |context| {
+                let piece = ready!(pieces.poll_recv(context));
+                if piece.is_none() {
+                    drop(sent.take());
+                }
+                Poll::Ready(piece)
+            });
             request = request.body(reqwest::Body::wrap_stream(pieces));
         }
-        let response = self.replied(&target.url, request).await?;
+        // The upstream's time begins when it has heard all.
+        drop(sent);
+        let (limit, host) = (self.settings.reply_timeout, host_of(&target.url));
+        let silence = async move {
+            let _ = is_sent.await;
+            tokio::time::sleep(limit).await;
+        };
+        let response = tokio::select! {
+            response = request.send() => response.map_err(|error| self.failure(&target.url, error))?,
+            () = silence => return Err(UpstreamError::Silent { host, limit }),
+        };
         let status = response.status().as_u16();
         let reply = Reply::read(status, response.version(), response.headers(), asked.elapsed());
         let url = target.url.clone();
-        Ok(Exchange { reply, url, response })
+        Ok(Exchange {
+            reply,
+            url,
+            target: Arc::clone(target),
+            response,
+        })
     }
 
     async fn send(&self, url: &Url, ask: &Ask) -> Result<reqwest::Response, UpstreamError> {
@@ -133,23 +176,29 @@ impl Client {
     }
 
     async fn replied(&self, url: &Url, request: reqwest::RequestBuilder) -> Result<reqwest::Response, UpstreamError> {
-        let host = host_of(url);
-        let sending = request.send();
-        match tokio::time::timeout(self.settings.reply_timeout, sending).await {
+        let limit = self.settings.reply_timeout;
+        match tokio::time::timeout(limit, request.send()).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) if was_refused(&error) => Err(UpstreamError::Refused { host }),
-            Ok(Err(error)) if error.is_timeout() => Err(UpstreamError::Silent {
+            Ok(Err(error)) => Err(self.failure(url, error)),
+            Err(_) => Err(UpstreamError::Silent {
+                host: host_of(url),
+                limit,
+            }),
+        }
+    }
+
+    fn failure(&self, url: &Url, error: reqwest::Error) -> UpstreamError {
+        let host = host_of(url);
+        match error {
+            error if was_refused(&error) => UpstreamError::Refused { host },
+            error if error.is_timeout() => UpstreamError::Silent {
                 host,
                 limit: self.settings.read_idle_timeout,
-            }),
-            Ok(Err(error)) => Err(UpstreamError::Unreachable {
+            },
+            error => UpstreamError::Unreachable {
                 host,
                 source: error.without_url().into(),
-            }),
-            Err(_) => Err(UpstreamError::Silent {
-                host,
-                limit: self.settings.reply_timeout,
-            }),
+            },
         }
     }
 
@@ -182,13 +231,19 @@ fn builder(settings: &ClientSettings) -> Result<reqwest::ClientBuilder, Upstream
         .no_proxy()
         .tcp_nodelay(true)
         .connect_timeout(settings.connect_timeout)
-        .read_timeout(settings.read_idle_timeout)
         .pool_idle_timeout(Duration::from_secs(30));
     Ok(builder.tls_certs_merge(authorities))
 }
 
-/// Fields that must not follow a redirect to another origin.
-const OF_THE_ORIGIN: &[&str] = &["authorization", "cookie"];
+/// What follows a redirect to another origin: nothing that names a person, a session or a network.
+const FOR_ANYBODY: &[&str] = &[
+    "accept",
+    "accept-language",
+    "cache-control",
+    "pragma",
+    "user-agent",
+    "via",
+];
 
 fn fields(url: &Url, ask: &Ask) -> HeaderMap {
     let mut fields = client_fields(&ask.target.fields, url.origin() == ask.target.url.origin());
@@ -212,7 +267,7 @@ fn fields(url: &Url, ask: &Ask) -> HeaderMap {
 fn client_fields(of_client: &[(String, String)], same_origin: bool) -> HeaderMap {
     let mut fields = HeaderMap::new();
     for (name, value) in of_client {
-        if !same_origin && OF_THE_ORIGIN.contains(&name.as_str()) {
+        if !same_origin && !FOR_ANYBODY.contains(&name.as_str()) {
             continue;
         }
         if let (Ok(name), Ok(value)) = (

@@ -1,9 +1,11 @@
 //! One reply: its head as values, its body in pieces as they arrive.
 
 use super::error::UpstreamError;
+use super::request::Target;
 use crate::header::{ContentRange, Validators, end_to_end, parse_date};
 use bytes::Bytes;
 use reqwest::header::{self, HeaderMap, HeaderName};
+use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
@@ -138,6 +140,8 @@ pub struct Exchange {
     pub reply: Reply,
     /// Where the reply came from: the URL asked, or where its redirects led.
     pub url: Url,
+    /// What was asked for, with the fields that were sent.
+    pub target: Arc<Target>,
     pub(super) response: reqwest::Response,
 }
 
@@ -153,10 +157,24 @@ impl Exchange {
             .map_err(|source| UpstreamError::Cut { source: source.into() })
     }
 
+    /// [`Exchange::next`], where the connection itself does not limit its silence.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn next_within(&mut self, limit: Duration) -> Result<Option<Bytes>, UpstreamError> {
+        match tokio::time::timeout(limit, self.next()).await {
+            Ok(next) => next,
+            Err(silence) => Err(UpstreamError::Cut { source: silence.into() }),
+        }
+    }
+
     /// All fields that are meant for a client, names in lower case: for a reply that is passed on as it is.
     pub fn end_to_end(&self) -> Vec<(String, String)> {
         let mut fields = texts(self.response.headers());
         fields.retain(|(name, _)| !OF_THE_HOST.contains(&name.as_str()));
+        if self.target.drop_cookies {
+            fields.retain(|(name, _)| name != "set-cookie");
+        }
         fields
     }
 

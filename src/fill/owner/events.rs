@@ -6,7 +6,7 @@ use super::super::registry::{Refusal, Trouble};
 use super::super::session::Outcome;
 use super::scarcity::Scarcity;
 use super::sessions::Session;
-use super::{Event, Failures, Owner};
+use super::{Event, Failures, Owner, on_disk};
 use crate::store::{Broken, Object, StoreError};
 use crate::upstream::{Exchange, Permit, Span, backoff, random};
 use std::sync::Arc;
@@ -101,7 +101,7 @@ impl Owner {
                 self.failures.gave_up = true;
                 object.break_for_good(Broken::Superseded);
             }
-            Verdict::Begins(representation, brings) => {
+            Verdict::Begins(mut representation, brings) => {
                 self.stop_sessions();
                 if brings.at > 0 && representation.validators.strong().is_none() {
                     self.distrusts_ranges = true;
@@ -111,6 +111,15 @@ impl Owner {
                     url = object.url(),
                     "the upstream's representation changed: a new generation"
                 );
+                if let Err(why) = self.describe(&mut representation, &exchange) {
+                    // What it is now is not for all who hold the object: they begin again, each for himself.
+                    self.context.set_apart(&self.shared, why);
+                    self.failures.gave_up = true;
+                    let (store, old) = (Arc::clone(&self.context.store), Arc::clone(&object));
+                    on_disk(move || store.remove(&old)).await;
+                    object.break_for_good(Broken::Superseded);
+                    return;
+                }
                 match self.become_generation(representation).await {
                     Ok(()) => {
                         self.distrusts_ranges = false;

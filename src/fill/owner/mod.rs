@@ -24,6 +24,7 @@ use super::ask::Asked;
 use super::plan::{Running, Step, View, class_of, plan};
 use super::registry::{Context, Phase, Shared, Status, Want};
 use super::session::Outcome;
+use crate::policy::RequestDirectives;
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Permit, Span, Standby};
 use scarcity::Scarcity;
@@ -79,8 +80,8 @@ pub(super) struct Owner {
     planned_readers: usize,
     /// The disk took no more.
     scarcity: Option<Scarcity>,
-    /// Something was stored when it began.
-    had_object: bool,
+    /// What was stored when it began.
+    stored: Option<Arc<Object>>,
     /// The fill ended as it should; see [`Owner`]'s drop.
     finished: bool,
 }
@@ -102,7 +103,7 @@ impl Owner {
         Self {
             context,
             shared,
-            had_object: known.is_some(),
+            stored: known.clone(),
             object: known,
             sessions: Vec::new(),
             next_session: 0,
@@ -379,8 +380,11 @@ impl Owner {
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
         self.check_digest(&object).await;
         let representation = object.representation();
-        // A 304 may have said so.
-        let unstorable = self.storable(&representation).err();
+        // A 304 may have said so. The request was judged when the reply came: one that validates with credentials
+        // takes nothing from the others.
+        let unstorable = self
+            .storable(&representation, &RequestDirectives::default(), false)
+            .err();
         if self.is_detached() {
             // It was never to be found by others.
         } else if unstorable.is_some() || !object.is_settled() {
@@ -422,8 +426,12 @@ impl Owner {
     async fn become_generation(&mut self, representation: Representation) -> Result<(), StoreError> {
         if self.is_detached() {
             let object = self.context.store.create_apart(&self.shared.key, representation);
-            self.object = Some(object);
+            let former = self.object.replace(object);
             self.publish();
+            if let Some(former) = former {
+                // Those who wait for bytes of it are to be told that this fill brings none of them.
+                former.break_waiters(&Broken::Superseded, Instant::now());
+            }
             return Ok(());
         }
         let (store, key) = (Arc::clone(&self.context.store), self.shared.key.clone());

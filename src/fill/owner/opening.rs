@@ -7,6 +7,7 @@ use super::super::registry::{Phase, Refusal, Trouble, Want};
 use super::wishes::LEAST_AHEAD;
 use super::{Owner, on_disk};
 use crate::clock::{from_unix_seconds, unix_seconds};
+use crate::key::ObjectKey;
 use crate::policy::{Fields, NotStored, RequestDirectives, Terms, age_on_arrival, selecting, storable, updated};
 use crate::ranges::ByteRange;
 use crate::store::{Object, Representation};
@@ -126,21 +127,17 @@ impl Owner {
         permit: Permit,
     ) -> Result<(), Phase> {
         representation.ranges &= !self.distrusts_ranges;
-        let target = self.shared.target();
-        if target.drop_cookies {
-            representation.headers.retain(|(name, _)| name != "set-cookie");
-        }
-        representation.age = self.age_of(&exchange.reply);
-        representation.selected_by = selecting(&representation, target.fields.as_slice());
-        representation.variant = target.variant.clone();
-        if let Err(why) = self.storable(&representation) {
-            tracing::debug!(url = self.shared.key.url(), %why, "not kept");
-            self.context.set_apart(&self.shared, why);
-        } else if self.had_object && representation.status >= 500 {
-            // What is stored may answer in its place (RFC 5861 §4).
-            self.context.set_apart(&self.shared, NotStored::NoFreshness);
-        } else {
-            self.context.set_shared(&self.shared);
+        let stays = self
+            .stored
+            .as_ref()
+            .is_some_and(|stored| keeps(stored, &representation));
+        match self.describe(&mut representation, &exchange) {
+            Err(why) => {
+                tracing::debug!(url = self.shared.key.url(), %why, "not kept");
+                self.context.set_apart(&self.shared, why);
+            }
+            Ok(()) if stays => self.context.set_apart(&self.shared, NotStored::NoFreshness),
+            Ok(()) => self.context.set_shared(&self.shared),
         }
         self.become_generation(representation).await.map_err(|error| {
             tracing::error!(url = self.shared.key.url(), %error, "could not store the object");
@@ -152,6 +149,23 @@ impl Owner {
             self.adopt(exchange, brings, permit);
         }
         Ok(())
+    }
+
+    /// Says of a new representation what its reply and the request for it tell.
+    ///
+    /// # Errors
+    /// Why it may not be kept, and so not be found by others.
+    pub(super) fn describe(&self, representation: &mut Representation, exchange: &Exchange) -> Result<(), NotStored> {
+        let target = &exchange.target;
+        if target.drop_cookies {
+            representation.headers.retain(|(name, _)| name != "set-cookie");
+        }
+        representation.age = self.age_of(&exchange.reply);
+        representation.selected_by = selecting(&*representation, target.fields.as_slice());
+        representation.variant = target.variant.clone();
+        let asked = RequestDirectives::read(target.fields.as_slice());
+        let authorized = target.fields.has("authorization");
+        self.storable(representation, &asked, authorized)
     }
 
     /// Asks whether a complete object is still that of the upstream. One that cannot be reached or
@@ -180,8 +194,11 @@ impl Owner {
             _ => return self.keep_unconfirmed(&object, "could not be revalidated"),
         };
         if !brings_bytes(exchange.reply.status) {
-            if matches!(exchange.reply.status, 404 | 410) {
-                // What is gone is not to be used when the upstream cannot be asked either.
+            let target = &exchange.target;
+            let asked_openly = !target.fields.has("authorization") && !target.fields.has("cookie");
+            let own_url = ObjectKey::of(&target.url).url() == target.key.url();
+            if matches!(exchange.reply.status, 404 | 410) && asked_openly && own_url {
+                // What is gone for everybody is not to be used when the upstream cannot be asked either.
                 let (store, gone) = (Arc::clone(&self.context.store), Arc::clone(&object));
                 on_disk(move || store.remove(&gone)).await;
             }
@@ -219,14 +236,16 @@ impl Owner {
         self.begin(representation, brings, exchange, permit).await
     }
 
-    /// Whether the reply to this fill's request may be kept.
-    pub(super) fn storable(&self, representation: &Representation) -> Result<(), NotStored> {
-        let target = self.shared.target();
-        let asked = RequestDirectives::read(target.fields.as_slice());
+    /// Whether the reply to such a request may be kept.
+    pub(super) fn storable(
+        &self,
+        representation: &Representation,
+        asked: &RequestDirectives,
+        authorized: bool,
+    ) -> Result<(), NotStored> {
         let received = from_unix_seconds(unix_seconds(self.context.store.now()));
         let terms = Terms::read(representation.status, representation, received);
-        let authorized = target.fields.has("authorization");
-        storable("GET", &asked, authorized, representation.status, representation, &terms)
+        storable("GET", asked, authorized, representation.status, representation, &terms)
     }
 
     fn age_of(&self, reply: &Reply) -> u64 {
@@ -242,6 +261,13 @@ impl Owner {
         }));
         Ok(())
     }
+}
+
+/// Whether what is stored stays beside a reply that is no success: it may answer in the place of a failure
+/// (RFC 5861 §4), and what one client is refused says nothing of the others.
+fn keeps(stored: &Object, representation: &Representation) -> bool {
+    let is_loss = matches!(representation.status, 404 | 410);
+    representation.status >= 400 && !is_loss && stored.head().representation().status < 400
 }
 
 /// Whether what is here of an object can be joined to what is missing of it. Of one without a strong validator

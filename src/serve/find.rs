@@ -1,0 +1,242 @@
+//! Which object answers a request that is no hit, and whose fill brings it.
+
+use super::answer::answer;
+use super::lookup::{Found, MAX_GENERATIONS, Service, facts};
+use super::prepared::Prepared;
+use super::problem::{Problem, refused};
+use super::request::Request;
+use super::variant::is_selected;
+use crate::fill::{Cursor, Phase, Want};
+use crate::header::{CacheStatus, FirstWanted, Forwarded, first_wanted};
+use crate::policy::{Fields, Lifetime, Reason, Reuse};
+use crate::ranges::ByteRange;
+use crate::store::{Object, Watch};
+use crate::upstream::{Span, Target, Trust};
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Service {
+    /// The object of a request that is not a hit, with the fill that it joins.
+    pub(super) async fn find(
+        &self,
+        request: &Request<'_>,
+        target: &Arc<Target>,
+        known: Option<Arc<Object>>,
+    ) -> Result<Result<Found, HttpResponse>, Problem> {
+        let span = wanted_span(request.question.range);
+        let (want, mut story) = self.want(request, target, known.as_ref(), span);
+        self.metrics.misses.inc();
+        if (request.asked.no_store || self.fills.is_unshared(target.key.id())) && known.is_none() {
+            let cursor = self.fills.join_alone(target, anew(want, span));
+            return self.opened(request, target, cursor, story, None).await;
+        }
+        let mut cursor = self.fills.join(target, want, known.clone());
+        for _ in 0..MAX_GENERATIONS {
+            if !(cursor.collapsed() && was_asked_for_another(&cursor.opened().await, target, span)) {
+                break;
+            }
+            cursor = self.fills.join(target, want, known.clone());
+        }
+        if cursor.collapsed() && !may_share(&cursor, target).await {
+            cursor = self.fills.join_alone(target, anew(want, span));
+            story.detail = Some("not-shared");
+        }
+        let found = self.opened(request, target, cursor, story, known.as_ref()).await;
+        let failed = match &found {
+            Ok(Ok(found)) => found.object.head().representation().status >= 500,
+            Ok(Err(_)) => false,
+            Err(_) => true,
+        };
+        let stale = known.filter(|known| known.is_whole() && failed && self.may_outlive_errors(request, known));
+        match stale {
+            Some(stale) => Ok(Err(self.stale(request, target, stale, story))),
+            None => found,
+        }
+    }
+
+    /// What is asked of the upstream, and why.
+    fn want(
+        &self,
+        request: &Request<'_>,
+        target: &Target,
+        known: Option<&Arc<Object>>,
+        span: Span,
+    ) -> (Want, CacheStatus) {
+        let bytes = if request.head_only {
+            Want::Head
+        } else {
+            Want::Bytes(span)
+        };
+        let Some(object) = known else {
+            let why = match target.variant {
+                Some(_) => Forwarded::VaryMiss,
+                None => Forwarded::UriMiss,
+            };
+            return (bytes, CacheStatus::forwarded(why));
+        };
+        let validity = Want::Validity {
+            bytes: !request.head_only,
+        };
+        let refetch = match request.head_only {
+            true => Want::Anew(Span::From(0)),
+            false => Want::Anew(span),
+        };
+        let (want, reason) = match (self.reuse(object, &request.asked), object.is_whole()) {
+            (Reuse::Refetch(reason), _) => (refetch, reason),
+            // Who has shown other credentials may have been shown another page; of what lasts there is one.
+            (_, false) if object.is_statement() || !is_for_all(object) => (refetch, Reason::Unknown),
+            (Reuse::Revalidate(reason), _) => (validity, reason),
+            (_, false) => return (bytes, CacheStatus::forwarded(Forwarded::Partial)),
+            // It has become so in this moment: somebody else has asked.
+            (Reuse::Fresh | Reuse::Stale | Reuse::StaleMeanwhile, true) => (validity, Reason::Stale),
+        };
+        let why = match reason {
+            Reason::Request => Forwarded::Request,
+            _ => Forwarded::Stale,
+        };
+        (want, CacheStatus::forwarded(why))
+    }
+
+    /// The answer of what is stored, although the upstream has failed.
+    fn stale(
+        &self,
+        request: &Request<'_>,
+        target: &Arc<Target>,
+        stale: Arc<Object>,
+        story: CacheStatus,
+    ) -> HttpResponse {
+        let answer = answer(request.question, facts(&stale));
+        let story = story.detail("not-revalidated");
+        self.respond(request, target, answer, Watch::new(stale), None, story)
+    }
+
+    async fn opened(
+        &self,
+        request: &Request<'_>,
+        target: &Arc<Target>,
+        cursor: Cursor,
+        mut story: CacheStatus,
+        known: Option<&Arc<Object>>,
+    ) -> Result<Result<Found, HttpResponse>, Problem> {
+        story.collapsed = cursor.collapsed();
+        if story.collapsed {
+            self.metrics.collapsed.inc();
+        }
+        match cursor.opened().await {
+            Phase::Ready(object) => {
+                let unchanged = known.is_some_and(|known| Arc::ptr_eq(known, &object));
+                story.stored = !unchanged && !object.is_discarded();
+                if let Some(why) = cursor.not_stored() {
+                    story.detail = Some(why.token());
+                }
+                let status = object.head().representation().status;
+                if status != 200 {
+                    story.upstream_status = Some(status);
+                }
+                if unchanged
+                    && let Some(trouble) = cursor.trouble()
+                    && !self.may_outlive_errors(request, &object)
+                {
+                    let problem = Problem::new(
+                        StatusCode::GATEWAY_TIMEOUT,
+                        format!(
+                            "what is stored must not be used unasked, and the upstream failed: {}",
+                            trouble.what
+                        ),
+                    );
+                    return Err(problem.with(story.detail("must-revalidate")));
+                }
+                if unchanged {
+                    story.upstream_status = cursor.trouble().is_none().then_some(304);
+                    story.detail = cursor.trouble().map(|_| "not-revalidated");
+                }
+                Ok(Ok(Found {
+                    target: Arc::clone(target),
+                    object,
+                    cursor,
+                    story,
+                }))
+            }
+            Phase::Refused(refusal) => Ok(Err(refused(&refusal, story))),
+            Phase::Resting(rest) => {
+                let rest = rest.max(Duration::from_secs(1));
+                Err(Problem::later(rest, "the upstream is down or asked to be left alone").with(story))
+            }
+            Phase::Failed(error) => Err(Problem::upstream(&error).with(story)),
+            Phase::Disk(_) => Err(Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the cache's disk failed; its log says how",
+            )
+            .with(story)),
+            Phase::Opening | Phase::Stopping => {
+                Err(Problem::later(Duration::from_secs(5), "the server is stopping").with(story))
+            }
+        }
+    }
+}
+
+/// Whether what another reader's fill brings may answer this one too.
+async fn may_share(cursor: &Cursor, target: &Target) -> bool {
+    let opened = cursor.opened().await;
+    let same_person = cursor.target().same_credentials(target);
+    if let Some(why) = cursor.not_stored() {
+        // It is nobody's leader: whom it does not suit would come back to the next of its kind, and to the next.
+        let suits = |object: &Object| is_selected(object, target.fields.as_slice());
+        let suited = !matches!(&opened, Phase::Ready(object) if !suits(object));
+        return why.may_be_shared() && same_person && suited;
+    }
+    match opened {
+        Phase::Ready(object) => {
+            let sets_cookie = object.head().representation().has("set-cookie");
+            !sets_cookie && (same_person || is_for_all(&object))
+        }
+        _ => true,
+    }
+}
+
+/// Whether nothing suggests that the reply was made for the one who asked: it says how long others may be given
+/// it, or is of a kind that is the same for everybody.
+fn is_for_all(object: &Object) -> bool {
+    let head = object.head();
+    let prepared = Prepared::of(&head, object);
+    let stated = matches!(prepared.terms.lifetime, Lifetime::Explicit(lifetime) if lifetime > Duration::ZERO);
+    prepared.lasts || stated || prepared.terms.control.public
+}
+
+/// Whether a fill that this reader joined failed for what another reader brought to it: a URL that may
+/// not lead where this one may, or a range that lies past the end.
+fn was_asked_for_another(opened: &Phase, target: &Target, span: Span) -> bool {
+    match opened {
+        Phase::Failed(error) => target.trust == Trust::Configured && error.is_refused(),
+        Phase::Refused(refusal) if refusal.status == 416 => match (span, refusal.complete_length) {
+            (Span::From(start), Some(size)) => start < size,
+            (Span::Range(range), Some(size)) => range.start() < size,
+            _ => true,
+        },
+        _ => false,
+    }
+}
+
+/// The same wish of somebody who shares nothing.
+fn anew(want: Want, span: Span) -> Want {
+    match want {
+        Want::Head => Want::Head,
+        _ => Want::Bytes(span),
+    }
+}
+
+fn wanted_span(range: Option<&[u8]>) -> Span {
+    match first_wanted(range) {
+        // What is asked for is bounded where the wish is: the rest may never be wanted.
+        Some(FirstWanted::From {
+            start,
+            last: Some(last),
+        }) => ByteRange::new(start, last.saturating_add(1)).map_or(Span::From(start), Span::Range),
+        Some(FirstWanted::From { start, last: None }) => Span::From(start),
+        Some(FirstWanted::Suffix(count)) if count > 0 => Span::Suffix(count),
+        // A range from 0 also tells whether the upstream has ranges at all.
+        _ => Span::From(0),
+    }
+}

@@ -1,0 +1,71 @@
+//! Small bodies in memory: what is asked for most often on a page is no larger than a packet or two, and a
+//! system call for each read would cost as much as all the rest.
+//!
+//! A body is kept when it has been read whole, for as long as its object is open, and as long as all that are kept
+//! take no more than [`MOST_BYTES`].
+
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The longest body that is kept.
+pub(super) const SMALL_BYTES: u64 = 16 * 1024;
+
+/// What all of them may take.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// How much is kept by all objects of a store.
+#[derive(Debug, Default)]
+pub(super) struct KeptBytes(AtomicU64);
+
+/// A body in memory.
+#[derive(Debug)]
+pub(super) struct Kept {
+    bytes: Bytes,
+    all: Arc<KeptBytes>,
+}
+
+impl Kept {
+    /// Keeps a body, where there is room.
+    pub(super) fn new(body: &[u8], all: &Arc<KeptBytes>) -> Option<Arc<Self>> {
+        let taken = body.len() as u64;
+        let room = |used: u64| Some(used + taken).filter(|used| *used <= MOST_BYTES);
+        all.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
+        Some(Arc::new(Self {
+            bytes: Bytes::copy_from_slice(body),
+            all: Arc::clone(all),
+        }))
+    }
+
+    /// Up to `len` bytes at `at`.
+    pub(super) fn slice(&self, at: u64, len: usize) -> Bytes {
+        let from = usize::try_from(at).map_or(self.bytes.len(), |at| at.min(self.bytes.len()));
+        let to = from.saturating_add(len).min(self.bytes.len());
+        self.bytes.slice(from..to)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.all.0.fetch_sub(self.bytes.len() as u64, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_bounded_and_given_back() {
+        let all = Arc::new(KeptBytes::default());
+        let body = vec![7; SMALL_BYTES as usize];
+        let kept: Vec<_> = std::iter::from_fn(|| Kept::new(&body, &all)).collect();
+        assert_eq!(kept.len() as u64, MOST_BYTES / SMALL_BYTES);
+        assert_eq!(kept[0].slice(3, 4), vec![7; 4]);
+        assert_eq!(kept[0].slice(SMALL_BYTES - 1, 4).len(), 1);
+        assert!(kept[0].slice(SMALL_BYTES + 1, 4).is_empty());
+        drop(kept);
+        assert_eq!(all.0.load(Ordering::Acquire), 0);
+        assert!(Kept::new(&body, &all).is_some());
+    }
+}
