@@ -23,6 +23,7 @@ mod methods;
 mod names;
 mod nobody;
 mod once;
+mod oracle;
 mod players;
 mod policies;
 mod quirks;
