@@ -83,7 +83,10 @@ impl Service {
             true => Want::Anew(Span::From(0)),
             false => Want::Anew(span),
         };
-        let (want, reason) = match (self.reuse(object, &request.asked), object.is_whole()) {
+        let (want, reason) = match (
+            self.reuse(object, &request.asked, self.clock.elapsed()),
+            object.is_whole(),
+        ) {
             (Reuse::Refetch(reason), _) => (refetch, reason),
             // Who has shown other credentials may have been shown another page; of what lasts there is one.
             (_, false) if object.is_statement() || !is_for_all(object) => (refetch, Reason::Unknown),

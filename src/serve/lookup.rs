@@ -9,12 +9,12 @@
 //! When a new generation replaces the object before a header is sent, the request begins again.
 
 use super::answer::{Answer, Facts, answer, capped};
-use super::body::Source;
 use super::onward::{fetched_for, goes_in_circles, wants_websocket};
 use super::prepared::Prepared;
 use super::problem::{Problem, refused};
 use super::request::{Request, RequestFields};
 use super::respond::Response;
+use super::reuse::age_of;
 use super::route::Routes;
 use super::variant::is_selected;
 use crate::clock::{SharedClock, unix_seconds};
@@ -99,11 +99,11 @@ impl Service {
     }
 
     fn hit(&self, request: &Request<'_>, target: &Arc<Target>, object: Arc<Object>) -> Option<HttpResponse> {
-        let now = self.clock.now();
         if !object.is_whole() {
             return None;
         }
-        let detail = match self.reuse(&object, &request.asked) {
+        let elapsed = self.clock.elapsed();
+        let detail = match self.reuse(&object, &request.asked, elapsed) {
             Reuse::Fresh => None,
             Reuse::Stale => Some("max-stale"),
             Reuse::StaleMeanwhile => {
@@ -113,12 +113,12 @@ impl Service {
             Reuse::Revalidate(_) | Reuse::Refetch(_) => return None,
         };
         let story = CacheStatus {
-            ttl: Some(self.ttl(&object)),
+            ttl: Some(self.ttl(&object, elapsed)),
             detail,
             ..CacheStatus::HIT
         };
         self.metrics.hits.inc();
-        object.touch(unix_seconds(now));
+        object.touch(unix_seconds(self.clock.now()));
         let answer = answer(request.question, facts(&object));
         let watch = Watch::new(object);
         Some(self.respond(request, target, answer, watch, None, story))
@@ -351,13 +351,11 @@ impl Service {
     ) -> HttpResponse {
         Response {
             answer,
-            age: self.age(watch.object()).as_secs(),
+            age: age_of(watch.object(), self.clock.elapsed()).as_secs(),
             watch,
             cursor,
-            source: Source {
-                fills: self.fills.clone(),
-                target: Arc::clone(target),
-            },
+            fills: &self.fills,
+            target,
             story,
             waited: request.wait.map(|wait| wait.as_secs()),
             wants_digest: request.wants_digest,

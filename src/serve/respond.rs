@@ -5,23 +5,26 @@ use super::body::{HeadOnly, ObjectBody, Source};
 use super::multipart::{self, Segment};
 use super::prepared::{Prepared, content_type};
 use super::problem::{CACHE_STATUS, unsatisfiable};
-use crate::fill::Cursor;
+use crate::fill::{Cursor, Registry};
 use crate::header::{CacheStatus, ContentRange, repr_digest};
 use crate::ranges::ByteRange;
 use crate::store::{Object, Watch};
 use crate::telemetry::Metrics;
+use crate::upstream::Target;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use std::sync::Arc;
 
 /// An answer with all that it needs to be sent.
-pub(super) struct Response {
+pub(super) struct Response<'a> {
     pub(super) answer: Answer,
     pub(super) head_only: bool,
     pub(super) watch: Watch,
     pub(super) cursor: Option<Cursor>,
-    pub(super) source: Source,
+    /// Where bytes come from, should one turn out to be gone.
+    pub(super) fills: &'a Registry,
+    pub(super) target: &'a Arc<Target>,
     pub(super) story: CacheStatus,
     /// Seconds since the upstream last vouched for the object.
     pub(super) age: u64,
@@ -31,7 +34,7 @@ pub(super) struct Response {
     pub(super) wants_digest: bool,
 }
 
-impl Response {
+impl Response<'_> {
     pub(super) fn build(self, metrics: &Arc<Metrics>) -> HttpResponse {
         let object = Arc::clone(self.watch.object());
         let known = Arc::clone(&*object.head());
@@ -83,7 +86,18 @@ impl Response {
         if self.head_only {
             return head.body(HeadOnly::of(&segments));
         }
-        let body = ObjectBody::new(self.watch, self.cursor, self.source, segments, Arc::clone(metrics));
+        if self.cursor.is_none()
+            && let [Segment::Object(range)] = segments[..]
+            && let Some(bytes) = object.kept(range)
+        {
+            metrics.sent_bytes.inc_by(range.len());
+            return head.body(bytes);
+        }
+        let source = Source {
+            fills: self.fills.clone(),
+            target: Arc::clone(self.target),
+        };
+        let body = ObjectBody::new(self.watch, self.cursor, source, segments, Arc::clone(metrics));
         head.body(body)
     }
 

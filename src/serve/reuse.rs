@@ -20,7 +20,7 @@ const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Service {
     /// What may be done with a whole object.
-    pub(super) fn reuse(&self, object: &Object, asked: &RequestDirectives) -> Reuse {
+    pub(super) fn reuse(&self, object: &Object, asked: &RequestDirectives, elapsed: Duration) -> Reuse {
         if object.state() == ObjectState::Unverified && !self.settings.keep_unverified {
             return Reuse::Refetch(Reason::Unknown);
         }
@@ -30,12 +30,10 @@ impl Service {
         let expired = head.representation().expired;
         let age = match expired {
             // Its time is over now, however long it was to be.
-            Expired::Stale => self
-                .age_for_reuse(object, &head)
-                .max(terms.lifetime(leeway).unwrap_or_default()),
+            Expired::Stale => age_for_reuse(object, &head, elapsed).max(terms.lifetime(leeway).unwrap_or_default()),
             Expired::Changed if terms.has_validator => return Reuse::Revalidate(Reason::Stale),
             Expired::Changed => return Reuse::Refetch(Reason::Stale),
-            Expired::No => self.age_for_reuse(object, &head),
+            Expired::No => age_for_reuse(object, &head, elapsed),
         };
         match terms.reuse(asked, age, leeway) {
             Reuse::Refetch(Reason::Unknown)
@@ -54,20 +52,20 @@ impl Service {
     /// Whether a stale object may answer where the upstream could not be asked.
     pub(super) fn may_outlive_errors(&self, request: &Request<'_>, object: &Object) -> bool {
         let head = object.head();
-        let age = self.age_for_reuse(object, &head);
+        let age = age_for_reuse(object, &head, self.clock.elapsed());
         let terms = &Prepared::of(&head, object).terms;
         head.representation().expired != Expired::Changed
             && terms.may_outlive_errors(&request.asked, age, self.leeway(&head, object))
     }
 
     /// For how many seconds the object is fresh still, or has been stale (RFC 9211 §2.4).
-    pub(super) fn ttl(&self, object: &Object) -> i64 {
+    pub(super) fn ttl(&self, object: &Object, elapsed: Duration) -> i64 {
         let head = object.head();
         let prepared = Prepared::of(&head, object);
         let lifetime = prepared.terms.lifetime(self.leeway(&head, object));
         let lifetime = lifetime.unwrap_or_else(|| UNVALIDATED_LIFETIME.min(self.settings.fresh_for));
         let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-        seconds(lifetime).saturating_sub(seconds(self.age_for_reuse(object, &head)))
+        seconds(lifetime).saturating_sub(seconds(age_for_reuse(object, &head, elapsed)))
     }
 
     fn leeway(&self, head: &Head, object: &Object) -> Leeway {
@@ -75,22 +73,6 @@ impl Service {
             fresh_for: self.settings.fresh_for,
             lasting: Prepared::of(head, object).lasts,
             stale_if_error: STALE_IF_ERROR,
-        }
-    }
-
-    /// How old an object is: as it came, and since.
-    pub(super) fn age(&self, object: &Object) -> Duration {
-        let head = object.head();
-        Duration::from_secs(head.representation().age).saturating_add(head.since_validated(self.clock.elapsed()))
-    }
-
-    /// The age that its freshness is measured by. Where that is a setting of ours, a time since the upstream's
-    /// last word, the upstream's clock does not count.
-    fn age_for_reuse(&self, object: &Object, head: &Head) -> Duration {
-        let prepared = Prepared::of(head, object);
-        match prepared.terms.lifetime {
-            Lifetime::Heuristic(_) | Lifetime::Unknown if prepared.lasts => head.since_validated(self.clock.elapsed()),
-            _ => self.age(object),
         }
     }
 
@@ -111,5 +93,21 @@ impl Service {
         actix_web::rt::spawn(async move {
             let _ = cursor.opened().await;
         });
+    }
+}
+
+/// How old an object is when `elapsed` is what the clock says: as it came, and since.
+pub(super) fn age_of(object: &Object, elapsed: Duration) -> Duration {
+    let head = object.head();
+    Duration::from_secs(head.representation().age).saturating_add(head.since_validated(elapsed))
+}
+
+/// The age that its freshness is measured by. Where that is a setting of ours, a time since the upstream's last
+/// word, the upstream's clock does not count.
+fn age_for_reuse(object: &Object, head: &Head, elapsed: Duration) -> Duration {
+    let prepared = Prepared::of(head, object);
+    match prepared.terms.lifetime {
+        Lifetime::Heuristic(_) | Lifetime::Unknown if prepared.lasts => head.since_validated(elapsed),
+        _ => age_of(object, elapsed),
     }
 }

@@ -433,6 +433,14 @@ impl Object {
         })
     }
 
+    /// These bytes, where the whole body is kept in memory.
+    pub fn kept(&self, range: ByteRange) -> Option<Bytes> {
+        let epoch = self.epoch();
+        let len = usize::try_from(range.len()).ok()?;
+        let bytes = self.kept.load().as_ref()?.slice(range.start(), len);
+        (bytes.len() == len && self.epoch() == epoch).then_some(bytes)
+    }
+
     /// Keeps a small body in memory, unless what was read may have been taken away meanwhile.
     fn keep(&self, body: &[u8]) {
         let epoch = self.epoch();
