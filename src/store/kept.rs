@@ -4,6 +4,8 @@
 //! A body is kept when it has been read whole, for as long as its object is open, and as long as all that are kept
 //! take no more than [`MOST_BYTES`].
 
+use super::object::Object;
+use crate::ranges::ByteRange;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,6 +50,25 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         self.all.0.fetch_sub(self.bytes.len() as u64, Ordering::AcqRel);
+    }
+}
+
+impl Object {
+    /// These bytes, where the whole body is kept in memory.
+    pub fn kept(&self, range: ByteRange) -> Option<Bytes> {
+        let epoch = self.epoch();
+        let len = usize::try_from(range.len()).ok()?;
+        let bytes = self.kept.load().as_ref()?.slice(range.start(), len);
+        (bytes.len() == len && self.epoch() == epoch).then_some(bytes)
+    }
+
+    /// Keeps a small body in memory, unless what was read may have been taken away meanwhile.
+    pub(super) fn keep(&self, body: &[u8]) {
+        let epoch = self.epoch();
+        self.kept.store(Kept::new(body, &self.shared.kept));
+        if self.epoch() != epoch {
+            self.kept.store(None);
+        }
     }
 }
 

@@ -86,7 +86,7 @@ pub struct Object {
     etag: EntityTag,
     head: ArcSwap<Head>,
     /// The whole body, where it is small; gone as soon as the epoch rises.
-    kept: ArcSwapOption<Kept>,
+    pub(super) kept: ArcSwapOption<Kept>,
     pub(super) body: Body,
     /// Its files and its record exist.
     pub(super) settled: AtomicBool,
@@ -431,23 +431,6 @@ impl Object {
             self.drop_unreadable(at, &source);
             self.read_error(at, source)
         })
-    }
-
-    /// These bytes, where the whole body is kept in memory.
-    pub fn kept(&self, range: ByteRange) -> Option<Bytes> {
-        let epoch = self.epoch();
-        let len = usize::try_from(range.len()).ok()?;
-        let bytes = self.kept.load().as_ref()?.slice(range.start(), len);
-        (bytes.len() == len && self.epoch() == epoch).then_some(bytes)
-    }
-
-    /// Keeps a small body in memory, unless what was read may have been taken away meanwhile.
-    fn keep(&self, body: &[u8]) {
-        let epoch = self.epoch();
-        self.kept.store(Kept::new(body, &self.shared.kept));
-        if self.epoch() != epoch {
-            self.kept.store(None);
-        }
     }
 
     fn read_error(&self, at: ByteOffset, source: std::io::Error) -> StoreError {
