@@ -27,11 +27,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// The most objects kept open without a reader: each costs a file descriptor, of which they take a quarter at
 /// most, and some kilobytes of memory.
-const MAX_IDLE_OPEN: usize = 4096;
+const MAX_IDLE_OPEN: usize = 2048;
 const LEAST_IDLE_OPEN: usize = 256;
 
 /// So many of them are closed in one go.
-const CLOSED_AT_ONCE: usize = 128;
+const CLOSED_AT_ONCE: usize = 32;
 
 /// What a start owes and could not do is tried this often.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
