@@ -698,6 +698,14 @@ const STORIES: &[Story] = &[
         page.after(10).expect("X-A: 1", Validated);
         assert_eq!(page.last_seen("x-a").as_deref(), Some("1"));
     }),
+    ("9111 §4.1", "a variant whose own reply varies by more answers only whom that selects", |_, page| {
+        page.says("Cache-Control: max-age=100\nVary: X-A").get("X-A: 1");
+        page.says("Cache-Control: max-age=100\nVary: X-A, X-B").get("X-A: 2\nX-B: 1");
+        assert_eq!(page.expect("X-A: 2\nX-B: 1", Hit).text(), "xx");
+        page.says("Cache-Control: max-age=100\nVary: X-A, X-B");
+        assert_eq!(page.expect("X-A: 2\nX-B: 2", Anew).expect(200).text(), "xxx");
+        assert_eq!(page.expect("X-A: 1", Hit).text(), "x");
+    }),
     ("9111 §4", "HEAD is answered from a stored GET", |_, page| {
         page.says("Cache-Control: max-age=10\nX-A: 1").get("");
         let head = page.send("HEAD", "");

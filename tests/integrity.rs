@@ -106,7 +106,7 @@ fn expect_only_the_block(asked: &[(u64, u64)]) {
 
 /// A request as a program on the server's own machine sends it, which may change things; one of the `lines`
 /// may name another `Host`.
-fn change(address: SocketAddr, method: &str, target: &str, lines: &[&str]) -> Answer {
+pub(crate) fn change(address: SocketAddr, method: &str, target: &str, lines: &[&str]) -> Answer {
     let mut text = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n");
     if !lines.iter().any(|line| line.starts_with("Host:")) {
         text.push_str("Host: 127.0.0.1\r\n");

@@ -157,6 +157,7 @@ fn after_a_restart_only_what_is_missing_is_asked() {
     let whole = get(pond.address(), "/film");
     whole.expect(200);
     film.check(0, &whole.body);
+    assert_eq!(whole.header("cache-status"), Some("millpond; fwd=partial; stored"));
     let asked = upstream.requests();
     assert_eq!(asked.len(), 2);
     assert_eq!(asked[1].header("range"), Some("bytes=3000000-7999999"));

@@ -1,5 +1,6 @@
 //! What is shared between clients and what is not: variants, private answers, cookies, statuses (TRAPS 34–36).
 
+use crate::integrity::change;
 use crate::support::{Answer, Client, Ended, Film, Pond, Upstream, eventually, get, get_range, request};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -351,14 +352,8 @@ fn tagged() -> Upstream {
     })
 }
 
-/// A request to the API, which is told the name that it listens by.
 fn remove(pond: &Pond, which: &str) -> Answer {
-    let address = pond.address();
-    let mut client = Client::connect(address);
-    let text = format!("DELETE /-/api/v1/objects?{which} HTTP/1.1\r\nHost: {address}\r\n\r\n");
-    client.send(text.as_bytes());
-    client.read_head();
-    client.finish()
+    change(pond.address(), "DELETE", &format!("/-/api/v1/objects?{which}"), &[])
 }
 
 fn fetch(pond: &Pond, path: &str, language: &str) -> Answer {

@@ -101,7 +101,7 @@ pub(super) async fn purge_many(service: &Service, query: &str) -> HttpResponse {
     };
     let named = |which: fn(String) -> Which| (!value.is_empty()).then(|| Purge::All(which(value.clone().into_owned())));
     let purge = match name.as_ref() {
-        "url" => id_of(service, value).map(Purge::One),
+        "url" => id_of(service, value).map(Purge::Url),
         "prefix" => named(Which::Prefix),
         "tag" => named(Which::Tag),
         _ => None,
@@ -124,6 +124,8 @@ fn how(query: &mut Vec<(Cow<'_, str>, Cow<'_, str>)>) -> Result<How, String> {
 
 enum Purge {
     One(ObjectId),
+    /// The object that the URL stands for, and its variants.
+    Url(ObjectId),
     All(Which),
 }
 
@@ -136,12 +138,12 @@ fn purging(
     let (store, fills) = (Arc::clone(&service.store), service.fills.clone());
     move || {
         let which = match purge {
-            Purge::One(id) if store.has_variants(id)? => {
+            Purge::Url(id) if store.has_variants(id)? => {
                 let object = store.load_id(id)?;
                 object.map_or(Which::Url(String::new()), |object| Which::Url(object.url().to_owned()))
             }
             // The store first: a fill that begins in between does not take what is gone for what is known.
-            Purge::One(id) => {
+            Purge::One(id) | Purge::Url(id) => {
                 let removed = match how {
                     How::Remove => store.purge(id),
                     How::Expire => store.expire(id, Expired::Stale),

@@ -12,7 +12,7 @@ use super::session::Position;
 use super::unshared::Unshared;
 use super::why::{SessionLine, Situation, Why};
 use crate::key::{ObjectId, ObjectKey};
-use crate::policy::NotStored;
+use crate::policy::{NotStored, selects};
 use crate::ranges::ByteOffset;
 use crate::store::{Object, Representation, Store, Which};
 use crate::upstream::{Client, Span, Target, Trust, UpstreamError};
@@ -47,7 +47,7 @@ pub enum Want {
     Head,
     /// Bytes, first these.
     Bytes(Span),
-    /// Whether a complete object is still that of the upstream.
+    /// Whether what is stored is still that of the upstream.
     Validity {
         /// The bytes of the one that has taken its place are wanted too.
         bytes: bool,
@@ -474,7 +474,7 @@ impl Registry {
             // What was purged since it was looked up is not to be filled for whoever comes.
             let known = known.filter(|object| !object.is_discarded());
             // What was not there when it was looked up may have been brought since, by a fill that is over.
-            let known = known.or_else(|| self.context.store.resident(&target.key));
+            let known = known.or_else(|| self.brought_since(target));
             self.spawn(Owner::new(Arc::clone(&self.context), Arc::clone(&shared), known), want);
             shared
         });
@@ -506,7 +506,19 @@ impl Registry {
             Want::Bytes(Span::Range(range)) | Want::Anew(Span::Range(range)) => (range.start(), range.end()),
             _ => (0, u64::MAX),
         };
-        let place = Arc::new(Place::new(start, end, Instant::now()));
+        self.cursor(shared, Place::new(start, end, Instant::now()), collapsed)
+    }
+
+    /// What the store has open of the target. Who does not select the leader of its URL is to find that there is
+    /// one, and ask for a variant; a variant that it does not select is of no use.
+    fn brought_since(&self, target: &Target) -> Option<Arc<Object>> {
+        let object = self.context.store.resident(&target.key)?;
+        let suits = || selects(&object.head().representation().selected_by, target.fields.as_slice());
+        (target.variant.is_none() || suits()).then_some(object)
+    }
+
+    fn cursor(&self, shared: Arc<Shared>, place: Place, collapsed: bool) -> Cursor {
+        let place = Arc::new(place);
         let mut places = shared.places.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that left are forgotten here, so that a fill nobody looks at keeps no list of them.
         places.retain(|place| place.strong_count() > 0);
@@ -522,21 +534,11 @@ impl Registry {
 
     /// A fill of one's own, which nobody else joins and whose object nobody else finds.
     pub fn join_alone(&self, target: &Arc<Target>, want: Want) -> Cursor {
-        let wants_bytes = want.is_for_bytes();
-        let shared = Arc::new(Shared::new(Arc::clone(target), wants_bytes));
+        let shared = Arc::new(Shared::new(Arc::clone(target), want.is_for_bytes()));
         shared.detached.store(true, Ordering::Release);
         shared.readers.fetch_add(1, Ordering::AcqRel);
         self.spawn(Owner::new(Arc::clone(&self.context), Arc::clone(&shared), None), want);
-        let place = Arc::new(Place::new(0, u64::MAX, Instant::now()));
-        let mut places = shared.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.push(Arc::downgrade(&place));
-        drop(places);
-        Cursor {
-            shared,
-            context: Arc::clone(&self.context),
-            place,
-            collapsed: false,
-        }
+        self.cursor(shared, Place::new(0, u64::MAX, Instant::now()), false)
     }
 
     /// Whether the latest reply of that URL was for one client alone, so that waiting for the next would be in vain.

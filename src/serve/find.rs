@@ -43,7 +43,11 @@ impl Service {
             cursor = self.fills.join_alone(target, anew(want, span));
             story.detail = Some("not-shared");
         }
-        let found = self.opened(request, target, cursor, story, known.as_ref()).await;
+        // A fill that was under way for want of bytes has not asked about those that are here.
+        let asked_about = known
+            .as_ref()
+            .filter(|known| matches!(want, Want::Validity { .. }) && (known.is_whole() || !cursor.collapsed()));
+        let found = self.opened(request, target, cursor, story, asked_about).await;
         let failed = match &found {
             Ok(Ok(found)) => found.object.head().representation().status >= 500,
             Ok(Err(_)) => false,
@@ -121,7 +125,7 @@ impl Service {
         target: &Arc<Target>,
         cursor: Cursor,
         mut story: CacheStatus,
-        known: Option<&Arc<Object>>,
+        asked_about: Option<&Arc<Object>>,
     ) -> Result<Result<Found, HttpResponse>, Problem> {
         story.collapsed = cursor.collapsed();
         if story.collapsed {
@@ -129,8 +133,8 @@ impl Service {
         }
         match cursor.opened().await {
             Phase::Ready(object) => {
-                let unchanged = known.is_some_and(|known| Arc::ptr_eq(known, &object));
-                story.stored = !unchanged && !object.is_discarded();
+                let unchanged = asked_about.is_some_and(|known| Arc::ptr_eq(known, &object));
+                story.stored = !(object.is_discarded() || (unchanged && object.is_whole()));
                 if let Some(why) = cursor.not_stored() {
                     story.detail = Some(why.token());
                 }

@@ -1,8 +1,9 @@
 //! HTTP at our door.
 //!
-//! A request passes through route (whose is it), lookup (what of it is stored, who fills it),
-//! answer (pure: what to say) and body (the bytes, as they come). problem.rs alone turns errors
-//! into HTTP.
+//! A request passes through route (whose is it), lookup (what of it is stored: variant.rs, and whether that may
+//! be used: reuse.rs), find (whose fill brings the rest), answer (pure: what to say) and body (the bytes, as they
+//! come). What of it goes on to the upstream is in onward.rs; methods that are not answered from the store
+//! are passed on by pass.rs. problem.rs alone turns errors into HTTP.
 
 mod answer;
 mod body;

@@ -87,7 +87,7 @@ fn end_to_end_of(http: &HttpRequest, target: &Target) -> Vec<(String, String)> {
 }
 
 /// Credentials that speak for a connection, not for a request: ours to the upstream are shared by all clients.
-pub(super) fn is_of_the_connection(value: &str) -> bool {
+fn is_of_the_connection(value: &str) -> bool {
     let scheme = value.split_whitespace().next().unwrap_or_default();
     scheme.eq_ignore_ascii_case("ntlm") || scheme.eq_ignore_ascii_case("negotiate")
 }

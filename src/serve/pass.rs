@@ -7,7 +7,7 @@ use super::route::Routes;
 use crate::fill::{Outgoing, Passed, Registry};
 use crate::header::{CacheStatus, Forwarded};
 use crate::key::ObjectKey;
-use crate::store::{Expired, Store};
+use crate::store::{Expired, Removed, Store};
 use crate::upstream::Target;
 use actix_web::body::SizedStream;
 use actix_web::dev::Payload;
@@ -89,7 +89,8 @@ fn invalidate(store: &Store, fills: &Registry, key: &ObjectKey) {
     let done = match store.load(key) {
         Ok(Some(object)) if object.is_whole() => store.expire(key.id(), Expired::Changed),
         // What is still being fetched may be of before and of after: its readers finish, and nobody else joins.
-        Ok(_) => store.purge(key.id()),
+        Ok(Some(_)) => store.purge(key.id()),
+        Ok(None) => Ok(Removed::default()),
         Err(error) => Err(error),
     };
     if let Err(error) = done {
