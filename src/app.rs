@@ -8,21 +8,23 @@
 //! The two meet in the store only: a fill writes and wakes, a worker reads. [`Server`] is also the
 //! way to embed millpond: start one on port 0 and ask it for the URL of any upstream.
 
+mod door;
+
+use self::door::Doors;
 use crate::admin;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
 use crate::fill::{FillSettings, Registry};
-use crate::serve::{Problem, Recent, Routed, Routes, Service, ServiceSettings};
+use crate::serve::{Problem, Routed, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::{BudgetSettings, Client, ClientSettings, UpstreamError};
-use actix_web::dev::{Payload, ServerHandle, ServiceFactory, ServiceRequest, ServiceResponse, fn_service};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
-use futures::future::{Either, FutureExt, ready};
+use actix_service::IntoServiceFactory;
+use actix_web::dev::{ServerHandle, ServiceRequest, ServiceResponse, fn_service};
+use actix_web::{App, HttpServer};
 use std::any::Any;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -279,18 +281,27 @@ fn serve(
         .name("millpond-http".to_owned())
         .spawn(move || {
             actix_web::rt::System::new().block_on(async move {
-                let server = HttpServer::new(move || App::new().default_service(door(Arc::clone(&service))))
-                    .workers(workers)
-                    .worker_max_blocking_threads(READ_THREADS)
-                    .keep_alive(KEEP_ALIVE)
-                    .h1_write_buffer_size(WRITE_BUFFER_BYTES)
-                    // A player that has gone must be noticed while there is nothing to write to it.
-                    .h1_allow_half_closed(false)
-                    .shutdown_timeout(grace.as_secs())
-                    .disable_signals()
-                    .on_connect(|connection, _| tune(connection))
-                    .listen(listener)?
-                    .run();
+                let server = HttpServer::new(move || {
+                    let service = Arc::clone(&service);
+                    let handled = Arc::clone(&service);
+                    let inner =
+                        App::new().default_service(fn_service(move |request| handle(Arc::clone(&handled), request)));
+                    Doors {
+                        service,
+                        inner: inner.into_factory(),
+                    }
+                })
+                .workers(workers)
+                .worker_max_blocking_threads(READ_THREADS)
+                .keep_alive(KEEP_ALIVE)
+                .h1_write_buffer_size(WRITE_BUFFER_BYTES)
+                // A player that has gone must be noticed while there is nothing to write to it.
+                .h1_allow_half_closed(false)
+                .shutdown_timeout(grace.as_secs())
+                .disable_signals()
+                .on_connect(|connection, _| tune(connection))
+                .listen(listener)?
+                .run();
                 // The starter waits for this; when it is gone nobody needs the server.
                 let _ = report.send(server.handle());
                 server.await
@@ -305,42 +316,9 @@ fn serve(
     }
 }
 
-/// All requests enter here: a hit is answered on the spot, everything else in a future of its own.
-fn door(
-    service: Arc<Service>,
-) -> impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse, Error = actix_web::Error, InitError = ()>
-{
-    let recent = Rc::new(Recent::default());
-    fn_service(move |request: ServiceRequest| {
-        let (request, payload) = request.into_parts();
-        match at_once(&service, &recent, &request) {
-            Some(response) => Either::Left(ready(Ok(ServiceResponse::new(request, response)))),
-            None => Either::Right(handle(Arc::clone(&service), request, payload).boxed_local()),
-        }
-    })
-}
-
-fn at_once(service: &Service, recent: &Recent, request: &HttpRequest) -> Option<HttpResponse> {
-    let uri = request.uri();
-    let response = match recent.find(uri.path(), uri.query()) {
-        Some(known) => service.at_once(request, &known.0, known.1)?,
-        None => {
-            let Ok(Routed::Fetch { target, delivery }) = service.routes.resolve(uri.path(), uri.query()) else {
-                return None;
-            };
-            recent.note(uri.path(), uri.query(), &target, delivery);
-            service.at_once(request, &target, delivery)?
-        }
-    };
-    service.metrics.answered(response.status().as_u16());
-    Some(response)
-}
-
-async fn handle(
-    service: Arc<Service>,
-    request: HttpRequest,
-    payload: Payload,
-) -> Result<ServiceResponse, actix_web::Error> {
+/// What is no hit comes here.
+async fn handle(service: Arc<Service>, request: ServiceRequest) -> Result<ServiceResponse, actix_web::Error> {
+    let (request, payload) = request.into_parts();
     let uri = request.uri();
     let response = match service.routes.resolve(uri.path(), uri.query()) {
         Ok(Routed::Own(path)) => admin::handle(&service, &request, path).await,

@@ -148,7 +148,7 @@ fn on_a_disk_without_room_a_film_is_passed_on_and_said_to_be() {
     let answer = get(program.address, "/passed");
     answer.expect(200);
     film.check(0, &answer.body);
-    let story = answer.header("cache-status").expect("told");
+    let story = answer.story().expect("told");
     assert!(
         story.contains("detail=disk-full") && !story.contains("stored"),
         "{story}"

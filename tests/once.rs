@@ -27,7 +27,7 @@ fn many_readers_share_one_fill() {
     }
     let leaders = answers
         .iter()
-        .filter(|answer| !answer.header("cache-status").expect("told").contains("collapsed"));
+        .filter(|answer| !answer.story().expect("told").contains("collapsed"));
     assert!(leaders.count() >= 1);
     assert_eq!(upstream.requests().len(), 1);
     assert_eq!(upstream.sent(), LEN);
@@ -157,7 +157,7 @@ fn after_a_restart_only_what_is_missing_is_asked() {
     let whole = get(pond.address(), "/film");
     whole.expect(200);
     film.check(0, &whole.body);
-    assert_eq!(whole.header("cache-status"), Some("millpond; fwd=partial; stored"));
+    assert_eq!(whole.story(), Some("millpond; fwd=partial; stored"));
     let asked = upstream.requests();
     assert_eq!(asked.len(), 2);
     assert_eq!(asked[1].header("range"), Some("bytes=3000000-7999999"));
@@ -172,7 +172,7 @@ fn who_causes_a_fetch_is_never_told_of_a_hit() {
     // So small that all of it is here before the head is written.
     for number in 0..300 {
         let answer = get(pond.address(), &format!("/{number}"));
-        let story = answer.header("cache-status").expect("told").to_owned();
+        let story = answer.story().expect("told").to_owned();
         assert!(story.contains("fwd=uri-miss"), "{number}: {story}");
     }
 }

@@ -311,7 +311,7 @@ fn an_error_page_with_200_does_not_take_the_place_of_a_stored_film() {
     for _ in 0..2 {
         let kept = get(pond.address(), "/film");
         film.check(0, &kept.expect(200).body);
-        assert!(kept.header("cache-status").expect("told").contains("not-revalidated"));
+        assert!(kept.story().expect("told").contains("not-revalidated"));
     }
 }
 

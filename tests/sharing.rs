@@ -107,7 +107,7 @@ fn private_answers_let_waiting_requests_through_in_parallel_and_are_remembered()
     for round in 1..=2 {
         for (number, answer) in together(&pond, CLIENTS, cookie).iter().enumerate() {
             assert_eq!(answer.expect(200).text(), format!("user={number}"));
-            let story = answer.header("cache-status").expect("told");
+            let story = answer.story().expect("told");
             assert!(story.contains("detail=private") && !story.contains("stored"), "{story}");
         }
         assert_eq!(upstream.requests().len(), round * CLIENTS);
@@ -404,10 +404,7 @@ fn a_soft_purge_has_the_upstream_asked_before_the_next_use() {
     assert_eq!(soft(&pond, "tag=front"), 2);
     pond.restart();
     for language in ["de", "fr"] {
-        let story = fetch(&pond, "/a", language)
-            .header("cache-status")
-            .expect("told")
-            .to_owned();
+        let story = fetch(&pond, "/a", language).story().expect("told").to_owned();
         assert_eq!(story, "millpond; fwd=stale; fwd-status=304");
         assert!(fetch(&pond, "/a", language).is_hit());
     }
@@ -512,10 +509,7 @@ fn a_film_stays_whoever_is_refused_it() {
     let before = upstream.sent();
     request(pond.address(), "POST", "/film", &[("Content-Length", "0")]);
     let after = get(pond.address(), "/film");
-    assert_eq!(
-        after.header("cache-status"),
-        Some("millpond; fwd=stale; fwd-status=304")
-    );
+    assert_eq!(after.story(), Some("millpond; fwd=stale; fwd-status=304"));
     film.check(0, &after.body);
     assert!(
         upstream.sent() <= before + film.bytes(0, 50_000).len() as u64,

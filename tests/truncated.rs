@@ -150,7 +150,7 @@ fn an_error_page_never_becomes_the_film() {
     missing.expect(404);
     assert_eq!(missing.text(), "not here\n");
     assert_eq!(
-        missing.header("cache-status"),
+        missing.story(),
         Some("millpond; fwd=uri-miss; fwd-status=404; detail=no-freshness")
     );
     let busy = get(pond.address(), "/film");

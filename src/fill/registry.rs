@@ -513,8 +513,12 @@ impl Registry {
     /// one, and ask for a variant; a variant that it does not select is of no use.
     fn brought_since(&self, target: &Target) -> Option<Arc<Object>> {
         let object = self.context.store.resident(&target.key)?;
-        let suits = || selects(&object.head().representation().selected_by, target.fields.as_slice());
-        (target.variant.is_none() || suits()).then_some(object)
+        let head = object.head();
+        let representation = head.representation();
+        let suits = || selects(&representation.selected_by, representation, target.fields.as_slice());
+        let is_of_use = target.variant.is_none() || suits();
+        drop(head);
+        is_of_use.then_some(object)
     }
 
     fn cursor(&self, shared: Arc<Shared>, place: Place, collapsed: bool) -> Cursor {

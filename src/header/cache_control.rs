@@ -9,6 +9,9 @@ use std::time::Duration;
 /// A delta-seconds that no cache distinguishes from a greater one (RFC 9111 §1.2.2).
 const LONGEST_SECONDS: u64 = 1 << 31;
 
+/// The name by which `Surrogate-Control` may mean us alone; it is what `Surrogate-Capability` says we are called.
+pub const SURROGATE: &str = "millpond";
+
 /// `no-cache` or `private`, which may be limited to some fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Reach {
@@ -103,11 +106,26 @@ impl CacheControl {
     /// Reads a targeted field (RFC 9213 §2.1), a dictionary of structured fields; `None` where it is not one, or
     /// is empty: it then counts as not there.
     pub fn targeted<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Self> {
-        let text = lines.into_iter().collect::<Vec<_>>().join(", ");
-        let members: sfv::Dictionary = sfv::Parser::new(&text).parse().ok()?;
-        let mut read = Self::default();
+        // Parameters say nothing here.
+        Self::of_dictionary(&lines.into_iter().collect::<Vec<_>>().join(", "), |_| true)
+    }
+
+    /// Reads `Surrogate-Control` (the W3C's Edge Architecture), which has the same form but for the case of its
+    /// names: what is aimed at another device by name is not there for us.
+    pub fn surrogate<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        let text = lines.into_iter().collect::<Vec<_>>().join(", ").to_ascii_lowercase();
+        Self::of_dictionary(&text, |device| device == SURROGATE)
+    }
+
+    fn of_dictionary(text: &str, is_us: impl Fn(&str) -> bool) -> Option<Self> {
+        let members: sfv::Dictionary = sfv::Parser::new(text).parse().ok()?;
+        let (mut read, mut is_for_us) = (Self::default(), false);
         for (name, member) in &members {
             let sfv::ListEntry::Item(item) = member else { continue };
+            if !item.params.iter().all(|(device, _)| is_us(device.as_str())) {
+                continue;
+            }
+            is_for_us = true;
             match &item.bare_item {
                 sfv::BareItem::Boolean(true) => read.take(name.as_str(), None),
                 sfv::BareItem::Boolean(false) => {}
@@ -120,7 +138,7 @@ impl CacheControl {
                 _ => read.take(name.as_str(), Some("?")),
             }
         }
-        (!members.is_empty()).then_some(read)
+        is_for_us.then_some(read)
     }
 
     fn take(&mut self, name: &str, value: Option<&str>) {

@@ -13,12 +13,12 @@ mod prefer;
 mod range;
 mod validator;
 
-pub use cache_control::{CacheControl, Reach};
+pub use cache_control::{CacheControl, Reach, SURROGATE};
 pub use cache_status::{CacheStatus, Forwarded};
 pub use content_range::ContentRange;
 pub use digest::{repr_digest, stated_sha256, wants_sha256};
 pub use forwarding::end_to_end;
-pub use precondition::{Conditions, Verdict};
+pub use precondition::{Conditions, Known, Verdict};
 pub use prefer::preferred_wait;
 pub use range::{FirstWanted, MAX_RANGES, Selection, first_wanted, select};
 pub use validator::{EntityTag, StrongValidator, Validators};

@@ -31,12 +31,30 @@ pub enum Verdict {
     Failed,
 }
 
+/// What conditions are evaluated against.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// The tag that clients are given.
+    pub etag: &'a EntityTag,
+    /// The weak tag that the upstream gave, in whose place that one stands; `If-None-Match` compares weakly.
+    pub weak_etag: Option<&'a str>,
+    /// `Last-Modified`.
+    pub modified: Option<SystemTime>,
+    /// Whether that is a strong validator (RFC 9110 §8.8.2.2), which `If-Range` demands.
+    pub strong_date: bool,
+    /// `Date`: what a reply that does not say when it was modified was not modified after (RFC 9111 §4.3.2).
+    pub dated: Option<SystemTime>,
+}
+
 impl Conditions<'_> {
     /// Evaluates the conditions of a GET or HEAD against the selected representation.
-    ///
-    /// `modified` is its `Last-Modified`, `strong_date` whether that is a strong validator
-    /// (RFC 9110 §8.8.2.2), which `If-Range` demands.
-    pub fn evaluate(&self, etag: &EntityTag, modified: Option<SystemTime>, strong_date: bool) -> Verdict {
+    pub fn evaluate(&self, known: &Known<'_>) -> Verdict {
+        let Known {
+            etag,
+            modified,
+            strong_date,
+            ..
+        } = *known;
         if let Some(field) = self.if_match {
             if !any_tag(field, |tag| tag.strong_eq(etag)) {
                 return Verdict::Failed;
@@ -47,10 +65,15 @@ impl Conditions<'_> {
             return Verdict::Failed;
         }
         if let Some(field) = self.if_none_match {
-            if any_tag(field, |tag| tag.weak_eq(etag)) {
+            let is_upstreams = |tag: &EntityTag| {
+                known
+                    .weak_etag
+                    .is_some_and(|weak| EntityTag::parse(weak).is_some_and(|weak| tag.weak_eq(&weak)))
+            };
+            if any_tag(field, |tag| tag.weak_eq(etag) || is_upstreams(tag)) {
                 return Verdict::NotModified;
             }
-        } else if let (Some(since), Some(modified)) = (date(self.if_modified_since), modified)
+        } else if let (Some(since), Some(modified)) = (date(self.if_modified_since), modified.or(known.dated))
             && modified <= since
         {
             return Verdict::NotModified;
@@ -86,13 +109,53 @@ fn if_range_holds(field: &str, etag: &EntityTag, strong_modified: Option<SystemT
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::LazyLock;
 
     const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
     const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const AFTER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
 
+    fn known(strong_date: bool) -> Known<'static> {
+        static TAG: LazyLock<EntityTag> = LazyLock::new(|| EntityTag::strong("a"));
+        Known {
+            etag: &TAG,
+            weak_etag: None,
+            modified: parse_date(THEN),
+            strong_date,
+            dated: None,
+        }
+    }
+
+    #[test]
+    fn what_was_given_weakly_or_without_a_date_can_be_unchanged_too() {
+        let weak = Known {
+            weak_etag: Some("W/\"w\""),
+            modified: None,
+            dated: parse_date(THEN),
+            ..known(false)
+        };
+        let tag = |if_none_match| Conditions {
+            if_none_match: Some(if_none_match),
+            ..Default::default()
+        };
+        assert_eq!(tag("W/\"w\"").evaluate(&weak), Verdict::NotModified);
+        assert_eq!(tag("\"v\"").evaluate(&weak), Verdict::Proceed);
+        let since = |if_modified_since| Conditions {
+            if_modified_since: Some(if_modified_since),
+            ..Default::default()
+        };
+        assert_eq!(since(THEN).evaluate(&weak), Verdict::NotModified);
+        assert_eq!(since(BEFORE).evaluate(&weak), Verdict::Proceed);
+        // What may not be acted upon needs a date of its own.
+        let unmodified = Conditions {
+            if_unmodified_since: Some(BEFORE),
+            ..Default::default()
+        };
+        assert_eq!(unmodified.evaluate(&weak), Verdict::Proceed);
+    }
+
     fn verdict(conditions: Conditions<'_>) -> Verdict {
-        conditions.evaluate(&EntityTag::strong("a"), parse_date(THEN), true)
+        conditions.evaluate(&known(true))
     }
 
     #[test]
@@ -163,7 +226,7 @@ mod tests {
         for field in ["W/\"a\"", "\"b\"", BEFORE, AFTER, "rubbish"] {
             assert_eq!(verdict(with(field)), Verdict::ProceedWithoutRange, "{field}");
         }
-        let weak_date = with(THEN).evaluate(&EntityTag::strong("a"), parse_date(THEN), false);
+        let weak_date = with(THEN).evaluate(&known(false));
         assert_eq!(weak_date, Verdict::ProceedWithoutRange);
     }
 }

@@ -31,7 +31,8 @@ pub enum NotStored {
     VaryAll,
     /// It says nothing of its freshness, and its status allows no guess.
     NoFreshness,
-    /// It is coded, although `identity` was asked for: who knows for which client.
+    /// It is coded, although `identity` was asked for, and does not say that it may be reused: who knows for
+    /// which client.
     Coded,
 }
 
@@ -117,7 +118,7 @@ pub fn storable(
     if fields.lines("vary").any(varies_by_all) {
         return Err(NotStored::VaryAll);
     }
-    if fields.has("content-encoding") {
+    if fields.has("content-encoding") && !matches!(terms.lifetime, Lifetime::Explicit(_)) {
         return Err(NotStored::Coded);
     }
     let guessable = matches!(status, 200 | 203 | 204 | 206) || control.public;

@@ -67,12 +67,9 @@ impl Terms {
 
 /// The directives in force, and whether they are targeted.
 pub(super) fn directives(fields: &(impl Fields + ?Sized)) -> (CacheControl, bool) {
-    for name in ["cdn-cache-control", "surrogate-control"] {
-        if fields.has(name)
-            && let Some(control) = CacheControl::targeted(fields.lines(name))
-        {
-            return (control, true);
-        }
+    let targeted = CacheControl::targeted(fields.lines("cdn-cache-control"));
+    if let Some(control) = targeted.or_else(|| CacheControl::surrogate(fields.lines("surrogate-control"))) {
+        return (control, true);
     }
     let control = fields.lines("cache-control");
     (CacheControl::of(control), false)

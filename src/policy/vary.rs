@@ -34,10 +34,31 @@ pub fn selecting(reply: &(impl Fields + ?Sized), request: &(impl Fields + ?Sized
 }
 
 /// Whether the request selects the reply that was selected by these fields.
-pub fn selects(selected_by: &[(String, String)], request: &(impl Fields + ?Sized)) -> bool {
-    selected_by
-        .iter()
-        .all(|(name, value)| one_spelling(name, request) == *value)
+pub fn selects(
+    selected_by: &[(String, String)],
+    reply: &(impl Fields + ?Sized),
+    request: &(impl Fields + ?Sized),
+) -> bool {
+    selected_by.iter().all(|(name, value)| {
+        let asked = one_spelling(name, request);
+        asked == *value || (name == "accept-language" && is_first_choice(reply, &asked))
+    })
+}
+
+/// Whether the reply is in the one language that the request would have before all others: no other reply could
+/// suit it better.
+fn is_first_choice(reply: &(impl Fields + ?Sized), asked: &str) -> bool {
+    let mut choices = asked.trim_start_matches('=').split(',');
+    let Some(first) = choices.next().filter(|first| !first.is_empty()) else {
+        return false;
+    };
+    let alone = choices.next().is_none_or(|second| weight(second) < weight(first));
+    let language = first.split(';').next().unwrap_or_default();
+    alone
+        && weight(first) > 0
+        && reply
+            .first("content-language")
+            .is_some_and(|is| is.eq_ignore_ascii_case(language))
 }
 
 /// The name of the variant that the request selects, among those that vary as `selected_by` does.
@@ -100,13 +121,15 @@ fn weight(member: &str) -> u32 {
 mod tests {
     use super::*;
 
+    const SAYS_NOTHING: &[(&str, &str)] = &[];
+
     fn chosen(vary: &str, request: &[(&str, &str)]) -> Vec<(String, String)> {
         selecting(&[("vary", vary)][..], request)
     }
 
     fn same(vary: &str, left: &[(&str, &str)], right: &[(&str, &str)]) -> bool {
         let (selected, other) = (chosen(vary, left), chosen(vary, right));
-        assert_eq!(selected == other, selects(&selected, right));
+        assert_eq!(selected == other, selects(&selected, SAYS_NOTHING, right));
         selected == other
     }
 
@@ -121,7 +144,7 @@ mod tests {
         assert!(!same("x", &[("x", "1")], &[]));
         assert!(!same("x", &[("x", "")], &[]));
         assert!(same("X , ,accept", &[], &[]));
-        assert!(selects(&[], &[("x", "1")][..]));
+        assert!(selects(&[], SAYS_NOTHING, &[("x", "1")][..]));
     }
 
     #[test]
@@ -165,5 +188,23 @@ mod tests {
         let nothing: &[(&str, &str)] = &[];
         assert_ne!(variant_name((8, 0), &by, nothing), names[0]);
         assert_ne!(variant_name((7, 1), &by, nothing), names[0]);
+    }
+
+    #[test]
+    fn the_language_that_comes_before_all_others_suits_whoever_asks_for_it() {
+        let selected = chosen("accept-language", &[("accept-language", "en, de")]);
+        let suits = |asked: &str, is: &str| {
+            let reply = [("content-language", is)];
+            selects(&selected, &reply[..], &[("accept-language", asked)][..])
+        };
+        assert!(suits("fr;q=0.5, de;q=1.0", "de"));
+        assert!(suits("DE", "de"));
+        assert!(!suits("fr, de;q=0.5", "de"), "there may be one in French");
+        assert!(
+            !suits("fr, de", "de"),
+            "either would do, and which comes the upstream says"
+        );
+        assert!(!suits("de;q=0", "de"));
+        assert!(!suits("", "de"));
     }
 }

@@ -3,9 +3,8 @@
 //! Conditions come first, in the order of RFC 9110 §13.2.2, and `If-Range` belongs to them; then the
 //! range. What is on the disk matters only to the capped delivery, as the last step.
 
-use crate::header::{Conditions, EntityTag, Selection, Verdict, select};
+use crate::header::{Conditions, Known, Selection, Verdict, select};
 use crate::ranges::{ByteRange, RangeSet};
-use std::time::SystemTime;
 
 /// The parts of a request that decide the answer.
 #[derive(Debug, Clone, Copy, Default)]
@@ -19,10 +18,8 @@ pub(super) struct Question<'a> {
 pub(super) struct Facts<'a> {
     pub(super) status: u16,
     pub(super) length: Option<u64>,
-    pub(super) etag: &'a EntityTag,
-    pub(super) modified: Option<SystemTime>,
-    /// Whether `modified` is a strong validator.
-    pub(super) strong_date: bool,
+    /// What conditions are evaluated against.
+    pub(super) known: Known<'a>,
     /// Whether the body is coded; then a range would be one of coded bytes.
     pub(super) coded: bool,
 }
@@ -46,9 +43,7 @@ pub(super) fn answer(question: Question<'_>, facts: Facts<'_>) -> Answer {
         // Conditions and ranges are of what would be a 200 (RFC 9110 §13.2.1, §14.2).
         return Answer::Whole(facts.length);
     }
-    let verdict = question
-        .conditions
-        .evaluate(facts.etag, facts.modified, facts.strong_date);
+    let verdict = question.conditions.evaluate(&facts.known);
     let range = match verdict {
         Verdict::Failed => return Answer::PreconditionFailed,
         Verdict::NotModified => return Answer::NotModified,
@@ -101,9 +96,20 @@ pub(super) fn capped(answer: Answer, present: &RangeSet) -> Result<Answer, u64> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::header::EntityTag;
 
     fn range(start: u64, end: u64) -> ByteRange {
         ByteRange::new(start, end).expect("not empty")
+    }
+
+    fn tagged(etag: &EntityTag) -> Known<'_> {
+        Known {
+            etag,
+            weak_etag: None,
+            modified: None,
+            strong_date: false,
+            dated: None,
+        }
     }
 
     fn ask(field: &str, length: Option<u64>) -> Answer {
@@ -117,9 +123,7 @@ mod tests {
             Facts {
                 status: 200,
                 length,
-                etag: &etag,
-                modified: None,
-                strong_date: false,
+                known: tagged(&etag),
                 coded: false,
             },
         )
@@ -138,9 +142,7 @@ mod tests {
         let facts = Facts {
             status: 200,
             length: Some(1000),
-            etag: &etag,
-            modified: None,
-            strong_date: false,
+            known: tagged(&etag),
             coded: false,
         };
         assert_eq!(answer(question, facts), Answer::PreconditionFailed);

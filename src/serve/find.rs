@@ -1,7 +1,6 @@
 //! Which object answers a request that is no hit, and whose fill brings it.
 
-use super::answer::answer;
-use super::lookup::{Found, MAX_GENERATIONS, Service, facts};
+use super::lookup::{Found, MAX_GENERATIONS, Service, answer_of};
 use super::prepared::Prepared;
 use super::problem::{Problem, refused};
 use super::request::Request;
@@ -114,7 +113,7 @@ impl Service {
         stale: Arc<Object>,
         story: CacheStatus,
     ) -> HttpResponse {
-        let answer = answer(request.question, facts(&stale));
+        let answer = answer_of(request.question, &stale);
         let story = story.detail("not-revalidated");
         self.respond(request, target, answer, Watch::new(stale), None, story)
     }

@@ -8,11 +8,11 @@
 //!
 //! When a new generation replaces the object before a header is sent, the request begins again.
 
-use super::answer::{Answer, Facts, answer, capped};
+use super::answer::{Answer, Facts, Question, answer, capped};
 use super::onward::{fetched_for, goes_in_circles, wants_websocket};
 use super::prepared::Prepared;
 use super::problem::{Problem, refused};
-use super::request::{Request, RequestFields};
+use super::request::Request;
 use super::respond::Response;
 use super::reuse::age_of;
 use super::route::Routes;
@@ -20,13 +20,13 @@ use super::variant::is_selected;
 use crate::clock::{SharedClock, unix_seconds};
 use crate::config::Delivery;
 use crate::fill::{Cursor, Registry};
-use crate::header::{CacheStatus, Forwarded};
+use crate::header::{CacheStatus, Forwarded, Known};
 use crate::policy::Reuse;
 use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, Presence, Store, Watch};
 use crate::telemetry::Metrics;
 use crate::upstream::{Target, Trust};
-use actix_web::dev::Payload;
+use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpRequest, HttpResponse};
@@ -86,19 +86,30 @@ enum Attempt {
 }
 
 impl Service {
-    /// Answers from an open, whole and fresh object: without a wait, and without a look at the disk
-    /// but for the bytes themselves. `None` sends the request the long way, to [`Service::fetch`].
-    pub fn at_once(&self, http: &HttpRequest, target: &Arc<Target>, delivery: Delivery) -> Option<HttpResponse> {
-        let object = self.resident(target, &RequestFields(http))?;
-        let request = Request::read(http, delivery)?;
+    /// The answer of an open object that may be used as it is.
+    pub(super) fn stored_answer(
+        &self,
+        head: &RequestHead,
+        target: &Arc<Target>,
+        delivery: Delivery,
+        object: Arc<Object>,
+    ) -> Option<HttpResponse> {
+        let request = Request::read(head, delivery)?;
         if request.wants_digest && object.digest().is_none() {
             return None;
         }
-        self.hit(&request, target, object)
+        self.hit(&request, target, object, false)
             .map(|response| confined(response, target))
     }
 
-    fn hit(&self, request: &Request<'_>, target: &Arc<Target>, object: Arc<Object>) -> Option<HttpResponse> {
+    /// Answers from what is stored, where it may be used: also while the upstream is asked anew, if `meanwhile`.
+    fn hit(
+        &self,
+        request: &Request<'_>,
+        target: &Arc<Target>,
+        object: Arc<Object>,
+        meanwhile: bool,
+    ) -> Option<HttpResponse> {
         if !object.is_whole() {
             return None;
         }
@@ -106,11 +117,11 @@ impl Service {
         let detail = match self.reuse(&object, &request.asked, elapsed) {
             Reuse::Fresh => None,
             Reuse::Stale => Some("max-stale"),
-            Reuse::StaleMeanwhile => {
-                self.revalidate_meanwhile(target, &object, request);
+            Reuse::StaleMeanwhile if meanwhile => {
+                self.revalidate_meanwhile(target, &object);
                 Some("stale-while-revalidate")
             }
-            Reuse::Revalidate(_) | Reuse::Refetch(_) => return None,
+            Reuse::StaleMeanwhile | Reuse::Revalidate(_) | Reuse::Refetch(_) => return None,
         };
         let story = CacheStatus {
             ttl: Some(self.ttl(&object, elapsed)),
@@ -119,7 +130,7 @@ impl Service {
         };
         self.metrics.hits.inc();
         object.touch(unix_seconds(self.clock.now()));
-        let answer = answer(request.question, facts(&object));
+        let answer = answer_of(request.question, &object);
         let watch = Watch::new(object);
         Some(self.respond(request, target, answer, watch, None, story))
     }
@@ -132,7 +143,7 @@ impl Service {
         target: &Arc<Target>,
         delivery: Delivery,
     ) -> HttpResponse {
-        let Some(request) = Request::read(http, delivery) else {
+        let Some(request) = Request::read(http.head(), delivery) else {
             return confined(self.pass(http, payload, target).await, target);
         };
         if goes_in_circles(http) {
@@ -168,7 +179,7 @@ impl Service {
         }
         let hit = known
             .as_ref()
-            .and_then(|object| self.hit(request, target, Arc::clone(object)));
+            .and_then(|object| self.hit(request, target, Arc::clone(object), true));
         if let Some(response) = hit {
             return Ok(Attempt::Answered(response));
         }
@@ -182,7 +193,7 @@ impl Service {
         }
         // Before the join: what a fill brings at once was not here.
         let was_here = known.clone().filter(|object| {
-            let first = first_range(&answer(request.question, facts(object)));
+            let first = first_range(&answer_of(request.question, object));
             !object.is_whole() && first.is_some_and(|first| object.covers(first))
         });
         let mut found = match self.find(request, target, known).await? {
@@ -195,7 +206,7 @@ impl Service {
         }
         let object = &found.object;
         object.touch(unix_seconds(self.clock.now()));
-        let decided = answer(request.question, facts(object));
+        let decided = answer_of(request.question, object);
         let is_here = || first_range(&decided).is_some_and(|first| object.covers(first));
         let was_here = was_here.is_some_and(|was| Arc::ptr_eq(&was, object));
         if !request.head_only
@@ -365,18 +376,23 @@ impl Service {
     }
 }
 
-/// What of the object decides the answer.
-pub(super) fn facts(object: &Object) -> Facts<'_> {
+/// The answer to a question about the object, as if every byte of it were here.
+pub(super) fn answer_of(question: Question<'_>, object: &Object) -> Answer {
     let head = object.head();
     let prepared = Prepared::of(&head, object);
-    Facts {
+    let facts = Facts {
         status: head.representation().status,
         length: object.length(),
-        etag: object.etag(),
-        modified: prepared.modified,
-        strong_date: prepared.strong_date,
+        known: Known {
+            etag: object.etag(),
+            weak_etag: prepared.weak_etag.as_deref(),
+            modified: prepared.modified,
+            strong_date: prepared.strong_date,
+            dated: prepared.dated,
+        },
         coded: prepared.coded,
-    }
+    };
+    answer(question, facts)
 }
 
 /// A page that anybody may have named comes from our own origin; its scripts must not speak in our name.

@@ -14,6 +14,7 @@ mod onward;
 mod pass;
 mod prepared;
 mod problem;
+mod recent;
 mod request;
 mod respond;
 mod reuse;
@@ -22,4 +23,5 @@ mod variant;
 
 pub use lookup::{Service, ServiceSettings};
 pub use problem::Problem;
-pub use route::{Recent, RouteError, Routed, Routes};
+pub use recent::Recent;
+pub use route::{RouteError, Routed, Routes};

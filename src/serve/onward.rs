@@ -1,6 +1,6 @@
 //! What of a client's request goes on to the upstream (RFC 9110 §7.6).
 
-use crate::header::end_to_end;
+use crate::header::{SURROGATE, end_to_end};
 use crate::upstream::{Target, Trust};
 use actix_web::HttpRequest;
 use std::sync::Arc;
@@ -110,6 +110,13 @@ fn add_way(http: &HttpRequest, target: &Target, host: Option<&str>, fields: &mut
                 fields.push((name.to_owned(), value.to_owned()));
             }
         }
+    }
+    if target.trust == Trust::Configured {
+        append(
+            fields,
+            "surrogate-capability",
+            &format!("{SURROGATE}=\"Surrogate/1.0\""),
+        );
     }
     let version = match http.version() {
         actix_web::http::Version::HTTP_10 => "1.0",

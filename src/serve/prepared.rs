@@ -24,6 +24,10 @@ pub(super) struct Prepared {
     pub(super) coded: bool,
     /// Whether that is a strong validator.
     pub(super) strong_date: bool,
+    /// `Date`.
+    pub(super) dated: Option<SystemTime>,
+    /// The upstream's tag, where it is weak.
+    pub(super) weak_etag: Option<String>,
 }
 
 impl Prepared {
@@ -45,6 +49,8 @@ impl Prepared {
             coded: representation.header("content-encoding").is_some(),
             modified: representation.header("last-modified").and_then(parse_date),
             strong_date: validators.strong_date().is_some(),
+            dated: representation.header("date").and_then(parse_date),
+            weak_etag: validators.etag.clone().filter(|tag| tag.starts_with("W/")),
         }
     }
 }
@@ -63,20 +69,22 @@ fn fields(head: &Head, object: &Object) -> Vec<(HeaderName, HeaderValue)> {
         .chain(media)
         .chain(etag.map(|etag| ("etag".to_owned(), etag)))
         .collect();
-    // All values are parts of one piece of memory: an answer that repeats them touches one count, not ten.
-    let block = Bytes::from(all.iter().map(|(_, value)| value.as_str()).collect::<String>());
+    let named = all
+        .iter()
+        .filter_map(|(name, value)| Some((HeaderName::try_from(name.as_str()).ok()?, value.as_bytes())));
+    in_one_block(named.collect())
+}
+
+/// Fields whose values are parts of one piece of memory: an answer that repeats them touches one count, not ten.
+fn in_one_block(fields: Vec<(HeaderName, &[u8])>) -> Vec<(HeaderName, HeaderValue)> {
+    let block = Bytes::from(fields.iter().map(|(_, value)| *value).collect::<Vec<_>>().concat());
     let mut at = 0;
-    let values = all.iter().map(|(_, value)| {
+    let parts = fields.into_iter().filter_map(|(name, value)| {
         let part = block.slice(at..at + value.len());
         at += value.len();
-        HeaderValue::from_maybe_shared(part)
+        Some((name, HeaderValue::from_maybe_shared(part).ok()?))
     });
-    let values: Vec<_> = values.collect();
-    let names = all.iter().map(|(name, _)| HeaderName::try_from(name.as_str()));
-    names
-        .zip(values)
-        .filter_map(|(name, value)| Some((name.ok()?, value.ok()?)))
-        .collect()
+    parts.collect()
 }
 
 /// Films, music, pictures, and what a server without a table of types serves them as. Pages, playlists and data

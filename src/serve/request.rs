@@ -4,14 +4,13 @@ use super::answer::Question;
 use crate::config::Delivery;
 use crate::header::{Conditions, preferred_wait, wants_sha256};
 use crate::policy::{Fields, RequestDirectives};
-use actix_web::HttpRequest;
+use actix_web::dev::RequestHead;
 use actix_web::http::Method;
-use actix_web::http::header::{self, HeaderName};
+use actix_web::http::header::{self, HeaderMap, HeaderName};
 use std::time::Duration;
 
 /// A request for an object, read once.
 pub(super) struct Request<'a> {
-    pub(super) http: &'a HttpRequest,
     pub(super) question: Question<'a>,
     pub(super) asked: RequestDirectives,
     pub(super) head_only: bool,
@@ -22,16 +21,15 @@ pub(super) struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// Reads a request; `None` for a method that is not served.
-    pub(super) fn read(http: &'a HttpRequest, delivery: Delivery) -> Option<Self> {
-        let head_only = http.method() == Method::HEAD;
-        if !head_only && http.method() != Method::GET {
+    pub(super) fn read(head: &'a RequestHead, delivery: Delivery) -> Option<Self> {
+        let head_only = head.method == Method::HEAD;
+        if !head_only && head.method != Method::GET {
             return None;
         }
-        let fields = RequestFields(http);
+        let fields = RequestFields(&head.headers);
         let wait = preferred_wait(fields.lines("prefer"));
         Some(Self {
-            http,
-            question: question(http, head_only),
+            question: question(&head.headers, head_only),
             asked: RequestDirectives::read(&fields),
             head_only,
             delivery: if wait.is_some() { Delivery::Capped } else { delivery },
@@ -41,8 +39,7 @@ impl<'a> Request<'a> {
     }
 }
 
-fn question(http: &HttpRequest, head_only: bool) -> Question<'_> {
-    let headers = http.headers();
+fn question(headers: &HeaderMap, head_only: bool) -> Question<'_> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     Question {
         // RFC 9110 §14.2: Range is defined for GET alone.
@@ -61,11 +58,25 @@ fn question(http: &HttpRequest, head_only: bool) -> Question<'_> {
     }
 }
 
+/// Whether a request asks for a whole object and says nothing else of what it would take.
+pub(super) fn is_plain(head: &RequestHead) -> bool {
+    // All names at once: a request has fewer of them than there are to be looked for.
+    let speaks = |name: &HeaderName| {
+        let name = name.as_str();
+        name.starts_with("if-")
+            || matches!(
+                name,
+                "range" | "cache-control" | "pragma" | "prefer" | "want-repr-digest"
+            )
+    };
+    head.method == Method::GET && !head.headers.keys().any(speaks)
+}
+
 /// The fields of a request, as policy reads them.
-pub(super) struct RequestFields<'a>(pub(super) &'a HttpRequest);
+pub(super) struct RequestFields<'a>(pub(super) &'a HeaderMap);
 
 impl Fields for RequestFields<'_> {
     fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
-        self.0.headers().get_all(name).filter_map(|value| value.to_str().ok())
+        self.0.get_all(name).filter_map(|value| value.to_str().ok())
     }
 }

@@ -120,7 +120,9 @@ impl Response<'_> {
         if let Some(multipart) = multipart_type {
             head.insert_header((header::CONTENT_TYPE, multipart));
         }
-        head.insert_header((CACHE_STATUS, self.story.to_string()));
+        // What the object is called in the API.
+        let story = format!("{}; key=\"{}\"", self.story, object.id());
+        head.insert_header((CACHE_STATUS, story));
         head.insert_header((header::AGE, HeaderValue::from(self.age)));
         if self.wants_digest
             && status.is_success()

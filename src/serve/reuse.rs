@@ -1,7 +1,6 @@
 //! What policy says of a stored object, with the settings and the clock of this server.
 
 use super::lookup::Service;
-use super::onward::fetched_for;
 use super::prepared::Prepared;
 use super::request::Request;
 use crate::fill::Want;
@@ -77,16 +76,7 @@ impl Service {
     }
 
     /// Asks the upstream about a stale object that has just answered (RFC 5861 §3).
-    pub(super) fn revalidate_meanwhile(&self, target: &Arc<Target>, object: &Arc<Object>, request: &Request<'_>) {
-        let mut target = (*fetched_for(request.http, target)).clone();
-        if let Some(variant) = object
-            .representation()
-            .variant
-            .filter(|_| target.key.id() != object.id())
-        {
-            target = target.variant(variant);
-        }
-        let target = &Arc::new(target);
+    pub(super) fn revalidate_meanwhile(&self, target: &Arc<Target>, object: &Arc<Object>) {
         let cursor = self
             .fills
             .join(target, Want::Validity { bytes: true }, Some(Arc::clone(object)));

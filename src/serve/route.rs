@@ -6,8 +6,6 @@
 use crate::config::{AfterLastReader, Config, Delivery};
 use crate::key::ObjectKey;
 use crate::upstream::{Target, Trust};
-use std::cell::{Ref, RefCell};
-use std::collections::HashMap;
 use std::sync::Arc;
 use url::Url;
 
@@ -183,41 +181,6 @@ fn with_query(mut url: String, query: Option<&str>) -> String {
         url.push_str(query);
     }
     url
-}
-
-/// The routes of one worker's recent requests: parsing and hashing a URL costs more than serving
-/// 16 KiB of it, and a table shared by all workers would cost a lock.
-///
-/// A full table is emptied, not aged: what is still in use is back within one request each.
-#[derive(Debug, Default)]
-pub struct Recent {
-    table: RefCell<HashMap<String, (Arc<Target>, Delivery)>>,
-}
-
-/// Longer paths are rare enough to be parsed each time.
-const MAX_RECENT_BYTES: usize = 512;
-const MAX_RECENT: usize = 1024;
-
-impl Recent {
-    /// Where the same request went before. Keyed by the path alone: one with a query takes the long way.
-    pub fn find(&self, path: &str, query: Option<&str>) -> Option<Ref<'_, (Arc<Target>, Delivery)>> {
-        if query.is_some() {
-            return None;
-        }
-        Ref::filter_map(self.table.borrow(), |table| table.get(path)).ok()
-    }
-
-    /// Remembers where a request went.
-    pub fn note(&self, path: &str, query: Option<&str>, target: &Arc<Target>, delivery: Delivery) {
-        if query.is_some() || path.len() > MAX_RECENT_BYTES {
-            return;
-        }
-        let mut table = self.table.borrow_mut();
-        if table.len() >= MAX_RECENT {
-            table.clear();
-        }
-        table.insert(path.to_owned(), (Arc::clone(target), delivery));
-    }
 }
 
 #[cfg(test)]

@@ -65,7 +65,9 @@ impl Service {
 
 /// Whether the object may answer a request with these fields.
 pub(super) fn is_selected(object: &Object, fields: &(impl Fields + ?Sized)) -> bool {
-    selects(&object.head().representation().selected_by, fields)
+    let head = object.head();
+    let representation = head.representation();
+    selects(&representation.selected_by, representation, fields)
 }
 
 fn name_of(leader: &Object, fields: &(impl Fields + ?Sized)) -> String {

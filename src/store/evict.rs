@@ -198,7 +198,7 @@ impl Store {
             Some(object) => Some(Standing {
                 size: object.disk_bytes(),
                 last_used: object.last_used(),
-                hits: object.hits.load(Ordering::Relaxed),
+                hits: object.uses.hits(),
             }),
             None if record.pinned => None,
             None => Some(Standing {

@@ -390,9 +390,14 @@ impl Store {
         idle.sort_unstable();
         for (_, id) in idle.iter().take(CLOSED_AT_ONCE) {
             // With the map locked: a second handle would be opened from a record without this one's use.
-            let Some(closed) = open.remove(id).filter(|object| object.is_use_news()) else {
+            let Some(closed) = open.remove(id) else {
                 continue;
             };
+            // Who opens it next counts from its record.
+            closed.withdraw();
+            if !closed.uses.are_news() {
+                continue;
+            }
             if let Err(error) = closed.record_use() {
                 tracing::warn!(%id, %error, "could not record the use of an object");
             }
@@ -407,6 +412,7 @@ impl Store {
         // A record that is being written is written first.
         let _recorded = object.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         object.discarded.store(true, Ordering::Release);
+        object.withdraw();
     }
 
     /// Gives back what a crash left in the body of an object beyond what its record speaks of.

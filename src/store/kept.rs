@@ -5,10 +5,11 @@
 //! take no more than [`MOST_BYTES`].
 
 use super::object::Object;
+use super::uses::Uses;
 use crate::ranges::ByteRange;
 use bytes::Bytes;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The longest body that is kept.
 pub(super) const SMALL_BYTES: u64 = 16 * 1024;
@@ -20,23 +21,44 @@ const MOST_BYTES: u64 = 16 << 20;
 #[derive(Debug, Default)]
 pub(super) struct KeptBytes(AtomicU64);
 
-/// A body in memory.
+/// A body in memory. Who holds one may answer from it without its object for as long as it [is current].
+///
+/// [is current]: Kept::is_current
 #[derive(Debug)]
-pub(super) struct Kept {
+pub struct Kept {
     bytes: Bytes,
     all: Arc<KeptBytes>,
+    withdrawn: AtomicBool,
+    uses: Arc<Uses>,
 }
 
 impl Kept {
     /// Keeps a body, where there is room.
-    pub(super) fn new(body: &[u8], all: &Arc<KeptBytes>) -> Option<Arc<Self>> {
+    fn new(body: &[u8], all: &Arc<KeptBytes>, uses: &Arc<Uses>) -> Option<Arc<Self>> {
         let taken = body.len() as u64;
         let room = |used: u64| Some(used + taken).filter(|used| *used <= MOST_BYTES);
         all.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
         Some(Arc::new(Self {
             bytes: Bytes::copy_from_slice(body),
             all: Arc::clone(all),
+            withdrawn: AtomicBool::new(false),
+            uses: Arc::clone(uses),
         }))
+    }
+
+    /// Whether these are still the bytes of the object that requests find, under the same head.
+    pub fn is_current(&self) -> bool {
+        !self.withdrawn.load(Ordering::Acquire)
+    }
+
+    /// The whole body.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Notes that it has answered so many times, each within a second of one that its object noted itself.
+    pub fn answered(&self, times: u32) {
+        self.uses.add_hits(times.into());
     }
 
     /// Up to `len` bytes at `at`.
@@ -62,12 +84,28 @@ impl Object {
         (bytes.len() == len && self.epoch() == epoch).then_some(bytes)
     }
 
+    /// The whole body, where it is kept in memory.
+    pub fn kept_body(&self) -> Option<Arc<Kept>> {
+        self.kept.load_full()
+    }
+
     /// Keeps a small body in memory, unless what was read may have been taken away meanwhile.
     pub(super) fn keep(&self, body: &[u8]) {
         let epoch = self.epoch();
-        self.kept.store(Kept::new(body, &self.shared.kept));
-        if self.epoch() != epoch {
-            self.kept.store(None);
+        self.put(Kept::new(body, &self.shared.kept, &self.uses));
+        if self.epoch() != epoch || self.is_discarded() {
+            self.withdraw();
+        }
+    }
+
+    /// What is kept answers no more: bytes go, the head is another, or later requests find another object.
+    pub(super) fn withdraw(&self) {
+        self.put(None);
+    }
+
+    fn put(&self, kept: Option<Arc<Kept>>) {
+        if let Some(before) = self.kept.swap(kept) {
+            before.withdrawn.store(true, Ordering::Release);
         }
     }
 }
@@ -79,14 +117,15 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded_and_given_back() {
         let all = Arc::new(KeptBytes::default());
+        let uses = Arc::new(Uses::default());
         let body = vec![7; SMALL_BYTES as usize];
-        let kept: Vec<_> = std::iter::from_fn(|| Kept::new(&body, &all)).collect();
+        let kept: Vec<_> = std::iter::from_fn(|| Kept::new(&body, &all, &uses)).collect();
         assert_eq!(kept.len() as u64, MOST_BYTES / SMALL_BYTES);
         assert_eq!(kept[0].slice(3, 4), vec![7; 4]);
         assert_eq!(kept[0].slice(SMALL_BYTES - 1, 4).len(), 1);
         assert!(kept[0].slice(SMALL_BYTES + 1, 4).is_empty());
         drop(kept);
         assert_eq!(all.0.load(Ordering::Acquire), 0);
-        assert!(Kept::new(&body, &all).is_some());
+        assert!(Kept::new(&body, &all, &uses).is_some());
     }
 }

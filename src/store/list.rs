@@ -8,7 +8,6 @@ use super::representation::{Expired, Representation};
 use crate::key::ObjectId;
 use crate::ranges::RangeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// A line of the list of objects, read from the catalog or from the open object.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -246,7 +245,7 @@ pub fn line_of(object: &Arc<Object>) -> Opened {
         etag: object.etag().to_string(),
         created: object.created,
         last_used: object.last_used(),
-        hits: object.hits.load(Ordering::Relaxed),
+        hits: object.uses.hits(),
         pinned: object.is_pinned(),
     }
 }

@@ -38,10 +38,12 @@ mod sums;
 #[cfg(test)]
 mod tests;
 mod transit;
+mod uses;
 mod verify;
 
 pub use error::StoreError;
 pub use index::{Created, Store, StoreSettings};
+pub use kept::Kept;
 pub use list::{How, Opened, Removed, Sums, Which, line_of};
 pub use object::{Object, ObjectState, Passing};
 pub use pool::BLOCK_BYTES;

@@ -23,6 +23,7 @@ use super::record::Record;
 use super::representation::{Head, Representation};
 use super::space::{Space, pages_of};
 use super::sums::{Arriving, Group, Unchecked};
+use super::uses::Uses;
 use crate::clock::{SharedClock, unix_seconds};
 use crate::header::{EntityTag, Validators};
 use crate::key::{ObjectId, ObjectKey};
@@ -68,11 +69,6 @@ pub(super) struct Shared {
     pub(super) _alive: Sender<()>,
 }
 
-/// When its use is worth a record: so many seconds after the last one, or with more than twice its hits and
-/// these.
-const USE_IS_NEWS_AFTER: u64 = 600;
-const USE_IS_NEWS_BEYOND: u64 = 2;
-
 /// No object is that long.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -98,11 +94,7 @@ pub struct Object {
     /// The length, for those who would not wait for the lock; [`UNKNOWN`] where it is not known.
     known_length: AtomicU64,
     pub(super) discarded: AtomicBool,
-    pub(super) last_used: AtomicU64,
-    pub(super) hits: AtomicU64,
-    /// What its record says of those two.
-    told_used: AtomicU64,
-    told_hits: AtomicU64,
+    pub(super) uses: Arc<Uses>,
     demand: Notify,
     /// Rung, while bytes pass by unstored, when a reader begins to wait.
     passed_on: Notify,
@@ -193,6 +185,7 @@ impl Object {
         let whole = progress.is_whole();
         Self {
             id,
+            uses: Arc::new(Uses::of(&record)),
             etag: etag_for(&record.representation.validators, id, record.generation),
             url: record.url,
             generation: record.generation,
@@ -208,10 +201,6 @@ impl Object {
             unverified: AtomicBool::new(record.unverified),
             known_length: AtomicU64::new(record.complete_length.unwrap_or(UNKNOWN)),
             discarded: AtomicBool::new(false),
-            last_used: AtomicU64::new(record.last_used),
-            hits: AtomicU64::new(record.hits),
-            told_used: AtomicU64::new(record.last_used),
-            told_hits: AtomicU64::new(record.hits),
             demand: Notify::new(),
             passed_on: Notify::new(),
             passing: AtomicU8::new(0),
@@ -270,6 +259,7 @@ impl Object {
     pub(super) fn set_head(&self, representation: Representation, validated: u64) {
         self.head
             .store(Head::new(representation, validated, &*self.shared.clock));
+        self.withdraw();
     }
 
     /// The tag that clients are given: strong, and the same from the first byte to the last.
@@ -311,7 +301,7 @@ impl Object {
     /// To be called under the lock, before bytes that are here are touched.
     pub(super) fn raise_epoch(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.kept.store(None);
+        self.withdraw();
     }
 
     /// Whether it was removed or replaced: later requests do not find it.
@@ -443,13 +433,12 @@ impl Object {
 
     /// Notes that the object answered a request at `now`, in seconds since 1970.
     pub fn touch(&self, now: u64) {
-        self.hits.fetch_add(1, Ordering::Relaxed);
-        self.last_used.store(now, Ordering::Relaxed);
+        self.uses.add(now);
     }
 
     /// When the object last answered a request, in seconds since 1970.
     pub fn last_used(&self) -> u64 {
-        self.last_used.load(Ordering::Relaxed)
+        self.uses.last()
     }
 
     /// When the upstream last said that this is its representation, in seconds since 1970.
@@ -558,21 +547,8 @@ impl Object {
         self.whole.store(progress.is_whole(), Ordering::Release);
     }
 
-    /// Whether its use since the last record changes when it is evicted: not a few hits more within minutes. To
-    /// write each of them would cost the catalog as much as the bytes cost the disk.
-    pub(super) fn is_use_news(&self) -> bool {
-        let (used, hits) = (
-            self.told_used.load(Ordering::Relaxed),
-            self.told_hits.load(Ordering::Relaxed),
-        );
-        let later = self.last_used().saturating_sub(used) >= USE_IS_NEWS_AFTER;
-        later || self.hits.load(Ordering::Relaxed) > hits.saturating_mul(2).saturating_add(USE_IS_NEWS_BEYOND)
-    }
-
     pub(super) fn record(&self, durable: &RangeSet) -> Record {
-        self.told_used.store(self.last_used(), Ordering::Relaxed);
-        self.told_hits
-            .store(self.hits.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.uses.told();
         let (length, unverified) = {
             let progress = self.progress();
             (progress.length, progress.unverified)
@@ -587,7 +563,7 @@ impl Object {
             created: self.created,
             validated: self.validated(),
             last_used: self.last_used(),
-            hits: self.hits.load(Ordering::Relaxed),
+            hits: self.uses.hits(),
             pinned: self.is_pinned(),
             digest: self.digest(),
             manifest_bytes: self.manifest_bytes.load(Ordering::Acquire),

@@ -95,7 +95,10 @@ impl Client {
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send(&url, ask).await?;
             let status = response.status().as_u16();
-            if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+            let leads_on =
+                matches!(status, 301 | 302 | 303 | 307 | 308) && response.headers().contains_key(header::LOCATION);
+            // One that does not say where to is a page like any other (RFC 9110 §15.4).
+            if !leads_on {
                 let mut reply = Reply::read(status, response.version(), response.headers(), asked.elapsed());
                 if self.settings.join_weak {
                     reply.validators = reply.validators.by_old_date();
@@ -288,7 +291,7 @@ fn next_hop(url: &Url, headers: &HeaderMap) -> Result<Url, UpstreamError> {
     let location = headers
         .get(header::LOCATION)
         .and_then(|value| value.to_str().ok())
-        .ok_or_else(|| fault("without saying where to"))?;
+        .ok_or_else(|| fault("to something that is no text"))?;
     let next = url.join(location).map_err(|_| fault("to something that is no URL"))?;
     if !matches!(next.scheme(), "http" | "https") {
         return Err(fault("to another scheme than http and https"));
