@@ -15,6 +15,7 @@ use crate::admin;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
 use crate::fill::{FillSettings, Registry};
+use crate::live::{Limits, Rules, Streams};
 use crate::serve::{Problem, Routed, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
@@ -162,8 +163,14 @@ impl Server {
             after_last_reader: config.after_last_reader,
             read_ahead: config.read_ahead,
         };
-        let registry = Registry::new(Arc::clone(&store), client, settings, fills.handle().clone());
-        fills.spawn(keep_store(Arc::clone(&store)));
+        let streams = Arc::new(Streams::open(
+            Arc::clone(&store),
+            stream_limits(config),
+            Arc::clone(&clock),
+        ));
+        let keeping = keep_store(Arc::clone(&store), Arc::clone(&streams));
+        let registry = Registry::new(Arc::clone(&store), streams, client, settings, fills.handle().clone());
+        fills.spawn(keeping);
         fills.spawn(watch_for_sleep(Arc::clone(&clock), registry.clone()));
         let service = Arc::new(Service {
             store,
@@ -176,6 +183,7 @@ impl Server {
                 header_wait: config.header_wait,
                 fresh_for: config.fresh_for,
                 keep_unverified: config.keep_unverified,
+                detach: config.detach.clone(),
             },
         });
         let listen_error = |source| AppError::Listen {
@@ -252,6 +260,24 @@ async fn watch_for_sleep(clock: SharedClock, fills: Registry) {
     }
 }
 
+fn stream_limits(config: &Config) -> Limits {
+    let streams = &config.streams;
+    Limits {
+        idle: streams.idle,
+        unattended: streams.unattended,
+        total: streams.total,
+        window_bytes: streams.window_bytes,
+        window_time: streams.window_time,
+        burst_bytes: streams.burst_bytes,
+        lifetime: streams.lifetime,
+        most: streams.most,
+        believes_close: config.keep_unverified,
+        rules: Rules {
+            types: streams.types.clone(),
+        },
+    }
+}
+
 fn read_authorities(path: &Path) -> Result<Vec<u8>, AppError> {
     std::fs::read(path).map_err(|source| AppError::Authorities {
         path: path.to_owned(),
@@ -260,12 +286,16 @@ fn read_authorities(path: &Path) -> Result<Vec<u8>, AppError> {
 }
 
 /// Brings the store in order after a start, while requests are served, and looks after it from then on.
-async fn keep_store(store: Arc<Store>) {
+async fn keep_store(store: Arc<Store>, streams: Arc<Streams>) {
     let mut tick = tokio::time::interval(STORE_CHECK);
     loop {
         tick.tick().await;
-        let store = Arc::clone(&store);
-        let _ = tokio::task::spawn_blocking(move || store.look_after()).await;
+        let (store, streams) = (Arc::clone(&store), Arc::clone(&streams));
+        let look = move || {
+            store.look_after();
+            streams.sweep();
+        };
+        let _ = tokio::task::spawn_blocking(look).await;
     }
 }
 

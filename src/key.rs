@@ -96,6 +96,16 @@ impl fmt::Debug for ObjectId {
     }
 }
 
+/// One digest of several texts, whatever is in each.
+pub fn digest_of(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    *hasher.finalize().as_bytes()
+}
+
 /// RFC 3986 §6.2.2: unreserved characters bare, all other escapes with capital digits.
 fn one_spelling(url: &str) -> String {
     let bytes = url.as_bytes();

@@ -6,6 +6,7 @@
 //! app                      composition; the only place that knows everyone
 //! serve  admin             HTTP at our door: actix here and in app only
 //! fill                     where bytes come from
+//! live                     streams: which replies are, where readers come in, what became of them
 //! store  upstream          disk (sled here only), network (the HTTP client here only)
 //! policy                   pure: which stored answers may be reused
 //! header                   pure: RFC 9110 fields
@@ -21,6 +22,8 @@ pub mod admin;
 pub mod serve;
 
 pub mod fill;
+
+pub mod live;
 
 pub mod store;
 pub mod upstream;

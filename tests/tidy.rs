@@ -11,6 +11,7 @@ const STACK: &[&[&str]] = &[
     &["admin"],
     &["serve"],
     &["fill"],
+    &["live"],
     &["store", "upstream"],
     &["policy"],
     &["header"],

@@ -3,6 +3,7 @@
 mod fills;
 mod guard;
 mod objects;
+mod streams;
 mod verify;
 
 use crate::serve::{Problem, Service};
@@ -12,7 +13,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use std::sync::Arc;
 
 const RESOURCES: &str = "there is healthz, readyz, metrics, api/v1/fills, api/v1/stats, api/v1/verify, api/v1/objects, \
-    api/v1/objects/{id} and api/v1/objects/{id}/pin under /-/";
+    api/v1/objects/{id}, api/v1/objects/{id}/pin, api/v1/streams, api/v1/streams/{id} and api/v1/streams/{id}/status under /-/";
 
 /// What a request is for.
 enum Resource<'a> {
@@ -24,6 +25,8 @@ enum Resource<'a> {
     Objects,
     Object(&'a str),
     Pin(&'a str),
+    Streams,
+    Stream { id: &'a str, status: bool },
 }
 
 impl<'a> Resource<'a> {
@@ -35,6 +38,15 @@ impl<'a> Resource<'a> {
             "api/v1/stats" => Self::Stats,
             "api/v1/verify" => Self::Verify,
             "api/v1/objects" => Self::Objects,
+            "api/v1/streams" => Self::Streams,
+            _ if path.starts_with("api/v1/streams/") => {
+                let id = path.strip_prefix("api/v1/streams/")?;
+                match id.split_once('/') {
+                    None => Self::Stream { id, status: false },
+                    Some((id, "status")) => Self::Stream { id, status: true },
+                    Some(_) => return None,
+                }
+            }
             _ => {
                 let id = path.strip_prefix("api/v1/objects/")?;
                 match id.split_once('/') {
@@ -51,6 +63,7 @@ impl<'a> Resource<'a> {
             Self::Objects | Self::Object(_) => "GET, HEAD, DELETE",
             Self::Pin(_) => "PUT, DELETE",
             Self::Verify => "POST",
+            Self::Stream { status: false, .. } => "GET, HEAD, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -70,7 +83,13 @@ pub async fn handle(service: &Arc<Service>, request: &HttpRequest, path: &str) -
         return response;
     }
     let reads = method == Method::GET || method == Method::HEAD;
-    if let Some(why) = guard::refusal(request).filter(|_| !reads) {
+    // Who knows the id of a stream may stop it; who sees the list knows all ids.
+    let is_open = match resource {
+        Resource::Stream { .. } => true,
+        Resource::Streams => false,
+        _ => reads,
+    };
+    if let Some(why) = guard::refusal(request).filter(|_| !is_open) {
         return Problem::new(StatusCode::FORBIDDEN, why).response();
     }
     match resource {
@@ -80,6 +99,8 @@ pub async fn handle(service: &Arc<Service>, request: &HttpRequest, path: &str) -
         Resource::Metrics => metrics(service),
         Resource::Fills => fills::list(service),
         Resource::Stats => objects::stats(service).await,
+        Resource::Streams => streams::list(service),
+        Resource::Stream { id, status } => streams::one(service, request, id, status).await,
         Resource::Verify => verify::run(service, request.query_string()),
         Resource::Objects if reads => objects::list(service, request.query_string()).await,
         Resource::Objects => objects::purge_many(service, request.query_string()).await,

@@ -7,9 +7,10 @@
 
 mod settings;
 mod source;
+mod table;
 mod units;
 
-pub use settings::{Config, UpstreamConfig, describe};
+pub use settings::{Config, StreamConfig, UpstreamConfig, describe};
 pub use source::{Layers, Mistakes};
 
 /// How an object is answered while it is incomplete; see `docs/delivery.md`.

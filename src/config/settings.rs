@@ -1,6 +1,7 @@
 //! Every setting: its key, its unit, its default, and how its text becomes a value.
 
 use super::source::{Layers, Mistakes};
+use super::table::SETTINGS;
 use super::units;
 use super::{AfterLastReader, Delivery};
 use std::net::SocketAddr;
@@ -23,6 +24,29 @@ pub struct UpstreamConfig {
     pub ignore_query: Option<Vec<String>>,
     /// Whether cookies are taken off requests and replies, where not as all others.
     pub drop_cookies: Option<bool>,
+}
+
+/// What streams are held to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamConfig {
+    /// How many run at once.
+    pub most: usize,
+    /// Media types that are streams, in lower case; `video/*` stands for all of a kind.
+    pub types: Vec<String>,
+    /// The longest silence of an upstream.
+    pub idle: Duration,
+    /// How long one goes on that nobody reads.
+    pub unattended: Duration,
+    /// How long one may last; `None` is no limit.
+    pub total: Option<Duration>,
+    /// The most that is kept of each, in bytes.
+    pub window_bytes: u64,
+    /// The most that is kept of each, in time; `None` is no limit.
+    pub window_time: Option<Duration>,
+    /// What a listener of media is given first of what was before, in bytes.
+    pub burst_bytes: u64,
+    /// How long a log is kept after the end of its stream.
+    pub lifetime: Duration,
 }
 
 /// A whole and valid configuration.
@@ -80,156 +104,15 @@ pub struct Config {
     pub fresh_for: Duration,
     /// Whether bodies whose end was only a closed connection are reused.
     pub keep_unverified: bool,
+    /// What streams are held to.
+    pub streams: StreamConfig,
+    /// Paths whose requests outlive their clients; one that ends in `*` stands for all that begin so.
+    pub detach: Vec<String>,
     /// Threads that serve connections.
     pub workers: usize,
     /// What is logged, as `tracing` directives.
     pub log: String,
 }
-
-struct Setting {
-    key: &'static str,
-    default: &'static str,
-    says: &'static str,
-}
-
-/// The scalar settings. `auto` defaults depend on the machine or on other settings.
-const SETTINGS: &[Setting] = &[
-    Setting {
-        key: "listen",
-        default: "127.0.0.1:8080",
-        says: "address and port to accept connections at",
-    },
-    Setting {
-        key: "data",
-        default: "auto",
-        says: "data directory; auto is millpond in the user's cache directory",
-    },
-    Setting {
-        key: "delivery",
-        default: "follow",
-        says: "follow or capped: how incomplete objects are answered",
-    },
-    Setting {
-        key: "ad_hoc",
-        default: "auto",
-        says: "true, false or auto: whether clients may name any URL; auto is true on loopback",
-    },
-    Setting {
-        key: "allow_private",
-        default: "false",
-        says: "true or false: whether such URLs may lead to private addresses",
-    },
-    Setting {
-        key: "quota",
-        default: "none",
-        says: "size that objects may take on the disk, like 50GiB; none is no limit",
-    },
-    Setting {
-        key: "min_free",
-        default: "auto",
-        says: "size left free in the file system; auto is 256MiB, or a twentieth of a small one",
-    },
-    Setting {
-        key: "header_wait",
-        default: "5s",
-        says: "time that a header waits for the first wanted byte",
-    },
-    Setting {
-        key: "hold_limit",
-        default: "5m",
-        says: "time that readers are held while the upstream fails",
-    },
-    Setting {
-        key: "grace",
-        default: "30s",
-        says: "time that running answers get to finish after SIGTERM",
-    },
-    Setting {
-        key: "connect_timeout",
-        default: "10s",
-        says: "time that connecting to an upstream may take",
-    },
-    Setting {
-        key: "reply_timeout",
-        default: "30s",
-        says: "time an upstream may take from request to header",
-    },
-    Setting {
-        key: "read_idle_timeout",
-        default: "30s",
-        says: "time that an upstream's body may be silent",
-    },
-    Setting {
-        key: "sessions_per_object",
-        default: "8",
-        says: "number of upstream connections one object may have, 1 to 64",
-    },
-    Setting {
-        key: "connections_per_upstream",
-        default: "8",
-        says: "number of exchanges one upstream is asked for at once, 1 to 256, shared by all objects",
-    },
-    Setting {
-        key: "requests_per_second",
-        default: "none",
-        says: "number of requests a second one upstream is asked, or none",
-    },
-    Setting {
-        key: "bytes_per_second",
-        default: "none",
-        says: "size a second one upstream is asked for, like 20MB, or none",
-    },
-    Setting {
-        key: "read_ahead",
-        default: "all",
-        says: "time ahead of a reader, at its rate, that is fetched while it reads; or all",
-    },
-    Setting {
-        key: "after_last_reader",
-        default: "complete",
-        says: "complete, stop or finish:PERCENT%,SIZE: what a fill does without readers",
-    },
-    Setting {
-        key: "ignore_query",
-        default: "",
-        says: "parameters that are no part of a key, like Expires,Signature,X-Amz-*: signed URLs",
-    },
-    Setting {
-        key: "drop_cookies",
-        default: "false",
-        says: "true or false: whether cookies are taken off requests and replies, so that what sets them is shared",
-    },
-    Setting {
-        key: "join_weak",
-        default: "false",
-        says: "true or false: whether pieces under a weak ETag are joined where Last-Modified is old and equal",
-    },
-    Setting {
-        key: "upstream_ca",
-        default: "none",
-        says: "PEM file of certificate authorities to trust beside the system's",
-    },
-    Setting {
-        key: "fresh_for",
-        default: "1h",
-        says: "time an object is reused unasked where the upstream does not say",
-    },
-    Setting {
-        key: "keep_unverified",
-        default: "false",
-        says: "true or false: whether bodies that ended only by a closed connection are reused",
-    },
-    Setting {
-        key: "workers",
-        default: "auto",
-        says: "number of threads that serve connections, 1 to 256; auto is one a core",
-    },
-    Setting {
-        key: "log",
-        default: "info",
-        says: "what is logged: error, warn, info, debug, or module=level,…",
-    },
-];
 
 /// What can be said of one upstream, under `[upstreams.NAME]`.
 const RULES: &[&str] = &["url", "delivery", "after_last_reader", "ignore_query", "drop_cookies"];
@@ -356,6 +239,29 @@ impl Config {
             }),
             fresh_for: reader.duration("fresh_for"),
             keep_unverified: reader.truth("keep_unverified"),
+            streams: StreamConfig {
+                most: reader.read("streams", 1, |text| number(text, 10_000)),
+                types: reader.read("stream_types", Vec::new(), |text| {
+                    Ok(list_of_names(&text.to_ascii_lowercase()))
+                }),
+                idle: reader.duration("stream_idle"),
+                unattended: reader.duration("stream_unattended"),
+                total: reader.read("stream_total", None, duration_or_none),
+                window_bytes: reader.read("stream_window", LEAST_WINDOW, |text| match units::bytes(text)? {
+                    bytes if bytes < LEAST_WINDOW => Err("is too little to read along; write 1MiB or more".to_owned()),
+                    bytes => Ok(bytes),
+                }),
+                window_time: reader.read("stream_window_time", None, duration_or_none),
+                burst_bytes: reader.read("stream_burst", 0, units::bytes),
+                lifetime: reader.duration("stream_lifetime"),
+            },
+            detach: reader.read("detach", Vec::new(), |text| {
+                let paths = list_of_names(text);
+                match paths.iter().find(|path| !path.starts_with('/')) {
+                    Some(path) => Err(format!("has {path:?}, which is no path; write /NAME/PATH or /PATH*")),
+                    None => Ok(paths),
+                }
+            }),
             workers: reader.read("workers", 1, |text| match text {
                 "auto" => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
                 text => number(text, 256),
@@ -369,6 +275,16 @@ impl Config {
         } else {
             Err(Mistakes(reader.mistakes))
         }
+    }
+}
+
+/// A window must hold what is on its way between the upstream and a reader.
+const LEAST_WINDOW: u64 = 1 << 20;
+
+fn duration_or_none(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "none" => Ok(None),
+        text => units::duration(text).map(Some),
     }
 }
 

@@ -113,23 +113,23 @@ pub(super) async fn ask_any(
         }
         return Ok(exchange);
     }
-    let rest = match (status, exchange.reply.rest()) {
-        (429 | 503, Some(rest)) => Some(rest),
-        (429, None) => Some(TOO_MANY_REST),
-        _ => None,
-    };
-    if let Some(rest) = rest {
-        tracing::warn!(
-            url = target.key.url(),
-            status,
-            ?rest,
-            "the upstream asks to be left alone"
-        );
-        // Both where it was asked and where that led.
-        permit.rest(rest);
-        context.client.budget_of(&exchange.url).rest(rest);
-    }
+    refusal_rest(context, &exchange, permit);
     Ok(exchange)
+}
+
+/// Leaves the upstream alone for as long as it asks for.
+pub(super) fn refusal_rest(context: &Context, exchange: &Exchange, permit: &Permit) {
+    let status = exchange.reply.status;
+    let rest = match (status, exchange.reply.rest()) {
+        (429 | 503, Some(rest)) => rest,
+        (429, None) => TOO_MANY_REST,
+        _ => return,
+    };
+    let url = exchange.target.key.url();
+    tracing::warn!(url, status, ?rest, "the upstream asks to be left alone");
+    // Both where it was asked and where that led.
+    permit.rest(rest);
+    context.client.budget_of(&exchange.url).rest(rest);
 }
 
 /// The door is closed to this URL; another one for the same object may open it.

@@ -3,6 +3,7 @@
 use super::place::Place;
 use super::registry::{Context, Phase, Refusal, Shared, Trouble};
 use super::why::Why;
+use crate::live::Stream;
 use crate::policy::NotStored;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::Object;
@@ -29,6 +30,11 @@ impl Cursor {
     /// Whose request the fill makes.
     pub fn target(&self) -> Arc<Target> {
         self.shared.target()
+    }
+
+    /// The stream that the fill logs, where it is one.
+    pub fn stream(&self) -> Option<&Arc<Stream>> {
+        self.shared.stream()
     }
 
     /// Why the reply is not kept, as soon as it has come.

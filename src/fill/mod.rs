@@ -21,6 +21,7 @@
 mod ask;
 mod cursor;
 mod join;
+mod line;
 mod meter;
 mod owner;
 mod passage;
@@ -33,8 +34,9 @@ mod unshared;
 mod why;
 
 pub use cursor::Cursor;
-pub use passage::{Outgoing, Passed};
-pub use registry::{FillLine, FillSettings, Phase, Refusal, Registry, Trouble, WaitingLine, Want};
+pub use line::{FillLine, WaitingLine};
+pub use passage::{Outgoing, Passed, Seen, Sending};
+pub use registry::{FillSettings, Phase, Refusal, Registry, Trouble, Want};
 pub use why::{SessionLine, Stage, Why};
 
 pub use crate::config::AfterLastReader;

@@ -23,6 +23,19 @@ pub struct Outgoing {
     pub pieces: mpsc::Receiver<io::Result<Bytes>>,
 }
 
+/// A request that is sent once, and whose reply is logged.
+pub struct Sending {
+    /// Its method.
+    pub method: String,
+    /// Its body, where it has one.
+    pub body: Option<Outgoing>,
+    /// Is called with the reply's status and fields, on a blocking thread, before anybody else sees them.
+    pub seen: Box<Seen>,
+}
+
+/// What is done with the status and fields of a reply.
+pub type Seen = dyn FnOnce(u16, &[(String, String)]) + Send;
+
 impl Outgoing {
     /// A body of that length, and the end that it is put into.
     pub fn new(length: Option<u64>) -> (mpsc::Sender<io::Result<Bytes>>, Self) {

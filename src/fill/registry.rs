@@ -5,13 +5,15 @@
 
 use super::AfterLastReader;
 use super::cursor::Cursor;
+use super::line::FillLine;
 use super::meter::Meter;
-use super::owner::Owner;
+use super::owner::{Owner, Start};
+use super::passage::Sending;
 use super::place::{Pace, Place, Visits};
 use super::session::Position;
 use super::unshared::Unshared;
-use super::why::{SessionLine, Situation, Why};
 use crate::key::{ObjectId, ObjectKey};
+use crate::live::{Stream, Streams};
 use crate::policy::{NotStored, selects};
 use crate::ranges::ByteOffset;
 use crate::store::{Object, Representation, Store, Which};
@@ -144,6 +146,8 @@ pub(super) struct Shared {
     pub(super) detached: AtomicBool,
     /// Why the reply is not kept.
     pub(super) not_stored: OnceLock<NotStored>,
+    /// The stream that it logs, where it is one.
+    stream: OnceLock<Arc<Stream>>,
     pub(super) meter: Arc<Mutex<Meter>>,
     places: Mutex<Vec<Weak<Place>>>,
     pub(super) status: Mutex<Status>,
@@ -181,6 +185,7 @@ impl Shared {
             over: AtomicBool::new(false),
             detached: AtomicBool::new(false),
             not_stored: OnceLock::new(),
+            stream: OnceLock::new(),
             meter: Arc::new(Mutex::new(Meter::new(Instant::now()))),
             places: Mutex::default(),
             status: Mutex::default(),
@@ -193,6 +198,16 @@ impl Shared {
             (Phase::Ready(object), Want::Validity { .. } | Want::Anew(_)) => !object.is_whole(),
             _ => true,
         }
+    }
+
+    /// The stream that it logs, where it is one.
+    pub(super) fn stream(&self) -> Option<&Arc<Stream>> {
+        self.stream.get()
+    }
+
+    /// What it brings is a stream.
+    pub(super) fn set_stream(&self, stream: &Arc<Stream>) {
+        let _ = self.stream.set(Arc::clone(stream));
     }
 
     /// What to ask for.
@@ -286,6 +301,7 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) store: Arc<Store>,
+    pub(super) streams: Arc<Streams>,
     pub(super) client: Client,
     pub(super) settings: FillSettings,
     pub(super) runtime: Handle,
@@ -344,91 +360,6 @@ impl Context {
     }
 }
 
-/// A line of the list of fills.
-#[derive(Debug, serde::Serialize)]
-pub struct FillLine {
-    /// The digest of the object's URL.
-    pub id: String,
-    /// The canonical URL.
-    pub url: String,
-    /// `opening`, or `ready` once the representation is known.
-    pub phase: &'static str,
-    /// The complete length in bytes, where known.
-    pub complete_length: Option<u64>,
-    /// How many bytes are here.
-    pub present_bytes: u64,
-    /// Readers that hold the fill.
-    pub readers: usize,
-    /// Bytes per second, where known.
-    pub rate: Option<u64>,
-    /// What is asked of the upstream.
-    pub sessions: Vec<SessionLine>,
-    /// Who waits, and why.
-    pub waiting: Vec<WaitingLine>,
-    /// What went wrong last, while it lasts.
-    pub trouble: Option<String>,
-}
-
-/// A position that readers wait at.
-#[derive(Debug, serde::Serialize)]
-pub struct WaitingLine {
-    /// The first absent byte.
-    pub at: ByteOffset,
-    /// For how long, in milliseconds.
-    pub for_ms: u64,
-    /// The reason.
-    #[serde(flatten)]
-    pub why: Why,
-}
-
-impl Context {
-    fn object(shared: &Shared) -> Option<Arc<Object>> {
-        match &*shared.phase.borrow() {
-            Phase::Ready(object) => Some(Arc::clone(object)),
-            _ => None,
-        }
-    }
-
-    fn line(&self, shared: &Shared) -> FillLine {
-        let object = Self::object(shared);
-        let situation = self.situation(shared);
-        let waiting = object.as_ref().map(|object| object.waiting()).unwrap_or_default();
-        let milliseconds = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        FillLine {
-            id: shared.key.id().to_string(),
-            url: shared.key.url().to_owned(),
-            phase: if object.is_some() { "ready" } else { "opening" },
-            complete_length: object.as_ref().and_then(|object| object.length()),
-            present_bytes: object.as_ref().map_or(0, |object| object.present_bytes()),
-            readers: shared.readers.load(Ordering::Acquire),
-            rate: shared.rate().map(|rate| rate as u64),
-            waiting: waiting
-                .iter()
-                .map(|waiting| WaitingLine {
-                    at: waiting.at,
-                    for_ms: milliseconds(waiting.since),
-                    why: situation.why(waiting.at),
-                })
-                .collect(),
-            sessions: situation.sessions,
-            trouble: shared.trouble.borrow().as_ref().map(|trouble| trouble.what.to_string()),
-        }
-    }
-
-    pub(super) fn situation(&self, shared: &Shared) -> Situation {
-        let standing = self.client.budget_of(&shared.target().url).standing();
-        let status = shared.status.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        Situation {
-            sessions: status.sessions.iter().map(|position| position.line()).collect(),
-            disk: status.disk,
-            resting: status.retry_at.and_then(|at| at.checked_duration_since(now)),
-            upstream_resting: standing.resting,
-            ranges: status.ranges,
-        }
-    }
-}
-
 /// All fills under way.
 #[derive(Debug, Clone)]
 pub struct Registry {
@@ -437,9 +368,16 @@ pub struct Registry {
 
 impl Registry {
     /// A registry without fills, whose tasks run on `runtime`.
-    pub fn new(store: Arc<Store>, client: Client, settings: FillSettings, runtime: Handle) -> Self {
+    pub fn new(
+        store: Arc<Store>,
+        streams: Arc<Streams>,
+        client: Client,
+        settings: FillSettings,
+        runtime: Handle,
+    ) -> Self {
         let context = Context {
             store,
+            streams,
             client,
             settings,
             runtime,
@@ -475,7 +413,8 @@ impl Registry {
             let known = known.filter(|object| !object.is_discarded());
             // What was not there when it was looked up may have been brought since, by a fill that is over.
             let known = known.or_else(|| self.brought_since(target));
-            self.spawn(Owner::new(Arc::clone(&self.context), Arc::clone(&shared), known), want);
+            let owner = Owner::new(Arc::clone(&self.context), Arc::clone(&shared), known);
+            self.spawn(owner, Start::Want(want));
             shared
         });
         shared.readers.fetch_add(1, Ordering::AcqRel);
@@ -541,8 +480,22 @@ impl Registry {
         let shared = Arc::new(Shared::new(Arc::clone(target), want.is_for_bytes()));
         shared.detached.store(true, Ordering::Release);
         shared.readers.fetch_add(1, Ordering::AcqRel);
-        self.spawn(Owner::new(Arc::clone(&self.context), Arc::clone(&shared), None), want);
+        let owner = Owner::new(Arc::clone(&self.context), Arc::clone(&shared), None);
+        self.spawn(owner, Start::Want(want));
         self.cursor(shared, Place::new(0, u64::MAX, Instant::now()), false)
+    }
+
+    /// Sends a request that must not die with its client: what comes of it is logged as `stream`, whoever reads.
+    pub fn detach_request(&self, target: &Arc<Target>, sending: Sending, stream: &Arc<Stream>) {
+        let shared = Arc::new(Shared::new(Arc::clone(target), true));
+        shared.set_stream(stream);
+        let owner = Owner::new(Arc::clone(&self.context), shared, None);
+        self.spawn(owner, Start::Send(Box::new(sending)));
+    }
+
+    /// All streams.
+    pub fn streams(&self) -> &Arc<Streams> {
+        &self.context.streams
     }
 
     /// Whether the latest reply of that URL was for one client alone, so that waiting for the next would be in vain.
@@ -587,10 +540,10 @@ impl Registry {
         fills.iter().map(|(_, shared)| self.context.line(shared)).collect()
     }
 
-    fn spawn(&self, owner: Owner, want: Want) {
+    fn spawn(&self, owner: Owner, start: Start) {
         let mut owners = self.context.owners.lock().unwrap_or_else(PoisonError::into_inner);
         while owners.try_join_next().is_some() {}
-        owners.spawn_on(owner.run(want), &self.context.runtime);
+        owners.spawn_on(owner.run(start), &self.context.runtime);
     }
 
     /// How many fills are under way.

@@ -133,6 +133,8 @@ pub(super) struct Sink {
     pub(super) shared: Arc<Shared>,
     pub(super) object: Arc<Object>,
     pub(super) position: Arc<Position>,
+    /// The longest silence of the upstream.
+    pub(super) idle: Duration,
 }
 
 /// Moves the body into the object.
@@ -162,7 +164,7 @@ pub(super) async fn receive(
             return if whole { Outcome::Reached } else { Outcome::Curtailed };
         }
         let mut batch = Batch::default();
-        let ending = batch.gather(&mut exchange).await;
+        let ending = batch.gather(&mut exchange, sink.idle).await;
         batch.clip(stop - at);
         if batch.bytes > 0 {
             let count = batch.bytes as u64;
@@ -215,8 +217,8 @@ struct Batch {
 
 impl Batch {
     /// Waits for one piece, then takes what else is there already.
-    async fn gather(&mut self, exchange: &mut Exchange) -> Option<Ending> {
-        let mut next = exchange.next().await;
+    async fn gather(&mut self, exchange: &mut Exchange, idle: Duration) -> Option<Ending> {
+        let mut next = exchange.next_within(idle).await;
         loop {
             match next {
                 Err(error) => return Some(Ending::Failed(error)),
@@ -327,6 +329,9 @@ impl Sink {
                 if let Err(error) = context.write(&shared, &object, at, &piece) {
                     let pieces = std::iter::once(piece).chain(pieces).collect();
                     return Some(Left { at, pieces, error });
+                }
+                if let Some(stream) = shared.stream() {
+                    stream.look(at, &piece);
                 }
                 at += piece.len() as u64;
                 position.at.store(at, Ordering::Release);

@@ -19,7 +19,7 @@ pub use content_range::ContentRange;
 pub use digest::{repr_digest, stated_sha256, wants_sha256};
 pub use forwarding::end_to_end;
 pub use precondition::{Conditions, Known, Verdict};
-pub use prefer::preferred_wait;
+pub use prefer::{preferred_wait, prefers_async};
 pub use range::{FirstWanted, MAX_RANGES, Selection, first_wanted, select};
 pub use validator::{EntityTag, StrongValidator, Validators};
 

@@ -20,6 +20,14 @@ pub fn preferred_wait<'a>(fields: impl Iterator<Item = &'a str>) -> Option<Durat
     })
 }
 
+/// Whether `respond-async` is among the `Prefer` fields (RFC 7240 §4.1).
+pub fn prefers_async<'a>(fields: impl Iterator<Item = &'a str>) -> bool {
+    let name = |member: &'a str| member.split([';', '=']).next().unwrap_or_default().trim();
+    fields
+        .flat_map(list_members)
+        .any(|member| name(member).eq_ignore_ascii_case("respond-async"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 
 use super::multipart::Segment;
 use crate::fill::{Cursor, Phase, Registry, Want};
+use crate::live::Listener;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{BLOCK_BYTES, Broken, Presence, StoreError, Watch};
 use crate::telemetry::Metrics;
@@ -67,7 +68,10 @@ pub(super) struct ObjectBody {
     /// Keeps the fill going while this reader lasts. A whole object needs none, until a block of it is
     /// found damaged.
     cursor: Option<Cursor>,
-    source: Source,
+    /// `None` where what is gone cannot be asked for again.
+    source: Option<Source>,
+    /// Its share in a stream.
+    _listener: Option<Listener>,
     reading: Option<JoinHandle<Result<Bytes, StoreError>>>,
     /// How often the disk did not give what it had taken.
     unreadable: u32,
@@ -85,7 +89,7 @@ impl ObjectBody {
     pub(super) fn new(
         watch: Watch,
         cursor: Option<Cursor>,
-        source: Source,
+        source: Option<Source>,
         segments: Vec<Segment>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -100,6 +104,7 @@ impl ObjectBody {
             watch,
             cursor,
             source,
+            _listener: None,
             reading: None,
             unreadable: 0,
             cut: None,
@@ -108,6 +113,14 @@ impl ObjectBody {
             sent: 0,
             begun: Instant::now(),
             metrics,
+        }
+    }
+
+    /// The same for one who reads a stream along.
+    pub(super) fn listening(self, listener: Listener) -> Self {
+        Self {
+            _listener: Some(listener),
+            ..self
         }
     }
 
@@ -121,7 +134,7 @@ impl ObjectBody {
                     return Poll::Ready(Some(Ok(text)));
                 }
                 Some(Segment::Object(range)) => range.end(),
-                Some(Segment::ToEnd) => u64::MAX,
+                Some(Segment::ToEnd(_)) => u64::MAX,
             };
             if self.at == end {
                 self.next_segment();
@@ -212,11 +225,12 @@ impl ObjectBody {
         if self.cursor.as_ref().is_some_and(|cursor| !cursor.is_over()) {
             return Ok(());
         }
+        let Some(source) = &self.source else { return Ok(()) };
         let object = self.watch.object();
         let span = ByteRange::new(self.at, end).map_or(Span::From(self.at), Span::Range);
-        let (target, known) = (&self.source.target, Some(Arc::clone(object)));
+        let (target, known) = (&source.target, Some(Arc::clone(object)));
         let cursor = match object.is_discarded() {
-            false => self.source.fills.join(target, Want::Bytes(span), known),
+            false => source.fills.join(target, Want::Bytes(span), known),
             true => return Err(self.broken(Broken::Superseded)),
         };
         match cursor.phase() {
@@ -281,6 +295,7 @@ impl MessageBody for HeadOnly {
 fn first_byte(segment: Option<&Segment>) -> ByteOffset {
     match segment {
         Some(Segment::Object(range)) => ByteRange::start(*range),
+        Some(Segment::ToEnd(start)) => *start,
         _ => 0,
     }
 }

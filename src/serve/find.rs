@@ -4,6 +4,7 @@ use super::lookup::{Found, MAX_GENERATIONS, Service, answer_of};
 use super::prepared::Prepared;
 use super::problem::{Problem, refused};
 use super::request::Request;
+use super::streams::variant_of;
 use super::variant::is_selected;
 use crate::fill::{Cursor, Phase, Want};
 use crate::header::{CacheStatus, FirstWanted, Forwarded, first_wanted};
@@ -41,6 +42,14 @@ impl Service {
         if cursor.collapsed() && !may_share(&cursor, target).await {
             cursor = self.fills.join_alone(target, anew(want, span));
             story.detail = Some("not-shared");
+        }
+        if cursor.collapsed()
+            && let Phase::Ready(object) = cursor.opened().await
+            && cursor.stream().is_some()
+            && !is_selected(&object, target.fields.as_slice())
+        {
+            // One stream runs, and this client wants it in another form (with metadata, in another language).
+            cursor = self.fills.join(&variant_of(&object, target), anew(want, span), None);
         }
         // A fill that was under way for want of bytes has not asked about those that are here.
         let asked_about = known
@@ -118,7 +127,7 @@ impl Service {
         self.respond(request, target, answer, Watch::new(stale), None, story)
     }
 
-    async fn opened(
+    pub(super) async fn opened(
         &self,
         request: &Request<'_>,
         target: &Arc<Target>,
@@ -226,7 +235,7 @@ fn was_asked_for_another(opened: &Phase, target: &Target, span: Span) -> bool {
 }
 
 /// The same wish of somebody who shares nothing.
-fn anew(want: Want, span: Span) -> Want {
+pub(super) fn anew(want: Want, span: Span) -> Want {
     match want {
         Want::Head => Want::Head,
         _ => Want::Bytes(span),

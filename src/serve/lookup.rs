@@ -49,6 +49,8 @@ pub struct ServiceSettings {
     pub fresh_for: Duration,
     /// Whether bodies whose end was only a closed connection are reused.
     pub keep_unverified: bool,
+    /// Paths whose requests outlive their clients; one that ends in `*` stands for all that begin so.
+    pub detach: Vec<String>,
 }
 
 /// All that is needed to answer requests.
@@ -143,6 +145,9 @@ impl Service {
         target: &Arc<Target>,
         delivery: Delivery,
     ) -> HttpResponse {
+        if self.is_detached(http) && !wants_websocket(http) {
+            return confined(self.detach(http, payload, target).await, target);
+        }
         let Some(request) = Request::read(http.head(), delivery) else {
             return confined(self.pass(http, payload, target).await, target);
         };
@@ -203,6 +208,9 @@ impl Service {
         if !is_selected(&found.object, target.fields.as_slice()) {
             // Another's request has brought a reply that this one does not select.
             return Ok(Attempt::Again);
+        }
+        if let Some(stream) = found.cursor.stream().cloned() {
+            return Ok(Attempt::Answered(self.send_live(request, found, &stream).await?));
         }
         let object = &found.object;
         object.touch(unix_seconds(self.clock.now()));
@@ -340,6 +348,13 @@ impl Service {
         }
     }
 
+    /// Answers with a whole that is not known to be a stream.
+    pub(super) fn send_whole(&self, request: &Request<'_>, found: Found) -> HttpResponse {
+        let decided = answer_of(request.question, &found.object);
+        let watch = Watch::new(Arc::clone(&found.object));
+        self.send(request, found, decided, watch)
+    }
+
     fn send(&self, request: &Request<'_>, found: Found, answer: Answer, watch: Watch) -> HttpResponse {
         // A whole object needs no fill; holding the cursor would only count as a reader.
         let cursor = Some(found.cursor).filter(|_| !found.object.is_whole());
@@ -365,8 +380,7 @@ impl Service {
             age: age_of(watch.object(), self.clock.elapsed()).as_secs(),
             watch,
             cursor,
-            fills: &self.fills,
-            target,
+            source: Some((&self.fills, target)),
             story,
             waited: request.wait.map(|wait| wait.as_secs()),
             wants_digest: request.wants_digest,

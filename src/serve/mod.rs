@@ -7,6 +7,7 @@
 
 mod answer;
 mod body;
+mod detach;
 mod find;
 mod lookup;
 mod multipart;
@@ -19,8 +20,10 @@ mod request;
 mod respond;
 mod reuse;
 mod route;
+mod streams;
 mod variant;
 
+pub use detach::{no_such_stream, status_line};
 pub use lookup::{Service, ServiceSettings};
 pub use problem::Problem;
 pub use recent::Recent;

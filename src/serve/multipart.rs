@@ -1,7 +1,7 @@
 //! `multipart/byteranges` (RFC 9110 §14.6): the text between the ranges, and the exact length of all.
 
 use crate::header::ContentRange;
-use crate::ranges::ByteRange;
+use crate::ranges::{ByteOffset, ByteRange};
 use bytes::Bytes;
 
 /// One piece of a body, in order.
@@ -11,8 +11,8 @@ pub(super) enum Segment {
     Text(Bytes),
     /// Bytes of the object.
     Object(ByteRange),
-    /// Bytes of the object from 0 to an end that is not known yet.
-    ToEnd,
+    /// Bytes of the object from there to an end that is not known yet.
+    ToEnd(ByteOffset),
 }
 
 impl Segment {
@@ -21,7 +21,7 @@ impl Segment {
         match self {
             Self::Text(text) => Some(text.len() as u64),
             Self::Object(range) => Some(range.len()),
-            Self::ToEnd => None,
+            Self::ToEnd(_) => None,
         }
     }
 }

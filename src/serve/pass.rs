@@ -4,7 +4,7 @@ use super::lookup::Service;
 use super::onward::{goes_in_circles, passed_on};
 use super::problem::{CACHE_STATUS, Problem};
 use super::route::Routes;
-use crate::fill::{Outgoing, Passed, Registry};
+use crate::fill::{Outgoing, Passed, Registry, Seen};
 use crate::header::{CacheStatus, Forwarded};
 use crate::key::ObjectKey;
 use crate::store::{Expired, Removed, Store};
@@ -17,6 +17,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use futures::StreamExt;
 use std::io;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// Fields of the request that this hop has dealt with.
 const DEALT_WITH: &[&str] = &["content-length", "expect", "host"];
@@ -32,43 +33,72 @@ impl Service {
     }
 
     async fn passed(&self, http: &HttpRequest, payload: Payload, target: &Arc<Target>) -> Result<Passed, Problem> {
-        if goes_in_circles(http) {
-            return Err(Problem::circles());
-        }
-        let method = http.method();
-        if *method == Method::CONNECT || *method == Method::TRACE {
-            let what = format!("{method} is not passed on: it would show what is between a client and its upstream");
-            return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, what).allowing());
-        }
-        let mut fields = passed_on(http, target);
-        fields.retain(|(name, _)| !DEALT_WITH.contains(&name.as_str()));
-        if *method == Method::OPTIONS
-            && let Some(index) = fields.iter().position(|(name, _)| name == "max-forwards")
-        {
-            match fields[index].1.trim().parse::<u64>() {
-                // We are whom the client wants to know of (RFC 9110 §7.6.2).
-                Ok(0) => {
-                    return Err(Problem::new(StatusCode::OK, "this is as far as Max-Forwards lets it go").allowing());
-                }
-                Ok(hops) => fields[index].1 = (hops - 1).to_string(),
-                Err(_) => return Err(Problem::new(StatusCode::BAD_REQUEST, "Max-Forwards is not a number")),
-            }
-        }
-        let target = Arc::new(target.with_fields(fields));
-        let body = outgoing(http, payload);
-        let (safe, changing) = (is_safe(method), Arc::clone(&target));
-        let (store, fills, routes) = (Arc::clone(&self.store), self.fills.clone(), Arc::clone(&self.routes));
-        let passing = self
-            .fills
-            .pass_on(target, method.to_string(), body, move |status, fields| {
-                if !safe && (200..400).contains(&status) {
-                    for key in changed(&changing, fields, &routes) {
-                        invalidate(&store, &fills, &key);
-                    }
-                }
-            });
+        let Sent { target, body, seen, .. } = sent(self, http, payload, target)?;
+        let passing = self.fills.pass_on(target, http.method().to_string(), body, seen);
         passing.await.map_err(|error| Problem::upstream(&error))
     }
+}
+
+/// A request on its way to the upstream.
+pub(super) struct Sent {
+    pub(super) target: Arc<Target>,
+    pub(super) body: Option<Outgoing>,
+    /// Resolves when the client has sent all of it, or has gone.
+    pub(super) uploaded: oneshot::Receiver<()>,
+    /// What is to be done when the upstream has answered.
+    pub(super) seen: Box<Seen>,
+}
+
+/// What of a request goes on, and how.
+pub(super) fn sent(
+    service: &Service,
+    http: &HttpRequest,
+    payload: Payload,
+    target: &Arc<Target>,
+) -> Result<Sent, Problem> {
+    if goes_in_circles(http) {
+        return Err(Problem::circles());
+    }
+    let method = http.method();
+    if *method == Method::CONNECT || *method == Method::TRACE {
+        let what = format!("{method} is not passed on: it would show what is between a client and its upstream");
+        return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, what).allowing());
+    }
+    let mut fields = passed_on(http, target);
+    fields.retain(|(name, _)| !DEALT_WITH.contains(&name.as_str()));
+    if *method == Method::OPTIONS
+        && let Some(index) = fields.iter().position(|(name, _)| name == "max-forwards")
+    {
+        match fields[index].1.trim().parse::<u64>() {
+            // We are whom the client wants to know of (RFC 9110 §7.6.2).
+            Ok(0) => {
+                return Err(Problem::new(StatusCode::OK, "this is as far as Max-Forwards lets it go").allowing());
+            }
+            Ok(hops) => fields[index].1 = (hops - 1).to_string(),
+            Err(_) => return Err(Problem::new(StatusCode::BAD_REQUEST, "Max-Forwards is not a number")),
+        }
+    }
+    let target = Arc::new(target.with_fields(fields));
+    let (body, uploaded) = outgoing(http, payload);
+    let (safe, changing) = (is_safe(method), Arc::clone(&target));
+    let (store, fills, routes) = (
+        Arc::clone(&service.store),
+        service.fills.clone(),
+        Arc::clone(&service.routes),
+    );
+    let seen = move |status: u16, fields: &[(String, String)]| {
+        if !safe && (200..400).contains(&status) {
+            for key in changed(&changing, fields, &routes) {
+                invalidate(&store, &fills, &key);
+            }
+        }
+    };
+    Ok(Sent {
+        target,
+        body,
+        uploaded,
+        seen: Box::new(seen),
+    })
 }
 
 /// What a successful request may have changed (RFC 9111 §4.4): its own URL, and those of the same origin that the
@@ -108,17 +138,19 @@ fn is_safe(method: &Method) -> bool {
     )
 }
 
-/// The body of a request, where it has one.
-fn outgoing(http: &HttpRequest, mut payload: Payload) -> Option<Outgoing> {
+/// The body of a request, where it has one, and when all of it has gone on.
+fn outgoing(http: &HttpRequest, mut payload: Payload) -> (Option<Outgoing>, oneshot::Receiver<()>) {
+    let (over, uploaded) = oneshot::channel();
     let headers = http.headers();
     let length = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.trim().parse().ok());
     if length.is_none() && !headers.contains_key(header::TRANSFER_ENCODING) {
-        return None;
+        return (None, uploaded);
     }
     let (sender, outgoing) = Outgoing::new(length);
     actix_web::rt::spawn(async move {
+        let _over = over;
         while let Some(piece) = payload.next().await {
             let piece = piece.map_err(io::Error::other);
             let cut = piece.is_err();
@@ -127,7 +159,7 @@ fn outgoing(http: &HttpRequest, mut payload: Payload) -> Option<Outgoing> {
             }
         }
     });
-    Some(outgoing)
+    (Some(outgoing), uploaded)
 }
 
 fn answer(passed: Passed, mut story: CacheStatus) -> HttpResponse {

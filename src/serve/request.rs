@@ -17,6 +17,8 @@ pub(super) struct Request<'a> {
     pub(super) delivery: Delivery,
     pub(super) wait: Option<Duration>,
     pub(super) wants_digest: bool,
+    /// `Last-Event-ID` (HTML §9.2.2).
+    pub(super) last_event: Option<&'a str>,
 }
 
 impl<'a> Request<'a> {
@@ -35,6 +37,7 @@ impl<'a> Request<'a> {
             delivery: if wait.is_some() { Delivery::Capped } else { delivery },
             wait,
             wants_digest: fields.lines("want-repr-digest").any(wants_sha256),
+            last_event: head.headers.get("last-event-id").and_then(|id| id.to_str().ok()),
         })
     }
 }

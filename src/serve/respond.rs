@@ -22,9 +22,8 @@ pub(super) struct Response<'a> {
     pub(super) head_only: bool,
     pub(super) watch: Watch,
     pub(super) cursor: Option<Cursor>,
-    /// Where bytes come from, should one turn out to be gone.
-    pub(super) fills: &'a Registry,
-    pub(super) target: &'a Arc<Target>,
+    /// Where bytes come from, should one turn out to be gone: the fills, and what to ask for.
+    pub(super) source: Option<(&'a Registry, &'a Arc<Target>)>,
     pub(super) story: CacheStatus,
     /// Seconds since the upstream last vouched for the object.
     pub(super) age: u64,
@@ -48,7 +47,7 @@ impl Response<'_> {
                     .finish();
             }
             Answer::Unsatisfiable(size) => return unsatisfiable(Some(*size), self.story),
-            Answer::Whole(None) => (whole, vec![Segment::ToEnd], None),
+            Answer::Whole(None) => (whole, vec![Segment::ToEnd(0)], None),
             Answer::Whole(Some(size)) => {
                 let all = ByteRange::new(0, *size).map(Segment::Object);
                 (whole, all.into_iter().collect(), None)
@@ -93,10 +92,10 @@ impl Response<'_> {
             metrics.sent_bytes.inc_by(range.len());
             return head.body(bytes);
         }
-        let source = Source {
-            fills: self.fills.clone(),
-            target: Arc::clone(self.target),
-        };
+        let source = self.source.map(|(fills, target)| Source {
+            fills: fills.clone(),
+            target: Arc::clone(target),
+        });
         let body = ObjectBody::new(self.watch, self.cursor, source, segments, Arc::clone(metrics));
         head.body(body)
     }

@@ -70,7 +70,7 @@ pub(super) fn is_selected(object: &Object, fields: &(impl Fields + ?Sized)) -> b
     selects(&representation.selected_by, representation, fields)
 }
 
-fn name_of(leader: &Object, fields: &(impl Fields + ?Sized)) -> String {
+pub(super) fn name_of(leader: &Object, fields: &(impl Fields + ?Sized)) -> String {
     let head = leader.head();
     let representation = head.representation();
     let family = (leader.generation(), representation.invalidated);

@@ -62,6 +62,7 @@ struct Trees {
     db: sled::Db,
     objects: sled::Tree,
     sums: sled::Tree,
+    streams: sled::Tree,
     /// The device and number of its file: another one means that it was deleted.
     file: Option<(u64, u64)>,
 }
@@ -238,6 +239,19 @@ impl Catalog {
         Ok(decoded.collect())
     }
 
+    pub(super) fn put_stream(&self, id: [u8; 16], record: Vec<u8>) -> Result<(), StoreError> {
+        self.with("write", |trees| trees.streams.insert(id, record)).map(drop)
+    }
+
+    pub(super) fn remove_stream(&self, id: [u8; 16]) -> Result<(), StoreError> {
+        self.with("remove", |trees| trees.streams.remove(id)).map(drop)
+    }
+
+    /// The records of all streams, as they are written.
+    pub(super) fn streams(&self) -> Result<Vec<(sled::IVec, sled::IVec)>, StoreError> {
+        self.with("read", |trees| trees.streams.iter().collect())
+    }
+
     /// The checksums of a group of blocks; empty where there are none, or where they do not decode.
     pub(super) fn sums(&self, id: ObjectId, generation: u64, number: u64) -> Result<Group, StoreError> {
         let key = sums_key(id, generation, number);
@@ -370,11 +384,12 @@ impl Trees {
             db.open_tree(name)
                 .map_err(|error| OpenFailure::Unreadable(error.to_string()))
         };
-        let (objects, sums) = (tree(schema::OBJECTS)?, tree(schema::SUMS)?);
+        let (objects, sums, streams) = (tree(schema::OBJECTS)?, tree(schema::SUMS)?, tree(schema::STREAMS)?);
         Ok(Self {
             db,
             objects,
             sums,
+            streams,
             file: file_of(path),
         })
     }

@@ -34,6 +34,7 @@ mod retract;
 mod schema;
 mod space;
 mod stock;
+mod streams;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -50,4 +51,5 @@ pub use pool::BLOCK_BYTES;
 pub use presence::{Broken, Presence, WaitingAt, Watch};
 pub use representation::{Expired, Head, Representation};
 pub use space::Shortage;
+pub use streams::StreamRecord;
 pub use verify::{Check, Report, verify_offline};

@@ -37,6 +37,12 @@ pub enum Broken {
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
+    /// The bytes were here, and have gone for good: the log of a stream begins later now.
+    #[error("what was there has been dropped: the log begins at {first} now")]
+    Dropped {
+        /// The first byte that is still here.
+        first: ByteOffset,
+    },
 }
 
 #[derive(Debug)]
@@ -75,6 +81,8 @@ pub(super) struct Progress {
     pub(super) length: Option<u64>,
     pub(super) unverified: bool,
     broken: Option<Broken>,
+    /// What is absent before this will not come again.
+    dropped: ByteOffset,
     waiters: BTreeMap<(ByteOffset, u64), Waiter>,
     next_ticket: u64,
 }
@@ -97,6 +105,9 @@ impl Progress {
         }
         if self.length.is_some_and(|length| at >= length) {
             return Some(Presence::End);
+        }
+        if at < self.dropped {
+            return Some(Presence::Broken(Broken::Dropped { first: self.dropped }));
         }
         self.broken.clone().map(Presence::Broken)
     }
@@ -160,6 +171,14 @@ impl Progress {
         let woken = self.break_waiters(&why, Instant::now());
         self.broken = Some(why);
         woken
+    }
+
+    /// What is before `first` will not come again.
+    /// Returns where what was dropped before ends, and who waits in vain now.
+    pub(super) fn drop_before(&mut self, first: ByteOffset) -> (ByteOffset, Vec<Waker>) {
+        let before = self.dropped;
+        self.dropped = before.max(first);
+        (before, self.take_waiters((0, 0), (first, 0)))
     }
 
     pub(super) fn waiting(&self) -> Vec<WaitingAt> {

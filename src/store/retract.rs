@@ -9,7 +9,7 @@
 
 use super::error::StoreError;
 use super::fault;
-use super::object::Object;
+use super::object::{Object, wake};
 use super::sums::{self, Group};
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use std::sync::PoisonError;
@@ -40,6 +40,19 @@ impl Object {
             "punched out for room"
         );
         Ok(freed)
+    }
+
+    /// Drops the bytes before `first` for good: who reads them still is broken. For a blocking thread.
+    ///
+    /// # Errors
+    /// As [`Object::retract`].
+    pub fn drop_before(&self, first: ByteOffset) -> Result<u64, StoreError> {
+        let (before, woken) = self.progress().drop_before(first);
+        wake(woken);
+        match ByteRange::new(before, first) {
+            Some(range) => self.retract(range),
+            None => Ok(0),
+        }
     }
 
     /// [`Object::retract`], for who holds the record's lock.

@@ -19,6 +19,9 @@ pub(super) const OBJECTS: &str = "objects";
 /// The tree of block checksums, by id, generation and group.
 pub(super) const SUMS: &str = "sums";
 
+/// The tree of streams, by id. It began empty: no step leads to it.
+pub(super) const STREAMS: &str = "streams";
+
 const META: &str = "meta";
 const SCHEMA: &str = "schema";
 

@@ -44,9 +44,6 @@ pub struct ClientSettings {
 pub struct Client {
     any: reqwest::Client,
     public: reqwest::Client,
-    /// The same, for requests whose bodies may take as long as they take.
-    any_patient: reqwest::Client,
-    public_patient: reqwest::Client,
     budgets: Arc<Budgets>,
     settings: ClientSettings,
 }
@@ -58,13 +55,10 @@ impl Client {
     /// Where TLS cannot be set up.
     pub fn new(settings: ClientSettings) -> Result<Self, UpstreamError> {
         let build = |builder: reqwest::ClientBuilder| builder.build().map_err(UpstreamError::Setup);
-        let impatient = |builder: reqwest::ClientBuilder| builder.read_timeout(settings.read_idle_timeout);
         let public = || Ok(builder(&settings)?.dns_resolver(Arc::new(PublicOnly)));
         Ok(Self {
-            any: build(impatient(builder(&settings)?))?,
-            public: build(impatient(public()?))?,
-            any_patient: build(builder(&settings)?)?,
-            public_patient: build(public()?)?,
+            any: build(builder(&settings)?)?,
+            public: build(public()?)?,
             budgets: Arc::new(Budgets::new(settings.budget.clone())),
             settings,
         })
@@ -126,10 +120,7 @@ impl Client {
     pub async fn pass(&self, passing: Relay) -> Result<Exchange, UpstreamError> {
         let asked = Instant::now();
         let target = &passing.target;
-        let client = match std::ptr::eq(self.client_for(&target.url, target)?, &self.any) {
-            true => &self.any_patient,
-            false => &self.public_patient,
-        };
+        let client = self.client_for(&target.url, target)?;
         let method = reqwest::Method::from_bytes(passing.method.as_bytes()).unwrap_or_default();
         let mut request = client
             .request(method, target.url.clone())

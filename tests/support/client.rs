@@ -75,6 +75,8 @@ pub(crate) struct Client {
     head_only: bool,
     /// Bytes of the body that were read already.
     taken: u64,
+    /// Bytes of chunks that were read, and not asked for yet.
+    pending: Vec<u8>,
 }
 
 impl Client {
@@ -95,11 +97,15 @@ impl Client {
             headers: Vec::new(),
             head_only: false,
             taken: 0,
+            pending: Vec::new(),
         }
     }
 
     pub(crate) fn ask(&mut self, method: &str, target: &str, headers: &[(&str, &str)]) {
-        let mut text = format!("{method} {target} HTTP/1.1\r\nHost: pond\r\n");
+        let mut text = format!("{method} {target} HTTP/1.1\r\n");
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            text.push_str("Host: pond\r\n");
+        }
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -159,6 +165,18 @@ impl Client {
         bytes
     }
 
+    /// Reads exactly that many bytes of a chunked body; fewer where it ends before.
+    pub(crate) fn read_stream(&mut self, count: usize) -> Vec<u8> {
+        while self.pending.len() < count {
+            match self.one_chunk() {
+                Ok(chunk) if !chunk.is_empty() => self.pending.extend(chunk),
+                _ => break,
+            }
+        }
+        let count = count.min(self.pending.len());
+        self.pending.drain(..count).collect()
+    }
+
     /// Reads what is left of the body to its end, and checks that nothing follows it that was not promised.
     pub(crate) fn finish(mut self) -> Answer {
         let (body, ended) = self.finish_body();
@@ -199,25 +217,28 @@ impl Client {
     }
 
     fn chunks(&mut self) -> (Vec<u8>, Ended) {
-        let mut body = Vec::new();
+        let mut body = std::mem::take(&mut self.pending);
         loop {
-            let mut line = String::new();
-            if self.reader.read_line(&mut line).unwrap_or(0) == 0 {
-                return (body, Ended::Cut);
+            match self.one_chunk() {
+                Ok(chunk) if chunk.is_empty() => return (body, Ended::Clean),
+                Ok(chunk) => body.extend(chunk),
+                Err(ended) => return (body, ended),
             }
-            let Ok(size) = usize::from_str_radix(line.trim_end(), 16) else {
-                return (body, Ended::Cut);
-            };
-            let mut chunk = vec![0; size + 2];
-            if self.reader.read_exact(&mut chunk).is_err() {
-                return (body, Ended::Cut);
-            }
-            assert_eq!(&chunk[size..], b"\r\n");
-            if size == 0 {
-                return (body, Ended::Clean);
-            }
-            body.extend_from_slice(&chunk[..size]);
         }
+    }
+
+    /// The next chunk; an empty one is the last.
+    fn one_chunk(&mut self) -> Result<Vec<u8>, Ended> {
+        let mut line = String::new();
+        if self.reader.read_line(&mut line).unwrap_or(0) == 0 {
+            return Err(Ended::Cut);
+        }
+        let size = usize::from_str_radix(line.trim_end(), 16).map_err(|_| Ended::Cut)?;
+        let mut chunk = vec![0; size + 2];
+        self.reader.read_exact(&mut chunk).map_err(|_| Ended::Cut)?;
+        assert_eq!(&chunk[size..], b"\r\n");
+        chunk.truncate(size);
+        Ok(chunk)
     }
 }
 

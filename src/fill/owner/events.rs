@@ -60,7 +60,7 @@ impl Owner {
                 self.shared
                     .hint
                     .store(ended.position.at.load(Ordering::Acquire), Ordering::Relaxed);
-                self.on_outcome(outcome, ended.position.has_progressed());
+                self.on_outcome(outcome, ended.position.has_progressed()).await;
             }
         }
     }
@@ -198,7 +198,10 @@ impl Owner {
         self.sessions.drain(1..).for_each(Session::end);
     }
 
-    fn on_outcome(&mut self, outcome: Outcome, progressed: bool) {
+    async fn on_outcome(&mut self, outcome: Outcome, progressed: bool) {
+        if self.shared.stream().is_some() {
+            return self.on_stream_outcome(outcome).await;
+        }
         let Some(object) = &self.object else { return };
         let resumes = self.resumes();
         let what = match outcome {

@@ -17,13 +17,16 @@ mod events;
 mod opening;
 mod scarcity;
 mod sessions;
+mod streaming;
 mod wishes;
 
 use super::AfterLastReader;
 use super::ask::Asked;
+use super::passage::Sending;
 use super::plan::{Running, Step, View, class_of, plan};
 use super::registry::{Context, Phase, Shared, Status, Want};
 use super::session::Outcome;
+use crate::live::State;
 use crate::policy::RequestDirectives;
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Permit, Span, Standby};
@@ -32,11 +35,20 @@ use sessions::{Session, Wish};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
+use streaming::{Marks, stop_of};
 use tokio::sync::{mpsc, watch};
 
 /// Progress is recorded when this much of it is not, or this long after the last time.
 const COMMIT_BYTES: u64 = 4 << 20;
 const COMMIT_EVERY: Duration = Duration::from_millis(250);
+
+/// What a fill begins with.
+pub(super) enum Start {
+    /// A question, which may be asked again.
+    Want(Want),
+    /// A request that is sent once.
+    Send(Box<Sending>),
+}
 
 enum Event {
     /// A session's turn has come; it is asking.
@@ -78,6 +90,8 @@ pub(super) struct Owner {
     background_at: Option<Instant>,
     /// How many readers the latest plan was made for.
     planned_readers: usize,
+    /// How far a stream had come when.
+    marks: Marks,
     /// The disk took no more.
     scarcity: Option<Scarcity>,
     /// What was stored when it began.
@@ -115,19 +129,23 @@ impl Owner {
             recorded: Instant::now(),
             background_at: None,
             planned_readers: 0,
+            marks: Marks::new(),
             scarcity: None,
             finished: false,
         }
     }
 
-    pub(super) async fn run(mut self, want: Want) {
+    pub(super) async fn run(mut self, start: Start) {
         let mut stopping = self.context.stopping.subscribe();
+        let stream = self.shared.stream().cloned();
         let opened = tokio::select! {
-            opened = self.open(want) => opened,
+            opened = self.begin_with(start) => opened,
             () = ordered(&mut stopping) => Err(Phase::Stopping),
+            who = stop_of(stream.as_ref()) => Err(self.stop_opening(&who).await),
         };
         if let Err(phase) = opened {
             self.finished = true;
+            self.end_unopened(&phase).await;
             // Off the map first: whoever comes after the answer asks anew.
             self.context.retire(&self.shared, true);
             if let Some(object) = &self.object {
@@ -138,7 +156,9 @@ impl Owner {
             return;
         }
         self.publish();
+        let stream = self.shared.stream().cloned();
         loop {
+            self.look_after_stream().await;
             self.carry_out_plan();
             self.let_pass();
             self.tell();
@@ -154,6 +174,7 @@ impl Owner {
                 () = object.demand().notified() => self.failures.gave_up &= object.waiting().is_empty(),
                 () = self.shared.changed.notified() => self.on_changed(),
                 () = at(alarm) => self.on_alarm(&object),
+                who = stop_of(stream.as_ref()), if !self.stream_is_over() => self.stop_stream(&who).await,
                 () = ordered(&mut stopping) => {
                     self.stop(&object).await;
                     self.finished = true;
@@ -165,6 +186,10 @@ impl Owner {
 
     fn carry_out_plan(&mut self) {
         let Some(object) = self.object.clone() else { return };
+        if self.shared.stream().is_some() {
+            // What there is to fetch of it is on its way already.
+            return;
+        }
         self.background_at = None;
         let readers = self.shared.readers.load(Ordering::Acquire);
         self.planned_readers = readers;
@@ -360,6 +385,9 @@ impl Owner {
 
     fn is_done(&self) -> bool {
         let Some(object) = &self.object else { return true };
+        if self.shared.stream().is_some() {
+            return self.stream_is_over();
+        }
         let resting = self.failures.retry_at.is_some() && !self.failures.gave_up;
         let idle = self.sessions.is_empty() && !resting && self.background_at.is_none();
         // A plan made for a reader that left a moment ago says nothing of what to fetch for nobody.
@@ -371,10 +399,15 @@ impl Owner {
     async fn retire(&mut self) -> bool {
         let Some(object) = self.object.clone() else { return true };
         let _ = record(Arc::clone(&object)).await;
-        if !self.context.retire(&self.shared, object.is_whole()) {
+        let stream = self.shared.stream().cloned();
+        if !self.context.retire(&self.shared, object.is_whole() || stream.is_some()) {
             return false;
         }
         self.stop_sessions();
+        if let Some(stream) = stream {
+            self.keep_stream(&stream, &object).await;
+            return true;
+        }
         object.end_passing();
         object.let_pass(u64::MAX);
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
@@ -412,6 +445,7 @@ impl Owner {
         if let Some(object) = self.object.clone() {
             let _ = record(object).await;
         }
+        self.interrupt_stream().await;
         object.break_for_good(Broken::Stopping);
         self.context.retire(&self.shared, true);
         self.shared.phase.send_replace(Phase::Stopping);
@@ -424,6 +458,9 @@ impl Owner {
 
     /// Makes a new generation, makes it known, and only then breaks the readers of the old one.
     async fn become_generation(&mut self, representation: Representation) -> Result<(), StoreError> {
+        if let Some(stream) = self.shared.stream().cloned() {
+            return self.begin_log(&stream, representation).await;
+        }
         if self.is_detached() {
             let object = self.context.store.create_apart(&self.shared.key, representation);
             let former = self.object.replace(object);
@@ -460,6 +497,12 @@ impl Drop for Owner {
             return;
         }
         tracing::error!(url = self.shared.key.url(), "a fill was lost");
+        if let Some(stream) = self.shared.stream().cloned() {
+            let streams = Arc::clone(&self.context.streams);
+            let why = Some("its fill was lost".to_owned());
+            let ending = move || streams.end(&stream, State::Partial, why);
+            self.context.runtime.spawn_blocking(ending);
+        }
         self.context.retire(&self.shared, true);
         if let Some(object) = &self.object {
             object.break_for_good(Broken::Stopping);

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// When to come back to an upstream whose connections are all taken.
-const BUSY: Duration = Duration::from_secs(1);
+pub(super) const BUSY: Duration = Duration::from_secs(1);
 
 /// What is no longer than this is not worth a second request.
 const SMALL_BYTES: u64 = 256 * 1024;
@@ -127,11 +127,15 @@ impl Owner {
         permit: Permit,
     ) -> Result<(), Phase> {
         representation.ranges &= !self.distrusts_ranges;
+        let described = self.describe(&mut representation, &exchange);
+        if let Some(kind) = self.stream_of(&representation, &exchange, described) {
+            return self.log_from(representation, brings, exchange, permit, kind).await;
+        }
         let stays = self
             .stored
             .as_ref()
             .is_some_and(|stored| keeps(stored, &representation));
-        match self.describe(&mut representation, &exchange) {
+        match described {
             Err(why) => {
                 tracing::debug!(url = self.shared.key.url(), %why, "not kept");
                 self.context.set_apart(&self.shared, why);

@@ -120,6 +120,10 @@ impl Owner {
             shared: Arc::clone(&self.shared),
             object,
             position: Arc::clone(position),
+            idle: match self.shared.stream() {
+                Some(_) => self.context.streams.limits().idle,
+                None => self.context.client.read_idle_timeout(),
+            },
         };
         if self.resumes() {
             permit.resumes();

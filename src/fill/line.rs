@@ -1,0 +1,94 @@
+//! How fills look from outside: a line each, and why their readers wait.
+
+use super::registry::{Context, Phase, Shared};
+use super::why::{SessionLine, Situation, Why};
+use crate::ranges::ByteOffset;
+use crate::store::Object;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+/// A line of the list of fills.
+#[derive(Debug, serde::Serialize)]
+pub struct FillLine {
+    /// The digest of the object's URL.
+    pub id: String,
+    /// The canonical URL.
+    pub url: String,
+    /// `opening`, or `ready` once the representation is known.
+    pub phase: &'static str,
+    /// The complete length in bytes, where known.
+    pub complete_length: Option<u64>,
+    /// How many bytes are here.
+    pub present_bytes: u64,
+    /// Readers that hold the fill.
+    pub readers: usize,
+    /// Bytes per second, where known.
+    pub rate: Option<u64>,
+    /// What is asked of the upstream.
+    pub sessions: Vec<SessionLine>,
+    /// Who waits, and why.
+    pub waiting: Vec<WaitingLine>,
+    /// What went wrong last, while it lasts.
+    pub trouble: Option<String>,
+}
+
+/// A position that readers wait at.
+#[derive(Debug, serde::Serialize)]
+pub struct WaitingLine {
+    /// The first absent byte.
+    pub at: ByteOffset,
+    /// For how long, in milliseconds.
+    pub for_ms: u64,
+    /// The reason.
+    #[serde(flatten)]
+    pub why: Why,
+}
+
+impl Context {
+    pub(super) fn object(shared: &Shared) -> Option<Arc<Object>> {
+        match &*shared.phase.borrow() {
+            Phase::Ready(object) => Some(Arc::clone(object)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn line(&self, shared: &Shared) -> FillLine {
+        let object = Self::object(shared);
+        let situation = self.situation(shared);
+        let waiting = object.as_ref().map(|object| object.waiting()).unwrap_or_default();
+        let milliseconds = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        FillLine {
+            id: shared.key.id().to_string(),
+            url: shared.key.url().to_owned(),
+            phase: if object.is_some() { "ready" } else { "opening" },
+            complete_length: object.as_ref().and_then(|object| object.length()),
+            present_bytes: object.as_ref().map_or(0, |object| object.present_bytes()),
+            readers: shared.readers.load(Ordering::Acquire),
+            rate: shared.rate().map(|rate| rate as u64),
+            waiting: waiting
+                .iter()
+                .map(|waiting| WaitingLine {
+                    at: waiting.at,
+                    for_ms: milliseconds(waiting.since),
+                    why: situation.why(waiting.at),
+                })
+                .collect(),
+            sessions: situation.sessions,
+            trouble: shared.trouble.borrow().as_ref().map(|trouble| trouble.what.to_string()),
+        }
+    }
+
+    pub(super) fn situation(&self, shared: &Shared) -> Situation {
+        let standing = self.client.budget_of(&shared.target().url).standing();
+        let status = shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        Situation {
+            sessions: status.sessions.iter().map(|position| position.line()).collect(),
+            disk: status.disk,
+            resting: status.retry_at.and_then(|at| at.checked_duration_since(now)),
+            upstream_resting: standing.resting,
+            ranges: status.ranges,
+        }
+    }
+}

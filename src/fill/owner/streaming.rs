@@ -1,0 +1,360 @@
+//! Fills of streams: a reply without an end, or one that outlives its client, is read once from its start to wherever
+//! it ends, and logged.
+//!
+//! The session, the object and its readers are those of any fill. What is different: nothing is planned, since what
+//! was missed cannot be asked for again; an end that is none breaks the readers and is told apart from one that is;
+//! and what lies further back than the window goes.
+
+use super::super::ask::refusal_rest;
+use super::super::join::{Brings, statement};
+use super::super::passage::Sending;
+use super::super::registry::Phase;
+use super::super::session::Outcome;
+use super::opening::BUSY;
+use super::{Owner, Start, on_disk, record};
+use crate::live::{Kind, Origin, State, Stream};
+use crate::policy::{Fields, NotStored, RequestDirectives, selecting};
+use crate::store::{Broken, Object, Representation, StoreError};
+use crate::upstream::{Class, Exchange, Permit, Relay, UpstreamError};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The window moves on in steps of this many bytes at least: each writes the catalog out.
+const LEAST_DROPPED: u64 = 1 << 20;
+
+/// A log is dropped up to a multiple of this.
+const GRAIN: u64 = 64 * 1024;
+
+/// How far the stream had come when, for a window in time.
+pub(super) type Marks = VecDeque<(Instant, u64)>;
+
+/// A mark is set this often.
+const MARK_EVERY: Duration = Duration::from_secs(1);
+
+impl Owner {
+    pub(super) async fn begin_with(&mut self, start: Start) -> Result<(), Phase> {
+        match start {
+            Start::Want(want) => self.open(want).await,
+            Start::Send(sending) => self.send(*sending).await,
+        }
+    }
+
+    /// Sends a request that is not to be sent twice, and logs its reply, whatever it is.
+    async fn send(&mut self, sending: Sending) -> Result<(), Phase> {
+        let target = self.shared.target();
+        let budget = self.context.client.budget_of(&target.url);
+        let limit = self.context.client.reply_timeout();
+        let Ok(permit) = tokio::time::timeout(limit, budget.acquire(Class::Waiting)).await else {
+            return Err(Phase::Resting(BUSY));
+        };
+        let relay = Relay {
+            target,
+            method: sending.method,
+            length: sending.body.as_ref().and_then(|body| body.length),
+            body: sending.body.map(|body| body.pieces),
+        };
+        let exchange = match self.context.client.pass(relay).await {
+            Ok(exchange) => exchange,
+            Err(error) => {
+                if !error.is_refused() {
+                    permit.unanswered();
+                }
+                return Err(Phase::Failed(Arc::new(error)));
+            }
+        };
+        permit.answered();
+        refusal_rest(&self.context, &exchange, &permit);
+        let (status, fields) = (exchange.reply.status, exchange.end_to_end());
+        let seen = sending.seen;
+        let told = fields.clone();
+        // A panic in there is logged, and costs the answer nothing.
+        let _ = tokio::task::spawn_blocking(move || seen(status, &told)).await;
+        let (mut representation, brings) = statement(&exchange.reply);
+        representation.headers = fields;
+        representation.headers.retain(|(name, _)| name != "content-range");
+        let kind = Kind::by_type(&representation);
+        self.log_from(representation, brings, exchange, permit, kind).await
+    }
+
+    /// The stream that a reply is, where it is one that all who ask for its URL may read. It is registered.
+    pub(super) fn stream_of(
+        &self,
+        representation: &Representation,
+        exchange: &Exchange,
+        stored: Result<(), NotStored>,
+    ) -> Option<Kind> {
+        let reply = &exchange.reply;
+        let limits = self.context.streams.limits();
+        let kind = Kind::of(reply.status, reply.framing, representation, &limits.rules)?;
+        let is_shared = match stored {
+            // A radio says that of every stream: it means that nobody is to give its past for its present.
+            Err(NotStored::NoStore) => kind != Kind::Events,
+            Err(why) => why.may_be_shared(),
+            Ok(()) => true,
+        };
+        if !is_shared || !self.shared.bytes_wanted.load(std::sync::atomic::Ordering::Acquire) {
+            return None;
+        }
+        let origin = Origin {
+            url: self.shared.key.url().to_owned(),
+            method: "GET".to_owned(),
+            detached: false,
+            request: None,
+        };
+        match self.context.streams.begin(origin) {
+            Ok((stream, _)) => {
+                self.shared.set_stream(&stream);
+                Some(kind)
+            }
+            Err(error) => {
+                tracing::warn!(url = self.shared.key.url(), %error, "a live stream is read for one client alone");
+                None
+            }
+        }
+    }
+
+    /// Begins the log of the reply.
+    pub(super) async fn log_from(
+        &mut self,
+        mut representation: Representation,
+        brings: Brings,
+        exchange: Exchange,
+        permit: Permit,
+        kind: Kind,
+    ) -> Result<(), Phase> {
+        let Some(stream) = self.shared.stream().cloned() else {
+            return Err(Phase::Disk("a stream was lost".into()));
+        };
+        let target = &exchange.target;
+        if representation.has("icy-metaint") || matches!(kind, Kind::Frames) {
+            // Radio servers do not say that they vary by it.
+            let by = selecting(&[("vary", "icy-metadata")][..], target.fields.as_slice());
+            representation.selected_by.extend(by);
+            representation.selected_by.sort_unstable();
+            representation.selected_by.dedup();
+        }
+        representation.ranges = false;
+        let code = representation.status;
+        self.become_generation(representation).await.map_err(|error| {
+            tracing::error!(url = self.shared.key.url(), %error, "could not log a stream");
+            Phase::Disk(error.to_string().into())
+        })?;
+        let Some(object) = self.object.clone() else {
+            return Err(Phase::Disk("a stream was lost".into()));
+        };
+        stream.run(&object, kind, code);
+        let (streams, recorded) = (Arc::clone(&self.context.streams), Arc::clone(&stream));
+        on_disk(move || streams.record(&recorded)).await;
+        tracing::info!(url = self.shared.key.url(), id = ?stream.id(), "a stream begins");
+        self.adopt(exchange, brings, permit);
+        Ok(())
+    }
+
+    /// Makes the object that is the log.
+    pub(super) async fn begin_log(
+        &mut self,
+        stream: &Stream,
+        mut representation: Representation,
+    ) -> Result<(), StoreError> {
+        representation.variant = Some(stream.variant());
+        let (store, key) = (
+            Arc::clone(&self.context.store),
+            self.shared.key.variant(&stream.variant()),
+        );
+        let created = on_disk(move || store.create(&key, representation)).await?;
+        self.object = Some(created.object);
+        self.publish();
+        Ok(())
+    }
+
+    pub(super) fn stream_is_over(&self) -> bool {
+        let over = |stream: &Arc<Stream>| stream.status().state.is_over();
+        self.shared.stream().is_none_or(over)
+    }
+
+    /// Moves the window on, and ends what has lasted, or been alone, for too long.
+    pub(super) async fn look_after_stream(&mut self) {
+        let Some(stream) = self.shared.stream().cloned().filter(|_| !self.stream_is_over()) else {
+            return;
+        };
+        let limits = self.context.streams.limits().clone();
+        if limits.total.is_some_and(|total| stream.age() >= total) {
+            return self
+                .end_stream(State::Partial, "it lasted longer than streams may (stream_total)")
+                .await;
+        }
+        if stream.unattended() >= limits.unattended {
+            let what = "nobody has read it for as long as streams go on alone (stream_unattended)";
+            return self.end_stream(State::Partial, what).await;
+        }
+        let (first, end) = stream.bounds();
+        let now = Instant::now();
+        if self
+            .marks
+            .back()
+            .is_none_or(|(at, _)| now.duration_since(*at) >= MARK_EVERY)
+        {
+            self.marks.push_back((now, end));
+        }
+        let mut keep_from = end.saturating_sub(limits.window_bytes);
+        if let Some(time) = limits.window_time {
+            while self.marks.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= time) {
+                self.marks.pop_front();
+            }
+            let oldest = self.marks.front().filter(|(at, _)| now.duration_since(*at) >= time);
+            keep_from = keep_from.max(oldest.map_or(0, |(_, at)| *at));
+        } else {
+            self.marks.clear();
+        }
+        let keep_from = keep_from / GRAIN * GRAIN;
+        if keep_from < first + LEAST_DROPPED.min((limits.window_bytes / 4).max(GRAIN)) {
+            return;
+        }
+        let Some(object) = self.object.clone() else { return };
+        stream.forget_before(keep_from);
+        let dropped = on_disk(move || object.drop_before(keep_from)).await;
+        if let Err(error) = dropped {
+            tracing::warn!(url = self.shared.key.url(), %error, "could not drop what is behind the window of a stream");
+        }
+    }
+
+    /// What the end of its one session says of the stream.
+    pub(super) async fn on_stream_outcome(&mut self, outcome: Outcome) {
+        let Some(object) = self.object.clone() else { return };
+        let believes_close = self.context.streams.limits().believes_close;
+        match outcome {
+            Outcome::Ended { length, unverified } if !unverified || believes_close => {
+                object.end_at(length, unverified);
+                self.end_stream(State::Complete, "").await;
+            }
+            Outcome::Reached if object.is_whole() => self.end_stream(State::Complete, "").await,
+            Outcome::Ended { .. } => {
+                let what =
+                    "the upstream closed the connection, which does not tell an end from a cut (keep_unverified)";
+                self.end_stream(State::Partial, what).await;
+            }
+            Outcome::Cut(error) => self.end_stream(State::Partial, &said(&error)).await,
+            Outcome::Short | Outcome::Curtailed | Outcome::Reached => {
+                let what = "the upstream's body ended before the length it had promised";
+                self.end_stream(State::Partial, what).await;
+            }
+            Outcome::Disk(error) => {
+                self.end_stream(State::Partial, &format!("the disk takes no more: {error}"))
+                    .await
+            }
+            Outcome::CalledBack => {
+                self.end_stream(State::Partial, "its connection was needed for others")
+                    .await
+            }
+            Outcome::Slept => self.end_stream(State::Partial, "the machine has slept").await,
+            Outcome::Lost => self.end_stream(State::Partial, "its session was lost").await,
+        }
+    }
+
+    /// Somebody wants no more of it.
+    pub(super) async fn stop_stream(&mut self, who: &str) {
+        self.stop_sessions();
+        self.end_stream(State::Stopped, who).await;
+    }
+
+    /// Somebody wants no more of it, and the upstream has not answered yet.
+    pub(super) async fn stop_opening(&mut self, who: &str) -> Phase {
+        self.end_stream(State::Stopped, who).await;
+        Phase::Stopping
+    }
+
+    /// The upstream did not answer, or not with a reply.
+    pub(super) async fn end_unopened(&mut self, phase: &Phase) {
+        let what = match phase {
+            Phase::Failed(error) => said(error),
+            Phase::Resting(_) => "the upstream is down, busy, or asked to be left alone".to_owned(),
+            Phase::Disk(what) => format!("the disk failed: {what}"),
+            Phase::Stopping => "the server was stopped".to_owned(),
+            Phase::Refused(_) | Phase::Opening | Phase::Ready(_) => {
+                "the upstream's replies contradict each other".to_owned()
+            }
+        };
+        self.end_stream(State::Failed, &what).await;
+    }
+
+    /// The server is stopping.
+    pub(super) async fn interrupt_stream(&mut self) {
+        self.end_stream(State::Partial, "the server was stopped").await;
+    }
+
+    async fn end_stream(&mut self, state: State, why: &str) {
+        let Some(stream) = self.shared.stream().cloned().filter(|_| !self.stream_is_over()) else {
+            return;
+        };
+        self.stop_sessions();
+        if let Some(object) = self.object.clone() {
+            // First what has come, then that no more does: a replay ends where the log does.
+            let _ = record(Arc::clone(&object)).await;
+            if state != State::Complete {
+                object.break_for_good(Broken::Upstream(why.into()));
+            }
+        }
+        tracing::info!(url = self.shared.key.url(), id = ?stream.id(), ?state, why, "a stream is over");
+        let streams = Arc::clone(&self.context.streams);
+        let why = Some(why.to_owned()).filter(|why| !why.is_empty());
+        on_disk(move || streams.end(&stream, state, why)).await;
+    }
+
+    /// What has become of it is kept: whole and shareable, as the ordinary object of its URL.
+    pub(super) async fn keep_stream(&mut self, stream: &Arc<Stream>, log: &Arc<Object>) {
+        let representation = log.representation();
+        let is_ordinary = stream.status().state == State::Complete
+            && stream.bounds().0 == 0
+            && log.is_whole()
+            && stream.origin().method == "GET"
+            && representation.status == 200
+            && self.is_kept(&representation);
+        if !is_ordinary {
+            return;
+        }
+        let (store, key, log) = (
+            Arc::clone(&self.context.store),
+            self.shared.key.clone(),
+            Arc::clone(log),
+        );
+        let (streams, stream) = (Arc::clone(&self.context.streams), Arc::clone(stream));
+        on_disk(move || match store.copy(&log, &key) {
+            Ok(object) => {
+                stream.move_to(object.id());
+                streams.record(&stream);
+                store.remove(&log);
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(url = log.url(), error, "a complete stream stays in its log");
+            }
+        })
+        .await;
+    }
+
+    fn is_kept(&self, representation: &Representation) -> bool {
+        let target = self.shared.target();
+        let asked = RequestDirectives::read(target.fields.as_slice());
+        let authorized = target.fields.has("authorization");
+        self.storable(representation, &asked, authorized).is_ok()
+    }
+}
+
+/// Who stops the stream, as soon as somebody does.
+pub(super) async fn stop_of(stream: Option<&Arc<Stream>>) -> String {
+    match stream {
+        Some(stream) => stream.stopped().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn said(error: &UpstreamError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}

@@ -1,0 +1,574 @@
+//! Which streams there are, what has become of each, and who may know.
+
+use super::join::JoinPoints;
+use super::kind::{Kind, Rules};
+use crate::clock::{SharedClock, unix_seconds};
+use crate::key::ObjectId;
+use crate::store::{Broken, Object, Store, StoreError, StreamRecord};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// For so long it is known of a stream whose log has gone that there was one, in seconds: 410, not 404.
+const REMEMBERED_SECONDS: u64 = 7 * 24 * 3600;
+
+/// So many are remembered for each that may run.
+const REMEMBERED_EACH: usize = 16;
+
+/// What streams are held to.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The longest silence of the upstream.
+    pub idle: Duration,
+    /// How long one goes on that nobody reads.
+    pub unattended: Duration,
+    /// How long one may last at most; `None` is no limit.
+    pub total: Option<Duration>,
+    /// The most of each that is kept, in bytes.
+    pub window_bytes: u64,
+    /// The most that is kept, in time; `None` is no limit.
+    pub window_time: Option<Duration>,
+    /// How much of what was before a listener of media is given first, in bytes: players begin at once with it.
+    pub burst_bytes: u64,
+    /// How long a log is kept after its stream has ended.
+    pub lifetime: Duration,
+    /// How many run at once.
+    pub most: usize,
+    /// Whether an end that only a closed connection tells is one.
+    pub believes_close: bool,
+    /// What makes a stream of other replies.
+    pub rules: Rules,
+}
+
+/// Names a stream, and opens it: 128 random bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId([u8; 16]);
+
+impl StreamId {
+    fn new() -> Option<Self> {
+        let mut id = [0; 16];
+        aws_lc_rs::rand::fill(&mut id).ok()?;
+        Some(Self(id))
+    }
+
+    /// Reads the 32 hexadecimal digits that [`fmt::Display`] prints.
+    pub fn parse(text: &str) -> Option<Self> {
+        ObjectId::parse(text).map(|id| Self(*id.as_bytes()))
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Who knows it may stop the stream: a log is read by others.
+        write!(f, "{:02x}{:02x}…", self.0[0], self.0[1])
+    }
+}
+
+/// How far a stream has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The upstream has not answered yet.
+    Opening,
+    /// Bytes come.
+    Running,
+    /// It came to its end, and the framing says so.
+    Complete,
+    /// It ended before that: cut, silent, too long, or the server was stopped.
+    Partial,
+    /// The upstream refused, or did not answer.
+    Failed,
+    /// Somebody stopped it.
+    Stopped,
+}
+
+impl State {
+    /// Whether nothing more comes.
+    pub fn is_over(self) -> bool {
+        !matches!(self, Self::Opening | Self::Running)
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Opening => 0,
+            Self::Running => 1,
+            Self::Complete => 2,
+            Self::Partial => 3,
+            Self::Failed => 4,
+            Self::Stopped => 5,
+        }
+    }
+
+    /// A stream that was under way when the server ended is over.
+    fn restored(number: u8) -> Self {
+        match number {
+            2 => Self::Complete,
+            4 => Self::Failed,
+            5 => Self::Stopped,
+            _ => Self::Partial,
+        }
+    }
+}
+
+/// What has become of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// How far it has come.
+    pub state: State,
+    /// Why it ended, in words; for a stopped one, who stopped it.
+    pub why: Option<String>,
+    /// The status of the upstream's reply.
+    pub code: Option<u16>,
+    /// When it ended, in seconds since 1970.
+    pub ended: Option<u64>,
+    /// Its log has gone, its time being over.
+    pub gone: bool,
+}
+
+/// What a stream is made from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The canonical URL that is asked.
+    pub url: String,
+    /// The method.
+    pub method: String,
+    /// It was asked for as something that outlives its client.
+    pub detached: bool,
+    /// Tells one request from another: the same means the same stream.
+    pub request: Option<[u8; 32]>,
+}
+
+/// More streams run than may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("as many streams run as may (see the setting `streams`)")]
+pub struct TooMany;
+
+/// One stream: its log is an object, which its readers read like any other.
+#[derive(Debug)]
+pub struct Stream {
+    id: StreamId,
+    origin: Origin,
+    /// In seconds since 1970.
+    started: u64,
+    begun: Instant,
+    status: watch::Sender<Status>,
+    stop: watch::Sender<Option<String>>,
+    joins: Mutex<Option<JoinPoints>>,
+    log: Mutex<Log>,
+    /// The first byte that is still in the log, and the end of what has come.
+    first: AtomicU64,
+    end: AtomicU64,
+    listeners: AtomicUsize,
+    left: Mutex<Instant>,
+    kind: OnceLock<Kind>,
+}
+
+#[derive(Debug, Clone)]
+enum Log {
+    None,
+    /// Being written.
+    Open(Arc<Object>),
+    Stored(ObjectId),
+}
+
+impl Stream {
+    /// The id, which whoever made the request may know.
+    pub fn id(&self) -> StreamId {
+        self.id
+    }
+
+    /// What it is made from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// What it is made of, once the upstream has answered.
+    pub fn kind(&self) -> Option<&Kind> {
+        self.kind.get()
+    }
+
+    /// What has become of it.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// When it began, in seconds since 1970.
+    pub fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// For how long it has been under way.
+    pub fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Returns when the upstream has answered, or will not.
+    pub async fn opened(&self) {
+        let mut status = self.status.subscribe();
+        let _ = status.wait_for(|status| status.state != State::Opening).await;
+    }
+
+    /// Returns when nothing more comes.
+    pub async fn over(&self) {
+        let mut status = self.status.subscribe();
+        let _ = status.wait_for(|status| status.state.is_over()).await;
+    }
+
+    /// The bytes that are in the log.
+    pub fn bounds(&self) -> (u64, u64) {
+        (self.first.load(Ordering::Acquire), self.end.load(Ordering::Acquire))
+    }
+
+    /// What the log is called among the objects of its URL.
+    pub fn variant(&self) -> String {
+        variant(self.id)
+    }
+
+    /// The upstream has answered, and this is where its bytes go.
+    pub fn run(&self, object: &Arc<Object>, kind: Kind, code: u16) {
+        *lock(&self.joins) = Some(JoinPoints::new(kind.clone()));
+        let _ = self.kind.set(kind);
+        *lock(&self.log) = Log::Open(Arc::clone(object));
+        self.status.send_modify(|status| {
+            status.state = State::Running;
+            status.code = Some(code);
+        });
+    }
+
+    /// Bytes were logged, the next ones.
+    pub fn look(&self, at: u64, bytes: &[u8]) {
+        if let Some(joins) = &mut *lock(&self.joins) {
+            joins.look(bytes);
+        }
+        self.end.fetch_max(at + bytes.len() as u64, Ordering::AcqRel);
+    }
+
+    /// The window has moved on.
+    pub fn forget_before(&self, first: u64) {
+        self.first.fetch_max(first, Ordering::AcqRel);
+    }
+
+    /// Where a reader comes in who would begin at `wanted`; `None` where what is still here does not tell.
+    pub fn join_at(&self, wanted: u64) -> Option<u64> {
+        let first = self.first.load(Ordering::Acquire);
+        lock(&self.joins).as_ref()?.at_or_after(wanted, first)
+    }
+
+    /// Asks for its end; `false` where it has ended already, or somebody has asked before.
+    pub fn stop(&self, who: &str) -> bool {
+        let running = !self.status.borrow().state.is_over();
+        running
+            && self.stop.send_if_modified(|stop| {
+                let first = stop.is_none();
+                stop.get_or_insert_with(|| who.to_owned());
+                first
+            })
+    }
+
+    /// Who stops it, as soon as somebody does.
+    pub async fn stopped(&self) -> String {
+        let mut stop = self.stop.subscribe();
+        let who = stop
+            .wait_for(Option::is_some)
+            .await
+            .map(|who| who.clone().unwrap_or_default());
+        match who {
+            Ok(who) => who,
+            // Cannot be: the sender is ours.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Somebody reads along, for as long as what this returns is held.
+    pub fn listen(self: &Arc<Self>) -> Listener {
+        self.listeners.fetch_add(1, Ordering::AcqRel);
+        Listener(Arc::clone(self))
+    }
+
+    /// How many read along.
+    pub fn listeners(&self) -> usize {
+        self.listeners.load(Ordering::Acquire)
+    }
+
+    /// For how long nobody has read along.
+    pub fn unattended(&self) -> Duration {
+        match self.listeners() {
+            0 => lock(&self.left).elapsed(),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Its log is the object of that id now.
+    pub fn move_to(&self, id: ObjectId) {
+        *lock(&self.log) = Log::Stored(id);
+    }
+
+    fn record(&self) -> StreamRecord {
+        let status = self.status.borrow();
+        let (first, end) = self.bounds();
+        StreamRecord {
+            url: self.origin.url.clone(),
+            method: self.origin.method.clone(),
+            detached: self.origin.detached,
+            request: self.origin.request,
+            started: self.started,
+            state: status.state.number(),
+            why: status.why.clone(),
+            code: status.code,
+            ended: status.ended,
+            gone: status.gone,
+            log: match &*lock(&self.log) {
+                Log::None => None,
+                Log::Open(object) => Some(*object.id().as_bytes()),
+                Log::Stored(id) => Some(*id.as_bytes()),
+            },
+            first,
+            end,
+        }
+    }
+}
+
+/// One who reads along; dropping it leaves.
+#[derive(Debug)]
+pub struct Listener(Arc<Stream>);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Before the count: whoever sees that nobody is left must see since when.
+        *lock(&self.0.left) = Instant::now();
+        self.0.listeners.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// All streams of one server.
+#[derive(Debug)]
+pub struct Streams {
+    limits: Limits,
+    store: Arc<Store>,
+    clock: SharedClock,
+    all: Mutex<HashMap<StreamId, Arc<Stream>>>,
+}
+
+impl Streams {
+    /// The streams that the store knows: what was under way when the server ended is partial.
+    pub fn open(store: Arc<Store>, limits: Limits, clock: SharedClock) -> Self {
+        let now = unix_seconds(clock.now());
+        let mut all = HashMap::new();
+        for (id, record) in store.streams().unwrap_or_else(|error| {
+            tracing::error!(%error, "could not read which streams there were");
+            Vec::new()
+        }) {
+            let id = StreamId(id);
+            all.insert(id, Arc::new(restored(id, record, now)));
+        }
+        Self {
+            limits,
+            store,
+            clock,
+            all: Mutex::new(all),
+        }
+    }
+
+    /// What streams are held to.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Begins a stream, or finds the one that the same request began.
+    ///
+    /// # Errors
+    /// Where too many run.
+    pub fn begin(&self, origin: Origin) -> Result<(Arc<Stream>, bool), TooMany> {
+        let mut all = lock(&self.all);
+        let same = |stream: &&Arc<Stream>| origin.request.is_some() && stream.origin.request == origin.request;
+        if let Some(known) = all.values().find(same) {
+            return Ok((Arc::clone(known), false));
+        }
+        let running = all.values().filter(|stream| !stream.status.borrow().state.is_over());
+        if running.count() >= self.limits.most {
+            return Err(TooMany);
+        }
+        let id = StreamId::new().ok_or(TooMany)?;
+        let started = unix_seconds(self.clock.now());
+        let stream = Arc::new(new(id, origin, started));
+        all.insert(id, Arc::clone(&stream));
+        Ok((stream, true))
+    }
+
+    /// The stream of that id.
+    pub fn get(&self, id: StreamId) -> Option<Arc<Stream>> {
+        lock(&self.all).get(&id).cloned()
+    }
+
+    /// All streams, the latest first.
+    pub fn list(&self) -> Vec<Arc<Stream>> {
+        let mut list: Vec<_> = lock(&self.all).values().cloned().collect();
+        list.sort_by_key(|stream| (std::cmp::Reverse(stream.started), stream.id));
+        list
+    }
+
+    /// The log of a stream, opened if need be: for a blocking thread. What ended before its time ends there with
+    /// an error.
+    ///
+    /// # Errors
+    /// Where the store fails.
+    pub fn log(&self, stream: &Stream) -> Result<Option<Arc<Object>>, StoreError> {
+        let log = lock(&stream.log).clone();
+        let object = match log {
+            Log::None => None,
+            Log::Open(object) => Some(object),
+            Log::Stored(id) => self.store.load_id(id)?,
+        };
+        let status = stream.status();
+        if let Some(object) = object
+            .as_ref()
+            .filter(|object| status.state.is_over() && !object.is_whole())
+        {
+            let why = status.why.unwrap_or_else(|| "it ended before its time".to_owned());
+            object.break_for_good(Broken::Upstream(why.into()));
+        }
+        Ok(object)
+    }
+
+    /// Writes down how a stream stands: for a blocking thread.
+    pub fn record(&self, stream: &Stream) {
+        if let Err(error) = self.store.put_stream(stream.id.0, &stream.record()) {
+            tracing::warn!(url = stream.origin.url, %error, "could not record a stream");
+        }
+    }
+
+    /// The stream is over: for a blocking thread.
+    pub fn end(&self, stream: &Stream, state: State, why: Option<String>) {
+        let now = unix_seconds(self.clock.now());
+        stream.status.send_if_modified(|status| {
+            if status.state.is_over() {
+                return false;
+            }
+            // A refusal that came whole is a refusal all the same.
+            let refused = state == State::Complete && status.code.is_some_and(|code| code >= 400);
+            status.state = if refused { State::Failed } else { state };
+            status.why = why;
+            status.ended = Some(now);
+            true
+        });
+        *lock(&stream.joins) = None;
+        let mut log = lock(&stream.log);
+        if let Log::Open(object) = &*log {
+            *log = Log::Stored(object.id());
+        }
+        drop(log);
+        self.record(stream);
+    }
+
+    /// Removes the logs whose time is over, and forgets what nobody asks about any more: for a blocking thread, to
+    /// be called every second or so.
+    pub fn sweep(&self) {
+        let now = unix_seconds(self.clock.now());
+        let lifetime = self.limits.lifetime.as_secs();
+        for stream in self.list() {
+            let status = stream.status();
+            let Some(ended) = status.ended else { continue };
+            if !status.gone && now >= ended.saturating_add(lifetime) {
+                self.let_go(&stream);
+            }
+            if now >= ended.saturating_add(lifetime).saturating_add(REMEMBERED_SECONDS) {
+                self.forget(&stream);
+            }
+        }
+        let over: Vec<_> = self.list().into_iter().filter(|stream| stream.status().gone).collect();
+        let most = self.limits.most.saturating_mul(REMEMBERED_EACH);
+        over.iter().skip(most).for_each(|stream| self.forget(stream));
+    }
+
+    fn let_go(&self, stream: &Arc<Stream>) {
+        let log = std::mem::replace(&mut *lock(&stream.log), Log::None);
+        // What has become an ordinary object stays one.
+        let is_own = |object: &Object| object.representation().variant.as_deref() == Some(&*variant(stream.id));
+        if let Log::Stored(id) = log
+            && let Ok(Some(object)) = self.store.load_id(id)
+            && is_own(&object)
+        {
+            self.store.remove(&object);
+        }
+        stream.status.send_modify(|status| status.gone = true);
+        self.record(stream);
+    }
+
+    fn forget(&self, stream: &Stream) {
+        lock(&self.all).remove(&stream.id);
+        if let Err(error) = self.store.remove_stream(stream.id.0) {
+            tracing::warn!(%error, "could not forget a stream");
+        }
+    }
+}
+
+/// What the log of a stream is called among the variants of its URL.
+fn variant(id: StreamId) -> String {
+    format!("stream {id}")
+}
+
+fn new(id: StreamId, origin: Origin, started: u64) -> Stream {
+    Stream {
+        id,
+        origin,
+        started,
+        begun: Instant::now(),
+        status: watch::Sender::new(Status {
+            state: State::Opening,
+            why: None,
+            code: None,
+            ended: None,
+            gone: false,
+        }),
+        stop: watch::Sender::new(None),
+        joins: Mutex::default(),
+        log: Mutex::new(Log::None),
+        first: AtomicU64::new(0),
+        end: AtomicU64::new(0),
+        listeners: AtomicUsize::new(0),
+        left: Mutex::new(Instant::now()),
+        kind: OnceLock::new(),
+    }
+}
+
+fn restored(id: StreamId, record: StreamRecord, now: u64) -> Stream {
+    let was_under_way = record.state < State::Complete.number();
+    let origin = Origin {
+        url: record.url,
+        method: record.method,
+        detached: record.detached,
+        request: record.request,
+    };
+    let stream = new(id, origin, record.started);
+    stream.status.send_replace(Status {
+        state: State::restored(record.state),
+        why: match was_under_way {
+            true => Some("the server ended while it was under way".to_owned()),
+            false => record.why,
+        },
+        code: record.code,
+        ended: record.ended.or(Some(now)),
+        gone: record.gone,
+    });
+    if let Some(log) = record.log.as_ref().and_then(|id| ObjectId::from_bytes(id)) {
+        *lock(&stream.log) = Log::Stored(log);
+    }
+    stream.first.store(record.first, Ordering::Release);
+    stream.end.store(record.end, Ordering::Release);
+    stream
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics with one of these held; if it did, what they guard would still be whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,154 @@
+//! Requests that outlive their clients: sent once, logged, and read by whoever knows where.
+
+use super::lookup::Service;
+use super::pass::{Sent, sent};
+use super::problem::{CACHE_STATUS, Problem};
+use super::streams::path_of;
+use crate::fill::Sending;
+use crate::header::{CacheStatus, Forwarded, preferred_wait, prefers_async};
+use crate::live::{Origin, Stream};
+use crate::upstream::Target;
+use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName};
+use actix_web::{HttpRequest, HttpResponse};
+use std::sync::Arc;
+use std::time::Duration;
+
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// When to come back where as many streams run as may.
+const CROWDED: Duration = Duration::from_secs(5);
+
+impl Service {
+    /// Whether the request asks to outlive its client, or a rule says so.
+    pub(super) fn is_detached(&self, http: &HttpRequest) -> bool {
+        let path = http.path();
+        let matches = |rule: &String| match rule.strip_suffix('*') {
+            Some(start) => path.starts_with(start),
+            None => path == rule,
+        };
+        wants_async(http) || self.settings.detach.iter().any(matches)
+    }
+
+    /// Sends the request on, unless it has been sent, and answers with its stream or with where that is.
+    pub(super) async fn detach(&self, http: &HttpRequest, payload: Payload, target: &Arc<Target>) -> HttpResponse {
+        let story = CacheStatus::forwarded(Forwarded::Method);
+        match self.detached(http, payload, target).await {
+            Ok(response) => response,
+            Err(problem) => problem.with(story).response(),
+        }
+    }
+
+    async fn detached(
+        &self,
+        http: &HttpRequest,
+        payload: Payload,
+        target: &Arc<Target>,
+    ) -> Result<HttpResponse, Problem> {
+        let Sent {
+            target,
+            body,
+            uploaded,
+            seen,
+        } = sent(self, http, payload, target)?;
+        let origin = Origin {
+            url: target.key.url().to_owned(),
+            method: http.method().to_string(),
+            detached: true,
+            request: identity(http, &target),
+        };
+        let begun = self.fills.streams().begin(origin);
+        let (stream, is_new) = begun.map_err(|error| Problem::later(CROWDED, &error.to_string()))?;
+        if is_new {
+            let sending = Sending {
+                method: http.method().to_string(),
+                body,
+                seen,
+            };
+            self.fills.detach_request(&target, sending, &stream);
+            // What is still with the client goes when it goes.
+            tokio::select! {
+                _ = uploaded => {}
+                () = stream.opened() => {}
+            }
+        }
+        if !wants_async(http) {
+            return Ok(self.streamed(http, &stream).await);
+        }
+        let prefer = http.headers().get_all("prefer").filter_map(|field| field.to_str().ok());
+        if let Some(wait) = preferred_wait(prefer)
+            && tokio::time::timeout(wait, stream.opened()).await.is_ok()
+        {
+            return Ok(self.streamed(http, &stream).await);
+        }
+        let mut response = HttpResponse::Accepted();
+        response
+            .insert_header((header::LOCATION, path_of(&stream)))
+            .insert_header((PREFERENCE_APPLIED, "respond-async"))
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .insert_header((CACHE_STATUS, CacheStatus::forwarded(Forwarded::Method).to_string()));
+        Ok(response.json(serde_json::json!({
+            "id": stream.id().to_string(),
+            "stream": path_of(&stream),
+            "status": format!("{}/status", path_of(&stream)),
+        })))
+    }
+
+    async fn streamed(&self, http: &HttpRequest, stream: &Arc<Stream>) -> HttpResponse {
+        let mut response = self.replay(http, stream).await;
+        if let Ok(path) = header::HeaderValue::try_from(path_of(stream)) {
+            response.headers_mut().insert(header::CONTENT_LOCATION, path);
+        }
+        response
+    }
+}
+
+fn wants_async(http: &HttpRequest) -> bool {
+    let fields = http.headers().get_all("prefer");
+    prefers_async(fields.filter_map(|field| field.to_str().ok()))
+}
+
+/// What tells one request from another: its `Idempotency-Key`, with whose it is and what it is about. `None` without
+/// one: then each is another.
+fn identity(http: &HttpRequest, target: &Target) -> Option<[u8; 32]> {
+    let key = http.headers().get("idempotency-key").filter(|key| !key.is_empty())?;
+    let mut parts: Vec<&[u8]> = vec![
+        http.method().as_str().as_bytes(),
+        target.key.url().as_bytes(),
+        key.as_bytes(),
+    ];
+    for name in ["authorization", "cookie"] {
+        parts.push(http.headers().get(name).map_or(b"", |value| value.as_bytes()));
+    }
+    Some(crate::key::digest_of(&parts))
+}
+
+/// A stream's state for people and programs.
+pub fn status_line(stream: &Stream) -> serde_json::Value {
+    let status = stream.status();
+    let (first, end) = stream.bounds();
+    let stopped = status.state == crate::live::State::Stopped;
+    serde_json::json!({
+        "id": stream.id().to_string(),
+        "url": stream.origin().url,
+        "method": stream.origin().method,
+        "detached": stream.origin().detached,
+        "state": status.state,
+        "why": status.why.as_ref().filter(|_| !stopped),
+        "stopped_by": status.why.as_ref().filter(|_| stopped),
+        "upstream_status": status.code,
+        "started": stream.started(),
+        "ended": status.ended,
+        "first": first,
+        "bytes": end,
+        "listeners": stream.listeners(),
+        "gone": status.gone,
+        "stream": path_of(stream),
+    })
+}
+
+/// The answer about a stream that is not known.
+pub fn no_such_stream() -> HttpResponse {
+    Problem::new(StatusCode::NOT_FOUND, "there is no such stream").response()
+}

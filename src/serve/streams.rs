@@ -1,0 +1,292 @@
+//! Streams, as their readers get them: live ones under their URL, and all of them under the id that opens each.
+//!
+//! Under its URL a live stream is what it is upstream: who asks comes in where the stream is now, at the next place
+//! where a client can begin. Who was cut says where (`Range`), or which event it has seen last (`Last-Event-ID`),
+//! and goes on there without a gap. Under its id the log is read from its beginning or from any offset.
+
+use super::body::ObjectBody;
+use super::find::anew;
+use super::lookup::{Found, Service};
+use super::multipart::Segment;
+use super::prepared::Prepared;
+use super::problem::{CACHE_STATUS, Problem};
+use super::request::Request;
+use super::respond::Response;
+use crate::fill::Cursor;
+use crate::header::{CacheStatus, FirstWanted, first_wanted};
+use crate::live::{Kind, Stream, after_event};
+use crate::ranges::{ByteOffset, ByteRange};
+use crate::store::{Object, StoreError, Watch};
+use crate::upstream::{Span, Target};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse};
+use std::sync::Arc;
+
+/// The last byte of a range that has no end yet (RFC 8673 §2.2): the greatest number that all clients understand.
+const VERY_LARGE: u64 = (1 << 53) - 1;
+
+/// Where in the stream a body begins.
+const STREAM_OFFSET: HeaderName = HeaderName::from_static("stream-offset");
+
+/// A log is searched in pieces of this many bytes.
+const PIECE_BYTES: usize = 128 * 1024;
+
+/// What of a stream is sent.
+struct Part {
+    from: ByteOffset,
+    /// `None` follows it to its end, wherever that will be.
+    end: Option<ByteOffset>,
+    /// It was asked for by `Range`.
+    by_range: bool,
+}
+
+impl Service {
+    /// Answers from a stream that the fill logs, under the stream's URL.
+    pub(super) async fn send_live(
+        &self,
+        request: &Request<'_>,
+        mut found: Found,
+        stream: &Arc<Stream>,
+    ) -> Result<HttpResponse, Problem> {
+        let (first, end) = stream.bounds();
+        let wanted = match first_wanted(request.question.range) {
+            // A player that begins says `bytes=0-` too.
+            Some(FirstWanted::From { start, last: None }) if start > first && start <= end => Some(start),
+            _ => None,
+        };
+        let resumed = match (wanted, request.last_event, stream.kind()) {
+            (Some(at), ..) => Some(at),
+            (None, Some(id), Some(Kind::Events)) => Some(self.after_event(stream, &found.object, id).await?),
+            _ => None,
+        };
+        let part = |from| Part {
+            from,
+            end: None,
+            by_range: wanted.is_some(),
+        };
+        let at = match resumed {
+            Some(at) => Some(at),
+            None if !found.cursor.collapsed() => Some(0),
+            None => {
+                let burst = match stream.kind() {
+                    Some(Kind::Frames | Kind::Packets | Kind::Icy { .. }) => self.fills.streams().limits().burst_bytes,
+                    _ => 0,
+                };
+                stream.join_at(end.saturating_sub(burst))
+            }
+        };
+        let Some(at) = at else {
+            // What it is understood from has gone: this one needs a beginning of its own.
+            let cursor = self.fills.join_alone(&found.target, anew_from_start());
+            found = match self.opened(request, &found.target, cursor, found.story, None).await? {
+                Ok(found) => found,
+                Err(refusal) => return Ok(refusal),
+            };
+            let own = found.cursor.stream().cloned();
+            return Ok(match own {
+                Some(own) => self.part_of(
+                    request.head_only,
+                    &own,
+                    found.object,
+                    Some(found.cursor),
+                    part(0),
+                    found.story,
+                ),
+                None => self.send_whole(request, found),
+            });
+        };
+        Ok(self.part_of(
+            request.head_only,
+            stream,
+            found.object,
+            Some(found.cursor),
+            part(at),
+            found.story,
+        ))
+    }
+
+    /// Where the events after the one with that id begin. Where it is not in the log any more, or never was, all
+    /// that is there is given: a client knows what it has seen.
+    async fn after_event(&self, stream: &Arc<Stream>, object: &Arc<Object>, id: &str) -> Result<ByteOffset, Problem> {
+        let (first, end) = stream.bounds();
+        let (object, id) = (Arc::clone(object), id.to_owned());
+        let search = move || -> Result<ByteOffset, StoreError> {
+            let (mut scan, mut at) = (after_event(&id, first), first);
+            while at < end {
+                let len = usize::try_from(end - at).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+                let piece = object.read_blocking(at, len)?;
+                scan.look(&piece);
+                at += piece.len() as u64;
+            }
+            Ok(scan.found().or(scan.first()).unwrap_or(end))
+        };
+        match tokio::task::spawn_blocking(search).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => Err(Problem::store(&error)),
+            Err(_) => Err(Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "a reading thread was lost",
+            )),
+        }
+    }
+
+    /// The log of a stream, for whoever knows its id.
+    pub async fn replay(&self, http: &HttpRequest, stream: &Arc<Stream>) -> HttpResponse {
+        match self.replayed(http, stream).await {
+            Ok(response) => response,
+            Err(problem) => problem.response(),
+        }
+    }
+
+    async fn replayed(&self, http: &HttpRequest, stream: &Arc<Stream>) -> Result<HttpResponse, Problem> {
+        stream.opened().await;
+        let status = stream.status();
+        let (streams, opening) = (Arc::clone(self.fills.streams()), Arc::clone(stream));
+        let log = tokio::task::spawn_blocking(move || streams.log(&opening)).await;
+        let object = match log {
+            Ok(Ok(Some(object))) if !status.gone => object,
+            Ok(Err(error)) => return Err(Problem::store(&error)),
+            Err(_) => {
+                let what = "a reading thread was lost";
+                return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, what));
+            }
+            Ok(Ok(_)) if status.code.is_none() => {
+                let why = status.why.unwrap_or_default();
+                return Err(Problem::new(
+                    StatusCode::BAD_GATEWAY,
+                    format!("nothing was logged: {why}"),
+                ));
+            }
+            Ok(Ok(_)) => return Err(Problem::new(StatusCode::GONE, "what was logged of the stream has gone")),
+        };
+        let head_only = http.method() == Method::HEAD;
+        if object.is_whole() {
+            return self.replay_whole(http, object);
+        }
+        let text = |name: &str| http.headers().get(name).and_then(|value| value.to_str().ok());
+        let part = match (text("range"), text("last-event-id"), stream.kind()) {
+            (Some(range), ..) => wanted_part(range, stream.bounds())?,
+            (None, Some(id), Some(Kind::Events)) => Part {
+                from: self.after_event(stream, &object, id).await?,
+                end: None,
+                by_range: false,
+            },
+            _ => {
+                let (first, end) = stream.bounds();
+                let at_tail = http.query_string().split('&').any(|word| word == "from=tail");
+                let wanted = if at_tail { end } else { first };
+                Part {
+                    from: stream.join_at(wanted).unwrap_or(wanted),
+                    end: None,
+                    by_range: false,
+                }
+            }
+        };
+        Ok(self.part_of(head_only, stream, object, None, part, CacheStatus::HIT))
+    }
+
+    fn replay_whole(&self, http: &HttpRequest, object: Arc<Object>) -> Result<HttpResponse, Problem> {
+        let Some(request) = Request::read(http.head(), crate::config::Delivery::Follow) else {
+            return Err(Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "GET and HEAD read a stream",
+            ));
+        };
+        let answer = super::lookup::answer_of(request.question, &object);
+        Ok(Response {
+            answer,
+            age: super::reuse::age_of(&object, self.clock.elapsed()).as_secs(),
+            watch: Watch::new(object),
+            cursor: None,
+            source: None,
+            story: CacheStatus::HIT,
+            waited: None,
+            wants_digest: false,
+            head_only: request.head_only,
+        }
+        .build(&self.metrics))
+    }
+
+    /// The answer that is a part of a stream.
+    fn part_of(
+        &self,
+        head_only: bool,
+        stream: &Arc<Stream>,
+        object: Arc<Object>,
+        cursor: Option<Cursor>,
+        part: Part,
+        story: CacheStatus,
+    ) -> HttpResponse {
+        let head = Arc::clone(&*object.head());
+        let prepared = Prepared::of(&head, &object);
+        let code = StatusCode::from_u16(head.representation().status).unwrap_or(StatusCode::OK);
+        let mut response = HttpResponse::build(if part.by_range {
+            StatusCode::PARTIAL_CONTENT
+        } else {
+            code
+        });
+        let of_the_whole = [header::ETAG, header::LAST_MODIFIED, header::ACCEPT_RANGES];
+        let fields = prepared.fields.iter().filter(|(name, _)| !of_the_whole.contains(name));
+        for (name, value) in fields {
+            response.append_header((name.clone(), value.clone()));
+        }
+        response.insert_header((CACHE_STATUS, story.to_string()));
+        response.insert_header((STREAM_OFFSET, HeaderValue::from(part.from)));
+        if part.by_range {
+            let last = part.end.map_or(VERY_LARGE, |end| end - 1);
+            response.insert_header((header::CONTENT_RANGE, format!("bytes {}-{last}/*", part.from)));
+        }
+        let segment = match part.end.and_then(|end| ByteRange::new(part.from, end)) {
+            Some(range) => Segment::Object(range),
+            None => Segment::ToEnd(part.from),
+        };
+        if head_only {
+            return response.body(super::body::HeadOnly::of(&[segment]));
+        }
+        let watch = Watch::new(object);
+        let body = ObjectBody::new(watch, cursor, None, vec![segment], Arc::clone(&self.metrics));
+        response.body(body.listening(stream.listen()))
+    }
+}
+
+fn anew_from_start() -> crate::fill::Want {
+    anew(crate::fill::Want::Bytes(Span::From(0)), Span::From(0))
+}
+
+/// What a `Range` asks of a stream that has no length; one range alone.
+fn wanted_part(field: &str, (first, end): (ByteOffset, ByteOffset)) -> Result<Part, Problem> {
+    let problem = |what: String| Err(Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, what));
+    let (from, last) = match first_wanted(Some(field.as_bytes())) {
+        Some(FirstWanted::From { start, last }) => (start, last),
+        Some(FirstWanted::Suffix(count)) => (end.saturating_sub(count).max(first), None),
+        None => (first, None),
+    };
+    if from < first {
+        return problem(format!("the log begins at {first} now; ask for bytes={first}-"));
+    }
+    if from > end {
+        return problem(format!(
+            "only {end} bytes have come yet; ask for bytes={end}- to follow"
+        ));
+    }
+    // What has an end that has not come yet is followed as well.
+    let until = last
+        .map(|last| last.saturating_add(1))
+        .filter(|until| *until <= end && *until > from);
+    Ok(Part {
+        from,
+        end: until,
+        by_range: true,
+    })
+}
+
+/// The path of what opens a stream.
+pub(super) fn path_of(stream: &Stream) -> String {
+    format!("/-/api/v1/streams/{}", stream.id())
+}
+
+/// The variant of a live stream's URL that a target selects, which the running one does not suit.
+pub(super) fn variant_of(object: &Object, target: &Target) -> Arc<Target> {
+    Arc::new(target.variant(super::variant::name_of(object, target.fields.as_slice())))
+}
