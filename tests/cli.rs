@@ -32,6 +32,14 @@ impl Program {
         Self::started(&mut command)
     }
 
+    /// The same with settings, as variables.
+    pub(crate) fn serve_with(variables: &[(&str, &str)], dir: &Path, upstream: &Upstream) -> Self {
+        let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--log", "error"]);
+        command.arg("--data").arg(dir).args(["--upstream", &upstream.url()]);
+        command.envs(variables.iter().copied());
+        Self::started(&mut command)
+    }
+
     /// What a command has started, once it listens.
     fn started(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("started");

@@ -849,6 +849,24 @@ const STORIES: &[Story] = &[
         page.says("Content-Encoding: gzip\nETag: \"a\"").get("");
         page.expect("", Anew);
     }),
+    ("9110 §9.3.3", "the answer to a POST that says for how long and names its own URL answers later GETs", |_, page| {
+        page.says(&format!("Cache-Control: max-age=100\nContent-Location: {}", page.path));
+        page.send("POST", "Content-Length: 0").expect(200);
+        page.expect("", Hit);
+        page.expect("Range: bytes=0-0", Hit);
+    }),
+    ("9110 §9.3.3", "one that does not say for how long, or names another URL, does not", |_, page| {
+        for says in [format!("Content-Location: {}", page.path), "Cache-Control: max-age=100\nContent-Location: /other".to_owned()] {
+            page.says(&says).send("POST", "Content-Length: 0");
+            page.expect("", Anew);
+            page.after(100);
+        }
+    }),
+    ("9110 §9.3.3", "nor one whose request claims to have been sent elsewhere", |_, page| {
+        page.says(&format!("Cache-Control: max-age=100\nContent-Location: {}", page.path));
+        page.send("POST", "Content-Length: 0\nX-Forwarded-Host: evil.example");
+        page.expect("", Anew);
+    }),
     ("9110 §15.4", "a redirect that does not say where to is a reply like any other", |_, page| {
         page.says("Cache-Control: max-age=100").changes(|says| says.status = 301);
         assert_eq!(page.get("").status, 301);

@@ -79,6 +79,25 @@ fn has(program: &str) -> bool {
         .is_ok()
 }
 
+/// The seconds of sound in a file.
+fn duration_of(file: &Path) -> f64 {
+    let file = file.display().to_string();
+    let arguments = [
+        "-v",
+        "error",
+        "-show_entries",
+        "format=duration",
+        "-of",
+        "csv=p=0",
+        &file,
+    ];
+    let probed = Command::new("ffprobe").args(arguments).output().expect("probed");
+    String::from_utf8_lossy(&probed.stdout)
+        .trim()
+        .parse()
+        .expect("a duration")
+}
+
 #[test]
 fn icecast_is_relayed_to_mpv_and_curl() {
     let missing: Vec<&str> = ["icecast2", "ffmpeg", "mpv", "curl"]
@@ -172,27 +191,10 @@ fn icecast_is_relayed_to_mpv_and_curl() {
     }
     let mut player = player;
     assert!(player.0.wait().expect("ended").success(), "mpv failed");
-    // 16 bits, two channels.
-    let heard = std::fs::metadata(&heard).expect("heard").len() / (44_100 * 4);
-    assert!(heard + 1 >= time, "mpv heard {heard} s of {time}");
-    let decoded = Command::new("ffprobe")
-        .args([
-            "-v",
-            "error",
-            "-show_entries",
-            "format=duration",
-            "-of",
-            "csv=p=0",
-            &taken.display().to_string(),
-        ])
-        .output()
-        .expect("probed");
-    let decoded: f64 = String::from_utf8_lossy(&decoded.stdout)
-        .trim()
-        .parse()
-        .expect("a duration");
+    let (heard, decoded) = (duration_of(&heard), duration_of(&taken));
+    assert!(heard + 1.0 >= time as f64, "mpv heard {heard} s of {time}");
     assert!(decoded + 2.0 >= time as f64, "{decoded} s decode of {time}");
     eprintln!(
-        "mpv heard {heard} s; curl took {with} bytes with metadata and {without} without, {decoded:.1} s of sound"
+        "mpv heard {heard:.1} s; curl took {with} bytes with metadata and {without} without, {decoded:.1} s of sound"
     );
 }

@@ -17,8 +17,13 @@ const SECOND: u64 = MINUTE / 60;
 
 /// An upstream that sends chunks of a second each, as the valve allows, and then ends as it should.
 fn radio(film: &Film, valve: &Valve) -> Upstream {
+    paced(film, valve, 0)
+}
+
+/// The same at so many bytes a second.
+fn paced(film: &Film, valve: &Valve, rate: u64) -> Upstream {
     let film = film.clone();
-    Upstream::start(valve.clone(), 0, move |_, conn| {
+    Upstream::start(valve.clone(), rate, move |_, conn| {
         conn.head(200, &chunked("audio/mpeg"));
         for second in 0..film.len / SECOND {
             if !conn.chunk(&film, second * SECOND, (second + 1) * SECOND) {
@@ -258,28 +263,56 @@ fn a_complete_stream_becomes_an_ordinary_object() {
 #[test]
 fn a_kill_in_mid_stream_leaves_what_was_durable_to_be_replayed() {
     let film = Film::new(MINUTE);
-    let valve = Valve::new(MINUTE / 2);
-    let upstream = radio(&film, &valve);
+    let upstream = paced(&film, &Valve::open(), 400_000);
     let dir = TempDir::new().expect("a directory");
-    let program = Program::serve(dir.path(), &upstream, &[]);
+    // It dies when it has recorded progress for the third time.
+    let program = Program::serve_and_die_at("recorded:3", dir.path(), &upstream, &[]);
     let mut reader = Client::open(program.address, "GET", "/live", &[]);
-    film.check(0, &reader.read_stream((MINUTE / 2) as usize));
-    // What is recorded is durable.
-    eventually("the log to be recorded", || {
-        let objects = get(program.address, "/-/api/v1/objects").json();
-        objects["objects"][0]["recorded_bytes"].as_u64() == Some(MINUTE / 2)
-            || objects["objects"][0]["present_bytes"].as_u64() == Some(MINUTE / 2)
-    });
     let stream = path(&the_stream(program.address));
-    program.kill();
+    let mut heard = 0;
+    loop {
+        let second = reader.read_stream(SECOND as usize);
+        film.check(heard, &second);
+        heard += second.len() as u64;
+        if (second.len() as u64) < SECOND {
+            break;
+        }
+    }
+    drop(program);
     let program = Program::serve(dir.path(), &upstream, &[]);
     let status = get(program.address, &format!("{stream}/status")).json();
     assert_eq!(status["state"], "partial", "{status}");
     let replay = get(program.address, &stream);
     assert_eq!((replay.status, replay.ended), (200, Ended::Cut));
     film.check(0, &replay.body);
-    assert!(replay.body.len() as u64 <= MINUTE / 2);
+    let durable = replay.body.len() as u64;
+    assert_eq!(status["bytes"].as_u64(), Some(durable), "{status}");
+    assert!(durable >= 2 * SECOND, "{durable} of {heard}");
+    eprintln!("{durable} of {heard} bytes were durable");
+    // A client that was cut goes on where it was.
+    let range = from(durable - 1000);
+    let rest = request(program.address, "GET", &stream, &[("Range", &range)]);
+    assert_eq!((rest.status, rest.ended, rest.body.len()), (206, Ended::Cut, 1000));
+    film.check(durable - 1000, &rest.body);
     program.kill();
+}
+
+#[test]
+fn events_are_resumed_after_a_restart() {
+    let upstream = Upstream::scripted(|_, conn| {
+        conn.head(200, &chunked("text/event-stream"));
+        conn.raw(b"1c\r\nid: 1\ndata: a\n\nid: 2\ndata:\r\n5\r\n b\n\ni\r\n");
+        conn.stall();
+    });
+    let mut pond = Pond::before(&upstream);
+    let mut listener = Client::open(pond.address(), "GET", "/events", &[]);
+    let sent = listener.read_stream(33);
+    let stream = path(&the_stream(pond.address()));
+    pond.restart();
+    let rest = request(pond.address(), "GET", &stream, &[("Last-Event-ID", "1")]);
+    assert_eq!((rest.body.as_slice(), rest.ended), (&sent[15..], Ended::Cut));
+    let same = request(pond.address(), "GET", &stream, &[]);
+    assert_eq!(same.body, sent);
 }
 
 #[test]
@@ -627,22 +660,190 @@ fn limits_end_a_stream_as_partial() {
     }
 }
 
-#[test]
-fn a_stream_more_than_may_run_is_read_for_one_client_or_refused() {
-    let upstream = Upstream::scripted(|_, conn| {
-        conn.head(200, &chunked("audio/mpeg"));
+/// An upstream of streams that never end, with what they say of themselves.
+fn endless(fields: &'static [(&'static str, &'static str)]) -> Upstream {
+    Upstream::scripted(move |_, conn| {
+        let mut head = chunked("audio/mpeg");
+        head.extend(fields.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        conn.head(200, &head);
         conn.raw(b"5\r\nhello\r\n");
         conn.stall();
-    });
+    })
+}
+
+#[test]
+fn a_stream_more_than_may_run_is_refused() {
+    let upstream = endless(&[]);
     let pond = Pond::with(&upstream, &[("streams", "1")]);
     let address = pond.address();
     let mut first = Client::open(address, "GET", "/a", &[]);
     assert_eq!(first.read_stream(5), b"hello");
+    for fields in [&[][..], &[("Prefer", "respond-async")]] {
+        let refused = request(address, "GET", "/b", fields);
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
+    }
+    assert_eq!(streams(address).len(), 1);
+    // It says when to come back, and means it.
+    drop(first);
+    assert_eq!(request(address, "DELETE", &path(&the_stream(address)), &[]).status, 200);
     let mut second = Client::open(address, "GET", "/b", &[]);
     assert_eq!(second.read_stream(5), b"hello");
-    let refused = request(address, "GET", "/c", &[("Prefer", "respond-async")]);
-    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
-    assert_eq!(streams(address).len(), 1);
+}
+
+#[test]
+fn streams_do_not_keep_others_from_their_upstream() {
+    let film = Film::new(100_000);
+    let upstream = {
+        let film = film.clone();
+        Upstream::scripted(move |seen, conn| {
+            if seen.target == "/film" {
+                return conn.serve(&film, seen);
+            }
+            conn.head(200, &chunked("audio/mpeg"));
+            conn.raw(b"5\r\nhello\r\n");
+            conn.stall();
+        })
+    };
+    let pond = Pond::with(&upstream, &[("connections_per_upstream", "2")]);
+    let listeners: Vec<Client> = (0..5)
+        .map(|name| {
+            let mut listener = Client::open(pond.address(), "GET", &format!("/live-{name}"), &[]);
+            assert_eq!(listener.read_stream(5), b"hello");
+            listener
+        })
+        .collect();
+    film.check(0, &get(pond.address(), "/film").expect(200).body);
+    drop(listeners);
+}
+
+#[test]
+fn a_radio_for_one_is_not_shared_because_it_also_says_no_store() {
+    for (fields, ask) in [
+        (&[("Cache-Control", "no-cache, no-store, private")][..], &[][..]),
+        (&[("Cache-Control", "no-store"), ("Set-Cookie", "a=b")], &[]),
+        (&[("Cache-Control", "no-store")], &[("Authorization", "Basic Zm9v")]),
+    ] {
+        let upstream = endless(fields);
+        let pond = Pond::before(&upstream);
+        let mut first = Client::open(pond.address(), "GET", "/mine", ask);
+        assert_eq!(first.read_stream(5), b"hello");
+        let mut second = Client::open(pond.address(), "GET", "/mine", &[]);
+        assert_eq!(second.read_stream(5), b"hello");
+        assert_eq!(upstream.requests().len(), 2, "{fields:?}");
+    }
+}
+
+#[test]
+fn a_radio_that_says_no_store_is_shared_also_after_a_head() {
+    let upstream = endless(&[("Cache-Control", "no-cache, no-store"), ("icy-name", "A")]);
+    let pond = Pond::before(&upstream);
+    let address = pond.address();
+    assert_eq!(request(address, "HEAD", "/live", &[]).status, 200);
+    let listeners: Vec<Client> = (0..3)
+        .map(|_| {
+            let mut listener = Client::open(address, "GET", "/live", &[]);
+            assert_eq!(listener.read_stream(5), b"hello");
+            listener
+        })
+        .collect();
+    assert_eq!((upstream.requests().len(), streams(address).len()), (2, 1));
+    drop(listeners);
+}
+
+#[test]
+fn what_was_asked_for_in_ones_own_words_is_nobody_elses() {
+    let upstream = Upstream::scripted(|seen, conn| {
+        let body = format!("for {}", seen.header("x-forwarded-host").unwrap_or("all"));
+        let head = [
+            ("Content-Type", "text/plain".to_owned()),
+            ("Cache-Control", "max-age=600".to_owned()),
+            ("Content-Length", body.len().to_string()),
+        ];
+        assert_eq!(
+            seen.header("range")
+                .filter(|_| seen.header("x-forwarded-host") == Some("evil")),
+            None
+        );
+        conn.head(200, &head);
+        conn.raw(body.as_bytes());
+    });
+    let pond = Pond::with(&upstream, &[("detach", "/own")]);
+    let address = pond.address();
+    let own = request(
+        address,
+        "GET",
+        "/own",
+        &[("X-Forwarded-Host", "evil"), ("Range", "bytes=2-")],
+    );
+    assert_eq!((own.status, own.text().as_str()), (200, "for evil"));
+    let stream = own.header("content-location").expect("where").to_owned();
+    until_state(address, &stream, "complete");
+    // Of the log a part can be had.
+    let part = request(address, "GET", &stream, &[("Range", "bytes=4-")]);
+    assert_eq!((part.status, part.text().as_str()), (206, "evil"));
+    let url = format!("{}own", upstream.url()).parse().expect("a URL");
+    let id = millpond::key::ObjectKey::of(&url).id();
+    eventually("the fill to end", || pond.metric("millpond_fills") == 0);
+    assert_eq!(get(address, &format!("/-/api/v1/objects/{id}")).status, 404);
+}
+
+#[test]
+fn the_id_of_a_stream_never_opens_another() {
+    let upstream = Upstream::scripted(|seen, conn| {
+        conn.head(200, &chunked("audio/mpeg"));
+        conn.raw(format!("5\r\nrun {}\r\n0\r\n\r\n", seen.number).as_bytes());
+    });
+    let pond = Pond::before(&upstream);
+    let address = pond.address();
+    assert_eq!(get(address, "/live").text(), "run 0");
+    let first = path(&the_stream(address));
+    until_state(address, &first, "complete");
+    eventually("the fill to end", || pond.metric("millpond_fills") == 0);
+    let again = request(address, "GET", "/live", &[("Cache-Control", "no-cache")]);
+    assert_eq!(again.text(), "run 1");
+    eventually("the second log to take its place", || {
+        let old = get(address, &first);
+        assert!(
+            old.status == 410 || old.text() == "run 0",
+            "{} {}",
+            old.status,
+            old.text()
+        );
+        old.status == 410
+    });
+}
+
+#[test]
+fn a_stream_larger_than_the_quota_goes_on_in_a_smaller_window() {
+    const LONG: u64 = 24 << 20;
+    let film = Film::new(LONG);
+    let upstream = {
+        let film = film.clone();
+        Upstream::start(Valve::open(), 20_000_000, move |_, conn| {
+            conn.head(200, &chunked("audio/mpeg"));
+            conn.chunk(&film, 0, LONG);
+            conn.raw(b"0\r\n\r\n");
+        })
+    };
+    let pond = Pond::with(&upstream, &[("quota", "8MiB")]);
+    let mut listener = Client::open(pond.address(), "GET", "/live", &[]);
+    for piece in 0..LONG >> 20 {
+        film.check(piece << 20, &listener.read_stream(1 << 20));
+    }
+    assert_eq!(listener.finish().ended, Ended::Clean);
+    let stream = path(&the_stream(pond.address()));
+    let status = until_state(pond.address(), &stream, "complete");
+    let first = status["first"].as_u64().expect("a number");
+    assert!(first > LONG - (8 << 20) && first < LONG, "{status}");
+    // What is left of it is there; what is not is said to be gone.
+    let range = from(first);
+    let rest = request(pond.address(), "GET", &stream, &[("Range", &range)]);
+    film.check(first, &rest.body);
+    assert_eq!((rest.body.len() as u64, rest.ended), (LONG - first, Ended::Clean));
+    assert_eq!(
+        request(pond.address(), "GET", &stream, &[("Range", "bytes=1-")]).status,
+        416
+    );
 }
 
 #[test]
@@ -683,4 +884,103 @@ fn only_the_machine_itself_lists_what_opens_streams() {
     let pond = Pond::before(&upstream);
     let list = |host: &str| request(pond.address(), "GET", "/-/api/v1/streams", &[("Host", host)]).status;
     assert_eq!(list("evil.example"), 403);
+}
+
+/// Anonymous memory of a program, in KiB.
+fn anonymous_kib(program: &Program) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", program.child.id())).expect("running");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .expect("a figure");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+fn a_stream_takes_a_mebibyte_at_most_however_long_it_is() {
+    const LONG: u64 = 16 << 20;
+    const STREAMS: u64 = 24;
+    let film = Film::new(LONG);
+    let valve = Valve::new(0);
+    let upstream = {
+        let film = film.clone();
+        // 32 Mbit/s each: as fast as streams are watched.
+        Upstream::start(valve.clone(), 4_000_000, move |_, conn| {
+            conn.head(200, &chunked("audio/mpeg"));
+            conn.chunk(&film, 0, LONG);
+            conn.stall();
+        })
+    };
+    let dir = TempDir::new().expect("a directory");
+    let more = [
+        ("MILLPOND_STREAM_WINDOW", "4MiB"),
+        ("MILLPOND_CONNECTIONS_PER_UPSTREAM", "64"),
+    ];
+    let program = Program::serve_with(&more, dir.path(), &upstream);
+    let address = program.address;
+    let play = |names: std::ops::Range<u64>| {
+        valve.allow(LONG * (names.end - names.start));
+        let listeners: Vec<_> = names
+            .map(|name| {
+                let film = film.clone();
+                thread::spawn(move || {
+                    let mut listener = Client::open(address, "GET", &format!("/live-{name}"), &[]);
+                    for piece in 0..LONG >> 20 {
+                        film.check(piece << 20, &listener.read_stream(1 << 20));
+                    }
+                    listener
+                })
+            })
+            .collect();
+        let listeners: Vec<Client> = listeners
+            .into_iter()
+            .map(|listener| listener.join().expect("played"))
+            .collect();
+        listeners
+    };
+    // The threads and pools that any stream needs are there after the first.
+    let first = play(0..2);
+    let before = anonymous_kib(&program);
+    let others = play(2..STREAMS);
+    let each = anonymous_kib(&program).saturating_sub(before) / (STREAMS - 2);
+    eprintln!("{each} KiB a stream of 16 MiB, beside {before} KiB");
+    assert!(each <= 1024, "{each} KiB a stream");
+    drop((first, others));
+    program.kill();
+}
+
+#[test]
+fn two_hundred_slow_listeners_take_a_bounded_memory() {
+    const LONG: u64 = 32 << 20;
+    let film = Film::new(LONG);
+    let valve = Valve::new(1000);
+    let upstream = {
+        let film = film.clone();
+        Upstream::start(valve.clone(), 0, move |_, conn| {
+            conn.head(200, &chunked("audio/mpeg"));
+            conn.chunk(&film, 0, LONG);
+            conn.stall();
+        })
+    };
+    let dir = TempDir::new().expect("a directory");
+    let program = Program::serve(dir.path(), &upstream, &[]);
+    let listen = |count: usize| -> Vec<Client> {
+        (0..count)
+            .map(|_| Client::open(program.address, "GET", "/live", &[]))
+            .collect()
+    };
+    let mut first = listen(1);
+    film.check(0, &first[0].read_stream(1000));
+    let before = anonymous_kib(&program);
+    let others = listen(199);
+    eventually("all to listen", || the_stream(program.address)["listeners"] == 200);
+    // Nobody reads: all wait with their buffers full.
+    valve.allow(LONG);
+    until_bytes(program.address, LONG);
+    let more = anonymous_kib(&program).saturating_sub(before);
+    eprintln!("200 listeners that do not read: {more} KiB more");
+    assert!(more <= 64 * 1024, "{more} KiB");
+    assert_eq!(upstream.requests().len(), 1);
+    drop((first, others));
+    program.kill();
 }

@@ -26,7 +26,7 @@ pub(super) async fn one(service: &Service, request: &HttpRequest, id: &str, want
     match *request.method() {
         Method::DELETE => stop(request, &stream).await,
         _ if wants_status => HttpResponse::Ok().json(status_line(&stream)),
-        _ => service.replay(request, &stream).await,
+        _ => service.replay(request, &stream, false).await,
     }
 }
 

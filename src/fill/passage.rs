@@ -4,12 +4,17 @@
 //! The exchange runs where fills run, in its turn of the upstream's budget. A request whose method is not safe
 //! is sent once: where its fate is not known, the client is told so and decides.
 
-use super::registry::Registry;
-use crate::upstream::{Class, Framing, Relay, Target, UpstreamError};
+use super::join::statement;
+use super::registry::{Context, Registry};
+use crate::key::ObjectKey;
+use crate::policy::{Fields, RequestDirectives, Terms, age_on_arrival, selecting, storable_for_get};
+use crate::store::{Broken, Representation, Store, StoreError};
+use crate::upstream::{Class, Exchange, Framing, Relay, Target, UpstreamError};
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
+use url::Url;
 
 /// So many pieces of a body wait between the two sides, each way.
 const PIECES: usize = 4;
@@ -57,9 +62,70 @@ pub struct Passed {
     pub pieces: mpsc::Receiver<Result<Bytes, UpstreamError>>,
 }
 
+/// The longest answer to a POST that is kept for later GETs, in bytes: it is held in memory until it is whole.
+const MOST_KEPT_BYTES: usize = 1 << 20;
+
+/// What is kept of an answer while it passes by.
+struct Keeping {
+    representation: Representation,
+    body: Vec<u8>,
+}
+
+impl Keeping {
+    /// The start of an answer that later GETs of its URL may be given.
+    fn of(context: &Context, exchange: &Exchange) -> Option<Self> {
+        let (mut representation, _) = statement(&exchange.reply);
+        let target = &exchange.target;
+        if target.drop_cookies {
+            representation.headers.retain(|(name, _)| name != "set-cookie");
+        }
+        let now = context.store.now();
+        let (reply, fields) = (&exchange.reply, target.fields.as_slice());
+        representation.age = age_on_arrival(&*reply.headers, reply.age, reply.delay, now).as_secs();
+        representation.selected_by = selecting(&representation, fields);
+        let own = |url: Url| ObjectKey::of(&url) == ObjectKey::of(&target.url);
+        let location = representation.header("content-location");
+        let names_own_url = location.is_some_and(|location| target.url.join(location).is_ok_and(own));
+        let terms = Terms::read(reply.status, &representation, now);
+        let asked = RequestDirectives::read(fields);
+        let authorized = fields.has("authorization");
+        let kept = storable_for_get(&asked, authorized, reply.status, &representation, &terms, names_own_url);
+        // One that varies would have to be found among others.
+        let kept = kept.is_ok() && representation.selected_by.is_empty();
+        kept.then_some(Self {
+            representation,
+            body: Vec::new(),
+        })
+    }
+
+    fn take(mut self, piece: &Bytes) -> Option<Self> {
+        self.body.extend_from_slice(piece);
+        Some(self).filter(|keeping| keeping.body.len() <= MOST_KEPT_BYTES)
+    }
+
+    /// Stores what has come whole: for a blocking thread.
+    fn store(self, store: &Store, key: &ObjectKey) -> Result<(), StoreError> {
+        let length = self.body.len() as u64;
+        let representation = Representation {
+            complete_length: Some(length),
+            ..self.representation
+        };
+        let created = store.create(key, representation)?;
+        if length > 0 {
+            store.write(&created.object, 0, &self.body)?;
+        }
+        created.object.commit()?;
+        if let Some(replaced) = created.replaced {
+            replaced.break_for_good(Broken::Superseded);
+        }
+        Ok(())
+    }
+}
+
 impl Registry {
     /// Passes a request on and returns with the head of the answer. `seen` is called with its status and fields
-    /// before that, on a blocking thread, also where the client has gone meanwhile.
+    /// before that, on a blocking thread, also where the client has gone meanwhile. `is_plain` says that the request
+    /// is in nobody's own words, so that its answer may be another's too.
     ///
     /// # Errors
     /// Where no answer came, or no turn.
@@ -68,6 +134,7 @@ impl Registry {
         target: Arc<Target>,
         method: String,
         body: Option<Outgoing>,
+        is_plain: bool,
         seen: impl FnOnce(u16, &[(String, String)]) + Send + 'static,
     ) -> Result<Passed, UpstreamError> {
         let (told, head) = oneshot::channel();
@@ -85,6 +152,7 @@ impl Registry {
                 let _ = told.send(Err(silent()));
                 return;
             };
+            let (key, keeps) = (target.key.clone(), is_plain && method == "POST");
             let request = Relay {
                 target,
                 method,
@@ -102,6 +170,8 @@ impl Registry {
                 }
             };
             permit.answered();
+            let mut keeping = keeps.then(|| Keeping::of(&context, &exchange)).flatten();
+            let is_told_whole = exchange.reply.framing != Framing::Close;
             let (sender, pieces) = mpsc::channel(PIECES);
             let passed = Passed {
                 status: exchange.reply.status,
@@ -120,8 +190,21 @@ impl Registry {
             }
             loop {
                 let piece = match exchange.next_within(context.client.read_idle_timeout()).await {
-                    Ok(None) => return,
-                    Ok(Some(piece)) => Ok(piece),
+                    Ok(None) => {
+                        // Before the client knows that it is over: its next request is to find it.
+                        if let Some(keeping) = keeping.filter(|_| is_told_whole) {
+                            let store = Arc::clone(&context.store);
+                            let stored = tokio::task::spawn_blocking(move || keeping.store(&store, &key)).await;
+                            if let Ok(Err(error)) = stored {
+                                tracing::warn!(%error, "could not keep the answer to a POST");
+                            }
+                        }
+                        return;
+                    }
+                    Ok(Some(piece)) => {
+                        keeping = keeping.and_then(|keeping| keeping.take(&piece));
+                        Ok(piece)
+                    }
                     Err(error) => Err(error),
                 };
                 let over = piece.is_err();

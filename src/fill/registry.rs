@@ -194,6 +194,9 @@ impl Shared {
 
     /// A fill that has brought its object whole is only winding up: it cannot revalidate or begin anew.
     fn is_open_to(&self, want: Want) -> bool {
+        if self.stream.get().is_some_and(|stream| stream.status().state.is_over()) {
+            return false;
+        }
         match (&*self.phase.borrow(), want) {
             (Phase::Ready(object), Want::Validity { .. } | Want::Anew(_)) => !object.is_whole(),
             _ => true,

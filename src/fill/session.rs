@@ -9,6 +9,7 @@ use super::join::Brings;
 use super::plan::NEAR_BYTES;
 use super::registry::{Context, Shared};
 use super::why::{SessionLine, Stage};
+use crate::live::Stream;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, Passing, StoreError};
 use crate::upstream::{Exchange, Framing, Permit, UpstreamError};
@@ -122,6 +123,11 @@ pub(super) enum Outcome {
 
 /// How long a session that passes bytes on waits for the next reader: it holds a connection.
 const UNWANTED_AFTER: Duration = Duration::from_secs(2);
+
+/// A stream makes room in its own log so often for one piece, by so many bytes at least, in multiples of so many.
+const MOST_ROOM_MADE: usize = 4;
+const LEAST_ROOM: u64 = 512 * 1024;
+const ROOM_GRAIN: u64 = 64 * 1024;
 
 /// How long after the last reader has left it still waits.
 const BETWEEN_PIECES: Duration = Duration::from_millis(250);
@@ -267,7 +273,21 @@ impl Sink {
     /// Stores the pieces from `at` on, or passes them on; fails where the disk does not take them and
     /// nobody waits for them.
     async fn take(&self, at: ByteOffset, pieces: Vec<Bytes>, stop: ByteOffset) -> Result<(), StoreError> {
-        let Some(left) = self.write(at, pieces).await else {
+        let mut written = self.write(at, pieces).await;
+        if let Some(stream) = self.shared.stream() {
+            // Nothing of a stream passes unlogged: its own past makes room, or it ends.
+            for _ in 0..MOST_ROOM_MADE {
+                let Some(left) = written.take_if(|left| left.error.missing_bytes().is_some()) else {
+                    break;
+                };
+                if !self.make_room(stream).await {
+                    return Err(left.error);
+                }
+                written = self.write(left.at, left.pieces).await;
+            }
+            return written.map_or(Ok(()), |left| Err(left.error));
+        }
+        let Some(left) = written else {
             if self.object.passing().is_some() && self.object.is_settled() {
                 tracing::info!(url = self.object.url(), "the disk takes bytes again");
                 self.object.end_passing();
@@ -295,6 +315,24 @@ impl Sink {
             self.position.at.store(at, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Drops the older half of a stream's log; `false` where that is not worth it.
+    async fn make_room(&self, stream: &Stream) -> bool {
+        let (first, end) = stream.bounds();
+        let middle = (first + (end - first) / 2) / ROOM_GRAIN * ROOM_GRAIN;
+        if middle < first + LEAST_ROOM {
+            return false;
+        }
+        tracing::warn!(
+            url = self.object.url(),
+            middle,
+            "no room: the window of a stream is halved"
+        );
+        stream.forget_before(middle);
+        let object = Arc::clone(&self.object);
+        let dropped = tokio::task::spawn_blocking(move || object.drop_before(middle)).await;
+        matches!(dropped, Ok(Ok(_)))
     }
 
     async fn is_awaited(&self, at: ByteOffset, stop: ByteOffset) -> bool {

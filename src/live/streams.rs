@@ -178,7 +178,8 @@ enum Log {
     None,
     /// Being written.
     Open(Arc<Object>),
-    Stored(ObjectId),
+    /// The generation tells it from what has taken its place.
+    Stored(ObjectId, u64),
 }
 
 impl Stream {
@@ -308,9 +309,9 @@ impl Stream {
         }
     }
 
-    /// Its log is the object of that id now.
-    pub fn move_to(&self, id: ObjectId) {
-        *lock(&self.log) = Log::Stored(id);
+    /// Its log is that object now.
+    pub fn move_to(&self, object: &Object) {
+        *lock(&self.log) = Log::Stored(object.id(), object.generation());
     }
 
     fn record(&self) -> StreamRecord {
@@ -329,8 +330,8 @@ impl Stream {
             gone: status.gone,
             log: match &*lock(&self.log) {
                 Log::None => None,
-                Log::Open(object) => Some(*object.id().as_bytes()),
-                Log::Stored(id) => Some(*id.as_bytes()),
+                Log::Open(object) => Some((*object.id().as_bytes(), object.generation())),
+                Log::Stored(id, generation) => Some((*id.as_bytes(), *generation)),
             },
             first,
             end,
@@ -341,6 +342,13 @@ impl Stream {
 /// One who reads along; dropping it leaves.
 #[derive(Debug)]
 pub struct Listener(Arc<Stream>);
+
+impl Listener {
+    /// Whether the byte at `at` has come: if it is not there, it will not be.
+    pub fn has_come(&self, at: u64) -> bool {
+        at < self.0.bounds().1
+    }
+}
 
 impl Drop for Listener {
     fn drop(&mut self) {
@@ -371,12 +379,20 @@ impl Streams {
             let id = StreamId(id);
             all.insert(id, Arc::new(restored(id, record, now)));
         }
-        Self {
+        let streams = Self {
             limits,
             store,
             clock,
             all: Mutex::new(all),
+        };
+        for stream in streams.list().into_iter().filter(|stream| !stream.status().gone) {
+            // How much of each log is there the log tells.
+            if let Err(error) = streams.log(&stream) {
+                tracing::warn!(url = stream.origin.url, %error, "could not open the log of a stream");
+            }
+            streams.record(&stream);
         }
+        streams
     }
 
     /// What streams are held to.
@@ -390,7 +406,11 @@ impl Streams {
     /// Where too many run.
     pub fn begin(&self, origin: Origin) -> Result<(Arc<Stream>, bool), TooMany> {
         let mut all = lock(&self.all);
-        let same = |stream: &&Arc<Stream>| origin.request.is_some() && stream.origin.request == origin.request;
+        // One that was never answered may be tried again.
+        let unanswered = |status: &Status| status.state == State::Failed && status.code.is_none();
+        let same = |stream: &&Arc<Stream>| {
+            origin.request.is_some() && stream.origin.request == origin.request && !unanswered(&stream.status())
+        };
         if let Some(known) = all.values().find(same) {
             return Ok((Arc::clone(known), false));
         }
@@ -426,18 +446,27 @@ impl Streams {
         let log = lock(&stream.log).clone();
         let object = match log {
             Log::None => None,
-            Log::Open(object) => Some(object),
-            Log::Stored(id) => self.store.load_id(id)?,
+            Log::Open(object) => return Ok(Some(object)),
+            Log::Stored(id, generation) => {
+                let stored = self.store.load_id(id)?;
+                stored.filter(|object| object.generation() == generation)
+            }
         };
+        let Some(object) = object else { return Ok(None) };
+        // What was written down last may be of before a crash: the log itself tells.
+        if let Some(run) = object.present().iter().last() {
+            stream.first.store(run.start(), Ordering::Release);
+            stream.end.store(run.end(), Ordering::Release);
+        }
+        let _ = stream.kind.set(Kind::by_type(&object.representation()));
         let status = stream.status();
-        if let Some(object) = object
-            .as_ref()
-            .filter(|object| status.state.is_over() && !object.is_whole())
-        {
-            let why = status.why.unwrap_or_else(|| "it ended before its time".to_owned());
+        if status.state.is_over() && !object.is_whole() {
+            let why = status
+                .why
+                .unwrap_or_else(|| "what was before has been dropped".to_owned());
             object.break_for_good(Broken::Upstream(why.into()));
         }
-        Ok(object)
+        Ok(Some(object))
     }
 
     /// Writes down how a stream stands: for a blocking thread.
@@ -464,7 +493,7 @@ impl Streams {
         *lock(&stream.joins) = None;
         let mut log = lock(&stream.log);
         if let Log::Open(object) = &*log {
-            *log = Log::Stored(object.id());
+            *log = Log::Stored(object.id(), object.generation());
         }
         drop(log);
         self.record(stream);
@@ -494,7 +523,7 @@ impl Streams {
         let log = std::mem::replace(&mut *lock(&stream.log), Log::None);
         // What has become an ordinary object stays one.
         let is_own = |object: &Object| object.representation().variant.as_deref() == Some(&*variant(stream.id));
-        if let Log::Stored(id) = log
+        if let Log::Stored(id, _) = log
             && let Ok(Some(object)) = self.store.load_id(id)
             && is_own(&object)
         {
@@ -560,8 +589,10 @@ fn restored(id: StreamId, record: StreamRecord, now: u64) -> Stream {
         ended: record.ended.or(Some(now)),
         gone: record.gone,
     });
-    if let Some(log) = record.log.as_ref().and_then(|id| ObjectId::from_bytes(id)) {
-        *lock(&stream.log) = Log::Stored(log);
+    if let Some((id, generation)) = record.log
+        && let Some(id) = ObjectId::from_bytes(&id)
+    {
+        *lock(&stream.log) = Log::Stored(id, generation);
     }
     stream.first.store(record.first, Ordering::Release);
     stream.end.store(record.end, Ordering::Release);

@@ -15,7 +15,7 @@ mod vary;
 pub use fields::Fields;
 pub use request::RequestDirectives;
 pub use reuse::{Leeway, Reason, Reuse};
-pub use storing::{NotStored, storable};
+pub use storing::{NotStored, storable, storable_for_get};
 pub use terms::{Lifetime, Terms};
 pub use updating::{age_on_arrival, updated};
 pub use vary::{selecting, selects, variant_name};

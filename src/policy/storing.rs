@@ -4,6 +4,7 @@ use super::fields::Fields;
 use super::request::RequestDirectives;
 use super::terms::{Lifetime, Terms};
 use std::fmt;
+use std::time::Duration;
 
 /// Final statuses whose meaning for a cache is known here: what `must-understand` asks for.
 pub(super) const UNDERSTOOD: &[u16] = &[
@@ -126,6 +127,26 @@ pub fn storable(
         Lifetime::Unknown if !guessable => Err(NotStored::NoFreshness),
         _ => Ok(()),
     }
+}
+
+/// Decides whether the reply to a POST may be kept for later GETs of the same URL (RFC 9110 §9.3.3): it says for how
+/// long, and its `Content-Location` is that URL.
+///
+/// # Errors
+/// Why it may not.
+pub fn storable_for_get(
+    asked: &RequestDirectives,
+    authorized: bool,
+    status: u16,
+    fields: &(impl Fields + ?Sized),
+    terms: &Terms,
+    names_own_url: bool,
+) -> Result<(), NotStored> {
+    let explicit = matches!(terms.lifetime, Lifetime::Explicit(lifetime) if lifetime > Duration::ZERO);
+    if status != 200 || !explicit || !names_own_url {
+        return Err(NotStored::Method);
+    }
+    storable("GET", asked, authorized, status, fields, terms)
 }
 
 #[cfg(test)]

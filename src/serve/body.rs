@@ -71,7 +71,7 @@ pub(super) struct ObjectBody {
     /// `None` where what is gone cannot be asked for again.
     source: Option<Source>,
     /// Its share in a stream.
-    _listener: Option<Listener>,
+    listener: Option<Listener>,
     reading: Option<JoinHandle<Result<Bytes, StoreError>>>,
     /// How often the disk did not give what it had taken.
     unreadable: u32,
@@ -104,7 +104,7 @@ impl ObjectBody {
             watch,
             cursor,
             source,
-            _listener: None,
+            listener: None,
             reading: None,
             unreadable: 0,
             cut: None,
@@ -119,7 +119,7 @@ impl ObjectBody {
     /// The same for one who reads a stream along.
     pub(super) fn listening(self, listener: Listener) -> Self {
         Self {
-            _listener: Some(listener),
+            listener: Some(listener),
             ..self
         }
     }
@@ -225,7 +225,18 @@ impl ObjectBody {
         if self.cursor.as_ref().is_some_and(|cursor| !cursor.is_over()) {
             return Ok(());
         }
-        let Some(source) = &self.source else { return Ok(()) };
+        let Some(source) = &self.source else {
+            // Of a stream nothing comes twice.
+            let lost = self
+                .listener
+                .as_ref()
+                .is_some_and(|listener| listener.has_come(self.at));
+            let lost = lost && self.watch.object().look(self.at).is_none();
+            return match lost {
+                true => Err(self.broken(Broken::Upstream("bytes of its log were lost".into()))),
+                false => Ok(()),
+            };
+        };
         let object = self.watch.object();
         let span = ByteRange::new(self.at, end).map_or(Span::From(self.at), Span::Range);
         let (target, known) = (&source.target, Some(Arc::clone(object)));

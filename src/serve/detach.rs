@@ -15,6 +15,17 @@ use actix_web::{HttpRequest, HttpResponse};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Fields of a request that ask for less than the whole.
+const OF_A_PART: &[&str] = &[
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "prefer",
+    "range",
+];
+
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// When to come back where as many streams run as may.
@@ -52,6 +63,10 @@ impl Service {
             uploaded,
             seen,
         } = sent(self, http, payload, target)?;
+        // The log is the whole answer; ranges and conditions are of what is read of it.
+        let mut fields = target.fields.to_vec();
+        fields.retain(|(name, _)| !OF_A_PART.contains(&name.as_str()));
+        let target = Arc::new(target.with_fields(fields));
         let origin = Origin {
             url: target.key.url().to_owned(),
             method: http.method().to_string(),
@@ -61,6 +76,9 @@ impl Service {
         let begun = self.fills.streams().begin(origin);
         let (stream, is_new) = begun.map_err(|error| Problem::later(CROWDED, &error.to_string()))?;
         if is_new {
+            // Before it is sent: who asks again after a crash is to find it.
+            let (streams, begun) = (Arc::clone(self.fills.streams()), Arc::clone(&stream));
+            let _ = tokio::task::spawn_blocking(move || streams.record(&begun)).await;
             let sending = Sending {
                 method: http.method().to_string(),
                 body,
@@ -96,7 +114,7 @@ impl Service {
     }
 
     async fn streamed(&self, http: &HttpRequest, stream: &Arc<Stream>) -> HttpResponse {
-        let mut response = self.replay(http, stream).await;
+        let mut response = self.replay(http, stream, true).await;
         if let Ok(path) = header::HeaderValue::try_from(path_of(stream)) {
             response.headers_mut().insert(header::CONTENT_LOCATION, path);
         }

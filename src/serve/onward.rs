@@ -67,6 +67,11 @@ pub(super) fn passed_on(http: &HttpRequest, target: &Target) -> Vec<(String, Str
     fields
 }
 
+/// Whether the request says of itself what is no part of its key.
+pub(super) fn makes_claims(http: &HttpRequest) -> bool {
+    CLAIMS.iter().any(|name| http.headers().contains_key(*name))
+}
+
 fn end_to_end_of(http: &HttpRequest, target: &Target) -> Vec<(String, String)> {
     let text = http
         .headers()

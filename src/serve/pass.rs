@@ -1,7 +1,7 @@
 //! Methods that are not answered from the store: passed on, and what they change is forgotten (RFC 9111 §4.4).
 
 use super::lookup::Service;
-use super::onward::{goes_in_circles, passed_on};
+use super::onward::{goes_in_circles, makes_claims, passed_on};
 use super::problem::{CACHE_STATUS, Problem};
 use super::route::Routes;
 use crate::fill::{Outgoing, Passed, Registry, Seen};
@@ -34,7 +34,9 @@ impl Service {
 
     async fn passed(&self, http: &HttpRequest, payload: Payload, target: &Arc<Target>) -> Result<Passed, Problem> {
         let Sent { target, body, seen, .. } = sent(self, http, payload, target)?;
-        let passing = self.fills.pass_on(target, http.method().to_string(), body, seen);
+        let is_plain = !makes_claims(http);
+        let method = http.method().to_string();
+        let passing = self.fills.pass_on(target, method, body, is_plain, seen);
         passing.await.map_err(|error| Problem::upstream(&error))
     }
 }

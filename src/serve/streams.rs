@@ -6,12 +6,14 @@
 
 use super::body::ObjectBody;
 use super::find::anew;
-use super::lookup::{Found, Service};
+use super::lookup::{Found, Service, answer_of};
 use super::multipart::Segment;
 use super::prepared::Prepared;
 use super::problem::{CACHE_STATUS, Problem};
 use super::request::Request;
 use super::respond::Response;
+use super::reuse::age_of;
+use crate::config::Delivery;
 use crate::fill::Cursor;
 use crate::header::{CacheStatus, FirstWanted, first_wanted};
 use crate::live::{Kind, Stream, after_event};
@@ -131,15 +133,15 @@ impl Service {
         }
     }
 
-    /// The log of a stream, for whoever knows its id.
-    pub async fn replay(&self, http: &HttpRequest, stream: &Arc<Stream>) -> HttpResponse {
-        match self.replayed(http, stream).await {
+    /// The log of a stream, for whoever knows its id: what the request asks of it, or all.
+    pub async fn replay(&self, http: &HttpRequest, stream: &Arc<Stream>, all: bool) -> HttpResponse {
+        match self.replayed(http, stream, all).await {
             Ok(response) => response,
             Err(problem) => problem.response(),
         }
     }
 
-    async fn replayed(&self, http: &HttpRequest, stream: &Arc<Stream>) -> Result<HttpResponse, Problem> {
+    async fn replayed(&self, http: &HttpRequest, stream: &Arc<Stream>, all: bool) -> Result<HttpResponse, Problem> {
         stream.opened().await;
         let status = stream.status();
         let (streams, opening) = (Arc::clone(self.fills.streams()), Arc::clone(stream));
@@ -162,9 +164,12 @@ impl Service {
         };
         let head_only = http.method() == Method::HEAD;
         if object.is_whole() {
-            return self.replay_whole(http, object);
+            return Ok(self.replay_whole(http, object, all));
         }
-        let text = |name: &str| http.headers().get(name).and_then(|value| value.to_str().ok());
+        let text = |name: &str| {
+            let value = http.headers().get(name).filter(|_| !all);
+            value.and_then(|value| value.to_str().ok())
+        };
         let part = match (text("range"), text("last-event-id"), stream.kind()) {
             (Some(range), ..) => wanted_part(range, stream.bounds())?,
             (None, Some(id), Some(Kind::Events)) => Part {
@@ -186,26 +191,21 @@ impl Service {
         Ok(self.part_of(head_only, stream, object, None, part, CacheStatus::HIT))
     }
 
-    fn replay_whole(&self, http: &HttpRequest, object: Arc<Object>) -> Result<HttpResponse, Problem> {
-        let Some(request) = Request::read(http.head(), crate::config::Delivery::Follow) else {
-            return Err(Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "GET and HEAD read a stream",
-            ));
-        };
-        let answer = super::lookup::answer_of(request.question, &object);
-        Ok(Response {
-            answer,
-            age: super::reuse::age_of(&object, self.clock.elapsed()).as_secs(),
+    fn replay_whole(&self, http: &HttpRequest, object: Arc<Object>, all: bool) -> HttpResponse {
+        let request = Request::read(http.head(), Delivery::Follow).filter(|_| !all);
+        let question = request.as_ref().map(|request| request.question).unwrap_or_default();
+        Response {
+            answer: answer_of(question, &object),
+            age: age_of(&object, self.clock.elapsed()).as_secs(),
             watch: Watch::new(object),
             cursor: None,
             source: None,
             story: CacheStatus::HIT,
             waited: None,
             wants_digest: false,
-            head_only: request.head_only,
+            head_only: http.method() == Method::HEAD,
         }
-        .build(&self.metrics))
+        .build(&self.metrics)
     }
 
     /// The answer that is a part of a stream.

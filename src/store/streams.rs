@@ -34,8 +34,8 @@ pub struct StreamRecord {
     pub ended: Option<u64>,
     /// Its log has gone.
     pub gone: bool,
-    /// The id of the object that is its log.
-    pub log: Option<[u8; 16]>,
+    /// The id and generation of the object that is its log.
+    pub log: Option<([u8; 16], u64)>,
     /// The first byte of the log.
     pub first: u64,
     /// The end of the log.

@@ -382,6 +382,15 @@ impl Permit {
         self.slot.resumes.store(true, Ordering::Relaxed);
     }
 
+    /// The exchange counts no more among those that the upstream is asked for at once: it has no end, and is
+    /// bounded in another way.
+    pub fn leave(&self) {
+        if let Some(budget) = self.budget.upgrade() {
+            budget.state().granted.remove(&self.ticket);
+            budget.turn_for_others();
+        }
+    }
+
     /// The upstream has asked for a rest; see [`Budget::rest`].
     pub fn rest(&self, time: Duration) {
         if let Some(budget) = self.budget.upgrade() {
@@ -451,10 +460,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(budget) = self.budget.upgrade() {
-            budget.state().granted.remove(&self.ticket);
-            budget.turn_for_others();
-        }
+        self.leave();
     }
 }
 

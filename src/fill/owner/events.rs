@@ -103,6 +103,16 @@ impl Owner {
             }
             Verdict::Begins(mut representation, brings) => {
                 self.stop_sessions();
+                if let Some(kind) = self.live_kind(&representation, &exchange) {
+                    // Somebody asked for the head, and somebody else now for the stream.
+                    let _ = self.describe(&mut representation, &exchange);
+                    if let Err(phase) = self.begin_live(representation, brings, exchange, permit, kind).await {
+                        self.failures.gave_up = true;
+                        self.shared.phase.send_replace(phase);
+                    }
+                    object.break_for_good(Broken::Superseded);
+                    return;
+                }
                 if brings.at > 0 && representation.validators.strong().is_none() {
                     self.distrusts_ranges = true;
                     return self.failed("the upstream's representation changed".to_owned(), None, None);

@@ -128,9 +128,15 @@ impl Owner {
     ) -> Result<(), Phase> {
         representation.ranges &= !self.distrusts_ranges;
         let described = self.describe(&mut representation, &exchange);
-        if let Some(kind) = self.stream_of(&representation, &exchange, described) {
-            return self.log_from(representation, brings, exchange, permit, kind).await;
-        }
+        let live = self.live_kind(&representation, &exchange);
+        let described = match live {
+            Some(kind) if self.shared.bytes_wanted.load(Ordering::Acquire) => {
+                return self.begin_live(representation, brings, exchange, permit, kind).await;
+            }
+            // Its head alone says nothing against sharing what it is the head of.
+            Some(_) => Err(NotStored::NoFreshness),
+            None => described,
+        };
         let stays = self
             .stored
             .as_ref()

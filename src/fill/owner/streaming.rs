@@ -8,20 +8,24 @@
 use super::super::ask::refusal_rest;
 use super::super::join::{Brings, statement};
 use super::super::passage::Sending;
-use super::super::registry::Phase;
+use super::super::registry::{Phase, Refusal};
 use super::super::session::Outcome;
 use super::opening::BUSY;
 use super::{Owner, Start, on_disk, record};
 use crate::live::{Kind, Origin, State, Stream};
-use crate::policy::{Fields, NotStored, RequestDirectives, selecting};
+use crate::policy::{Fields, NotStored, RequestDirectives, Terms, selecting, storable};
+use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Class, Exchange, Permit, Relay, UpstreamError};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The window moves on in steps of this many bytes at least: each writes the catalog out.
 const LEAST_DROPPED: u64 = 1 << 20;
+
+/// When to come back where as many streams run as may.
+const CROWDED: Duration = Duration::from_secs(5);
 
 /// A log is dropped up to a multiple of this.
 const GRAIN: u64 = 64 * 1024;
@@ -77,41 +81,51 @@ impl Owner {
         self.log_from(representation, brings, exchange, permit, kind).await
     }
 
-    /// The stream that a reply is, where it is one that all who ask for its URL may read. It is registered.
-    pub(super) fn stream_of(
-        &self,
-        representation: &Representation,
-        exchange: &Exchange,
-        stored: Result<(), NotStored>,
-    ) -> Option<Kind> {
+    /// The kind of stream that a reply is, where it is one that all who ask for its URL may read.
+    pub(super) fn live_kind(&self, representation: &Representation, exchange: &Exchange) -> Option<Kind> {
         let reply = &exchange.reply;
-        let limits = self.context.streams.limits();
-        let kind = Kind::of(reply.status, reply.framing, representation, &limits.rules)?;
-        let is_shared = match stored {
-            // A radio says that of every stream: it means that nobody is to give its past for its present.
-            Err(NotStored::NoStore) => kind != Kind::Events,
-            Err(why) => why.may_be_shared(),
-            Ok(()) => true,
-        };
-        if !is_shared || !self.shared.bytes_wanted.load(std::sync::atomic::Ordering::Acquire) {
-            return None;
-        }
+        let rules = &self.context.streams.limits().rules;
+        let kind = Kind::of(reply.status, reply.framing, representation, rules)?;
+        let fields = exchange.target.fields.as_slice();
+        let asked = RequestDirectives::read(fields);
+        let mut terms = Terms::read(reply.status, representation, SystemTime::UNIX_EPOCH);
+        // A radio says that of every stream: it means that nobody is to give its past for its present. Whatever else
+        // it says counts.
+        terms.control.no_store &= kind == Kind::Events;
+        let authorized = fields.has("authorization");
+        let shared = storable("GET", &asked, authorized, reply.status, representation, &terms);
+        shared.err().is_none_or(NotStored::may_be_shared).then_some(kind)
+    }
+
+    /// Begins the stream that a reply is.
+    pub(super) async fn begin_live(
+        &mut self,
+        representation: Representation,
+        brings: Brings,
+        exchange: Exchange,
+        permit: Permit,
+        kind: Kind,
+    ) -> Result<(), Phase> {
         let origin = Origin {
             url: self.shared.key.url().to_owned(),
             method: "GET".to_owned(),
             detached: false,
             request: None,
         };
-        match self.context.streams.begin(origin) {
-            Ok((stream, _)) => {
-                self.shared.set_stream(&stream);
-                Some(kind)
-            }
-            Err(error) => {
-                tracing::warn!(url = self.shared.key.url(), %error, "a live stream is read for one client alone");
-                None
-            }
-        }
+        let (stream, _) = self.context.streams.begin(origin).map_err(|error| {
+            tracing::warn!(url = self.shared.key.url(), %error, "a live stream is refused");
+            Phase::Refused(Arc::new(Refusal {
+                status: 503,
+                headers: Vec::new(),
+                retry_after: Some(CROWDED.as_secs().to_string()),
+                rest: None,
+                body: format!("{error}\n").into(),
+                complete_length: None,
+            }))
+        })?;
+        self.shared.set_stream(&stream);
+        self.context.set_shared(&self.shared);
+        self.log_from(representation, brings, exchange, permit, kind).await
     }
 
     /// Begins the log of the reply.
@@ -147,6 +161,8 @@ impl Owner {
         let (streams, recorded) = (Arc::clone(&self.context.streams), Arc::clone(&stream));
         on_disk(move || streams.record(&recorded)).await;
         tracing::info!(url = self.shared.key.url(), id = ?stream.id(), "a stream begins");
+        // It may last for days: eight of them are not to keep everybody else from the upstream.
+        permit.leave();
         self.adopt(exchange, brings, permit);
         Ok(())
     }
@@ -288,10 +304,22 @@ impl Owner {
             return;
         };
         self.stop_sessions();
+        // Whoever comes back because it is over begins the next one.
+        self.context.retire(&self.shared, true);
+        let (mut state, mut why) = (state, why);
         if let Some(object) = self.object.clone() {
             // First what has come, then that no more does: a replay ends where the log does.
             let _ = record(Arc::clone(&object)).await;
-            if state != State::Complete {
+            let kept = ByteRange::new(stream.bounds().0, object.length().unwrap_or_default());
+            if state == State::Complete && kept.is_some_and(|kept| !object.covers(kept)) {
+                (state, why) = (State::Partial, "bytes of its log were lost");
+            }
+            if !object.is_whole() {
+                let why = if why.is_empty() {
+                    "what was before has been dropped"
+                } else {
+                    why
+                };
                 object.break_for_good(Broken::Upstream(why.into()));
             }
         }
@@ -304,10 +332,11 @@ impl Owner {
     /// What has become of it is kept: whole and shareable, as the ordinary object of its URL.
     pub(super) async fn keep_stream(&mut self, stream: &Arc<Stream>, log: &Arc<Object>) {
         let representation = log.representation();
+        // What was asked for in another's words, or has been purged, is nobody else's.
         let is_ordinary = stream.status().state == State::Complete
+            && !(stream.origin().detached || self.is_detached())
             && stream.bounds().0 == 0
             && log.is_whole()
-            && stream.origin().method == "GET"
             && representation.status == 200
             && self.is_kept(&representation);
         if !is_ordinary {
@@ -321,7 +350,7 @@ impl Owner {
         let (streams, stream) = (Arc::clone(&self.context.streams), Arc::clone(stream));
         on_disk(move || match store.copy(&log, &key) {
             Ok(object) => {
-                stream.move_to(object.id());
+                stream.move_to(&object);
                 streams.record(&stream);
                 store.remove(&log);
             }
