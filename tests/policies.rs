@@ -87,5 +87,6 @@ fn read_ahead_asks_in_pieces_that_never_overlap() {
         5_000_000,
         &get_range(pond.address(), "/film", "bytes=5000000-").expect(206).body,
     );
-    assert_eq!(upstream.sent(), LEN);
+    let asked: Vec<_> = upstream.requests().iter().map(|seen| seen.range(LEN)).collect();
+    assert_eq!(upstream.sent(), LEN, "{asked:?}");
 }

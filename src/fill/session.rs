@@ -35,6 +35,9 @@ const _: () = assert!(
 /// What a session must bring to count as progress, in bytes.
 const PROGRESS_BYTES: u64 = 64 * 1024;
 
+/// The stage of a session that was given up before its turn.
+const WITHDRAWN: u8 = u8::MAX;
+
 /// Where a session is, readable while it runs.
 #[derive(Debug)]
 pub(super) struct Position {
@@ -88,6 +91,28 @@ impl Position {
             stop: Some(self.stop.load(Ordering::Acquire)).filter(|stop| *stop != u64::MAX),
             stage: self.stage(),
         }
+    }
+
+    /// Its turn has come: it is asked for now; `false` where it was withdrawn.
+    pub(super) fn ask(&self) -> bool {
+        let asked = self.leave_queue(Stage::Asked as u8);
+        if asked {
+            self.asked.get_or_init(Instant::now);
+        }
+        asked
+    }
+
+    /// It is not wanted any more; `false` where it is being asked for already. One that was ended between its turn and
+    /// its end would have been asked for in vain.
+    pub(super) fn withdraw(&self) -> bool {
+        self.leave_queue(WITHDRAWN)
+    }
+
+    fn leave_queue(&self, to: u8) -> bool {
+        let queued = Stage::Queued as u8;
+        self.stage
+            .compare_exchange(queued, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     pub(super) fn set_stage(&self, stage: Stage) {

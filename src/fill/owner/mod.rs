@@ -232,11 +232,8 @@ impl Owner {
         });
         let kept: Vec<u64> = steps.into_iter().filter_map(|step| self.take(step, &queued)).collect();
         for id in queued.into_iter().filter(|id| !kept.contains(id)) {
-            let still_queued = self
-                .sessions
-                .iter()
-                .any(|session| session.id == id && session.is_queued());
-            if still_queued {
+            let mut sessions = self.sessions.iter();
+            if sessions.any(|session| session.id == id && session.position.withdraw()) {
                 self.end_session(id);
             }
         }

@@ -59,7 +59,9 @@ impl Owner {
         let place = Arc::clone(&position);
         let task = self.context.runtime.spawn(async move {
             let permit = turn(&context, &shared, class).await;
-            place.set_stage(Stage::Asked);
+            if !place.ask() {
+                return;
+            }
             // Nobody listens any more where the fill has ended.
             let _ = report.send(Event::Begun {
                 session,
