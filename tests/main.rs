@@ -32,6 +32,7 @@ mod radio;
 mod representation;
 mod reuse;
 mod sharing;
+mod small;
 mod streams;
 mod tidy;
 mod truncated;

@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 /// The most that is written at once, in bytes: bounds what a session holds in memory.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// The same for a stream: there are many of them, none in a hurry.
+const STREAM_BATCH_BYTES: usize = 64 * 1024;
+
 /// The position of a session lags behind what it has written by this much at most.
 const STEP_BYTES: usize = 256 * 1024;
 
@@ -195,7 +198,7 @@ pub(super) async fn receive(
             return if whole { Outcome::Reached } else { Outcome::Curtailed };
         }
         let mut batch = Batch::default();
-        let ending = batch.gather(&mut exchange, sink.idle).await;
+        let ending = batch.gather(&mut exchange, sink).await;
         batch.clip(stop - at);
         if batch.bytes > 0 {
             let count = batch.bytes as u64;
@@ -248,8 +251,12 @@ struct Batch {
 
 impl Batch {
     /// Waits for one piece, then takes what else is there already.
-    async fn gather(&mut self, exchange: &mut Exchange, idle: Duration) -> Option<Ending> {
-        let mut next = exchange.next_within(idle).await;
+    async fn gather(&mut self, exchange: &mut Exchange, sink: &Sink) -> Option<Ending> {
+        let most = match sink.shared.stream() {
+            Some(_) => STREAM_BATCH_BYTES,
+            None => BATCH_BYTES,
+        };
+        let mut next = exchange.next_within(sink.idle).await;
         loop {
             match next {
                 Err(error) => return Some(Ending::Failed(error)),
@@ -259,7 +266,7 @@ impl Batch {
                     self.pieces.push(piece);
                 }
             }
-            if self.bytes >= BATCH_BYTES {
+            if self.bytes >= most {
                 return None;
             }
             match poll!(pin!(exchange.next())) {
