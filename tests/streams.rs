@@ -155,6 +155,39 @@ fn two_hundred_listeners_share_one_connection() {
 }
 
 #[test]
+fn all_who_wait_for_a_stream_to_begin_share_it() {
+    let film = Film::new(SECOND);
+    let valve = Valve::new(0);
+    let upstream = {
+        let film = film.clone();
+        Upstream::start(valve.clone(), 0, move |_, conn| {
+            // Nothing is said before the valve opens: all wait for the head.
+            conn.wait_for_valve();
+            conn.head(200, &chunked("audio/mpeg"));
+            conn.chunk(&film, 0, SECOND);
+            conn.stall();
+        })
+    };
+    let pond = Pond::before(&upstream);
+    let mut waiting: Vec<Client> = (0..50)
+        .map(|_| {
+            let mut client = Client::connect(pond.address());
+            client.ask("GET", "/live", &[]);
+            client
+        })
+        .collect();
+    eventually("all to wait", || {
+        get(pond.address(), "/-/api/v1/fills").json()["fills"][0]["readers"] == 50
+    });
+    valve.allow(SECOND + 1);
+    for client in &mut waiting {
+        client.read_head();
+        film.check(0, &client.read_stream(SECOND as usize));
+    }
+    assert_eq!((upstream.requests().len(), streams(pond.address()).len()), (1, 1));
+}
+
+#[test]
 fn what_comes_is_with_the_listener_within_milliseconds() {
     let film = Film::new(MINUTE);
     let valve = Valve::new(0);

@@ -10,4 +10,4 @@ mod streams;
 
 pub use join::{EventScan, JoinPoints, after_event};
 pub use kind::{Kind, Rules};
-pub use streams::{Limits, Listener, Origin, State, Status, Stream, StreamId, Streams, TooMany};
+pub use streams::{CROWDED, Limits, Listener, Origin, State, Status, Stream, StreamId, Streams, TooMany};

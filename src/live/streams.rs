@@ -148,6 +148,9 @@ pub struct Origin {
     pub request: Option<[u8; 32]>,
 }
 
+/// When to come back where as many run as may.
+pub const CROWDED: Duration = Duration::from_secs(5);
+
 /// More streams run than may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("as many streams run as may (see the setting `streams`)")]

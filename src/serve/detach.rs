@@ -1,35 +1,21 @@
 //! Requests that outlive their clients: sent once, logged, and read by whoever knows where.
 
 use super::lookup::Service;
+use super::onward::OF_A_PART;
 use super::pass::{Sent, sent};
 use super::problem::{CACHE_STATUS, Problem};
 use super::streams::path_of;
 use crate::fill::Sending;
 use crate::header::{CacheStatus, Forwarded, preferred_wait, prefers_async};
-use crate::live::{Origin, Stream};
+use crate::live::{CROWDED, Origin, Stream};
 use crate::upstream::Target;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpRequest, HttpResponse};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// Fields of a request that ask for less than the whole.
-const OF_A_PART: &[&str] = &[
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    "prefer",
-    "range",
-];
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-
-/// When to come back where as many streams run as may.
-const CROWDED: Duration = Duration::from_secs(5);
 
 impl Service {
     /// Whether the request asks to outlive its client, or a rule says so.

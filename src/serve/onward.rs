@@ -12,11 +12,10 @@ const PSEUDONYM: &str = "millpond";
 const MOST_TURNS: usize = 8;
 
 /// Fields that are answered here, or stand for something that is different on the next hop.
-const NOT_FORWARDED: &[&str] = &[
-    "accept-encoding",
-    "content-length",
-    "expect",
-    "host",
+const NOT_FORWARDED: &[&str] = &["accept-encoding", "content-length", "expect", "host"];
+
+/// Fields that ask for less than the whole, or for how it is answered: of what is here, which the upstream is not.
+pub(super) const OF_A_PART: &[&str] = &[
     "if-match",
     "if-modified-since",
     "if-none-match",
@@ -52,7 +51,7 @@ pub(super) fn fetched_for(http: &HttpRequest, target: &Arc<Target>) -> Arc<Targe
     let mut fields = end_to_end_of(http, target);
     fields.retain(|(name, _)| {
         let name = name.as_str();
-        !NOT_FORWARDED.contains(&name) && !CLAIMS.contains(&name)
+        !NOT_FORWARDED.contains(&name) && !OF_A_PART.contains(&name) && !CLAIMS.contains(&name)
     });
     add_way(http, target, None, &mut fields);
     Arc::new(target.with_fields(fields))

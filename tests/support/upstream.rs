@@ -135,6 +135,11 @@ impl Conn {
         true
     }
 
+    /// Returns when the valve lets something pass; takes one byte of it.
+    pub(crate) fn wait_for_valve(&mut self) {
+        let _ = self.valve.take(1, &self.gone);
+    }
+
     /// Sends one chunk of chunked coding.
     pub(crate) fn chunk(&mut self, film: &Film, start: u64, end: u64) -> bool {
         self.raw(format!("{:x}\r\n", end - start).as_bytes()) && self.body(film, start, end) && self.raw(b"\r\n")

@@ -108,6 +108,7 @@ impl Owner {
                     let _ = self.describe(&mut representation, &exchange);
                     if let Err(phase) = self.begin_live(representation, brings, exchange, permit, kind).await {
                         self.failures.gave_up = true;
+                        self.end_unopened(&phase).await;
                         self.shared.phase.send_replace(phase);
                     }
                     object.break_for_good(Broken::Superseded);

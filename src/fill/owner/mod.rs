@@ -455,9 +455,6 @@ impl Owner {
 
     /// Makes a new generation, makes it known, and only then breaks the readers of the old one.
     async fn become_generation(&mut self, representation: Representation) -> Result<(), StoreError> {
-        if let Some(stream) = self.shared.stream().cloned() {
-            return self.begin_log(&stream, representation).await;
-        }
         if self.is_detached() {
             let object = self.context.store.create_apart(&self.shared.key, representation);
             let former = self.object.replace(object);

@@ -12,7 +12,7 @@ use super::super::registry::{Phase, Refusal};
 use super::super::session::Outcome;
 use super::opening::BUSY;
 use super::{Owner, Start, on_disk, record};
-use crate::live::{Kind, Origin, State, Stream};
+use crate::live::{CROWDED, Kind, Origin, State, Stream};
 use crate::policy::{Fields, NotStored, RequestDirectives, Terms, selecting, storable};
 use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, Representation, StoreError};
@@ -23,9 +23,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// The window moves on in steps of this many bytes at least: each writes the catalog out.
 const LEAST_DROPPED: u64 = 1 << 20;
-
-/// When to come back where as many streams run as may.
-const CROWDED: Duration = Duration::from_secs(5);
 
 /// A log is dropped up to a multiple of this.
 const GRAIN: u64 = 64 * 1024;
@@ -150,14 +147,14 @@ impl Owner {
         }
         representation.ranges = false;
         let code = representation.status;
-        self.become_generation(representation).await.map_err(|error| {
+        let object = self.make_log(&stream, representation).await.map_err(|error| {
             tracing::error!(url = self.shared.key.url(), %error, "could not log a stream");
             Phase::Disk(error.to_string().into())
         })?;
-        let Some(object) = self.object.clone() else {
-            return Err(Phase::Disk("a stream was lost".into()));
-        };
+        // Before anybody sees the object: who has waited for it asks the stream where to come in.
         stream.run(&object, kind, code);
+        self.object = Some(object);
+        self.publish();
         let (streams, recorded) = (Arc::clone(&self.context.streams), Arc::clone(&stream));
         on_disk(move || streams.record(&recorded)).await;
         tracing::info!(url = self.shared.key.url(), id = ?stream.id(), "a stream begins");
@@ -168,20 +165,14 @@ impl Owner {
     }
 
     /// Makes the object that is the log.
-    pub(super) async fn begin_log(
-        &mut self,
-        stream: &Stream,
-        mut representation: Representation,
-    ) -> Result<(), StoreError> {
+    async fn make_log(&self, stream: &Stream, mut representation: Representation) -> Result<Arc<Object>, StoreError> {
         representation.variant = Some(stream.variant());
         let (store, key) = (
             Arc::clone(&self.context.store),
             self.shared.key.variant(&stream.variant()),
         );
         let created = on_disk(move || store.create(&key, representation)).await?;
-        self.object = Some(created.object);
-        self.publish();
-        Ok(())
+        Ok(created.object)
     }
 
     pub(super) fn stream_is_over(&self) -> bool {
