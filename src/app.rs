@@ -9,6 +9,9 @@
 //! way to embed millpond: start one on port 0 and ask it for the URL of any upstream.
 
 mod door;
+mod origin;
+
+pub use origin::OriginServer;
 
 use self::door::Doors;
 use crate::admin;
@@ -79,6 +82,14 @@ pub enum AppError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// The directory cannot be served.
+    #[error("could not serve {}: {source}{}", path.display(), because(source))]
+    Origin {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: crate::origin::OriginError,
+    },
     /// The store did not open.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -91,6 +102,11 @@ pub enum AppError {
     /// The thread of the server ended with a panic.
     #[error("the server's thread panicked; its log says where")]
     Panicked,
+}
+
+/// The operating system's own words, where there are any.
+fn because(error: &dyn std::error::Error) -> String {
+    error.source().map(|cause| format!(": {cause}")).unwrap_or_default()
 }
 
 /// A running server. Dropping it leaves it running until the process ends; [`Server::stop`] ends it.
@@ -361,10 +377,6 @@ async fn handle(service: Arc<Service>, request: ServiceRequest) -> Result<Servic
 
 fn tune(connection: &dyn Any) {
     if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
-        let socket = socket2::SockRef::from(stream);
-        // Where the kernel refuses, the connection is merely slower to be given up.
-        let _ = socket.set_tcp_nodelay(true);
-        let _ = socket.set_tcp_user_timeout(Some(DEAD_PEER));
-        let _ = socket.set_keepalive(true);
+        origin::tune(stream);
     }
 }

@@ -6,7 +6,7 @@
 //! app                      composition; the only place that knows everyone
 //! serve  admin             HTTP at our door: actix here and in app only
 //! fill                     where bytes come from
-//! live                     streams: which replies are, where readers come in, what became of them
+//! live  origin             streams: which replies are, where readers come in; a directory that is ours
 //! store  upstream          disk (sled here only), network (the HTTP client here only)
 //! policy                   pure: which stored answers may be reused
 //! header                   pure: RFC 9110 fields
@@ -24,6 +24,7 @@ pub mod serve;
 pub mod fill;
 
 pub mod live;
+pub mod origin;
 
 pub mod store;
 pub mod upstream;

@@ -3,8 +3,8 @@
 mod cli;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use millpond::app::Server;
-use millpond::config::{Config, Layers, describe};
+use millpond::app::{OriginServer, Server};
+use millpond::config::{Config, Layers, OriginConfig, describe};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::process::ExitCode;
@@ -24,6 +24,8 @@ struct Cli {
 enum Command {
     /// Serves players: any URL as /https/HOST/PATH, and the configured upstreams.
     Serve(Box<Settings>),
+    /// Serves a directory: to another millpond, players, browsers and file managers.
+    Origin(Box<OriginFlags>),
     /// Reads a configuration without serving.
     Config {
         #[command(subcommand)]
@@ -94,11 +96,113 @@ struct Settings {
     config: Option<String>,
 }
 
+/// Every setting can also stand in MILLPOND_* variables and in the TOML file; flags win.
+#[derive(Debug, Args)]
+struct OriginFlags {
+    /// The directory to serve
+    #[arg(value_name = "DIR")]
+    root: Option<String>,
+    /// Address and port to accept connections at; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Let clients change the directory
+    #[arg(long)]
+    writable: bool,
+    /// A file of tokens, made by `millpond token add`; who has none is refused
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<String>,
+    /// Refuse changes that do not say what they replace (428)
+    #[arg(long)]
+    demand_conditions: bool,
+    /// Let DELETE of a collection remove all that is in it
+    #[arg(long)]
+    deep_delete: bool,
+    /// The largest file that may be put, like 20GiB [default: no limit]
+    #[arg(long, value_name = "SIZE")]
+    largest_upload: Option<String>,
+    /// What is left free in the file system [default: 256MiB, or a twentieth of a small one]
+    #[arg(long, value_name = "SIZE")]
+    min_free: Option<String>,
+    /// Serve names that begin with a dot
+    #[arg(long)]
+    hidden: bool,
+    /// Refuse names that some systems do not take
+    #[arg(long)]
+    portable: bool,
+    /// A PEM file of the certificate to serve HTTPS with, and its chain
+    #[arg(long, value_name = "FILE")]
+    tls_certificate: Option<String>,
+    /// A PEM file of the certificate's key
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
+    /// Log each request here, a line of JSON each
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<String>,
+    /// Where what is known of the files is kept [default: millpond in the user's cache directory]
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// How long running answers may take to finish after SIGTERM [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    grace: Option<String>,
+    /// What is logged: error, warn, info, debug, or module=level,… [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<String>,
+    /// A TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+}
+
+impl OriginFlags {
+    fn config(self) -> Result<OriginConfig, String> {
+        let flags = [
+            ("root", one(self.root)),
+            ("listen", one(self.listen)),
+            ("writable", given(self.writable)),
+            ("tokens", one(self.tokens)),
+            ("demand_conditions", given(self.demand_conditions)),
+            ("deep_delete", given(self.deep_delete)),
+            ("largest_upload", one(self.largest_upload)),
+            ("min_free", one(self.min_free)),
+            ("hidden", given(self.hidden)),
+            ("portable", given(self.portable)),
+            ("tls_certificate", one(self.tls_certificate)),
+            ("tls_key", one(self.tls_key)),
+            ("access_log", one(self.access_log)),
+            ("data", one(self.data)),
+            ("grace", one(self.grace)),
+            ("log", one(self.log)),
+        ];
+        let layers = layers(flags.into(), self.config)?;
+        OriginConfig::read(&layers).map_err(|mistakes| mistakes.to_string())
+    }
+}
+
+fn one(value: Option<String>) -> Vec<String> {
+    value.into_iter().collect()
+}
+
+/// A flag without a value.
+fn given(flag: bool) -> Vec<String> {
+    one(flag.then(|| "true".to_owned()))
+}
+
+/// What the command line says, then the environment, then the file.
+fn layers(flags: Vec<(&str, Vec<String>)>, file: Option<String>) -> Result<Layers, String> {
+    let file = file.or_else(|| std::env::var("MILLPOND_CONFIG").ok());
+    let mut layers = Layers::new();
+    layers.add_flags(flags.into_iter().map(|(key, values)| (key.to_owned(), values)));
+    // The commands' own variable: a shell that has it set may start a server too.
+    layers.add_environment(std::env::vars().filter(|(name, _)| name != cli::SERVER_VARIABLE));
+    if let Some(path) = file {
+        let text =
+            std::fs::read_to_string(&path).map_err(|error| format!("--config: could not read {path}: {error}"))?;
+        layers.add_toml(&text, &path);
+    }
+    Ok(layers)
+}
+
 impl Settings {
-    fn layers(self) -> Result<Layers, String> {
-        let one = |value: Option<String>| value.into_iter().collect::<Vec<_>>();
-        let path = self.config.or_else(|| std::env::var("MILLPOND_CONFIG").ok());
-        let mut layers = Layers::new();
+    fn config(self) -> Result<Config, String> {
         let flags = [
             ("listen", one(self.listen)),
             ("data", one(self.data)),
@@ -106,7 +210,7 @@ impl Settings {
             ("delivery", one(self.delivery)),
             ("quota", one(self.quota)),
             ("min_free", one(self.min_free)),
-            ("allow_private", one(self.allow_private.then(|| "true".to_owned()))),
+            ("allow_private", given(self.allow_private)),
             ("ad_hoc", one(self.ad_hoc)),
             ("after_last_reader", one(self.after_last_reader)),
             ("read_ahead", one(self.read_ahead)),
@@ -116,19 +220,8 @@ impl Settings {
             ("grace", one(self.grace)),
             ("log", one(self.log)),
         ];
-        layers.add_flags(flags.map(|(key, values)| (key.to_owned(), values)));
-        // The commands' own variable: a shell that has it set may start a server too.
-        layers.add_environment(std::env::vars().filter(|(name, _)| name != cli::SERVER_VARIABLE));
-        if let Some(path) = path {
-            let text =
-                std::fs::read_to_string(&path).map_err(|error| format!("--config: could not read {path}: {error}"))?;
-            layers.add_toml(&text, &path);
-        }
-        Ok(layers)
-    }
-
-    fn config(self) -> Result<Config, String> {
-        Config::read(&self.layers()?).map_err(|mistakes| mistakes.to_string())
+        let layers = layers(flags.into(), self.config)?;
+        Config::read(&layers).map_err(|mistakes| mistakes.to_string())
     }
 }
 
@@ -140,7 +233,11 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(settings) => match settings.config() {
-            Ok(config) => serve(&config),
+            Ok(config) => outcome(&config.log, || serve(&config)),
+            Err(mistakes) => misuse(&mistakes),
+        },
+        Command::Origin(flags) => match flags.config() {
+            Ok(config) => outcome(&config.log, || origin(&config)),
             Err(mistakes) => misuse(&mistakes),
         },
         Command::Config {
@@ -164,11 +261,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: &Config) -> ExitCode {
-    if let Err(mistake) = millpond::telemetry::log_to_stderr(&config.log) {
-        return misuse(&format!("log: {:?} {mistake}", config.log));
+/// Runs a server to its end, with its log going to stderr.
+fn outcome(log: &str, run: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
+    if let Err(mistake) = millpond::telemetry::log_to_stderr(log) {
+        return misuse(&format!("log: {log:?} {mistake}"));
     }
-    match run(config) {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("{error:#}"));
@@ -177,25 +275,56 @@ fn serve(config: &Config) -> ExitCode {
     }
 }
 
-fn run(config: &Config) -> anyhow::Result<()> {
-    // Before the server starts: a signal in between must not end it the hard way.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut signals = runtime.block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        std::io::Result::Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
-    })?;
+fn serve(config: &Config) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
     raise_descriptor_limit();
     let server = Server::start(config)?;
     say(&format!("listening on http://{}", server.address()));
-    runtime.block_on(async {
-        tokio::select! {
-            _ = signals.0.recv() => {}
-            _ = signals.1.recv() => {}
-        }
-    });
+    signals.wait();
     tracing::info!(grace = ?config.grace, "stopping: running answers may finish");
-    server.stop()?;
-    Ok(())
+    Ok(server.stop()?)
+}
+
+fn origin(config: &OriginConfig) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    raise_descriptor_limit();
+    let server = OriginServer::start(config)?;
+    say(&format!("listening on {}", server.url()));
+    signals.wait();
+    tracing::info!(grace = ?config.grace, "stopping: running answers may finish");
+    Ok(server.stop()?)
+}
+
+/// The signals that end a server in the orderly way. Made before it starts: one that comes in between must not end
+/// it the hard way.
+struct Signals {
+    runtime: tokio::runtime::Runtime,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (terminate, interrupt) = runtime.block_on(async {
+            std::io::Result::Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+        })?;
+        Ok(Self {
+            runtime,
+            terminate,
+            interrupt,
+        })
+    }
+
+    fn wait(&mut self) {
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+        });
+    }
 }
 
 /// Each reader takes a descriptor, and each open object; many systems give a process 1024 unless it asks.

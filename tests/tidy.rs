@@ -11,7 +11,7 @@ const STACK: &[&[&str]] = &[
     &["admin"],
     &["serve"],
     &["fill"],
-    &["live"],
+    &["live", "origin"],
     &["store", "upstream"],
     &["policy"],
     &["header"],
@@ -28,6 +28,8 @@ const WALLS: &[(&str, &[&str])] = &[
     ("http_range::", &["header"]),
     ("sfv::", &["header"]),
     ("rangemap::", &["ranges"]),
+    ("notify::", &["origin"]),
+    ("quick_xml::", &["serve"]),
 ];
 
 fn sources(dir: &Path, into: &mut Vec<PathBuf>) {

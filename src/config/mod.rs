@@ -2,14 +2,16 @@
 //!
 //! A setting can stand on the command line, in a `MILLPOND_*` variable and in a TOML file; the
 //! first of these that has it wins. Sources hand over text under the setting's key (source.rs);
-//! one table (settings.rs) knows each key, its unit and its default, and turns text into values.
+//! two tables (table.rs) know each key, its unit and its default; settings.rs and origin.rs turn text into values.
 //! No source has a parser of its own, so a mistake reads the same wherever it was made.
 
+mod origin;
 mod settings;
 mod source;
 mod table;
 mod units;
 
+pub use origin::OriginConfig;
 pub use settings::{Config, StreamConfig, UpstreamConfig, describe};
 pub use source::{Layers, Mistakes};
 

@@ -1,7 +1,7 @@
 //! Every setting: its key, its unit, its default, and how its text becomes a value.
 
 use super::source::{Layers, Mistakes};
-use super::table::SETTINGS;
+use super::table::{ORIGIN_SETTINGS, SETTINGS, Setting};
 use super::units;
 use super::{AfterLastReader, Delivery};
 use std::net::SocketAddr;
@@ -120,32 +120,41 @@ const RULES: &[&str] = &["url", "delivery", "after_last_reader", "ignore_query",
 /// Every setting with its default and meaning, for `millpond config` and the manual.
 pub fn describe() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
     let upstream = ("upstream", "", "URL or NAME=URL, any number: served at / or /NAME/");
-    SETTINGS
-        .iter()
+    all_settings()
         .map(|setting| (setting.key, setting.default, setting.says))
         .chain([upstream])
 }
 
-struct Reader<'a> {
-    layers: &'a Layers,
-    mistakes: Vec<String>,
+fn all_settings() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().chain(ORIGIN_SETTINGS)
 }
 
-impl Reader<'_> {
+pub(super) struct Reader<'a> {
+    pub(super) layers: &'a Layers,
+    pub(super) mistakes: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn of(layers: &'a Layers) -> Self {
+        Self {
+            layers,
+            mistakes: layers.mistakes().to_vec(),
+        }
+    }
+
     /// The setting's text, with the name that it goes by.
-    fn text(&self, key: &str) -> (String, String) {
+    pub(super) fn text(&self, key: &str) -> (String, String) {
         if let Some((name, values)) = self.layers.find(key) {
             return (name, values.last().cloned().unwrap_or_default());
         }
-        let default = SETTINGS
-            .iter()
+        let default = all_settings()
             .find(|setting| setting.key == key)
             .map_or("", |setting| setting.default);
         (key.to_owned(), default.to_owned())
     }
 
     /// The setting's value; a mistake is noted and `spare` goes on in its place.
-    fn read<T>(&mut self, key: &str, spare: T, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
+    pub(super) fn read<T>(&mut self, key: &str, spare: T, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
         let (name, text) = self.text(key);
         parse(text.trim()).unwrap_or_else(|mistake| {
             self.mistakes.push(format!("{name}: {text:?} {mistake}"));
@@ -165,12 +174,33 @@ impl Reader<'_> {
         self.layers.find(&key).is_some().then(|| self.read(&key, spare, parse))
     }
 
-    fn duration(&mut self, key: &str) -> Duration {
+    pub(super) fn duration(&mut self, key: &str) -> Duration {
         self.read(key, Duration::ZERO, units::duration)
     }
 
-    fn truth(&mut self, key: &str) -> bool {
+    pub(super) fn truth(&mut self, key: &str) -> bool {
         self.read(key, false, truth)
+    }
+
+    pub(super) fn listen(&mut self) -> SocketAddr {
+        self.read("listen", SocketAddr::from(([127, 0, 0, 1], 8080)), |text| {
+            text.parse()
+                .map_err(|_| "is not an address with a port, like 127.0.0.1:8080 or [::]:8080".to_owned())
+        })
+    }
+
+    pub(super) fn workers(&mut self) -> usize {
+        self.read("workers", 1, |text| match text {
+            "auto" => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+            text => number(text, 256),
+        })
+    }
+
+    pub(super) fn min_free(&mut self) -> Option<u64> {
+        self.read("min_free", None, |text| match text {
+            "auto" => Ok(None),
+            text => units::bytes(text).map(Some),
+        })
     }
 }
 
@@ -180,14 +210,8 @@ impl Config {
     /// # Errors
     /// All mistakes at once, each with the name of its setting where it was made and with the unit.
     pub fn read(layers: &Layers) -> Result<Self, Mistakes> {
-        let mut reader = Reader {
-            layers,
-            mistakes: layers.mistakes().to_vec(),
-        };
-        let listen = reader.read("listen", SocketAddr::from(([127, 0, 0, 1], 8080)), |text| {
-            text.parse()
-                .map_err(|_| "is not an address with a port, like 127.0.0.1:8080 or [::]:8080".to_owned())
-        });
+        let mut reader = Reader::of(layers);
+        let listen = reader.listen();
         let config = Self {
             listen,
             data: reader.read("data", PathBuf::new(), data_directory),
@@ -201,10 +225,7 @@ impl Config {
                 "none" => Ok(None),
                 text => units::bytes(text).map(Some),
             }),
-            min_free_bytes: reader.read("min_free", None, |text| match text {
-                "auto" => Ok(None),
-                text => units::bytes(text).map(Some),
-            }),
+            min_free_bytes: reader.min_free(),
             header_wait: reader.duration("header_wait"),
             hold_limit: reader.duration("hold_limit"),
             grace: reader.duration("grace"),
@@ -262,10 +283,7 @@ impl Config {
                     None => Ok(paths),
                 }
             }),
-            workers: reader.read("workers", 1, |text| match text {
-                "auto" => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
-                text => number(text, 256),
-            }),
+            workers: reader.workers(),
             log: reader.read("log", String::new(), |text| Ok(text.to_owned())),
             upstreams: upstreams(&mut reader),
         };
@@ -341,7 +359,7 @@ fn list_of_names(text: &str) -> Vec<String> {
         .collect()
 }
 
-fn data_directory(text: &str) -> Result<PathBuf, String> {
+pub(super) fn data_directory(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
         return Err("is empty; name a directory".to_owned());
     }
@@ -446,11 +464,11 @@ fn add_upstream(reader: &mut Reader<'_>, found: &mut Vec<UpstreamConfig>, source
     });
 }
 
-fn unknown_keys(reader: &mut Reader<'_>) {
+pub(super) fn unknown_keys(reader: &mut Reader<'_>) {
     let known = |key: &str| {
         key == "upstream"
             || key == "config"
-            || SETTINGS.iter().any(|setting| setting.key == key)
+            || all_settings().any(|setting| setting.key == key)
             || key
                 .strip_prefix("upstreams.")
                 .and_then(|rest| rest.rsplit_once('.'))

@@ -1,4 +1,4 @@
-//! The table of scalar settings: key, default, meaning.
+//! The tables of scalar settings: key, default, meaning.
 
 pub(super) struct Setting {
     pub(super) key: &'static str,
@@ -192,5 +192,69 @@ pub(super) const SETTINGS: &[Setting] = &[
         key: "log",
         default: "info",
         says: "what is logged: error, warn, info, debug, or module=level,…",
+    },
+];
+
+/// The settings of `millpond origin` alone; it also has `listen`, `data`, `min_free`, `grace`, `workers` and `log`.
+pub(super) const ORIGIN_SETTINGS: &[Setting] = &[
+    Setting {
+        key: "root",
+        default: "",
+        says: "origin: the directory that is served",
+    },
+    Setting {
+        key: "writable",
+        default: "false",
+        says: "origin: true or false: whether the directory may be changed",
+    },
+    Setting {
+        key: "hidden",
+        default: "false",
+        says: "origin: true or false: whether names that begin with a dot are served",
+    },
+    Setting {
+        key: "portable",
+        default: "false",
+        says: "origin: true or false: whether names are refused that some systems do not take",
+    },
+    Setting {
+        key: "demand_conditions",
+        default: "false",
+        says: "origin: true or false: whether changes without If-Match and the like are refused with 428",
+    },
+    Setting {
+        key: "deep_delete",
+        default: "false",
+        says: "origin: true or false: whether DELETE of a collection removes all that is in it",
+    },
+    Setting {
+        key: "largest_upload",
+        default: "none",
+        says: "origin: size of the largest file that may be put, like 20GiB, or none",
+    },
+    Setting {
+        key: "upload_lifetime",
+        default: "7d",
+        says: "origin: time that an upload which was not finished can be resumed",
+    },
+    Setting {
+        key: "tokens",
+        default: "none",
+        says: "origin: file of tokens, made by millpond token add",
+    },
+    Setting {
+        key: "access_log",
+        default: "none",
+        says: "origin: file that each request is logged in, a line of JSON each",
+    },
+    Setting {
+        key: "tls_certificate",
+        default: "none",
+        says: "origin: PEM file of the certificate to serve HTTPS with, and its chain",
+    },
+    Setting {
+        key: "tls_key",
+        default: "none",
+        says: "origin: PEM file of the certificate's key",
     },
 ];

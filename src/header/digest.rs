@@ -1,5 +1,6 @@
 //! `Repr-Digest` and `Want-Repr-Digest` (RFC 9530), for SHA-256.
 
+use serde::{Deserialize, Serialize};
 use sfv::{BareItem, DictSerializer, Dictionary, KeyRef, ListEntry, Parser};
 
 const SHA_256: &str = "sha-256";
@@ -10,6 +11,37 @@ pub fn stated_sha256(field: &str) -> Option<[u8; 32]> {
         BareItem::ByteSequence(bytes) => bytes.try_into().ok(),
         _ => None,
     }
+}
+
+/// What a sender says its bytes add up to, for the receiver to hold it to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Claim {
+    /// SHA-256, 32 bytes.
+    Sha256(Vec<u8>),
+    /// SHA-512, 64 bytes.
+    Sha512(Vec<u8>),
+}
+
+/// The claim of a `Repr-Digest` or `Content-Digest`, the strongest first; `None` where only algorithms are named
+/// that are not known here, which RFC 9530 §2 says to ignore.
+///
+/// # Errors
+/// In words, where it is no such field: what cannot be held to must not be taken for what was.
+pub fn claim(field: &str) -> Result<Option<Claim>, &'static str> {
+    let dictionary: Dictionary = Parser::new(field)
+        .parse()
+        .map_err(|_| "is not a dictionary of byte sequences")?;
+    let bytes = |name: &str, length: usize| match dictionary.get(name) {
+        None => Ok(None),
+        Some(ListEntry::Item(item)) => match &item.bare_item {
+            BareItem::ByteSequence(bytes) if bytes.len() == length => Ok(Some(bytes.clone())),
+            _ => Err("has a digest that is not as long as its algorithm's are"),
+        },
+        Some(ListEntry::InnerList(_)) => Err("has a list where a digest belongs"),
+    };
+    let sha512 = bytes("sha-512", 64)?.map(Claim::Sha512);
+    let sha256 = bytes(SHA_256, 32)?.map(Claim::Sha256);
+    Ok(sha512.or(sha256))
 }
 
 /// Whether a `Want-Repr-Digest` asks for a SHA-256: its preference is from 1 to 10, 0 means not at all.
@@ -64,6 +96,15 @@ mod tests {
             "sha-256=:!:",
         ] {
             assert_eq!(stated_sha256(field), None, "{field}");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_held_to_or_refused_but_never_dropped() {
+        assert!(matches!(claim(EMPTY), Ok(Some(Claim::Sha256(_)))));
+        assert_eq!(claim("md5=:AAAA:"), Ok(None));
+        for field in ["sha-256=:AAAA:", "sha-256=1", "sha-512=(1)", "sha-256=:!:", "sha-256"] {
+            assert!(claim(field).is_err(), "{field}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Request conditions in the order of RFC 9110 §13.2.2.
 
 use super::{EntityTag, list_members, parse_date};
+use serde::{Deserialize, Serialize};
 use std::time::SystemTime;
 
 /// The conditional fields of a request, as they came.
@@ -85,6 +86,97 @@ impl Conditions<'_> {
             _ => Verdict::Proceed,
         }
     }
+}
+
+/// The preconditions of a request that changes something, with what they need to outlive it.
+///
+/// What cannot be read is refused, never ignored: a condition that is dropped is somebody's change lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preconditions {
+    if_match: Option<String>,
+    if_none_match: Option<String>,
+    if_unmodified_since: Option<String>,
+}
+
+/// What is there, for preconditions to be evaluated against.
+#[derive(Debug, Clone, Copy)]
+pub struct Current<'a> {
+    /// Its tag; `None` for what has none, which only `*` names.
+    pub etag: Option<&'a EntityTag>,
+    /// When it was last modified, in whole seconds.
+    pub modified: SystemTime,
+}
+
+/// A conditional field that names nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is neither * nor a list of entity tags like \"abc\"")]
+pub struct Malformed {
+    field: &'static str,
+}
+
+impl Preconditions {
+    /// Reads the fields' lines. `If-Unmodified-Since` that is no date is no condition (RFC 9110 §13.1.4).
+    ///
+    /// # Errors
+    /// Where a list of tags has anything but tags.
+    pub fn read(
+        if_match: Option<String>,
+        if_none_match: Option<String>,
+        if_unmodified_since: Option<String>,
+    ) -> Result<Self, Malformed> {
+        for (field, value) in [("If-Match", &if_match), ("If-None-Match", &if_none_match)] {
+            if value.as_deref().is_some_and(|value| !is_tag_list(value)) {
+                return Err(Malformed { field });
+            }
+        }
+        Ok(Self {
+            if_match,
+            if_none_match,
+            if_unmodified_since: if_unmodified_since.filter(|text| parse_date(text).is_some()),
+        })
+    }
+
+    /// The condition that nothing is there.
+    pub fn only_new() -> Self {
+        Self {
+            if_none_match: Some("*".to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether a tag has to be known to evaluate them.
+    pub fn need_tag(&self) -> bool {
+        let names_tags = |field: &Option<String>| field.as_deref().is_some_and(|field| field.trim() != "*");
+        names_tags(&self.if_match) || names_tags(&self.if_none_match)
+    }
+
+    /// Whether the request may act on what is there, or on its absence (RFC 9110 §13.2.2).
+    pub fn hold(&self, current: Option<Current<'_>>) -> bool {
+        let names = |field: &str, same: &dyn Fn(&EntityTag, &EntityTag) -> bool| {
+            current.is_some_and(|current| any_tag(field, |tag| current.etag.is_some_and(|etag| same(tag, etag))))
+        };
+        let unchanged = match (&self.if_match, &self.if_unmodified_since) {
+            (Some(field), _) => names(field, &EntityTag::strong_eq),
+            // What is not there was not modified.
+            (None, Some(limit)) => match (parse_date(limit), current) {
+                (Some(limit), Some(current)) => current.modified <= limit,
+                _ => true,
+            },
+            (None, None) => true,
+        };
+        let other = self.if_none_match.as_deref();
+        unchanged && !other.is_some_and(|field| names(field, &EntityTag::weak_eq))
+    }
+}
+
+fn is_tag_list(field: &str) -> bool {
+    let mut members = list_members(field).peekable();
+    field.trim() == "*" || (members.peek().is_some() && members.all(|member| EntityTag::parse(member).is_some()))
 }
 
 fn date(field: Option<&str>) -> Option<SystemTime> {
@@ -228,5 +320,65 @@ mod tests {
         }
         let weak_date = with(THEN).evaluate(&known(false));
         assert_eq!(weak_date, Verdict::ProceedWithoutRange);
+    }
+
+    fn changing(if_match: Option<&str>, if_none_match: Option<&str>, since: Option<&str>) -> Preconditions {
+        let text = |field: Option<&str>| field.map(str::to_owned);
+        Preconditions::read(text(if_match), text(if_none_match), text(since)).expect("well-formed")
+    }
+
+    #[test]
+    fn what_changes_something_is_conditional_on_all_that_it_names() {
+        let etag = EntityTag::strong("a");
+        let there = Some(Current {
+            etag: Some(&etag),
+            modified: parse_date(THEN).expect("a date"),
+        });
+        for (if_match, if_none_match, since, on_what_is_there, on_nothing) in [
+            (None, None, None, true, true),
+            (Some("\"a\""), None, None, true, false),
+            (Some("\"b\", \"a\""), None, None, true, false),
+            (Some("W/\"a\""), None, None, false, false),
+            (Some("*"), None, None, true, false),
+            // If-Match silences the date.
+            (Some("\"a\""), None, Some(BEFORE), true, false),
+            (None, None, Some(BEFORE), false, true),
+            (None, None, Some(THEN), true, true),
+            (None, None, Some("soon"), true, true),
+            (None, Some("*"), None, false, true),
+            (None, Some("W/\"a\""), None, false, true),
+            (None, Some("\"b\""), None, true, true),
+            (Some("\"a\""), Some("\"a\""), None, false, false),
+            (None, Some("*"), Some(AFTER), false, true),
+        ] {
+            let conditions = changing(if_match, if_none_match, since);
+            assert_eq!(conditions.hold(there), on_what_is_there, "{conditions:?}");
+            assert_eq!(conditions.hold(None), on_nothing, "{conditions:?}");
+        }
+    }
+
+    #[test]
+    fn a_collection_is_named_by_the_star_alone() {
+        let collection = Some(Current {
+            etag: None,
+            modified: parse_date(THEN).expect("a date"),
+        });
+        assert!(changing(Some("*"), None, None).hold(collection));
+        assert!(!changing(Some("\"a\""), None, None).hold(collection));
+        assert!(!changing(None, Some("*"), None).hold(collection));
+    }
+
+    #[test]
+    fn a_condition_that_does_not_read_is_refused_not_dropped() {
+        for field in ["a", "", "\"a\", b", "\"a", "*, \"a\""] {
+            assert!(
+                Preconditions::read(Some(field.to_owned()), None, None).is_err(),
+                "{field}"
+            );
+            assert!(
+                Preconditions::read(None, Some(field.to_owned()), None).is_err(),
+                "{field}"
+            );
+        }
     }
 }

@@ -43,6 +43,14 @@ impl EntityTag {
         }
     }
 
+    /// A weak tag of plain ASCII letters and digits.
+    pub fn weak(opaque: &str) -> Self {
+        Self {
+            weak: true,
+            ..Self::strong(opaque)
+        }
+    }
+
     /// Whether the tag is weak.
     pub fn is_weak(&self) -> bool {
         self.weak

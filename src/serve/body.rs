@@ -5,10 +5,11 @@
 //! end. What a connection holds is one block, however large the object.
 
 use super::multipart::Segment;
+use super::pace::Pace;
 use crate::fill::{Cursor, Phase, Registry, Want};
 use crate::live::Listener;
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::store::{BLOCK_BYTES, Broken, Presence, StoreError, Watch};
+use crate::store::{Broken, Presence, StoreError, Watch};
 use crate::telemetry::Metrics;
 use crate::upstream::{Span, Target};
 use actix_web::body::{BodySize, MessageBody};
@@ -18,19 +19,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 use tokio::task::JoinHandle;
-
-/// What is sent in one go before other connections of the worker get their turn, in bytes.
-const TURN_BYTES: u64 = 512 * 1024;
-
-/// The block of an ordinary reader. A connection's write buffer grows to what it once held, so this
-/// is what a slow reader costs in memory.
-const SMALL_BLOCK_BYTES: usize = 64 * 1024;
-
-/// A reader that has taken this much, at this rate, gets whole blocks: they cost half the CPU a byte.
-const FAST_AFTER_BYTES: u64 = 16 << 20;
-const FAST_BYTES_PER_SECOND: f64 = 32e6;
 
 /// How often a reader has bytes fetched again that the disk does not give.
 const MAX_UNREADABLE: u32 = 64;
@@ -78,10 +67,7 @@ pub(super) struct ObjectBody {
     /// Why the body ends before its time, while what came before goes out.
     cut: Option<Cut>,
     cut_told: bool,
-    /// Bytes sent in this turn.
-    turn: u64,
-    sent: u64,
-    begun: Instant,
+    pace: Pace,
     metrics: Arc<Metrics>,
 }
 
@@ -109,9 +95,7 @@ impl ObjectBody {
             unreadable: 0,
             cut: None,
             cut_told: false,
-            turn: 0,
-            sent: 0,
-            begun: Instant::now(),
+            pace: Pace::new(),
             metrics,
         }
     }
@@ -143,8 +127,7 @@ impl ObjectBody {
             return match ready!(self.poll_block(end, cx)) {
                 Ok(Some(block)) => {
                     self.at += block.len() as u64;
-                    self.turn += block.len() as u64;
-                    self.sent += block.len() as u64;
+                    self.pace.sent(block.len() as u64);
                     if let Some(cursor) = &self.cursor {
                         cursor.reached(self.at, end, block.len() as u64);
                     }
@@ -180,9 +163,7 @@ impl ObjectBody {
                     Presence::Broken(why) => return Poll::Ready(Err(self.broken(why))),
                 }
             }
-            if self.turn >= TURN_BYTES {
-                self.turn = 0;
-                cx.waker().wake_by_ref();
+            if self.pace.rests(cx) {
                 return Poll::Pending;
             }
             let read = ready!(self.poll_read(end, cx));
@@ -204,7 +185,7 @@ impl ObjectBody {
     /// Reads at the position, where bytes are known to be here.
     fn poll_read(&mut self, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Result<Bytes, Cut>> {
         if self.reading.is_none() {
-            let block = self.block_bytes();
+            let block = self.pace.block_bytes();
             let len = usize::try_from(end.min(self.here) - self.at).map_or(block, |len| len.min(block));
             if let Some(block) = self.watch.object().read_now(self.at, len)? {
                 return Poll::Ready(Ok(block));
@@ -261,12 +242,6 @@ impl ObjectBody {
         }
     }
 
-    fn block_bytes(&self) -> usize {
-        let fast = self.sent >= FAST_AFTER_BYTES
-            && self.sent as f64 >= self.begun.elapsed().as_secs_f64() * FAST_BYTES_PER_SECOND;
-        if fast { BLOCK_BYTES } else { SMALL_BLOCK_BYTES }
-    }
-
     fn next_segment(&mut self) {
         self.segments.pop_front();
         self.at = first_byte(self.segments.front());
@@ -303,7 +278,7 @@ impl MessageBody for HeadOnly {
     }
 }
 
-fn first_byte(segment: Option<&Segment>) -> ByteOffset {
+pub(super) fn first_byte(segment: Option<&Segment>) -> ByteOffset {
     match segment {
         Some(Segment::Object(range)) => ByteRange::start(*range),
         Some(Segment::ToEnd(start)) => *start,

@@ -12,6 +12,8 @@ mod find;
 mod lookup;
 mod multipart;
 mod onward;
+mod origin;
+mod pace;
 mod pass;
 mod prepared;
 mod problem;
@@ -25,6 +27,7 @@ mod variant;
 
 pub use detach::{no_such_stream, status_line};
 pub use lookup::{Service, ServiceSettings};
+pub use origin::{Origin, OriginSettings};
 pub use problem::Problem;
 pub use recent::Recent;
 pub use route::{RouteError, Routed, Routes};

@@ -26,8 +26,23 @@ impl Segment {
     }
 }
 
+/// The body of a 206, and its media type where several ranges make it another than the representation's.
+pub(super) fn parts(
+    ranges: &[ByteRange],
+    size: u64,
+    etag: &str,
+    content_type: Option<&str>,
+) -> (Vec<Segment>, Option<String>) {
+    if let [one] = *ranges {
+        return (vec![Segment::Object(one)], None);
+    }
+    let boundary = boundary(etag, ranges);
+    let segments = segments(ranges, size, content_type, &boundary);
+    (segments, Some(format!("multipart/byteranges; boundary={boundary}")))
+}
+
 /// The segments of a multipart body.
-pub(super) fn segments(ranges: &[ByteRange], size: u64, content_type: Option<&str>, boundary: &str) -> Vec<Segment> {
+fn segments(ranges: &[ByteRange], size: u64, content_type: Option<&str>, boundary: &str) -> Vec<Segment> {
     let mut segments = Vec::with_capacity(ranges.len() * 2 + 1);
     for (index, &range) in ranges.iter().enumerate() {
         let mut text = String::new();
@@ -51,7 +66,7 @@ pub(super) fn segments(ranges: &[ByteRange], size: u64, content_type: Option<&st
 }
 
 /// A boundary that no film contains: 128 bits of the object's tag and the ranges, hashed.
-pub(super) fn boundary(etag: &str, ranges: &[ByteRange]) -> String {
+fn boundary(etag: &str, ranges: &[ByteRange]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(etag.as_bytes());
     for range in ranges {

@@ -6,9 +6,9 @@ use super::route::RouteError;
 use crate::fill::Refusal;
 use crate::header::{CacheStatus, ContentRange, Forwarded};
 use crate::upstream::UpstreamError;
-use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::{HttpResponse, HttpResponseBuilder};
 use std::time::Duration;
 
 /// The name of the field of RFC 9211.
@@ -20,8 +20,9 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     retry_after: Option<Duration>,
-    allow: bool,
-    story: CacheStatus,
+    allow: Option<&'static str>,
+    /// `None` for what no cache has a part in.
+    story: Option<CacheStatus>,
 }
 
 impl Problem {
@@ -31,8 +32,8 @@ impl Problem {
             status,
             detail: detail.into(),
             retry_after: None,
-            allow: false,
-            story: CacheStatus::forwarded(Forwarded::UriMiss),
+            allow: None,
+            story: Some(CacheStatus::forwarded(Forwarded::UriMiss)),
         }
     }
 
@@ -44,7 +45,7 @@ impl Problem {
 
     /// The same, naming the methods that are served.
     pub(super) fn allowing(mut self) -> Self {
-        self.allow = true;
+        self.allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         self
     }
 
@@ -57,7 +58,7 @@ impl Problem {
 
     /// The same with the true story.
     pub(super) fn with(mut self, story: CacheStatus) -> Self {
-        self.story = story;
+        self.story = Some(story);
         self
     }
 
@@ -68,6 +69,25 @@ impl Problem {
             StatusCode::INTERNAL_SERVER_ERROR,
             "the cache's disk failed; its log says how",
         )
+    }
+
+    /// A problem of a directory that is ours: no cache has a part in it.
+    pub(super) fn of_origin(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            story: None,
+            ..Self::new(status, detail)
+        }
+    }
+
+    /// The same where no cache has a part in it.
+    pub(super) fn without_story(self) -> Self {
+        Self { story: None, ..self }
+    }
+
+    /// The same, naming these methods.
+    pub(super) fn allowing_only(mut self, methods: &'static str) -> Self {
+        self.allow = Some(methods);
+        self
     }
 
     /// The request goes nowhere.
@@ -101,10 +121,12 @@ impl Problem {
         let mut response = HttpResponse::build(self.status);
         response
             .insert_header((header::CONTENT_TYPE, "application/problem+json"))
-            .insert_header((CACHE_STATUS, self.story.to_string()))
             .insert_header((header::CACHE_CONTROL, "no-store"));
-        if self.allow {
-            response.insert_header((header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        if let Some(story) = &self.story {
+            response.insert_header((CACHE_STATUS, story.to_string()));
+        }
+        if let Some(methods) = self.allow {
+            response.insert_header((header::ALLOW, methods));
         }
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
@@ -139,10 +161,17 @@ pub(super) fn refused(refusal: &Refusal, mut story: CacheStatus) -> HttpResponse
 
 /// 416 with the complete length, where it is known (RFC 9110 §15.5.17).
 pub(super) fn unsatisfiable(size: Option<u64>, story: CacheStatus) -> HttpResponse {
+    unsatisfied(size)
+        .insert_header((CACHE_STATUS, story.to_string()))
+        .finish()
+}
+
+/// The same of what no cache has a part in.
+pub(super) fn unsatisfied(size: Option<u64>) -> HttpResponseBuilder {
     let mut response = HttpResponse::RangeNotSatisfiable();
-    response.insert_header((CACHE_STATUS, story.to_string()));
     if let Some(size) = size {
         response.insert_header((header::CONTENT_RANGE, ContentRange::Unsatisfied { size }.to_string()));
     }
-    response.insert_header((header::ACCEPT_RANGES, "bytes")).finish()
+    response.insert_header((header::ACCEPT_RANGES, "bytes"));
+    response
 }

@@ -52,16 +52,12 @@ impl Response<'_> {
                 let all = ByteRange::new(0, *size).map(Segment::Object);
                 (whole, all.into_iter().collect(), None)
             }
-            Answer::Parts(ranges, size) => match ranges[..] {
-                [one] => (StatusCode::PARTIAL_CONTENT, vec![Segment::Object(one)], None),
-                _ => {
-                    let boundary = multipart::boundary(&object.etag().to_string(), ranges);
-                    let segments =
-                        multipart::segments(ranges, *size, content_type(&known, &object).as_deref(), &boundary);
-                    let multipart_type = format!("multipart/byteranges; boundary={boundary}");
-                    (StatusCode::PARTIAL_CONTENT, segments, Some(multipart_type))
-                }
-            },
+            Answer::Parts(ranges, size) => {
+                let media = content_type(&known, &object);
+                let (segments, multipart) =
+                    multipart::parts(ranges, *size, &object.etag().to_string(), media.as_deref());
+                (StatusCode::PARTIAL_CONTENT, segments, multipart)
+            }
         };
         let mut head = self.head(status, prepared, &object, multipart_type);
         if status == StatusCode::NO_CONTENT {

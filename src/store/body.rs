@@ -1,16 +1,12 @@
 //! One body: a sparse file, opened once, read and written at positions.
-//!
-//! A read first asks the kernel for what it has in memory (`preadv2` with `RWF_NOWAIT`). Only when
-//! that would block is a thread's hop paid for. A kernel or file system without the flag always hops.
 
 use super::StoreError;
-use super::{pool, space};
+use super::{reading, space};
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
-use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -81,29 +77,12 @@ impl Body {
 
     /// Up to `len` bytes at `at` that are in memory; `None` where the kernel would block for them.
     pub(super) fn read_now(&self, at: ByteOffset, len: usize) -> io::Result<Option<Bytes>> {
-        let file = self.file()?;
-        let block = pool::filled(len, |space| {
-            let mut slices = [IoSliceMut::new(space)];
-            Ok(rustix::io::preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT)?)
-        });
-        match block {
-            Ok(block) if block.is_empty() && len > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(block) => Ok(Some(block)),
-            Err(error) => match Errno::from_io_error(&error) {
-                Some(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR | Errno::NOSYS | Errno::INVAL) => Ok(None),
-                _ => Err(error),
-            },
-        }
+        reading::read_now(self.file()?, at, len)
     }
 
     /// Up to `len` bytes at `at`, waiting for the disk.
     pub(super) fn read_blocking(&self, at: ByteOffset, len: usize) -> io::Result<Bytes> {
-        let file = self.file()?;
-        let block = pool::filled(len, |space| file.read_at(space, at))?;
-        if block.is_empty() && len > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(block)
+        reading::read_blocking(self.file()?, at, len)
     }
 
     /// Fills `space` with the bytes at `at`, all of them.

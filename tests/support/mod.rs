@@ -2,11 +2,13 @@
 
 pub(crate) mod client;
 pub(crate) mod film;
+pub(crate) mod origin;
 pub(crate) mod pond;
 pub(crate) mod upstream;
 
 pub(crate) use client::{Answer, Client, Ended, get, get_range, request};
 pub(crate) use film::Film;
+pub(crate) use origin::Origin;
 pub(crate) use pond::Pond;
 pub(crate) use upstream::{Upstream, Valve};
 

@@ -1,0 +1,32 @@
+//! Origin mode: a directory of which we are the authority.
+//!
+//! ```text
+//! path      names: what a request's path means in the tree (pure)
+//! tree      the directory: opens beneath its root
+//! tags      which bytes a file holds: SHA-256 remembered by stamp; summing reads large ones for them
+//! list      what is in a collection, and whether that is all
+//! change    put, remove, make, move, copy: wholly or not at all; staging holds what is not whole, locks the paths
+//! error     what can go wrong
+//! ```
+//!
+//! Nothing here knows HTTP beyond entity tags and conditions; `serve::origin` carries it to clients.
+
+mod change;
+mod error;
+mod list;
+mod locks;
+mod path;
+mod staging;
+mod summing;
+mod tags;
+mod tree;
+
+pub use change::{Changes, Done};
+pub use error::OriginError;
+pub use list::{Kind, Listing, Member, list};
+pub use locks::{Held, Locks};
+pub use path::{PathError, TreePath, encode};
+pub use staging::{Arrived, Incoming, Staging};
+pub use summing::Summing;
+pub use tags::{Digest, INLINE_BYTES, Tag, Tags, weak_tag};
+pub use tree::{Found, Stamp, Tree, stamp};

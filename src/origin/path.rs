@@ -1,0 +1,344 @@
+//! Names: what a request's path means in the tree. Pure.
+//!
+//! A path is split at `/` first; then each segment is decoded once, and never again. So `%2F` can be no part of
+//! a name, `%252e` is the name `%2e`, and no spelling leads upwards. `+`, `(`, `;` and their like are letters.
+//! Equal spellings (`%41` and `A`) make equal paths, and so one lock and one tag.
+//!
+//! What is refused here is refused for every method and before the disk is touched: a server that resolves `..`
+//! otherwise than the proxy before it is a hole.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use std::fmt;
+
+/// The longest segment, in bytes: what file systems take.
+const MAX_SEGMENT_BYTES: usize = 255;
+
+/// The deepest path, in segments.
+const MAX_DEPTH: usize = 128;
+
+/// What is written as it is in a segment of a path that we print: RFC 3986's unreserved characters, and those that
+/// mean nothing between slashes. A colon is one of them, so relative references begin with `./`.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
+
+/// The name at the root of the tree under which unfinished bodies lie; no path can name it.
+pub(super) const STAGING: &str = ".millpond";
+
+/// What the names of unfinished bodies begin with, wherever they lie; no path can name them.
+pub(super) const UNFINISHED: &str = ".millpond-";
+
+/// Why a path names nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// A `%` without two hexadecimal digits.
+    #[error("the path has a % that is not followed by two hexadecimal digits; write %25 for the sign itself")]
+    BadEscape,
+    /// A slash, a backslash or a control character, however spelled.
+    #[error("the path has a slash, a backslash or a control character within a name")]
+    Forbidden,
+    /// `.` or `..`, however spelled.
+    #[error("the path has a . or .. segment; resolve it before asking")]
+    Dots,
+    /// `//`.
+    #[error("the path has an empty segment; write one slash")]
+    Empty,
+    /// Bytes that are no UTF-8.
+    #[error("the path is not UTF-8 when decoded")]
+    NotText,
+    /// A segment that no file system takes.
+    #[error("a name in the path is longer than 255 bytes")]
+    Long,
+    /// More segments than are served.
+    #[error("the path has more than 128 segments")]
+    Deep,
+}
+
+/// A path in the tree: decoded names, none of them empty, `.` or `..`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TreePath {
+    names: Vec<String>,
+    /// It ends in a slash: it can only be a collection.
+    slash: bool,
+}
+
+impl TreePath {
+    /// The top of the tree.
+    pub fn root() -> Self {
+        Self {
+            names: Vec::new(),
+            slash: true,
+        }
+    }
+
+    /// Reads the path of a request target, as it came.
+    ///
+    /// # Errors
+    /// Where it names nothing that could be in the tree.
+    pub fn parse(raw: &str) -> Result<Self, PathError> {
+        let rest = raw.strip_prefix('/').unwrap_or(raw);
+        if rest.is_empty() {
+            return Ok(Self::root());
+        }
+        let (rest, slash) = rest.strip_suffix('/').map_or((rest, false), |rest| (rest, true));
+        let names = rest.split('/').map(decode).collect::<Result<Vec<_>, _>>()?;
+        match names.len() {
+            0..=MAX_DEPTH => Ok(Self { names, slash }),
+            _ => Err(PathError::Deep),
+        }
+    }
+
+    /// The names, from the top.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The last name; `None` for the root.
+    pub fn name(&self) -> Option<&str> {
+        self.names.last().map(String::as_str)
+    }
+
+    /// Whether it is the top of the tree.
+    pub fn is_root(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Whether it ends in a slash.
+    pub fn has_slash(&self) -> bool {
+        self.slash
+    }
+
+    /// The collection that it is in; the root is in itself.
+    #[must_use]
+    pub fn parent(&self) -> Self {
+        let above = self.names.len().saturating_sub(1);
+        Self {
+            names: self.names[..above].to_vec(),
+            slash: true,
+        }
+    }
+
+    /// What is called so in this collection.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Self {
+        let names = self.names.iter().cloned().chain([name.to_owned()]).collect();
+        Self { names, slash: false }
+    }
+
+    /// The same without its slash: what locks and tags go by.
+    #[must_use]
+    pub fn bare(&self) -> Self {
+        Self {
+            names: self.names.clone(),
+            slash: false,
+        }
+    }
+
+    /// The same as a collection.
+    #[must_use]
+    pub fn with_slash(&self) -> Self {
+        Self {
+            names: self.names.clone(),
+            slash: true,
+        }
+    }
+
+    /// Whether it is `other` or beneath it.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.names.starts_with(&other.names)
+    }
+
+    /// Whether a name in it begins with a dot.
+    pub fn is_hidden(&self) -> bool {
+        self.names.iter().any(|name| name.starts_with('.'))
+    }
+
+    /// Whether it leads to what is ours.
+    pub fn is_reserved(&self) -> bool {
+        self.names.first().is_some_and(|name| is_reserved_at_root(name))
+            || self.names.iter().any(|name| name.starts_with(UNFINISHED))
+    }
+
+    /// Why the last name would not do on other systems; `None` where it would.
+    pub fn unportable(&self) -> Option<&'static str> {
+        let name = self.name()?;
+        let stem = name.split('.').next().unwrap_or_default().to_ascii_uppercase();
+        let numbered = |prefix: &str| {
+            stem.strip_prefix(prefix)
+                .is_some_and(|rest| rest.len() == 1 && rest.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        match name {
+            _ if matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL") || numbered("COM") || numbered("LPT") => {
+                Some("is the name of a device on some systems")
+            }
+            _ if name.ends_with(['.', ' ']) => Some("ends in a dot or a space, which some systems drop"),
+            _ if name.contains(['<', '>', ':', '"', '|', '?', '*']) => {
+                Some("has one of <>:\"|?*, which some systems do not allow")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// As it stands in a URL, in the one spelling that we print.
+impl fmt::Display for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for name in &self.names {
+            write!(f, "/{}", encode(name))?;
+        }
+        f.write_str(if self.slash { "/" } else { "" })
+    }
+}
+
+/// A name as a segment of a URL's path.
+pub fn encode(name: &str) -> impl fmt::Display + '_ {
+    utf8_percent_encode(name, PLAIN)
+}
+
+/// Whether the name, at the root, is ours: `/-/`, and what is not finished.
+pub(super) fn is_reserved_at_root(name: &str) -> bool {
+    name == "-" || name == STAGING || name.starts_with(UNFINISHED)
+}
+
+/// A key under which spellings fall together that some file systems take for one name.
+pub(super) fn folded(name: &str) -> String {
+    use unicode_normalization::UnicodeNormalization;
+    name.nfc().flat_map(char::to_lowercase).nfc().collect()
+}
+
+fn decode(segment: &str) -> Result<String, PathError> {
+    if segment.is_empty() {
+        return Err(PathError::Empty);
+    }
+    let escapes = segment.split('%').skip(1);
+    let whole = |escape: &str| {
+        let digits = escape.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !escapes.into_iter().all(whole) {
+        return Err(PathError::BadEscape);
+    }
+    let name = percent_decode_str(segment)
+        .decode_utf8()
+        .map_err(|_| PathError::NotText)?;
+    if name == "." || name == ".." {
+        return Err(PathError::Dots);
+    }
+    if name.contains(['/', '\\']) || name.chars().any(|c| c.is_ascii_control()) {
+        return Err(PathError::Forbidden);
+    }
+    match name.len() {
+        0..=MAX_SEGMENT_BYTES => Ok(name.into_owned()),
+        _ => Err(PathError::Long),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names(raw: &str) -> Result<Vec<String>, PathError> {
+        TreePath::parse(raw).map(|path| path.names)
+    }
+
+    #[test]
+    fn a_segment_is_decoded_once_and_never_again() {
+        assert_eq!(names("/a%20b/%2525"), Ok(vec!["a b".to_owned(), "%25".to_owned()]));
+        assert_eq!(names("/%252e%252e/x"), Ok(vec!["%2e%2e".to_owned(), "x".to_owned()]));
+        assert_eq!(names("/a+b(c);d=e"), Ok(vec!["a+b(c);d=e".to_owned()]));
+        assert_eq!(TreePath::parse("/%41%7e"), TreePath::parse("/A~"));
+    }
+
+    #[test]
+    fn no_spelling_leads_out_of_the_tree() {
+        for (raw, why) in [
+            ("/..", PathError::Dots),
+            ("/a/../b", PathError::Dots),
+            ("/%2e%2E/b", PathError::Dots),
+            ("/.", PathError::Dots),
+            ("/%2e/", PathError::Dots),
+            ("/a%2fb", PathError::Forbidden),
+            ("/..%2Fb", PathError::Forbidden),
+            ("/..%5cb", PathError::Forbidden),
+            ("/a\\b", PathError::Forbidden),
+            ("/a%00", PathError::Forbidden),
+            ("/a%0d%0a", PathError::Forbidden),
+            ("/a//b", PathError::Empty),
+            ("//", PathError::Empty),
+            ("/a%2", PathError::BadEscape),
+            ("/a%zz", PathError::BadEscape),
+            ("/%ff", PathError::NotText),
+        ] {
+            assert_eq!(names(raw), Err(why), "{raw}");
+        }
+        assert_eq!(names(&format!("/{}", "a".repeat(256))), Err(PathError::Long));
+        assert_eq!(names(&"/a".repeat(129)), Err(PathError::Deep));
+    }
+
+    #[test]
+    fn a_path_is_printed_in_the_spelling_that_listings_use() {
+        for (raw, printed) in [
+            ("/a b", "/a%20b"),
+            ("/%3F%23%25", "/%3F%23%25"),
+            ("/()+;:@&=,", "/()+;:@%26=,"),
+            ("/%C3%A9/", "/%C3%A9/"),
+            ("/", "/"),
+            ("", "/"),
+        ] {
+            assert_eq!(TreePath::parse(raw).expect("a path").to_string(), printed);
+        }
+    }
+
+    #[test]
+    fn what_is_ours_and_what_is_hidden_is_known_at_any_depth() {
+        let path = |raw| TreePath::parse(raw).expect("a path");
+        assert!(path("/.millpond/x").is_reserved());
+        assert!(path("/a/.millpond-1").is_reserved());
+        assert!(path("/-/x").is_reserved());
+        assert!(!path("/a/-").is_reserved() && !path("/a/.millpond").is_reserved());
+        assert!(path("/a/.b/c").is_hidden() && !path("/a.b").is_hidden());
+    }
+
+    #[test]
+    fn portable_names_are_those_that_every_system_takes() {
+        let path = |raw| TreePath::parse(raw).expect("a path");
+        for raw in ["/con", "/NUL.txt", "/com1", "/a.", "/a%20", "/a:b", "/a%3F"] {
+            assert!(path(raw).unportable().is_some(), "{raw}");
+        }
+        for raw in ["/console", "/com10", "/a.b", "/é", "/lpt"] {
+            assert!(path(raw).unportable().is_none(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn spellings_that_some_file_systems_take_for_one_fall_together() {
+        assert_eq!(folded("\u{e9}A"), folded("E\u{301}a"));
+        assert_ne!(folded("a"), folded("b"));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_no_name_leads_upwards(raw in "[/.%2eEfF5cC0a\\\\é ]{0,40}") {
+            if let Ok(path) = TreePath::parse(&raw) {
+                for name in path.names() {
+                    prop_assert!(!name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0']));
+                }
+                prop_assert_eq!(TreePath::parse(&path.to_string()), Ok(path));
+            }
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Where bodies lie until they are whole: never visible, none left after a crash.
+//!
+//! ```text
+//! DIR/.millpond/           0700, no path can name it; locked (flock) by the one process that writes to DIR
+//!   put-<random>           a body on its way
+//!   gone-<random>/         a collection on its way out
+//!   note-<random>          where a body lies that had to be put down elsewhere
+//!   upload-<id>, .json     an upload that can be resumed (uploads.rs)
+//! DIR/disk2/.millpond-<random>   such a body: beneath a mount point a rename from .millpond would not do
+//! ```
+//!
+//! A start removes all of it but the uploads. So does dropping a [`Staged`] that was not put in its place.
+//!
+//! The time of change of a body is set to the fine-grained present before it is put in its place. The kernel stamps
+//! writes with the start of its tick; so whoever writes to the file afterwards gives it another time, even within
+//! the same tick, and the digest that was taken while the body came can be believed at once.
+
+use super::error::OriginError;
+use super::path::{STAGING, TreePath, UNFINISHED};
+use super::tags::{Digest, finished};
+use super::tree::Tree;
+use crate::clock::{SharedClock, from_unix_seconds};
+use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use rustix::fs::{
+    AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags, StatxFlags, Timespec, Timestamps, fallocate, flock,
+    futimens, mkdirat, openat, statx, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::path::Arg;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The shortest body whose room is reserved before it comes.
+const RESERVED_FROM: u64 = 1 << 20;
+
+/// What is left free in the file system, unless it is small or the operator says otherwise.
+const MIN_FREE_BYTES: u64 = 256 << 20;
+
+/// How often a body of unknown length asks whether there is room for more, in bytes.
+const ROOM_EVERY: u64 = 16 << 20;
+
+/// What uploads are called; they survive a start.
+pub(super) const UPLOAD: &str = "upload-";
+
+/// The place for what is not whole.
+#[derive(Debug)]
+pub struct Staging {
+    tree: Arc<Tree>,
+    dir: Arc<OwnedFd>,
+    mount: u64,
+    min_free_bytes: Option<u64>,
+    clock: SharedClock,
+}
+
+/// A body on its way. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Staged {
+    pub(super) file: File,
+    /// Where it lies, and under what name.
+    pub(super) dir: Arc<OwnedFd>,
+    pub(super) name: String,
+    /// Says where it lies, if that is elsewhere.
+    note: Option<(Arc<OwnedFd>, String)>,
+    /// It has been put in its place under another name: nothing is left to remove.
+    pub(super) placed: bool,
+}
+
+/// A body that comes, and the sum of what has come.
+pub struct Incoming {
+    staged: Staged,
+    sum: Context,
+    length: u64,
+    /// How many bytes may come before it is asked again whether there is room.
+    room: u64,
+}
+
+/// A body that has come whole and is on the disk.
+#[derive(Debug)]
+pub struct Arrived {
+    pub(super) staged: Staged,
+    /// The sum of its bytes.
+    pub digest: Digest,
+    /// The time that it was given, in nanoseconds since 1970.
+    pub(super) modified: i128,
+}
+
+impl Staging {
+    /// Opens the place in that tree, where so much is to stay free in the file system, and removes what a crash has left.
+    ///
+    /// # Errors
+    /// [`OriginError::InUse`] where another process has it, and what the disk reports.
+    pub fn open(tree: Arc<Tree>, min_free_bytes: Option<u64>, clock: SharedClock) -> Result<Self, OriginError> {
+        let failed = OriginError::met("make the place for unfinished files (.millpond in the directory)");
+        match mkdirat(tree.root(), STAGING, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = openat(tree.root(), STAGING, flags, Mode::empty()).map_err(&failed)?;
+        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(OriginError::InUse),
+            Err(errno) => return Err(OriginError::met("lock .millpond in the directory")(errno)),
+        }
+        let staging = Self {
+            mount: mount_of(&dir)?,
+            tree,
+            dir: Arc::new(dir),
+            min_free_bytes,
+            clock,
+        };
+        staging.clean()?;
+        Ok(staging)
+    }
+
+    pub(super) fn dir(&self) -> &Arc<OwnedFd> {
+        &self.dir
+    }
+
+    /// A new body that will be put into that collection. With a known length its room is reserved.
+    ///
+    /// # Errors
+    /// Where nothing can be put there.
+    pub fn begin(&self, collection: &TreePath, length: Option<u64>) -> Result<Incoming, OriginError> {
+        let parent = self.tree.for_writing(collection)?;
+        self.room(&parent, length.unwrap_or_default())?;
+        let staged = match mount_of(&parent)? == self.mount {
+            true => make(Arc::clone(&self.dir), format!("put-{}", random()), None)?,
+            false => {
+                let name = format!("{UNFINISHED}{}", random());
+                let note = self.note(collection, &name)?;
+                make(Arc::new(parent), name, Some((Arc::clone(&self.dir), note)))?
+            }
+        };
+        if let Some(length) = length.filter(|length| *length >= RESERVED_FROM) {
+            let reserved = fallocate(&staged.file, FallocateFlags::KEEP_SIZE, 0, length);
+            // Not every file system reserves.
+            if let Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) = reserved {
+                return Err(OriginError::NoRoom);
+            }
+        }
+        Ok(Incoming {
+            staged,
+            sum: Context::new(&SHA256),
+            length: 0,
+            room: length.unwrap_or_default(),
+        })
+    }
+
+    /// Whether there is room for so many bytes more.
+    pub(super) fn room(&self, dir: impl AsFd, bytes: u64) -> Result<(), OriginError> {
+        let stat = rustix::fs::fstatvfs(dir).map_err(OriginError::met("ask for the room on the disk"))?;
+        let reserve = self
+            .min_free_bytes
+            .unwrap_or(MIN_FREE_BYTES.min(stat.f_blocks.saturating_mul(stat.f_frsize) / 20));
+        match stat.f_bavail.saturating_mul(stat.f_frsize) >= bytes.saturating_add(reserve) {
+            true => Ok(()),
+            false => Err(OriginError::NoRoom),
+        }
+    }
+
+    /// A name in the place for something on its way out.
+    pub(super) fn way_out() -> String {
+        format!("gone-{}", random())
+    }
+
+    /// Removes a collection that was moved here under that name.
+    pub(super) fn discard(&self, name: &str) -> Result<(), OriginError> {
+        remove_all(&self.dir, name)
+    }
+
+    /// Gives a body that is whole its time, and returns when all of it is on the disk.
+    pub(super) fn settle(&self, staged: Staged, digest: Digest, modified: Option<u64>) -> Result<Arrived, OriginError> {
+        let now = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = match modified {
+            // The client's second, with a fraction that no tick has.
+            Some(seconds) => from_unix_seconds(seconds),
+            None => from_unix_seconds(now.as_secs()),
+        };
+        let at = at + std::time::Duration::from_nanos(u64::from(now.subsec_nanos()));
+        let time = timespec(at);
+        let times = Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        futimens(&staged.file, &times).map_err(OriginError::met("set a file's time"))?;
+        staged
+            .file
+            .sync_all()
+            .map_err(OriginError::io("write a file to the disk"))?;
+        Ok(Arrived {
+            staged,
+            digest,
+            modified: i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec),
+        })
+    }
+
+    /// Writes down where a body lies that is not here, before it is made.
+    fn note(&self, collection: &TreePath, name: &str) -> Result<String, OriginError> {
+        let note = format!("note-{}", random());
+        let mut staged = make(Arc::clone(&self.dir), note.clone(), None)?;
+        let text = collection.child(name).to_string();
+        let written = staged
+            .file
+            .write_all(text.as_bytes())
+            .and_then(|()| staged.file.sync_all());
+        written.map_err(OriginError::io("write a note"))?;
+        sync(&self.dir)?;
+        staged.placed = true;
+        Ok(note)
+    }
+
+    fn clean(&self) -> Result<(), OriginError> {
+        let failed = OriginError::met("clean .millpond in the directory");
+        for entry in Dir::read_from(&self.dir).map_err(&failed)? {
+            let entry = entry.map_err(&failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name == "." || name == ".." || name.starts_with(UPLOAD) {
+                continue;
+            }
+            if name.starts_with("note-") {
+                self.follow(&name);
+            }
+            remove_all(&self.dir, &name)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the body that a note speaks of.
+    fn follow(&self, note: &str) {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(file) = openat(&self.dir, note, flags, Mode::empty()) else {
+            return;
+        };
+        let mut text = String::new();
+        let read = File::from(file).take(1 << 20).read_to_string(&mut text);
+        let path = read.ok().and_then(|_| TreePath::parse(&text).ok());
+        // A note that was not written whole is of a body that was not made.
+        let Some(path) = path.filter(|path| path.name().is_some_and(|name| name.starts_with(UNFINISHED))) else {
+            return;
+        };
+        if let (Ok(parent), Some(name)) = (self.tree.for_writing(&path.parent()), path.name()) {
+            let _ = unlinkat(parent, name, AtFlags::empty());
+        }
+    }
+}
+
+impl Incoming {
+    /// The bytes that come next.
+    ///
+    /// # Errors
+    /// Where the disk does not take them.
+    pub fn write(&mut self, staging: &Staging, bytes: &[u8]) -> Result<(), OriginError> {
+        if self.length + bytes.len() as u64 > self.room {
+            staging.room(&self.staged.dir, ROOM_EVERY)?;
+            self.room = self.length + ROOM_EVERY;
+        }
+        let file = &self.staged.file;
+        file.write_all_at(bytes, self.length)
+            .map_err(OriginError::io("write a file"))?;
+        self.sum.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// How many bytes have come.
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether none have.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// All bytes have come: returns when they are on the disk. `modified` is the time that the client gives the file,
+    /// in seconds since 1970.
+    ///
+    /// # Errors
+    /// Where the disk does not take them.
+    pub fn finish(self, staging: &Staging, modified: Option<u64>) -> Result<Arrived, OriginError> {
+        staging.settle(self.staged, finished(self.sum), modified)
+    }
+
+    pub(super) fn into_staged(self) -> Staged {
+        self.staged
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.staged.file
+    }
+}
+
+impl std::fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Incoming")
+            .field("length", &self.length)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.placed {
+            let _ = unlinkat(&self.dir, &self.name, AtFlags::empty());
+        }
+        // The note goes last: as long as the body may be there, it must be found.
+        if let Some((dir, note)) = &self.note {
+            let _ = unlinkat(dir, note, AtFlags::empty());
+        }
+    }
+}
+
+fn make(dir: Arc<OwnedFd>, name: String, note: Option<(Arc<OwnedFd>, String)>) -> Result<Staged, OriginError> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // As any new file, to the umask's taste.
+    let file = openat(&dir, &name, flags, Mode::from_raw_mode(0o666)).map_err(OriginError::met("make a file"))?;
+    Ok(Staged {
+        file: File::from(file),
+        dir,
+        name,
+        note,
+        placed: false,
+    })
+}
+
+/// Returns when the names in the directory are on the disk.
+pub(super) fn sync(dir: impl AsFd) -> Result<(), OriginError> {
+    rustix::fs::fsync(dir).map_err(OriginError::met("write a directory to the disk"))
+}
+
+/// Removes what is there, links themselves and not what they lead to; what is gone already is no error.
+fn remove_all(dir: &OwnedFd, name: impl Arg + Copy) -> Result<(), OriginError> {
+    let failed = OriginError::met("remove what is unfinished");
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        // What POSIX says of a directory, and what Linux does.
+        Err(Errno::PERM | Errno::ISDIR) => {}
+        Err(errno) => return Err(failed(errno)),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = openat(dir, name, flags, Mode::empty()).map_err(&failed)?;
+    for entry in Dir::read_from(&inner).map_err(&failed)? {
+        let entry = entry.map_err(&failed)?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            remove_all(&inner, entry.file_name())?;
+        }
+    }
+    unlinkat(dir, name, AtFlags::REMOVEDIR).map_err(failed)
+}
+
+/// What tells whether a rename from one directory to another can do: the mount, or on old kernels the device.
+pub(super) fn mount_of(dir: impl AsFd) -> Result<u64, OriginError> {
+    let failed = OriginError::met("inspect a directory");
+    match statx(&dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+        Ok(stat) if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Ok(stat.stx_mnt_id),
+        _ => Ok(rustix::fs::fstat(&dir).map_err(failed)?.st_dev),
+    }
+}
+
+/// 128 bits that nobody guesses, as text.
+pub(super) fn random() -> String {
+    let mut bytes = [0; 16];
+    // Without randomness names repeat, and making the second fails.
+    let _ = SystemRandom::new().fill(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn timespec(time: SystemTime) -> Timespec {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timespec {
+        tv_sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(since.subsec_nanos()),
+    }
+}

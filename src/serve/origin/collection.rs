@@ -1,0 +1,342 @@
+//! A collection, as an answer to GET and HEAD: a page for people, JSON for programs, a playlist for players.
+//!
+//! Which of them is chosen by `Accept`, or by `?as=` where a link must choose. All are made from one reading of the
+//! directory; the `ETag` of each is a digest of its bytes, so a listing that says the same is not sent twice.
+
+use super::Origin;
+use super::file::media_type;
+use super::page;
+use crate::header::{EntityTag, Known, list_members};
+use crate::origin::{Kind, Listing, Member, TreePath, encode, list};
+use crate::serve::answer::{Answer, Facts, answer};
+use crate::serve::body::HeadOnly;
+use crate::serve::multipart::Segment;
+use crate::serve::problem::Problem;
+use crate::serve::request::Request;
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
+use bytes::Bytes;
+use serde_json::json;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// How many members a page of JSON holds, unless asked for fewer, and at most.
+const PAGE_MEMBERS: usize = 1000;
+const MAX_PAGE_MEMBERS: usize = 10_000;
+
+/// The forms that a listing has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Html,
+    Json,
+    Playlist,
+}
+
+impl Form {
+    fn media(self) -> &'static str {
+        match self {
+            Self::Html => "text/html; charset=utf-8",
+            Self::Json => "application/json",
+            Self::Playlist => "audio/x-mpegurl; charset=utf-8",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "html" => Some(Self::Html),
+            "json" => Some(Self::Json),
+            "m3u" => Some(Self::Playlist),
+            _ => None,
+        }
+    }
+
+    /// The form that suits the field best (RFC 9110 §12.5.1); the page where it has no wish.
+    fn accepted(headers: &HeaderMap) -> Self {
+        let lines = headers.get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
+        let field = lines.collect::<Vec<_>>().join(",");
+        let quality = |names: &[&str]| {
+            let of = |name: &str| {
+                list_members(&field)
+                    .filter_map(|member| quality_of(member, name))
+                    .next()
+            };
+            names.iter().filter_map(|name| of(name)).max()
+        };
+        let html = quality(&["text/html", "application/xhtml+xml"]).unwrap_or(0);
+        let json = quality(&["application/json"]).unwrap_or(0);
+        let list = quality(&["audio/x-mpegurl", "application/vnd.apple.mpegurl", "audio/mpegurl"]).unwrap_or(0);
+        match () {
+            () if json > html && json >= list => Self::Json,
+            () if list > html => Self::Playlist,
+            () => Self::Html,
+        }
+    }
+}
+
+/// The quality, in thousandths, that a member of `Accept` gives to exactly that media type.
+fn quality_of(member: &str, name: &str) -> Option<u32> {
+    let mut parts = member.split(';').map(str::trim);
+    if !parts.next()?.eq_ignore_ascii_case(name) {
+        return None;
+    }
+    let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    let quality = quality.and_then(|text| text.trim().parse::<f32>().ok()).unwrap_or(1.0);
+    Some((quality.clamp(0.0, 1.0) * 1000.0) as u32)
+}
+
+/// What the query of a listing asks for.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    form: Option<Form>,
+    pub(super) sort: page::Sort,
+    pub(super) descending: bool,
+    limit: Option<usize>,
+    after: Option<String>,
+    /// The member that is to be shown in a player.
+    pub(super) play: Option<String>,
+}
+
+impl View {
+    fn read(query: &str) -> Result<Self, String> {
+        let mut view = Self::default();
+        for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            let wrong = |wanted: &str| Err(format!("{key}={value} is not {wanted}"));
+            match &*key {
+                "as" => match Form::named(&value) {
+                    Some(form) => view.form = Some(form),
+                    None => return wrong("html, json or m3u"),
+                },
+                "sort" => match page::Sort::named(&value) {
+                    Some(sort) => view.sort = sort,
+                    None => return wrong("name, size or modified"),
+                },
+                "order" => match &*value {
+                    "asc" => view.descending = false,
+                    "desc" => view.descending = true,
+                    _ => return wrong("asc or desc"),
+                },
+                "limit" => match value.parse() {
+                    Ok(limit @ 1..=MAX_PAGE_MEMBERS) => view.limit = Some(limit),
+                    _ => return wrong("a number from 1 to 10000"),
+                },
+                "after" => view.after = Some(value.into_owned()),
+                "play" => view.play = Some(value.into_owned()),
+                // What else stands in a query is no part of a name, and nothing to us.
+                _ => {}
+            }
+        }
+        Ok(view)
+    }
+}
+
+impl Origin {
+    /// The answer to a GET or HEAD of a collection.
+    pub(super) async fn send_collection(
+        &self,
+        path: &TreePath,
+        handle: OwnedFd,
+        request: &Request<'_>,
+        headers: &HeaderMap,
+        query: &str,
+    ) -> HttpResponse {
+        let view = match View::read(query) {
+            Ok(view) => view,
+            Err(mistake) => return Problem::of_origin(StatusCode::BAD_REQUEST, mistake).response(),
+        };
+        let form = view.form.unwrap_or_else(|| Form::accepted(headers));
+        let (tree, tags, of) = (Arc::clone(&self.tree), Arc::clone(&self.tags), path.clone());
+        let made = self.blocking(move || {
+            let listing = list(&tree, &tags, &of, &handle)?;
+            Ok(match form {
+                Form::Html => match &view.play {
+                    Some(name) => page::player(&of, &listing, name),
+                    None => Some(page::listing(&of, &listing, &view)),
+                },
+                Form::Json => Some(json(&of, &listing, &view)),
+                Form::Playlist => Some(playlist(&of, &listing)),
+            })
+        });
+        let text = match made.await {
+            Ok(Some(text)) => Bytes::from(text),
+            Ok(None) => {
+                let what = "there is nothing of that name to play here";
+                return Problem::of_origin(StatusCode::NOT_FOUND, what).response();
+            }
+            Err(error) => return super::refused(&error).response(),
+        };
+        answered(&text, form, request)
+    }
+}
+
+fn answered(text: &Bytes, form: Form, request: &Request<'_>) -> HttpResponse {
+    let etag = EntityTag::strong(&blake3::hash(text).to_hex()[..32]);
+    let known = Known {
+        etag: &etag,
+        weak_etag: None,
+        modified: None,
+        strong_date: false,
+        dated: None,
+    };
+    let facts = Facts {
+        status: 200,
+        length: Some(text.len() as u64),
+        known,
+        // A listing has no ranges worth having.
+        coded: true,
+    };
+    let (status, body) = match answer(request.question, facts) {
+        Answer::NotModified => (StatusCode::NOT_MODIFIED, None),
+        Answer::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, None),
+        _ => (StatusCode::OK, Some(text)),
+    };
+    let mut head = HttpResponse::build(status);
+    head.insert_header((header::ETAG, etag.to_string()))
+        .insert_header((header::VARY, HeaderValue::from_static("accept")))
+        .insert_header((header::CACHE_CONTROL, super::CACHE_CONTROL))
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")));
+    let Some(text) = body else { return head.finish() };
+    head.insert_header((header::CONTENT_TYPE, form.media()));
+    if form == Form::Html {
+        head.insert_header((header::CONTENT_SECURITY_POLICY, page::POLICY));
+    }
+    match request.head_only {
+        true => head.body(HeadOnly::of(&[Segment::Text(text.clone())])),
+        false => head.body(text.clone()),
+    }
+}
+
+/// The listing for programs: paged, and with what they need to know whether it is all.
+fn json(path: &TreePath, listing: &Listing, view: &View) -> String {
+    let limit = view.limit.unwrap_or(PAGE_MEMBERS);
+    let mut rest = listing
+        .members
+        .iter()
+        .skip_while(|member| view.after.as_ref().is_some_and(|after| member.name <= *after));
+    let shown: Vec<_> = rest.by_ref().take(limit).collect();
+    let next = rest.next().and(shown.last()).map(|last| {
+        let after = url::form_urlencoded::byte_serialize(last.name.as_bytes()).collect::<String>();
+        format!("?as=json&limit={limit}&after={after}")
+    });
+    let members: Vec<_> = shown.into_iter().map(entry).collect();
+    let mut text = json!({
+        "path": path.to_string(),
+        "complete": listing.complete,
+        "skipped": listing.skipped,
+        // The same on every page of one state.
+        "listing": listing.fingerprint(),
+        "total": listing.members.len(),
+        "entries": members,
+        "next": next,
+    })
+    .to_string();
+    text.push('\n');
+    text
+}
+
+fn entry(member: &Member) -> serde_json::Value {
+    let mut entry = json!({
+        "name": member.name,
+        "href": href(member),
+        "type": match member.kind { Kind::Collection => "collection", Kind::File => "file" },
+        "modified": rfc3339(member),
+    });
+    if member.kind == Kind::File {
+        entry["size"] = member.stamp.size.into();
+        entry["etag"] = match &member.digest {
+            Some(digest) => crate::origin::Tag::Strong(*digest).entity_tag().to_string().into(),
+            None => serde_json::Value::Null,
+        };
+    }
+    if member.link {
+        entry["link"] = true.into();
+    }
+    entry
+}
+
+/// A reference to the member, relative to its collection. The dot keeps a colon from looking like a scheme.
+pub(super) fn href(member: &Member) -> String {
+    let slash = if member.kind == Kind::Collection { "/" } else { "" };
+    format!("./{}{slash}", encode(&member.name))
+}
+
+/// When the member was last written.
+pub(super) fn rfc3339(member: &Member) -> String {
+    let time = OffsetDateTime::from_unix_timestamp_nanos(member.stamp.modified);
+    let time = time.ok().and_then(|time| time.format(&Rfc3339).ok());
+    time.unwrap_or_else(|| {
+        // Times that no calendar has.
+        let start = UNIX_EPOCH + Duration::ZERO;
+        OffsetDateTime::from(start).format(&Rfc3339).unwrap_or_default()
+    })
+}
+
+/// Whether a player can do something with it, and what kind of thing it is.
+pub(super) fn playable(path: &TreePath, member: &Member) -> Option<&'static str> {
+    if member.kind == Kind::Collection {
+        return None;
+    }
+    let media = media_type(&path.child(&member.name));
+    ["video", "audio", "image"]
+        .into_iter()
+        .find(|kind| media.strip_prefix(kind).is_some_and(|rest| rest.starts_with('/')))
+        .filter(|_| !media.contains("mpegurl"))
+}
+
+/// A playlist of what can be played, in the order in which people count.
+fn playlist(path: &TreePath, listing: &Listing) -> String {
+    let mut text = "#EXTM3U\n".to_owned();
+    for member in page::sorted(listing, page::Sort::Name, false) {
+        if matches!(playable(path, member), Some("video" | "audio")) {
+            text.push_str(&format!("#EXTINF:-1,{}\n{}\n", member.name, href(member)));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form(accept: &str) -> Form {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_str(accept).expect("a value"));
+        Form::accepted(&headers)
+    }
+
+    #[test]
+    fn people_get_a_page_and_programs_what_they_ask_for() {
+        let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+        for (accept, wanted) in [
+            (browser, Form::Html),
+            ("*/*", Form::Html),
+            ("application/json", Form::Json),
+            ("application/json, */*;q=0.1", Form::Json),
+            ("text/html;q=0.5, application/json", Form::Json),
+            ("text/html, application/json;q=0.9", Form::Html),
+            ("audio/x-mpegurl", Form::Playlist),
+            ("application/json;q=rubbish", Form::Json),
+            ("application/json;q=0", Form::Html),
+        ] {
+            assert_eq!(form(accept), wanted, "{accept}");
+        }
+        assert_eq!(Form::accepted(&HeaderMap::new()), Form::Html);
+    }
+
+    #[test]
+    fn a_wrong_query_is_named() {
+        for (query, part) in [
+            ("as=xml", "json"),
+            ("limit=0", "10000"),
+            ("sort=colour", "size"),
+            ("order=up", "desc"),
+        ] {
+            let mistake = View::read(query).expect_err("wrong");
+            assert!(mistake.contains(part), "{mistake}");
+        }
+        assert!(View::read("utm=1&as=json").is_ok());
+    }
+}

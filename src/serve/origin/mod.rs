@@ -1,0 +1,300 @@
+//! Origin mode at our door: a directory read, listed and changed over HTTP and WebDAV.
+//!
+//! ```text
+//! file        GET and HEAD of a file: decided like a stored object, sent by the same reads
+//! collection  GET and HEAD of a collection: page (for people), JSON, playlist
+//! properties  PROPFIND, PROPPATCH
+//! put         PUT; change: DELETE, MKCOL, MOVE, COPY
+//! ```
+//!
+//! `crate::origin` knows the directory and the rules of writing; here its verdicts become HTTP.
+
+mod change;
+mod collection;
+mod file;
+mod page;
+mod properties;
+mod put;
+
+use super::problem::Problem;
+use super::request::Request;
+use crate::clock::SharedClock;
+use crate::config::Delivery;
+use crate::origin::{Changes, Found, Locks, OriginError, PathError, Summing, Tags, Tree, TreePath};
+use crate::telemetry::Metrics;
+use actix_http::Payload;
+use actix_web::HttpResponse;
+use actix_web::dev::RequestHead;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use futures::StreamExt;
+use std::sync::Arc;
+
+/// The longest request target served, in bytes.
+const MAX_TARGET_BYTES: usize = 8 * 1024;
+
+/// A cache asks each time, which costs a 304; while it cannot reach us it may use what it has.
+const CACHE_CONTROL: &str = "max-age=0, stale-if-error=604800";
+
+const READING: &str = "GET, HEAD, OPTIONS, PROPFIND";
+const WRITING: &str = "GET, HEAD, OPTIONS, PROPFIND, PUT, DELETE, MKCOL, MOVE, COPY, PROPPATCH";
+
+/// How a directory is served.
+#[derive(Debug, Clone)]
+pub struct OriginSettings {
+    /// Whether it may be changed.
+    pub writable: bool,
+    /// Whether changes without a condition are refused.
+    pub demand_conditions: bool,
+    /// Whether DELETE of a collection removes all that is in it, though it does not say so.
+    pub deep_delete: bool,
+    /// The largest file that may be put, in bytes.
+    pub largest_upload: Option<u64>,
+}
+
+/// A directory that is served, with what its workers share.
+#[derive(Debug)]
+pub struct Origin {
+    /// The directory.
+    pub tree: Arc<Tree>,
+    /// What is known of its files' bytes.
+    pub tags: Arc<Tags>,
+    /// Its changes; `None` where it is read-only.
+    pub changes: Option<Arc<Changes>>,
+    /// Who changes what at the moment.
+    pub locks: Locks,
+    /// Reads large files.
+    pub summing: Summing,
+    /// The wall clock.
+    pub clock: SharedClock,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Where what waits for the disk is done.
+    pub threads: tokio::runtime::Handle,
+    /// How it is served.
+    pub settings: OriginSettings,
+}
+
+impl Origin {
+    /// The answer to a request.
+    pub async fn answer(&self, mut request: actix_http::Request) -> HttpResponse {
+        let payload = request.take_payload();
+        let response = self.route(request.head(), payload).await;
+        self.metrics.answered(response.status().as_u16());
+        response
+    }
+
+    async fn route(&self, head: &RequestHead, payload: Payload) -> HttpResponse {
+        let target = head.uri.path();
+        let query = head.uri.query().unwrap_or_default();
+        if target.len() + query.len() > MAX_TARGET_BYTES {
+            let what = "the request target is longer than 8192 bytes";
+            return Problem::of_origin(StatusCode::URI_TOO_LONG, what).response();
+        }
+        if head.method.as_str() == "OPTIONS" {
+            return self.options();
+        }
+        if let Some(own) = target.strip_prefix("/-/") {
+            return self.own(own);
+        }
+        match TreePath::parse(target) {
+            Ok(path) => self.at(&path, query, head, payload).await,
+            Err(error) => misnamed(error, head).response(),
+        }
+    }
+
+    async fn at(&self, path: &TreePath, query: &str, head: &RequestHead, payload: Payload) -> HttpResponse {
+        match head.method.as_str() {
+            "GET" | "HEAD" => self.read(path, query, head).await,
+            "PROPFIND" => match whole(payload, properties::MAX_BODY_BYTES).await {
+                Ok(body) => self.describe(path, &head.headers, &body).await,
+                Err(problem) => problem.response(),
+            },
+            method if self.changes.is_some() => {
+                let changed = match method {
+                    "PUT" => self.put(path, head, payload).await,
+                    "DELETE" => self.delete(path, head).await,
+                    "MKCOL" => self.make_collection(path, head, payload).await,
+                    "MOVE" => self.relocate(path, head).await,
+                    "COPY" => self.copy(path, head).await,
+                    "PROPPATCH" => match whole(payload, properties::MAX_BODY_BYTES).await {
+                        Ok(body) => Ok(self.set_properties(path, &body).await),
+                        Err(problem) => Err(problem),
+                    },
+                    method => return self.not_allowed(method),
+                };
+                changed.unwrap_or_else(|problem| problem.response())
+            }
+            method => self.not_allowed(method),
+        }
+    }
+
+    /// Whether a client that waits may send its body; what is refused now costs none.
+    ///
+    /// # Errors
+    /// The answer in its place.
+    pub async fn before_body(&self, head: &RequestHead) -> Result<(), HttpResponse> {
+        let path = match TreePath::parse(head.uri.path()) {
+            Ok(path) => path,
+            Err(error) => return Err(misnamed(error, head).response()),
+        };
+        match head.method.as_str() {
+            "PUT" if self.changes.is_none() => Err(self.not_allowed("PUT")),
+            "PUT" => match self.may_put(&path, head).await {
+                Ok(_) => Ok(()),
+                Err(problem) => Err(problem.response()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn changes(&self) -> Result<Arc<Changes>, Problem> {
+        self.changes.clone().ok_or_else(|| refused(&OriginError::ReadOnly))
+    }
+
+    async fn read(&self, path: &TreePath, query: &str, head: &RequestHead) -> HttpResponse {
+        let Some(request) = Request::read(head, Delivery::Follow) else {
+            return self.not_allowed(head.method.as_str());
+        };
+        let found = match self.find(path).await {
+            Ok(found) => found,
+            Err(error) => return refused(&error).response(),
+        };
+        match found {
+            Found::Collection(..) if !path.has_slash() => elsewhere(path, query),
+            Found::Collection(handle, _) => self.send_collection(path, handle, &request, &head.headers, query).await,
+            Found::File(file, stamp) => match self.tagged(path, file, stamp).await {
+                Ok(tagged) => self.send_file(path, &request, tagged),
+                Err(error) => refused(&error).response(),
+            },
+        }
+    }
+
+    /// What the path leads to: at once where the kernel knows, else from a thread that may wait for the disk.
+    async fn find(&self, path: &TreePath) -> Result<Found, OriginError> {
+        if let Some(found) = self.tree.find_now(path)? {
+            return Ok(found);
+        }
+        let (tree, path) = (Arc::clone(&self.tree), path.clone());
+        self.blocking(move || tree.find(&path)).await
+    }
+
+    /// Runs what may wait for the disk.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, OriginError> + Send + 'static,
+    ) -> Result<T, OriginError> {
+        let done = self.threads.spawn_blocking(work).await;
+        done.unwrap_or_else(|lost| {
+            Err(OriginError::Disk {
+                doing: "finish what was asked: a thread was lost",
+                source: std::io::Error::other(lost),
+            })
+        })
+    }
+
+    fn own(&self, own: &str) -> HttpResponse {
+        match own {
+            "healthz" | "readyz" => HttpResponse::Ok()
+                .insert_header((header::CACHE_CONTROL, "no-store"))
+                .body("ok\n"),
+            "metrics" => HttpResponse::Ok()
+                .insert_header((
+                    header::CONTENT_TYPE,
+                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                ))
+                .body(self.metrics.text()),
+            _ => refused(&OriginError::Absent).response(),
+        }
+    }
+
+    fn options(&self) -> HttpResponse {
+        HttpResponse::NoContent()
+            .insert_header((header::ALLOW, self.methods()))
+            .insert_header((HeaderName::from_static("dav"), HeaderValue::from_static("1")))
+            // Some of Microsoft's clients take nothing for WebDAV that does not say so.
+            .insert_header((
+                HeaderName::from_static("ms-author-via"),
+                HeaderValue::from_static("DAV"),
+            ))
+            .insert_header((header::ACCEPT_RANGES, "bytes"))
+            .finish()
+    }
+
+    fn methods(&self) -> &'static str {
+        if self.changes.is_some() { WRITING } else { READING }
+    }
+
+    fn not_allowed(&self, method: &str) -> HttpResponse {
+        let what = match self.settings.writable {
+            false => format!("{method} is not served: the directory is read-only; start with --writable to change it"),
+            true => format!("{method} is not served"),
+        };
+        Problem::of_origin(StatusCode::METHOD_NOT_ALLOWED, what)
+            .allowing_only(self.methods())
+            .response()
+    }
+}
+
+/// All of a request's body, where it is no longer than that.
+async fn whole(mut payload: Payload, most: usize) -> Result<Vec<u8>, Problem> {
+    let mut body = Vec::new();
+    while let Some(piece) = payload.next().await {
+        let piece = piece.map_err(|error| {
+            let what = format!("the request's body did not come whole: {error}");
+            Problem::of_origin(StatusCode::BAD_REQUEST, what)
+        })?;
+        if body.len() + piece.len() > most {
+            let what = format!("the request's body is longer than {most} bytes");
+            return Err(Problem::of_origin(StatusCode::PAYLOAD_TOO_LARGE, what));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
+/// The same path as a collection, relative so that it holds behind any proxy; the query is kept.
+fn elsewhere(path: &TreePath, query: &str) -> HttpResponse {
+    let name = path.name().unwrap_or_default();
+    let mut there = format!("./{}/", crate::origin::encode(name));
+    if !query.is_empty() {
+        there.push('?');
+        there.push_str(query);
+    }
+    HttpResponse::PermanentRedirect()
+        .insert_header((header::LOCATION, there))
+        .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
+        .finish()
+}
+
+/// What a path that names nothing is answered.
+fn misnamed(error: PathError, head: &RequestHead) -> Problem {
+    let reads = matches!(head.method.as_str(), "GET" | "HEAD" | "PROPFIND");
+    let status = match error {
+        PathError::Empty if reads => StatusCode::NOT_FOUND,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    Problem::of_origin(status, error.to_string())
+}
+
+/// What a client is told when the tree does not do what it asks.
+fn refused(error: &OriginError) -> Problem {
+    use OriginError as E;
+    let status = match error {
+        E::Absent => StatusCode::NOT_FOUND,
+        E::Denied | E::ReadOnly | E::Unserved | E::Root => StatusCode::FORBIDDEN,
+        E::NoParent | E::ParentIsFile | E::IsCollection | E::Exists | E::NotEmpty => StatusCode::CONFLICT,
+        E::Link | E::Special | E::Twin(_) | E::Within | E::OtherDisk => StatusCode::CONFLICT,
+        E::Failed => StatusCode::PRECONDITION_FAILED,
+        E::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
+        E::BadName | E::Unportable(_) | E::WrongDigest(_) => StatusCode::BAD_REQUEST,
+        E::InUse => StatusCode::SERVICE_UNAVAILABLE,
+        E::Changing => return Problem::later(std::time::Duration::from_secs(1), &error.to_string()).without_story(),
+        E::Disk { source, .. } => {
+            tracing::error!(%error, cause = %source, "the directory failed");
+            let what = "the server's disk failed; its log says how";
+            return Problem::of_origin(StatusCode::INTERNAL_SERVER_ERROR, what);
+        }
+    };
+    Problem::of_origin(status, error.to_string())
+}

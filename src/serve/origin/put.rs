@@ -1,0 +1,311 @@
+//! PUT: a body comes, is held to what was said of it, and takes its place under the conditions of the request.
+//!
+//! What can be refused without the body is refused before it comes; a client that waits (`Expect: 100-continue`)
+//! then sends none. No lock is held while it does.
+
+use super::{Origin, refused};
+use crate::header::{Claim, Preconditions, claim, print_date};
+use crate::origin::{Arrived, Changes, Done, Incoming, OriginError, Tag, TreePath};
+use crate::serve::problem::Problem;
+use actix_http::Payload;
+use actix_http::error::PayloadError;
+use actix_web::HttpResponse;
+use actix_web::dev::RequestHead;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap, HeaderName};
+use aws_lc_rs::digest::{Context, SHA512};
+use bytes::Bytes;
+use futures::StreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How much of a body is gathered before it is written, in bytes.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// The longest silence of a client that sends.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// What a request says of the file that it puts.
+#[derive(Debug)]
+pub(super) struct Put {
+    pub(super) conditions: Preconditions,
+    pub(super) length: Option<u64>,
+    pub(super) claims: Vec<Claim>,
+    /// The time that the client gives the file, in seconds since 1970.
+    pub(super) modified: Option<u64>,
+}
+
+impl Origin {
+    /// Reads a PUT, and refuses it where that takes no body.
+    pub(super) async fn may_put(&self, path: &TreePath, head: &RequestHead) -> Result<Put, Problem> {
+        let put = Put::read(&head.headers)?;
+        if path.has_slash() {
+            let what = "a file's path does not end in a slash; MKCOL makes a collection";
+            return Err(Problem::of_origin(StatusCode::CONFLICT, what));
+        }
+        self.demand(&put.conditions)?;
+        self.fits(put.length.unwrap_or_default())?;
+        let (changes, path, conditions) = (self.changes()?, path.clone(), put.conditions.clone());
+        self.blocking(move || changes.may_put(&path, &conditions))
+            .await
+            .map_err(|error| refused(&error))?;
+        Ok(put)
+    }
+
+    /// The answer to PUT.
+    pub(super) async fn put(
+        &self,
+        path: &TreePath,
+        head: &RequestHead,
+        payload: Payload,
+    ) -> Result<HttpResponse, Problem> {
+        let put = self.may_put(path, head).await?;
+        let changes = self.changes()?;
+        let (collection, length) = (path.parent(), put.length);
+        let begun = Arc::clone(&changes);
+        let incoming = self.blocking(move || begun.staging.begin(&collection, length)).await;
+        let incoming = incoming.map_err(|error| refused(&error))?;
+        let arrived = self.receive(&changes, incoming, &put, payload).await?;
+        let done = self.place(path, arrived, put.conditions).await?;
+        Ok(placed(done, put.modified.is_some()))
+    }
+
+    /// Puts a body that has come in its place, alone among those who change that path.
+    pub(super) async fn place(
+        &self,
+        path: &TreePath,
+        arrived: Arrived,
+        conditions: Preconditions,
+    ) -> Result<(Done, Tag), Problem> {
+        let (changes, held) = (self.changes()?, self.locks.paths(&[path]).await);
+        let path = path.clone();
+        // The lock goes with the work, which goes on though its client may leave.
+        let work = move || {
+            let _held = held;
+            let tag = Tag::Strong(arrived.digest);
+            changes.put(&path, arrived, &conditions).map(|done| (done, tag))
+        };
+        self.blocking(work).await.map_err(|error| refused(&error))
+    }
+
+    async fn receive(
+        &self,
+        changes: &Arc<Changes>,
+        incoming: Incoming,
+        put: &Put,
+        payload: Payload,
+    ) -> Result<Arrived, Problem> {
+        let mut state = (incoming, Sums::new(&put.claims));
+        let mut body = Batches::new(payload, put.length);
+        while let Some(batch) = body.next(|total| self.fits(total)).await? {
+            let (mut incoming, mut sums) = state;
+            let changes = Arc::clone(changes);
+            let written = self.blocking(move || {
+                for piece in batch {
+                    incoming.write(&changes.staging, &piece)?;
+                    sums.update(&piece);
+                }
+                Ok((incoming, sums))
+            });
+            state = written.await.map_err(|error| refused(&error))?;
+        }
+        let (incoming, sums) = state;
+        let (changes, modified) = (Arc::clone(changes), put.modified);
+        let arrived = self
+            .blocking(move || {
+                let arrived = incoming.finish(&changes.staging, modified)?;
+                sums.hold(&arrived)?;
+                Ok(arrived)
+            })
+            .await;
+        arrived.map_err(|error| refused(&error))
+    }
+
+    /// Refuses a change without a condition, where one is demanded (RFC 6585 §3).
+    pub(super) fn demand(&self, conditions: &Preconditions) -> Result<(), Problem> {
+        match self.settings.demand_conditions && conditions.is_empty() {
+            true => {
+                let what = "this server demands a condition: If-Match with the tag of what is replaced, or If-None-Match: * for what is new";
+                Err(Problem::of_origin(StatusCode::PRECONDITION_REQUIRED, what))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses what is larger than may be put.
+    pub(super) fn fits(&self, bytes: u64) -> Result<(), Problem> {
+        match self.settings.largest_upload {
+            Some(most) if bytes > most => {
+                let what = format!("the file is larger than the {most} bytes that may be put here (largest_upload)");
+                Err(Problem::of_origin(StatusCode::PAYLOAD_TOO_LARGE, what))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Put {
+    pub(super) fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+        let bad = |what: String| Problem::of_origin(StatusCode::BAD_REQUEST, what);
+        if headers.contains_key(header::CONTENT_RANGE) {
+            return Err(bad("Content-Range on PUT would replace the whole file by a part of it; send all of it, or resume an upload".to_owned()));
+        }
+        let mut codings = headers.get_all(header::CONTENT_ENCODING);
+        if let Some(coding) = codings.find(|coding| *coding != "identity") {
+            let what = format!(
+                "a file is kept as it comes, and {coding:?} could not be told to its readers; send it without a coding"
+            );
+            return Err(Problem::of_origin(StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
+        }
+        let length = text(headers, header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
+        let mut claims = Vec::new();
+        for name in ["repr-digest", "content-digest"] {
+            let field = text(headers, HeaderName::from_static(name));
+            let found = field.map(|field| claim(&field)).transpose();
+            claims.extend(found.map_err(|why| bad(format!("{name} {why}")))?.flatten());
+        }
+        let modified = text(headers, HeaderName::from_static("x-oc-mtime"));
+        let modified = modified.map(|seconds| seconds.trim().split('.').next().unwrap_or_default().parse());
+        Ok(Self {
+            conditions: conditions(headers)?,
+            length,
+            claims,
+            modified: modified
+                .transpose()
+                .map_err(|_| bad("x-oc-mtime is not a number of seconds".to_owned()))?,
+        })
+    }
+}
+
+/// The preconditions of a change. What does not read is refused, for dropping it could cost somebody's change.
+pub(super) fn conditions(headers: &HeaderMap) -> Result<Preconditions, Problem> {
+    if headers.contains_key("if") {
+        let what = "the If field of WebDAV is not evaluated here, since there are no locks; use If-Match";
+        return Err(Problem::of_origin(StatusCode::PRECONDITION_FAILED, what));
+    }
+    Preconditions::read(
+        text(headers, header::IF_MATCH),
+        text(headers, header::IF_NONE_MATCH),
+        text(headers, header::IF_UNMODIFIED_SINCE),
+    )
+    .map_err(|error| Problem::of_origin(StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+/// A field's lines as one; what is no text shows, rather than being left out.
+pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    let lines = headers
+        .get_all(name)
+        .map(|line| String::from_utf8_lossy(line.as_bytes()));
+    let lines: Vec<_> = lines.collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
+}
+
+/// The answer to a PUT that was done (RFC 9110 §9.3.4): the bytes are as they came, so their tag is told.
+pub(super) fn placed((done, tag): (Done, Tag), timed: bool) -> HttpResponse {
+    let mut response = match done {
+        Done::Made(_) => HttpResponse::Created(),
+        Done::Replaced(_) => HttpResponse::NoContent(),
+    };
+    response
+        .insert_header((header::ETAG, tag.entity_tag().to_string()))
+        .insert_header((header::LAST_MODIFIED, print_date(done.stamp().modified_at())));
+    if timed {
+        response.insert_header((HeaderName::from_static("x-oc-mtime"), "accepted"));
+    }
+    response.finish()
+}
+
+/// A body in pieces that are worth a thread's hop.
+pub(super) struct Batches {
+    payload: Payload,
+    total: u64,
+    length: Option<u64>,
+    over: bool,
+}
+
+impl Batches {
+    pub(super) fn new(payload: Payload, length: Option<u64>) -> Self {
+        Self {
+            payload,
+            total: 0,
+            length,
+            over: false,
+        }
+    }
+
+    /// What comes next; `None` at the end. `allows` is asked with the number of bytes so far.
+    pub(super) async fn next(
+        &mut self,
+        allows: impl Fn(u64) -> Result<(), Problem>,
+    ) -> Result<Option<Vec<Bytes>>, Problem> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while !self.over && bytes < BATCH_BYTES {
+            match actix_web::rt::time::timeout(IDLE, self.payload.next()).await {
+                Ok(Some(Ok(piece))) => {
+                    self.total += piece.len() as u64;
+                    allows(self.total)?;
+                    bytes += piece.len();
+                    batch.push(piece);
+                }
+                Ok(Some(Err(error))) => return Err(self.cut(&error)),
+                Ok(None) => self.over = true,
+                Err(_) => {
+                    let what = "nothing more of the body came for five minutes; nothing of it was kept";
+                    return Err(Problem::of_origin(StatusCode::REQUEST_TIMEOUT, what));
+                }
+            }
+        }
+        if self.over && self.length.is_some_and(|length| length != self.total) {
+            return Err(self.cut(&PayloadError::Incomplete(None)));
+        }
+        Ok((!batch.is_empty()).then_some(batch))
+    }
+
+    fn cut(&self, error: &PayloadError) -> Problem {
+        let what = format!(
+            "the body did not come whole ({error}): {} bytes came; nothing of it was kept",
+            self.total
+        );
+        Problem::of_origin(StatusCode::BAD_REQUEST, what)
+    }
+}
+
+/// The sums that a client's claims are held to.
+pub(super) struct Sums {
+    claims: Vec<Claim>,
+    sha512: Option<Context>,
+}
+
+impl Sums {
+    pub(super) fn new(claims: &[Claim]) -> Self {
+        let wanted = claims.iter().any(|claim| matches!(claim, Claim::Sha512(_)));
+        Self {
+            claims: claims.to_vec(),
+            sha512: wanted.then(|| Context::new(&SHA512)),
+        }
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        if let Some(sum) = &mut self.sha512 {
+            sum.update(bytes);
+        }
+    }
+
+    /// Whether all that was claimed of the body is so.
+    pub(super) fn hold(self, arrived: &Arrived) -> Result<(), OriginError> {
+        let sha512 = self.sha512.map(Context::finish);
+        for claim in &self.claims {
+            let (holds, name) = match claim {
+                Claim::Sha256(claimed) => (*claimed == arrived.digest, "sha-256"),
+                Claim::Sha512(claimed) => {
+                    let sum = sha512.as_ref().map(aws_lc_rs::digest::Digest::as_ref);
+                    (Some(claimed.as_slice()) == sum, "sha-512")
+                }
+            };
+            if !holds {
+                return Err(OriginError::WrongDigest(name));
+            }
+        }
+        Ok(())
+    }
+}
