@@ -10,6 +10,7 @@
 
 mod door;
 mod origin;
+mod tls;
 
 pub use origin::OriginServer;
 
@@ -90,6 +91,27 @@ pub enum AppError {
         /// What is wrong with it.
         source: crate::origin::OriginError,
     },
+    /// The certificate cannot be shown.
+    #[error("could not use {} with {}: {mistake}", certificate.display(), key.display())]
+    Certificate {
+        /// The file of the certificate.
+        certificate: PathBuf,
+        /// The file of its key.
+        key: PathBuf,
+        /// What is wrong.
+        mistake: String,
+    },
+    /// The access log cannot be written.
+    #[error("access_log: could not write {}: {source}", path.display())]
+    AccessLog {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The tokens do not read.
+    #[error(transparent)]
+    Tokens(#[from] crate::serve::BadTokens),
     /// The store did not open.
     #[error(transparent)]
     Store(#[from] StoreError),

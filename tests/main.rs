@@ -24,6 +24,7 @@ mod names;
 mod nobody;
 mod once;
 mod oracle;
+mod origin_access;
 mod origin_clients;
 mod origin_crash;
 mod origin_names;

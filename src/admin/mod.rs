@@ -1,12 +1,11 @@
 //! What millpond says of itself and lets be done to it, under `/-/`.
 
 mod fills;
-mod guard;
 mod objects;
 mod streams;
 mod verify;
 
-use crate::serve::{Problem, Service};
+use crate::serve::{Problem, Service, refusal};
 use crate::store::StoreError;
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
@@ -89,7 +88,7 @@ pub async fn handle(service: &Arc<Service>, request: &HttpRequest, path: &str) -
         Resource::Streams => false,
         _ => reads,
     };
-    if let Some(why) = guard::refusal(request).filter(|_| !is_open) {
+    if let Some(why) = refusal(request.peer_addr(), request.headers()).filter(|_| !is_open) {
         return Problem::new(StatusCode::FORBIDDEN, why).response();
     }
     match resource {

@@ -3,20 +3,27 @@
 //! actix-http without actix-web's application: there is one handler, and it needs to be asked before a client that
 //! waits (`Expect: 100-continue`) is told to send its body.
 
+use super::tls;
 use super::{AppError, DEAD_PEER, KEEP_ALIVE, READ_THREADS, WRITE_BUFFER_BYTES};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::OriginConfig;
 use crate::origin::{Changes, Locks, OriginError, Staging, Summing, Tags, Tree};
-use crate::serve::{Origin, OriginSettings};
+use crate::serve::{Access, AccessLog, Origin, OriginSettings};
 use crate::telemetry::Metrics;
-use actix_http::{ConnectionType, HttpService, Request, Response};
-use actix_service::fn_service;
+use actix_http::{ConnectionType, HttpService, HttpServiceBuilder, Request, Response};
+use actix_server::GracefulShutdownSignal;
+use actix_service::{Service, ServiceFactory};
+use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::body::BoxBody;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::rt::net::TcpStream;
+use futures::future::{LocalBoxFuture, Ready, ready};
+use rustls::ServerConfig;
+use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -31,6 +38,7 @@ const LINGER: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct OriginServer {
     address: SocketAddr,
+    secure: bool,
     handle: ServerHandle,
     thread: JoinHandle<std::io::Result<()>>,
     disk: tokio::runtime::Runtime,
@@ -57,6 +65,12 @@ impl OriginServer {
         };
         let tree = Tree::open(&config.root, config.hidden).map_err(unusable)?;
         let tree = Arc::new(tree);
+        let tls = config.tls.as_ref();
+        let tls = tls
+            .map(|(certificate, key)| tls::server_config(certificate, key))
+            .transpose()?;
+        let log = config.access_log.as_deref().map(open_log).transpose()?;
+        let access = Access::open(config.tokens.as_deref())?;
         let tags = Arc::new(Tags::load(kept_tags(config, tree.path()), Arc::clone(&clock)));
         let summing = Summing::start(Arc::clone(&tree), Arc::clone(&tags)).map_err(AppError::Threads)?;
         let changes = match config.writable {
@@ -74,6 +88,8 @@ impl OriginServer {
             tree,
             tags,
             changes,
+            access,
+            log,
             locks: Locks::default(),
             summing,
             clock,
@@ -92,9 +108,11 @@ impl OriginServer {
         };
         let listener = TcpListener::bind(config.listen).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
-        let (handle, thread) = serve(listener, Arc::clone(&origin), config).map_err(listen_error)?;
+        let secure = tls.is_some();
+        let (handle, thread) = serve(listener, Arc::clone(&origin), config, tls).map_err(listen_error)?;
         Ok(Self {
             address,
+            secure,
             handle,
             thread,
             disk,
@@ -109,7 +127,8 @@ impl OriginServer {
 
     /// The URL of the tree's top.
     pub fn url(&self) -> String {
-        format!("http://{}/", self.address)
+        let scheme = if self.secure { "https" } else { "http" };
+        format!("{scheme}://{}/", self.address)
     }
 
     /// Stops accepting, lets running answers finish within the grace time.
@@ -121,9 +140,19 @@ impl OriginServer {
         let served = self.thread.join().map_err(|_| AppError::Panicked)?;
         served.map_err(AppError::Threads)?;
         self.origin.tags.keep();
+        if let Some(log) = &self.origin.log {
+            log.flush();
+        }
         self.disk.shutdown_timeout(Duration::from_secs(5));
         Ok(())
     }
+}
+
+fn open_log(path: &Path) -> Result<AccessLog, AppError> {
+    AccessLog::open(path).map_err(|source| AppError::AccessLog {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn changes(
@@ -154,6 +183,7 @@ fn serve(
     listener: TcpListener,
     origin: Arc<Origin>,
     config: &OriginConfig,
+    tls: Option<ServerConfig>,
 ) -> std::io::Result<(ServerHandle, JoinHandle<std::io::Result<()>>)> {
     let (workers, grace) = (config.workers, config.grace);
     let (report, started) = std::sync::mpsc::channel();
@@ -167,25 +197,24 @@ fn serve(
                     .shutdown_timeout(grace.as_secs())
                     .disable_signals();
                 let stopping = builder.graceful_shutdown_signal();
-                let server = builder
-                    .listen("millpond-origin", listener, move || {
+                let name = "millpond-origin";
+                let builder = match tls {
+                    None => builder.listen(name, listener, move || {
                         let stopping = stopping.clone();
-                        let (asked, answering) = (Arc::clone(&origin), Arc::clone(&origin));
-                        HttpService::build()
-                            .graceful_shutdown_signal(move || {
-                                let stopping = stopping.clone();
-                                async move { stopping.notified().await }
-                            })
-                            .keep_alive(KEEP_ALIVE)
-                            .client_disconnect_timeout(LINGER)
-                            .h1_write_buffer_size(WRITE_BUFFER_BYTES)
-                            .h1_allow_half_closed(false)
+                        http(&origin, move || wait_for(stopping.clone()))
                             .on_connect_ext(|stream: &TcpStream, _| tune(stream))
-                            .expect(fn_service(move |request| before_body(Arc::clone(&asked), request)))
-                            .finish(fn_service(move |request| answer(Arc::clone(&answering), request)))
+                            .finish(answering(&origin))
                             .tcp()
-                    })?
-                    .run();
+                    }),
+                    Some(tls) => builder.listen(name, listener, move || {
+                        let stopping = stopping.clone();
+                        http(&origin, move || wait_for(stopping.clone()))
+                            .on_connect_ext(|stream: &TlsStream<TcpStream>, _| tune(stream.get_ref().0))
+                            .finish(answering(&origin))
+                            .rustls_0_23(tls.clone())
+                    }),
+                };
+                let server = builder?.run();
                 // The starter waits for this; when it is gone nobody needs the server.
                 let _ = report.send(server.handle());
                 server.await
@@ -202,21 +231,88 @@ fn serve(
 
 type Answered = Response<BoxBody>;
 
-/// Whether a client that waits may send its body: what is refused now costs none.
-async fn before_body(origin: Arc<Origin>, request: Request) -> Result<Request, Answered> {
-    match origin.before_body(request.head()).await {
-        Ok(()) => Ok(request),
-        Err(refusal) => {
-            let mut refusal = Answered::from(refusal);
-            // The body may come all the same, and would be taken for the next request.
-            refusal.head_mut().set_connection_type(ConnectionType::Close);
-            Err(refusal)
+/// Something that is made of a request by the origin.
+struct Handler<R> {
+    origin: Arc<Origin>,
+    handle: fn(Arc<Origin>, Request) -> LocalBoxFuture<'static, Result<R, Answered>>,
+}
+
+impl<R> Clone for Handler<R> {
+    fn clone(&self) -> Self {
+        Self {
+            origin: Arc::clone(&self.origin),
+            handle: self.handle,
         }
     }
 }
 
-async fn answer(origin: Arc<Origin>, request: Request) -> Result<Answered, Answered> {
-    Ok(origin.answer(request).await.into())
+impl<R: 'static> ServiceFactory<Request> for Handler<R> {
+    type Response = R;
+    type Error = Answered;
+    type Config = ();
+    type Service = Self;
+    type InitError = ();
+    type Future = Ready<Result<Self, ()>>;
+
+    fn new_service(&self, (): ()) -> Self::Future {
+        ready(Ok(self.clone()))
+    }
+}
+
+impl<R: 'static> Service<Request> for Handler<R> {
+    type Response = R;
+    type Error = Answered;
+    type Future = LocalBoxFuture<'static, Result<R, Answered>>;
+
+    fn poll_ready(&self, _: &mut Context<'_>) -> Poll<Result<(), Answered>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&self, request: Request) -> Self::Future {
+        (self.handle)(Arc::clone(&self.origin), request)
+    }
+}
+
+/// How connections are spoken with, of whatever kind they are. A client that waits is let through here.
+fn http<T, F>(
+    origin: &Arc<Origin>,
+    stopping: impl Fn() -> F + 'static,
+) -> HttpServiceBuilder<T, Handler<Answered>, Handler<Request>>
+where
+    F: Future<Output = ()> + 'static,
+{
+    let asking = Handler {
+        origin: Arc::clone(origin),
+        handle: |origin, request| {
+            Box::pin(async move {
+                let Some(refusal) = origin.before_body(&request).await else {
+                    return Ok(request);
+                };
+                let mut refusal = Answered::from(refusal);
+                // The body may come all the same, and would be taken for the next request.
+                refusal.head_mut().set_connection_type(ConnectionType::Close);
+                Err(refusal)
+            })
+        },
+    };
+    HttpService::build()
+        .graceful_shutdown_signal(stopping)
+        .keep_alive(KEEP_ALIVE)
+        .client_disconnect_timeout(LINGER)
+        .h1_write_buffer_size(WRITE_BUFFER_BYTES)
+        .h1_allow_half_closed(false)
+        .expect(asking)
+}
+
+async fn wait_for(stopping: GracefulShutdownSignal) {
+    stopping.notified().await;
+}
+
+fn answering(origin: &Arc<Origin>) -> Handler<Answered> {
+    Handler {
+        origin: Arc::clone(origin),
+        handle: |origin, request| Box::pin(async move { Ok(origin.answer(request).await.into()) }),
+    }
 }
 
 pub(super) fn tune(stream: &TcpStream) {

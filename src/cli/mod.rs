@@ -1,4 +1,4 @@
-//! The commands that ask a running server: `ls`, `show`, `rm`, `pin`, `unpin`, `verify`, `stats`.
+//! The commands that ask a running server: `ls`, `show`, `rm`, `pin`, `unpin`, `verify`, `stats`; and `token`, which asks none.
 //!
 //! Each is a request or a few to the API under `/-/api/v1`, and lines of text. Always true:
 //!
@@ -12,6 +12,7 @@
 //! ```text
 //! list show change verify stats   the commands
 //! api                             requests and answers
+//! token                           the file of tokens of an origin
 //! server name                     whom to ask, and what of
 //! object                          a line of the list of objects
 //! output units bar                text
@@ -28,6 +29,7 @@ mod output;
 mod server;
 mod show;
 mod stats;
+mod token;
 mod units;
 mod verify;
 
@@ -40,6 +42,7 @@ pub(crate) use server::SERVER_VARIABLE;
 use server::Server;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use token::TokenCommand;
 
 /// The commands that talk to a running server.
 #[derive(Debug, Subcommand)]
@@ -58,6 +61,11 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Prints the server's counters.
     Stats(Door),
+    /// Makes, lists and takes away the tokens of an origin.
+    Token {
+        #[command(subcommand)]
+        action: TokenCommand,
+    },
 }
 
 /// Whom to ask, and for whom to print.
@@ -179,6 +187,9 @@ pub(crate) fn run(command: Command) -> ExitCode {
 }
 
 fn perform(command: Command, output: &mut Output) -> Result<Outcome, Failure> {
+    if let Command::Token { action } = &command {
+        return token::run(action, output).map(|()| Outcome::Done);
+    }
     if let Command::Verify(Verify {
         data: Some(dir),
         repair,
@@ -247,6 +258,8 @@ async fn ask(command: Command, output: &mut Output) -> Result<Outcome, Failure> 
             let name = name.transpose().map_err(Failure::Usage)?;
             verify::online(&api, name.as_ref(), verify.repair, verify.door.json, output).await
         }
+        // Answered without a server.
+        Command::Token { .. } => Ok(Outcome::Done),
         Command::Stats(door) => stats::run(&Api::open(&door)?, door.json, output).await,
     }
 }

@@ -1,7 +1,7 @@
 //! `Repr-Digest` and `Want-Repr-Digest` (RFC 9530), for SHA-256.
 
 use serde::{Deserialize, Serialize};
-use sfv::{BareItem, DictSerializer, Dictionary, KeyRef, ListEntry, Parser};
+use sfv::{BareItem, DictSerializer, Dictionary, Item, KeyRef, ListEntry, Parser};
 
 const SHA_256: &str = "sha-256";
 
@@ -60,6 +60,14 @@ pub fn repr_digest(sha256: &[u8; 32]) -> String {
         let _ = field.bare_item(key, &sha256[..]);
     }
     field.finish().unwrap_or_default()
+}
+
+/// The bytes of an item that is a byte sequence (RFC 9651 §3.3.5).
+pub(crate) fn byte_sequence(field: &str) -> Option<Vec<u8>> {
+    match Parser::new(field).parse::<Item>().ok()?.bare_item {
+        BareItem::ByteSequence(bytes) => Some(bytes),
+        _ => None,
+    }
 }
 
 fn member(field: &str) -> Option<BareItem> {

@@ -16,6 +16,7 @@ mod validator;
 pub use cache_control::{CacheControl, Reach, SURROGATE};
 pub use cache_status::{CacheStatus, Forwarded};
 pub use content_range::ContentRange;
+pub(crate) use digest::byte_sequence;
 pub use digest::{Claim, claim, repr_digest, stated_sha256, wants_sha256};
 pub use forwarding::end_to_end;
 pub use precondition::{Conditions, Current, Known, Malformed, Preconditions, Verdict};

@@ -6,11 +6,13 @@
 //! tags      which bytes a file holds: SHA-256 remembered by stamp; summing reads large ones for them
 //! list      what is in a collection, and whether that is all
 //! change    put, remove, make, move, copy: wholly or not at all; staging holds what is not whole, locks the paths
+//! access    who may do what: tokens, of which hashes are kept
 //! error     what can go wrong
 //! ```
 //!
 //! Nothing here knows HTTP beyond entity tags and conditions; `serve::origin` carries it to clients.
 
+mod access;
 mod change;
 mod error;
 mod list;
@@ -21,6 +23,7 @@ mod summing;
 mod tags;
 mod tree;
 
+pub use access::{Caller, Right, Tokens, new_token};
 pub use change::{Changes, Done};
 pub use error::OriginError;
 pub use list::{Kind, Listing, Member, list};

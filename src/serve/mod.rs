@@ -9,6 +9,7 @@ mod answer;
 mod body;
 mod detach;
 mod find;
+mod guard;
 mod lookup;
 mod multipart;
 mod onward;
@@ -26,8 +27,9 @@ mod streams;
 mod variant;
 
 pub use detach::{no_such_stream, status_line};
+pub use guard::refusal;
 pub use lookup::{Service, ServiceSettings};
-pub use origin::{Origin, OriginSettings};
+pub use origin::{Access, AccessLog, BadTokens, Origin, OriginSettings};
 pub use problem::Problem;
 pub use recent::Recent;
 pub use route::{RouteError, Routed, Routes};

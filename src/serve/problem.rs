@@ -21,6 +21,8 @@ pub struct Problem {
     detail: String,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
+    /// Credentials would help (RFC 9110 §11.6.1).
+    challenge: bool,
     /// `None` for what no cache has a part in.
     story: Option<CacheStatus>,
 }
@@ -33,6 +35,7 @@ impl Problem {
             detail: detail.into(),
             retry_after: None,
             allow: None,
+            challenge: false,
             story: Some(CacheStatus::forwarded(Forwarded::UriMiss)),
         }
     }
@@ -84,6 +87,14 @@ impl Problem {
         Self { story: None, ..self }
     }
 
+    /// The same, asking for a token, or a password of clients that know no better.
+    pub(super) fn challenging(self) -> Self {
+        Self {
+            challenge: true,
+            ..self
+        }
+    }
+
     /// The same, naming these methods.
     pub(super) fn allowing_only(mut self, methods: &'static str) -> Self {
         self.allow = Some(methods);
@@ -127,6 +138,10 @@ impl Problem {
         }
         if let Some(methods) = self.allow {
             response.insert_header((header::ALLOW, methods));
+        }
+        if self.challenge {
+            response.append_header((header::WWW_AUTHENTICATE, "Bearer realm=\"millpond\""));
+            response.append_header((header::WWW_AUTHENTICATE, "Basic realm=\"millpond\", charset=\"UTF-8\""));
         }
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;

@@ -70,6 +70,7 @@ impl Answer {
 /// A connection with one answer under way.
 pub(crate) struct Client {
     reader: BufReader<TcpStream>,
+    address: SocketAddr,
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     head_only: bool,
@@ -93,6 +94,7 @@ impl Client {
         stream.set_read_timeout(Some(super::PATIENCE)).expect("set");
         Self {
             reader: BufReader::new(stream),
+            address,
             status: 0,
             headers: Vec::new(),
             head_only: false,
@@ -104,7 +106,7 @@ impl Client {
     pub(crate) fn ask(&mut self, method: &str, target: &str, headers: &[(&str, &str)]) {
         let mut text = format!("{method} {target} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| *name == "Host") {
-            text.push_str("Host: pond\r\n");
+            text.push_str(&format!("Host: {}\r\n", self.address));
         }
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));

@@ -108,6 +108,11 @@ impl Origin {
         }
     }
 
+    /// What the server says of itself, for tests that speak TLS.
+    pub(crate) fn url(&self) -> String {
+        self.server.as_ref().expect("running").url()
+    }
+
     pub(crate) fn get(&self, target: &str) -> Answer {
         self.request("GET", target, &[])
     }

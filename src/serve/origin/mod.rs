@@ -4,17 +4,24 @@
 //! file        GET and HEAD of a file: decided like a stored object, sent by the same reads
 //! collection  GET and HEAD of a collection: page (for people), JSON, playlist
 //! properties  PROPFIND, PROPPATCH
+//! access      who asks, and whether that one may
+//! log         what is written down of each request
 //! put         PUT; change: DELETE, MKCOL, MOVE, COPY
 //! ```
 //!
 //! `crate::origin` knows the directory and the rules of writing; here its verdicts become HTTP.
 
+mod access;
 mod change;
 mod collection;
 mod file;
+mod log;
 mod page;
 mod properties;
 mod put;
+
+pub use access::{Access, BadTokens};
+pub use log::AccessLog;
 
 use super::problem::Problem;
 use super::request::Request;
@@ -29,6 +36,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use futures::StreamExt;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The longest request target served, in bytes.
 const MAX_TARGET_BYTES: usize = 8 * 1024;
@@ -61,6 +69,10 @@ pub struct Origin {
     pub tags: Arc<Tags>,
     /// Its changes; `None` where it is read-only.
     pub changes: Option<Arc<Changes>>,
+    /// Who may do what.
+    pub access: Access,
+    /// Where requests are logged.
+    pub log: Option<AccessLog>,
     /// Who changes what at the moment.
     pub locks: Locks,
     /// Reads large files.
@@ -78,10 +90,26 @@ pub struct Origin {
 impl Origin {
     /// The answer to a request.
     pub async fn answer(&self, mut request: actix_http::Request) -> HttpResponse {
+        let begun = Instant::now();
         let payload = request.take_payload();
         let response = self.route(request.head(), payload).await;
         self.metrics.answered(response.status().as_u16());
-        response
+        self.logged(request.head(), begun, response)
+    }
+
+    /// The answer to a request whose client waits before it sends a body; `None` where it may.
+    pub async fn before_body(&self, request: &actix_http::Request) -> Option<HttpResponse> {
+        let begun = Instant::now();
+        let refusal = self.refusal(request.head()).await.err()?;
+        self.metrics.answered(refusal.status().as_u16());
+        Some(self.logged(request.head(), begun, refusal))
+    }
+
+    fn logged(&self, head: &RequestHead, begun: Instant, response: HttpResponse) -> HttpResponse {
+        match &self.log {
+            None => response,
+            Some(log) => log.follow(self.caller_name(head), head, begun, &self.clock, response),
+        }
     }
 
     async fn route(&self, head: &RequestHead, payload: Payload) -> HttpResponse {
@@ -95,11 +123,15 @@ impl Origin {
             return self.options();
         }
         if let Some(own) = target.strip_prefix("/-/") {
-            return self.own(own);
+            return self.own(own, head);
         }
-        match TreePath::parse(target) {
-            Ok(path) => self.at(&path, query, head, payload).await,
-            Err(error) => misnamed(error, head).response(),
+        let path = match TreePath::parse(target) {
+            Ok(path) => path,
+            Err(error) => return misnamed(error, head).response(),
+        };
+        match self.admit(&path, head) {
+            Ok(_) => self.at(&path, query, head, payload).await,
+            Err(problem) => problem.response(),
         }
     }
 
@@ -130,14 +162,14 @@ impl Origin {
     }
 
     /// Whether a client that waits may send its body; what is refused now costs none.
-    ///
-    /// # Errors
-    /// The answer in its place.
-    pub async fn before_body(&self, head: &RequestHead) -> Result<(), HttpResponse> {
+    async fn refusal(&self, head: &RequestHead) -> Result<(), HttpResponse> {
         let path = match TreePath::parse(head.uri.path()) {
             Ok(path) => path,
             Err(error) => return Err(misnamed(error, head).response()),
         };
+        if let Err(problem) = self.admit(&path, head) {
+            return Err(problem.response());
+        }
         match head.method.as_str() {
             "PUT" if self.changes.is_none() => Err(self.not_allowed("PUT")),
             "PUT" => match self.may_put(&path, head).await {
@@ -193,17 +225,21 @@ impl Origin {
         })
     }
 
-    fn own(&self, own: &str) -> HttpResponse {
+    fn own(&self, own: &str, head: &RequestHead) -> HttpResponse {
         match own {
             "healthz" | "readyz" => HttpResponse::Ok()
                 .insert_header((header::CACHE_CONTROL, "no-store"))
                 .body("ok\n"),
-            "metrics" => HttpResponse::Ok()
-                .insert_header((
-                    header::CONTENT_TYPE,
-                    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                ))
-                .body(self.metrics.text()),
+            // What is counted tells of everything.
+            "metrics" => match self.admit(&TreePath::root(), head) {
+                Ok(_) => HttpResponse::Ok()
+                    .insert_header((
+                        header::CONTENT_TYPE,
+                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    ))
+                    .body(self.metrics.text()),
+                Err(problem) => problem.response(),
+            },
             _ => refused(&OriginError::Absent).response(),
         }
     }

@@ -1,19 +1,18 @@
-//! Who may change things through the API.
+//! Who may change things without a token: through the API, or in a directory that is ours.
 //!
-//! Whoever can reach the port may read; only programs on this machine may remove, pin or repair. A web
+//! Whoever can reach the port may read; only programs on this machine may change anything. A web
 //! page that the user looks at is no such program, though its requests come from this machine: a browser
 //! names the page's origin in them, and a page that had its own name point at this machine (DNS
 //! rebinding) names that in `Host`.
 
-use actix_web::HttpRequest;
-use actix_web::http::header;
-use std::net::IpAddr;
+use actix_web::http::header::{self, HeaderMap};
+use std::net::{IpAddr, SocketAddr};
 
 /// Why a request may not change anything; `None` where it may.
-pub(super) fn refusal(request: &HttpRequest) -> Option<&'static str> {
-    let peer = request.peer_addr().map(|peer| peer.ip());
+pub fn refusal(peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<&'static str> {
+    let peer = peer.map(|peer| peer.ip());
     let text = |name| {
-        let value = request.headers().get(name);
+        let value = headers.get(name);
         value.map(|value| value.to_str().unwrap_or("?").to_owned())
     };
     judge(peer, text(header::HOST).as_deref(), text(header::ORIGIN).as_deref())
@@ -28,7 +27,7 @@ fn judge(peer: Option<IpAddr>, host: Option<&str>, origin: Option<&str>) -> Opti
         return Some("the request names this server by a name that is not its own; use its address");
     }
     match origin {
-        Some(origin) if origin.strip_prefix("http://") != Some(host) => {
+        Some(origin) if origin.split_once("://").map(|(_, host)| host) != Some(host) => {
             Some("a page of another site may not change what is stored")
         }
         _ => None,

@@ -1,0 +1,300 @@
+//! The access log: a line of JSON for each request, written when its answer has gone out, or broken off.
+//!
+//! Lines go through a bounded queue to a thread of their own, so that a slow disk delays nobody; what does not fit
+//! is counted, and the count stands in the next line. A file that has been moved away (logrotate) is made anew within a
+//! second. Credentials are never written, nor is a query whose names look like one.
+
+use crate::clock::SharedClock;
+use actix_web::HttpResponse;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::RequestHead;
+use actix_web::http::header::{self, HeaderName};
+use bytes::Bytes;
+use serde::Serialize;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// How many lines may wait for the disk.
+const MAX_WAITING: usize = 4096;
+
+/// How often it is looked whether the file is still where it was.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The longest field of a client's that is written, in bytes.
+const MAX_FIELD_BYTES: usize = 512;
+
+/// A log, open.
+#[derive(Debug)]
+pub struct AccessLog {
+    sender: SyncSender<Message>,
+    lost: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(Box<Line>),
+    /// Write what is there, and say so.
+    Flush(SyncSender<()>),
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    time: String,
+    client: Option<String>,
+    /// The name of the token.
+    token: Option<String>,
+    method: String,
+    target: String,
+    status: u16,
+    /// Of the body, handed to the connection.
+    bytes: u64,
+    /// Whether these were all.
+    whole: bool,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    range: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    referer: Option<String>,
+    /// Lines before this one that did not fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost: Option<u64>,
+}
+
+impl AccessLog {
+    /// Opens a log; lines go to its end.
+    ///
+    /// # Errors
+    /// Where the file cannot be written to.
+    pub fn open(path: &Path) -> std::io::Result<Self> {
+        let file = append(path)?;
+        let (sender, receiver) = sync_channel(MAX_WAITING);
+        let path = path.to_owned();
+        std::thread::Builder::new()
+            .name("millpond-log".to_owned())
+            .spawn(move || write_all(&path, file, &receiver))?;
+        Ok(Self {
+            sender,
+            lost: Arc::default(),
+        })
+    }
+
+    /// Returns when all lines so far are in the file.
+    pub fn flush(&self) {
+        let (done, over) = sync_channel(1);
+        if self.sender.send(Message::Flush(done)).is_ok() {
+            let _ = over.recv();
+        }
+    }
+
+    /// The same answer, which is logged when it is over.
+    pub(super) fn follow(
+        &self,
+        token: Option<String>,
+        head: &RequestHead,
+        begun: Instant,
+        clock: &SharedClock,
+        response: HttpResponse,
+    ) -> HttpResponse {
+        let field = |name: HeaderName| {
+            let text = String::from_utf8_lossy(head.headers.get(name)?.as_bytes()).into_owned();
+            Some(shortened(text))
+        };
+        let line = Line {
+            time: rfc3339(clock.now()),
+            client: head.peer_addr.map(|peer| peer.ip().to_canonical().to_string()),
+            token,
+            method: head.method.to_string(),
+            target: without_secrets(head.uri.path(), head.uri.query()),
+            status: response.status().as_u16(),
+            bytes: 0,
+            whole: false,
+            seconds: 0.0,
+            range: field(header::RANGE),
+            user_agent: field(header::USER_AGENT),
+            referer: field(header::REFERER),
+            lost: None,
+        };
+        let (sender, lost) = (self.sender.clone(), Arc::clone(&self.lost));
+        response.map_body(|_, body| {
+            BoxBody::new(Followed {
+                whole: matches!(body.size(), BodySize::None | BodySize::Sized(0)) || head.method == "HEAD",
+                body,
+                line: Some(Box::new(line)),
+                begun,
+                sender,
+                lost,
+            })
+        })
+    }
+}
+
+/// A body that is counted.
+struct Followed {
+    body: BoxBody,
+    line: Option<Box<Line>>,
+    begun: Instant,
+    whole: bool,
+    sender: SyncSender<Message>,
+    lost: Arc<AtomicU64>,
+}
+
+impl MessageBody for Followed {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_next(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(bytes))) => {
+                let size = self.body.size();
+                if let Some(line) = &mut self.line {
+                    line.bytes += bytes.len() as u64;
+                    // actix does not ask again when it has all that was promised.
+                    let all = line.bytes;
+                    self.whole = matches!(size, BodySize::Sized(promised) if promised == all);
+                }
+            }
+            Poll::Ready(None) => self.whole = true,
+            _ => {}
+        }
+        polled
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let Some(mut line) = self.line.take() else { return };
+        line.whole = self.whole;
+        line.seconds = (self.begun.elapsed().as_secs_f64() * 1e6).round() / 1e6;
+        line.lost = Some(self.lost.swap(0, Ordering::Relaxed)).filter(|lost| *lost > 0);
+        let lost = line.lost.unwrap_or_default();
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(Message::Line(line)) {
+            self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn write_all(path: &Path, file: File, receiver: &Receiver<Message>) {
+    let mut writer = BufWriter::new(file);
+    let mut looked = Instant::now();
+    let mut told = false;
+    loop {
+        // What has come is written together, and then before anybody waits.
+        let message = match receiver.try_recv() {
+            Ok(message) => Ok(message),
+            Err(_) => {
+                let flushed = writer.flush();
+                tell(path, flushed, &mut told);
+                receiver.recv_timeout(LOOK_EVERY)
+            }
+        };
+        if looked.elapsed() >= LOOK_EVERY {
+            looked = Instant::now();
+            if let (false, Ok(file)) = (is_there(path, writer.get_ref()), append(path)) {
+                let _ = writer.flush();
+                writer = BufWriter::new(file);
+            }
+        }
+        match message {
+            Ok(Message::Line(line)) => {
+                let mut text = serde_json::to_vec(&line).unwrap_or_default();
+                text.push(b'\n');
+                let written = writer.write_all(&text);
+                tell(path, written, &mut told);
+            }
+            Ok(Message::Flush(done)) => {
+                let flushed = writer.flush();
+                tell(path, flushed, &mut told);
+                let _ = done.send(());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Says once that the log cannot be written, and once more after it could again.
+fn tell(path: &Path, written: std::io::Result<()>, told: &mut bool) {
+    match written {
+        Ok(()) => *told = false,
+        Err(error) if !*told => {
+            tracing::error!(path = %path.display(), %error, "could not write the access log");
+            *told = true;
+        }
+        Err(_) => {}
+    }
+}
+
+fn append(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
+
+fn is_there(path: &Path, file: &File) -> bool {
+    let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let (there, here) = (std::fs::metadata(path).map(id), file.metadata().map(id));
+    matches!((there, here), (Ok(there), Ok(here)) if there == here)
+}
+
+/// The target as it came, but for the values of parameters that look like credentials.
+fn without_secrets(path: &str, query: Option<&str>) -> String {
+    let Some(query) = query else {
+        return shortened(path.to_owned());
+    };
+    let secret = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        ["token", "password", "secret", "signature", "key", "sig"]
+            .iter()
+            .any(|word| name.contains(word))
+    };
+    let shown = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) if secret(name) => format!("{name}=…"),
+        _ => pair.to_owned(),
+    });
+    shortened(format!("{path}?{}", shown.collect::<Vec<_>>().join("&")))
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_FIELD_BYTES {
+        let mut end = MAX_FIELD_BYTES;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    OffsetDateTime::from(time).format(&Rfc3339).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_like_a_credential_is_not_written() {
+        assert_eq!(
+            without_secrets("/a", Some("as=json&access_token=abc&x")),
+            "/a?as=json&access_token=…&x"
+        );
+        assert_eq!(without_secrets("/a", None), "/a");
+        assert_eq!(shortened("é".repeat(400)).chars().count(), 257);
+    }
+}
