@@ -29,6 +29,7 @@ mod origin_clients;
 mod origin_crash;
 mod origin_names;
 mod origin_read;
+mod origin_uploads;
 mod origin_write;
 mod players;
 mod policies;

@@ -7,7 +7,7 @@ use super::tls;
 use super::{AppError, DEAD_PEER, KEEP_ALIVE, READ_THREADS, WRITE_BUFFER_BYTES};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::OriginConfig;
-use crate::origin::{Changes, Locks, OriginError, Staging, Summing, Tags, Tree};
+use crate::origin::{Changes, Locks, OriginError, Staging, Summing, Tags, Tree, Uploads, Watching};
 use crate::serve::{Access, AccessLog, Origin, OriginSettings};
 use crate::telemetry::Metrics;
 use actix_http::{ConnectionType, HttpService, HttpServiceBuilder, Request, Response};
@@ -29,6 +29,9 @@ use std::time::Duration;
 
 /// Threads that wait for the disk: listings, tags, and what is put.
 const DISK_THREADS: usize = 64;
+
+/// How often it is looked for uploads that nobody resumes.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// How long is read on, and thrown away, what a client sends that has been refused already: closed at once, it would
 /// find its connection broken and never see why.
@@ -73,10 +76,16 @@ impl OriginServer {
         let access = Access::open(config.tokens.as_deref())?;
         let tags = Arc::new(Tags::load(kept_tags(config, tree.path()), Arc::clone(&clock)));
         let summing = Summing::start(Arc::clone(&tree), Arc::clone(&tags)).map_err(AppError::Threads)?;
+        let watching = Watching::start(Arc::clone(&tree), summing.clone()).map_err(AppError::Threads)?;
         let changes = match config.writable {
             true => Some(Arc::new(changes(config, &tree, &tags, &clock).map_err(unusable)?)),
             false => None,
         };
+        let uploads = changes.as_ref().map(|changes| {
+            let uploads = Uploads::open(Arc::clone(changes), config.upload_lifetime, Arc::clone(&clock));
+            uploads.map(Arc::new).map_err(unusable)
+        });
+        let uploads = uploads.transpose()?;
         let disk = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(DISK_THREADS)
@@ -88,10 +97,12 @@ impl OriginServer {
             tree,
             tags,
             changes,
+            uploads: uploads.clone(),
             access,
             log,
             locks: Locks::default(),
             summing,
+            watching,
             clock,
             metrics: Arc::new(Metrics::new()),
             threads: disk.handle().clone(),
@@ -102,6 +113,9 @@ impl OriginServer {
                 largest_upload: config.largest_upload,
             },
         });
+        if let Some(uploads) = uploads {
+            disk.spawn(sweep(uploads));
+        }
         let listen_error = |source| AppError::Listen {
             address: config.listen,
             source,
@@ -145,6 +159,16 @@ impl OriginServer {
         }
         self.disk.shutdown_timeout(Duration::from_secs(5));
         Ok(())
+    }
+}
+
+/// Removes uploads that were not resumed in time.
+async fn sweep(uploads: Arc<Uploads>) {
+    let mut tick = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        tick.tick().await;
+        let uploads = Arc::clone(&uploads);
+        let _ = tokio::task::spawn_blocking(move || uploads.sweep()).await;
     }
 }
 

@@ -11,6 +11,7 @@ mod forwarding;
 mod precondition;
 mod prefer;
 mod range;
+mod upload;
 mod validator;
 
 pub use cache_control::{CacheControl, Reach, SURROGATE};
@@ -22,6 +23,7 @@ pub use forwarding::end_to_end;
 pub use precondition::{Conditions, Current, Known, Malformed, Preconditions, Verdict};
 pub use prefer::{preferred_wait, prefers_async};
 pub use range::{FirstWanted, MAX_RANGES, Selection, first_wanted, select};
+pub use upload::{boolean, count};
 pub use validator::{EntityTag, StrongValidator, Validators};
 
 use std::time::SystemTime;

@@ -29,7 +29,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::path::Arg;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -73,7 +73,8 @@ pub(super) struct Staged {
 /// A body that comes, and the sum of what has come.
 pub struct Incoming {
     staged: Staged,
-    sum: Context,
+    /// `None` where not all of it came while we ran.
+    sum: Option<Context>,
     length: u64,
     /// How many bytes may come before it is asked again whether there is room.
     room: u64,
@@ -146,7 +147,7 @@ impl Staging {
         }
         Ok(Incoming {
             staged,
-            sum: Context::new(&SHA256),
+            sum: Some(Context::new(&SHA256)),
             length: 0,
             room: length.unwrap_or_default(),
         })
@@ -162,6 +163,65 @@ impl Staging {
             true => Ok(()),
             false => Err(OriginError::NoRoom),
         }
+    }
+
+    /// A new body in the place itself, which stays there when nobody holds it.
+    pub(super) fn adopt_new(&self, name: &str, length: Option<u64>) -> Result<Incoming, OriginError> {
+        self.room(&self.dir, length.unwrap_or_default())?;
+        let staged = make(Arc::clone(&self.dir), name.to_owned(), None)?;
+        Ok(Incoming::kept(staged, Some(Context::new(&SHA256)), 0))
+    }
+
+    /// A body that lies in the place already, cut to the length that is known to be on the disk.
+    pub(super) fn adopt(&self, name: &str, length: u64) -> Result<Incoming, OriginError> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.dir, name, flags, Mode::empty()).map_err(OriginError::met("open an upload"))?;
+        let file = File::from(file);
+        let failed = OriginError::io("cut an upload to what is known of it");
+        let there = file.metadata().map_err(&failed)?.len();
+        if there < length {
+            return Err(OriginError::Disk {
+                doing: "find all of an upload",
+                source: std::io::ErrorKind::UnexpectedEof.into(),
+            });
+        }
+        file.set_len(length).map_err(failed)?;
+        let staged = Staged {
+            file,
+            dir: Arc::clone(&self.dir),
+            name: name.to_owned(),
+            note: None,
+            placed: true,
+        };
+        Ok(Incoming::kept(staged, None, length))
+    }
+
+    /// Makes an upload a body like any other, where a rename can put it into that collection.
+    pub(super) fn finish_upload(
+        &self,
+        body: Incoming,
+        collection: &TreePath,
+        modified: Option<u64>,
+    ) -> Result<Arrived, OriginError> {
+        let body = body.removable();
+        let digest = match body.sum {
+            Some(sum) => finished(sum),
+            // It has been through a restart: what came before is read again.
+            None => super::tags::sum(&body.staged.file)?,
+        };
+        let mount = mount_of(self.tree.for_writing(collection)?)?;
+        let staged = match mount == self.mount {
+            true => body.staged,
+            false => {
+                let there = self.begin(collection, Some(body.length))?;
+                let failed = OriginError::io("copy an upload to its file system");
+                let mut from = &body.staged.file;
+                from.rewind().map_err(&failed)?;
+                std::io::copy(&mut from, &mut &there.staged.file).map_err(failed)?;
+                there.staged
+            }
+        };
+        self.settle(staged, digest, modified)
     }
 
     /// A name in the place for something on its way out.
@@ -263,7 +323,9 @@ impl Incoming {
         let file = &self.staged.file;
         file.write_all_at(bytes, self.length)
             .map_err(OriginError::io("write a file"))?;
-        self.sum.update(bytes);
+        if let Some(sum) = &mut self.sum {
+            sum.update(bytes);
+        }
         self.length += bytes.len() as u64;
         Ok(())
     }
@@ -284,7 +346,36 @@ impl Incoming {
     /// # Errors
     /// Where the disk does not take them.
     pub fn finish(self, staging: &Staging, modified: Option<u64>) -> Result<Arrived, OriginError> {
-        staging.settle(self.staged, finished(self.sum), modified)
+        let digest = match self.sum {
+            Some(sum) => finished(sum),
+            None => super::tags::sum(&self.staged.file)?,
+        };
+        staging.settle(self.staged, digest, modified)
+    }
+
+    /// A body that stays where it lies when nobody holds it.
+    fn kept(mut staged: Staged, sum: Option<Context>, length: u64) -> Self {
+        staged.placed = true;
+        Self {
+            staged,
+            sum,
+            length,
+            room: length,
+        }
+    }
+
+    /// The same, which goes when nobody holds it.
+    pub(super) fn removable(mut self) -> Self {
+        self.staged.placed = false;
+        self
+    }
+
+    /// Returns when all that has come is on the disk.
+    pub(super) fn sync(&self) -> Result<(), OriginError> {
+        self.staged
+            .file
+            .sync_data()
+            .map_err(OriginError::io("write an upload to the disk"))
     }
 
     pub(super) fn into_staged(self) -> Staged {
@@ -293,6 +384,16 @@ impl Incoming {
 
     pub(super) fn file(&self) -> &File {
         &self.staged.file
+    }
+}
+
+impl Arrived {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// Where the disk does not give it.
+    pub fn each_block(&self, mut look: impl FnMut(&[u8])) -> Result<(), OriginError> {
+        super::tags::each_block(&self.staged.file, |block| look(block))
     }
 }
 

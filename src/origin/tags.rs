@@ -203,18 +203,25 @@ impl Tags {
     }
 }
 
-/// Reads all of a file.
-fn sum(file: &File) -> Result<Digest, OriginError> {
+/// The digest of all of a file.
+pub(super) fn sum(file: &File) -> Result<Digest, OriginError> {
     let mut context = Context::new(&SHA256);
+    each_block(file, |block| context.update(block))?;
+    Ok(finished(context))
+}
+
+/// Reads all of a file.
+pub(super) fn each_block(file: &File, mut look: impl FnMut(&[u8])) -> Result<(), OriginError> {
     let mut space = vec![0; BLOCK_BYTES];
     let mut at = 0;
     loop {
-        let count = file.read_at(&mut space, at).map_err(OriginError::io("read a file"))?;
-        if count == 0 {
-            return Ok(finished(context));
+        match file.read_at(&mut space, at).map_err(OriginError::io("read a file"))? {
+            0 => return Ok(()),
+            count => {
+                look(&space[..count]);
+                at += count as u64;
+            }
         }
-        context.update(&space[..count]);
-        at += count as u64;
     }
 }
 

@@ -17,6 +17,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// How often a resolution is tried again that a rename elsewhere has disturbed.
 const MAX_DISTURBED: usize = 32;
 
+/// The last second that an HTTP date can tell: the end of the year 9999.
+pub const LAST_SECOND: u64 = 253_402_300_799;
+
 /// What tells one state of a file from another, as far as the operating system does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stamp {
@@ -47,7 +50,7 @@ impl Stamp {
     /// When it was last written, in whole seconds, as HTTP dates are.
     pub fn modified_at(&self) -> SystemTime {
         match u64::try_from(self.modified / 1_000_000_000) {
-            Ok(seconds) => UNIX_EPOCH + Duration::from_secs(seconds),
+            Ok(seconds) => UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND)),
             Err(_) => UNIX_EPOCH,
         }
     }

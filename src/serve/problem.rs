@@ -21,10 +21,22 @@ pub struct Problem {
     detail: String,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
+    /// What few problems have.
+    more: Option<Box<More>>,
     /// Credentials would help (RFC 9110 §11.6.1).
     challenge: bool,
     /// `None` for what no cache has a part in.
     story: Option<CacheStatus>,
+}
+
+/// What few problems have.
+#[derive(Debug, Default)]
+struct More {
+    /// The problem's type (RFC 9457 §3.1.1).
+    kind: Option<&'static str>,
+    /// What else its body says.
+    members: Vec<(&'static str, serde_json::Value)>,
+    fields: Vec<(HeaderName, String)>,
 }
 
 impl Problem {
@@ -35,6 +47,7 @@ impl Problem {
             detail: detail.into(),
             retry_after: None,
             allow: None,
+            more: None,
             challenge: false,
             story: Some(CacheStatus::forwarded(Forwarded::UriMiss)),
         }
@@ -95,6 +108,28 @@ impl Problem {
         }
     }
 
+    /// The same, of a type that programs know.
+    pub(super) fn of_type(mut self, kind: &'static str) -> Self {
+        self.more().kind = Some(kind);
+        self
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// The same, whose body says that too.
+    pub(super) fn with_member(mut self, name: &'static str, value: serde_json::Value) -> Self {
+        self.more().members.push((name, value));
+        self
+    }
+
+    /// The same with one more field.
+    pub(super) fn with_field(mut self, name: HeaderName, value: String) -> Self {
+        self.more().fields.push((name, value));
+        self
+    }
+
     /// The same, naming these methods.
     pub(super) fn allowing_only(mut self, methods: &'static str) -> Self {
         self.allow = Some(methods);
@@ -124,12 +159,23 @@ impl Problem {
     /// The answer.
     pub fn response(&self) -> HttpResponse {
         let title = self.status.canonical_reason().unwrap_or("Problem");
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "title": title,
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
+        if let Some(more) = &self.more {
+            if let Some(kind) = more.kind {
+                body["type"] = kind.into();
+            }
+            for (name, value) in &more.members {
+                body[*name] = value.clone();
+            }
+        }
         let mut response = HttpResponse::build(self.status);
+        for (name, value) in self.more.iter().flat_map(|more| &more.fields) {
+            response.append_header((name.clone(), value.as_str()));
+        }
         response
             .insert_header((header::CONTENT_TYPE, "application/problem+json"))
             .insert_header((header::CACHE_CONTROL, "no-store"));

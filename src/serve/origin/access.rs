@@ -103,11 +103,20 @@ impl Access {
 }
 
 impl Origin {
+    /// Lets through who may do that there.
+    ///
+    /// # Errors
+    /// 401 and 403.
+    pub(super) fn admit_to(&self, right: Right, path: &TreePath, head: &RequestHead) -> Result<(), Problem> {
+        let caller = self.access.caller(head, right)?;
+        allowed(&caller, caller.may(right, path))
+    }
+
     /// Lets through who may do what the request does there.
     ///
     /// # Errors
     /// 401 and 403.
-    pub(super) fn admit(&self, path: &TreePath, head: &RequestHead) -> Result<Caller, Problem> {
+    pub(super) fn admit(&self, path: &TreePath, head: &RequestHead) -> Result<(), Problem> {
         let right = match head.method.as_str() {
             "GET" | "HEAD" | "PROPFIND" | "COPY" => Right::Read,
             _ => Right::Write,
@@ -121,14 +130,7 @@ impl Origin {
             .access
             .caller(head, if other.is_some() { Right::Write } else { right })?;
         let may = caller.may(right, path) && other.is_none_or(|other| caller.may(Right::Write, &other));
-        match (may, &caller.name) {
-            (true, _) => Ok(caller),
-            (false, None) => Err(unknown("this needs a token that allows it")),
-            (false, Some(name)) => {
-                let what = format!("the token {name} does not allow that here");
-                Err(Problem::of_origin(StatusCode::FORBIDDEN, what))
-            }
-        }
+        allowed(&caller, may)
     }
 }
 
@@ -193,6 +195,17 @@ fn base64(text: &str) -> Option<String> {
     // A structured field's byte sequence is base64 between colons.
     let bytes = crate::header::byte_sequence(&format!(":{text}:"))?;
     String::from_utf8(bytes).ok()
+}
+
+fn allowed(caller: &Caller, may: bool) -> Result<(), Problem> {
+    match (may, &caller.name) {
+        (true, _) => Ok(()),
+        (false, None) => Err(unknown("this needs a token that allows it")),
+        (false, Some(name)) => {
+            let what = format!("the token {name} does not allow that here");
+            Err(Problem::of_origin(StatusCode::FORBIDDEN, what))
+        }
+    }
 }
 
 fn unknown(why: &str) -> Problem {

@@ -6,6 +6,7 @@
 //! properties  PROPFIND, PROPPATCH
 //! access      who asks, and whether that one may
 //! log         what is written down of each request
+//! upload      PUT in several requests
 //! put         PUT; change: DELETE, MKCOL, MOVE, COPY
 //! ```
 //!
@@ -19,6 +20,7 @@ mod log;
 mod page;
 mod properties;
 mod put;
+mod upload;
 
 pub use access::{Access, BadTokens};
 pub use log::AccessLog;
@@ -27,7 +29,7 @@ use super::problem::Problem;
 use super::request::Request;
 use crate::clock::SharedClock;
 use crate::config::Delivery;
-use crate::origin::{Changes, Found, Locks, OriginError, PathError, Summing, Tags, Tree, TreePath};
+use crate::origin::{Changes, Found, Locks, OriginError, PathError, Summing, Tags, Tree, TreePath, Uploads, Watching};
 use crate::telemetry::Metrics;
 use actix_http::Payload;
 use actix_web::HttpResponse;
@@ -69,6 +71,8 @@ pub struct Origin {
     pub tags: Arc<Tags>,
     /// Its changes; `None` where it is read-only.
     pub changes: Option<Arc<Changes>>,
+    /// What is put in several requests; `None` where it is read-only.
+    pub uploads: Option<Arc<Uploads>>,
     /// Who may do what.
     pub access: Access,
     /// Where requests are logged.
@@ -77,6 +81,8 @@ pub struct Origin {
     pub locks: Locks,
     /// Reads large files.
     pub summing: Summing,
+    /// Tells what appears.
+    pub watching: Watching,
     /// The wall clock.
     pub clock: SharedClock,
     /// Counters.
@@ -123,7 +129,13 @@ impl Origin {
             return self.options();
         }
         if let Some(own) = target.strip_prefix("/-/") {
-            return self.own(own, head);
+            return match own.strip_prefix(upload::PLACE) {
+                Some(id) => {
+                    let answer = self.at_upload(id, head, payload).await;
+                    answer.unwrap_or_else(|problem| problem.response())
+                }
+                None => self.own(own, head),
+            };
         }
         let path = match TreePath::parse(target) {
             Ok(path) => path,
@@ -163,6 +175,12 @@ impl Origin {
 
     /// Whether a client that waits may send its body; what is refused now costs none.
     async fn refusal(&self, head: &RequestHead) -> Result<(), HttpResponse> {
+        if let Some(own) = head.uri.path().strip_prefix("/-/") {
+            return match own.strip_prefix(upload::PLACE) {
+                Some(id) => self.may_append(id, head).await.map_err(|problem| problem.response()),
+                None => Ok(()),
+            };
+        }
         let path = match TreePath::parse(head.uri.path()) {
             Ok(path) => path,
             Err(error) => return Err(misnamed(error, head).response()),
@@ -245,7 +263,13 @@ impl Origin {
     }
 
     fn options(&self) -> HttpResponse {
-        HttpResponse::NoContent()
+        let mut response = HttpResponse::NoContent();
+        if let Some(limits) = self.upload_limits() {
+            response
+                .insert_header((HeaderName::from_static("accept-patch"), "application/partial-upload"))
+                .insert_header((HeaderName::from_static("upload-limit"), limits));
+        }
+        response
             .insert_header((header::ALLOW, self.methods()))
             .insert_header((HeaderName::from_static("dav"), HeaderValue::from_static("1")))
             // Some of Microsoft's clients take nothing for WebDAV that does not say so.

@@ -5,7 +5,7 @@
 
 use super::{Origin, refused};
 use crate::header::{Claim, Preconditions, claim, print_date};
-use crate::origin::{Arrived, Changes, Done, Incoming, OriginError, Tag, TreePath};
+use crate::origin::{Arrived, Changes, Done, Incoming, LAST_SECOND, OriginError, Tag, TreePath};
 use crate::serve::problem::Problem;
 use actix_http::Payload;
 use actix_http::error::PayloadError;
@@ -60,6 +60,9 @@ impl Origin {
         payload: Payload,
     ) -> Result<HttpResponse, Problem> {
         let put = self.may_put(path, head).await?;
+        if super::upload::begins(&head.headers) {
+            return self.begin_upload(path, head, put, payload).await;
+        }
         let changes = self.changes()?;
         let (collection, length) = (path.parent(), put.length);
         let begun = Arc::clone(&changes);
@@ -165,14 +168,18 @@ impl Put {
             claims.extend(found.map_err(|why| bad(format!("{name} {why}")))?.flatten());
         }
         let modified = text(headers, HeaderName::from_static("x-oc-mtime"));
-        let modified = modified.map(|seconds| seconds.trim().split('.').next().unwrap_or_default().parse());
+        let modified = modified.map(|seconds| {
+            let seconds: Option<u64> = seconds.trim().split('.').next().and_then(|whole| whole.parse().ok());
+            seconds.filter(|seconds| *seconds <= LAST_SECOND)
+        });
         Ok(Self {
             conditions: conditions(headers)?,
             length,
             claims,
-            modified: modified
-                .transpose()
-                .map_err(|_| bad("x-oc-mtime is not a number of seconds".to_owned()))?,
+            modified: match modified {
+                Some(None) => return Err(bad("x-oc-mtime is not a number of seconds since 1970".to_owned())),
+                modified => modified.flatten(),
+            },
         })
     }
 }
@@ -283,6 +290,15 @@ impl Sums {
             claims: claims.to_vec(),
             sha512: wanted.then(|| Context::new(&SHA512)),
         }
+    }
+
+    /// Those of a body that has come already.
+    pub(super) fn of(claims: &[Claim], arrived: &Arrived) -> Result<Self, OriginError> {
+        let mut sums = Self::new(claims);
+        if sums.sha512.is_some() {
+            arrived.each_block(|block| sums.update(block))?;
+        }
+        Ok(sums)
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {

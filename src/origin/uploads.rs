@@ -1,0 +1,340 @@
+//! Uploads that can be resumed: a body that comes in several requests, over days and restarts if need be.
+//!
+//! ```text
+//! DIR/.millpond/upload-<id>        the bytes so far
+//! DIR/.millpond/upload-<id>.json   where they go, under which conditions, how many of them are on the disk
+//! ```
+//!
+//! The number in the record is told to the client, and never runs ahead of a sync: what was acknowledged is there
+//! after a crash, and what lies beyond it is cut off. One request at a time appends; a later one takes over, since
+//! its client knows that the earlier has failed. Conditions are evaluated when the upload begins, and count when it takes its place.
+//! What is complete stays known, without its bytes, for as long as it could have been resumed.
+
+use super::change::Changes;
+use super::error::OriginError;
+use super::path::TreePath;
+use super::staging::{Arrived, Incoming, UPLOAD, random, sync};
+use crate::clock::{SharedClock, unix_seconds};
+use crate::header::{Claim, Preconditions};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedMutexGuard, watch};
+
+/// How many uploads may be under way.
+const MAX_UPLOADS: usize = 10_000;
+
+/// How many bytes may have come since they were last recorded.
+const RECORD_EVERY: u64 = 64 << 20;
+
+/// What is known of an upload, as it is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// Where it goes, as in a URL.
+    pub path: String,
+    /// Under which conditions.
+    pub conditions: Preconditions,
+    /// What its bytes are to add up to.
+    pub claims: Vec<Claim>,
+    /// The time that the client gives the file, in seconds since 1970.
+    pub modified: Option<u64>,
+    /// The length of all, where the client has told it.
+    pub length: Option<u64>,
+    /// How many bytes have come, and are on the disk.
+    pub offset: u64,
+    /// It has taken its place, or was refused it.
+    pub complete: bool,
+    /// When it was last touched, in seconds since 1970.
+    pub touched: u64,
+}
+
+/// One upload.
+#[derive(Debug)]
+pub struct Upload {
+    /// Its name; who knows it may append.
+    pub id: String,
+    /// Where it goes.
+    pub path: TreePath,
+    /// Rises with each request that takes over.
+    turn: watch::Sender<u64>,
+    state: Arc<tokio::sync::Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    record: Record,
+    /// The body, with the sum of what has come; `None` once complete.
+    body: Option<Incoming>,
+    gone: bool,
+}
+
+/// The right to change an upload, until somebody takes over.
+#[derive(Debug)]
+pub struct Turn {
+    state: OwnedMutexGuard<State>,
+    taken: watch::Receiver<u64>,
+    id: String,
+}
+
+/// All uploads of a tree.
+#[derive(Debug)]
+pub struct Uploads {
+    changes: Arc<Changes>,
+    known: Mutex<HashMap<String, Arc<Upload>>>,
+    lifetime: Duration,
+    clock: SharedClock,
+}
+
+impl Uploads {
+    /// Those that lie in the place for unfinished bodies; what does not read is removed.
+    ///
+    /// # Errors
+    /// Where the place cannot be read.
+    pub fn open(changes: Arc<Changes>, lifetime: Duration, clock: SharedClock) -> Result<Self, OriginError> {
+        let uploads = Self {
+            changes,
+            known: Mutex::default(),
+            lifetime,
+            clock,
+        };
+        let failed = OriginError::met("read the uploads in .millpond");
+        let mut names = Vec::new();
+        for entry in Dir::read_from(uploads.changes.staging.dir()).map_err(&failed)? {
+            let name = entry.map_err(&failed)?.file_name().to_string_lossy().into_owned();
+            names.extend(name.strip_prefix(UPLOAD).map(str::to_owned));
+        }
+        for name in &names {
+            match name.strip_suffix(".json") {
+                Some(id) => match uploads.load(id) {
+                    Ok(upload) => {
+                        uploads.lock().insert(id.to_owned(), Arc::new(upload));
+                    }
+                    Err(error) => {
+                        tracing::warn!(id, %error, "an upload cannot be resumed, and is removed");
+                        uploads.erase(id);
+                    }
+                },
+                // A body whose record was never made.
+                None if !names.contains(&format!("{name}.json")) => uploads.erase(name),
+                None => {}
+            }
+        }
+        Ok(uploads)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Upload>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long an upload that nobody touches can be resumed.
+    pub fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
+    /// The upload of that name.
+    pub fn get(&self, id: &str) -> Option<Arc<Upload>> {
+        self.lock().get(id).cloned()
+    }
+
+    /// Begins an upload. For a thread that may wait for the disk.
+    ///
+    /// # Errors
+    /// Where there is no room, or there are too many.
+    pub fn begin(&self, mut record: Record) -> Result<Arc<Upload>, OriginError> {
+        if self.lock().len() >= MAX_UPLOADS {
+            return Err(OriginError::NoRoom);
+        }
+        let id = random();
+        let staging = &self.changes.staging;
+        let body = staging.adopt_new(&format!("{UPLOAD}{id}"), record.length)?;
+        record.touched = unix_seconds(self.clock.now());
+        self.write(&id, &record)?;
+        let upload = Arc::new(Upload::new(id.clone(), record, Some(body))?);
+        self.lock().insert(id, Arc::clone(&upload));
+        Ok(upload)
+    }
+
+    /// Writes the bytes that come next. For a thread that may wait for the disk.
+    ///
+    /// # Errors
+    /// Where the disk does not take them.
+    pub fn append(&self, turn: &mut Turn, bytes: &[u8]) -> Result<(), OriginError> {
+        let state = &mut *turn.state;
+        let Some(body) = &mut state.body else {
+            return Err(OriginError::Absent);
+        };
+        body.write(&self.changes.staging, bytes)?;
+        match body.len() - state.record.offset >= RECORD_EVERY {
+            true => self.record(turn),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns when what has come is on the disk, and recorded: from then on it can be told.
+    ///
+    /// # Errors
+    /// Where the disk does not take it.
+    pub fn record(&self, turn: &mut Turn) -> Result<(), OriginError> {
+        let state = &mut *turn.state;
+        if let Some(body) = &state.body {
+            body.sync()?;
+            state.record.offset = body.len();
+        }
+        state.record.touched = unix_seconds(self.clock.now());
+        self.write(&turn.id, &state.record)
+    }
+
+    /// Makes a body of all that has come, which is complete from now on; whoever has it puts it in its place.
+    ///
+    /// # Errors
+    /// Where the disk does not take or give it.
+    pub fn finish(&self, turn: &mut Turn) -> Result<(Arrived, Record), OriginError> {
+        let state = &mut *turn.state;
+        let body = state.body.take().ok_or(OriginError::Absent)?;
+        state.record.offset = body.len();
+        state.record.complete = true;
+        state.record.touched = unix_seconds(self.clock.now());
+        let record = state.record.clone();
+        let path = TreePath::parse(&record.path).map_err(|_| OriginError::BadName)?;
+        let arrived = self
+            .changes
+            .staging
+            .finish_upload(body, &path.parent(), record.modified)?;
+        Ok((arrived, record))
+    }
+
+    /// Writes down that an upload is complete, after it has taken its place or was refused it.
+    ///
+    /// # Errors
+    /// Where the disk does not take it.
+    pub fn completed(&self, turn: &Turn) -> Result<(), OriginError> {
+        self.write(&turn.id, &turn.state.record)
+    }
+
+    /// Removes an upload and what has come of it.
+    pub fn cancel(&self, turn: &mut Turn) {
+        turn.state.gone = true;
+        // Dropping the body removes its bytes.
+        if let Some(body) = turn.state.body.take() {
+            drop(body.removable());
+        }
+        self.erase(&turn.id);
+        self.lock().remove(&turn.id);
+    }
+
+    /// Removes those that nobody has touched for their lifetime. For a thread that may wait for the disk.
+    pub fn sweep(&self) {
+        let limit = unix_seconds(self.clock.now()).saturating_sub(self.lifetime.as_secs());
+        let all: Vec<Arc<Upload>> = self.lock().values().cloned().collect();
+        for upload in all {
+            // One that is being appended to is touched.
+            if let Ok(state) = Arc::clone(&upload.state).try_lock_owned()
+                && state.record.touched < limit
+            {
+                let mut turn = Turn {
+                    state,
+                    taken: upload.turn.subscribe(),
+                    id: upload.id.clone(),
+                };
+                tracing::info!(id = upload.id, path = %upload.path, "an upload was not resumed in time, and is removed");
+                self.cancel(&mut turn);
+            }
+        }
+    }
+
+    fn load(&self, id: &str) -> Result<Upload, OriginError> {
+        let failed = OriginError::met("read an upload");
+        let dir = self.changes.staging.dir();
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(dir, format!("{UPLOAD}{id}.json"), flags, Mode::empty()).map_err(failed)?;
+        let mut text = String::new();
+        File::from(file)
+            .take(1 << 20)
+            .read_to_string(&mut text)
+            .map_err(OriginError::io("read an upload"))?;
+        let record: Record = serde_json::from_str(&text).map_err(|error| OriginError::Disk {
+            doing: "read the record of an upload",
+            source: error.into(),
+        })?;
+        let body = match record.complete {
+            true => None,
+            false => Some(self.changes.staging.adopt(&format!("{UPLOAD}{id}"), record.offset)?),
+        };
+        Upload::new(id.to_owned(), record, body)
+    }
+
+    fn write(&self, id: &str, record: &Record) -> Result<(), OriginError> {
+        let failed = OriginError::met("write the record of an upload");
+        let dir = self.changes.staging.dir();
+        let (new, name) = (format!("put-{}", random()), format!("{UPLOAD}{id}.json"));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut file = File::from(openat(dir, &new, flags, Mode::RUSR | Mode::WUSR).map_err(&failed)?);
+        let text = serde_json::to_vec(record).map_err(|error| OriginError::Disk {
+            doing: "write the record of an upload",
+            source: error.into(),
+        })?;
+        let written = file.write_all(&text).and_then(|()| file.sync_all());
+        written.map_err(OriginError::io("write the record of an upload"))?;
+        renameat(dir, &new, dir, &name).map_err(failed)?;
+        sync(dir)
+    }
+
+    fn erase(&self, id: &str) {
+        for name in [format!("{UPLOAD}{id}.json"), format!("{UPLOAD}{id}")] {
+            let _ = unlinkat(self.changes.staging.dir(), name, AtFlags::empty());
+        }
+    }
+}
+
+impl Upload {
+    fn new(id: String, record: Record, body: Option<Incoming>) -> Result<Self, OriginError> {
+        let path = TreePath::parse(&record.path).map_err(|_| OriginError::BadName)?;
+        let state = State {
+            record,
+            body,
+            gone: false,
+        };
+        Ok(Self {
+            id,
+            path,
+            turn: watch::Sender::new(0),
+            state: Arc::new(tokio::sync::Mutex::new(state)),
+        })
+    }
+
+    /// Takes over from whoever appends at the moment; `None` where the upload is gone by then.
+    pub async fn take_over(&self) -> Option<Turn> {
+        self.turn.send_modify(|turn| *turn += 1);
+        let taken = self.turn.subscribe();
+        let state = Arc::clone(&self.state).lock_owned().await;
+        let id = self.id.clone();
+        (!state.gone).then_some(Turn { state, taken, id })
+    }
+}
+
+impl Turn {
+    /// What is known of the upload.
+    pub fn record(&self) -> &Record {
+        &self.state.record
+    }
+
+    /// How many bytes have come, whether they are on the disk or not.
+    pub fn offset(&self) -> u64 {
+        let record = &self.state.record;
+        self.state.body.as_ref().map_or(record.offset, Incoming::len)
+    }
+
+    /// Notes the length that the client has told.
+    pub fn set_length(&mut self, length: u64) {
+        self.state.record.length = Some(length);
+    }
+
+    /// Tells when somebody else takes over.
+    pub fn taken(&self) -> watch::Receiver<u64> {
+        self.taken.clone()
+    }
+}

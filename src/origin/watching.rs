@@ -1,0 +1,86 @@
+//! The directory, watched: what appears or changes is read for its tag before anybody asks.
+//!
+//! Nothing that is answered rests on the watch. Every answer looks at the directory itself, so a change made outside
+//! is seen by the next request whether the watch has told of it or not; and where there is none (too many
+//! directories for the kernel's limit, a network file system) only the strong tags of large files come later.
+
+use super::path::TreePath;
+use super::summing::Summing;
+use super::tags::INLINE_BYTES;
+use super::tree::Tree;
+use notify::event::{EventKind, ModifyKind};
+use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A watch. Dropping it ends it.
+#[derive(Debug)]
+pub struct Watching {
+    /// `None` until all directories are under watch, or where they cannot be.
+    watcher: Arc<Mutex<Option<RecommendedWatcher>>>,
+}
+
+impl Watching {
+    /// Begins to watch, on a thread of its own: a large tree takes a while.
+    ///
+    /// # Errors
+    /// Where there is no thread to be had.
+    pub fn start(tree: Arc<Tree>, summing: Summing) -> std::io::Result<Self> {
+        let watching = Self {
+            watcher: Arc::default(),
+        };
+        let slot = Arc::clone(&watching.watcher);
+        std::thread::Builder::new()
+            .name("millpond-watch".to_owned())
+            .spawn(move || {
+                let root = tree.path().to_owned();
+                match begin(tree, summing) {
+                    Ok(watcher) => *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(watcher),
+                    Err(error) => {
+                        tracing::warn!(path = %root.display(), %error, "the directory is not watched: strong tags of large files come when they are asked for; raise fs.inotify.max_user_watches");
+                    }
+                }
+            })?;
+        Ok(watching)
+    }
+}
+
+fn begin(tree: Arc<Tree>, summing: Summing) -> notify::Result<RecommendedWatcher> {
+    let root = tree.path().to_owned();
+    // A link may lead out of the directory, or in circles.
+    let config = Config::default().with_follow_symlinks(false);
+    let told = move |event: notify::Result<Event>| {
+        let Ok(event) = event else { return };
+        if !changes_bytes(&event.kind) {
+            return;
+        }
+        for path in event.paths.iter().filter_map(|path| path_of(&tree, path)) {
+            let large = tree
+                .inspect(&path)
+                .is_ok_and(|stat| u64::try_from(stat.st_size).is_ok_and(|size| size > INLINE_BYTES));
+            if large {
+                summing.ask(&path);
+            }
+        }
+    };
+    let mut watcher = RecommendedWatcher::new(told, config)?;
+    watcher.watch(&root, RecursiveMode::Recursive)?;
+    Ok(watcher)
+}
+
+fn changes_bytes(kind: &EventKind) -> bool {
+    match kind {
+        EventKind::Create(_) => true,
+        EventKind::Modify(kind) => !matches!(kind, ModifyKind::Metadata(_)),
+        _ => false,
+    }
+}
+
+/// The path in the tree; `None` for what is not served.
+fn path_of(tree: &Tree, path: &Path) -> Option<TreePath> {
+    let names = path.strip_prefix(tree.path()).ok()?;
+    let path = names
+        .iter()
+        .try_fold(TreePath::root(), |path, name| Some(path.child(name.to_str()?)))?;
+    (!path.is_root() && tree.serves(&path)).then_some(path)
+}

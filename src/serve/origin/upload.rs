@@ -1,0 +1,351 @@
+//! Resumable uploads over HTTP (draft-ietf-httpbis-resumable-upload).
+//!
+//! ```text
+//! PUT /film.mkv          Upload-Complete: ?0      → 201, Location: /-/uploads/ID; what came with it counts
+//! HEAD /-/uploads/ID                              → 204, Upload-Offset
+//! PATCH /-/uploads/ID    Upload-Offset: N, ?0     → 204; ?1 → what the PUT would have been answered
+//! DELETE /-/uploads/ID                            → 204
+//! ```
+//!
+//! Interim responses (104) are not sent: a client that wants to resume begins with `?0`, which tells it the place. A
+//! request takes over from one that still appends, whose client must have failed. An offset that is told is on the disk.
+
+use super::put::{Batches, Put, Sums, placed, text};
+use super::{Origin, refused};
+use crate::header::{Preconditions, boolean, count};
+use crate::origin::{OriginError, Record, Right, TreePath, Turn, Upload, Uploads};
+use crate::serve::problem::Problem;
+use actix_http::Payload;
+use actix_web::HttpResponse;
+use actix_web::dev::RequestHead;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap, HeaderName};
+use std::sync::Arc;
+
+/// Where uploads are, beneath what is ours.
+pub(super) const PLACE: &str = "uploads/";
+
+const MEDIA: &str = "application/partial-upload";
+
+const COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
+const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+const LENGTH: HeaderName = HeaderName::from_static("upload-length");
+const LIMIT: HeaderName = HeaderName::from_static("upload-limit");
+
+/// Problem types of the draft.
+const MISMATCH: &str = "https://iana.org/assignments/http-problem-types#mismatching-upload-offset";
+const OVER: &str = "https://iana.org/assignments/http-problem-types#completed-upload";
+const INCONSISTENT: &str = "https://iana.org/assignments/http-problem-types#inconsistent-upload-length";
+
+/// Whether a PUT is the beginning of an upload that comes in several requests.
+pub(super) fn begins(headers: &HeaderMap) -> bool {
+    text(headers, COMPLETE).and_then(|field| boolean(&field)) == Some(false)
+}
+
+impl Origin {
+    /// What an upload may be, for who asks before it begins one.
+    pub(super) fn upload_limits(&self) -> Option<String> {
+        let uploads = self.uploads.as_ref()?;
+        let size = self.settings.largest_upload.map(|most| format!("max-size={most}, "));
+        Some(format!(
+            "{}max-age={}",
+            size.unwrap_or_default(),
+            uploads.lifetime().as_secs()
+        ))
+    }
+
+    /// The answer to a PUT with `Upload-Complete: ?0`.
+    pub(super) async fn begin_upload(
+        &self,
+        path: &TreePath,
+        head: &RequestHead,
+        put: Put,
+        payload: Payload,
+    ) -> Result<HttpResponse, Problem> {
+        let length = text(&head.headers, LENGTH).and_then(|field| count(&field));
+        self.fits(length.unwrap_or_default())?;
+        let record = Record {
+            path: path.to_string(),
+            conditions: put.conditions,
+            claims: put.claims,
+            modified: put.modified,
+            length,
+            offset: 0,
+            complete: false,
+            touched: 0,
+        };
+        let uploads = self.uploads()?;
+        let begun = Arc::clone(&uploads);
+        let upload = self
+            .blocking(move || begun.begin(record))
+            .await
+            .map_err(|error| refused(&error))?;
+        let turn = upload.take_over().await.ok_or_else(|| refused(&OriginError::Absent))?;
+        let turn = self.append(&uploads, turn, payload, put.length).await?;
+        let mut response = HttpResponse::Created();
+        response
+            .insert_header((header::LOCATION, format!("/-/{PLACE}{}", upload.id)))
+            .insert_header((COMPLETE, "?0"))
+            .insert_header((OFFSET, turn.offset().to_string()))
+            .insert_header((header::CACHE_CONTROL, "no-store"));
+        response.insert_header((LIMIT, self.upload_limits().unwrap_or_default()));
+        Ok(response.finish())
+    }
+
+    /// The answer to a request to an upload.
+    pub(super) async fn at_upload(
+        &self,
+        id: &str,
+        head: &RequestHead,
+        payload: Payload,
+    ) -> Result<HttpResponse, Problem> {
+        let upload = self.upload_of(id, head)?;
+        match head.method.as_str() {
+            "HEAD" => {
+                let uploads = self.uploads()?;
+                let turn = self.recorded(&uploads, self.turn(&upload).await?).await?;
+                let mut response = HttpResponse::NoContent();
+                response
+                    .insert_header((OFFSET, turn.offset().to_string()))
+                    .insert_header((COMPLETE, if turn.record().complete { "?1" } else { "?0" }))
+                    .insert_header((LIMIT, self.upload_limits().unwrap_or_default()))
+                    .insert_header((header::CACHE_CONTROL, "no-store"));
+                if let Some(length) = turn.record().length {
+                    response.insert_header((LENGTH, length.to_string()));
+                }
+                Ok(response.finish())
+            }
+            "PATCH" => self.resume(&upload, head, payload).await,
+            "DELETE" => {
+                let (uploads, mut turn) = (self.uploads()?, self.turn(&upload).await?);
+                let cancel = move || {
+                    uploads.cancel(&mut turn);
+                    Ok(())
+                };
+                self.blocking(cancel).await.map_err(|error| refused(&error))?;
+                Ok(HttpResponse::NoContent().finish())
+            }
+            method => {
+                let what =
+                    format!("{method} is not for uploads; HEAD tells how much has come, PATCH appends, DELETE cancels");
+                let problem = Problem::of_origin(StatusCode::METHOD_NOT_ALLOWED, what);
+                Err(problem.allowing_only("HEAD, PATCH, DELETE"))
+            }
+        }
+    }
+
+    /// Whether a client that waits may send what it wants to append.
+    pub(super) async fn may_append(&self, id: &str, head: &RequestHead) -> Result<(), Problem> {
+        let upload = self.upload_of(id, head)?;
+        match head.method.as_str() {
+            "PATCH" => Patch::read(&head.headers)?.begin(&mut self.turn(&upload).await?),
+            _ => Ok(()),
+        }
+    }
+
+    /// The upload of that name, for who may write where it goes.
+    fn upload_of(&self, id: &str, head: &RequestHead) -> Result<Arc<Upload>, Problem> {
+        let upload = self.uploads.as_ref().and_then(|uploads| uploads.get(id));
+        match upload {
+            Some(upload) => self.admit_to(Right::Write, &upload.path, head).map(|()| upload),
+            None => {
+                // Who may do nothing learns nothing.
+                self.admit_to(Right::Write, &TreePath::root(), head)
+                    .map_err(|_| absent())?;
+                Err(absent())
+            }
+        }
+    }
+
+    fn uploads(&self) -> Result<Arc<Uploads>, Problem> {
+        self.uploads.clone().ok_or_else(absent)
+    }
+
+    async fn turn(&self, upload: &Upload) -> Result<Turn, Problem> {
+        upload.take_over().await.ok_or_else(absent)
+    }
+
+    async fn resume(&self, upload: &Upload, head: &RequestHead, payload: Payload) -> Result<HttpResponse, Problem> {
+        let patch = Patch::read(&head.headers)?;
+        let (uploads, mut turn) = (self.uploads()?, self.turn(upload).await?);
+        patch.begin(&mut turn)?;
+        self.fits(turn.record().length.unwrap_or_default())?;
+        let length = text(&head.headers, header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
+        let turn = self.append(&uploads, turn, payload, length).await?;
+        if !patch.complete {
+            let mut response = HttpResponse::NoContent();
+            return Ok(response
+                .insert_header((COMPLETE, "?0"))
+                .insert_header((OFFSET, turn.offset().to_string()))
+                .finish());
+        }
+        if turn.record().length.is_some_and(|length| length != turn.offset()) {
+            return Err(inconsistent(&turn));
+        }
+        let done = self.complete(&uploads, upload, turn).await;
+        let mut response = done.unwrap_or_else(|problem| problem.response());
+        // Whatever it says, it says of the whole: resuming would not change it.
+        response
+            .headers_mut()
+            .insert(COMPLETE, header::HeaderValue::from_static("?1"));
+        Ok(response)
+    }
+
+    /// Takes what comes with the request, as long as nobody takes over; then records it, whatever has come.
+    async fn append(
+        &self,
+        uploads: &Arc<Uploads>,
+        mut turn: Turn,
+        payload: Payload,
+        length: Option<u64>,
+    ) -> Result<Turn, Problem> {
+        let mut body = Batches::new(payload, length);
+        let mut taken = turn.taken();
+        let (begun, most) = (turn.offset(), turn.record().length);
+        let allows = |came: u64| match most {
+            Some(most) if begun + came > most => Err(Problem::of_origin(
+                StatusCode::BAD_REQUEST,
+                format!("more came than the {most} bytes that were announced"),
+            )
+            .of_type(INCONSISTENT)),
+            _ => self.fits(begun + came),
+        };
+        let outcome = loop {
+            let next = tokio::select! {
+                next = body.next(allows) => next,
+                _ = taken.changed() => break Err(Problem::of_origin(StatusCode::CONFLICT, "another request has taken over this upload")),
+            };
+            let batch = match next {
+                Ok(Some(batch)) => batch,
+                Ok(None) => break Ok(()),
+                Err(problem) => {
+                    // What came before counts.
+                    break Err(problem);
+                }
+            };
+            let with = Arc::clone(uploads);
+            let written = self.blocking(move || {
+                for piece in batch {
+                    with.append(&mut turn, &piece)?;
+                }
+                Ok(turn)
+            });
+            turn = written.await.map_err(|error| refused(&error))?;
+        };
+        let turn = self.recorded(uploads, turn).await?;
+        outcome.map(|()| turn)
+    }
+
+    async fn recorded(&self, uploads: &Arc<Uploads>, mut turn: Turn) -> Result<Turn, Problem> {
+        let uploads = Arc::clone(uploads);
+        let record = move || {
+            uploads.record(&mut turn)?;
+            Ok(turn)
+        };
+        self.blocking(record).await.map_err(|error| refused(&error))
+    }
+
+    /// Puts what has come whole in its place, under the conditions that it began with.
+    async fn complete(&self, uploads: &Arc<Uploads>, upload: &Upload, mut turn: Turn) -> Result<HttpResponse, Problem> {
+        let with = Arc::clone(uploads);
+        let finish = move || {
+            let (arrived, record) = with.finish(&mut turn)?;
+            let held = Sums::of(&record.claims, &arrived).and_then(|sums| sums.hold(&arrived));
+            Ok((turn, arrived, record, held))
+        };
+        let (turn, arrived, record, held) = self.blocking(finish).await.map_err(|error| refused(&error))?;
+        let (conditions, timed): (Preconditions, bool) = (record.conditions, record.modified.is_some());
+        let done = match held {
+            Ok(()) => self.place(&upload.path, arrived, conditions).await,
+            Err(error) => Err(refused(&error)),
+        };
+        let with = Arc::clone(uploads);
+        let recorded = self.blocking(move || with.completed(&turn)).await;
+        if let Err(error) = recorded {
+            tracing::warn!(id = upload.id, %error, "could not record that an upload is complete");
+        }
+        Ok(placed(done?, timed))
+    }
+}
+
+/// What a PATCH says of what it brings.
+struct Patch {
+    offset: u64,
+    complete: bool,
+    length: Option<u64>,
+    content: Option<u64>,
+}
+
+impl Patch {
+    fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+        let media = text(headers, header::CONTENT_TYPE).unwrap_or_default();
+        if !media
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .eq_ignore_ascii_case(MEDIA)
+        {
+            let what = format!("what is appended to an upload is {MEDIA}");
+            return Err(Problem::of_origin(StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
+        }
+        let missing = |name: &HeaderName| {
+            let what = format!("{name} is missing, or is not what the draft says it is");
+            Problem::of_origin(StatusCode::BAD_REQUEST, what)
+        };
+        Ok(Self {
+            offset: text(headers, OFFSET)
+                .and_then(|field| count(&field))
+                .ok_or_else(|| missing(&OFFSET))?,
+            complete: text(headers, COMPLETE)
+                .and_then(|field| boolean(&field))
+                .ok_or_else(|| missing(&COMPLETE))?,
+            length: text(headers, LENGTH).and_then(|field| count(&field)),
+            content: text(headers, header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok()),
+        })
+    }
+
+    /// Whether it goes on where the upload is; notes the length if it tells one.
+    fn begin(&self, turn: &mut Turn) -> Result<(), Problem> {
+        if turn.record().complete {
+            let what = "the upload is complete already";
+            return Err(Problem::of_origin(StatusCode::BAD_REQUEST, what).of_type(OVER));
+        }
+        if turn.offset() != self.offset {
+            let what = format!("the upload goes on at {}, not at {}", turn.offset(), self.offset);
+            return Err(Problem::of_origin(StatusCode::CONFLICT, what)
+                .of_type(MISMATCH)
+                .with_member("expected-offset", turn.offset().into())
+                .with_member("provided-offset", self.offset.into())
+                .with_field(OFFSET, turn.offset().to_string()));
+        }
+        let told = [
+            turn.record().length,
+            self.length,
+            self.content
+                .filter(|_| self.complete)
+                .map(|content| self.offset + content),
+        ];
+        let mut told = told.into_iter().flatten();
+        if let Some(length) = told.next() {
+            if told.any(|other| other != length) {
+                return Err(inconsistent(turn));
+            }
+            turn.set_length(length);
+        }
+        Ok(())
+    }
+}
+
+fn inconsistent(turn: &Turn) -> Problem {
+    let what = match turn.record().length {
+        Some(length) => format!("the upload was announced as {length} bytes, and this says otherwise"),
+        None => "the request tells two lengths".to_owned(),
+    };
+    Problem::of_origin(StatusCode::BAD_REQUEST, what).of_type(INCONSISTENT)
+}
+
+fn absent() -> Problem {
+    let what = "there is no such upload; it may have been cancelled, or not been resumed in time";
+    Problem::of_origin(StatusCode::NOT_FOUND, what)
+}
