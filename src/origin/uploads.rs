@@ -140,6 +140,16 @@ impl Uploads {
         self.lock().get(id).cloned()
     }
 
+    /// The right to change an upload, taken from whoever has it; `None` where it is gone, or was not touched in time.
+    pub async fn turn(&self, upload: &Upload) -> Option<Turn> {
+        let turn = upload.take_over().await?;
+        (!self.has_lapsed(turn.record())).then_some(turn)
+    }
+
+    fn has_lapsed(&self, record: &Record) -> bool {
+        record.touched < unix_seconds(self.clock.now()).saturating_sub(self.lifetime.as_secs())
+    }
+
     /// Begins an upload. For a thread that may wait for the disk.
     ///
     /// # Errors
@@ -228,12 +238,11 @@ impl Uploads {
 
     /// Removes those that nobody has touched for their lifetime. For a thread that may wait for the disk.
     pub fn sweep(&self) {
-        let limit = unix_seconds(self.clock.now()).saturating_sub(self.lifetime.as_secs());
         let all: Vec<Arc<Upload>> = self.lock().values().cloned().collect();
         for upload in all {
             // One that is being appended to is touched.
             if let Ok(state) = Arc::clone(&upload.state).try_lock_owned()
-                && state.record.touched < limit
+                && self.has_lapsed(&state.record)
             {
                 let mut turn = Turn {
                     state,
@@ -307,7 +316,7 @@ impl Upload {
     }
 
     /// Takes over from whoever appends at the moment; `None` where the upload is gone by then.
-    pub async fn take_over(&self) -> Option<Turn> {
+    async fn take_over(&self) -> Option<Turn> {
         self.turn.send_modify(|turn| *turn += 1);
         let taken = self.turn.subscribe();
         let state = Arc::clone(&self.state).lock_owned().await;

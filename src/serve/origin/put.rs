@@ -222,12 +222,16 @@ pub(super) fn placed((done, tag): (Done, Tag), timed: bool) -> HttpResponse {
     response.finish()
 }
 
-/// A body in pieces that are worth a thread's hop.
+/// A body in pieces that are worth a thread's hop. Whoever stops waiting for the next loses nothing of it.
 pub(super) struct Batches {
     payload: Payload,
     total: u64,
     length: Option<u64>,
-    over: bool,
+    /// What has come and was not taken yet.
+    batch: Vec<Bytes>,
+    bytes: usize,
+    /// How it ended, told after all that came before.
+    ended: Option<Result<(), Problem>>,
 }
 
 impl Batches {
@@ -236,7 +240,9 @@ impl Batches {
             payload,
             total: 0,
             length,
-            over: false,
+            batch: Vec::new(),
+            bytes: 0,
+            ended: None,
         }
     }
 
@@ -245,34 +251,43 @@ impl Batches {
         &mut self,
         allows: impl Fn(u64) -> Result<(), Problem>,
     ) -> Result<Option<Vec<Bytes>>, Problem> {
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        while !self.over && bytes < BATCH_BYTES {
+        while self.ended.is_none() && self.bytes < BATCH_BYTES {
             match actix_web::rt::time::timeout(IDLE, self.payload.next()).await {
                 Ok(Some(Ok(piece))) => {
-                    self.total += piece.len() as u64;
-                    allows(self.total)?;
-                    bytes += piece.len();
-                    batch.push(piece);
+                    let total = self.total + piece.len() as u64;
+                    if let Err(problem) = allows(total) {
+                        self.ended = Some(Err(problem));
+                        break;
+                    }
+                    self.total = total;
+                    self.bytes += piece.len();
+                    self.batch.push(piece);
                 }
-                Ok(Some(Err(error))) => return Err(self.cut(&error)),
-                Ok(None) => self.over = true,
+                Ok(Some(Err(error))) => self.ended = Some(Err(self.cut(&error))),
+                Ok(None) if self.length.is_some_and(|length| length != self.total) => {
+                    self.ended = Some(Err(self.cut(&PayloadError::Incomplete(None))));
+                }
+                Ok(None) => self.ended = Some(Ok(())),
                 Err(_) => {
-                    let what = "nothing more of the body came for five minutes; nothing of it was kept";
-                    return Err(Problem::of_origin(StatusCode::REQUEST_TIMEOUT, what));
+                    let what = "nothing more of the body came for five minutes";
+                    self.ended = Some(Err(Problem::of_origin(StatusCode::REQUEST_TIMEOUT, what)));
                 }
             }
         }
-        if self.over && self.length.is_some_and(|length| length != self.total) {
-            return Err(self.cut(&PayloadError::Incomplete(None)));
+        match self.rest() {
+            batch if !batch.is_empty() => Ok(Some(batch)),
+            _ => self.ended.take().unwrap_or(Ok(())).map(|()| None),
         }
-        Ok((!batch.is_empty()).then_some(batch))
+    }
+
+    /// What has come and was not taken.
+    pub(super) fn rest(&mut self) -> Vec<Bytes> {
+        self.bytes = 0;
+        std::mem::take(&mut self.batch)
     }
 
     fn cut(&self, error: &PayloadError) -> Problem {
-        let what = format!(
-            "the body did not come whole ({error}): {} bytes came; nothing of it was kept",
-            self.total
-        );
+        let what = format!("the body did not come whole ({error}): {} bytes came", self.total);
         Problem::of_origin(StatusCode::BAD_REQUEST, what)
     }
 }

@@ -80,7 +80,10 @@ impl Origin {
             .blocking(move || begun.begin(record))
             .await
             .map_err(|error| refused(&error))?;
-        let turn = upload.take_over().await.ok_or_else(|| refused(&OriginError::Absent))?;
+        let turn = uploads
+            .turn(&upload)
+            .await
+            .ok_or_else(|| refused(&OriginError::Absent))?;
         let turn = self.append(&uploads, turn, payload, put.length).await?;
         let mut response = HttpResponse::Created();
         response
@@ -162,7 +165,7 @@ impl Origin {
     }
 
     async fn turn(&self, upload: &Upload) -> Result<Turn, Problem> {
-        upload.take_over().await.ok_or_else(absent)
+        self.uploads()?.turn(upload).await.ok_or_else(absent)
     }
 
     async fn resume(&self, upload: &Upload, head: &RequestHead, payload: Payload) -> Result<HttpResponse, Problem> {
@@ -211,17 +214,13 @@ impl Origin {
             _ => self.fits(begun + came),
         };
         let outcome = loop {
-            let next = tokio::select! {
-                next = body.next(allows) => next,
-                _ = taken.changed() => break Err(Problem::of_origin(StatusCode::CONFLICT, "another request has taken over this upload")),
-            };
-            let batch = match next {
-                Ok(Some(batch)) => batch,
-                Ok(None) => break Ok(()),
-                Err(problem) => {
-                    // What came before counts.
-                    break Err(problem);
-                }
+            let (batch, outcome) = tokio::select! {
+                next = body.next(allows) => match next {
+                    Ok(Some(batch)) => (batch, None),
+                    Ok(None) => break Ok(()),
+                    Err(problem) => break Err(problem),
+                },
+                _ = taken.changed() => (body.rest(), Some(taken_over())),
             };
             let with = Arc::clone(uploads);
             let written = self.blocking(move || {
@@ -231,6 +230,9 @@ impl Origin {
                 Ok(turn)
             });
             turn = written.await.map_err(|error| refused(&error))?;
+            if let Some(problem) = outcome {
+                break Err(problem);
+            }
         };
         let turn = self.recorded(uploads, turn).await?;
         outcome.map(|()| turn)
@@ -343,6 +345,11 @@ fn inconsistent(turn: &Turn) -> Problem {
         None => "the request tells two lengths".to_owned(),
     };
     Problem::of_origin(StatusCode::BAD_REQUEST, what).of_type(INCONSISTENT)
+}
+
+fn taken_over() -> Problem {
+    let what = "another request has taken over this upload";
+    Problem::of_origin(StatusCode::CONFLICT, what)
 }
 
 fn absent() -> Problem {
