@@ -158,6 +158,9 @@ impl OriginServer {
             log.flush();
         }
         self.disk.shutdown_timeout(Duration::from_secs(5));
+        if let Some(changes) = &self.origin.changes {
+            changes.staging.release();
+        }
         Ok(())
     }
 }

@@ -119,6 +119,12 @@ impl Staging {
         Ok(staging)
     }
 
+    /// Lets another process have the place: nothing is written by this one any more, though a connection that ends may
+    /// hold it open for a moment longer.
+    pub fn release(&self) {
+        let _ = flock(&self.dir, FlockOperation::Unlock);
+    }
+
     pub(super) fn dir(&self) -> &Arc<OwnedFd> {
         &self.dir
     }
