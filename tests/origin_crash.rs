@@ -1,7 +1,7 @@
 //! Killed at any moment, a directory holds what was answered, and of everything else the old or the new.
 
-use crate::support::Film;
 use crate::support::origin::send;
+use crate::support::{Answer, Film};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -52,6 +52,28 @@ fn version(number: usize) -> Vec<u8> {
     Film::edition(length, number as u64).bytes(0, length)
 }
 
+/// Puts a version in one of the ways there are: unasked, under the tag of what is there, in two requests.
+fn put(address: SocketAddr, target: &str, number: usize, tag: Option<&str>) -> Answer {
+    let bytes = version(number);
+    let condition = tag.map_or(("If-None-Match", "*"), |tag| ("If-Match", tag));
+    match number % 3 {
+        0 => send(address, "PUT", target, &[], &bytes),
+        1 => send(address, "PUT", target, &[condition], &bytes),
+        _ => {
+            let (first, rest) = bytes.split_at(bytes.len() / 2);
+            let begun = send(address, "PUT", target, &[condition, ("Upload-Complete", "?0")], first);
+            let place = begun.expect(201).header("location").expect("a place");
+            let offset = first.len().to_string();
+            let headers = [
+                ("Content-Type", "application/partial-upload"),
+                ("Upload-Offset", offset.as_str()),
+                ("Upload-Complete", "?1"),
+            ];
+            send(address, "PATCH", place, &headers, rest)
+        }
+    }
+}
+
 /// One put after another until the program is gone; what was answered is noted before the next is sent.
 fn put_until_it_dies(
     address: SocketAddr,
@@ -59,6 +81,7 @@ fn put_until_it_dies(
     answered: &AtomicUsize,
     tried: &Mutex<HashMap<usize, Vec<(usize, bool)>>>,
 ) {
+    let mut tags = HashMap::new();
     for number in (client..PUTS).step_by(CLIENTS) {
         // Each path belongs to one client, so its versions are in order.
         let path = client + CLIENTS * ((number / CLIENTS) % (PATHS / CLIENTS));
@@ -68,11 +91,13 @@ fn put_until_it_dies(
             .entry(path)
             .or_default()
             .push((number, false));
-        let put =
-            std::panic::catch_unwind(|| send(address, "PUT", &format!("/d/{path}"), &[], &version(number)).status);
+        let tag = tags.get(&path).cloned();
+        let put = std::panic::catch_unwind(|| put(address, &format!("/d/{path}"), number, tag.as_deref()));
         match put {
-            Ok(201 | 204) => {}
-            Ok(status) => panic!("{status}"),
+            Ok(answer) if matches!(answer.status, 201 | 204) => {
+                tags.insert(path, answer.header("etag").expect("a tag").to_owned());
+            }
+            Ok(answer) => panic!("{}", answer.status),
             Err(_) => return,
         }
         let mut tried = tried.lock().expect("whole");
@@ -82,6 +107,39 @@ fn put_until_it_dies(
             .expect("tried")
             .1 = true;
         answered.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Whether nothing is left but uploads that can be resumed.
+fn is_clean(root: &Path) -> bool {
+    left_over(root).iter().all(|name| name.starts_with("upload-"))
+}
+
+fn files(root: &Path) -> HashMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(root.join("d")).expect("listed");
+    let file = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        (format!("/d/{name}"), std::fs::read(entry.path()).expect("read"))
+    };
+    entries.map(|entry| file(entry.expect("an entry"))).collect()
+}
+
+/// What an upload holds after a crash is the beginning of what was sent, and never bytes of the file that it replaces.
+fn check_uploads(root: &Path, before: &HashMap<String, Vec<u8>>) {
+    for name in left_over(root) {
+        let Some(id) = name.strip_prefix("upload-").and_then(|name| name.strip_suffix(".json")) else {
+            continue;
+        };
+        let record = std::fs::read(root.join(".millpond").join(&name)).expect("read");
+        let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
+        if record["complete"] == true {
+            continue;
+        }
+        let body = std::fs::read(root.join(format!(".millpond/upload-{id}"))).expect("read");
+        let begins = (0..PUTS).any(|number| number % 3 == 2 && version(number).starts_with(&body));
+        assert!(begins, "{record}");
+        let path = record["path"].as_str().expect("a path");
+        assert!(body.is_empty() || before.get(path) != Some(&body), "{record}");
     }
 }
 
@@ -131,6 +189,7 @@ fn killed_at_any_of_200_puts_a_path_has_its_old_bytes_or_its_new() {
             program.child.kill().expect("killed");
         });
         drop(program);
+        let before: HashMap<String, Vec<u8>> = files(&root);
         for (path, versions) in tried.into_inner().expect("whole") {
             let last = versions.iter().rposition(|(_, answered)| *answered);
             let found = std::fs::read(root.join(format!("d/{path}"))).ok();
@@ -147,7 +206,8 @@ fn killed_at_any_of_200_puts_a_path_has_its_old_bytes_or_its_new() {
         }
         answered_in_all += answered.into_inner();
         let again = Program::start(&root, &data);
-        assert_eq!(left_over(&root), Vec::<String>::new());
+        assert!(is_clean(&root), "{:?}", left_over(&root));
+        check_uploads(&root, &before);
         drop(again);
     }
     assert!(
@@ -171,8 +231,14 @@ fn what_a_crash_has_left_is_removed_and_uploads_are_not() {
     std::fs::write(ours.join("note-1"), "/d/.millpond-7").expect("written");
     std::fs::write(ours.join("note-2"), "/d/stays").expect("written");
     std::fs::write(root.join("d/stays"), "x").expect("written");
-    let _program = Program::start(&root, &data);
-    assert_eq!(left_over(&root), Vec::<String>::new());
+    let program = Program::start(&root, &data);
+    let begun = send(program.address, "PUT", "/film", &[("Upload-Complete", "?0")], b"half");
+    let place = begun.expect(201).header("location").expect("a place").to_owned();
+    drop(program);
+    let program = Program::start(&root, &data);
+    assert!(is_clean(&root) && left_over(&root).len() == 2, "{:?}", left_over(&root));
+    let told = crate::support::request(program.address, "HEAD", &place, &[]);
+    assert_eq!(told.header("upload-offset"), Some("4"));
     let left: Vec<_> = std::fs::read_dir(root.join("d"))
         .expect("listed")
         .map(|entry| entry.expect("an entry").file_name())

@@ -119,6 +119,22 @@ fn a_large_file_has_a_weak_tag_until_it_has_been_read() {
 }
 
 #[test]
+fn a_weak_tag_is_not_of_an_edit_whose_time_was_put_back() {
+    let origin = Origin::with(&[]);
+    let film = Film::new(5 << 20);
+    let path = origin.write("big.mkv", film.bytes(0, film.len));
+    let weak = origin.etag("/big.mkv");
+    assert!(weak.starts_with("W/"), "{weak}");
+    let then = std::fs::metadata(&path).expect("inspected").modified().expect("a time");
+    let file = File::options().write(true).open(&path).expect("open");
+    file.write_all_at(b"retagged", 1000).expect("written");
+    file.set_times(FileTimes::new().set_modified(then)).expect("set");
+    origin
+        .request("GET", "/big.mkv", &[("If-None-Match", &weak)])
+        .expect(200);
+}
+
+#[test]
 fn tags_are_known_after_a_restart_without_reading_the_files() {
     let mut origin = Origin::with(&[]);
     let film = Film::new(5 << 20);
@@ -375,6 +391,26 @@ fn file_managers_read_properties_at_depth_0_and_1() {
     ask("/none", "0", b"").expect(404);
     let options = origin.request("OPTIONS", "/", &[]);
     assert_eq!(options.expect(204).header("dav"), Some("1"));
+}
+
+#[test]
+fn a_file_beyond_four_gibibytes_is_served_at_both_ends() {
+    let origin = Origin::with(&[]);
+    let path = origin.write("huge.mkv", "begin");
+    let file = File::options().write(true).open(&path).expect("open");
+    let size = (5u64 << 30) + 3;
+    file.write_all_at(b"end", size - 3).expect("written");
+    for (range, body, part) in [
+        ("bytes=0-4", "begin", "bytes 0-4/5368709123"),
+        ("bytes=-3", "end", "bytes 5368709120-5368709122/5368709123"),
+    ] {
+        let answer = origin.request("GET", "/huge.mkv", &[("Range", range)]);
+        assert_eq!(
+            (answer.expect(206).text().as_str(), answer.header("content-range")),
+            (body, Some(part))
+        );
+    }
+    assert_eq!(origin.get("/?as=json").json()["entries"][0]["size"], size);
 }
 
 #[test]

@@ -178,6 +178,19 @@ fn digests_and_lengths_are_held_to() {
     append(&origin, &place, 3, true, b"lo").expect(201);
     // Lengths.
     let place = begin(&origin, "/d", &[("Upload-Length", "5")], b"hel");
+    for (header, value) in [("Upload-Length", "2"), ("Content-Length", "18446744073709551615")] {
+        let headers = [
+            PARTIAL,
+            ("Upload-Offset", "3"),
+            ("Upload-Complete", "?1"),
+            (header, value),
+            ("Expect", "100-continue"),
+        ];
+        let mut client = Client::connect(origin.address());
+        client.ask("PATCH", &place, &headers);
+        client.read_head();
+        assert_eq!(client.status, 400, "{header}: {value}");
+    }
     let more = append(&origin, &place, 3, true, b"lo!");
     assert!(
         more.expect(400).json()["type"]
@@ -194,6 +207,65 @@ fn digests_and_lengths_are_held_to() {
     let options = origin.request("OPTIONS", "/", &[]);
     assert_eq!(options.header("accept-patch"), Some("application/partial-upload"));
     assert_eq!(options.header("upload-limit"), Some("max-size=1048576, max-age=604800"));
+}
+
+#[test]
+fn each_request_is_held_to_the_digest_of_what_came_with_it() {
+    let origin = Origin::writable();
+    let hello = "sha-256=:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=:";
+    let world = "sha-256=:SG6kYiTRu0+2gPNPfJrZao8k7Ii+c+qOWmxlJg6cuKc=:";
+    let place = begin(&origin, "/a", &[("Content-Digest", hello)], b"hello");
+    let patch = |digest: &str, body: &[u8]| {
+        let headers = [
+            PARTIAL,
+            ("Upload-Offset", "5"),
+            ("Upload-Complete", "?1"),
+            ("Content-Digest", digest),
+        ];
+        send(origin.address(), "PATCH", &place, &headers, body)
+    };
+    // What is wrong is taken back, and can be sent again.
+    let wrong = patch(hello, b"world");
+    assert_eq!(wrong.expect(400).header("upload-offset"), Some("5"));
+    assert_eq!(offset(&origin, &place), 5);
+    patch(world, b"world").expect(201);
+    assert_eq!(origin.get("/a").text(), "helloworld");
+    origin
+        .put("/b", &[("Upload-Complete", "?0"), ("Content-Digest", world)], b"hello")
+        .expect(400);
+}
+
+#[test]
+fn what_can_be_mended_costs_no_bytes() {
+    let origin = Origin::writable();
+    origin.request("MKCOL", "/d/", &[]).expect(201);
+    let place = begin(&origin, "/d/a", &[("Upload-Length", "6")], b"abc");
+    origin.request("DELETE", "/d/", &[]).expect(204);
+    let refused = append(&origin, &place, 3, true, b"def");
+    assert_eq!(refused.expect(409).header("upload-complete"), Some("?0"));
+    assert_eq!(offset(&origin, &place), 6);
+    origin.request("MKCOL", "/d/", &[]).expect(201);
+    append(&origin, &place, 6, true, b"").expect(201);
+    assert_eq!(origin.get("/d/a").text(), "abcdef");
+}
+
+#[test]
+fn many_uploads_hold_no_descriptors() {
+    let mut origin = Origin::writable();
+    let places: Vec<String> = (0..300)
+        .map(|index| begin(&origin, &format!("/{index}"), &[], b"ab"))
+        .collect();
+    let ours = std::fs::read_dir("/proc/self/fd")
+        .expect("listed")
+        .filter_map(|entry| std::fs::read_link(entry.expect("an entry").path()).ok())
+        .filter(|link| link.starts_with(origin.root().join(".millpond")) && link != &origin.root().join(".millpond"))
+        .count();
+    assert!(ours <= 129, "{ours}");
+    origin.restart();
+    for place in [&places[0], &places[299]] {
+        append(&origin, place, 2, true, b"cd").expect(201);
+    }
+    assert_eq!(origin.get("/299").text(), "abcd");
 }
 
 #[test]
@@ -270,17 +342,20 @@ fn a_damaged_record_costs_its_upload_and_nothing_else() {
         file("/-/uploads/77", ""),
         file(&good, ""),
     );
+    let unreadable = file("/-/uploads/88", ".json");
     origin.stop();
     std::fs::write(record, "{").expect("written");
     std::fs::write(body, "12").expect("written");
     std::fs::write(orphan, "x").expect("written");
+    // Not damaged, but not to be read just now: it stays.
+    std::fs::create_dir(unreadable).expect("made");
     // Beyond what was recorded: it was never acknowledged, and may be zeros.
     std::fs::write(grown, "abc\0\0\0").expect("written");
     origin.restart();
     origin.request("HEAD", &bad, &[]).expect(404);
     origin.request("HEAD", &short, &[]).expect(404);
     assert_eq!(offset(&origin, &good), 3);
-    assert_eq!(origin.everything().len(), 3);
+    assert_eq!(origin.everything().len(), 4);
     append(&origin, &good, 3, true, b"def").expect(201);
     assert_eq!(origin.get("/good").text(), "abcdef");
 }

@@ -148,11 +148,17 @@ impl Changes {
         Ok(if replaced { Done::Replaced(now) } else { Done::Made(now) })
     }
 
-    /// Removes a file, or a collection: an empty one, or with `deep` all that is in it.
+    /// Removes a file, or a collection: an empty one, or with `deep` all that is in it. What is named in the answer is gone
+    /// from the tree, and yet to be discarded: that takes a while, and needs no lock ([`Staging::discard`]).
     ///
     /// # Errors
     /// Where nothing is there, a condition does not hold, or there is more than may be removed.
-    pub fn remove(&self, path: &TreePath, deep: bool, conditions: &Preconditions) -> Result<(), OriginError> {
+    pub fn remove(
+        &self,
+        path: &TreePath,
+        deep: bool,
+        conditions: &Preconditions,
+    ) -> Result<Option<String>, OriginError> {
         self.permits(path)?;
         let (parent, name) = self.place(path).map_err(|error| match error {
             OriginError::NoParent | OriginError::ParentIsFile => OriginError::Absent,
@@ -174,7 +180,7 @@ impl Changes {
                         errno => failed(errno),
                     })?;
                     sync(&parent)?;
-                    return self.staging.discard(&gone);
+                    return Ok(Some(gone));
                 }
                 Occupant::Collection(_) => unlinkat(&parent, name, AtFlags::REMOVEDIR).map_err(&failed)?,
                 Occupant::File(old) if !conditions.is_empty() => match self.take_out(&parent, name, old)? {
@@ -183,7 +189,7 @@ impl Changes {
                 },
                 _ => unlinkat(&parent, name, AtFlags::empty()).map_err(&failed)?,
             }
-            return sync(&parent);
+            return sync(&parent).map(|()| None);
         }
         Err(OriginError::Changing)
     }
@@ -283,7 +289,7 @@ impl Changes {
         if stamp(&original)? != state {
             return Err(OriginError::Changing);
         }
-        self.staging.settle(incoming.into_staged(), digest, None)
+        self.staging.settle_copy(incoming, digest)
     }
 
     /// The tag of what is at the path, after reading it if need be.
@@ -421,7 +427,7 @@ fn replace(staged: &mut Staged, parent: &OwnedFd, name: &str, evaluated: Option<
                 if is_same(&old, evaluated) {
                     return Ok(true);
                 }
-                renameat_with(&staged.dir, &staged.name, parent, name, RenameFlags::EXCHANGE).map_err(failed)?;
+                put_back(staged, parent, name)?;
                 return Ok(false);
             }
             Err(Errno::NOENT) => return Ok(false),
@@ -433,6 +439,20 @@ fn replace(staged: &mut Staged, parent: &OwnedFd, name: &str, evaluated: Option<
     renameat(&staged.dir, &staged.name, parent, name).map_err(failed)?;
     staged.placed = true;
     Ok(true)
+}
+
+/// Exchanges our own body out again. Where somebody has replaced it meanwhile, what is newest stays, and our body is theirs:
+/// then there is nothing left to try with.
+fn put_back(staged: &Staged, parent: &OwnedFd, name: &str) -> Result<(), OriginError> {
+    let failed = OriginError::met("put a file back");
+    let exchange = || renameat_with(&staged.dir, &staged.name, parent, name, RenameFlags::EXCHANGE).map_err(&failed);
+    exchange()?;
+    let out = statat(&staged.dir, &staged.name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
+    if Stamp::of(&out).ino == stamp(&staged.file)?.ino {
+        return Ok(());
+    }
+    exchange()?;
+    Err(OriginError::Changing)
 }
 
 /// Whether two looks saw the same bytes of the same file; a change of its name is no change of these.

@@ -74,6 +74,14 @@ pub enum OriginError {
     /// What is there changes faster than it can be read.
     #[error("what is there is being changed; try again")]
     Changing,
+    /// There is more to tell than one answer holds.
+    #[error(
+        "the collection is too large to be described at once; name fewer properties, or ask for JSON, which is paged"
+    )]
+    TooLong,
+    /// More uploads are under way than are kept.
+    #[error("too many uploads are under way; finish or cancel some")]
+    TooManyUploads,
     /// Anything else that the operating system reports.
     #[error("could not {doing}")]
     Disk {

@@ -97,8 +97,8 @@ fn names(tree: &Tree, path: &TreePath, handle: &OwnedFd) -> Result<(BTreeSet<Str
         let name = entry.file_name();
         match name.to_str() {
             Ok("." | "..") => {}
-            Ok(name) if !can_be_asked_for(name) => skipped += 1,
-            Ok(name) if tree.serves(&path.child(name)) => {
+            Ok(name) if !path::can_be_named(name) => skipped += 1,
+            Ok(name) if tree.serves_member(path, name) => {
                 names.insert(name.to_owned());
             }
             Ok(_) => {}
@@ -106,11 +106,6 @@ fn names(tree: &Tree, path: &TreePath, handle: &OwnedFd) -> Result<(BTreeSet<Str
         }
     }
     Ok((names, skipped))
-}
-
-/// Whether a path can lead there: what our own writes never make, others may.
-fn can_be_asked_for(name: &str) -> bool {
-    !name.contains('\\') && !name.chars().any(|c| c.is_ascii_control())
 }
 
 /// The member of that name; `None` where it is gone, or nothing that is served.

@@ -48,7 +48,7 @@ pub enum PathError {
     #[error("the path has a % that is not followed by two hexadecimal digits; write %25 for the sign itself")]
     BadEscape,
     /// A slash, a backslash or a control character, however spelled.
-    #[error("the path has a slash, a backslash or a control character within a name")]
+    #[error("the path has a slash, a backslash, a control character or no character at all within a name")]
     Forbidden,
     /// `.` or `..`, however spelled.
     #[error("the path has a . or .. segment; resolve it before asking")]
@@ -213,6 +213,12 @@ pub(super) fn is_reserved_at_root(name: &str) -> bool {
     name == "-" || name == STAGING || name.starts_with(UNFINISHED)
 }
 
+/// Whether a path can lead to a file of that name: what our own writes never make, others may. The two last code points
+/// are no characters, and no XML can hold them.
+pub(super) fn can_be_named(name: &str) -> bool {
+    !name.contains(['\\', '\u{fffe}', '\u{ffff}']) && !name.chars().any(|c| c.is_ascii_control())
+}
+
 /// A key under which spellings fall together that some file systems take for one name.
 pub(super) fn folded(name: &str) -> String {
     use unicode_normalization::UnicodeNormalization;
@@ -237,7 +243,7 @@ fn decode(segment: &str) -> Result<String, PathError> {
     if name == "." || name == ".." {
         return Err(PathError::Dots);
     }
-    if name.contains(['/', '\\']) || name.chars().any(|c| c.is_ascii_control()) {
+    if name.contains('/') || !can_be_named(&name) {
         return Err(PathError::Forbidden);
     }
     match name.len() {
@@ -276,6 +282,7 @@ mod tests {
             ("/..%5cb", PathError::Forbidden),
             ("/a\\b", PathError::Forbidden),
             ("/a%00", PathError::Forbidden),
+            ("/%EF%BF%BE", PathError::Forbidden),
             ("/a%0d%0a", PathError::Forbidden),
             ("/a//b", PathError::Empty),
             ("//", PathError::Empty),

@@ -23,8 +23,8 @@ use crate::clock::{SharedClock, from_unix_seconds};
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use rustix::fs::{
-    AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags, StatxFlags, Timespec, Timestamps, fallocate, flock,
-    futimens, mkdirat, openat, statx, unlinkat,
+    AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags, StatxFlags, Timespec, Timestamps, fallocate, fchmod,
+    flock, futimens, mkdirat, openat, renameat, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -178,6 +178,15 @@ impl Staging {
         Ok(Incoming::kept(staged, Some(Context::new(&SHA256)), 0))
     }
 
+    /// How many bytes lie in the place under that name; `None` where nothing does.
+    pub(super) fn length_of(&self, name: &str) -> Result<Option<u64>, OriginError> {
+        match statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(u64::try_from(stat.st_size).unwrap_or_default())),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(OriginError::met("inspect an upload")(errno)),
+        }
+    }
+
     /// A body that lies in the place already, cut to the length that is known to be on the disk.
     pub(super) fn adopt(&self, name: &str, length: u64) -> Result<Incoming, OriginError> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -202,32 +211,47 @@ impl Staging {
         Ok(Incoming::kept(staged, None, length))
     }
 
-    /// Makes an upload a body like any other, where a rename can put it into that collection.
+    /// Makes of an upload a body like any other, where a rename can put it into that collection. From then on nothing has
+    /// the upload's name: what an exchange puts in the place of the body must never be taken for the upload after a crash.
     pub(super) fn finish_upload(
         &self,
-        body: Incoming,
+        body: &Incoming,
         collection: &TreePath,
         modified: Option<u64>,
     ) -> Result<Arrived, OriginError> {
-        let body = body.removable();
-        let digest = match body.sum {
-            Some(sum) => finished(sum),
+        let digest = match &body.sum {
+            Some(sum) => finished(sum.clone()),
             // It has been through a restart: what came before is read again.
             None => super::tags::sum(&body.staged.file)?,
         };
-        let mount = mount_of(self.tree.for_writing(collection)?)?;
-        let staged = match mount == self.mount {
-            true => body.staged,
-            false => {
-                let there = self.begin(collection, Some(body.length))?;
-                let failed = OriginError::io("copy an upload to its file system");
-                let mut from = &body.staged.file;
-                from.rewind().map_err(&failed)?;
-                std::io::copy(&mut from, &mut &there.staged.file).map_err(failed)?;
-                there.staged
-            }
+        let mut from = body
+            .staged
+            .file
+            .try_clone()
+            .map_err(OriginError::io("open an upload"))?;
+        if mount_of(self.tree.for_writing(collection)?)? != self.mount {
+            let there = self.begin(collection, Some(body.length))?;
+            let failed = OriginError::io("copy an upload to its file system");
+            from.rewind().map_err(&failed)?;
+            std::io::copy(&mut from, &mut &there.staged.file).map_err(failed)?;
+            return self.settle(there.staged, digest, modified);
+        }
+        let time = self.give_time(&from, modified)?;
+        let (failed, name) = (OriginError::met("rename an upload"), format!("put-{}", random()));
+        renameat(&self.dir, &body.staged.name, &self.dir, &name).map_err(failed)?;
+        let staged = Staged {
+            file: from,
+            dir: Arc::clone(&self.dir),
+            name,
+            note: None,
+            placed: false,
         };
-        self.settle(staged, digest, modified)
+        sync(&self.dir)?;
+        Ok(Arrived {
+            staged,
+            digest,
+            modified: time,
+        })
     }
 
     /// A name in the place for something on its way out.
@@ -235,35 +259,41 @@ impl Staging {
         format!("gone-{}", random())
     }
 
-    /// Removes a collection that was moved here under that name.
-    pub(super) fn discard(&self, name: &str) -> Result<(), OriginError> {
-        remove_all(&self.dir, name)
+    /// Removes a collection that was moved here under that name. What does not go now is tried again at the next start.
+    pub fn discard(&self, name: &str) {
+        if let Err(error) = remove_all(&self.dir, name) {
+            tracing::warn!(name, %error, "not all of what was removed could be; the rest lies in .millpond");
+        }
     }
 
     /// Gives a body that is whole its time, and returns when all of it is on the disk.
-    pub(super) fn settle(&self, staged: Staged, digest: Digest, modified: Option<u64>) -> Result<Arrived, OriginError> {
+    fn settle(&self, staged: Staged, digest: Digest, modified: Option<u64>) -> Result<Arrived, OriginError> {
+        let modified = self.give_time(&staged.file, modified)?;
+        Ok(Arrived {
+            staged,
+            digest,
+            modified,
+        })
+    }
+
+    /// The same for its file; the time, in nanoseconds since 1970.
+    fn give_time(&self, file: &File, modified: Option<u64>) -> Result<i128, OriginError> {
         let now = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at = match modified {
-            // The client's second, with a fraction that no tick has.
-            Some(seconds) => from_unix_seconds(seconds),
-            None => from_unix_seconds(now.as_secs()),
-        };
-        let at = at + std::time::Duration::from_nanos(u64::from(now.subsec_nanos()));
-        let time = timespec(at);
+        // The client's second, with a fraction that no tick has.
+        let at = from_unix_seconds(modified.unwrap_or(now.as_secs()));
+        let time = timespec(at + std::time::Duration::from_nanos(u64::from(now.subsec_nanos())));
         let times = Timestamps {
             last_access: time,
             last_modification: time,
         };
-        futimens(&staged.file, &times).map_err(OriginError::met("set a file's time"))?;
-        staged
-            .file
-            .sync_all()
-            .map_err(OriginError::io("write a file to the disk"))?;
-        Ok(Arrived {
-            staged,
-            digest,
-            modified: i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec),
-        })
+        futimens(file, &times).map_err(OriginError::met("set a file's time"))?;
+        file.sync_all().map_err(OriginError::io("write a file to the disk"))?;
+        Ok(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))
+    }
+
+    /// A copy that has come whole: its bytes and the digest of what it is a copy of.
+    pub(super) fn settle_copy(&self, incoming: Incoming, digest: Digest) -> Result<Arrived, OriginError> {
+        self.settle(incoming.staged, digest, None)
     }
 
     /// Writes down where a body lies that is not here, before it is made.
@@ -292,7 +322,7 @@ impl Staging {
             if name.starts_with("note-") {
                 self.follow(&name);
             }
-            remove_all(&self.dir, &name)?;
+            self.discard(&name);
         }
         Ok(())
     }
@@ -384,10 +414,6 @@ impl Incoming {
             .map_err(OriginError::io("write an upload to the disk"))
     }
 
-    pub(super) fn into_staged(self) -> Staged {
-        self.staged
-    }
-
     pub(super) fn file(&self) -> &File {
         &self.staged.file
     }
@@ -452,13 +478,17 @@ fn remove_all(dir: &OwnedFd, name: impl Arg + Copy) -> Result<(), OriginError> {
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let inner = openat(dir, name, flags, Mode::empty()).map_err(&failed)?;
+    // A directory of ours may forbid even us to take things out of it.
+    let _ = fchmod(&inner, Mode::RWXU);
+    let mut kept = Ok(());
     for entry in Dir::read_from(&inner).map_err(&failed)? {
         let entry = entry.map_err(&failed)?;
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            remove_all(&inner, entry.file_name())?;
+            // One thing that cannot be removed keeps none of the others.
+            kept = kept.and(remove_all(&inner, entry.file_name()));
         }
     }
-    unlinkat(dir, name, AtFlags::REMOVEDIR).map_err(failed)
+    kept.and_then(|()| unlinkat(dir, name, AtFlags::REMOVEDIR).map_err(failed))
 }
 
 /// What tells whether a rename from one directory to another can do: the mount, or on old kernels the device.

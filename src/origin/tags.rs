@@ -22,7 +22,6 @@ use crate::store::BLOCK_BYTES;
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
@@ -73,17 +72,26 @@ impl Tag {
     }
 }
 
-/// What goes out for that state of a file while nobody has read it.
+/// What goes out for that state of a file while nobody has read it. The time of change is in it: who edits a file and puts
+/// its time back changes that all the same.
 pub fn weak_tag(stamp: &Stamp) -> EntityTag {
-    EntityTag::weak(&format!("{:x}-{:x}-{:x}", stamp.size, stamp.modified, stamp.ino))
+    let Stamp {
+        ino,
+        size,
+        modified,
+        changed,
+        ..
+    } = stamp;
+    EntityTag::weak(&format!("{size:x}-{modified:x}-{changed:x}-{ino:x}"))
 }
 
 fn hex(digest: &Digest) -> String {
-    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
+    digest
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -159,15 +167,12 @@ impl Tags {
 
     /// Whether a file has rested long enough for what is read of it to be remembered.
     pub fn is_settled(&self, stamp: &Stamp) -> bool {
-        let now = self
-            .clock
-            .now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_nanos();
-        let limit = i128::try_from(now).unwrap_or(i128::MAX) - SETTLED_AFTER.as_nanos() as i128;
+        let now = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = i128::try_from(now.as_nanos()).unwrap_or(i128::MAX);
+        // A write to come gives the file a time of about now: it must be another than this, be that past or future.
+        let is_distant = |time: i128| (now - time).unsigned_abs() >= SETTLED_AFTER.as_nanos();
         // The time of change counts as well: a file whose times were put back is as new as that.
-        stamp.modified.max(stamp.changed) <= limit
+        is_distant(stamp.modified) && is_distant(stamp.changed)
     }
 
     /// The digest of an open file, read now if it has to be, and remembered if that can be relied upon.

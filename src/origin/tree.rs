@@ -6,7 +6,7 @@
 //! serves others need not wait for a thread.
 
 use super::error::OriginError;
-use super::path::TreePath;
+use super::path::{TreePath, UNFINISHED, is_reserved_at_root};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, openat, openat2};
 use rustix::io::Errno;
 use std::fs::File;
@@ -16,6 +16,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How often a resolution is tried again that a rename elsewhere has disturbed.
 const MAX_DISTURBED: usize = 32;
+
+/// How often a name is looked for again that seems to be absent.
+const MAX_ABSENT: usize = 4;
 
 /// The last second that an HTTP date can tell: the end of the year 9999.
 pub const LAST_SECOND: u64 = 253_402_300_799;
@@ -102,6 +105,12 @@ impl Tree {
         !path.is_reserved() && (self.hidden || !path.is_hidden())
     }
 
+    /// Whether a member of a collection that is served is served too.
+    pub(super) fn serves_member(&self, collection: &TreePath, name: &str) -> bool {
+        let ours = name.starts_with(UNFINISHED) || (collection.is_root() && is_reserved_at_root(name));
+        !ours && (self.hidden || !name.starts_with('.'))
+    }
+
     /// What the path leads to.
     ///
     /// # Errors
@@ -180,8 +189,9 @@ impl Tree {
             false => path.names().join("/"),
         };
         let how = how | ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let open = || openat2(&self.root, &relative, flags | OFlags::CLOEXEC, Mode::empty(), how);
         for _ in 0..MAX_DISTURBED {
-            match openat2(&self.root, &relative, flags | OFlags::CLOEXEC, Mode::empty(), how) {
+            match present(open) {
                 Err(Errno::AGAIN) if !how.contains(ResolveFlags::CACHED) => {}
                 Err(Errno::AGAIN) => return Err(OriginError::Changing),
                 // A file where a collection is needed.
@@ -190,6 +200,18 @@ impl Tree {
         }
         Err(OriginError::Changing)
     }
+}
+
+/// Looks for a name again before it is said to be absent: what was found may have been moved out of the tree by the time
+/// that the kernel makes sure of where it is, while another has its name.
+fn present<T>(look: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    for _ in 0..MAX_ABSENT {
+        match look() {
+            Err(Errno::XDEV) => {}
+            found => return found,
+        }
+    }
+    look()
 }
 
 /// The stamp of an open file, as it is now.

@@ -21,12 +21,19 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, watch};
 
 /// How many uploads may be under way.
 const MAX_UPLOADS: usize = 10_000;
+
+/// How many that are complete are remembered; then the oldest are forgotten.
+const MAX_COMPLETE: usize = 10_000;
+
+/// How many bodies stay open while nobody appends to them.
+const MAX_OPEN: usize = 128;
 
 /// How many bytes may have come since they were last recorded.
 const RECORD_EVERY: u64 = 64 << 20;
@@ -61,13 +68,15 @@ pub struct Upload {
     pub path: TreePath,
     /// Rises with each request that takes over.
     turn: watch::Sender<u64>,
+    /// Nothing more is to come: such are only remembered.
+    complete: AtomicBool,
     state: Arc<tokio::sync::Mutex<State>>,
 }
 
 #[derive(Debug)]
 struct State {
     record: Record,
-    /// The body, with the sum of what has come; `None` once complete.
+    /// The body, with the sum of what has come; `None` once complete, and while nobody appends where there are many.
     body: Option<Incoming>,
     gone: bool,
 }
@@ -113,9 +122,13 @@ impl Uploads {
                     Ok(upload) => {
                         uploads.lock().insert(id.to_owned(), Arc::new(upload));
                     }
-                    Err(error) => {
-                        tracing::warn!(id, %error, "an upload cannot be resumed, and is removed");
+                    Err(Unusable::Damaged(why)) => {
+                        tracing::warn!(id, why, "an upload cannot be resumed, and is removed");
                         uploads.erase(id);
+                    }
+                    // What was acknowledged is not thrown away because it cannot be read just now.
+                    Err(Unusable::Now(error)) => {
+                        tracing::error!(id, %error, "an upload cannot be read; a later start tries it again");
                     }
                 },
                 // A body whose record was never made.
@@ -155,8 +168,9 @@ impl Uploads {
     /// # Errors
     /// Where there is no room, or there are too many.
     pub fn begin(&self, mut record: Record) -> Result<Arc<Upload>, OriginError> {
-        if self.lock().len() >= MAX_UPLOADS {
-            return Err(OriginError::NoRoom);
+        let complete = |upload: &Arc<Upload>| upload.complete.load(Ordering::Relaxed);
+        if self.lock().values().filter(|upload| !complete(upload)).count() >= MAX_UPLOADS {
+            return Err(OriginError::TooManyUploads);
         }
         let id = random();
         let staging = &self.changes.staging;
@@ -174,6 +188,7 @@ impl Uploads {
     /// Where the disk does not take them.
     pub fn append(&self, turn: &mut Turn, bytes: &[u8]) -> Result<(), OriginError> {
         let state = &mut *turn.state;
+        self.open_body(&turn.id, state)?;
         let Some(body) = &mut state.body else {
             return Err(OriginError::Absent);
         };
@@ -198,23 +213,67 @@ impl Uploads {
         self.write(&turn.id, &state.record)
     }
 
-    /// Makes a body of all that has come, which is complete from now on; whoever has it puts it in its place.
+    /// Takes back what came after that offset.
+    ///
+    /// # Errors
+    /// Where the disk does not do it.
+    pub fn cut(&self, turn: &mut Turn, offset: u64) -> Result<(), OriginError> {
+        let state = &mut *turn.state;
+        state.body = None;
+        state.record.offset = offset;
+        self.open_body(&turn.id, state)?;
+        self.record(turn)
+    }
+
+    /// A request is over: where there are many uploads its body is closed until the next.
+    pub fn rest(&self, turn: &mut Turn) {
+        if self.lock().len() > MAX_OPEN {
+            turn.state.body = None;
+        }
+    }
+
+    /// Makes a body of all that has come, for whoever puts it in its place. Until this has succeeded the upload is as it was.
     ///
     /// # Errors
     /// Where the disk does not take or give it.
     pub fn finish(&self, turn: &mut Turn) -> Result<(Arrived, Record), OriginError> {
         let state = &mut *turn.state;
-        let body = state.body.take().ok_or(OriginError::Absent)?;
+        self.open_body(&turn.id, state)?;
+        let body = state.body.as_ref().ok_or(OriginError::Absent)?;
+        let path = TreePath::parse(&state.record.path).map_err(|_| OriginError::BadName)?;
+        let staging = &self.changes.staging;
+        let arrived = staging.finish_upload(body, &path.parent(), state.record.modified)?;
         state.record.offset = body.len();
         state.record.complete = true;
         state.record.touched = unix_seconds(self.clock.now());
-        let record = state.record.clone();
-        let path = TreePath::parse(&record.path).map_err(|_| OriginError::BadName)?;
-        let arrived = self
-            .changes
-            .staging
-            .finish_upload(body, &path.parent(), record.modified)?;
-        Ok((arrived, record))
+        // Where it was copied, what it was copied from goes.
+        drop(state.body.take().map(Incoming::removable));
+        if let Some(upload) = self.get(&turn.id) {
+            upload.complete.store(true, Ordering::Relaxed);
+        }
+        self.forget_oldest();
+        Ok((arrived, turn.state.record.clone()))
+    }
+
+    fn open_body(&self, id: &str, state: &mut State) -> Result<(), OriginError> {
+        if state.body.is_none() && !state.record.complete {
+            let name = format!("{UPLOAD}{id}");
+            state.body = Some(self.changes.staging.adopt(&name, state.record.offset)?);
+        }
+        Ok(())
+    }
+
+    /// Of those that are complete only so many are remembered.
+    fn forget_oldest(&self) {
+        let complete = |upload: &&Arc<Upload>| upload.complete.load(Ordering::Relaxed);
+        let all: Vec<Arc<Upload>> = self.lock().values().filter(complete).cloned().collect();
+        let oldest = |upload: &&Arc<Upload>| upload.state.try_lock().map_or(u64::MAX, |state| state.record.touched);
+        if all.len() > MAX_COMPLETE
+            && let Some(upload) = all.iter().min_by_key(oldest)
+        {
+            self.erase(&upload.id);
+            self.lock().remove(&upload.id);
+        }
     }
 
     /// Writes down that an upload is complete, after it has taken its place or was refused it.
@@ -229,9 +288,7 @@ impl Uploads {
     pub fn cancel(&self, turn: &mut Turn) {
         turn.state.gone = true;
         // Dropping the body removes its bytes.
-        if let Some(body) = turn.state.body.take() {
-            drop(body.removable());
-        }
+        drop(turn.state.body.take().map(Incoming::removable));
         self.erase(&turn.id);
         self.lock().remove(&turn.id);
     }
@@ -255,25 +312,24 @@ impl Uploads {
         }
     }
 
-    fn load(&self, id: &str) -> Result<Upload, OriginError> {
+    fn load(&self, id: &str) -> Result<Upload, Unusable> {
         let failed = OriginError::met("read an upload");
-        let dir = self.changes.staging.dir();
+        let staging = &self.changes.staging;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(dir, format!("{UPLOAD}{id}.json"), flags, Mode::empty()).map_err(failed)?;
-        let mut text = String::new();
-        File::from(file)
-            .take(1 << 20)
-            .read_to_string(&mut text)
-            .map_err(OriginError::io("read an upload"))?;
-        let record: Record = serde_json::from_str(&text).map_err(|error| OriginError::Disk {
-            doing: "read the record of an upload",
-            source: error.into(),
-        })?;
-        let body = match record.complete {
-            true => None,
-            false => Some(self.changes.staging.adopt(&format!("{UPLOAD}{id}"), record.offset)?),
-        };
-        Upload::new(id.to_owned(), record, body)
+        let file = openat(staging.dir(), format!("{UPLOAD}{id}.json"), flags, Mode::empty()).map_err(failed)?;
+        let mut text = Vec::new();
+        let read = File::from(file).take(1 << 20).read_to_end(&mut text);
+        read.map_err(OriginError::io("read an upload"))?;
+        let record: Record =
+            serde_json::from_slice(&text).map_err(|_| Unusable::Damaged("its record does not read"))?;
+        if !record.complete {
+            match staging.length_of(&format!("{UPLOAD}{id}"))? {
+                None => return Err(Unusable::Damaged("its bytes are gone")),
+                Some(there) if there < record.offset => return Err(Unusable::Damaged("some of its bytes are gone")),
+                Some(_) => {}
+            }
+        }
+        Upload::new(id.to_owned(), record, None).map_err(|_| Unusable::Damaged("its path does not read"))
     }
 
     fn write(&self, id: &str, record: &Record) -> Result<(), OriginError> {
@@ -299,9 +355,24 @@ impl Uploads {
     }
 }
 
+/// Why an upload is not loaded.
+enum Unusable {
+    /// It can never be.
+    Damaged(&'static str),
+    /// The disk, or the limit of descriptors, does not let it.
+    Now(OriginError),
+}
+
+impl From<OriginError> for Unusable {
+    fn from(error: OriginError) -> Self {
+        Self::Now(error)
+    }
+}
+
 impl Upload {
     fn new(id: String, record: Record, body: Option<Incoming>) -> Result<Self, OriginError> {
         let path = TreePath::parse(&record.path).map_err(|_| OriginError::BadName)?;
+        let record_complete = record.complete;
         let state = State {
             record,
             body,
@@ -310,6 +381,7 @@ impl Upload {
         Ok(Self {
             id,
             path,
+            complete: AtomicBool::new(record_complete),
             turn: watch::Sender::new(0),
             state: Arc::new(tokio::sync::Mutex::new(state)),
         })

@@ -25,12 +25,16 @@ impl Origin {
             true => self.locks.tree().await,
             false => self.locks.paths(&[path]).await,
         };
-        let path = path.clone();
+        let (path, with) = (path.clone(), Arc::clone(&changes));
         let work = move || {
             let _held = held;
-            changes.remove(&path, deep, &conditions)
+            with.remove(&path, deep, &conditions)
         };
-        self.blocking(work).await.map_err(|error| refused(&error))?;
+        let gone = self.blocking(work).await.map_err(|error| refused(&error))?;
+        if let Some(gone) = gone {
+            // It is gone for everybody; nobody needs to wait until its bytes are.
+            self.threads.spawn_blocking(move || changes.staging.discard(&gone));
+        }
         Ok(HttpResponse::NoContent().finish())
     }
 
@@ -69,6 +73,7 @@ impl Origin {
         let changes = self.changes()?;
         let held = match self.is_collection(path).await {
             true => self.locks.tree().await,
+            false if to.has_slash() => return Err(no_collection()),
             false => self.locks.paths(&[path, &to]).await,
         };
         let path = path.clone();
@@ -89,6 +94,9 @@ impl Origin {
         if self.is_collection(path).await {
             let what = "collections are not copied here; make the collection, and copy what is in it";
             return Err(Problem::of_origin(StatusCode::FORBIDDEN, what));
+        }
+        if to.has_slash() {
+            return Err(no_collection());
         }
         let (changes, from, target) = (self.changes()?, path.clone(), to.clone());
         let copied = self.blocking(move || changes.copy(&from, &target, &conditions)).await;
@@ -124,6 +132,12 @@ impl Origin {
         let look = move || tree.find(&path);
         matches!(self.blocking(look).await, Ok(crate::origin::Found::Collection(..)))
     }
+}
+
+/// A file was to get the path of a collection.
+fn no_collection() -> Problem {
+    let what = "a file's path does not end in a slash; name the file itself in the Destination";
+    Problem::of_origin(StatusCode::CONFLICT, what)
 }
 
 fn moved(done: Done) -> HttpResponse {

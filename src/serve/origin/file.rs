@@ -86,13 +86,14 @@ impl Origin {
     pub(super) fn send_file(&self, path: &TreePath, request: &Request<'_>, tagged: Tagged) -> HttpResponse {
         let Tagged { file, stamp, tag } = tagged;
         let etag = tag.entity_tag();
-        let weak = weak_tag(&stamp).to_string();
+        // Who has the file under the tag of before it was read has the same bytes.
+        let theirs = request.question.conditions.if_none_match;
+        let weak = theirs.map(|_| weak_tag(&stamp).to_string());
         let now = self.clock.now();
         let modified = stamp.modified_at().min(now);
         let known = Known {
             etag: &etag,
-            // Who has the file under the tag of before it was read has the same bytes.
-            weak_etag: Some(&weak),
+            weak_etag: weak.as_deref(),
             modified: Some(modified),
             strong_date: modified + STRONG_AFTER <= now,
             dated: None,
@@ -107,8 +108,8 @@ impl Origin {
         let media = media_type(path);
         let (status, segments, multipart) = match &decided {
             Answer::NotModified => {
-                let theirs = request.question.conditions.if_none_match.unwrap_or_default();
-                let shown = if theirs.contains(&weak) { weak } else { etag.to_string() };
+                let named = weak.filter(|weak| theirs.is_some_and(|theirs| theirs.contains(weak)));
+                let shown = named.unwrap_or_else(|| etag.to_string());
                 return head(StatusCode::NOT_MODIFIED, &shown, modified).finish();
             }
             Answer::PreconditionFailed => {

@@ -348,7 +348,11 @@ fn refused(error: &OriginError) -> Problem {
         E::Failed => StatusCode::PRECONDITION_FAILED,
         E::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
         E::BadName | E::Unportable(_) | E::WrongDigest(_) => StatusCode::BAD_REQUEST,
+        E::TooLong => StatusCode::INSUFFICIENT_STORAGE,
         E::InUse => StatusCode::SERVICE_UNAVAILABLE,
+        E::TooManyUploads => {
+            return Problem::later(std::time::Duration::from_secs(60), &error.to_string()).without_story();
+        }
         E::Changing => return Problem::later(std::time::Duration::from_secs(1), &error.to_string()).without_story(),
         E::Disk { source, .. } => {
             tracing::error!(%error, cause = %source, "the directory failed");

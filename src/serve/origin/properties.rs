@@ -8,7 +8,7 @@ use super::Origin;
 use super::file::media_type;
 use super::page::Text;
 use crate::header::print_date;
-use crate::origin::{Found, Kind, Listing, Stamp, TreePath, list};
+use crate::origin::{Found, Kind, Listing, OriginError, Stamp, TreePath, list};
 use crate::serve::problem::Problem;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -24,8 +24,13 @@ use std::sync::Arc;
 /// The longest body of a PROPFIND or PROPPATCH, in bytes.
 pub(super) const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// How many properties one request may name.
+/// How many properties one request may name, and how long their names may be together, in bytes: they are repeated for
+/// each member.
 const MAX_NAMED: usize = 256;
+const MAX_NAMES_BYTES: usize = 8 * 1024;
+
+/// The longest answer, in bytes.
+const MAX_ANSWER_BYTES: usize = 128 << 20;
 
 const DAV: &str = "DAV:";
 
@@ -86,7 +91,7 @@ impl Origin {
             }
             Found::Collection(handle, stamp) => {
                 let listing = deep.then(|| list(&tree, &tags, &of, &handle)).transpose()?;
-                Ok(describe_collection(&of, &handle, &stamp, listing.as_ref(), &wanted))
+                describe_collection(&of, &handle, &stamp, listing.as_ref(), &wanted).ok_or(OriginError::TooLong)
             }
         };
         match self.blocking(look).await {
@@ -141,7 +146,7 @@ fn describe_collection(
     stamp: &Stamp,
     listing: Option<&Listing>,
     wanted: &Wanted,
-) -> String {
+) -> Option<String> {
     let room = fstatvfs(handle).ok();
     let mut text = begin();
     let own = Resource {
@@ -168,6 +173,9 @@ fn describe_collection(
             room: room.as_ref(),
         };
         resource.write(&mut text, wanted);
+        if text.len() > MAX_ANSWER_BYTES {
+            return None;
+        }
     }
     if listing.is_some_and(|listing| !listing.complete) {
         let _ = write!(
@@ -176,7 +184,7 @@ fn describe_collection(
             Text(&path.with_slash().to_string())
         );
     }
-    text
+    Some(text)
 }
 
 impl Resource<'_> {
@@ -283,7 +291,8 @@ fn read(body: &[u8]) -> Result<Wanted, String> {
         if opens {
             depth += 1;
         }
-        if names.len() > MAX_NAMED || depth > 32 {
+        let bytes: usize = names.iter().map(|(space, name): &Name| space.len() + name.len()).sum();
+        if names.len() > MAX_NAMED || bytes > MAX_NAMES_BYTES || depth > 32 {
             return Err("the body names more properties than are looked at".to_owned());
         }
     }
@@ -362,6 +371,13 @@ mod tests {
         ] {
             assert!(read(body.as_bytes()).is_err(), "{body}");
         }
+        // Few bytes that would become many, for each member again.
+        let long = format!(
+            "<propfind xmlns='DAV:' xmlns:z='{}'><prop>{}</prop></propfind>",
+            "n".repeat(30_000),
+            "<z:a/>".repeat(100)
+        );
+        assert!(read(long.as_bytes()).is_err());
     }
 
     proptest! {

@@ -13,7 +13,7 @@ use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName};
-use aws_lc_rs::digest::{Context, SHA512};
+use aws_lc_rs::digest::{Context, SHA256, SHA512};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::sync::Arc;
@@ -30,7 +30,10 @@ const IDLE: Duration = Duration::from_secs(300);
 pub(super) struct Put {
     pub(super) conditions: Preconditions,
     pub(super) length: Option<u64>,
+    /// What the file's bytes are said to add up to.
     pub(super) claims: Vec<Claim>,
+    /// The same of the bytes that come with the request.
+    pub(super) content_claims: Vec<Claim>,
     /// The time that the client gives the file, in seconds since 1970.
     pub(super) modified: Option<u64>,
 }
@@ -98,7 +101,9 @@ impl Origin {
         put: &Put,
         payload: Payload,
     ) -> Result<Arrived, Problem> {
-        let mut state = (incoming, Sums::new(&put.claims));
+        // What comes is the whole file: both fields speak of the same bytes.
+        let claims = [&put.claims[..], &put.content_claims].concat();
+        let mut state = (incoming, Sums::new(&claims));
         let mut body = Batches::new(payload, put.length);
         while let Some(batch) = body.next(|total| self.fits(total)).await? {
             let (mut incoming, mut sums) = state;
@@ -161,12 +166,6 @@ impl Put {
             return Err(Problem::of_origin(StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
         }
         let length = text(headers, header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
-        let mut claims = Vec::new();
-        for name in ["repr-digest", "content-digest"] {
-            let field = text(headers, HeaderName::from_static(name));
-            let found = field.map(|field| claim(&field)).transpose();
-            claims.extend(found.map_err(|why| bad(format!("{name} {why}")))?.flatten());
-        }
         let modified = text(headers, HeaderName::from_static("x-oc-mtime"));
         let modified = modified.map(|seconds| {
             let seconds: Option<u64> = seconds.trim().split('.').next().and_then(|whole| whole.parse().ok());
@@ -175,13 +174,23 @@ impl Put {
         Ok(Self {
             conditions: conditions(headers)?,
             length,
-            claims,
+            claims: claims(headers, "repr-digest")?,
+            content_claims: claims(headers, "content-digest")?,
             modified: match modified {
                 Some(None) => return Err(bad("x-oc-mtime is not a number of seconds since 1970".to_owned())),
                 modified => modified.flatten(),
             },
         })
     }
+}
+
+/// What a field says that bytes add up to.
+pub(super) fn claims(headers: &HeaderMap, name: &'static str) -> Result<Vec<Claim>, Problem> {
+    let field = text(headers, HeaderName::from_static(name));
+    let found = field.map(|field| claim(&field)).transpose();
+    found
+        .map(|found| found.flatten().into_iter().collect())
+        .map_err(|why| Problem::of_origin(StatusCode::BAD_REQUEST, format!("{name} {why}")))
 }
 
 /// The preconditions of a change. What does not read is refused, for dropping it could cost somebody's change.
@@ -295,6 +304,7 @@ impl Batches {
 /// The sums that a client's claims are held to.
 pub(super) struct Sums {
     claims: Vec<Claim>,
+    sha256: Option<Context>,
     sha512: Option<Context>,
 }
 
@@ -303,7 +313,17 @@ impl Sums {
         let wanted = claims.iter().any(|claim| matches!(claim, Claim::Sha512(_)));
         Self {
             claims: claims.to_vec(),
+            sha256: None,
             sha512: wanted.then(|| Context::new(&SHA512)),
+        }
+    }
+
+    /// Those of bytes that are not a whole file: whose SHA-256 nobody else takes.
+    pub(super) fn of_content(claims: &[Claim]) -> Self {
+        let wanted = claims.iter().any(|claim| matches!(claim, Claim::Sha256(_)));
+        Self {
+            sha256: wanted.then(|| Context::new(&SHA256)),
+            ..Self::new(claims)
         }
     }
 
@@ -317,17 +337,27 @@ impl Sums {
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
-        if let Some(sum) = &mut self.sha512 {
+        for sum in [&mut self.sha256, &mut self.sha512].into_iter().flatten() {
             sum.update(bytes);
         }
     }
 
     /// Whether all that was claimed of the body is so.
     pub(super) fn hold(self, arrived: &Arrived) -> Result<(), OriginError> {
+        self.compare(&arrived.digest)
+    }
+
+    /// The same of what came with one request.
+    pub(super) fn hold_content(mut self) -> Result<(), OriginError> {
+        let sha256 = self.sha256.take().map(Context::finish);
+        self.compare(sha256.as_ref().map_or(&[], |sum| sum.as_ref()))
+    }
+
+    fn compare(self, sha256: &[u8]) -> Result<(), OriginError> {
         let sha512 = self.sha512.map(Context::finish);
         for claim in &self.claims {
             let (holds, name) = match claim {
-                Claim::Sha256(claimed) => (*claimed == arrived.digest, "sha-256"),
+                Claim::Sha256(claimed) => (claimed == sha256, "sha-256"),
                 Claim::Sha512(claimed) => {
                     let sum = sha512.as_ref().map(aws_lc_rs::digest::Digest::as_ref);
                     (Some(claimed.as_slice()) == sum, "sha-512")

@@ -10,10 +10,10 @@
 //! Interim responses (104) are not sent: a client that wants to resume begins with `?0`, which tells it the place. A
 //! request takes over from one that still appends, whose client must have failed. An offset that is told is on the disk.
 
-use super::put::{Batches, Put, Sums, placed, text};
+use super::put::{Batches, Put, Sums, claims, placed, text};
 use super::{Origin, refused};
-use crate::header::{Preconditions, boolean, count};
-use crate::origin::{OriginError, Record, Right, TreePath, Turn, Upload, Uploads};
+use crate::header::{Claim, boolean, count};
+use crate::origin::{OriginError, Record, Right, Tag, TreePath, Turn, Upload, Uploads};
 use crate::serve::problem::Problem;
 use actix_http::Payload;
 use actix_web::HttpResponse;
@@ -84,7 +84,11 @@ impl Origin {
             .turn(&upload)
             .await
             .ok_or_else(|| refused(&OriginError::Absent))?;
-        let turn = self.append(&uploads, turn, payload, put.length).await?;
+        let content = Content {
+            length: put.length,
+            claims: put.content_claims,
+        };
+        let turn = self.append(&uploads, turn, payload, content).await?;
         let mut response = HttpResponse::Created();
         response
             .insert_header((header::LOCATION, format!("/-/{PLACE}{}", upload.id)))
@@ -173,8 +177,11 @@ impl Origin {
         let (uploads, mut turn) = (self.uploads()?, self.turn(upload).await?);
         patch.begin(&mut turn)?;
         self.fits(turn.record().length.unwrap_or_default())?;
-        let length = text(&head.headers, header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
-        let turn = self.append(&uploads, turn, payload, length).await?;
+        let content = Content {
+            length: patch.content,
+            claims: patch.claims,
+        };
+        let turn = self.append(&uploads, turn, payload, content).await?;
         if !patch.complete {
             let mut response = HttpResponse::NoContent();
             return Ok(response
@@ -185,13 +192,16 @@ impl Origin {
         if turn.record().length.is_some_and(|length| length != turn.offset()) {
             return Err(inconsistent(&turn));
         }
-        let done = self.complete(&uploads, upload, turn).await;
-        let mut response = done.unwrap_or_else(|problem| problem.response());
-        // Whatever it says, it says of the whole: resuming would not change it.
-        response
-            .headers_mut()
-            .insert(COMPLETE, header::HeaderValue::from_static("?1"));
-        Ok(response)
+        match self.complete(&uploads, upload, turn).await {
+            Ok(mut response) => {
+                // Whatever it says, it says of the whole: resuming would not change it.
+                let complete = header::HeaderValue::from_static("?1");
+                response.headers_mut().insert(COMPLETE, complete);
+                Ok(response)
+            }
+            // The bytes are still here: what is wrong can be mended, and the last request be sent again without them.
+            Err(problem) => Err(problem.with_field(COMPLETE, "?0".to_owned())),
+        }
     }
 
     /// Takes what comes with the request, as long as nobody takes over; then records it, whatever has come.
@@ -200,9 +210,10 @@ impl Origin {
         uploads: &Arc<Uploads>,
         mut turn: Turn,
         payload: Payload,
-        length: Option<u64>,
+        content: Content,
     ) -> Result<Turn, Problem> {
-        let mut body = Batches::new(payload, length);
+        let mut body = Batches::new(payload, content.length);
+        let mut sums = Sums::of_content(&content.claims);
         let mut taken = turn.taken();
         let (begun, most) = (turn.offset(), turn.record().length);
         let allows = |came: u64| match most {
@@ -226,14 +237,26 @@ impl Origin {
             let written = self.blocking(move || {
                 for piece in batch {
                     with.append(&mut turn, &piece)?;
+                    sums.update(&piece);
                 }
-                Ok(turn)
+                Ok((turn, sums))
             });
-            turn = written.await.map_err(|error| refused(&error))?;
+            (turn, sums) = written.await.map_err(|error| refused(&error))?;
             if let Some(problem) = outcome {
                 break Err(problem);
             }
         };
+        // What came whole has to be what it is said to be; what broke off is held to the digest of all.
+        if outcome.is_ok()
+            && let Err(error) = sums.hold_content()
+        {
+            let with = Arc::clone(uploads);
+            let cut = self.blocking(move || with.cut(&mut turn, begun)).await;
+            return Err(match cut {
+                Ok(()) => refused(&error).with_field(OFFSET, begun.to_string()),
+                Err(error) => refused(&error),
+            });
+        }
         let turn = self.recorded(uploads, turn).await?;
         outcome.map(|()| turn)
     }
@@ -242,32 +265,47 @@ impl Origin {
         let uploads = Arc::clone(uploads);
         let record = move || {
             uploads.record(&mut turn)?;
+            uploads.rest(&mut turn);
             Ok(turn)
         };
         self.blocking(record).await.map_err(|error| refused(&error))
     }
 
-    /// Puts what has come whole in its place, under the conditions that it began with.
+    /// Puts what has come whole in its place, under the conditions that it began with. An error is one after which the
+    /// upload is as it was; what is final is an answer.
     async fn complete(&self, uploads: &Arc<Uploads>, upload: &Upload, mut turn: Turn) -> Result<HttpResponse, Problem> {
-        let with = Arc::clone(uploads);
-        let finish = move || {
+        let (with, changes) = (Arc::clone(uploads), self.changes()?);
+        let (path, held) = (upload.path.clone(), self.locks.paths(&[&upload.path]).await);
+        let work = move || {
+            let _held = held;
+            let conditions = turn.record().conditions.clone();
+            match changes.may_put(&path, &conditions) {
+                // A condition that is false stays false for this upload: its bytes go with the answer.
+                Ok(()) | Err(OriginError::Failed) => {}
+                Err(error) => return Err(error),
+            }
             let (arrived, record) = with.finish(&mut turn)?;
-            let held = Sums::of(&record.claims, &arrived).and_then(|sums| sums.hold(&arrived));
-            Ok((turn, arrived, record, held))
+            let tag = Tag::Strong(arrived.digest);
+            let put = Sums::of(&record.claims, &arrived)
+                .and_then(|sums| sums.hold(&arrived))
+                .and_then(|()| changes.put(&path, arrived, &conditions));
+            if let Err(error) = with.completed(&turn) {
+                tracing::warn!(%path, %error, "could not record that an upload is complete");
+            }
+            Ok((put.map(|done| (done, tag)), record.modified.is_some()))
         };
-        let (turn, arrived, record, held) = self.blocking(finish).await.map_err(|error| refused(&error))?;
-        let (conditions, timed): (Preconditions, bool) = (record.conditions, record.modified.is_some());
-        let done = match held {
-            Ok(()) => self.place(&upload.path, arrived, conditions).await,
-            Err(error) => Err(refused(&error)),
-        };
-        let with = Arc::clone(uploads);
-        let recorded = self.blocking(move || with.completed(&turn)).await;
-        if let Err(error) = recorded {
-            tracing::warn!(id = upload.id, %error, "could not record that an upload is complete");
-        }
-        Ok(placed(done?, timed))
+        let (put, timed) = self.blocking(work).await.map_err(|error| refused(&error))?;
+        Ok(match put {
+            Ok(done) => placed(done, timed),
+            Err(error) => refused(&error).response(),
+        })
     }
+}
+
+/// What a request says of the bytes that come with it.
+struct Content {
+    length: Option<u64>,
+    claims: Vec<Claim>,
 }
 
 /// What a PATCH says of what it brings.
@@ -276,6 +314,7 @@ struct Patch {
     complete: bool,
     length: Option<u64>,
     content: Option<u64>,
+    claims: Vec<Claim>,
 }
 
 impl Patch {
@@ -303,6 +342,7 @@ impl Patch {
                 .and_then(|field| boolean(&field))
                 .ok_or_else(|| missing(&COMPLETE))?,
             length: text(headers, LENGTH).and_then(|field| count(&field)),
+            claims: claims(headers, "content-digest")?,
             content: text(headers, header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok()),
         })
     }
@@ -321,16 +361,14 @@ impl Patch {
                 .with_member("provided-offset", self.offset.into())
                 .with_field(OFFSET, turn.offset().to_string()));
         }
-        let told = [
-            turn.record().length,
-            self.length,
-            self.content
-                .filter(|_| self.complete)
-                .map(|content| self.offset + content),
-        ];
+        let end = self
+            .content
+            .filter(|_| self.complete)
+            .map(|content| self.offset.saturating_add(content));
+        let told = [turn.record().length, self.length, end];
         let mut told = told.into_iter().flatten();
         if let Some(length) = told.next() {
-            if told.any(|other| other != length) {
+            if told.any(|other| other != length) || length < self.offset {
                 return Err(inconsistent(turn));
             }
             turn.set_length(length);
