@@ -70,6 +70,15 @@ fn a_write_of_the_same_size_within_a_second_is_not_lost() {
     assert_eq!(origin.get("/a").text(), "two");
 }
 
+/// Tells another thread to end, however this one does.
+struct Ending<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_writer_behind_our_back_is_not_overwritten_in_between() {
     // The other exchanges, so it knows what it has displaced. What it wrote must have been displaced by itself, or named
@@ -97,23 +106,23 @@ fn a_writer_behind_our_back_is_not_overwritten_in_between() {
             }
             displaced
         });
-        let (mut named, mut given_up) = (Vec::new(), 0);
+        // Whatever happens here, the other ends.
+        let ending = Ending(over);
+        let (mut named, mut given_up, mut unlike) = (Vec::new(), 0, None);
         for _ in 0..300 {
             let seen = origin.get("/a");
             // It is there at every moment. Weak where it never rests while it is read.
-            let Some(tag) = seen.header("etag").filter(|_| seen.status == 200).map(str::to_owned) else {
-                panic!("get {} {}", seen.status, seen.text());
-                continue;
-            };
+            let tag = seen.expect(200).header("etag").expect("a tag").to_owned();
             let answer = origin.put("/a", &[("If-Match", &tag)], b"ours");
             match answer.status {
                 204 => named.push(seen.text()),
                 412 => {}
                 503 => given_up += 1,
-                _ => panic!("put {} {}", answer.status, answer.text()),
+                status => unlike = Some(status),
             }
         }
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(ending);
+        assert_eq!(unlike, None);
         (other.join().expect("ended"), named, given_up)
     });
     let last = displaced.len() as u64;
