@@ -926,7 +926,7 @@ const STORIES: &[Story] = &[
         let told = page.last_seen("forwarded").expect("told");
         // Whoever asked before is hearsay, and no part of a key.
         assert_eq!(told, "for=127.0.0.1;proto=http");
-        page.send("POST", "Content-Length: 0\nForwarded: for=192.0.2.1");
+        page.send("POST", "Host: pond\nContent-Length: 0\nForwarded: for=192.0.2.1");
         let told = page.last_seen("forwarded").expect("told");
         assert_eq!(told, "for=192.0.2.1, for=127.0.0.1;host=\"pond\";proto=http");
     }),
