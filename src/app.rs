@@ -25,7 +25,7 @@ use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::{BudgetSettings, Client, ClientSettings, UpstreamError};
 use actix_service::IntoServiceFactory;
-use actix_web::dev::{ServerHandle, ServiceRequest, ServiceResponse, fn_service};
+use actix_web::dev::{self, ServerHandle, ServiceRequest, ServiceResponse, fn_service};
 use actix_web::{App, HttpServer};
 use std::any::Any;
 use std::net::{SocketAddr, TcpListener};
@@ -337,39 +337,16 @@ async fn keep_store(store: Arc<Store>, streams: Arc<Streams>) {
     }
 }
 
-/// Runs the HTTP side on a thread of its own, since actix brings its own runtime.
-fn serve(
-    listener: TcpListener,
-    service: Arc<Service>,
-    config: &Config,
+/// Runs an HTTP server on a thread of its own, since actix brings its own runtime.
+fn on_own_thread(
+    run: impl FnOnce() -> std::io::Result<dev::Server> + Send + 'static,
 ) -> std::io::Result<(ServerHandle, JoinHandle<std::io::Result<()>>)> {
-    let (workers, grace) = (config.workers, config.grace);
     let (report, started) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new()
         .name("millpond-http".to_owned())
         .spawn(move || {
             actix_web::rt::System::new().block_on(async move {
-                let server = HttpServer::new(move || {
-                    let service = Arc::clone(&service);
-                    let handled = Arc::clone(&service);
-                    let inner =
-                        App::new().default_service(fn_service(move |request| handle(Arc::clone(&handled), request)));
-                    Doors {
-                        service,
-                        inner: inner.into_factory(),
-                    }
-                })
-                .workers(workers)
-                .worker_max_blocking_threads(READ_THREADS)
-                .keep_alive(KEEP_ALIVE)
-                .h1_write_buffer_size(WRITE_BUFFER_BYTES)
-                // A player that has gone must be noticed while there is nothing to write to it.
-                .h1_allow_half_closed(false)
-                .shutdown_timeout(grace.as_secs())
-                .disable_signals()
-                .on_connect(|connection, _| tune(connection))
-                .listen(listener)?
-                .run();
+                let server = run()?;
                 // The starter waits for this; when it is gone nobody needs the server.
                 let _ = report.send(server.handle());
                 server.await
@@ -382,6 +359,37 @@ fn serve(
             _ => Err(std::io::Error::other("the server's thread ended before it served")),
         },
     }
+}
+
+/// Runs the HTTP side.
+fn serve(
+    listener: TcpListener,
+    service: Arc<Service>,
+    config: &Config,
+) -> std::io::Result<(ServerHandle, JoinHandle<std::io::Result<()>>)> {
+    let (workers, grace) = (config.workers, config.grace);
+    on_own_thread(move || {
+        let server = HttpServer::new(move || {
+            let service = Arc::clone(&service);
+            let handled = Arc::clone(&service);
+            let inner = App::new().default_service(fn_service(move |request| handle(Arc::clone(&handled), request)));
+            Doors {
+                service,
+                inner: inner.into_factory(),
+            }
+        })
+        .workers(workers)
+        .worker_max_blocking_threads(READ_THREADS)
+        .keep_alive(KEEP_ALIVE)
+        .h1_write_buffer_size(WRITE_BUFFER_BYTES)
+        // A player that has gone must be noticed while there is nothing to write to it.
+        .h1_allow_half_closed(false)
+        .shutdown_timeout(grace.as_secs())
+        .disable_signals()
+        .on_connect(|connection, _| tune(connection))
+        .listen(listener)?;
+        Ok(server.run())
+    })
 }
 
 /// What is no hit comes here.

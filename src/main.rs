@@ -43,12 +43,53 @@ enum ConfigAction {
     Show,
 }
 
-/// Every setting can also stand in MILLPOND_* variables and in the TOML file; flags win.
+/// What every server has.
 #[derive(Debug, Args)]
-struct Settings {
+struct Common {
     /// Address and port to accept connections at; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+    /// What is left free in the file system [default: 256MiB, or a twentieth of a small one]
+    #[arg(long, value_name = "SIZE")]
+    min_free: Option<String>,
+    /// How long running answers may take to finish after SIGTERM [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    grace: Option<String>,
+    /// What is logged: error, warn, info, debug, or module=level,… [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<String>,
+    /// A TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+}
+
+impl Common {
+    /// The settings that a command line with these and its own says, then the environment, then the file.
+    fn layers(self, own: impl IntoIterator<Item = (&'static str, Vec<String>)>) -> Result<Layers, String> {
+        let ours = [
+            ("listen", one(self.listen)),
+            ("min_free", one(self.min_free)),
+            ("grace", one(self.grace)),
+            ("log", one(self.log)),
+        ];
+        let flags = own.into_iter().chain(ours);
+        let file = self.config.or_else(|| std::env::var("MILLPOND_CONFIG").ok());
+        let mut layers = Layers::new();
+        layers.add_flags(flags.map(|(key, values)| (key.to_owned(), values)));
+        // The commands' own variable: a shell that has it set may start a server too.
+        layers.add_environment(std::env::vars().filter(|(name, _)| name != cli::SERVER_VARIABLE));
+        if let Some(path) = file {
+            let text =
+                std::fs::read_to_string(&path).map_err(|error| format!("--config: could not read {path}: {error}"))?;
+            layers.add_toml(&text, &path);
+        }
+        Ok(layers)
+    }
+}
+
+/// Every setting can also stand in MILLPOND_* variables and in the TOML file; flags win.
+#[derive(Debug, Args)]
+struct Settings {
     /// Data directory [default: millpond in the user's cache directory]
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
@@ -61,9 +102,6 @@ struct Settings {
     /// The most that objects may take on the disk, like 50GiB [default: no limit]
     #[arg(long, value_name = "SIZE")]
     quota: Option<String>,
-    /// What is left free in the file system [default: 256MiB, or a twentieth of a small one]
-    #[arg(long, value_name = "SIZE")]
-    min_free: Option<String>,
     /// Let URLs that clients name lead to private addresses
     #[arg(long)]
     allow_private: bool,
@@ -85,15 +123,8 @@ struct Settings {
     /// How long readers are held while the upstream fails [default: 5m]
     #[arg(long, value_name = "TIME")]
     hold_limit: Option<String>,
-    /// How long running answers may take to finish after SIGTERM [default: 30s]
-    #[arg(long, value_name = "TIME")]
-    grace: Option<String>,
-    /// What is logged: error, warn, info, debug, or module=level,… [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    log: Option<String>,
-    /// A TOML file with settings
-    #[arg(long, value_name = "FILE")]
-    config: Option<String>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// Every setting can also stand in MILLPOND_* variables and in the TOML file; flags win.
@@ -102,9 +133,6 @@ struct OriginFlags {
     /// The directory to serve
     #[arg(value_name = "DIR")]
     root: Option<String>,
-    /// Address and port to accept connections at; port 0 takes a free one [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<String>,
     /// Let clients change the directory
     #[arg(long)]
     writable: bool,
@@ -120,9 +148,6 @@ struct OriginFlags {
     /// The largest file that may be put, like 20GiB [default: no limit]
     #[arg(long, value_name = "SIZE")]
     largest_upload: Option<String>,
-    /// What is left free in the file system [default: 256MiB, or a twentieth of a small one]
-    #[arg(long, value_name = "SIZE")]
-    min_free: Option<String>,
     /// Serve names that begin with a dot
     #[arg(long)]
     hidden: bool,
@@ -141,38 +166,27 @@ struct OriginFlags {
     /// Where what is known of the files is kept [default: millpond in the user's cache directory]
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
-    /// How long running answers may take to finish after SIGTERM [default: 30s]
-    #[arg(long, value_name = "TIME")]
-    grace: Option<String>,
-    /// What is logged: error, warn, info, debug, or module=level,… [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    log: Option<String>,
-    /// A TOML file with settings
-    #[arg(long, value_name = "FILE")]
-    config: Option<String>,
+    #[command(flatten)]
+    common: Common,
 }
 
 impl OriginFlags {
     fn config(self) -> Result<OriginConfig, String> {
         let flags = [
             ("root", one(self.root)),
-            ("listen", one(self.listen)),
             ("writable", given(self.writable)),
             ("tokens", one(self.tokens)),
             ("demand_conditions", given(self.demand_conditions)),
             ("deep_delete", given(self.deep_delete)),
             ("largest_upload", one(self.largest_upload)),
-            ("min_free", one(self.min_free)),
             ("hidden", given(self.hidden)),
             ("portable", given(self.portable)),
             ("tls_certificate", one(self.tls_certificate)),
             ("tls_key", one(self.tls_key)),
             ("access_log", one(self.access_log)),
             ("data", one(self.data)),
-            ("grace", one(self.grace)),
-            ("log", one(self.log)),
         ];
-        let layers = layers(flags.into(), self.config)?;
+        let layers = self.common.layers(flags)?;
         OriginConfig::read(&layers).map_err(|mistakes| mistakes.to_string())
     }
 }
@@ -186,30 +200,13 @@ fn given(flag: bool) -> Vec<String> {
     one(flag.then(|| "true".to_owned()))
 }
 
-/// What the command line says, then the environment, then the file.
-fn layers(flags: Vec<(&str, Vec<String>)>, file: Option<String>) -> Result<Layers, String> {
-    let file = file.or_else(|| std::env::var("MILLPOND_CONFIG").ok());
-    let mut layers = Layers::new();
-    layers.add_flags(flags.into_iter().map(|(key, values)| (key.to_owned(), values)));
-    // The commands' own variable: a shell that has it set may start a server too.
-    layers.add_environment(std::env::vars().filter(|(name, _)| name != cli::SERVER_VARIABLE));
-    if let Some(path) = file {
-        let text =
-            std::fs::read_to_string(&path).map_err(|error| format!("--config: could not read {path}: {error}"))?;
-        layers.add_toml(&text, &path);
-    }
-    Ok(layers)
-}
-
 impl Settings {
     fn config(self) -> Result<Config, String> {
         let flags = [
-            ("listen", one(self.listen)),
             ("data", one(self.data)),
             ("upstream", self.upstream),
             ("delivery", one(self.delivery)),
             ("quota", one(self.quota)),
-            ("min_free", one(self.min_free)),
             ("allow_private", given(self.allow_private)),
             ("ad_hoc", one(self.ad_hoc)),
             ("after_last_reader", one(self.after_last_reader)),
@@ -217,10 +214,8 @@ impl Settings {
             ("upstream_ca", one(self.upstream_ca)),
             ("header_wait", one(self.header_wait)),
             ("hold_limit", one(self.hold_limit)),
-            ("grace", one(self.grace)),
-            ("log", one(self.log)),
         ];
-        let layers = layers(flags.into(), self.config)?;
+        let layers = self.common.layers(flags)?;
         Config::read(&layers).map_err(|mistakes| mistakes.to_string())
     }
 }

@@ -233,6 +233,8 @@ fn each_request_is_held_to_the_digest_of_what_came_with_it() {
     origin
         .put("/b", &[("Upload-Complete", "?0"), ("Content-Digest", world)], b"hello")
         .expect(400);
+    // Nobody was told the place of an upload whose beginning was refused: nothing of it stays.
+    assert_eq!(origin.everything().len(), 3, "{:?}", origin.everything());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! waits (`Expect: 100-continue`) is told to send its body.
 
 use super::tls;
-use super::{AppError, DEAD_PEER, KEEP_ALIVE, READ_THREADS, WRITE_BUFFER_BYTES};
+use super::{AppError, DEAD_PEER, KEEP_ALIVE, READ_THREADS, WRITE_BUFFER_BYTES, on_own_thread};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::OriginConfig;
 use crate::origin::{Changes, Locks, OriginError, Staging, Summing, Tags, Tree, Uploads, Watching};
@@ -205,7 +205,7 @@ fn kept_tags(config: &OriginConfig, root: &Path) -> Option<std::path::PathBuf> {
     }
 }
 
-/// Runs the HTTP side on a thread of its own, since actix brings its own runtime.
+/// Runs the HTTP side.
 fn serve(
     listener: TcpListener,
     origin: Arc<Origin>,
@@ -213,47 +213,32 @@ fn serve(
     tls: Option<ServerConfig>,
 ) -> std::io::Result<(ServerHandle, JoinHandle<std::io::Result<()>>)> {
     let (workers, grace) = (config.workers, config.grace);
-    let (report, started) = std::sync::mpsc::channel();
-    let thread = std::thread::Builder::new()
-        .name("millpond-http".to_owned())
-        .spawn(move || {
-            actix_web::rt::System::new().block_on(async move {
-                let builder = Server::build()
-                    .workers(workers)
-                    .worker_max_blocking_threads(READ_THREADS)
-                    .shutdown_timeout(grace.as_secs())
-                    .disable_signals();
-                let stopping = builder.graceful_shutdown_signal();
-                let name = "millpond-origin";
-                let builder = match tls {
-                    None => builder.listen(name, listener, move || {
-                        let stopping = stopping.clone();
-                        http(&origin, move || wait_for(stopping.clone()))
-                            .on_connect_ext(|stream: &TcpStream, _| tune(stream))
-                            .finish(answering(&origin))
-                            .tcp()
-                    }),
-                    Some(tls) => builder.listen(name, listener, move || {
-                        let stopping = stopping.clone();
-                        http(&origin, move || wait_for(stopping.clone()))
-                            .on_connect_ext(|stream: &TlsStream<TcpStream>, _| tune(stream.get_ref().0))
-                            .finish(answering(&origin))
-                            .rustls_0_23(tls.clone())
-                    }),
-                };
-                let server = builder?.run();
-                // The starter waits for this; when it is gone nobody needs the server.
-                let _ = report.send(server.handle());
-                server.await
-            })
-        })?;
-    match started.recv() {
-        Ok(handle) => Ok((handle, thread)),
-        Err(_) => match thread.join() {
-            Ok(Err(error)) => Err(error),
-            _ => Err(std::io::Error::other("the server's thread ended before it served")),
-        },
-    }
+    on_own_thread(move || {
+        let builder = Server::build()
+            .workers(workers)
+            .worker_max_blocking_threads(READ_THREADS)
+            .shutdown_timeout(grace.as_secs())
+            .disable_signals();
+        let stopping = builder.graceful_shutdown_signal();
+        let name = "millpond-origin";
+        let builder = match tls {
+            None => builder.listen(name, listener, move || {
+                let stopping = stopping.clone();
+                http(&origin, move || wait_for(stopping.clone()))
+                    .on_connect_ext(|stream: &TcpStream, _| tune(stream))
+                    .finish(answering(&origin))
+                    .tcp()
+            }),
+            Some(tls) => builder.listen(name, listener, move || {
+                let stopping = stopping.clone();
+                http(&origin, move || wait_for(stopping.clone()))
+                    .on_connect_ext(|stream: &TlsStream<TcpStream>, _| tune(stream.get_ref().0))
+                    .finish(answering(&origin))
+                    .rustls_0_23(tls.clone())
+            }),
+        };
+        Ok(builder?.run())
+    })
 }
 
 type Answered = Response<BoxBody>;

@@ -292,12 +292,6 @@ impl Changes {
         self.staging.settle_copy(incoming, digest)
     }
 
-    /// The tag of what is at the path, after reading it if need be.
-    pub fn tag(&self, path: &TreePath) -> Result<Tag, OriginError> {
-        let (parent, name) = self.place(path)?;
-        Ok(Tag::Strong(self.read_tag(&parent, name)?))
-    }
-
     /// Where a change of that path happens: its collection, and its name there.
     fn place<'a>(&self, path: &'a TreePath) -> Result<(OwnedFd, &'a str), OriginError> {
         let name = path.name().ok_or(OriginError::Root)?;

@@ -88,7 +88,14 @@ impl Origin {
             length: put.length,
             claims: put.content_claims,
         };
-        let turn = self.append(&uploads, turn, payload, content).await?;
+        let turn = match self.append(&uploads, turn, payload, content).await {
+            Ok(turn) => turn,
+            // Nobody was told its place, so nobody can resume it.
+            Err(problem) => {
+                self.cancel(uploads, &upload).await?;
+                return Err(problem);
+            }
+        };
         let mut response = HttpResponse::Created();
         response
             .insert_header((header::LOCATION, format!("/-/{PLACE}{}", upload.id)))
@@ -124,12 +131,7 @@ impl Origin {
             }
             "PATCH" => self.resume(&upload, head, payload).await,
             "DELETE" => {
-                let (uploads, mut turn) = (self.uploads()?, self.turn(&upload).await?);
-                let cancel = move || {
-                    uploads.cancel(&mut turn);
-                    Ok(())
-                };
-                self.blocking(cancel).await.map_err(|error| refused(&error))?;
+                self.cancel(self.uploads()?, &upload).await?;
                 Ok(HttpResponse::NoContent().finish())
             }
             method => {
@@ -170,6 +172,15 @@ impl Origin {
 
     async fn turn(&self, upload: &Upload) -> Result<Turn, Problem> {
         self.uploads()?.turn(upload).await.ok_or_else(absent)
+    }
+
+    async fn cancel(&self, uploads: Arc<Uploads>, upload: &Upload) -> Result<(), Problem> {
+        let mut turn = self.turn(upload).await?;
+        let cancel = move || {
+            uploads.cancel(&mut turn);
+            Ok(())
+        };
+        self.blocking(cancel).await.map_err(|error| refused(&error))
     }
 
     async fn resume(&self, upload: &Upload, head: &RequestHead, payload: Payload) -> Result<HttpResponse, Problem> {
