@@ -140,11 +140,15 @@ impl Drop for Origin {
 }
 
 fn walk(dir: &Path, into: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).expect("listed") {
+    // What goes while it is looked at is there no more.
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries {
         let path = entry.expect("an entry").path();
-        let is_dir = path.symlink_metadata().expect("inspected").is_dir();
+        let Ok(inspected) = path.symlink_metadata() else {
+            continue;
+        };
         into.push(path.clone());
-        if is_dir {
+        if inspected.is_dir() {
             walk(&path, into);
         }
     }
