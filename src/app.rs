@@ -9,27 +9,35 @@
 //! way to embed millpond: start one on port 0 and ask it for the URL of any upstream.
 
 mod door;
+mod handed;
+mod lane;
 mod origin;
 mod tls;
 
 pub use origin::OriginServer;
 
 use self::door::Doors;
+use self::handed::Connections;
+use self::lane::Lane;
 use crate::admin;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
 use crate::fill::{FillSettings, Registry};
 use crate::live::{Limits, Rules, Streams};
-use crate::serve::{Problem, Routed, Routes, Service, ServiceSettings};
+use crate::serve::{Problem, Recent, Routed, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::{BudgetSettings, Client, ClientSettings, UpstreamError};
-use actix_service::IntoServiceFactory;
-use actix_web::dev::{self, ServerHandle, ServiceRequest, ServiceResponse, fn_service};
-use actix_web::{App, HttpServer};
-use std::any::Any;
+use actix_http::HttpService;
+use actix_http::error::DispatchError;
+use actix_server::GracefulShutdownSignal;
+use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, map_config};
+use actix_web::App;
+use actix_web::dev::{self, AppConfig, ServerHandle, ServiceRequest, ServiceResponse, fn_service};
+use actix_web::rt::net::TcpStream;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -40,9 +48,16 @@ const WRITE_BUFFER_BYTES: usize = 64 * 1024;
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
+/// How long a client that has had an error instead of reading on may take to go.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// A peer that has acknowledged nothing for this long is gone. A paused player acknowledges the
 /// kernel's probes, so a pause of any length is no such silence.
 const DEAD_PEER: Duration = Duration::from_secs(15 * 60);
+
+/// What the kernel holds of a connection that was not sent yet: enough for a fast reader until the worker comes round
+/// again. Without a bound each slow reader has megabytes of it.
+const UNSENT_BYTES: u32 = 256 * 1024;
 
 /// How often it is looked whether the machine has slept.
 const SLEEP_CHECK: Duration = Duration::from_secs(1);
@@ -369,27 +384,50 @@ fn serve(
 ) -> std::io::Result<(ServerHandle, JoinHandle<std::io::Result<()>>)> {
     let (workers, grace) = (config.workers, config.grace);
     on_own_thread(move || {
-        let server = HttpServer::new(move || {
-            let service = Arc::clone(&service);
-            let handled = Arc::clone(&service);
-            let inner = App::new().default_service(fn_service(move |request| handle(Arc::clone(&handled), request)));
-            Doors {
-                service,
-                inner: inner.into_factory(),
-            }
-        })
-        .workers(workers)
-        .worker_max_blocking_threads(READ_THREADS)
+        let builder = actix_server::Server::build()
+            .workers(workers)
+            .worker_max_blocking_threads(READ_THREADS)
+            .shutdown_timeout(grace.as_secs())
+            .disable_signals();
+        let signal = builder.graceful_shutdown_signal();
+        let builder = builder.listen("millpond", listener, move || connections(&service, &signal))?;
+        Ok(builder.run())
+    })
+}
+
+/// What serves the connections of one worker.
+fn connections(
+    service: &Arc<Service>,
+    signal: &GracefulShutdownSignal,
+) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<> {
+    let signal = signal.clone();
+    let stopping = move || {
+        let signal = signal.clone();
+        async move { signal.notified().await }
+    };
+    let handled = Arc::clone(service);
+    let inner = App::new().default_service(fn_service(move |request| handle(Arc::clone(&handled), request)));
+    let recent = Rc::new(Recent::default());
+    let doors = Doors {
+        service: Arc::clone(service),
+        recent: Rc::clone(&recent),
+        inner: inner.into_factory(),
+    };
+    let doors = map_config(doors, |()| AppConfig::default()).map_err(|error: actix_web::Error| error.error_response());
+    let http = HttpService::build()
+        .graceful_shutdown_signal(stopping.clone())
         .keep_alive(KEEP_ALIVE)
+        .client_disconnect_timeout(LINGER)
         .h1_write_buffer_size(WRITE_BUFFER_BYTES)
         // A player that has gone must be noticed while there is nothing to write to it.
         .h1_allow_half_closed(false)
-        .shutdown_timeout(grace.as_secs())
-        .disable_signals()
-        .on_connect(|connection, _| tune(connection))
-        .listen(listener)?;
-        Ok(server.run())
-    })
+        .finish(doors);
+    let service = Arc::clone(service);
+    Connections {
+        http,
+        lane: move || Rc::new(Lane::new(Arc::clone(&service), Rc::clone(&recent))),
+        stopping,
+    }
 }
 
 /// What is no hit comes here.
@@ -405,8 +443,12 @@ async fn handle(service: Arc<Service>, request: ServiceRequest) -> Result<Servic
     Ok(ServiceResponse::new(request, response))
 }
 
-fn tune(connection: &dyn Any) {
-    if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
-        origin::tune(stream);
-    }
+/// How each connection is set up.
+fn tune(stream: &TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    // Where the kernel refuses, the connection is merely slower to be given up, or holds more memory.
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_user_timeout(Some(DEAD_PEER));
+    let _ = socket.set_keepalive(true);
+    let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
 }

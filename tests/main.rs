@@ -16,6 +16,7 @@ mod delivery_follow;
 mod disk;
 mod http2;
 mod integrity;
+mod lane;
 mod large;
 mod leaks;
 mod length;

@@ -34,10 +34,22 @@ fn ask(client: &mut Client, fields: &[(&str, &str)]) -> String {
     format!("{} age={age}", story.split("; key=").next().unwrap_or_default())
 }
 
-fn warmed(upstream: &Upstream, clock: &Arc<ManualClock>) -> (Pond, Client) {
+/// Which of the two serves a connection that has asked for nothing but hits, and one that has asked for more.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    Lane,
+    Framework,
+}
+
+const WAYS: [Way; 2] = [Way::Lane, Way::Framework];
+
+fn warmed(upstream: &Upstream, clock: &Arc<ManualClock>, way: Way) -> (Pond, Client) {
     let pond = Pond::with_clock(upstream, Arc::clone(clock));
     let mut client = Client::connect(pond.address());
     ask(&mut client, &[]);
+    if way == Way::Lane {
+        client = Client::connect(pond.address());
+    }
     for _ in 0..10 {
         assert_eq!(ask(&mut client, &[]), "millpond; hit; ttl=60 age=0");
     }
@@ -51,68 +63,76 @@ fn clock() -> Arc<ManualClock> {
 
 #[test]
 fn its_age_moves_on_and_its_freshness_ends() {
-    let (upstream, clock) = (upstream(), clock());
-    let (_pond, mut client) = warmed(&upstream, &clock);
-    clock.advance(Duration::from_secs(1));
-    assert_eq!(ask(&mut client, &[]), "millpond; hit; ttl=59 age=1");
-    clock.advance(Duration::from_secs(58));
-    for _ in 0..3 {
-        assert_eq!(ask(&mut client, &[]), "millpond; hit; ttl=1 age=59");
+    for way in WAYS {
+        let (upstream, clock) = (upstream(), clock());
+        let (_pond, mut client) = warmed(&upstream, &clock, way);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(ask(&mut client, &[]), "millpond; hit; ttl=59 age=1");
+        clock.advance(Duration::from_secs(58));
+        for _ in 0..3 {
+            assert_eq!(ask(&mut client, &[]), "millpond; hit; ttl=1 age=59");
+        }
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(ask(&mut client, &[]), "millpond; fwd=stale; fwd-status=304 age=0");
+        assert_eq!(upstream.requests().len(), 2);
     }
-    clock.advance(Duration::from_secs(1));
-    assert_eq!(ask(&mut client, &[]), "millpond; fwd=stale; fwd-status=304 age=0");
-    assert_eq!(upstream.requests().len(), 2);
 }
 
 #[test]
 fn a_purge_and_an_invalidation_end_it_at_once() {
-    let (upstream, clock) = (upstream(), clock());
-    let (pond, mut client) = warmed(&upstream, &clock);
-    let address = pond.address();
-    let id = request(address, "GET", "/-/api/v1/objects", &[]).json()["objects"][0]["id"].clone();
-    let object = format!("/-/api/v1/objects/{}", id.as_str().expect("an id"));
-    let local = format!("{address}");
-    request(address, "DELETE", &object, &[("Host", &local)]).expect(200);
-    assert_eq!(ask(&mut client, &[]), "millpond; fwd=uri-miss; stored age=0");
-    for _ in 0..3 {
-        assert_eq!(ask(&mut client, &[]), "millpond; hit; ttl=60 age=0");
+    for way in WAYS {
+        let (upstream, clock) = (upstream(), clock());
+        let (pond, mut client) = warmed(&upstream, &clock, way);
+        let address = pond.address();
+        let id = request(address, "GET", "/-/api/v1/objects", &[]).json()["objects"][0]["id"].clone();
+        let object = format!("/-/api/v1/objects/{}", id.as_str().expect("an id"));
+        let local = format!("{address}");
+        request(address, "DELETE", &object, &[("Host", &local)]).expect(200);
+        assert_eq!(ask(&mut client, &[]), "millpond; fwd=uri-miss; stored age=0");
+        for _ in 0..3 {
+            assert_eq!(ask(&mut client, &[]), "millpond; hit; ttl=60 age=0");
+        }
+        // What may have changed is asked about; it has not.
+        request(address, "POST", "/small", &[("Content-Length", "0")]).expect(200);
+        assert_eq!(ask(&mut client, &[]), "millpond; fwd=stale; fwd-status=304 age=0");
+        assert_eq!(upstream.requests().len(), 4);
     }
-    // What may have changed is asked about; it has not.
-    request(address, "POST", "/small", &[("Content-Length", "0")]).expect(200);
-    assert_eq!(ask(&mut client, &[]), "millpond; fwd=stale; fwd-status=304 age=0");
-    assert_eq!(upstream.requests().len(), 4);
 }
 
 #[test]
 fn a_request_that_says_more_gets_what_it_asks_for() {
-    let (upstream, clock) = (upstream(), clock());
-    let (pond, mut client) = warmed(&upstream, &clock);
-    assert_eq!(
-        ask(&mut client, &[("Cache-Control", "no-cache")]),
-        "millpond; fwd=request; fwd-status=304 age=0"
-    );
-    for (fields, status) in [
-        ([("Range", "bytes=2-6")], 206),
-        ([("If-None-Match", "\"a\"")], 304),
-        ([("If-Match", "\"b\"")], 412),
-    ] {
-        assert_eq!(request(pond.address(), "GET", "/small", &fields).status, status);
-        assert_eq!(ask(&mut client, &[]), "millpond; hit; ttl=60 age=0");
+    for way in WAYS {
+        let (upstream, clock) = (upstream(), clock());
+        let (pond, mut client) = warmed(&upstream, &clock, way);
+        assert_eq!(
+            ask(&mut client, &[("Cache-Control", "no-cache")]),
+            "millpond; fwd=request; fwd-status=304 age=0"
+        );
+        for (fields, status) in [
+            ([("Range", "bytes=2-6")], 206),
+            ([("If-None-Match", "\"a\"")], 304),
+            ([("If-Match", "\"b\"")], 412),
+        ] {
+            assert_eq!(request(pond.address(), "GET", "/small", &fields).status, status);
+            assert_eq!(ask(&mut client, &[]), "millpond; hit; ttl=60 age=0");
+        }
+        let head = request(pond.address(), "HEAD", "/small", &[]);
+        assert_eq!((head.status, head.header("content-length")), (200, Some("14")));
     }
-    let head = request(pond.address(), "HEAD", "/small", &[]);
-    assert_eq!((head.status, head.header("content-length")), (200, Some("14")));
 }
 
 #[test]
 fn each_of_its_answers_is_counted() {
-    let (upstream, clock) = (upstream(), clock());
-    let (pond, mut client) = warmed(&upstream, &clock);
-    for _ in 0..1000 {
+    for way in WAYS {
+        let (upstream, clock) = (upstream(), clock());
+        let (pond, mut client) = warmed(&upstream, &clock, way);
+        for _ in 0..1000 {
+            ask(&mut client, &[]);
+        }
+        assert_eq!(pond.metric("millpond_hits_total"), 1010);
+        // The object is told of them by the score, and of the rest when the second is over.
+        clock.advance(Duration::from_secs(1));
         ask(&mut client, &[]);
+        assert_eq!(pond.object()["hits"], 1012);
     }
-    assert_eq!(pond.metric("millpond_hits_total"), 1010);
-    // The object is told of them by the score, and of the rest when the second is over.
-    clock.advance(Duration::from_secs(1));
-    ask(&mut client, &[]);
-    assert_eq!(pond.object()["hits"], 1012);
 }

@@ -79,11 +79,13 @@ fn a_rest_after_failures_is_named_with_its_end() {
         _ => conn.serve(&served, seen),
     });
     let pond = Pond::before(&upstream);
+    // It reads on: who does not take what is there waits for nothing.
     let reader = Client::open(pond.address(), "GET", "/film", &[]);
+    let reading = std::thread::spawn(move || reader.finish());
     let line = until_why(&pond, "backoff");
     assert_eq!(line["at"], 1_000_000);
     assert!(line["until_ms"].as_u64().is_some_and(|rest| rest <= 2000), "{line}");
-    film.check(0, &reader.finish().body);
+    film.check(0, &reading.join().expect("read").body);
 }
 
 #[test]

@@ -10,12 +10,14 @@ use actix_web::body::BoxBody;
 use actix_web::dev;
 use actix_web::dev::{AppConfig, ServiceFactory, ServiceResponse};
 use futures::future::{Either, FutureExt, LocalBoxFuture, Ready, ready};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// Makes the door of each worker, in front of the application that `inner` makes.
 pub(super) struct Doors<F> {
     pub(super) service: Arc<Service>,
+    pub(super) recent: Rc<Recent>,
     pub(super) inner: F,
 }
 
@@ -34,11 +36,12 @@ where
 
     fn new_service(&self, config: AppConfig) -> Self::Future {
         let service = Arc::clone(&self.service);
+        let recent = Rc::clone(&self.recent);
         let inner = self.inner.new_service(config);
         async move {
             Ok(Door {
                 service,
-                recent: Recent::default(),
+                recent,
                 inner: inner.await?,
             })
         }
@@ -49,7 +52,7 @@ where
 /// The door of one worker.
 pub(super) struct Door<S> {
     service: Arc<Service>,
-    recent: Recent,
+    recent: Rc<Recent>,
     inner: S,
 }
 

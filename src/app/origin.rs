@@ -4,7 +4,7 @@
 //! waits (`Expect: 100-continue`) is told to send its body.
 
 use super::tls;
-use super::{AppError, DEAD_PEER, KEEP_ALIVE, READ_THREADS, WRITE_BUFFER_BYTES, on_own_thread};
+use super::{AppError, KEEP_ALIVE, READ_THREADS, WRITE_BUFFER_BYTES, on_own_thread, tune};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::OriginConfig;
 use crate::origin::{Changes, Locks, OriginError, Staging, Summing, Tags, Tree, Uploads, Watching};
@@ -325,12 +325,4 @@ fn answering(origin: &Arc<Origin>) -> Handler<Answered> {
         origin: Arc::clone(origin),
         handle: |origin, request| Box::pin(async move { Ok(origin.answer(request).await.into()) }),
     }
-}
-
-pub(super) fn tune(stream: &TcpStream) {
-    let socket = socket2::SockRef::from(stream);
-    // Where the kernel refuses, the connection is merely slower to be given up.
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_user_timeout(Some(DEAD_PEER));
-    let _ = socket.set_keepalive(true);
 }

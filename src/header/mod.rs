@@ -22,7 +22,7 @@ pub use digest::{Claim, claim, repr_digest, stated_sha256, wants_sha256};
 pub use forwarding::end_to_end;
 pub use precondition::{Conditions, Current, Known, Malformed, Preconditions, Verdict};
 pub use prefer::{preferred_wait, prefers_async};
-pub use range::{FirstWanted, MAX_RANGES, Selection, first_wanted, select};
+pub use range::{FirstWanted, MAX_RANGES, Selection, first_wanted, select, select_one};
 pub use upload::{boolean, count};
 pub use validator::{EntityTag, StrongValidator, Validators};
 

@@ -75,6 +75,31 @@ pub fn select(field: Option<&[u8]>, size: ByteCount) -> Selection {
     }
 }
 
+/// [`select`] for the commonest field, `bytes=FIRST-LAST` or `bytes=FIRST-`, that lies inside the object. `None` where
+/// it is any other.
+pub fn select_one(field: &[u8], size: ByteCount) -> Option<ByteRange> {
+    let text = field.strip_prefix(b"bytes=")?;
+    let (start, rest) = digits(text)?;
+    let rest = rest.strip_prefix(b"-")?;
+    if rest.is_empty() {
+        return ByteRange::new(start, size);
+    }
+    let (last, rest) = digits(rest)?;
+    match rest.is_empty() && start <= last {
+        true => ByteRange::new(start, size.min(last + 1)),
+        false => None,
+    }
+}
+
+/// A number of few enough digits that none is larger than [`FAR`], and what follows it.
+fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
+    const MOST: usize = 18;
+    let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, rest) = text.split_at(count);
+    let add = |sum: u64, digit: &u8| sum * 10 + u64::from(digit - b'0');
+    (1..=MOST).contains(&count).then(|| (number.iter().fold(0, add), rest))
+}
+
 /// The first range of `field`, for a fill that must choose where to begin before any length is known.
 pub fn first_wanted(field: Option<&[u8]>) -> Option<FirstWanted> {
     Some(match *members(field?)?.first()? {
@@ -302,6 +327,20 @@ mod tests {
                 prop_assert!(found.iter().all(|range| range.end() <= size));
                 prop_assert!(found.iter().map(|range| range.len()).sum::<u64>() <= size);
             }
+        }
+
+        #[test]
+        fn the_short_way_selects_what_the_long_one_does(tail in "[0-9]{0,20}-[0-9]{0,20}[,x ]?", size in 0u64..2000) {
+            let field = format!("bytes={tail}");
+            if let Some(found) = select_one(field.as_bytes(), size) {
+                prop_assert_eq!(selected(&field, size), Selection::Ranges(vec![found]));
+            }
+        }
+
+        #[test]
+        fn the_short_way_finds_what_lies_inside(first in 0u64..3000, more in 0u64..3000, size in 1u64..2000) {
+            let field = format!("bytes={first}-{}", first + more);
+            prop_assert_eq!(select_one(field.as_bytes(), size).is_some(), first < size);
         }
 
         #[test]

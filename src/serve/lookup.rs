@@ -88,7 +88,7 @@ enum Attempt {
 }
 
 impl Service {
-    /// The answer of an open object that may be used as it is.
+    /// The answer of an open object that may be used as it is. Who gives it counts it.
     pub(super) fn stored_answer(
         &self,
         head: &RequestHead,
@@ -130,7 +130,6 @@ impl Service {
             detail,
             ..CacheStatus::HIT
         };
-        self.metrics.hits.inc();
         object.touch(unix_seconds(self.clock.now()));
         let answer = answer_of(request.question, &object);
         let watch = Watch::new(object);
@@ -186,6 +185,7 @@ impl Service {
             .as_ref()
             .and_then(|object| self.hit(request, target, Arc::clone(object), true));
         if let Some(response) = hit {
+            self.metrics.hits.inc();
             return Ok(Attempt::Answered(response));
         }
         if request.asked.only_if_cached {

@@ -6,6 +6,7 @@
 //! given that.
 
 use super::lookup::Service;
+use super::quick::Template;
 use super::request::{RequestFields, is_plain};
 use super::route::Routed;
 use crate::config::Delivery;
@@ -18,14 +19,14 @@ use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use bytes::Bytes;
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Longer paths are rare enough to be parsed each time.
-const MAX_RECENT_BYTES: usize = 512;
+pub(super) const MAX_RECENT_BYTES: usize = 512;
 const MAX_RECENT: usize = 1024;
 
 /// Of no longer body does each worker have a copy of its own.
@@ -41,18 +42,31 @@ const TOLD_AFTER: u32 = 64;
 /// An answer that is fresh for less than this may not be so at the end of its second.
 const LEAST_TTL_SECONDS: i64 = 2;
 
+pub(super) type Table = HashMap<String, Remembered>;
+
 /// The recent requests of one worker.
 ///
 /// A full table is emptied, not aged: what is still in use is back within one request each.
 #[derive(Debug, Default)]
 pub struct Recent {
     /// By the path alone: a request with a query takes the long way.
-    table: RefCell<HashMap<String, Remembered>>,
+    table: RefCell<Table>,
     /// The names of the fields of the latest answer: most have the same.
     names: RefCell<Rc<[HeaderName]>>,
 }
 
 impl Recent {
+    pub(super) fn table(&self) -> RefMut<'_, Table> {
+        self.table.borrow_mut()
+    }
+
+    pub(super) fn remember(table: &mut Table, path: &str, known: Remembered) {
+        if table.len() >= MAX_RECENT {
+            table.clear();
+        }
+        table.insert(path.to_owned(), known);
+    }
+
     fn names<'a>(&self, names: impl Iterator<Item = &'a HeaderName> + Clone) -> Rc<[HeaderName]> {
         let mut latest = self.names.borrow_mut();
         if !latest.iter().eq(names.clone()) {
@@ -62,11 +76,25 @@ impl Recent {
     }
 }
 
+/// Where a path leads, and what was last answered there.
 #[derive(Debug)]
-struct Remembered {
-    target: Arc<Target>,
-    delivery: Delivery,
+pub(super) struct Remembered {
+    pub(super) target: Arc<Target>,
+    pub(super) delivery: Delivery,
     ready: Option<Ready>,
+    /// The same for connections of our own.
+    pub(super) template: Option<Template>,
+}
+
+impl Remembered {
+    pub(super) fn new(target: Arc<Target>, delivery: Delivery) -> Self {
+        Self {
+            target,
+            delivery,
+            ready: None,
+            template: None,
+        }
+    }
 }
 
 /// An answer to be given again. It holds no object: whether one may be closed or evicted shows in who holds it.
@@ -91,7 +119,7 @@ impl Service {
     /// but for the bytes themselves. `None` sends the request the long way, to [`Service::fetch`].
     pub fn at_once(&self, recent: &Recent, head: &RequestHead) -> Option<Response<BoxBody>> {
         let (path, query) = (head.uri.path(), head.uri.query());
-        let mut table = recent.table.borrow_mut();
+        let mut table = recent.table();
         let known = match query {
             None => table.get_mut(path),
             Some(_) => None,
@@ -112,20 +140,14 @@ impl Service {
                     return None;
                 };
                 if query.is_none() && path.len() <= MAX_RECENT_BYTES {
-                    if table.len() >= MAX_RECENT {
-                        table.clear();
-                    }
-                    let remembered = Remembered {
-                        target: Arc::clone(&target),
-                        delivery,
-                        ready: None,
-                    };
-                    table.insert(path.to_owned(), remembered);
+                    let known = Remembered::new(Arc::clone(&target), delivery);
+                    Recent::remember(&mut table, path, known);
                 }
                 let object = self.resident(&target, &RequestFields(&head.headers))?;
                 self.stored_answer(head, &target, delivery, object)?
             }
         };
+        self.metrics.hits.inc();
         self.metrics.answered(response.status().as_u16());
         Some(response.into())
     }

@@ -65,7 +65,7 @@ impl Body {
         })
     }
 
-    fn file(&self) -> io::Result<&File> {
+    pub(super) fn file(&self) -> io::Result<&File> {
         self.file.get().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 

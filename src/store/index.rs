@@ -11,6 +11,7 @@ use super::object::{Object, Shared};
 use super::record::Record;
 use super::recover;
 use super::representation::Representation;
+use super::sending::Sending;
 use super::space::{Space, Stated, pages_of};
 use super::stock::Stock;
 use super::{fault, sums};
@@ -120,6 +121,7 @@ impl Store {
                 clock,
                 space,
                 kept: Arc::default(),
+                sending: Sending::default(),
                 bad_blocks: AtomicU64::new(0),
                 punched_bytes: AtomicU64::new(0),
                 _lock: lock,

@@ -56,6 +56,12 @@ impl Kept {
         &self.bytes
     }
 
+    /// A part of it.
+    pub fn part(&self, range: ByteRange) -> Bytes {
+        let len = usize::try_from(range.len()).unwrap_or(usize::MAX);
+        self.slice(range.start(), len)
+    }
+
     /// Notes that it has answered so many times, each within a second of one that its object noted itself.
     pub fn answered(&self, times: u32) {
         self.uses.add_hits(times.into());
@@ -96,6 +102,15 @@ impl Object {
         if self.epoch() != epoch || self.is_discarded() {
             self.withdraw();
         }
+    }
+
+    /// The body, where it is small and in memory, or can be read without a wait.
+    pub fn small_body(&self) -> Option<Arc<Kept>> {
+        let length = self.length().filter(|length| *length <= SMALL_BYTES)?;
+        self.kept_body().or_else(|| {
+            self.read_now(0, usize::try_from(length).ok()?).ok()??;
+            self.kept_body()
+        })
     }
 
     /// What is kept answers no more: bytes go, the head is another, or later requests find another object.

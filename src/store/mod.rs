@@ -33,6 +33,7 @@ mod recover;
 mod representation;
 mod retract;
 mod schema;
+mod sending;
 mod space;
 mod stock;
 mod streams;

@@ -21,6 +21,7 @@ use super::layout::DirLock;
 use super::presence::{Broken, Presence, Progress, WaitingAt};
 use super::record::Record;
 use super::representation::{Head, Representation};
+use super::sending::Sending;
 use super::space::{Space, pages_of};
 use super::sums::{Arriving, Group, Unchecked};
 use super::uses::Uses;
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     pub(super) space: Space,
     /// Small bodies in memory.
     pub(super) kept: Arc<KeptBytes>,
+    /// Whether bytes can be sent without a copy.
+    pub(super) sending: Sending,
     /// Blocks that did not match their checksums.
     pub(super) bad_blocks: AtomicU64,
     /// Bytes taken out of objects that stay.
@@ -381,13 +384,13 @@ impl Object {
     /// # Errors
     /// Where the body cannot be read, or ends before bytes that were recorded as present.
     pub fn read_now(&self, at: ByteOffset, len: usize) -> Result<Option<Bytes>, StoreError> {
-        if self.has_passing.load(Ordering::Acquire)
+        if self.has_passing()
             && let Some(mut piece) = self.progress().transit.piece_at(at)
         {
             piece.truncate(len);
             return Ok(Some(piece));
         }
-        if self.has_unchecked.load(Ordering::Acquire) && self.is_unchecked(at, len) {
+        if !self.is_checked(at, len) {
             return Ok(None);
         }
         if let Some(kept) = &*self.kept.load() {
@@ -434,6 +437,11 @@ impl Object {
     /// Notes that the object answered a request at `now`, in seconds since 1970.
     pub fn touch(&self, now: u64) {
         self.uses.add(now);
+    }
+
+    /// Notes that it has answered so many times more, each within a second of one that was noted.
+    pub fn answered(&self, times: u32) {
+        self.uses.add_hits(times.into());
     }
 
     /// When the object last answered a request, in seconds since 1970.

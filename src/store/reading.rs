@@ -31,7 +31,17 @@ pub fn read_now(file: &File, at: ByteOffset, len: usize) -> io::Result<Option<By
     }
 }
 
-/// The same, waiting for the disk.
+/// Whether the byte at `at` is in memory.
+pub(super) fn is_in_memory(file: &File, at: ByteOffset) -> bool {
+    let mut byte = [0];
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    matches!(
+        rustix::io::preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT),
+        Ok(1)
+    )
+}
+
+/// [`read_now`], waiting for the disk.
 ///
 /// # Errors
 /// As [`read_now`].

@@ -143,11 +143,14 @@ impl Object {
         }
     }
 
-    /// Whether any of these bytes were not compared since the start.
-    pub(super) fn is_unchecked(&self, at: ByteOffset, len: usize) -> bool {
+    /// Whether all of these bytes were compared since the start.
+    pub(super) fn is_checked(&self, at: ByteOffset, len: usize) -> bool {
+        if !self.has_unchecked.load(Ordering::Acquire) {
+            return true;
+        }
         let unchecked = self.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
         let last = at.saturating_add((len as u64).max(1) - 1);
-        (sums::block_of(at)..=sums::block_of(last)).any(|block| unchecked.contains(block))
+        !(sums::block_of(at)..=sums::block_of(last)).any(|block| unchecked.contains(block))
     }
 
     /// The runs of a block that do not match their checksums, where it was not compared yet.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const NOW: u64 = 1_800_000_000;
@@ -260,4 +261,44 @@ fn a_block_that_came_in_two_pieces_is_damaged_once() {
     let object = store.load(&key(1)).expect("readable").expect("there");
     object.read_blocking(0, 100).expect("read");
     assert_eq!((store.bad_blocks(), object.present_bytes()), (1, 0));
+}
+
+#[test]
+fn what_is_sent_is_not_given_back_before() {
+    const LEN: u64 = 64 << 10;
+    const TIMES: usize = 5;
+    /// Far longer than a hole takes to be punched.
+    const PATIENCE: Duration = Duration::from_millis(100);
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let object = film(&store, 1, LEN, LEN);
+    let whole = ByteRange::new(0, LEN).expect("not empty");
+    for _ in 0..TIMES {
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let taken = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // Taken away at the worst moment: after they were found here.
+            let take = || {
+                let begun = Instant::now();
+                let before = object.epoch();
+                scope.spawn(|| {
+                    object.retract(whole).expect("taken away");
+                    taken.store(true, Ordering::Release);
+                });
+                while object.epoch() == before || (!taken.load(Ordering::Acquire) && begun.elapsed() < PATIENCE) {
+                    thread::yield_now();
+                }
+            };
+            let sent = object.send_after(take, &ours, 0, LEN as usize).expect("a socket");
+            let mut bytes = vec![0; sent.expect("bytes that are here")];
+            std::io::Read::read_exact(&mut theirs, &mut bytes).expect("what was sent");
+            assert!(bytes.iter().all(|byte| *byte == 7), "bytes that were taken away");
+        });
+        assert_eq!(
+            object.send_now(&ours, 0, 1).expect("a socket"),
+            None,
+            "absent bytes were sent"
+        );
+        store.write(&object, 0, &vec![7; LEN as usize]).expect("room");
+    }
 }

@@ -1,0 +1,405 @@
+//! Hits on a connection of our own: from the bytes of a request to those of an answer's header.
+//!
+//! A player's seek into a stored film, and a page's small object, say nothing that any of the machinery between a
+//! socket and [`Service::fetch`] is for. Here such a request is read where it lies, and answered by a header made once
+//! a second; whatever says more than a path and one range is not for here, and goes the long way.
+
+use super::body::{ObjectBody, Source};
+use super::lookup::Service;
+use super::multipart::Segment;
+use super::recent::{MAX_RECENT_BYTES, Recent, Remembered};
+use super::request::{RequestFields, is_condition};
+use super::route::Routed;
+use crate::clock::{from_unix_seconds, unix_seconds};
+use crate::header::{Selection, print_date, select, select_one};
+use crate::ranges::ByteRange;
+use crate::store::{Head, Kept, Object, Watch};
+use crate::upstream::Target;
+use actix_web::HttpResponse;
+use actix_web::body::MessageBody;
+use actix_web::dev::RequestHead;
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::{StatusCode, Uri};
+use bytes::Bytes;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// More fields than a player sends.
+const MAX_FIELDS: usize = 48;
+
+/// How often an answer is given before its object is told of it; see [`super::recent`].
+const TOLD_AFTER: u32 = 64;
+
+/// A request that can be answered here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuickRequest<'a> {
+    path: &'a str,
+    range: Option<&'a [u8]>,
+    closes: bool,
+    length: usize,
+}
+
+impl<'a> QuickRequest<'a> {
+    /// Reads the request at the beginning of `bytes`: a GET for a path, and perhaps for one range of it. `None` for
+    /// one that has not come whole, and for all others; those who know more of HTTP have a look at them.
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut fields);
+        let Ok(httparse::Status::Complete(length)) = request.parse(bytes) else {
+            return None;
+        };
+        if request.method != Some("GET") || request.version != Some(1) {
+            return None;
+        }
+        let path = request
+            .path
+            .filter(|path| path.starts_with('/') && !path.contains(['?', '#']))?;
+        let (mut range, mut hosts, mut closes) = (None, 0, false);
+        for field in request.headers.iter() {
+            match Said::of(field.name)? {
+                Said::Nothing => {}
+                Said::Host => hosts += 1,
+                Said::Range if range.is_some() => return None,
+                Said::Range => range = Some(field.value),
+                Said::Connection if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
+                Said::Connection if field.value.eq_ignore_ascii_case(b"close") => closes = true,
+                Said::Connection => return None,
+            }
+        }
+        (hosts == 1).then_some(Self {
+            path,
+            range,
+            closes,
+            length,
+        })
+    }
+
+    /// How many bytes the request took.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Whether the connection ends with the answer.
+    pub fn closes(&self) -> bool {
+        self.closes
+    }
+}
+
+/// What a field of a request is to us here.
+enum Said {
+    Nothing,
+    Host,
+    Range,
+    Connection,
+}
+
+impl Said {
+    /// `None` for a field that changes what an answer is, or how messages are told apart.
+    fn of(name: &str) -> Option<Self> {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        match name.len() {
+            4 if is("host") => Some(Self::Host),
+            5 if is("range") => Some(Self::Range),
+            10 if is("connection") => Some(Self::Connection),
+            _ => {
+                let framing = [
+                    "content-length",
+                    "transfer-encoding",
+                    "expect",
+                    "upgrade",
+                    "te",
+                    "trailer",
+                ];
+                let known = framing.iter().any(|framing| is(framing));
+                (!known && !is_condition(name)).then_some(Self::Nothing)
+            }
+        }
+    }
+}
+
+/// The body of an answer whose header is written already.
+pub enum QuickBody {
+    /// None.
+    Empty,
+    /// All of it.
+    Kept(Bytes),
+    /// A range of an object, to be sent by [`Object::send_now`], or read on by [`Service::read_on`].
+    Object {
+        /// The object. Who holds it keeps it open.
+        object: Arc<Object>,
+        /// Which of its bytes.
+        range: ByteRange,
+        /// What to ask for should bytes be gone.
+        target: Arc<Target>,
+    },
+}
+
+/// A header to be given again while its second lasts.
+#[derive(Debug)]
+pub(super) struct Template {
+    /// It is of this state of its object.
+    head: Arc<Head>,
+    length: u64,
+    /// By [`crate::clock::Clock::elapsed`].
+    until: Duration,
+    /// All fields but those of the framing, each with its end of line.
+    fields: Vec<u8>,
+    kept: Option<Arc<Kept>>,
+    /// How often it was given since its object was told.
+    given: u32,
+}
+
+impl Service {
+    /// Answers from an open, whole and fresh object: writes the header behind what is in `into`. `None`, with nothing
+    /// written, sends the request the long way.
+    pub fn quick(&self, recent: &Recent, request: &QuickRequest<'_>, into: &mut Vec<u8>) -> Option<QuickBody> {
+        let mut table = recent.table();
+        if let Some(known) = table.get_mut(request.path) {
+            return self.quickly(known, request, into);
+        }
+        let mut known = self.remembered(request.path)?;
+        let body = self.quickly(&mut known, request, into);
+        Recent::remember(&mut table, request.path, known);
+        body
+    }
+
+    fn quickly(&self, known: &mut Remembered, request: &QuickRequest<'_>, into: &mut Vec<u8>) -> Option<QuickBody> {
+        let now = self.clock.elapsed();
+        // A small body is known to be current without a look at its object.
+        let small = |template: &&mut Template| {
+            now < template.until && template.kept.as_ref().is_some_and(|kept| kept.is_current())
+        };
+        if let Some(template) = known.template.as_mut().filter(small) {
+            let (range, is_part) = selected(request.range, template.length)?;
+            template.write(range, is_part, request.closes, into);
+            template.given += 1;
+            if template.given >= TOLD_AFTER {
+                template.tell();
+            }
+            self.count(is_part);
+            let body = template.kept.as_ref().zip(range).map(|(kept, range)| {
+                self.metrics.sent_bytes.inc_by(range.len());
+                QuickBody::Kept(kept.part(range))
+            });
+            return Some(body.unwrap_or(QuickBody::Empty));
+        }
+        let object = self.store.resident(&known.target.key)?;
+        let is_current = |template: &Template| {
+            now < template.until && Arc::ptr_eq(&template.head, &object.head()) && object.is_whole()
+        };
+        match known.template.as_ref().is_some_and(is_current) {
+            true => object.answered(1),
+            false => {
+                known.template = None;
+                known.template = Some(self.template(known, &object, now)?);
+            }
+        }
+        let template = known.template.as_mut()?;
+        let (range, is_part) = selected(request.range, template.length)?;
+        template.write(range, is_part, request.closes, into);
+        self.count(is_part);
+        Some(match (range, &template.kept) {
+            (None, _) => QuickBody::Empty,
+            (Some(range), Some(kept)) => {
+                self.metrics.sent_bytes.inc_by(range.len());
+                QuickBody::Kept(kept.part(range))
+            }
+            (Some(range), None) => QuickBody::Object {
+                object,
+                range,
+                target: Arc::clone(&known.target),
+            },
+        })
+    }
+
+    /// What the machinery of an ordinary answer makes of what is left of a body: it reads what is not in memory,
+    /// and has fetched what is gone.
+    pub fn read_on(&self, object: &Arc<Object>, range: ByteRange, target: &Arc<Target>) -> impl MessageBody + use<> {
+        let source = Source {
+            fills: self.fills.clone(),
+            target: Arc::clone(target),
+        };
+        let segments = vec![Segment::Object(range)];
+        let watch = Watch::new(Arc::clone(object));
+        ObjectBody::new(watch, None, Some(source), segments, Arc::clone(&self.metrics))
+    }
+
+    fn count(&self, is_part: bool) {
+        self.metrics.hits.inc();
+        self.metrics.answered(if is_part { 206 } else { 200 });
+    }
+
+    /// Where a path leads, to be remembered.
+    fn remembered(&self, path: &str) -> Option<Remembered> {
+        let uri = Uri::try_from(path).ok()?;
+        if path.len() > MAX_RECENT_BYTES || uri.path() != path || uri.query().is_some() {
+            return None;
+        }
+        match self.routes.resolve(path, None) {
+            Ok(Routed::Fetch { target, delivery }) => Some(Remembered::new(target, delivery)),
+            _ => None,
+        }
+    }
+
+    /// The header that the ordinary way gives to a request for all of the object. `None` where the answer
+    /// depends on more than the object.
+    fn template(&self, known: &Remembered, object: &Arc<Object>, now: Duration) -> Option<Template> {
+        let head = Arc::clone(&object.head());
+        let length = object.length()?;
+        let representation = head.representation();
+        let depends = !representation.selected_by.is_empty() || representation.header("content-encoding").is_some();
+        if depends || representation.status != 200 || self.ttl(object, now) < LEAST_TTL_SECONDS {
+            return None;
+        }
+        let nothing = HeaderMap::new();
+        let selected = self.resident(&known.target, &RequestFields(&nothing))?;
+        let mut asked = RequestHead::default();
+        asked.headers = nothing;
+        let kept = object.small_body();
+        let is_same = Arc::ptr_eq(&selected, object);
+        let response = self.stored_answer(&asked, &known.target, known.delivery, selected)?;
+        if !is_same || response.status() != StatusCode::OK {
+            return None;
+        }
+        let since = head.since_validated(now);
+        let left = Duration::from_secs(1).saturating_sub(Duration::from_nanos(u64::from(since.subsec_nanos())));
+        Some(Template {
+            length,
+            until: now.saturating_add(left),
+            fields: fields(&response, unix_seconds(self.clock.now())),
+            kept: kept.filter(|kept| kept.bytes().len() as u64 == length),
+            head,
+            given: 0,
+        })
+    }
+}
+
+/// An answer that is fresh for less than this may not be so at the end of its second.
+const LEAST_TTL_SECONDS: i64 = 2;
+
+/// The range of an object of `length` bytes that is to be sent, and whether it is a part of it; `None` where the
+/// answer is of another kind.
+fn selected(field: Option<&[u8]>, length: u64) -> Option<(Option<ByteRange>, bool)> {
+    let Some(field) = field else {
+        return Some((ByteRange::new(0, length), false));
+    };
+    if let Some(range) = select_one(field, length) {
+        return Some((Some(range), true));
+    }
+    match select(Some(field), length) {
+        Selection::Whole => Some((ByteRange::new(0, length), false)),
+        Selection::Ranges(ranges) if ranges.len() == 1 => Some((Some(ranges[0]), true)),
+        Selection::Ranges(_) | Selection::Unsatisfiable => None,
+    }
+}
+
+/// The lines of a header, without those of the framing.
+fn fields(response: &HttpResponse, now: u64) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(512);
+    for (name, value) in response.headers() {
+        lines.extend_from_slice(name.as_str().as_bytes());
+        lines.extend_from_slice(b": ");
+        lines.extend_from_slice(value.as_bytes());
+        lines.extend_from_slice(b"\r\n");
+    }
+    if !response.headers().contains_key(header::DATE) {
+        let date = print_date(from_unix_seconds(now));
+        lines.extend_from_slice(format!("date: {date}\r\n").as_bytes());
+    }
+    lines
+}
+
+impl Template {
+    /// Writes the header for a range, or for the whole object.
+    fn write(&self, range: Option<ByteRange>, is_part: bool, closes: bool, into: &mut Vec<u8>) {
+        let length = range.map_or(0, |range| range.len());
+        let status: &[u8] = match is_part {
+            true => b"HTTP/1.1 206 Partial Content\r\n",
+            false => b"HTTP/1.1 200 OK\r\n",
+        };
+        into.extend_from_slice(status);
+        into.extend_from_slice(&self.fields);
+        if let (true, Some(range)) = (is_part, range) {
+            let (first, last) = (range.start(), range.end() - 1);
+            // Memory takes all that is written.
+            let _ = write!(into, "content-range: bytes {first}-{last}/{}\r\n", self.length);
+        }
+        let close = if closes { "connection: close\r\n" } else { "" };
+        let _ = write!(into, "content-length: {length}\r\n{close}\r\n");
+    }
+
+    fn tell(&mut self) {
+        if let Some(kept) = &self.kept {
+            kept.answered(std::mem::take(&mut self.given));
+        }
+    }
+}
+
+impl Drop for Template {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Option<QuickRequest<'_>> {
+        QuickRequest::read(text.as_bytes())
+    }
+
+    #[test]
+    fn a_seek_of_a_player_is_read() {
+        let text =
+            "GET /film.mkv HTTP/1.1\r\nUser-Agent: VLC\r\nHost: a:1\r\nRange: bytes=5-\r\nIcy-MetaData: 1\r\n\r\nGET";
+        let request = read(text).expect("whole");
+        assert_eq!((request.path, request.range), ("/film.mkv", Some(&b"bytes=5-"[..])));
+        assert_eq!(&text[request.length()..], "GET");
+        assert!(!request.closes());
+        let closes = read("GET / HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n").expect("whole");
+        assert!(closes.closes());
+    }
+
+    #[test]
+    fn what_says_more_or_is_not_whole_goes_the_long_way() {
+        for line in [
+            "HEAD / HTTP/1.1\r\nHost: a",
+            "GET / HTTP/1.0\r\nHost: a",
+            "GET /?a HTTP/1.1\r\nHost: a",
+            "GET http://a/ HTTP/1.1\r\nHost: a",
+            "GET * HTTP/1.1\r\nHost: a",
+            "GET / HTTP/1.1\r\nUser-Agent: b",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a",
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0",
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade",
+            "GET / HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"a\"",
+            "GET / HTTP/1.1\r\nHost: a\r\nIf-Range: \"a\"\r\nRange: bytes=0-",
+            "GET / HTTP/1.1\r\nHost: a\r\nCache-Control: no-cache",
+            "GET / HTTP/1.1\r\nHost: a\r\nPragma: no-cache",
+            "GET / HTTP/1.1\r\nHost: a\r\nPrefer: wait=5",
+            "GET / HTTP/1.1\r\nHost: a\r\nWant-Repr-Digest: sha-256=5",
+            "GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue",
+            "GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=0-1\r\nRange: bytes=5-6",
+            "GET / HTTP/1.1\r\nHost : a",
+            "GET / HTTP/1.1\r\n Host: a",
+        ] {
+            assert_eq!(read(&format!("{line}\r\n\r\n")), None, "{line}");
+        }
+        assert_eq!(read("GET / HTTP/1.1\r\nHost: a\r\n"), None);
+    }
+
+    #[test]
+    fn one_range_is_a_part_and_several_are_not_for_here() {
+        let range = |start, end| ByteRange::new(start, end);
+        assert_eq!(selected(None, 100), Some((range(0, 100), false)));
+        assert_eq!(selected(Some(b"bytes=-5"), 100), Some((range(95, 100), true)));
+        assert_eq!(selected(Some(b"bytes=5-"), 100), Some((range(5, 100), true)));
+        assert_eq!(selected(Some(b"lines=5-"), 100), Some((range(0, 100), false)));
+        assert_eq!(selected(Some(b"bytes=0-0,50-60"), 100), None);
+        assert_eq!(selected(Some(b"bytes=100-"), 100), None);
+        assert_eq!(selected(None, 0), Some((None, false)));
+    }
+}

@@ -1,0 +1,182 @@
+//! Bytes of an object from the page cache to a socket, without a copy of ours (`sendfile`).
+//!
+//! A read into memory can be refused where it would wait for the disk, and what was read is believed only if nothing
+//! was taken away meanwhile. `sendfile` knows neither, so both are settled before it is called:
+//!
+//! - The last byte of each stretch is read without waiting. What is cached was read or written in stretches and is
+//!   dropped in that order, so a stretch whose end is there is there. Where one was not after all, the call waits for
+//!   the disk, once: nothing is sent this way for a while after. Waiting for a processor takes as long on a busy
+//!   machine, so the kernel is asked whether the thread has read from a disk.
+//! - No page is given back while the lock that writers share is held. Pages that a socket holds already keep their
+//!   bytes when the file gives them back, since whole pages are given back and never written to again.
+
+use super::object::Object;
+use super::reading;
+use crate::ranges::{ByteOffset, ByteRange};
+use rustix::io::Errno;
+use std::cell::Cell;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How far apart the bytes are that are looked for.
+const STRETCH_BYTES: u64 = 64 * 1024;
+
+/// A call that takes longer may have waited for the disk, or for a processor.
+const SUSPECT: Duration = Duration::from_millis(10);
+
+/// No processor is waited for so long.
+const WAITED: Duration = Duration::from_millis(250);
+
+/// How long nothing is sent this way then.
+const REST: Duration = Duration::from_secs(1);
+
+/// Whether sending waits for the disk here, as far as is known.
+#[derive(Debug)]
+pub(super) struct Sending {
+    since: Instant,
+    /// In milliseconds since then.
+    rests_until: AtomicU64,
+}
+
+impl Default for Sending {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            rests_until: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Sending {
+    fn rests(&self, now: Instant) -> bool {
+        self.rests_until.load(Ordering::Relaxed) > self.millis(now)
+    }
+
+    fn rest(&self, now: Instant) {
+        self.rests_until.store(self.millis(now + REST), Ordering::Relaxed);
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Object {
+    /// Sends up to `len` bytes at `at` to a socket that does not wait; how many. `None` where they are to be read
+    /// instead: they are absent, unchecked, not in memory, or the file system does not do this.
+    ///
+    /// # Errors
+    /// What the socket reports; [`io::ErrorKind::WouldBlock`] where it takes nothing now.
+    pub fn send_now(&self, to: impl AsFd, at: ByteOffset, len: usize) -> io::Result<Option<usize>> {
+        self.send_after(|| (), to, at, len)
+    }
+
+    /// The same; `found` is called when the bytes were found to be here, before they are sent.
+    pub(super) fn send_after(
+        &self,
+        found: impl FnOnce(),
+        to: impl AsFd,
+        at: ByteOffset,
+        len: usize,
+    ) -> io::Result<Option<usize>> {
+        let begun = Instant::now();
+        if self.shared.sending.rests(begun) || self.has_passing() || !self.is_checked(at, len) {
+            return Ok(None);
+        }
+        // Who gives pages back waits for this, and finds them absent before.
+        let Ok(_kept) = self.io.try_read() else {
+            return Ok(None);
+        };
+        let is_here = ByteRange::with_len(at, len as u64).is_some_and(|range| self.covers(range));
+        let sent = match self.body.file() {
+            Ok(file) if is_here && is_in_memory(file, at, len) => {
+                found();
+                send(to, file, at, len)
+            }
+            _ => return Ok(None),
+        };
+        let ended = Instant::now();
+        if has_waited(ended - begun) {
+            tracing::debug!(url = self.url(), at, "sending has waited for the disk; it rests");
+            self.shared.sending.rest(ended);
+        }
+        sent
+    }
+}
+
+thread_local! {
+    /// What this thread had read from disks when it was last suspected; its own code, where that was never.
+    static READ_BYTES: Cell<u64> = const { Cell::new(u64::MAX) };
+}
+
+/// Whether a call that took so long has waited for the disk: then its thread has read from one.
+fn has_waited(took: Duration) -> bool {
+    if took < SUSPECT {
+        return false;
+    }
+    let read = std::fs::read_to_string("/proc/thread-self/io")
+        .ok()
+        .and_then(|text| read_bytes(&text));
+    let more = read.is_some_and(|read| READ_BYTES.replace(read) < read);
+    more || took > WAITED
+}
+
+/// The bytes that a thread has had read from disks, in what the kernel says of it.
+fn read_bytes(io: &str) -> Option<u64> {
+    let line = io.lines().find_map(|line| line.strip_prefix("read_bytes: "))?;
+    line.parse().ok()
+}
+
+/// Sends from the page cache.
+///
+/// # Errors
+/// As [`Object::send_now`].
+fn send(to: impl AsFd, file: &File, at: ByteOffset, len: usize) -> io::Result<Option<usize>> {
+    let mut from = at;
+    match rustix::fs::sendfile(to, file, Some(&mut from), len) {
+        // The file ends here: reading tells why.
+        Ok(0) => Ok(None),
+        Ok(count) => Ok(Some(count)),
+        Err(Errno::IO | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::OVERFLOW) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether the last byte of each stretch can be read without waiting.
+fn is_in_memory(file: &File, at: ByteOffset, len: usize) -> bool {
+    let end = at + len as u64;
+    let mut last = at;
+    while last < end {
+        last = end.min(last + STRETCH_BYTES);
+        if !reading::is_in_memory(file, last - 1) {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_thread_has_read_is_told_by_the_kernel() {
+        assert_eq!(read_bytes("rchar: 5\nread_bytes: 4096\nwrite_bytes: 1\n"), Some(4096));
+        assert_eq!(read_bytes(""), None);
+        assert!(!has_waited(SUSPECT / 2));
+        assert!(has_waited(WAITED * 2));
+    }
+
+    #[test]
+    fn it_rests_for_a_while_after_it_has_waited() {
+        let sending = Sending::default();
+        let now = Instant::now();
+        assert!(!sending.rests(now));
+        sending.rest(now);
+        assert!(sending.rests(now + REST / 2));
+        assert!(!sending.rests(now + REST + Duration::from_millis(1)));
+    }
+}

@@ -1,0 +1,215 @@
+//! Hits on connections of our own: the same answers as those of the long way, and the same ends.
+
+use crate::support::{Client, Film, Pond, Upstream, get, get_range};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+const LEN: u64 = 3_000_000;
+
+fn serving(film: &Film) -> Upstream {
+    let film = film.clone();
+    Upstream::scripted(move |seen, conn| conn.serve(&film, seen))
+}
+
+fn stored() -> (Upstream, Pond, Film) {
+    let film = Film::new(LEN);
+    let upstream = serving(&film);
+    let pond = Pond::before(&upstream);
+    get(pond.address(), "/film").expect(200);
+    pond.until_state("complete");
+    (upstream, pond, film)
+}
+
+#[test]
+fn its_answers_are_those_of_the_long_way() {
+    let (_upstream, pond, film) = stored();
+    let last = (LEN - 1).to_string();
+    for range in [
+        None,
+        Some("bytes=0-".to_owned()),
+        Some("bytes=0-0".to_owned()),
+        Some("bytes=1000-1999".to_owned()),
+        Some("bytes=2999000-99999999".to_owned()),
+        Some("bytes=-1".to_owned()),
+        Some("bytes=-99999999".to_owned()),
+        Some(format!("bytes={last}-{last}")),
+        Some("bytes=5-1".to_owned()),
+        Some("lines=0-1".to_owned()),
+        Some(format!("bytes={LEN}-")),
+        Some("bytes=0-0,5-5".to_owned()),
+    ] {
+        let ask = |more: &[(&str, &str)]| {
+            let range = range.as_deref().map(|range| ("Range", range));
+            let fields: Vec<_> = range.into_iter().chain(more.iter().copied()).collect();
+            let mut client = Client::connect(pond.address());
+            client.ask("GET", "/film", &fields);
+            client.read_head();
+            client.finish()
+        };
+        // A field that changes nothing here, but that the lane leaves to others.
+        let (quick, long) = (ask(&[]), ask(&[("Pragma", "none")]));
+        assert_eq!(quick.status, long.status, "{range:?}");
+        assert!(quick.body == long.body, "{range:?}: other bytes");
+        let told = |answer: &crate::support::Answer| {
+            let mut fields = answer.headers.to_vec();
+            // Seconds pass between two requests, and the boundary of parts is another each time.
+            let passing = ["date", "age", "cache-status", "content-type"];
+            fields.retain(|(name, _)| !passing.contains(&name.to_ascii_lowercase().as_str()));
+            fields.sort();
+            fields
+        };
+        assert_eq!(told(&quick), told(&long), "{range:?}");
+        for name in ["date", "age", "cache-status", "content-type"] {
+            assert_eq!(quick.header(name).is_some(), long.header(name).is_some(), "{name}");
+        }
+        if let Some((start, _)) = quick
+            .header("content-range")
+            .and_then(|field| field.strip_prefix("bytes ")?.split_once('-'))
+        {
+            film.check(
+                start.parse().unwrap_or(0),
+                if quick.status == 206 { &quick.body } else { &[] },
+            );
+        }
+    }
+}
+
+#[test]
+fn a_range_outside_and_several_ranges_leave_the_lane_and_come_back_right() {
+    let (_upstream, pond, film) = stored();
+    let mut client = Client::connect(pond.address());
+    for (range, status) in [("bytes=0-9", 206), ("bytes=9999999-", 416), ("bytes=7-9", 206)] {
+        client.ask("GET", "/film", &[("Range", range)]);
+        client.read_head();
+        assert_eq!(client.status, status);
+        let length = client.header("content-length").and_then(|length| length.parse().ok());
+        let body = client.read(length.expect("a length"));
+        if status == 206 {
+            film.check(if range.starts_with("bytes=0") { 0 } else { 7 }, &body);
+        }
+    }
+}
+
+/// What comes on a connection until the server closes it.
+fn spoken(pond: &Pond, pieces: &[&str]) -> String {
+    let mut stream = TcpStream::connect(pond.address()).expect("connected");
+    for piece in pieces {
+        stream.write_all(piece.as_bytes()).expect("sent");
+        stream.flush().expect("sent");
+    }
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).expect("an end");
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+#[test]
+fn requests_sent_at_once_are_answered_in_order() {
+    let (_upstream, pond, _film) = stored();
+    let ask = |range: &str, more: &str| format!("GET /film HTTP/1.1\r\nHost: a\r\nRange: bytes={range}\r\n{more}\r\n");
+    let all = [
+        ask("0-9", ""),
+        ask("10-19", ""),
+        ask("20-29", "Pragma: none\r\n"),
+        ask("30-39", ""),
+        ask("40-49", "Connection: close\r\n"),
+    ];
+    let said = spoken(&pond, &[&all.concat()]);
+    let ranges: Vec<&str> = said
+        .lines()
+        .filter_map(|line| {
+            line.to_ascii_lowercase()
+                .starts_with("content-range")
+                .then(|| line.split(' ').nth(2))
+                .flatten()
+        })
+        .collect();
+    let total = |range: &str| format!("{range}/{LEN}");
+    assert_eq!(ranges, ["0-9", "10-19", "20-29", "30-39", "40-49"].map(total));
+}
+
+#[test]
+fn a_request_that_comes_in_pieces_is_answered() {
+    let (_upstream, pond, _film) = stored();
+    let request = "GET /film HTTP/1.1\r\nHost: a\r\nRange: bytes=0-9\r\nConnection: close\r\n\r\n";
+    for cut in [1, 5, 20, request.len() - 1] {
+        let (first, second) = request.split_at(cut);
+        let said = spoken(&pond, &[first, second]);
+        assert!(said.starts_with("HTTP/1.1 206"), "{cut}: {said}");
+    }
+}
+
+#[test]
+fn a_connection_that_is_to_close_does_after_all_of_the_answer() {
+    let (_upstream, pond, film) = stored();
+    let mut stream = TcpStream::connect(pond.address()).expect("connected");
+    stream
+        .write_all(b"GET /film HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .expect("sent");
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).expect("an end, not a reset");
+    let end = all.windows(4).position(|four| four == b"\r\n\r\n").expect("a header") + 4;
+    let head = String::from_utf8_lossy(&all[..end]).to_ascii_lowercase();
+    assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+    film.check(0, &all[end..]);
+    assert_eq!(all.len() - end, LEN as usize);
+}
+
+#[test]
+fn a_player_that_leaves_in_the_middle_takes_nothing_with_it() {
+    let (upstream, pond, film) = stored();
+    for _ in 0..50 {
+        let mut client = Client::connect(pond.address());
+        client.ask("GET", "/film", &[]);
+        client.read_head();
+        client.read(1000);
+    }
+    film.check(500, &get_range(pond.address(), "/film", "bytes=500-2000").body);
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn an_idle_connection_does_not_hold_up_a_stop() {
+    let (_upstream, mut pond, _film) = stored();
+    let mut client = Client::connect(pond.address());
+    client.ask("GET", "/film", &[("Range", "bytes=0-9")]);
+    client.read_head();
+    client.read(10);
+    let silent = TcpStream::connect(pond.address()).expect("connected");
+    let begun = Instant::now();
+    pond.stop();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop(silent);
+}
+
+#[test]
+fn a_reader_that_does_not_read_holds_little_of_the_kernel() {
+    const LONG: u64 = 64 << 20;
+    const MOST: u64 = 1 << 20;
+    let upstream = serving(&Film::new(LONG));
+    let pond = Pond::before(&upstream);
+    // While it comes, and when it is stored.
+    for _ in 0..2 {
+        let mut client = Client::connect(pond.address());
+        client.ask("GET", "/film", &[]);
+        client.read_head();
+        pond.until_state("complete");
+        let queued = queued(pond.address().port());
+        assert!((1..=MOST).contains(&queued), "{queued} bytes wait in the kernel");
+    }
+}
+
+/// The bytes that the kernel holds to be sent from a port, as /proc/net/tcp tells.
+fn queued(port: u16) -> u64 {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+    let local = format!(":{port:04X}");
+    let mut total = 0;
+    for line in table.lines().skip(1) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if words[1].ends_with(&local) {
+            let waiting = words[4].split(':').next().expect("a queue");
+            total += u64::from_str_radix(waiting, 16).expect("a number");
+        }
+    }
+    total
+}
