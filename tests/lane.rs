@@ -169,6 +169,32 @@ fn a_player_that_leaves_in_the_middle_takes_nothing_with_it() {
 }
 
 #[test]
+fn what_is_not_in_memory_is_brought_there() {
+    let (upstream, mut pond, film) = stored();
+    // Stopped in order, so that all of it is on the disk and may be dropped from memory.
+    pond.restart();
+    for file in bodies(&pond.dir().join("objects")) {
+        let file = std::fs::File::open(file).expect("a body");
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("dropped");
+    }
+    for (range, start, len) in [("bytes=2000000-", 2_000_000, 1_000_000), ("bytes=0-", 0, LEN)] {
+        let answer = get_range(pond.address(), "/film", range);
+        assert_eq!(answer.expect(206).body.len() as u64, len);
+        film.check(start, &answer.body);
+    }
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+fn bodies(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let shards = std::fs::read_dir(dir).expect("listed").flatten();
+    let files = shards.flat_map(|shard| std::fs::read_dir(shard.path()).expect("listed").flatten());
+    let bodies = files.map(|file| file.path());
+    bodies
+        .filter(|path| path.extension().is_some_and(|kind| kind == "body"))
+        .collect()
+}
+
+#[test]
 fn an_idle_connection_does_not_hold_up_a_stop() {
     let (_upstream, mut pond, _film) = stored();
     let mut client = Client::connect(pond.address());

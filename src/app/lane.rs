@@ -10,7 +10,7 @@
 //! costs as much as the kernel takes to send it, and it cannot send from the page cache at all.
 
 use super::KEEP_ALIVE;
-use crate::ranges::ByteRange;
+use crate::ranges::{ByteOffset, ByteRange};
 use crate::serve::{QuickBody, QuickRequest, Recent, Service};
 use crate::store::Object;
 use crate::upstream::Target;
@@ -40,7 +40,10 @@ const TURN_BYTES: u64 = 512 * 1024;
 const CALL_BYTES: u64 = 256 * 1024;
 const RETRY_BYTES: u64 = 64 * 1024;
 
-/// What is not in memory is read on the ordinary way for this long before it is tried again.
+/// What is not in memory is brought there in pieces of this length; the kernel reads ahead of them.
+const BRING_BYTES: u64 = 256 * 1024;
+
+/// What cannot be sent from there all the same is read on the ordinary way for this long before it is tried again.
 const READ_ON_BYTES: u64 = 4 << 20;
 
 /// How a conversation went.
@@ -156,6 +159,8 @@ impl Lane {
     ) -> io::Result<()> {
         let (mut at, end) = (range.start(), range.end());
         let (mut turn, mut call) = (0, CALL_BYTES);
+        // Up to here it was brought into memory.
+        let mut brought = at;
         while at < end {
             if turn >= TURN_BYTES {
                 turn = 0;
@@ -170,6 +175,11 @@ impl Lane {
                     turn += count;
                     call = if count < asked { RETRY_BYTES } else { CALL_BYTES };
                     self.service.metrics.sent_bytes.inc_by(count);
+                }
+                Ok(None) if at >= brought => {
+                    brought = end.min(at + BRING_BYTES);
+                    uncork(stream);
+                    bring(object, at, brought).await;
                 }
                 Ok(None) => {
                     let stretch = ByteRange::new(at, end.min(at + READ_ON_BYTES));
@@ -195,8 +205,6 @@ impl Lane {
         stretch: ByteRange,
         target: &Arc<Target>,
     ) -> io::Result<()> {
-        // The header goes out now, not when the kernel has waited for more to go with it.
-        let _ = socket2::SockRef::from(stream).set_tcp_nodelay(true);
         let mut body = pin!(self.service.read_on(object, stretch, target));
         let mut left = stretch.len();
         while left > 0 {
@@ -274,6 +282,26 @@ fn begin(stream: &TcpStream, header: &mut Vec<u8>, body: QuickBody) -> (Bytes, Q
     // What went wrong is met again when the rest is written.
     let sent = sent.unwrap_or(0);
     (Bytes::copy_from_slice(&header[sent..]), body)
+}
+
+/// Has the header go out now, not when the kernel has waited for more to go with it.
+fn uncork(stream: &TcpStream) {
+    let _ = socket2::SockRef::from(stream).set_tcp_nodelay(true);
+}
+
+/// Has the disk read, on a thread that may wait for it. What becomes of it is seen when it is sent.
+async fn bring(object: &Arc<Object>, at: ByteOffset, end: ByteOffset) {
+    let object = Arc::clone(object);
+    let read = move || {
+        let (mut at, mut more) = (at, true);
+        while at < end && more {
+            let len = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let count = object.read_blocking(at, len).map_or(0, |bytes| bytes.len() as u64);
+            at += count;
+            more = count > 0;
+        }
+    };
+    let _ = tokio::task::spawn_blocking(read).await;
 }
 
 async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {

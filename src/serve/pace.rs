@@ -7,13 +7,14 @@ use std::time::Instant;
 /// What is sent in one go before other connections of the worker get their turn, in bytes.
 const TURN_BYTES: u64 = 512 * 1024;
 
-/// The block of an ordinary reader. A connection's write buffer grows to what it once held, so this
-/// is what a slow reader costs in memory.
-const SMALL_BLOCK_BYTES: usize = 64 * 1024;
-
-/// A reader that has taken this much, at this rate, gets whole blocks: they cost half the CPU a byte.
-const FAST_AFTER_BYTES: u64 = 16 << 20;
-const FAST_BYTES_PER_SECOND: f64 = 32e6;
+/// What is read at once, by how much a reader has taken and how fast: from so many bytes on, at so many a second, blocks
+/// of so many. A connection's write buffer grows to what it once held, so this is what a reader costs in memory; one
+/// that is fast gets blocks that cost less CPU a byte.
+const BLOCKS: [(u64, f64, usize); 3] = [
+    (16 << 20, 32e6, BLOCK_BYTES),
+    (1 << 20, 4e6, 64 * 1024),
+    (0, 0.0, 16 * 1024),
+];
 
 /// The pace of one body.
 #[derive(Debug)]
@@ -51,8 +52,12 @@ impl Pace {
 
     /// How many bytes are to be read next, at most.
     pub(super) fn block_bytes(&self) -> usize {
-        let fast = self.sent >= FAST_AFTER_BYTES
-            && self.sent as f64 >= self.begun.elapsed().as_secs_f64() * FAST_BYTES_PER_SECOND;
-        if fast { BLOCK_BYTES } else { SMALL_BLOCK_BYTES }
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let is_theirs =
+            |(after, rate, _): &&(u64, f64, usize)| self.sent >= *after && self.sent as f64 >= seconds * rate;
+        BLOCKS
+            .iter()
+            .find(is_theirs)
+            .map_or(BLOCK_BYTES, |(_, _, block)| *block)
     }
 }
