@@ -122,6 +122,16 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         return self
 
 
+def end(process):
+    """Asks a program to end, and ends it where it does not."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class Millpond:
     """A millpond in front of an upstream, on a data directory of its own."""
 
@@ -137,12 +147,7 @@ class Millpond:
         return self
 
     def __exit__(self, *_):
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
 
 
 def main():

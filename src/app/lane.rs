@@ -11,7 +11,7 @@
 
 use super::KEEP_ALIVE;
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::serve::{QuickBody, QuickRequest, Recent, Service};
+use crate::serve::{QuickBody, QuickRequest, Recent, Service, TURN_BYTES};
 use crate::store::Object;
 use crate::upstream::Target;
 use actix_web::body::MessageBody;
@@ -31,9 +31,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The longest header that is read here.
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
-
-/// What is sent in one go before other connections of the worker get their turn, in bytes.
-const TURN_BYTES: u64 = 512 * 1024;
 
 /// What is sent in one call, in bytes; and in the next, where the socket has taken less than that: it is full, most
 /// likely, and all that is asked for is looked for first.
@@ -176,7 +173,8 @@ impl Lane {
                     call = if count < asked { RETRY_BYTES } else { CALL_BYTES };
                     self.service.metrics.sent_bytes.inc_by(count);
                 }
-                Ok(None) if at >= brought => {
+                // What is absent is not the disk's to bring.
+                Ok(None) if at >= brought && object.covers(range) => {
                     brought = end.min(at + BRING_BYTES);
                     uncork(stream);
                     bring(object, at, brought).await;
@@ -205,6 +203,7 @@ impl Lane {
         stretch: ByteRange,
         target: &Arc<Target>,
     ) -> io::Result<()> {
+        uncork(stream);
         let mut body = pin!(self.service.read_on(object, stretch, target));
         let mut left = stretch.len();
         while left > 0 {

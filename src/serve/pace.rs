@@ -5,7 +5,7 @@ use std::task::Context;
 use std::time::Instant;
 
 /// What is sent in one go before other connections of the worker get their turn, in bytes.
-const TURN_BYTES: u64 = 512 * 1024;
+pub const TURN_BYTES: u64 = 512 * 1024;
 
 /// What is read at once, by how much a reader has taken and how fast: from so many bytes on, at so many a second, blocks
 /// of so many. A connection's write buffer grows to what it once held, so this is what a reader costs in memory; one

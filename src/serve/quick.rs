@@ -7,7 +7,7 @@
 use super::body::{ObjectBody, Source};
 use super::lookup::Service;
 use super::multipart::Segment;
-use super::recent::{MAX_RECENT_BYTES, Recent, Remembered};
+use super::recent::{LEAST_TTL_SECONDS, MAX_RECENT_BYTES, Recent, Remembered, TOLD_AFTER, second_ends};
 use super::request::{RequestFields, is_condition};
 use super::route::Routed;
 use crate::clock::{from_unix_seconds, unix_seconds};
@@ -27,9 +27,6 @@ use std::time::Duration;
 
 /// More fields than a player sends.
 const MAX_FIELDS: usize = 48;
-
-/// How often an answer is given before its object is told of it; see [`super::recent`].
-const TOLD_AFTER: u32 = 64;
 
 /// A request that can be answered here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,11 +259,9 @@ impl Service {
         if !is_same || response.status() != StatusCode::OK {
             return None;
         }
-        let since = head.since_validated(now);
-        let left = Duration::from_secs(1).saturating_sub(Duration::from_nanos(u64::from(since.subsec_nanos())));
         Some(Template {
             length,
-            until: now.saturating_add(left),
+            until: second_ends(&head, now),
             fields: fields(&response, unix_seconds(self.clock.now())),
             kept: kept.filter(|kept| kept.bytes().len() as u64 == length),
             head,
@@ -274,9 +269,6 @@ impl Service {
         })
     }
 }
-
-/// An answer that is fresh for less than this may not be so at the end of its second.
-const LEAST_TTL_SECONDS: i64 = 2;
 
 /// The range of an object of `length` bytes that is to be sent, and whether it is a part of it; `None` where the
 /// answer is of another kind.

@@ -10,7 +10,7 @@ use super::quick::Template;
 use super::request::{RequestFields, is_plain};
 use super::route::Routed;
 use crate::config::Delivery;
-use crate::store::{Kept, Object};
+use crate::store::{Head, Kept, Object};
 use crate::upstream::Target;
 use actix_http::Response;
 use actix_web::HttpResponse;
@@ -37,10 +37,10 @@ const END_BYTES: usize = 2;
 
 /// So often is an answer given before its object is told of it: a count that two cores write to costs each as much
 /// as a header.
-const TOLD_AFTER: u32 = 64;
+pub(super) const TOLD_AFTER: u32 = 64;
 
 /// An answer that is fresh for less than this may not be so at the end of its second.
-const LEAST_TTL_SECONDS: i64 = 2;
+pub(super) const LEAST_TTL_SECONDS: i64 = 2;
 
 pub(super) type Table = HashMap<String, Remembered>;
 
@@ -192,12 +192,15 @@ impl Service {
         if !repeats {
             return None;
         }
-        // Age and ttl move on when the next whole second since the validation is over.
-        let since = known.since_validated(now);
-        let left = Duration::from_secs(1).saturating_sub(Duration::from_nanos(u64::from(since.subsec_nanos())));
         let fields: Vec<_> = response.headers().iter().collect();
-        Ready::new(kept, now.saturating_add(left), &fields, recent)
+        Ready::new(kept, second_ends(&known, now), &fields, recent)
     }
+}
+
+/// When `Age` and `ttl` move on: when the next whole second since the validation is over.
+pub(super) fn second_ends(head: &Head, now: Duration) -> Duration {
+    let over = head.since_validated(now).subsec_nanos();
+    now.saturating_add(Duration::from_secs(1).saturating_sub(Duration::from_nanos(over.into())))
 }
 
 impl Ready {
