@@ -409,6 +409,7 @@ impl Registry {
             .filter(|shared| shared.is_open_to(want))
             .cloned();
         let collapsed = running.is_some();
+        let mut begins = None;
         let shared = running.unwrap_or_else(|| {
             let shared = Arc::new(Shared::new(Arc::clone(target), wants_bytes));
             fills.insert(target.key.id(), Arc::clone(&shared));
@@ -416,8 +417,7 @@ impl Registry {
             let known = known.filter(|object| !object.is_discarded());
             // What was not there when it was looked up may have been brought since, by a fill that is over.
             let known = known.or_else(|| self.brought_since(target));
-            let owner = Owner::new(Arc::clone(&self.context), Arc::clone(&shared), known);
-            self.spawn(owner, Start::Want(want));
+            begins = Some(Owner::new(Arc::clone(&self.context), Arc::clone(&shared), known));
             shared
         });
         shared.readers.fetch_add(1, Ordering::AcqRel);
@@ -448,7 +448,13 @@ impl Registry {
             Want::Bytes(Span::Range(range)) | Want::Anew(Span::Range(range)) => (range.start(), range.end()),
             _ => (0, u64::MAX),
         };
-        self.cursor(shared, Place::new(start, end, Instant::now()), collapsed)
+        let cursor = self.cursor(shared, Place::new(start, end, Instant::now()), collapsed);
+        if let Some(owner) = begins {
+            // When all that it goes by is there: on a busy machine it may be far before this thread goes on, and would
+            // find that nobody wants what it has just begun to fetch.
+            self.spawn(owner, Start::Want(want));
+        }
+        cursor
     }
 
     /// What the store has open of the target. Who does not select the leader of its URL is to find that there is
@@ -484,8 +490,9 @@ impl Registry {
         shared.detached.store(true, Ordering::Release);
         shared.readers.fetch_add(1, Ordering::AcqRel);
         let owner = Owner::new(Arc::clone(&self.context), Arc::clone(&shared), None);
+        let cursor = self.cursor(shared, Place::new(0, u64::MAX, Instant::now()), false);
         self.spawn(owner, Start::Want(want));
-        self.cursor(shared, Place::new(0, u64::MAX, Instant::now()), false)
+        cursor
     }
 
     /// Sends a request that must not die with its client: what comes of it is logged as `stream`, whoever reads.
