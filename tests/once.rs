@@ -159,7 +159,8 @@ fn after_a_restart_only_what_is_missing_is_asked() {
     film.check(0, &whole.body);
     assert_eq!(whole.story(), Some("millpond; fwd=partial; stored"));
     let asked = upstream.requests();
-    assert_eq!(asked.len(), 2);
+    let ranges: Vec<_> = asked.iter().map(|seen| seen.range(LEN)).collect();
+    assert_eq!(ranges.len(), 2, "{ranges:?}");
     assert_eq!(asked[1].header("range"), Some("bytes=3000000-7999999"));
     assert_eq!(asked[1].header("if-range"), film.etag.as_deref());
 }

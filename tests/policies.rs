@@ -90,3 +90,17 @@ fn read_ahead_asks_in_pieces_that_never_overlap() {
     let asked: Vec<_> = upstream.requests().iter().map(|seen| seen.range(LEN)).collect();
     assert_eq!(upstream.sent(), LEN, "{asked:?}");
 }
+
+#[test]
+fn what_a_reader_has_had_is_stored_though_it_leaves_at_once() {
+    let film = Film::new(LEN);
+    for turn in 0..20 {
+        let valve = Valve::new(0);
+        let upstream = Upstream::limited(&film, valve.clone(), 0);
+        let pond = Pond::with(&upstream, &[("after_last_reader", "stop")]);
+        // It is given bytes while they are being written, and is gone before they are.
+        read_and_leave(&pond, &film, "/film", &valve, 500_000 + turn);
+        pond.until_present(500_000 + turn as u64);
+        assert_eq!(upstream.requests().len(), 1);
+    }
+}

@@ -11,7 +11,7 @@ use super::registry::{Context, Shared};
 use super::why::{SessionLine, Stage};
 use crate::live::Stream;
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::store::{Object, Passing, StoreError};
+use crate::store::{HandedOn, Object, Passing, StoreError};
 use crate::upstream::{Exchange, Framing, Permit, UpstreamError};
 use bytes::Bytes;
 use futures::poll;
@@ -34,6 +34,9 @@ const _: () = assert!(
     (STEP_BYTES as u64) < NEAR_BYTES,
     "a reader at the end of a step must look near"
 );
+
+/// The end of an object is not handed on before it is written: who has had all of it finds it stored.
+const LAST_BYTES: u64 = 4096;
 
 /// What a session must bring to count as progress, in bytes.
 const PROGRESS_BYTES: u64 = 64 * 1024;
@@ -380,6 +383,29 @@ impl Sink {
         tokio::time::timeout(patience, self.object.awaited(rest)).await.is_ok()
     }
 
+    /// Hands bytes to those who wait for them. From then on they are as good as written: a reader that has taken
+    /// them, and waits for the next, waits for this session.
+    fn hand_on(&self, at: ByteOffset, pieces: &[Bytes]) -> Option<HandedOn> {
+        // Of a stream, who reads along is told where it is after it is written.
+        if self.shared.stream().is_some() || self.position.stop.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let most = self
+            .object
+            .length()
+            .map_or(u64::MAX, |length| length.saturating_sub(LAST_BYTES).saturating_sub(at));
+        let (mut handed, mut bytes) = (pieces.to_vec(), 0);
+        for piece in &mut handed {
+            piece.truncate(usize::try_from(most - bytes).unwrap_or(usize::MAX));
+            bytes += piece.len() as u64;
+        }
+        // Who has taken all of them before this session moves on would seem to be far ahead of it.
+        let moves_on = || {
+            self.position.at.fetch_max(at + bytes, Ordering::AcqRel);
+        };
+        self.object.hand_on(self.session, at, &handed, moves_on)
+    }
+
     /// Stores the pieces; what is left of them where the disk refuses.
     ///
     /// The position moves with every [`STEP_BYTES`]: readers follow what is written, and one that is ahead
@@ -388,12 +414,14 @@ impl Sink {
     async fn write(&self, at: ByteOffset, pieces: Vec<Bytes>) -> Option<Left> {
         let (context, shared) = (Arc::clone(&self.context), Arc::clone(&self.shared));
         let (object, position) = (Arc::clone(&self.object), Arc::clone(&self.position));
+        let handed = self.hand_on(at, &pieces);
         let writing = tokio::task::spawn_blocking(move || {
             let mut at = at;
             let mut pieces = pieces.into_iter().flat_map(in_steps);
             while let Some(piece) = pieces.next() {
-                // An ended session writes no more: its place is another's now.
-                if position.stop.load(Ordering::Acquire) == 0 {
+                // An ended session writes no more, its place is another's now; but what it has handed on nobody
+                // else will bring.
+                if handed.is_none() && position.stop.load(Ordering::Acquire) == 0 {
                     break;
                 }
                 if let Err(error) = context.write(&shared, &object, at, &piece) {
@@ -404,7 +432,7 @@ impl Sink {
                     stream.look(at, &piece);
                 }
                 at += piece.len() as u64;
-                position.at.store(at, Ordering::Release);
+                position.at.fetch_max(at, Ordering::AcqRel);
             }
             None
         });

@@ -326,7 +326,7 @@ impl Service {
             return Ok(Attempt::Answered(self.send(request, found, decided, watch)));
         }
         let no_range = matches!(decided, Answer::Whole(_));
-        match capped(decided, &object.present()) {
+        match capped(decided, &object.available()) {
             Ok(now) => Ok(Attempt::Answered(self.send(request, found, now, watch))),
             Err(missing) => {
                 let after = retry_after(&found, no_range, missing);
@@ -473,7 +473,9 @@ async fn all_here(object: &Object, decided: &Answer, watch: &mut Watch) -> bool 
             }
         }
     }
-    debug_assert!(object.present_bytes() > 0 || object.length() == Some(0) || !matches!(decided, Answer::Parts(..)));
+    debug_assert!(
+        !object.available().is_empty() || object.length() == Some(0) || !matches!(decided, Answer::Parts(..))
+    );
     false
 }
 

@@ -5,7 +5,7 @@ use super::{reading, space};
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -30,13 +30,18 @@ impl Body {
         }
     }
 
-    /// Makes the file, empty; fails where one of that name exists.
+    /// Makes the file, empty; fails where one of that name exists. Its directory is made with the first that needs it.
     fn create(&self) -> Result<(), StoreError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
-        let file = options
-            .open(&self.path)
-            .map_err(StoreError::file("create", &self.path))?;
+        let file = options.open(&self.path).or_else(|error| match self.path.parent() {
+            Some(shard) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(shard)?;
+                options.open(&self.path)
+            }
+            _ => Err(error),
+        });
+        let file = file.map_err(StoreError::file("create", &self.path))?;
         // Whoever was first has made the file.
         let _ = self.file.set(file);
         Ok(())

@@ -43,9 +43,6 @@ impl Object {
     }
 
     fn make_files(&self, durable: &RangeSet) -> Result<(), StoreError> {
-        if let Some(shard) = self.body.path().parent() {
-            fs::create_dir_all(shard).map_err(StoreError::file("create", shard))?;
-        }
         self.body.ensure()?;
         fault::point("body-created");
         if self.discarded.load(Ordering::Acquire) {

@@ -296,15 +296,12 @@ impl Store {
         }
         // Before its record: what is not in the map is taken for something that nobody uses.
         self.hold_open(&mut self.open_objects_mut(), &object);
-        if let Err(error) = self.with_room(|| object.settle()) {
-            tracing::error!(
-                url = object.url(),
-                error = &error as &dyn std::error::Error,
-                "the disk does not take a new object yet"
-            );
-        }
         if object.length() == Some(0) {
             object.end_at(0, false);
+        }
+        // Where something goes for it, its record comes first. Else its first bytes do not wait for its files.
+        if before.is_some() {
+            self.settle(&object);
         }
         if let Some(before) = &before {
             self.discard(before);
@@ -314,6 +311,18 @@ impl Store {
             object,
             replaced: before,
         })
+    }
+
+    /// Makes the files and the record of a new generation, where that is still to be done: for a blocking thread.
+    /// Its first bytes do that too; of some there come none.
+    pub fn settle(&self, object: &Object) {
+        if let Err(error) = self.with_room(|| object.settle()) {
+            tracing::error!(
+                url = object.url(),
+                error = &error as &dyn std::error::Error,
+                "the disk does not take a new object yet"
+            );
+        }
     }
 
     /// The time by the clock that everything stored is dated by.

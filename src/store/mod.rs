@@ -19,6 +19,7 @@ mod digest;
 mod error;
 mod evict;
 mod fault;
+mod handing;
 mod index;
 mod kept;
 mod layout;
@@ -45,6 +46,7 @@ mod uses;
 mod verify;
 
 pub use error::StoreError;
+pub use handing::HandedOn;
 pub use index::{Created, Store, StoreSettings};
 pub use kept::Kept;
 pub use list::{How, Opened, Removed, Sums, Which, line_of};

@@ -105,6 +105,8 @@ pub struct Object {
     passing: AtomicU8,
     /// Some of it is still held for readers.
     has_passing: AtomicBool,
+    /// Some of it is being written, and held for readers until then.
+    pub(super) has_handing: AtomicBool,
     epoch: AtomicU64,
     progress: Mutex<Progress>,
     pub(super) recorded: Mutex<RangeSet>,
@@ -208,6 +210,7 @@ impl Object {
             passed_on: Notify::new(),
             passing: AtomicU8::new(0),
             has_passing: AtomicBool::new(false),
+            has_handing: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             progress: Mutex::new(progress),
             recorded: Mutex::new(durable),
@@ -340,12 +343,22 @@ impl Object {
         self.progress().held.total() + self.manifest_bytes.load(Ordering::Acquire)
     }
 
-    /// The bytes that readers may have now.
+    /// The bytes that are stored.
     pub fn present(&self) -> RangeSet {
         self.progress().present.clone()
     }
 
-    /// How many bytes readers may have now.
+    /// The bytes that readers may have now: those that are stored, and those that are being.
+    pub fn available(&self) -> RangeSet {
+        let progress = self.progress();
+        let mut all = progress.present.clone();
+        for range in progress.handing.ranges() {
+            all.insert(range);
+        }
+        all
+    }
+
+    /// How many bytes are stored.
     pub fn present_bytes(&self) -> u64 {
         self.progress().present.total()
     }
@@ -363,7 +376,7 @@ impl Object {
         self.progress().look(at)
     }
 
-    /// Whether every byte of the range is here.
+    /// Whether every byte of the range is stored.
     pub fn covers(&self, range: ByteRange) -> bool {
         self.is_whole() || self.progress().present.covers(range)
     }
@@ -384,9 +397,7 @@ impl Object {
     /// # Errors
     /// Where the body cannot be read, or ends before bytes that were recorded as present.
     pub fn read_now(&self, at: ByteOffset, len: usize) -> Result<Option<Bytes>, StoreError> {
-        if self.has_passing()
-            && let Some(mut piece) = self.progress().transit.piece_at(at)
-        {
+        if let Some(mut piece) = self.held(at) {
             piece.truncate(len);
             return Ok(Some(piece));
         }
@@ -407,6 +418,16 @@ impl Object {
             self.keep(block);
         }
         Ok(block)
+    }
+
+    /// What is held in memory from `at` on, of bytes that are being written or pass by, in one piece.
+    pub fn held(&self, at: ByteOffset) -> Option<Bytes> {
+        if !self.has_passing() && !self.has_handing.load(Ordering::Acquire) {
+            return None;
+        }
+        let progress = self.progress();
+        let passing = || progress.transit.piece_at(at);
+        progress.handing.piece_at(at).or_else(passing)
     }
 
     /// Up to `len` bytes at `at`, waiting for the disk: for a blocking thread. Blocks that were not read

@@ -5,6 +5,7 @@
 //! nobody else, however many read along. A reader that will get nothing more is told so in words
 //! ([`Broken`]); silence never means the end.
 
+use super::handing::Handing;
 use super::object::Object;
 use super::space::pages_of;
 use super::transit::Transit;
@@ -76,6 +77,8 @@ pub(super) struct Progress {
     pub(super) unsynced: RangeSet,
     /// The pages that room has been taken for.
     pub(super) held: RangeSet,
+    /// What is being written.
+    pub(super) handing: Handing,
     /// What passes by without being stored.
     pub(super) transit: Transit,
     pub(super) length: Option<u64>,
@@ -100,7 +103,8 @@ impl Progress {
     }
 
     pub(super) fn look(&self, at: ByteOffset) -> Option<Presence> {
-        if let Some(end) = self.present.run_at(at).or_else(|| self.transit.run_at(at)) {
+        let held = || self.handing.run_at(at).or_else(|| self.transit.run_at(at));
+        if let Some(end) = self.present.run_at(at).or_else(held) {
             return Some(Presence::Here(end));
         }
         if self.length.is_some_and(|length| at >= length) {
@@ -123,7 +127,7 @@ impl Progress {
         self.take_waiters((range.start(), 0), (range.end(), 0))
     }
 
-    /// Wakes those who wait for a byte of the range, which passes by.
+    /// Wakes those who wait for a byte of the range, which passes by, or is in memory.
     pub(super) fn passing(&mut self, range: ByteRange) -> Vec<Waker> {
         self.take_waiters((range.start(), 0), (range.end(), 0))
     }

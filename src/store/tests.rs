@@ -5,6 +5,7 @@ use crate::clock::{ManualClock, from_unix_seconds};
 use crate::header::Validators;
 use crate::key::ObjectKey;
 use crate::ranges::ByteRange;
+use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -301,4 +302,74 @@ fn what_is_sent_is_not_given_back_before() {
         );
         store.write(&object, 0, &vec![7; LEN as usize]).expect("room");
     }
+}
+
+/// Has the reader look at `at`; what it finds, or that it waits.
+fn looks(watch: &mut Watch, at: u64) -> Option<Presence> {
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    match watch.poll(at, u64::MAX, &mut cx) {
+        std::task::Poll::Ready(found) => Some(found),
+        std::task::Poll::Pending => None,
+    }
+}
+
+#[test]
+fn who_waits_has_the_bytes_before_they_are_written() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let created = store.create(&key(1), representation(1000)).expect("made");
+    let object = created.object;
+    let pieces = [Bytes::from_static(b"abc"), Bytes::from_static(b"defg")];
+    let not_asked = || panic!("nobody waits for them");
+    assert!(object.hand_on(1, 10, &pieces, not_asked).is_none(), "nobody waits");
+    let mut watch = Watch::new(Arc::clone(&object));
+    assert_eq!(looks(&mut watch, 11), None);
+    let epoch = object.epoch();
+    let handed = object.hand_on(1, 10, &pieces, || ()).expect("awaited");
+    assert!(files(dir.path()).is_empty(), "no file is made for that");
+    assert_eq!(looks(&mut watch, 11), Some(Presence::Here(13)));
+    assert_eq!(object.read_now(11, 100).expect("read").as_deref(), Some(&b"bc"[..]));
+    assert_eq!(object.read_now(14, 2).expect("read").as_deref(), Some(&b"ef"[..]));
+    assert_eq!((object.present_bytes(), object.available().total()), (0, 7));
+    let all = ByteRange::new(10, 17).expect("not empty");
+    assert!(!object.covers(all), "not to be sent from a file");
+    store.write(&object, 10, b"abcdefg").expect("written");
+    drop(handed);
+    assert!(object.covers(all));
+    assert_eq!(object.epoch(), epoch, "nothing went");
+    assert_eq!(object.held(11), None);
+}
+
+#[test]
+fn what_was_handed_on_and_never_written_is_absent_again() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let created = store.create(&key(1), representation(1000)).expect("made");
+    let object = created.object;
+    let mut watch = Watch::new(Arc::clone(&object));
+    assert_eq!(looks(&mut watch, 0), None);
+    let epoch = object.epoch();
+    let handed = object
+        .hand_on(1, 0, &[Bytes::from_static(b"abc")], || ())
+        .expect("awaited");
+    assert_eq!(looks(&mut watch, 0), Some(Presence::Here(3)));
+    drop(handed);
+    // Who has read where they were does not believe it.
+    assert!(object.epoch() > epoch);
+    assert_eq!(looks(&mut watch, 0), None);
+    assert_eq!(object.held(0), None);
+}
+
+#[test]
+fn an_object_of_which_only_the_head_was_asked_gets_its_record() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let object = store.create(&key(1), representation(1000)).expect("made").object;
+    assert!(!object.is_settled());
+    store.settle(&object);
+    assert!(object.is_settled());
+    drop(object);
+    close(store, true);
+    let store = open(dir.path());
+    assert!(store.load(&key(1)).expect("looked for").is_some());
 }

@@ -187,7 +187,7 @@ impl Owner {
     /// The sessions that would come to `at` end there; `false` where one has been there already.
     fn make_way(&self, index: usize, at: u64) -> bool {
         // Stored, that is: what is only passing by is here for a moment.
-        let is_stored = |object: &Arc<Object>| object.present().run_at(at).is_some();
+        let is_stored = |object: &Arc<Object>| object.available().run_at(at).is_some();
         if self.object.as_ref().is_some_and(is_stored) {
             return false;
         }

@@ -219,7 +219,8 @@ impl Owner {
         let running: Vec<Running> = asked.iter().map(|session| session.running(&wishes.paces)).collect();
         let steps = plan(&View {
             length: object.length(),
-            present: &object.present(),
+            // After the positions: what a session has handed on it will not bring again.
+            present: &object.available(),
             waiting: &wishes.waiting,
             ahead: &wishes.ahead,
             running: &running,
@@ -410,6 +411,10 @@ impl Owner {
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
         self.check_digest(&object).await;
         let representation = object.representation();
+        if !self.is_detached() && !object.is_settled() {
+            let (store, unsettled) = (Arc::clone(&self.context.store), Arc::clone(&object));
+            on_disk(move || store.settle(&unsettled)).await;
+        }
         // A 304 may have said so. The request was judged when the reply came: one that validates with credentials
         // takes nothing from the others.
         let unstorable = self

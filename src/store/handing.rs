@@ -1,0 +1,107 @@
+//! Bytes in the hands of a session: readers that wait for them have them from memory while they are being written.
+//!
+//! A reader at the head of a fill would else wait for its bytes to be written, and read them back. Nobody waits for
+//! the disk to begin: not for its files to be made, not for a page of it. What is here is held for the length of one
+//! write, and never more than a session gathers for that.
+
+use super::object::{Object, wake};
+use crate::ranges::{ByteOffset, ByteRange};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The pieces that are being written, by their offset, with whose they are. Guarded by the object's lock.
+#[derive(Debug, Default)]
+pub(super) struct Handing {
+    pieces: BTreeMap<ByteOffset, (u64, Bytes)>,
+}
+
+impl Handing {
+    /// The bytes from `at` on that are held in one piece.
+    pub(super) fn piece_at(&self, at: ByteOffset) -> Option<Bytes> {
+        let (start, (_, bytes)) = self.pieces.range(..=at).next_back()?;
+        let from = usize::try_from(at - start).ok().filter(|from| *from < bytes.len())?;
+        Some(bytes.slice(from..))
+    }
+
+    /// The end of the piece that holds `at`.
+    pub(super) fn run_at(&self, at: ByteOffset) -> Option<ByteOffset> {
+        self.piece_at(at).map(|bytes| at + bytes.len() as u64)
+    }
+
+    /// What is held.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = ByteRange> {
+        let range = |(at, (_, bytes)): (&u64, &(u64, Bytes))| ByteRange::with_len(*at, bytes.len() as u64);
+        self.pieces.iter().filter_map(range)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+}
+
+/// What a session has handed on; taken back when this is dropped.
+#[derive(Debug)]
+pub struct HandedOn {
+    object: Arc<Object>,
+    session: u64,
+}
+
+impl Object {
+    /// Hands the bytes at `at`, which are about to be written, to those who wait for them; `None` where nobody does.
+    /// A session hands on one batch at a time, of bytes that no other brings. `handed` is called when the bytes can be
+    /// found, and before anybody is woken to take them.
+    pub fn hand_on(
+        self: &Arc<Self>,
+        session: u64,
+        at: ByteOffset,
+        pieces: &[Bytes],
+        handed: impl FnOnce(),
+    ) -> Option<HandedOn> {
+        let bytes: usize = pieces.iter().map(Bytes::len).sum();
+        let range = ByteRange::with_len(at, bytes as u64)?;
+        let woken = {
+            let mut progress = self.progress();
+            if !progress.is_awaited(range) {
+                return None;
+            }
+            let mut at = at;
+            for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+                progress.handing.pieces.insert(at, (session, piece.clone()));
+                at += piece.len() as u64;
+            }
+            self.has_handing.store(true, Ordering::Release);
+            progress.passing(range)
+        };
+        handed();
+        wake(woken);
+        Some(HandedOn {
+            object: Arc::clone(self),
+            session,
+        })
+    }
+}
+
+impl Drop for HandedOn {
+    /// What was written is found in its place now. What was not is absent again, and nobody is to believe that he
+    /// has read it there.
+    fn drop(&mut self) {
+        let mut progress = self.object.progress();
+        let own = |piece: &(u64, Bytes)| piece.0 == self.session;
+        let is_written = progress
+            .handing
+            .pieces
+            .iter()
+            .filter(|(_, piece)| own(piece))
+            .filter_map(|(at, (_, bytes))| ByteRange::with_len(*at, bytes.len() as u64))
+            .all(|range| progress.present.covers(range));
+        if !is_written {
+            self.object.raise_epoch();
+        }
+        progress.handing.pieces.retain(|_, piece| !own(piece));
+        self.object
+            .has_handing
+            .store(!progress.handing.is_empty(), Ordering::Release);
+    }
+}
