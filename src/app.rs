@@ -8,15 +8,14 @@
 //! The two meet in the store only: a fill writes and wakes, a worker reads. [`Server`] is also the
 //! way to embed millpond: start one on port 0 and ask it for the URL of any upstream.
 
-mod door;
 mod handed;
 mod lane;
 mod origin;
+mod outgoing;
 mod tls;
 
 pub use origin::OriginServer;
 
-use self::door::Doors;
 use self::handed::Connections;
 use self::lane::Lane;
 use crate::admin;
@@ -28,12 +27,13 @@ use crate::serve::{Problem, Recent, Routed, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::{BudgetSettings, Client, ClientSettings, UpstreamError};
-use actix_http::HttpService;
 use actix_http::error::DispatchError;
+use actix_http::{HttpService, Request, Response};
 use actix_server::GracefulShutdownSignal;
-use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, map_config};
-use actix_web::App;
-use actix_web::dev::{self, AppConfig, ServerHandle, ServiceRequest, ServiceResponse, fn_service};
+use actix_service::{ServiceFactory, fn_service};
+use actix_web::HttpResponse;
+use actix_web::body::BoxBody;
+use actix_web::dev::{self, Payload, RequestHead, ServerHandle};
 use actix_web::rt::net::TcpStream;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -406,14 +406,8 @@ fn connections(
         async move { signal.notified().await }
     };
     let handled = Arc::clone(service);
-    let inner = App::new().default_service(fn_service(move |request| handle(Arc::clone(&handled), request)));
     let recent = Rc::new(Recent::default());
-    let doors = Doors {
-        service: Arc::clone(service),
-        recent: Rc::clone(&recent),
-        inner: inner.into_factory(),
-    };
-    let doors = map_config(doors, |()| AppConfig::default()).map_err(|error: actix_web::Error| error.error_response());
+    let inner = fn_service(move |request| handle(Arc::clone(&handled), request));
     let http = HttpService::build()
         .graceful_shutdown_signal(stopping.clone())
         .keep_alive(KEEP_ALIVE)
@@ -421,7 +415,7 @@ fn connections(
         .h1_write_buffer_size(WRITE_BUFFER_BYTES)
         // A player that has gone must be noticed while there is nothing to write to it.
         .h1_allow_half_closed(false)
-        .finish(doors);
+        .finish(inner);
     let service = Arc::clone(service);
     Connections {
         http,
@@ -430,17 +424,21 @@ fn connections(
     }
 }
 
-/// What is no hit comes here.
-async fn handle(service: Arc<Service>, request: ServiceRequest) -> Result<ServiceResponse, actix_web::Error> {
-    let (request, payload) = request.into_parts();
-    let uri = request.uri();
-    let response = match service.routes.resolve(uri.path(), uri.query()) {
-        Ok(Routed::Own(path)) => admin::handle(&service, &request, path).await,
-        Ok(Routed::Fetch { target, delivery }) => service.fetch(&request, payload, &target, delivery).await,
+/// Requests with bodies, and whatever else is not for the lane.
+async fn handle(service: Arc<Service>, mut request: Request) -> Result<Response<BoxBody>, Response<BoxBody>> {
+    let payload = request.take_payload();
+    Ok(answered(&service, request.head(), payload).await.into())
+}
+
+/// The answer to a request.
+async fn answered(service: &Arc<Service>, head: &RequestHead, payload: Payload) -> HttpResponse {
+    let response = match service.routes.resolve(head.uri.path(), head.uri.query()) {
+        Ok(Routed::Own(path)) => admin::handle(service, head, path).await,
+        Ok(Routed::Fetch { target, delivery }) => service.fetch(head, payload, &target, delivery).await,
         Err(error) => Problem::route(error).response(),
     };
     service.metrics.answered(response.status().as_u16());
-    Ok(ServiceResponse::new(request, response))
+    response
 }
 
 /// How each connection is set up.

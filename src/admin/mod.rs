@@ -7,8 +7,9 @@ mod verify;
 
 use crate::serve::{Problem, Service, refusal};
 use crate::store::StoreError;
+use actix_web::HttpResponse;
+use actix_web::dev::RequestHead;
 use actix_web::http::{Method, StatusCode, header};
-use actix_web::{HttpRequest, HttpResponse};
 use std::sync::Arc;
 
 const RESOURCES: &str = "there is healthz, readyz, metrics, api/v1/fills, api/v1/stats, api/v1/verify, api/v1/objects, \
@@ -69,11 +70,11 @@ impl<'a> Resource<'a> {
 }
 
 /// Answers a request for `path`, the part after `/-/`.
-pub async fn handle(service: &Arc<Service>, request: &HttpRequest, path: &str) -> HttpResponse {
+pub async fn handle(service: &Arc<Service>, request: &RequestHead, path: &str) -> HttpResponse {
     let Some(resource) = Resource::of(path) else {
         return Problem::new(StatusCode::NOT_FOUND, RESOURCES).response();
     };
-    let method = request.method();
+    let (method, query) = (&request.method, request.uri.query().unwrap_or_default());
     if !resource.methods().split(", ").any(|known| known == method.as_str()) {
         let detail = format!("{} are served here", resource.methods());
         let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).response();
@@ -88,7 +89,7 @@ pub async fn handle(service: &Arc<Service>, request: &HttpRequest, path: &str) -
         Resource::Streams => false,
         _ => reads,
     };
-    if let Some(why) = refusal(request.peer_addr(), request.headers()).filter(|_| !is_open) {
+    if let Some(why) = refusal(request.peer_addr, &request.headers).filter(|_| !is_open) {
         return Problem::new(StatusCode::FORBIDDEN, why).response();
     }
     match resource {
@@ -100,12 +101,12 @@ pub async fn handle(service: &Arc<Service>, request: &HttpRequest, path: &str) -
         Resource::Stats => objects::stats(service).await,
         Resource::Streams => streams::list(service),
         Resource::Stream { id, status } => streams::one(service, request, id, status).await,
-        Resource::Verify => verify::run(service, request.query_string()),
-        Resource::Objects if reads => objects::list(service, request.query_string()).await,
-        Resource::Objects => objects::purge_many(service, request.query_string()).await,
+        Resource::Verify => verify::run(service, query),
+        Resource::Objects if reads => objects::list(service, query).await,
+        Resource::Objects => objects::purge_many(service, query).await,
         Resource::Object(id) if reads => objects::show(service, id).await,
-        Resource::Object(id) => objects::purge(service, id, request.query_string()).await,
-        Resource::Pin(id) => objects::pin(service, id, method == Method::PUT).await,
+        Resource::Object(id) => objects::purge(service, id, query).await,
+        Resource::Pin(id) => objects::pin(service, id, *method == Method::PUT).await,
     }
 }
 

@@ -3,8 +3,9 @@
 
 use crate::live::{Stream, StreamId};
 use crate::serve::{Problem, Service, no_such_stream, status_line};
+use actix_web::HttpResponse;
+use actix_web::dev::RequestHead;
 use actix_web::http::{Method, StatusCode};
-use actix_web::{HttpRequest, HttpResponse};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,20 +20,20 @@ pub(super) fn list(service: &Service) -> HttpResponse {
 }
 
 /// The log of a stream, its state, or its end.
-pub(super) async fn one(service: &Service, request: &HttpRequest, id: &str, wants_status: bool) -> HttpResponse {
+pub(super) async fn one(service: &Service, request: &RequestHead, id: &str, wants_status: bool) -> HttpResponse {
     let Some(stream) = StreamId::parse(id).and_then(|id| service.fills.streams().get(id)) else {
         return no_such_stream();
     };
-    match *request.method() {
+    match request.method {
         Method::DELETE => stop(request, &stream).await,
         _ if wants_status => HttpResponse::Ok().json(status_line(&stream)),
         _ => service.replay(request, &stream, false).await,
     }
 }
 
-async fn stop(request: &HttpRequest, stream: &Arc<Stream>) -> HttpResponse {
+async fn stop(request: &RequestHead, stream: &Arc<Stream>) -> HttpResponse {
     let who = request
-        .peer_addr()
+        .peer_addr
         .map_or_else(|| "somebody".to_owned(), |peer| peer.ip().to_string());
     if !stream.stop(&who) {
         let what = "the stream has ended, or was stopped, already";

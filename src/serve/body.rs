@@ -4,6 +4,7 @@
 //! with an error, which closes the connection short of its length: a visible break, never a quiet
 //! end. What a connection holds is one block, however large the object.
 
+use super::direct::Lying;
 use super::multipart::Segment;
 use super::pace::Pace;
 use crate::fill::{Cursor, Phase, Registry, Want};
@@ -26,13 +27,29 @@ const MAX_UNREADABLE: u32 = 64;
 
 /// Why a body ends before its length.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Cut {
+pub enum Cut {
+    /// The upstream will not bring them.
     #[error("the bytes at {at} of {url} will not come: {why}")]
-    Broken { url: String, at: ByteOffset, why: Broken },
+    Broken {
+        /// Of what.
+        url: String,
+        /// The first of them.
+        at: ByteOffset,
+        /// What the fill says.
+        why: Broken,
+    },
+    /// There are no more.
     #[error("the object {url} ended at {at}, before the promised length")]
-    Ended { url: String, at: ByteOffset },
+    Ended {
+        /// Of what.
+        url: String,
+        /// Where it ended.
+        at: ByteOffset,
+    },
+    /// The disk does not give them.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A thread panicked.
     #[error("a reading thread was lost")]
     Lost,
 }
@@ -68,7 +85,7 @@ pub(super) struct ObjectBody {
     cut: Option<Cut>,
     cut_told: bool,
     pace: Pace,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl ObjectBody {
@@ -108,29 +125,35 @@ impl ObjectBody {
         }
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+    /// What is to be sent next: text between parts, or bytes of the object up to an end.
+    pub(super) fn next_part(&mut self) -> Option<Part> {
         loop {
-            let end = match self.segments.front() {
-                None => return Poll::Ready(None),
-                Some(Segment::Text(text)) => {
+            let end = match self.segments.front()? {
+                Segment::Text(text) => {
                     let text = text.clone();
                     self.next_segment();
-                    return Poll::Ready(Some(Ok(text)));
+                    return Some(Part::Text(text));
                 }
-                Some(Segment::Object(range)) => range.end(),
-                Some(Segment::ToEnd(_)) => u64::MAX,
+                Segment::Object(range) => range.end(),
+                Segment::ToEnd(_) => u64::MAX,
             };
-            if self.at == end {
-                self.next_segment();
-                continue;
+            if self.at < end {
+                return Some(Part::UpTo(end));
             }
+            self.next_segment();
+        }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        loop {
+            let end = match self.next_part() {
+                None => return Poll::Ready(None),
+                Some(Part::Text(text)) => return Poll::Ready(Some(Ok(text))),
+                Some(Part::UpTo(end)) => end,
+            };
             return match ready!(self.poll_block(end, cx)) {
                 Ok(Some(block)) => {
-                    self.at += block.len() as u64;
-                    self.pace.sent(block.len() as u64);
-                    if let Some(cursor) = &self.cursor {
-                        cursor.reached(self.at, end, block.len() as u64);
-                    }
+                    self.advance(end, block.len() as u64);
                     Poll::Ready(Some(Ok(block)))
                 }
                 Ok(None) => {
@@ -142,26 +165,75 @@ impl ObjectBody {
         }
     }
 
+    /// So many bytes of those up to `end` have been sent.
+    pub(super) fn advance(&mut self, end: ByteOffset, bytes: u64) {
+        self.at += bytes;
+        self.pace.sent(bytes);
+        if let Some(cursor) = &self.cursor {
+            cursor.reached(self.at, end, bytes);
+        }
+    }
+
+    /// Waits until bytes are here; `false` where an object of unknown length has ended.
+    fn poll_here(&mut self, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Result<bool, Cut>> {
+        if self.at < self.here {
+            return Poll::Ready(Ok(true));
+        }
+        self.epoch = self.watch.object().epoch();
+        let Poll::Ready(found) = self.watch.poll(self.at, end, cx) else {
+            self.find_source(end)?;
+            return Poll::Pending;
+        };
+        Poll::Ready(match found {
+            Presence::Here(here) => {
+                self.here = here;
+                Ok(true)
+            }
+            Presence::End if end == u64::MAX => Ok(false),
+            Presence::End => Err(Cut::Ended {
+                url: self.url(),
+                at: self.at,
+            }),
+            Presence::Broken(why) => Err(self.broken(why)),
+        })
+    }
+
+    /// What comes next, to be sent as it lies: what is in memory, or a stretch of what is stored, which may be sent
+    /// from there. Of that the caller says what has been sent ([`ObjectBody::advance`]).
+    pub(super) fn poll_lying(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Lying, Cut>>> {
+        loop {
+            let end = match self.next_part() {
+                None => return Poll::Ready(None),
+                Some(Part::Text(text)) => return Poll::Ready(Some(Ok(Lying::Memory(text)))),
+                Some(Part::UpTo(end)) => end,
+            };
+            match ready!(self.poll_here(end, cx)) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.next_segment();
+                    continue;
+                }
+                Err(cut) => return Poll::Ready(Some(Err(cut))),
+            }
+            let object = self.watch.object();
+            let Some(mut piece) = object.held(self.at) else {
+                let stretch = ByteRange::new(self.at, end.min(self.here));
+                let stretch = stretch.map(|range| Lying::Stored(Arc::clone(object), range));
+                return Poll::Ready(stretch.map(Ok));
+            };
+            // What was written meanwhile is found in its place.
+            let most = usize::try_from(end - self.at).unwrap_or(usize::MAX);
+            piece.truncate(most);
+            self.advance(end, piece.len() as u64);
+            return Poll::Ready(Some(Ok(Lying::Memory(piece))));
+        }
+    }
+
     /// The next bytes before `end`; `None` where an object of unknown length has ended.
     fn poll_block(&mut self, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Cut>> {
         loop {
-            if self.at >= self.here {
-                self.epoch = self.watch.object().epoch();
-                let Poll::Ready(found) = self.watch.poll(self.at, end, cx) else {
-                    self.find_source(end)?;
-                    return Poll::Pending;
-                };
-                match found {
-                    Presence::Here(here) => self.here = here,
-                    Presence::End if end == u64::MAX => return Poll::Ready(Ok(None)),
-                    Presence::End => {
-                        return Poll::Ready(Err(Cut::Ended {
-                            url: self.url(),
-                            at: self.at,
-                        }));
-                    }
-                    Presence::Broken(why) => return Poll::Ready(Err(self.broken(why))),
-                }
+            if !ready!(self.poll_here(end, cx))? {
+                return Poll::Ready(Ok(None));
             }
             if self.pace.rests(cx) {
                 return Poll::Pending;
@@ -248,6 +320,11 @@ impl ObjectBody {
         self.here = 0;
     }
 
+    pub(super) fn breaks(&self, cut: &Cut) {
+        self.metrics.broken_bodies.inc();
+        tracing::warn!(%cut, "breaking a connection");
+    }
+
     fn url(&self) -> String {
         self.watch.object().url().to_owned()
     }
@@ -276,6 +353,12 @@ impl MessageBody for HeadOnly {
     fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         Poll::Ready(None)
     }
+}
+
+/// What is to be sent next.
+pub(super) enum Part {
+    Text(Bytes),
+    UpTo(ByteOffset),
 }
 
 pub(super) fn first_byte(segment: Option<&Segment>) -> ByteOffset {
@@ -311,8 +394,7 @@ impl MessageBody for ObjectBody {
                 Some(Ok(bytes))
             }
             Some(Err(cut)) => {
-                self.metrics.broken_bodies.inc();
-                tracing::warn!(%cut, "breaking a connection");
+                self.breaks(&cut);
                 Some(Err(cut.into()))
             }
             None => None,

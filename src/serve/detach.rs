@@ -9,18 +9,18 @@ use crate::fill::Sending;
 use crate::header::{CacheStatus, Forwarded, preferred_wait, prefers_async};
 use crate::live::{CROWDED, Origin, Stream};
 use crate::upstream::Target;
-use actix_web::dev::Payload;
+use actix_web::HttpResponse;
+use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
-use actix_web::{HttpRequest, HttpResponse};
 use std::sync::Arc;
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 impl Service {
     /// Whether the request asks to outlive its client, or a rule says so.
-    pub(super) fn is_detached(&self, http: &HttpRequest) -> bool {
-        let path = http.path();
+    pub(super) fn is_detached(&self, http: &RequestHead) -> bool {
+        let path = http.uri.path();
         let matches = |rule: &String| match rule.strip_suffix('*') {
             Some(start) => path.starts_with(start),
             None => path == rule,
@@ -29,7 +29,7 @@ impl Service {
     }
 
     /// Sends the request on, unless it has been sent, and answers with its stream or with where that is.
-    pub(super) async fn detach(&self, http: &HttpRequest, payload: Payload, target: &Arc<Target>) -> HttpResponse {
+    pub(super) async fn detach(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> HttpResponse {
         let story = CacheStatus::forwarded(Forwarded::Method);
         match self.detached(http, payload, target).await {
             Ok(response) => response,
@@ -39,7 +39,7 @@ impl Service {
 
     async fn detached(
         &self,
-        http: &HttpRequest,
+        http: &RequestHead,
         payload: Payload,
         target: &Arc<Target>,
     ) -> Result<HttpResponse, Problem> {
@@ -55,7 +55,7 @@ impl Service {
         let target = Arc::new(target.with_fields(fields));
         let origin = Origin {
             url: target.key.url().to_owned(),
-            method: http.method().to_string(),
+            method: http.method.to_string(),
             detached: true,
             request: identity(http, &target),
         };
@@ -66,7 +66,7 @@ impl Service {
             let (streams, begun) = (Arc::clone(self.fills.streams()), Arc::clone(&stream));
             let _ = tokio::task::spawn_blocking(move || streams.record(&begun)).await;
             let sending = Sending {
-                method: http.method().to_string(),
+                method: http.method.to_string(),
                 body,
                 seen,
             };
@@ -80,7 +80,7 @@ impl Service {
         if !wants_async(http) {
             return Ok(self.streamed(http, &stream).await);
         }
-        let prefer = http.headers().get_all("prefer").filter_map(|field| field.to_str().ok());
+        let prefer = http.headers.get_all("prefer").filter_map(|field| field.to_str().ok());
         if let Some(wait) = preferred_wait(prefer)
             && tokio::time::timeout(wait, stream.opened()).await.is_ok()
         {
@@ -99,7 +99,7 @@ impl Service {
         })))
     }
 
-    async fn streamed(&self, http: &HttpRequest, stream: &Arc<Stream>) -> HttpResponse {
+    async fn streamed(&self, http: &RequestHead, stream: &Arc<Stream>) -> HttpResponse {
         let mut response = self.replay(http, stream, true).await;
         if let Ok(path) = header::HeaderValue::try_from(path_of(stream)) {
             response.headers_mut().insert(header::CONTENT_LOCATION, path);
@@ -108,22 +108,22 @@ impl Service {
     }
 }
 
-fn wants_async(http: &HttpRequest) -> bool {
-    let fields = http.headers().get_all("prefer");
+fn wants_async(http: &RequestHead) -> bool {
+    let fields = http.headers.get_all("prefer");
     prefers_async(fields.filter_map(|field| field.to_str().ok()))
 }
 
 /// What tells one request from another: its `Idempotency-Key`, with whose it is and what it is about. `None` without
 /// one: then each is another.
-fn identity(http: &HttpRequest, target: &Target) -> Option<[u8; 32]> {
-    let key = http.headers().get("idempotency-key").filter(|key| !key.is_empty())?;
+fn identity(http: &RequestHead, target: &Target) -> Option<[u8; 32]> {
+    let key = http.headers.get("idempotency-key").filter(|key| !key.is_empty())?;
     let mut parts: Vec<&[u8]> = vec![
-        http.method().as_str().as_bytes(),
+        http.method.as_str().as_bytes(),
         target.key.url().as_bytes(),
         key.as_bytes(),
     ];
     for name in ["authorization", "cookie"] {
-        parts.push(http.headers().get(name).map_or(b"", |value| value.as_bytes()));
+        parts.push(http.headers.get(name).map_or(b"", |value| value.as_bytes()));
     }
     Some(crate::key::digest_of(&parts))
 }

@@ -26,10 +26,10 @@ use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, Presence, Store, Watch};
 use crate::telemetry::Metrics;
 use crate::upstream::{Target, Trust};
+use actix_web::HttpResponse;
 use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
-use actix_web::{HttpRequest, HttpResponse};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -139,7 +139,7 @@ impl Service {
     /// Answers a request for an object.
     pub async fn fetch(
         &self,
-        http: &HttpRequest,
+        http: &RequestHead,
         payload: Payload,
         target: &Arc<Target>,
         delivery: Delivery,
@@ -147,7 +147,7 @@ impl Service {
         if self.is_detached(http) && !wants_websocket(http) {
             return confined(self.detach(http, payload, target).await, target);
         }
-        let Some(request) = Request::read(http.head(), delivery) else {
+        let Some(request) = Request::read(http, delivery) else {
             return confined(self.pass(http, payload, target).await, target);
         };
         if goes_in_circles(http) {

@@ -8,6 +8,7 @@
 mod answer;
 mod body;
 mod detach;
+mod direct;
 mod find;
 mod guard;
 mod lookup;
@@ -27,12 +28,14 @@ mod route;
 mod streams;
 mod variant;
 
+pub use body::Cut;
 pub use detach::{no_such_stream, status_line};
+pub use direct::{DirectBody, Lying};
 pub use guard::refusal;
 pub use lookup::{Service, ServiceSettings};
 pub use origin::{Access, AccessLog, BadTokens, Origin, OriginSettings};
 pub use pace::TURN_BYTES;
 pub use problem::Problem;
-pub use quick::{QuickBody, QuickRequest};
+pub use quick::{QuickBody, QuickRequest, lines_of};
 pub use recent::Recent;
 pub use route::{RouteError, Routed, Routes};

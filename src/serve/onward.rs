@@ -2,7 +2,7 @@
 
 use crate::header::{SURROGATE, end_to_end};
 use crate::upstream::{Target, Trust};
-use actix_web::HttpRequest;
+use actix_web::dev::RequestHead;
 use std::sync::Arc;
 
 /// Who we are in `Via` (RFC 9110 §7.6.3).
@@ -47,7 +47,7 @@ const CLAIMS: &[&str] = &[
 pub(super) const WRITTEN: &[&str] = &["forwarded", "via", "x-forwarded-for", "x-forwarded-proto"];
 
 /// A client's fields as those of a fetch of `target`.
-pub(super) fn fetched_for(http: &HttpRequest, target: &Arc<Target>) -> Arc<Target> {
+pub(super) fn fetched_for(http: &RequestHead, target: &Arc<Target>) -> Arc<Target> {
     let mut fields = end_to_end_of(http, target);
     fields.retain(|(name, _)| {
         let name = name.as_str();
@@ -59,19 +59,19 @@ pub(super) fn fetched_for(http: &HttpRequest, target: &Arc<Target>) -> Arc<Targe
 
 /// The fields of a request that is passed on as it is: nobody else gets its answer, so the client may claim
 /// what it likes, and the upstream is told the name by which we were called.
-pub(super) fn passed_on(http: &HttpRequest, target: &Target) -> Vec<(String, String)> {
+pub(super) fn passed_on(http: &RequestHead, target: &Target) -> Vec<(String, String)> {
     let mut fields = end_to_end_of(http, target);
-    let host = http.headers().get("host").and_then(|host| host.to_str().ok());
+    let host = http.headers.get("host").and_then(|host| host.to_str().ok());
     add_way(http, target, host, &mut fields);
     fields
 }
 
 /// Whether the request says of itself what is no part of its key.
-pub(super) fn makes_claims(http: &HttpRequest) -> bool {
-    CLAIMS.iter().any(|name| http.headers().contains_key(*name))
+pub(super) fn makes_claims(http: &RequestHead) -> bool {
+    CLAIMS.iter().any(|name| http.headers.contains_key(*name))
 }
 
-fn end_to_end_of(http: &HttpRequest, target: &Target) -> Vec<(String, String)> {
+fn end_to_end_of(http: &RequestHead, target: &Target) -> Vec<(String, String)> {
     let text = http
         .headers()
         .iter()
@@ -97,9 +97,9 @@ fn is_of_the_connection(value: &str) -> bool {
 }
 
 /// Adds our own step to the way of a request: who asks is the business of an upstream whose operator is ours.
-fn add_way(http: &HttpRequest, target: &Target, host: Option<&str>, fields: &mut Vec<(String, String)>) {
+fn add_way(http: &RequestHead, target: &Target, host: Option<&str>, fields: &mut Vec<(String, String)>) {
     if target.trust == Trust::Configured
-        && let Some(peer) = http.peer_addr().map(|peer| peer.ip())
+        && let Some(peer) = http.peer_addr.map(|peer| peer.ip())
     {
         let node = match peer {
             std::net::IpAddr::V4(peer) => peer.to_string(),
@@ -122,7 +122,7 @@ fn add_way(http: &HttpRequest, target: &Target, host: Option<&str>, fields: &mut
             &format!("{SURROGATE}=\"Surrogate/1.0\""),
         );
     }
-    let version = match http.version() {
+    let version = match http.version {
         actix_web::http::Version::HTTP_10 => "1.0",
         actix_web::http::Version::HTTP_2 => "2",
         _ => "1.1",
@@ -139,16 +139,16 @@ fn append(fields: &mut Vec<(String, String)>, name: &str, member: &str) {
 }
 
 /// Whether the request has been here before, more often than can be meant.
-pub(super) fn goes_in_circles(http: &HttpRequest) -> bool {
+pub(super) fn goes_in_circles(http: &RequestHead) -> bool {
     let by_us = |member: &&str| member.split_whitespace().nth(1) == Some(PSEUDONYM);
-    let lines = http.headers().get_all("via").filter_map(|line| line.to_str().ok());
+    let lines = http.headers.get_all("via").filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).filter(by_us).count() >= MOST_TURNS
 }
 
 /// Whether the client would go on in another protocol than HTTP. Other upgrades are offers that may be passed
 /// over (RFC 9110 §7.8).
-pub(super) fn wants_websocket(http: &HttpRequest) -> bool {
-    let lines = http.headers().get_all("upgrade").filter_map(|line| line.to_str().ok());
+pub(super) fn wants_websocket(http: &RequestHead) -> bool {
+    let lines = http.headers.get_all("upgrade").filter_map(|line| line.to_str().ok());
     lines
         .flat_map(|line| line.split(','))
         .any(|protocol| protocol.trim().eq_ignore_ascii_case("websocket"))

@@ -9,11 +9,11 @@ use crate::header::{CacheStatus, Forwarded};
 use crate::key::ObjectKey;
 use crate::store::{Expired, Removed, Store};
 use crate::upstream::Target;
+use actix_web::HttpResponse;
 use actix_web::body::SizedStream;
-use actix_web::dev::Payload;
+use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
-use actix_web::{HttpRequest, HttpResponse};
 use futures::StreamExt;
 use std::io;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const DEALT_WITH: &[&str] = &["content-length", "expect", "host"];
 
 impl Service {
     /// Passes a request with another method than GET and HEAD on.
-    pub(super) async fn pass(&self, http: &HttpRequest, payload: Payload, target: &Arc<Target>) -> HttpResponse {
+    pub(super) async fn pass(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> HttpResponse {
         let story = CacheStatus::forwarded(Forwarded::Method);
         match self.passed(http, payload, target).await {
             Ok(passed) => answer(passed, story),
@@ -32,10 +32,10 @@ impl Service {
         }
     }
 
-    async fn passed(&self, http: &HttpRequest, payload: Payload, target: &Arc<Target>) -> Result<Passed, Problem> {
+    async fn passed(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Result<Passed, Problem> {
         let Sent { target, body, seen, .. } = sent(self, http, payload, target)?;
         let is_plain = !makes_claims(http);
-        let method = http.method().to_string();
+        let method = http.method.to_string();
         let passing = self.fills.pass_on(target, method, body, is_plain, seen);
         passing.await.map_err(|error| Problem::upstream(&error))
     }
@@ -54,14 +54,14 @@ pub(super) struct Sent {
 /// What of a request goes on, and how.
 pub(super) fn sent(
     service: &Service,
-    http: &HttpRequest,
+    http: &RequestHead,
     payload: Payload,
     target: &Arc<Target>,
 ) -> Result<Sent, Problem> {
     if goes_in_circles(http) {
         return Err(Problem::circles());
     }
-    let method = http.method();
+    let method = &http.method;
     if *method == Method::CONNECT || *method == Method::TRACE {
         let what = format!("{method} is not passed on: it would show what is between a client and its upstream");
         return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, what).allowing());
@@ -141,9 +141,9 @@ fn is_safe(method: &Method) -> bool {
 }
 
 /// The body of a request, where it has one, and when all of it has gone on.
-fn outgoing(http: &HttpRequest, mut payload: Payload) -> (Option<Outgoing>, oneshot::Receiver<()>) {
+fn outgoing(http: &RequestHead, mut payload: Payload) -> (Option<Outgoing>, oneshot::Receiver<()>) {
     let (over, uploaded) = oneshot::channel();
-    let headers = http.headers();
+    let headers = &http.headers;
     let length = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.trim().parse().ok());

@@ -18,46 +18,54 @@ use crate::upstream::Target;
 use actix_web::HttpResponse;
 use actix_web::body::MessageBody;
 use actix_web::dev::RequestHead;
-use actix_web::http::header::{self, HeaderMap};
-use actix_web::http::{StatusCode, Uri};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode, Uri, Version};
 use bytes::Bytes;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// More fields than a player sends.
 const MAX_FIELDS: usize = 48;
 
-/// A request that can be answered here.
+/// A request that has no body, read where it lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuickRequest<'a> {
+    /// The path, and behind it the query.
+    target: &'a str,
     path: &'a str,
     range: Option<&'a [u8]>,
+    /// It asks for a path and perhaps one range of it, and says nothing of what it would take.
+    is_plain: bool,
     closes: bool,
     length: usize,
 }
 
 impl<'a> QuickRequest<'a> {
-    /// Reads the request at the beginning of `bytes`: a GET for a path, and perhaps for one range of it. `None` for
-    /// one that has not come whole, and for all others; those who know more of HTTP have a look at them.
+    /// Reads the request at the beginning of `bytes`: a GET or HEAD for a path. `None` for one that has not come whole,
+    /// and for all others; those who know more of HTTP have a look at them.
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut fields);
         let Ok(httparse::Status::Complete(length)) = request.parse(bytes) else {
             return None;
         };
-        if request.method != Some("GET") || request.version != Some(1) {
+        let is_get = request.method == Some("GET");
+        if !(is_get || request.method == Some("HEAD")) || request.version != Some(1) {
             return None;
         }
-        let path = request
-            .path
-            .filter(|path| path.starts_with('/') && !path.contains(['?', '#']))?;
+        let is_ours = |target: &&str| target.starts_with('/') && !target.contains('#');
+        let target = request.path.filter(is_ours)?;
+        let path = target.split_once('?').map_or(target, |(path, _)| path);
+        let mut is_plain = is_get && path.len() == target.len();
         let (mut range, mut hosts, mut closes) = (None, 0, false);
         for field in request.headers.iter() {
             match Said::of(field.name)? {
                 Said::Nothing => {}
+                Said::Condition => is_plain = false,
                 Said::Host => hosts += 1,
-                Said::Range if range.is_some() => return None,
+                Said::Range if range.is_some() => is_plain = false,
                 Said::Range => range = Some(field.value),
                 Said::Connection if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
                 Said::Connection if field.value.eq_ignore_ascii_case(b"close") => closes = true,
@@ -65,11 +73,30 @@ impl<'a> QuickRequest<'a> {
             }
         }
         (hosts == 1).then_some(Self {
+            target,
             path,
             range,
+            is_plain,
             closes,
             length,
         })
+    }
+
+    /// The request in the framework's words; `bytes` are those that it was read from. `None` where it has none for it.
+    pub fn head(&self, bytes: &[u8], peer: Option<SocketAddr>) -> Option<RequestHead> {
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut fields);
+        request.parse(bytes).ok()?;
+        let mut head = RequestHead::default();
+        head.method = Method::from_bytes(request.method?.as_bytes()).ok()?;
+        head.uri = Uri::try_from(self.target).ok()?;
+        head.version = Version::HTTP_11;
+        head.peer_addr = peer;
+        for field in request.headers.iter() {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+            head.headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
+        }
+        Some(head)
     }
 
     /// How many bytes the request took.
@@ -86,19 +113,21 @@ impl<'a> QuickRequest<'a> {
 /// What a field of a request is to us here.
 enum Said {
     Nothing,
+    Condition,
     Host,
     Range,
     Connection,
 }
 
 impl Said {
-    /// `None` for a field that changes what an answer is, or how messages are told apart.
+    /// `None` for a field that changes how messages are told apart.
     fn of(name: &str) -> Option<Self> {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         match name.len() {
             4 if is("host") => Some(Self::Host),
             5 if is("range") => Some(Self::Range),
             10 if is("connection") => Some(Self::Connection),
+            _ if is_condition(name) => Some(Self::Condition),
             _ => {
                 let framing = [
                     "content-length",
@@ -109,7 +138,7 @@ impl Said {
                     "trailer",
                 ];
                 let known = framing.iter().any(|framing| is(framing));
-                (!known && !is_condition(name)).then_some(Self::Nothing)
+                (!known).then_some(Self::Nothing)
             }
         }
     }
@@ -151,6 +180,9 @@ impl Service {
     /// Answers from an open, whole and fresh object: writes the header behind what is in `into`. `None`, with nothing
     /// written, sends the request the long way.
     pub fn quick(&self, recent: &Recent, request: &QuickRequest<'_>, into: &mut Vec<u8>) -> Option<QuickBody> {
+        if !request.is_plain {
+            return None;
+        }
         let mut table = recent.table();
         if let Some(known) = table.get_mut(request.path) {
             return self.quickly(known, request, into);
@@ -262,7 +294,7 @@ impl Service {
         Some(Template {
             length,
             until: second_ends(&head, now),
-            fields: fields(&response, unix_seconds(self.clock.now())),
+            fields: lines_of(&response, self.clock.now()),
             kept: kept.filter(|kept| kept.bytes().len() as u64 == length),
             head,
             given: 0,
@@ -287,16 +319,17 @@ fn selected(field: Option<&[u8]>, length: u64) -> Option<(Option<ByteRange>, boo
 }
 
 /// The lines of a header, without those of the framing.
-fn fields(response: &HttpResponse, now: u64) -> Vec<u8> {
+pub fn lines_of(response: &HttpResponse, now: SystemTime) -> Vec<u8> {
+    let of_framing = [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     let mut lines = Vec::with_capacity(512);
-    for (name, value) in response.headers() {
+    for (name, value) in response.headers().iter().filter(|(name, _)| !of_framing.contains(name)) {
         lines.extend_from_slice(name.as_str().as_bytes());
         lines.extend_from_slice(b": ");
         lines.extend_from_slice(value.as_bytes());
         lines.extend_from_slice(b"\r\n");
     }
     if !response.headers().contains_key(header::DATE) {
-        let date = print_date(from_unix_seconds(now));
+        let date = print_date(from_unix_seconds(unix_seconds(now)));
         lines.extend_from_slice(format!("date: {date}\r\n").as_bytes());
     }
     lines
@@ -355,11 +388,37 @@ mod tests {
     }
 
     #[test]
-    fn what_says_more_or_is_not_whole_goes_the_long_way() {
+    fn what_asks_for_more_than_a_path_is_not_plain() {
+        for (line, is_plain) in [
+            ("GET /a HTTP/1.1", true),
+            ("GET /a HTTP/1.1\r\nRange: bytes=0-", true),
+            ("GET /a HTTP/1.1\r\nCookie: b", true),
+            ("HEAD /a HTTP/1.1", false),
+            ("GET /a?b HTTP/1.1", false),
+            ("GET /a HTTP/1.1\r\nIf-None-Match: \"a\"", false),
+            ("GET /a HTTP/1.1\r\nIf-Range: \"a\"\r\nRange: bytes=0-", false),
+            ("GET /a HTTP/1.1\r\nCache-Control: no-cache", false),
+            ("GET /a HTTP/1.1\r\nPragma: no-cache", false),
+            ("GET /a HTTP/1.1\r\nPrefer: wait=5", false),
+            ("GET /a HTTP/1.1\r\nWant-Repr-Digest: sha-256=5", false),
+            ("GET /a HTTP/1.1\r\nRange: bytes=0-1\r\nRange: bytes=5-6", false),
+        ] {
+            let text = format!("{line}\r\nHost: a\r\n\r\n");
+            let request = read(&text).expect("whole");
+            assert_eq!((request.path, request.is_plain), ("/a", is_plain), "{line}");
+            let head = request.head(text.as_bytes(), None).expect("in the framework's words");
+            let uri = head.uri.path_and_query().expect("a path").as_str();
+            let told = format!("{} {uri} HTTP/1.1", head.method);
+            assert_eq!(Some(told.as_str()), line.lines().next());
+            assert_eq!(head.headers.len(), text.lines().count() - 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_has_a_body_or_is_not_whole_is_for_others() {
         for line in [
-            "HEAD / HTTP/1.1\r\nHost: a",
+            "POST / HTTP/1.1\r\nHost: a",
             "GET / HTTP/1.0\r\nHost: a",
-            "GET /?a HTTP/1.1\r\nHost: a",
             "GET http://a/ HTTP/1.1\r\nHost: a",
             "GET * HTTP/1.1\r\nHost: a",
             "GET / HTTP/1.1\r\nUser-Agent: b",
@@ -367,14 +426,8 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0",
             "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked",
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade",
-            "GET / HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"a\"",
-            "GET / HTTP/1.1\r\nHost: a\r\nIf-Range: \"a\"\r\nRange: bytes=0-",
-            "GET / HTTP/1.1\r\nHost: a\r\nCache-Control: no-cache",
-            "GET / HTTP/1.1\r\nHost: a\r\nPragma: no-cache",
-            "GET / HTTP/1.1\r\nHost: a\r\nPrefer: wait=5",
-            "GET / HTTP/1.1\r\nHost: a\r\nWant-Repr-Digest: sha-256=5",
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket",
             "GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue",
-            "GET / HTTP/1.1\r\nHost: a\r\nRange: bytes=0-1\r\nRange: bytes=5-6",
             "GET / HTTP/1.1\r\nHost : a",
             "GET / HTTP/1.1\r\n Host: a",
         ] {

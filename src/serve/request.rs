@@ -61,13 +61,6 @@ fn question(headers: &HeaderMap, head_only: bool) -> Question<'_> {
     }
 }
 
-/// Whether a request asks for a whole object and says nothing else of what it would take.
-pub(super) fn is_plain(head: &RequestHead) -> bool {
-    // All names at once: a request has fewer of them than there are to be looked for.
-    let speaks = |name: &HeaderName| is_condition(name.as_str());
-    head.method == Method::GET && !head.headers.keys().any(speaks)
-}
-
 /// Whether a field of that name says what of a stored answer its client would take.
 pub(super) fn is_condition(name: &str) -> bool {
     const NAMES: [&str; 5] = ["range", "cache-control", "pragma", "prefer", "want-repr-digest"];

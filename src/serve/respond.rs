@@ -2,6 +2,7 @@
 
 use super::answer::Answer;
 use super::body::{HeadOnly, ObjectBody, Source};
+use super::direct::DirectBody;
 use super::multipart::{self, Segment};
 use super::prepared::{Prepared, content_type};
 use super::problem::{CACHE_STATUS, unsatisfiable};
@@ -93,7 +94,11 @@ impl Response<'_> {
             target: Arc::clone(target),
         });
         let body = ObjectBody::new(self.watch, self.cursor, source, segments, Arc::clone(metrics));
-        head.body(body)
+        let body = DirectBody::new(body);
+        let mut response = head.body(body.clone());
+        // For a connection that can do more with it.
+        response.extensions_mut().insert(body);
+        response
     }
 
     fn head(

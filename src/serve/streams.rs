@@ -20,9 +20,10 @@ use crate::live::{Kind, Stream, after_event};
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, StoreError, Watch};
 use crate::upstream::{Span, Target};
+use actix_web::HttpResponse;
+use actix_web::dev::RequestHead;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
-use actix_web::{HttpRequest, HttpResponse};
 use std::sync::Arc;
 
 /// The last byte of a range that has no end yet (RFC 8673 §2.2): the greatest number that all clients understand.
@@ -51,7 +52,7 @@ impl Service {
         mut found: Found,
         stream: &Arc<Stream>,
     ) -> Result<HttpResponse, Problem> {
-        let (first, end) = stream.bounds();
+        let (first, end) = come(stream, &found.object);
         let wanted = match first_wanted(request.question.range) {
             // A player that begins says `bytes=0-` too.
             Some(FirstWanted::From { start, last: None }) if start > first && start <= end => Some(start),
@@ -111,7 +112,7 @@ impl Service {
     /// Where the events after the one with that id begin. Where it is not in the log any more, or never was, all
     /// that is there is given: a client knows what it has seen.
     async fn after_event(&self, stream: &Arc<Stream>, object: &Arc<Object>, id: &str) -> Result<ByteOffset, Problem> {
-        let (first, end) = stream.bounds();
+        let (first, end) = come(stream, object);
         let (object, id) = (Arc::clone(object), id.to_owned());
         let search = move || -> Result<ByteOffset, StoreError> {
             let (mut scan, mut at) = (after_event(&id, first), first);
@@ -134,14 +135,14 @@ impl Service {
     }
 
     /// The log of a stream, for whoever knows its id: what the request asks of it, or all.
-    pub async fn replay(&self, http: &HttpRequest, stream: &Arc<Stream>, all: bool) -> HttpResponse {
+    pub async fn replay(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> HttpResponse {
         match self.replayed(http, stream, all).await {
             Ok(response) => response,
             Err(problem) => problem.response(),
         }
     }
 
-    async fn replayed(&self, http: &HttpRequest, stream: &Arc<Stream>, all: bool) -> Result<HttpResponse, Problem> {
+    async fn replayed(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Result<HttpResponse, Problem> {
         stream.opened().await;
         let status = stream.status();
         let (streams, opening) = (Arc::clone(self.fills.streams()), Arc::clone(stream));
@@ -162,24 +163,29 @@ impl Service {
             }
             Ok(Ok(_)) => return Err(Problem::new(StatusCode::GONE, "what was logged of the stream has gone")),
         };
-        let head_only = http.method() == Method::HEAD;
+        let head_only = http.method == Method::HEAD;
         if object.is_whole() {
             return Ok(self.replay_whole(http, object, all));
         }
         let text = |name: &str| {
-            let value = http.headers().get(name).filter(|_| !all);
+            let value = http.headers.get(name).filter(|_| !all);
             value.and_then(|value| value.to_str().ok())
         };
         let part = match (text("range"), text("last-event-id"), stream.kind()) {
-            (Some(range), ..) => wanted_part(range, stream.bounds())?,
+            (Some(range), ..) => wanted_part(range, come(stream, &object))?,
             (None, Some(id), Some(Kind::Events)) => Part {
                 from: self.after_event(stream, &object, id).await?,
                 end: None,
                 by_range: false,
             },
             _ => {
-                let (first, end) = stream.bounds();
-                let at_tail = http.query_string().split('&').any(|word| word == "from=tail");
+                let (first, end) = come(stream, &object);
+                let at_tail = http
+                    .uri
+                    .query()
+                    .unwrap_or_default()
+                    .split('&')
+                    .any(|word| word == "from=tail");
                 let wanted = if at_tail { end } else { first };
                 Part {
                     from: stream.join_at(wanted).unwrap_or(wanted),
@@ -191,8 +197,8 @@ impl Service {
         Ok(self.part_of(head_only, stream, object, None, part, CacheStatus::HIT))
     }
 
-    fn replay_whole(&self, http: &HttpRequest, object: Arc<Object>, all: bool) -> HttpResponse {
-        let request = Request::read(http.head(), Delivery::Follow).filter(|_| !all);
+    fn replay_whole(&self, http: &RequestHead, object: Arc<Object>, all: bool) -> HttpResponse {
+        let request = Request::read(http, Delivery::Follow).filter(|_| !all);
         let question = request.as_ref().map(|request| request.question).unwrap_or_default();
         Response {
             answer: answer_of(question, &object),
@@ -203,7 +209,7 @@ impl Service {
             story: CacheStatus::HIT,
             waited: None,
             wants_digest: false,
-            head_only: http.method() == Method::HEAD,
+            head_only: http.method == Method::HEAD,
         }
         .build(&self.metrics)
     }
@@ -252,6 +258,14 @@ impl Service {
 
 fn anew_from_start() -> crate::fill::Want {
     anew(crate::fill::Want::Bytes(Span::From(0)), Span::From(0))
+}
+
+/// Where the log of a stream begins, and how far it has come. The stream itself is told a moment after its readers are:
+/// one that has had bytes, and asks for what follows them, may be quicker.
+fn come(stream: &Stream, object: &Object) -> (ByteOffset, ByteOffset) {
+    let (first, end) = stream.bounds();
+    let stored = object.present().run_at(first).unwrap_or(end);
+    (first, end.max(stored))
 }
 
 /// What a `Range` asks of a stream that has no length; one range alone.

@@ -1,0 +1,350 @@
+//! What goes out on a connection of our own: the header as bytes, the body from where it lies.
+
+use crate::ranges::{ByteOffset, ByteRange};
+use crate::serve::{DirectBody, Lying, QuickBody, Service, TURN_BYTES, lines_of};
+use crate::store::Object;
+use actix_web::HttpResponse;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::http::StatusCode;
+use actix_web::rt::net::TcpStream;
+use bytes::Bytes;
+use rustix::net::{RecvFlags, SendFlags};
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, IoSlice, Write};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::Interest;
+
+/// What is sent in one call, in bytes; and in the next, where the socket has taken less than that: it is full, most
+/// likely, and all that is asked for is looked for first.
+const CALL_BYTES: u64 = 256 * 1024;
+const RETRY_BYTES: u64 = 64 * 1024;
+
+/// What is not in memory is brought there in pieces of this length; the kernel reads ahead of them.
+const BRING_BYTES: u64 = 256 * 1024;
+
+/// What cannot be sent from there all the same is read on the ordinary way for this long before it is tried again.
+const READ_ON_BYTES: u64 = 4 << 20;
+
+/// The answer to one request.
+pub(super) struct Outgoing<'a> {
+    stream: &'a TcpStream,
+    service: &'a Service,
+}
+
+impl<'a> Outgoing<'a> {
+    pub(super) fn new(stream: &'a TcpStream, service: &'a Service) -> Self {
+        Self { stream, service }
+    }
+
+    // --- hits --------------------------------------------------------------------------------
+
+    /// Sends the header, and a small body with it, as far as the socket takes them; returns the rest.
+    pub(super) fn begin_hit(&self, header: &mut Vec<u8>, body: QuickBody) -> (Bytes, QuickBody) {
+        let (flags, body) = match body {
+            QuickBody::Kept(bytes) => {
+                header.extend_from_slice(&bytes);
+                (SendFlags::NOSIGNAL, QuickBody::Empty)
+            }
+            QuickBody::Empty => (SendFlags::NOSIGNAL, QuickBody::Empty),
+            // The body follows in the same packet.
+            body => (SendFlags::NOSIGNAL | SendFlags::MORE, body),
+        };
+        let send = || Ok(rustix::net::send(self.stream, header, flags)?);
+        let sent = self.stream.try_io(Interest::WRITABLE, send);
+        // What went wrong is met again when the rest is written.
+        let sent = sent.unwrap_or(0);
+        (Bytes::copy_from_slice(&header[sent..]), body)
+    }
+
+    /// Sends what is left of the answer to a hit.
+    pub(super) async fn hit(&self, header: &[u8], body: QuickBody) -> io::Result<()> {
+        self.write(header).await?;
+        let (object, range, target) = match body {
+            QuickBody::Empty => return Ok(()),
+            QuickBody::Kept(bytes) => return self.write(&bytes).await,
+            QuickBody::Object { object, range, target } => (object, range, target),
+        };
+        let count = |bytes| {
+            self.service.metrics.sent_bytes.inc_by(bytes);
+        };
+        let (mut at, end) = (range.start(), range.end());
+        while let Some(left) = ByteRange::new(at, end) {
+            at = self.send_stored(&object, left, count).await?;
+            if let Some(stretch) = ByteRange::new(at, end.min(at.saturating_add(READ_ON_BYTES))) {
+                let mut body = pin!(self.service.read_on(&object, stretch, &target));
+                self.read_on(|cx| body.as_mut().poll_next(cx), stretch.len()).await?;
+                at = stretch.end();
+            }
+        }
+        Ok(())
+    }
+
+    // --- all other answers -------------------------------------------------------------------
+
+    /// Sends an answer of the application.
+    ///
+    /// # Errors
+    /// Where the client has gone, or where the body ends before its length: the connection is then to be broken.
+    pub(super) async fn response(&self, mut response: HttpResponse, head_only: bool, closes: bool) -> io::Result<()> {
+        let direct = response.extensions_mut().remove::<DirectBody>();
+        let size = response.body().size();
+        let is_bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let header = self.header(&response, size, is_bodiless, closes);
+        match size {
+            _ if head_only || is_bodiless => self.write(&header).await,
+            BodySize::None | BodySize::Sized(0) => self.write(&header).await,
+            BodySize::Sized(length) => match direct {
+                Some(body) => self.lying(header, body).await,
+                None => self.pieces(header, response.into_body(), Some(length)).await,
+            },
+            BodySize::Stream => self.pieces(header, response.into_body(), None).await,
+        }
+    }
+
+    fn header(&self, response: &HttpResponse, size: BodySize, is_bodiless: bool, closes: bool) -> Vec<u8> {
+        let status = response.status();
+        let mut header = Vec::with_capacity(1024);
+        let reason = status.canonical_reason().unwrap_or_default();
+        let framing = match size {
+            _ if is_bodiless => String::new(),
+            BodySize::None => "content-length: 0\r\n".to_owned(),
+            BodySize::Sized(length) => format!("content-length: {length}\r\n"),
+            BodySize::Stream => "transfer-encoding: chunked\r\n".to_owned(),
+        };
+        let close = if closes { "connection: close\r\n" } else { "" };
+        // Memory takes all that is written.
+        let _ = write!(header, "HTTP/1.1 {} {reason}\r\n{framing}{close}", status.as_str());
+        header.extend(lines_of(response, self.service.clock.now()));
+        header.extend_from_slice(b"\r\n");
+        header
+    }
+
+    /// Sends a body from where it lies.
+    async fn lying(&self, header: Vec<u8>, body: DirectBody) -> io::Result<()> {
+        let (mut header, mut turn) = (Header(header), 0);
+        loop {
+            if turn >= TURN_BYTES {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
+            match self.next(&mut header, |cx| body.poll_lying(cx)).await? {
+                None => return self.write(&header.take()).await,
+                Some(Err(cut)) => {
+                    // What came before it goes out first.
+                    self.write(&header.take()).await?;
+                    return Err(io::Error::other(cut));
+                }
+                Some(Ok(Lying::Memory(bytes))) => {
+                    self.write_all(&[&header.take(), &bytes]).await?;
+                    turn += bytes.len() as u64;
+                }
+                Some(Ok(Lying::Stored(object, range))) => {
+                    self.write_more(&header.take()).await?;
+                    let at = self.send_stored(&object, range, |bytes| body.sent(bytes)).await?;
+                    if at < range.end() {
+                        let (mut reading, left) = (pin!(body.clone()), READ_ON_BYTES.min(range.end() - at));
+                        self.read_on(|cx| reading.as_mut().poll_next(cx), left).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a body as it comes: in chunks (RFC 9112 §7.1) where its length is not known.
+    async fn pieces(&self, header: Vec<u8>, body: BoxBody, length: Option<u64>) -> io::Result<()> {
+        let (mut header, mut body) = (Header(header), pin!(body));
+        let mut left = length;
+        loop {
+            let piece = self.next(&mut header, |cx| body.as_mut().poll_next(cx)).await?;
+            match (piece, &mut left) {
+                (Some(Err(error)), _) => {
+                    self.write(&header.take()).await?;
+                    return Err(io::Error::other(error.to_string()));
+                }
+                (Some(Ok(bytes)), _) if bytes.is_empty() => {}
+                (Some(Ok(bytes)), None) => {
+                    let size = format!("{:x}\r\n", bytes.len());
+                    self.write_all(&[&header.take(), size.as_bytes(), &bytes, b"\r\n"])
+                        .await?;
+                }
+                (Some(Ok(mut bytes)), Some(left)) => {
+                    bytes.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+                    self.write_all(&[&header.take(), &bytes]).await?;
+                    *left -= bytes.len() as u64;
+                    if *left == 0 {
+                        return Ok(());
+                    }
+                }
+                (None, None) => return self.write_all(&[&header.take(), b"0\r\n\r\n"]).await,
+                // Short of the promised length: whoever reads sees that the connection breaks.
+                (None, Some(_)) => return Err(ErrorKind::UnexpectedEof.into()),
+            }
+        }
+    }
+
+    /// What `poll` comes to. Where it has to be waited for, the header goes out first, and a client that leaves is
+    /// noticed.
+    async fn next<T>(&self, header: &mut Header, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> io::Result<T> {
+        if !header.0.is_empty() {
+            let at_once = poll_fn(|cx| Poll::Ready(poll(cx)));
+            match at_once.await {
+                Poll::Ready(next) => return Ok(next),
+                Poll::Pending => self.write(&header.take()).await?,
+            }
+        }
+        let next = poll_fn(|cx| match poll(cx) {
+            Poll::Pending => poll_gone(self.stream, cx).map(|()| Err(ErrorKind::ConnectionAborted.into())),
+            Poll::Ready(next) => Poll::Ready(Ok(next)),
+        });
+        next.await
+    }
+
+    // --- bytes -------------------------------------------------------------------------------
+
+    /// Sends what can be sent of the range without a copy, telling `sent` of each piece; returns where that ends, and
+    /// the rest has to be read.
+    async fn send_stored(
+        &self,
+        object: &Arc<Object>,
+        range: ByteRange,
+        mut sent: impl FnMut(u64),
+    ) -> io::Result<ByteOffset> {
+        let (mut at, end) = (range.start(), range.end());
+        let (mut turn, mut call) = (0, CALL_BYTES);
+        // Up to here it was brought into memory.
+        let mut brought = at;
+        while at < end {
+            if turn >= TURN_BYTES {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
+            let asked = (end - at).min(call);
+            let len = usize::try_from(asked).unwrap_or(usize::MAX);
+            let stream = self.stream;
+            match stream.try_io(Interest::WRITABLE, || object.send_now(stream, at, len)) {
+                Ok(Some(count)) => {
+                    let count = count as u64;
+                    at += count;
+                    turn += count;
+                    call = if count < asked { RETRY_BYTES } else { CALL_BYTES };
+                    sent(count);
+                }
+                // What is absent is not the disk's to bring.
+                Ok(None) if at >= brought && object.covers(range) => {
+                    brought = end.min(at + BRING_BYTES);
+                    uncork(stream);
+                    bring(object, at, brought).await;
+                }
+                Ok(None) => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    call = CALL_BYTES;
+                    stream.writable().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(at)
+    }
+
+    /// Sends the next `left` bytes of a body, or more of them, as the disk, or the upstream, gives them.
+    async fn read_on<E>(
+        &self,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<Option<Result<Bytes, E>>>,
+        mut left: u64,
+    ) -> io::Result<()> {
+        uncork(self.stream);
+        let mut header = Header(Vec::new());
+        while left > 0 {
+            let Some(Ok(bytes)) = self.next(&mut header, &mut poll).await? else {
+                // Short of the promised length: whoever reads sees that the connection breaks.
+                return Err(ErrorKind::UnexpectedEof.into());
+            };
+            left = left.saturating_sub(bytes.len() as u64);
+            self.write(&bytes).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(&[bytes]).await
+    }
+
+    /// Writes what is followed at once by more: the kernel may wait for that.
+    async fn write_more(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::MORE;
+        while !bytes.is_empty() {
+            let send = || Ok(rustix::net::send(self.stream, bytes, flags)?);
+            match self.stream.try_io(Interest::WRITABLE, send) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.stream.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all pieces, in one call where the socket takes them.
+    async fn write_all(&self, pieces: &[&[u8]]) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut slices = &mut slices[..];
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            match self.stream.try_write_vectored(slices) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => IoSlice::advance_slices(&mut slices, count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.stream.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A header that goes out with the first bytes of its body; empty once it has.
+struct Header(Vec<u8>);
+
+impl Header {
+    fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+/// Has the header go out now, not when the kernel has waited for more to go with it.
+fn uncork(stream: &TcpStream) {
+    let _ = socket2::SockRef::from(stream).set_tcp_nodelay(true);
+}
+
+/// Has the disk read, on a thread that may wait for it. What becomes of it is seen when it is sent.
+async fn bring(object: &Arc<Object>, at: ByteOffset, end: ByteOffset) {
+    let object = Arc::clone(object);
+    let read = move || {
+        let (mut at, mut more) = (at, true);
+        while at < end && more {
+            let len = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let count = object.read_blocking(at, len).map_or(0, |bytes| bytes.len() as u64);
+            at += count;
+            more = count > 0;
+        }
+    };
+    let _ = tokio::task::spawn_blocking(read).await;
+}
+
+/// Ready when the peer has closed its side.
+pub(super) fn poll_gone(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+    loop {
+        if ready!(stream.poll_read_ready(cx)).is_err() {
+            return Poll::Ready(());
+        }
+        let mut byte = [0];
+        let peek = || Ok(rustix::net::recv(stream, &mut byte, RecvFlags::PEEK)?.1);
+        match stream.try_io(Interest::READABLE, peek) {
+            Ok(0) => return Poll::Ready(()),
+            // It has asked for more already, so it is there; whether it stays is seen when it is written to.
+            Ok(_) => return Poll::Pending,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return Poll::Ready(()),
+        }
+    }
+}
