@@ -103,6 +103,14 @@ impl Keeping {
         Some(self).filter(|keeping| keeping.body.len() <= MOST_KEPT_BYTES)
     }
 
+    async fn store_apart(self, context: &Context, key: &ObjectKey) {
+        let (store, key) = (Arc::clone(&context.store), key.clone());
+        let stored = tokio::task::spawn_blocking(move || self.store(&store, &key)).await;
+        if let Ok(Err(error)) = stored {
+            tracing::warn!(%error, "could not keep the answer to a POST");
+        }
+    }
+
     /// Stores what has come whole: for a blocking thread.
     fn store(self, store: &Store, key: &ObjectKey) -> Result<(), StoreError> {
         let length = self.body.len() as u64;
@@ -182,7 +190,7 @@ impl Registry {
                 },
                 pieces,
             };
-            let (status, fields) = (passed.status, passed.fields.clone());
+            let (status, fields, length) = (passed.status, passed.fields.clone(), passed.length);
             // A panic in there is logged, and costs the answer nothing.
             let _ = tokio::task::spawn_blocking(move || seen(status, &fields)).await;
             if told.send(Ok(passed)).is_err() {
@@ -193,16 +201,17 @@ impl Registry {
                     Ok(None) => {
                         // Before the client knows that it is over: its next request is to find it.
                         if let Some(keeping) = keeping.filter(|_| is_told_whole) {
-                            let store = Arc::clone(&context.store);
-                            let stored = tokio::task::spawn_blocking(move || keeping.store(&store, &key)).await;
-                            if let Ok(Err(error)) = stored {
-                                tracing::warn!(%error, "could not keep the answer to a POST");
-                            }
+                            keeping.store_apart(&context, &key).await;
                         }
                         return;
                     }
                     Ok(Some(piece)) => {
                         keeping = keeping.and_then(|keeping| keeping.take(&piece));
+                        // Nor by its length.
+                        let is_last = |keeping: &mut Keeping| Some(keeping.body.len() as u64) == length;
+                        if let Some(whole) = keeping.take_if(is_last) {
+                            whole.store_apart(&context, &key).await;
+                        }
                         Ok(piece)
                     }
                     Err(error) => Err(error),
