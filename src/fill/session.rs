@@ -421,9 +421,13 @@ impl Sink {
             while let Some(piece) = pieces.next() {
                 // An ended session writes no more, its place is another's now; but what it has handed on nobody
                 // else will bring.
-                if handed.is_none() && position.stop.load(Ordering::Acquire) == 0 {
-                    break;
-                }
+                let is_over = position.stop.load(Ordering::Acquire) == 0;
+                let owed = handed.as_ref().map_or(0, |handed| handed.end().saturating_sub(at));
+                let piece = match usize::try_from(owed) {
+                    Ok(0) if is_over => break,
+                    Ok(owed) if is_over => piece.slice(..piece.len().min(owed)),
+                    _ => piece,
+                };
                 if let Err(error) = context.write(&shared, &object, at, &piece) {
                     let pieces = std::iter::once(piece).chain(pieces).collect();
                     return Some(Left { at, pieces, error });

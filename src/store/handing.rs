@@ -46,6 +46,14 @@ impl Handing {
 pub struct HandedOn {
     object: Arc<Object>,
     session: u64,
+    end: ByteOffset,
+}
+
+impl HandedOn {
+    /// Where it ends.
+    pub fn end(&self) -> ByteOffset {
+        self.end
+    }
 }
 
 impl Object {
@@ -79,6 +87,7 @@ impl Object {
         Some(HandedOn {
             object: Arc::clone(self),
             session,
+            end: range.end(),
         })
     }
 }

@@ -7,6 +7,7 @@ use super::record::Record;
 use super::representation::{Expired, Representation};
 use crate::key::ObjectId;
 use crate::ranges::RangeSet;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// A line of the list of objects, read from the catalog or from the open object.
@@ -135,11 +136,22 @@ impl Store {
     /// Where the catalog refuses; those before it are done then.
     pub fn purge_all(&self, which: &Which, how: How) -> Result<Removed, StoreError> {
         let mut all = Removed::default();
-        for record in self.shared.catalog.scan(None) {
-            let (id, record) = record?;
-            if !which.means(&record.url, &record.representation) {
-                continue;
+        // Those of which nothing is written yet, before those that have a record: none is between the two.
+        let meant =
+            |object: &&Arc<Object>| !object.is_settled() && which.means(object.url(), object.head().representation());
+        let unsettled: HashSet<ObjectId> = {
+            let open = self.open_objects();
+            open.values().filter(meant).map(|object| object.id()).collect()
+        };
+        let recorded = self.shared.catalog.scan(None).filter_map(|record| match record {
+            Ok((id, record)) => {
+                let is_meant = !unsettled.contains(&id) && which.means(&record.url, &record.representation);
+                is_meant.then_some(Ok(id))
             }
+            Err(error) => Some(Err(error)),
+        });
+        for id in unsettled.iter().copied().map(Ok).chain(recorded) {
+            let id = id?;
             let one = match how {
                 How::Remove => self.purge(id)?,
                 How::Expire => self.expire(id, Expired::Stale)?,

@@ -373,3 +373,14 @@ fn an_object_of_which_only_the_head_was_asked_gets_its_record() {
     let store = open(dir.path());
     assert!(store.load(&key(1)).expect("looked for").is_some());
 }
+
+#[test]
+fn what_is_purged_before_anything_of_it_is_written_is_gone() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let all = Which::Prefix(String::new());
+    let object = store.create(&key(1), representation(1000)).expect("made").object;
+    assert_eq!(store.purge_all(&all, How::Remove).expect("purged").removed, 1);
+    assert!(object.is_discarded());
+    assert!(store.load(&key(1)).expect("looked for").is_none());
+}
