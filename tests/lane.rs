@@ -1,6 +1,6 @@
 //! Hits on connections of our own: the same answers as those of the long way, and the same ends.
 
-use crate::support::{Client, Film, Pond, Upstream, get, get_range};
+use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get, get_range};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -241,4 +241,25 @@ fn queued(port: u16) -> u64 {
         }
     }
     total
+}
+
+#[test]
+fn a_client_that_has_sent_more_and_left_is_noticed_while_there_is_nothing_to_write() {
+    let film = Film::new(LEN);
+    let valve = Valve::new(0);
+    let upstream = Upstream::limited(&film, valve, 0);
+    let pond = Pond::before(&upstream);
+    let readers = || {
+        let fills = get(pond.address(), "/-/api/v1/fills").json();
+        fills["fills"][0]["readers"].as_u64()
+    };
+    let mut client = TcpStream::connect(pond.address()).expect("connected");
+    client
+        .write_all(b"GET /film HTTP/1.1\r\nHost: a\r\n\r\n")
+        .expect("sent");
+    eventually("it waits", || readers() == Some(1));
+    // Not with the request: what comes now lies in the socket while nobody reads it.
+    client.write_all(b"GET /film HTTP/1.1\r\nHo").expect("sent");
+    drop(client);
+    eventually("it is noticed that it has left", || readers() == Some(0));
 }

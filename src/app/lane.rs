@@ -13,7 +13,6 @@
 use super::outgoing::{Outgoing, poll_gone};
 use super::{KEEP_ALIVE, answered};
 use crate::serve::{QuickBody, QuickRequest, Recent, Service};
-use actix_web::HttpResponse;
 use actix_web::dev::{Payload, RequestHead};
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
@@ -75,18 +74,18 @@ impl Lane {
             served: Instant::now(),
         });
         // What came behind a request.
-        let mut ahead = Vec::new();
+        let ahead = RefCell::new(Vec::new());
         loop {
-            let next = poll_fn(|cx| match self.poll_next(&mut stream, &mut ahead, cx) {
+            let next = poll_fn(|cx| match self.poll_next(&mut stream, &ahead, cx) {
                 Poll::Pending => waiting.as_mut().poll_over(cx).map(|()| Next::Over),
                 next => next,
             });
             let (sent, closes) = match next.await {
                 Next::Hit { header, body, closes } => {
-                    let out = Outgoing::new(&stream, &self.service);
+                    let out = Outgoing::new(&stream, &self.service, &ahead);
                     (out.hit(&header, body).await, closes)
                 }
-                Next::Ask { head, closes } => (self.ask(&stream, &head, closes).await, closes),
+                Next::Ask { head, closes } => (self.ask(&stream, &ahead, &head, closes).await, closes),
                 Next::Hand(bytes) => return Ended::Hand(stream, bytes),
                 Next::Over => return Ended::Over,
             };
@@ -98,11 +97,11 @@ impl Lane {
     }
 
     /// The next request, and the answer to it as far as it could not be sent at once.
-    fn poll_next(&self, stream: &mut TcpStream, ahead: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<Next> {
+    fn poll_next(&self, stream: &mut TcpStream, ahead: &RefCell<Vec<u8>>, cx: &mut Context<'_>) -> Poll<Next> {
         let mut scratch = self.scratch.borrow_mut();
         let Scratch { request, header } = &mut *scratch;
-        if !ahead.is_empty() {
-            let bytes = std::mem::take(ahead);
+        let bytes = ahead.take();
+        if !bytes.is_empty() {
             return Poll::Ready(self.begin(stream, &bytes, header, ahead));
         }
         let mut read = ReadBuf::new(request);
@@ -113,7 +112,7 @@ impl Lane {
         })
     }
 
-    fn begin(&self, stream: &TcpStream, bytes: &[u8], header: &mut Vec<u8>, ahead: &mut Vec<u8>) -> Next {
+    fn begin(&self, stream: &TcpStream, bytes: &[u8], header: &mut Vec<u8>, ahead: &RefCell<Vec<u8>>) -> Next {
         header.clear();
         let Some(quick) = QuickRequest::read(bytes) else {
             return Next::Hand(bytes.to_vec());
@@ -121,7 +120,7 @@ impl Lane {
         let closes = quick.closes();
         let next = match self.service.quick(&self.recent, &quick, header) {
             Some(body) => {
-                let (header, body) = Outgoing::new(stream, &self.service).begin_hit(header, body);
+                let (header, body) = Outgoing::new(stream, &self.service, ahead).begin_hit(header, body);
                 Next::Hit { header, body, closes }
             }
             None => match quick.head(bytes, stream.peer_addr().ok()) {
@@ -132,35 +131,31 @@ impl Lane {
                 None => return Next::Hand(bytes.to_vec()),
             },
         };
-        ahead.extend_from_slice(&bytes[quick.length()..]);
+        ahead.borrow_mut().extend_from_slice(&bytes[quick.length()..]);
         next
     }
 
     /// Has a request answered by the application. A client that leaves meanwhile takes its request along.
-    async fn ask(&self, stream: &TcpStream, head: &RequestHead, closes: bool) -> std::io::Result<()> {
+    async fn ask(
+        &self,
+        stream: &TcpStream,
+        ahead: &RefCell<Vec<u8>>,
+        head: &RequestHead,
+        closes: bool,
+    ) -> std::io::Result<()> {
         let response = match self.service.at_once(&self.recent, head) {
             Some(response) => response,
             None => {
                 // In a place of its own: what a connection holds while it is sent to is less.
                 let answered = Box::pin(answered(&self.service, head, Payload::None));
-                let gone = pin!(poll_fn(|cx| poll_gone(stream, cx)));
+                let gone = pin!(poll_fn(|cx| poll_gone(stream, ahead, cx)));
                 match select(answered, gone).await {
                     Either::Left((response, _)) => response,
                     Either::Right(((), _)) => return Err(std::io::ErrorKind::ConnectionAborted.into()),
                 }
             }
         };
-        self.give(stream, head, response, closes).await
-    }
-
-    async fn give(
-        &self,
-        stream: &TcpStream,
-        head: &RequestHead,
-        response: HttpResponse,
-        closes: bool,
-    ) -> std::io::Result<()> {
-        let out = Outgoing::new(stream, &self.service);
+        let out = Outgoing::new(stream, &self.service, ahead);
         out.response(response, head.method == "HEAD", closes).await
     }
 }

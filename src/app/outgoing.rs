@@ -8,7 +8,8 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::SendFlags;
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::pin::pin;
@@ -27,15 +28,20 @@ const BRING_BYTES: u64 = 256 * 1024;
 /// What cannot be sent from there all the same is read on the ordinary way for this long before it is tried again.
 const READ_ON_BYTES: u64 = 4 << 20;
 
+/// So much is read of requests that come before their turn.
+const MOST_AHEAD_BYTES: usize = 64 * 1024;
+
 /// The answer to one request.
 pub(super) struct Outgoing<'a> {
     stream: &'a TcpStream,
     service: &'a Service,
+    /// What the client has sent already of its next requests.
+    ahead: &'a RefCell<Vec<u8>>,
 }
 
 impl<'a> Outgoing<'a> {
-    pub(super) fn new(stream: &'a TcpStream, service: &'a Service) -> Self {
-        Self { stream, service }
+    pub(super) fn new(stream: &'a TcpStream, service: &'a Service, ahead: &'a RefCell<Vec<u8>>) -> Self {
+        Self { stream, service, ahead }
     }
 
     // --- hits --------------------------------------------------------------------------------
@@ -195,7 +201,7 @@ impl<'a> Outgoing<'a> {
             }
         }
         let next = poll_fn(|cx| match poll(cx) {
-            Poll::Pending => poll_gone(self.stream, cx).map(|()| Err(ErrorKind::ConnectionAborted.into())),
+            Poll::Pending => poll_gone(self.stream, self.ahead, cx).map(|()| Err(ErrorKind::ConnectionAborted.into())),
             Poll::Ready(next) => Poll::Ready(Ok(next)),
         });
         next.await
@@ -331,18 +337,22 @@ async fn bring(object: &Arc<Object>, at: ByteOffset, end: ByteOffset) {
     let _ = tokio::task::spawn_blocking(read).await;
 }
 
-/// Ready when the peer has closed its side.
-pub(super) fn poll_gone(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+/// Ready when the peer has closed its side. What it sends before that is put into `ahead`: while bytes lie in the
+/// socket, nothing tells that it has closed.
+pub(super) fn poll_gone(stream: &TcpStream, ahead: &RefCell<Vec<u8>>, cx: &mut Context<'_>) -> Poll<()> {
+    let mut ahead = ahead.borrow_mut();
     loop {
+        if ahead.len() >= MOST_AHEAD_BYTES {
+            // Whether one that asks for so much stays is seen when it is written to.
+            return Poll::Pending;
+        }
         if ready!(stream.poll_read_ready(cx)).is_err() {
             return Poll::Ready(());
         }
-        let mut byte = [0];
-        let peek = || Ok(rustix::net::recv(stream, &mut byte, RecvFlags::PEEK)?.1);
-        match stream.try_io(Interest::READABLE, peek) {
+        let mut bytes = [0; 4096];
+        match stream.try_read(&mut bytes) {
             Ok(0) => return Poll::Ready(()),
-            // It has asked for more already, so it is there; whether it stays is seen when it is written to.
-            Ok(_) => return Poll::Pending,
+            Ok(count) => ahead.extend_from_slice(&bytes[..count]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return Poll::Ready(()),
         }
