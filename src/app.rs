@@ -5,7 +5,7 @@
 //! fill runtime (tokio)         owners, sessions, timers       own threads
 //! ```
 //!
-//! The two meet in the store only: a fill writes and wakes, a worker reads. [`Server`] is also the
+//! The two meet in the store only: a fill hands on, writes and wakes, a worker sends. [`Server`] is also the
 //! way to embed millpond: start one on port 0 and ask it for the URL of any upstream.
 
 mod handed;

@@ -2,7 +2,7 @@
 //!
 //! The session moves bytes and reports how it ended; it decides nothing. What has arrived together
 //! is written together, on a blocking thread: while that waits for the disk, the network fills the
-//! next batch, and no other fill is delayed. What the disk does not take is passed on to readers that
+//! next batch, and no other fill is delayed. Readers that wait have it before it is written. What the disk does not take is passed on to readers that
 //! wait for it, piece by piece, as they take it; where none waits the session ends.
 
 use super::join::Brings;
