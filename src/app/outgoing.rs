@@ -17,13 +17,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 
-/// What is sent in one call, in bytes; and in the next, where the socket has taken less than that: it is full, most
-/// likely, and all that is asked for is looked for first.
+/// What is sent in one call, in bytes. Where the socket has taken all of it, the next asks for twice as much, up to the
+/// most, which is also what one connection sends before it is the others' turn: a client that is fast is woken less often.
+/// Where it has taken less, the next asks for little: it is full, most likely, and all that is asked for is looked for
+/// first.
 const CALL_BYTES: u64 = 256 * 1024;
+const MOST_CALL_BYTES: u64 = 2 << 20;
 const RETRY_BYTES: u64 = 64 * 1024;
 
-/// What is not in memory is brought there in pieces of this length; the kernel reads ahead of them.
-const BRING_BYTES: u64 = 256 * 1024;
+/// What is not in memory is brought there in pieces of this length, each sent in one call; the kernel reads ahead of them.
+const BRING_BYTES: u64 = CALL_BYTES;
 
 /// What cannot be sent from there all the same is read on the ordinary way for this long before it is tried again.
 const READ_ON_BYTES: u64 = 4 << 20;
@@ -221,8 +224,9 @@ impl<'a> Outgoing<'a> {
         let (mut turn, mut call) = (0, CALL_BYTES);
         // Up to here it was brought into memory.
         let mut brought = at;
+        let _corked = Corked::new(self.stream, range.len());
         while at < end {
-            if turn >= TURN_BYTES {
+            if turn >= MOST_CALL_BYTES {
                 turn = 0;
                 tokio::task::yield_now().await;
             }
@@ -234,13 +238,16 @@ impl<'a> Outgoing<'a> {
                     let count = count as u64;
                     at += count;
                     turn += count;
-                    call = if count < asked { RETRY_BYTES } else { CALL_BYTES };
+                    call = match count < asked {
+                        true => RETRY_BYTES,
+                        false => (2 * call).clamp(CALL_BYTES, MOST_CALL_BYTES),
+                    };
                     sent(count);
                 }
                 // What is absent is not the disk's to bring.
                 Ok(None) if at >= brought && object.covers(range) => {
-                    brought = end.min(at + BRING_BYTES);
-                    uncork(stream);
+                    (brought, call) = (end.min(at + BRING_BYTES), CALL_BYTES);
+                    push_out(stream);
                     bring(object, at, brought).await;
                 }
                 Ok(None) => break,
@@ -260,7 +267,7 @@ impl<'a> Outgoing<'a> {
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<Option<Result<Bytes, E>>>,
         mut left: u64,
     ) -> io::Result<()> {
-        uncork(self.stream);
+        push_out(self.stream);
         let mut header = Header(Vec::new());
         while left > 0 {
             let Some(Ok(bytes)) = self.next(&mut header, &mut poll).await? else {
@@ -317,8 +324,30 @@ impl Header {
     }
 }
 
-/// Has the header go out now, not when the kernel has waited for more to go with it.
-fn uncork(stream: &TcpStream) {
+/// A connection on which only whole segments go out, until this is dropped: several calls make one body, and without
+/// it each ends in a segment of some bytes, which wakes the client like any other.
+struct Corked<'a>(Option<&'a TcpStream>);
+
+impl<'a> Corked<'a> {
+    /// Nothing, where one call sends so much at once.
+    fn new(stream: &'a TcpStream, bytes: u64) -> Self {
+        let corked = bytes > CALL_BYTES && rustix::net::sockopt::set_tcp_cork(stream, true).is_ok();
+        Self(corked.then_some(stream))
+    }
+}
+
+impl Drop for Corked<'_> {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0 {
+            // It fails where the connection has broken.
+            let _ = rustix::net::sockopt::set_tcp_cork(stream, false);
+        }
+    }
+}
+
+/// Has what was written go out now, not when the kernel has waited for more to go with it; also where it is corked
+/// (tcp(7)).
+fn push_out(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_tcp_nodelay(true);
 }
 

@@ -21,8 +21,9 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How far apart the bytes are that are looked for.
+/// How far apart the bytes are that are looked for: so far, or so many in what is sent at once.
 const STRETCH_BYTES: u64 = 64 * 1024;
+const STRETCHES: u64 = 8;
 
 /// A call that takes longer may have waited for the disk, or for a processor.
 const SUSPECT: Duration = Duration::from_millis(10);
@@ -148,9 +149,10 @@ fn send(to: impl AsFd, file: &File, at: ByteOffset, len: usize) -> io::Result<Op
 /// Whether the last byte of each stretch can be read without waiting.
 fn is_in_memory(file: &File, at: ByteOffset, len: usize) -> bool {
     let end = at + len as u64;
+    let stretch = (len as u64 / STRETCHES).max(STRETCH_BYTES);
     let mut last = at;
     while last < end {
-        last = end.min(last + STRETCH_BYTES);
+        last = end.min(last + stretch);
         if !reading::is_in_memory(file, last - 1) {
             return false;
         }
