@@ -404,7 +404,7 @@ fn make(store: &Store, upstream: &Upstream, number: usize) {
         ..Representation::default()
     };
     let created = store.create(&upstream.key(number), representation).expect("made");
-    store.write(&created.object, 0, &body(number)).expect("room");
+    store.write(&created.object, 0, &[body(number)]).expect("room");
     created.object.commit().expect("recorded");
 }
 

@@ -57,6 +57,24 @@ fn with_after_last_reader_stop_the_fill_stops_and_resumes() {
 }
 
 #[test]
+fn what_a_reader_had_before_it_left_is_not_asked_for_again() {
+    // In no whole number of anything: the last of it was on its way to the disk.
+    const HAD: u64 = 150_001;
+    let film = Film::new(LEN);
+    let valve = Valve::new(HAD);
+    let upstream = Upstream::limited(&film, valve.clone(), 0);
+    let pond = Pond::with(&upstream, &[("after_last_reader", "stop")]);
+    let mut only = Client::open(pond.address(), "GET", "/film", &[]);
+    film.check(0, &only.read(HAD as usize));
+    drop(only);
+    eventually("the fill to end", || pond.metric("millpond_fills") == 0);
+    valve.allow(LEN * 2);
+    film.check(0, &get(pond.address(), "/film").expect(200).body);
+    let asked: Vec<_> = upstream.requests().iter().map(|seen| seen.range(LEN)).collect();
+    assert_eq!(asked, [Some((0, LEN)), Some((HAD, LEN))]);
+}
+
+#[test]
 fn a_reader_that_does_not_read_delays_nobody() {
     let film = Film::new(LEN * 4);
     let upstream = Upstream::of(&film);

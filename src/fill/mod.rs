@@ -3,8 +3,8 @@
 //! One owner task per object (owner.rs) holds its state; readers are cursors over the object and
 //! never talk to a session. What to ask for is decided by a pure function (plan.rs), what a reply
 //! is worth by another (join.rs). A session (session.rs) is one exchange that moves bytes from the
-//! upstream to the store and knows nothing else. The registry (registry.rs) makes sure that there
-//! is one owner per object, however many readers come.
+//! upstream to the store and knows nothing else; what it has received and not written yet is in batch.rs.
+//! The registry (registry.rs) makes sure that there is one owner per object, however many readers come.
 //!
 //! ```text
 //! reader ──join──► registry ──► owner ──plan──► session ──► upstream
@@ -19,6 +19,7 @@
 //! A reader that leaves stops nobody: the fill goes on as `after_last_reader` says.
 
 mod ask;
+mod batch;
 mod cursor;
 mod join;
 mod line;

@@ -120,7 +120,7 @@ impl Keeping {
         };
         let created = store.create(key, representation)?;
         if length > 0 {
-            store.write(&created.object, 0, &self.body)?;
+            store.write(&created.object, 0, &[&self.body])?;
         }
         created.object.commit()?;
         if let Some(replaced) = created.replaced {

@@ -99,18 +99,18 @@ impl Context {
         shared: &Arc<Shared>,
         object: &Object,
         at: ByteOffset,
-        bytes: &[u8],
+        pieces: &[impl AsRef<[u8]>],
     ) -> Result<(), StoreError> {
-        let mut written = self.store.write(object, at, bytes);
+        let mut written = self.store.write(object, at, pieces);
         if lacks_room(&written).is_some() && shared.has_readers() {
             // One at a time: room for one piece is not made twice.
             let _one = self.punching.lock().unwrap_or_else(PoisonError::into_inner);
-            written = self.store.write(object, at, bytes);
+            written = self.store.write(object, at, pieces);
             while let Some(missing) = lacks_room(&written) {
                 if !self.punch(shared, missing) {
                     break;
                 }
-                written = self.store.write(object, at, bytes);
+                written = self.store.write(object, at, pieces);
             }
         }
         written

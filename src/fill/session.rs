@@ -1,17 +1,17 @@
 //! One exchange at one position: bytes from the upstream to the store, until it meets its end.
 //!
 //! The session moves bytes and reports how it ended; it decides nothing. What has arrived together
-//! is written together, on a blocking thread: while that waits for the disk, the network fills the
-//! next batch, and no other fill is delayed. Readers that wait have it before it is written. What the disk does not take is passed on to readers that
-//! wait for it, piece by piece, as they take it; where none waits the session ends.
+//! is written together (batch.rs), on a blocking thread: while that waits for the disk, the network fills the
+//! next batch, and no other fill is delayed. Readers have it before it is written. What the disk does not take is
+//! passed on to readers that wait for it, piece by piece, as they take it; where none waits the session ends.
 
+use super::batch::Batch;
 use super::join::Brings;
-use super::plan::NEAR_BYTES;
 use super::registry::{Context, Shared};
 use super::why::{SessionLine, Stage};
 use crate::live::Stream;
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::store::{HandedOn, Object, Passing, StoreError};
+use crate::store::{Object, Passing, StoreError};
 use crate::upstream::{Exchange, Framing, Permit, UpstreamError};
 use bytes::Bytes;
 use futures::poll;
@@ -20,23 +20,13 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
+use tokio::time::timeout;
 
 /// The most that is written at once, in bytes: bounds what a session holds in memory.
 const BATCH_BYTES: usize = 1 << 20;
 
 /// The same for a stream: there are many of them, none in a hurry.
 const STREAM_BATCH_BYTES: usize = 64 * 1024;
-
-/// The position of a session lags behind what it has written by this much at most.
-const STEP_BYTES: usize = 256 * 1024;
-
-const _: () = assert!(
-    (STEP_BYTES as u64) < NEAR_BYTES,
-    "a reader at the end of a step must look near"
-);
-
-/// The end of an object is not handed on before it is written: who has had all of it finds it stored.
-const LAST_BYTES: u64 = 4096;
 
 /// What a session must bring to count as progress, in bytes.
 const PROGRESS_BYTES: u64 = 64 * 1024;
@@ -164,6 +154,7 @@ const ROOM_GRAIN: u64 = 64 * 1024;
 const BETWEEN_PIECES: Duration = Duration::from_millis(250);
 
 /// What a session moves its bytes to.
+#[derive(Clone)]
 pub(super) struct Sink {
     pub(super) session: u64,
     pub(super) context: Arc<Context>,
@@ -185,7 +176,7 @@ pub(super) async fn receive(
     let position = &sink.position;
     let framing = exchange.reply.framing;
     let mut on_progress = Some(on_progress);
-    let mut at = brings.at;
+    let mut batch = Batch::new(sink, brings.at);
     loop {
         let stop = position
             .stop
@@ -196,19 +187,28 @@ pub(super) async fn receive(
             .stop
             .load(Ordering::Acquire)
             .min(brings.total.unwrap_or(u64::MAX));
+        let at = batch.end();
         if at >= stop {
+            // Its end may have come nearer since more was taken.
+            if let Err(error) = sink.take(batch, at, stop).await {
+                return Outcome::Disk(error);
+            }
             let whole = at >= asked || brings.end.is_none();
             return if whole { Outcome::Reached } else { Outcome::Curtailed };
         }
-        let mut batch = Batch::default();
-        let ending = batch.gather(&mut exchange, sink).await;
-        batch.clip(stop - at);
-        if batch.bytes > 0 {
-            let count = batch.bytes as u64;
-            if let Err(error) = sink.take(at, batch.pieces, stop).await {
-                return Outcome::Disk(error);
-            }
-            at += count;
+        let mut came = Came::next(&mut exchange, sink, &batch).await;
+        let count = came.clip(stop - at);
+        batch.add(came.pieces);
+        let at = batch.end();
+        // The upstream's allowed rate; the socket holds the rest back.
+        let pause = if count > 0 { permit.moved(count) } else { None };
+        let is_last = came.ending.is_some() || at >= stop || came.is_late || pause.is_some();
+        let until = if is_last { at } else { batch.whole_steps() };
+        batch = match sink.take(batch, until, stop).await {
+            Ok(batch) => batch,
+            Err(error) => return Outcome::Disk(error),
+        };
+        if count > 0 {
             position.moved.fetch_add(count, Ordering::Relaxed);
             sink.shared
                 .meter
@@ -221,12 +221,11 @@ pub(super) async fn receive(
             {
                 report();
             }
-            // The upstream's allowed rate; the socket holds the rest back.
-            if let Some(pause) = permit.moved(count) {
-                tokio::time::sleep(pause).await;
-            }
         }
-        match ending {
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+        }
+        match came.ending {
             None => {}
             Some(_) if at >= stop => {}
             Some(Ending::Failed(error)) => return Outcome::Cut(error),
@@ -246,110 +245,116 @@ enum Ending {
     Failed(UpstreamError),
 }
 
-#[derive(Default)]
-struct Batch {
+/// What came at once.
+struct Came {
     pieces: Vec<Bytes>,
-    bytes: usize,
+    /// How the body has ended, where it has.
+    ending: Option<Ending>,
+    /// Nothing came while the batch could wait for more.
+    is_late: bool,
 }
 
-impl Batch {
-    /// Waits for one piece, then takes what else is there already.
-    async fn gather(&mut self, exchange: &mut Exchange, sink: &Sink) -> Option<Ending> {
+impl Came {
+    /// Waits for one piece, where the batch may wait, then takes what else is there already.
+    async fn next(exchange: &mut Exchange, sink: &Sink, batch: &Batch) -> Self {
+        let mut came = Self {
+            pieces: Vec::new(),
+            ending: None,
+            is_late: false,
+        };
+        let mut next = match batch.may_wait() {
+            None => exchange.next_within(sink.idle).await,
+            Some(time) => match timeout(time, exchange.next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    came.is_late = true;
+                    return came;
+                }
+            },
+        };
         let most = match sink.shared.stream() {
             Some(_) => STREAM_BATCH_BYTES,
             None => BATCH_BYTES,
         };
-        let mut next = exchange.next_within(sink.idle).await;
+        let mut bytes = 0;
         loop {
             match next {
-                Err(error) => return Some(Ending::Failed(error)),
-                Ok(None) => return Some(Ending::Clean),
+                Err(error) => came.ending = Some(Ending::Failed(error)),
+                Ok(None) => came.ending = Some(Ending::Clean),
                 Ok(Some(piece)) => {
-                    self.bytes += piece.len();
-                    self.pieces.push(piece);
+                    bytes += piece.len();
+                    came.pieces.push(piece);
                 }
             }
-            if self.bytes >= most {
-                return None;
+            if bytes >= most || came.ending.is_some() {
+                return came;
             }
             match poll!(pin!(exchange.next())) {
                 Poll::Ready(result) => next = result,
-                Poll::Pending => return None,
+                Poll::Pending => return came,
             }
         }
     }
 
-    fn clip(&mut self, room: u64) {
-        let mut room = usize::try_from(room).unwrap_or(usize::MAX);
+    /// Cuts what is more than `room`, in bytes; how many they are then.
+    fn clip(&mut self, room: u64) -> u64 {
+        let mut left = usize::try_from(room).unwrap_or(usize::MAX);
         for piece in &mut self.pieces {
-            piece.truncate(room);
-            room -= piece.len();
+            piece.truncate(left);
+            left -= piece.len();
         }
-        self.bytes = self.pieces.iter().map(Bytes::len).sum();
+        self.pieces.iter().map(|piece| piece.len() as u64).sum()
     }
-}
-
-/// The piece in parts of no more than [`STEP_BYTES`].
-fn in_steps(mut piece: Bytes) -> impl Iterator<Item = Bytes> {
-    std::iter::from_fn(move || {
-        let step = piece.split_to(piece.len().min(STEP_BYTES));
-        (!step.is_empty()).then_some(step)
-    })
-}
-
-/// What of a batch was not stored, and why.
-struct Left {
-    at: ByteOffset,
-    pieces: Vec<Bytes>,
-    error: StoreError,
 }
 
 impl Sink {
-    /// Stores the pieces from `at` on, or passes them on; fails where the disk does not take them and
-    /// nobody waits for them.
-    async fn take(&self, at: ByteOffset, pieces: Vec<Bytes>, stop: ByteOffset) -> Result<(), StoreError> {
-        let mut written = self.write(at, pieces).await;
+    /// Stores what of the batch lies before `until`, or passes it on; returns the rest. Fails where the disk does not
+    /// take it and nobody waits for it.
+    async fn take(&self, batch: Batch, until: ByteOffset, stop: ByteOffset) -> Result<Batch, StoreError> {
+        let (mut batch, mut written) = batch.write(until).await;
         if let Some(stream) = self.shared.stream() {
             // Nothing of a stream passes unlogged: its own past makes room, or it ends.
             for _ in 0..MOST_ROOM_MADE {
-                let Some(left) = written.take_if(|left| left.error.missing_bytes().is_some()) else {
-                    break;
-                };
-                if !self.make_room(stream).await {
-                    return Err(left.error);
+                match written {
+                    Err(error) if error.missing_bytes().is_some() => {
+                        if !self.make_room(stream).await {
+                            return Err(error);
+                        }
+                    }
+                    _ => break,
                 }
-                written = self.write(left.at, left.pieces).await;
+                (batch, written) = batch.write(until).await;
             }
-            return written.map_or(Ok(()), |left| Err(left.error));
+            return written.map(|()| batch);
         }
-        let Some(left) = written else {
+        let Err(error) = written else {
             if self.object.passing().is_some() && self.object.is_settled() {
                 tracing::info!(url = self.object.url(), "the disk takes bytes again");
                 self.object.end_passing();
             }
-            return Ok(());
+            return Ok(batch);
         };
-        let why = if left.error.missing_bytes().is_some() {
+        let why = if error.missing_bytes().is_some() {
             Passing::DiskFull
         } else {
             Passing::DiskFailed
         };
         if self.object.passing() != Some(why) {
-            let error = &left.error as &dyn std::error::Error;
+            let error = &error as &dyn std::error::Error;
             tracing::warn!(url = self.object.url(), error, "passing bytes on without storing them");
             self.object.begin_passing(why);
         }
-        let mut at = left.at;
-        for piece in left.pieces {
+        let (mut at, pieces) = batch.give_up();
+        for piece in pieces {
             if !self.is_awaited(at, stop).await {
-                return Err(left.error);
+                return Err(error);
             }
             let count = piece.len() as u64;
             self.object.pass_on(self.session, at, piece, why);
             at += count;
             self.position.at.store(at, Ordering::Release);
         }
-        Ok(())
+        Ok(Batch::new(self, at))
     }
 
     /// Drops the older half of a stream's log; `false` where that is not worth it.
@@ -380,68 +385,6 @@ impl Sink {
             Some(left) => BETWEEN_PIECES.saturating_sub(left.elapsed()),
             None => UNWANTED_AFTER,
         };
-        tokio::time::timeout(patience, self.object.awaited(rest)).await.is_ok()
-    }
-
-    /// Hands bytes to those who wait for them. From then on they are as good as written: a reader that has taken
-    /// them, and waits for the next, waits for this session.
-    fn hand_on(&self, at: ByteOffset, pieces: &[Bytes]) -> Option<HandedOn> {
-        // Of a stream, who reads along is told where it is after it is written.
-        if self.shared.stream().is_some() || self.position.stop.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        let most = self
-            .object
-            .length()
-            .map_or(u64::MAX, |length| length.saturating_sub(LAST_BYTES).saturating_sub(at));
-        let (mut handed, mut bytes) = (pieces.to_vec(), 0);
-        for piece in &mut handed {
-            piece.truncate(usize::try_from(most - bytes).unwrap_or(usize::MAX));
-            bytes += piece.len() as u64;
-        }
-        // Who has taken all of them before this session moves on would seem to be far ahead of it.
-        let moves_on = || {
-            self.position.at.fetch_max(at + bytes, Ordering::AcqRel);
-        };
-        self.object.hand_on(self.session, at, &handed, moves_on)
-    }
-
-    /// Stores the pieces; what is left of them where the disk refuses.
-    ///
-    /// The position moves with every [`STEP_BYTES`]: readers follow what is written, and one that is ahead
-    /// of the position by a whole piece, which may be of any size, would look like one that is far away
-    /// and get a session of its own.
-    async fn write(&self, at: ByteOffset, pieces: Vec<Bytes>) -> Option<Left> {
-        let (context, shared) = (Arc::clone(&self.context), Arc::clone(&self.shared));
-        let (object, position) = (Arc::clone(&self.object), Arc::clone(&self.position));
-        let handed = self.hand_on(at, &pieces);
-        let writing = tokio::task::spawn_blocking(move || {
-            let mut at = at;
-            let mut pieces = pieces.into_iter().flat_map(in_steps);
-            while let Some(piece) = pieces.next() {
-                // An ended session writes no more, its place is another's now; but what it has handed on nobody
-                // else will bring.
-                let is_over = position.stop.load(Ordering::Acquire) == 0;
-                let owed = handed.as_ref().map_or(0, |handed| handed.end().saturating_sub(at));
-                let piece = match usize::try_from(owed) {
-                    Ok(0) if is_over => break,
-                    Ok(owed) if is_over => piece.slice(..piece.len().min(owed)),
-                    _ => piece,
-                };
-                if let Err(error) = context.write(&shared, &object, at, &piece) {
-                    let pieces = std::iter::once(piece).chain(pieces).collect();
-                    return Some(Left { at, pieces, error });
-                }
-                if let Some(stream) = shared.stream() {
-                    stream.look(at, &piece);
-                }
-                at += piece.len() as u64;
-                position.at.fetch_max(at, Ordering::AcqRel);
-            }
-            None
-        });
-        writing
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        timeout(patience, self.object.awaited(rest)).await.is_ok()
     }
 }

@@ -6,13 +6,16 @@ use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The unit in which the number of a file's blocks is told, whatever the file system's own.
 const STAT_BLOCK_BYTES: u64 = 512;
+
+/// So many pieces the kernel takes in one call (`IOV_MAX`).
+const MOST_PIECES: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Body {
@@ -95,9 +98,25 @@ impl Body {
         self.file()?.read_exact_at(space, at)
     }
 
-    /// Writes all of `bytes` at `at`.
-    pub(super) fn write(&self, at: ByteOffset, bytes: &[u8]) -> io::Result<()> {
-        self.file()?.write_all_at(bytes, at)
+    /// Writes all of the pieces at `at`, one after the other, in one call where the kernel takes them.
+    pub(super) fn write(&self, at: ByteOffset, pieces: &[&[u8]]) -> io::Result<()> {
+        let file = self.file()?;
+        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let (mut slices, mut at) = (&mut slices[..], at);
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            let most = slices.len().min(MOST_PIECES);
+            match rustix::io::pwritev(file, &slices[..most], at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    at += count as u64;
+                    IoSlice::advance_slices(&mut slices, count);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Gives the pages of the range back to the file system; they read as zeros from now on.

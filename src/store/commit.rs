@@ -70,27 +70,28 @@ impl Object {
         }
     }
 
-    /// Writes the part of `bytes` that is absent, then wakes those who waited for it.
+    /// Writes what is absent of the bytes that begin at `at`, in one call where it lies together, then wakes those who
+    /// waited for it.
     ///
     /// Blocks as a write to the page cache does. Two calls at once must not share bytes: the fill
     /// gives each session its own range. Nothing is evicted for it; see [`super::Store::write`].
     ///
     /// # Errors
     /// Where there is no room or the disk refuses; what was written before it did is present.
-    pub fn write_missing(&self, at: ByteOffset, bytes: &[u8]) -> Result<(), StoreError> {
-        let Some(range) = ByteRange::with_len(at, bytes.len() as u64) else {
+    pub fn write_missing(&self, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> Result<(), StoreError> {
+        let bytes: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
+        let Some(range) = ByteRange::with_len(at, bytes as u64) else {
             return Ok(());
         };
         self.settle()?;
         let gaps: Vec<ByteRange> = self.progress().present.gaps(range).collect();
         for gap in gaps {
-            let from = (gap.start() - at) as usize;
-            let piece = &bytes[from..from + gap.len() as usize];
+            let absent = part(pieces, (gap.start() - at) as usize, gap.len() as usize);
             // What takes bytes away waits until this piece is written and present.
             let writing = self.io.read().unwrap_or_else(PoisonError::into_inner);
             self.hold(gap)?;
             fault::point("room-taken");
-            if let Err(source) = self.body.write(gap.start(), piece) {
+            if let Err(source) = self.body.write(gap.start(), &absent) {
                 drop(writing);
                 // What room it has taken goes back, whatever part of it was written.
                 if let Err(error) = self.punch(gap) {
@@ -99,13 +100,17 @@ impl Object {
                 return Err(StoreError::Write {
                     url: self.url.clone(),
                     at: gap.start(),
-                    count: piece.len(),
+                    count: gap.len() as usize,
                     source,
                 });
             }
             fault::point("written");
             let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
-            arriving.wrote(gap.start(), piece);
+            let mut next = gap.start();
+            for piece in absent {
+                arriving.wrote(next, piece);
+                next += piece.len() as u64;
+            }
             drop(arriving);
             let woken = {
                 let mut progress = self.progress();
@@ -400,6 +405,22 @@ impl Object {
         }
         Ok(all)
     }
+}
+
+/// The `len` bytes from the one numbered `from` on, in pieces.
+fn part(pieces: &[impl AsRef<[u8]>], mut from: usize, mut len: usize) -> Vec<&[u8]> {
+    let mut part = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let piece = piece.as_ref();
+        let rest = &piece[from.min(piece.len())..];
+        from -= piece.len() - rest.len();
+        let rest = &rest[..len.min(rest.len())];
+        len -= rest.len();
+        if !rest.is_empty() {
+            part.push(rest);
+        }
+    }
+    part
 }
 
 /// The sum of exactly this run among those that are known.

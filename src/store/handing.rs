@@ -1,8 +1,8 @@
-//! Bytes in the hands of a session: readers that wait for them have them from memory while they are being written.
+//! Bytes in the hands of a session: readers have them from memory until they are written.
 //!
 //! A reader at the head of a fill would else wait for its bytes to be written, and read them back. Nobody waits for
 //! the disk to begin: not for its files to be made, not for a page of it. What is here is held for the length of one
-//! write, and never more than a session gathers for that.
+//! write, or for the moment until more comes to be written with it, and never more than a session gathers for that.
 
 use super::object::{Object, wake};
 use crate::ranges::{ByteOffset, ByteRange};
@@ -41,7 +41,7 @@ impl Handing {
     }
 }
 
-/// What a session has handed on; taken back when this is dropped.
+/// What a session has handed on and not yet written; taken back when this is dropped.
 #[derive(Debug)]
 pub struct HandedOn {
     object: Arc<Object>,
@@ -49,53 +49,63 @@ pub struct HandedOn {
     end: ByteOffset,
 }
 
+impl Object {
+    /// Nothing yet, of a session that brings bytes which no other brings.
+    pub fn handing(self: &Arc<Self>, session: u64) -> HandedOn {
+        HandedOn {
+            object: Arc::clone(self),
+            session,
+            end: 0,
+        }
+    }
+}
+
 impl HandedOn {
-    /// Where it ends.
+    /// Where the last that was handed on ends.
     pub fn end(&self) -> ByteOffset {
         self.end
     }
-}
 
-impl Object {
-    /// Hands the bytes at `at`, which are about to be written, to those who wait for them; `None` where nobody does.
-    /// A session hands on one batch at a time, of bytes that no other brings. `handed` is called when the bytes can be
-    /// found, and before anybody is woken to take them.
-    pub fn hand_on(
-        self: &Arc<Self>,
-        session: u64,
-        at: ByteOffset,
-        pieces: &[Bytes],
-        handed: impl FnOnce(),
-    ) -> Option<HandedOn> {
+    /// Lets readers have the bytes at `at`, which are about to be written, and wakes those who wait for them. `handed`
+    /// is called when they can be found, and before anybody is woken to take them.
+    pub fn hand_on(&mut self, at: ByteOffset, pieces: &[Bytes], handed: impl FnOnce()) {
         let bytes: usize = pieces.iter().map(Bytes::len).sum();
-        let range = ByteRange::with_len(at, bytes as u64)?;
+        let Some(range) = ByteRange::with_len(at, bytes as u64) else {
+            return;
+        };
         let woken = {
-            let mut progress = self.progress();
-            if !progress.is_awaited(range) {
-                return None;
-            }
+            let mut progress = self.object.progress();
             let mut at = at;
             for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-                progress.handing.pieces.insert(at, (session, piece.clone()));
+                progress.handing.pieces.insert(at, (self.session, piece.clone()));
                 at += piece.len() as u64;
             }
-            self.has_handing.store(true, Ordering::Release);
+            self.object.has_handing.store(true, Ordering::Release);
             progress.passing(range)
         };
+        self.end = range.end();
         handed();
         wake(woken);
-        Some(HandedOn {
-            object: Arc::clone(self),
-            session,
-            end: range.end(),
-        })
     }
-}
 
-impl Drop for HandedOn {
-    /// What was written is found in its place now. What was not is absent again, and nobody is to believe that he
-    /// has read it there.
-    fn drop(&mut self) {
+    /// Lets go of the pieces that end at `at` or before: they were written, and are found in their place.
+    pub fn written_to(&mut self, at: ByteOffset) {
+        if self.end == 0 {
+            return;
+        }
+        let mut progress = self.object.progress();
+        let pieces = &mut progress.handing.pieces;
+        pieces.retain(|start, (session, bytes)| *session != self.session || start + bytes.len() as u64 > at);
+        self.object
+            .has_handing
+            .store(!progress.handing.is_empty(), Ordering::Release);
+    }
+
+    /// Takes all back. What was not written is absent again, and nobody is to believe that he has read it there.
+    pub fn take_back(&mut self) {
+        if self.end == 0 {
+            return;
+        }
         let mut progress = self.object.progress();
         let own = |piece: &(u64, Bytes)| piece.0 == self.session;
         let is_written = progress
@@ -109,8 +119,15 @@ impl Drop for HandedOn {
             self.object.raise_epoch();
         }
         progress.handing.pieces.retain(|_, piece| !own(piece));
+        self.end = 0;
         self.object
             .has_handing
             .store(!progress.handing.is_empty(), Ordering::Release);
+    }
+}
+
+impl Drop for HandedOn {
+    fn drop(&mut self) {
+        self.take_back();
     }
 }

@@ -343,17 +343,17 @@ impl Store {
         Arc::new(object)
     }
 
-    /// Writes the part of `bytes` that is absent, evicting other objects where that needs room: for a
-    /// blocking thread.
+    /// Writes what is absent of the bytes that begin at `at`, whatever pieces they are in, evicting other objects
+    /// where that needs room: for a blocking thread.
     ///
     /// # Errors
     /// As [`Object::write_missing`]; for want of room only where nothing more can be evicted.
-    pub fn write(&self, object: &Object, at: ByteOffset, bytes: &[u8]) -> Result<(), StoreError> {
+    pub fn write(&self, object: &Object, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> Result<(), StoreError> {
         if object.is_discarded() {
             // What nobody will find again is not worth what is stored: it passes by where there is no room.
-            return object.write_missing(at, bytes);
+            return object.write_missing(at, pieces);
         }
-        self.with_room(|| object.write_missing(at, bytes))
+        self.with_room(|| object.write_missing(at, pieces))
     }
 
     /// Generations rise, whatever the clock does: a late record of an old one never replaces a new one.

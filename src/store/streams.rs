@@ -60,7 +60,7 @@ impl Store {
             let mut at = 0;
             while at < length {
                 let piece = log.read_blocking(at, PIECE_BYTES)?;
-                self.write(&object, at, &piece)?;
+                self.write(&object, at, &[&piece])?;
                 at += piece.len() as u64;
             }
             object.end_at(length, log.state() == ObjectState::Unverified);

@@ -60,7 +60,7 @@ fn representation(length: u64) -> Representation {
 /// An object with its first `present` bytes of `length`, recorded.
 fn film(store: &Store, number: u64, present: u64, length: u64) -> Arc<Object> {
     let object = store.create(&key(number), representation(length)).expect("made").object;
-    store.write(&object, 0, &vec![7; present as usize]).expect("room");
+    store.write(&object, 0, &[vec![7; present as usize]]).expect("room");
     object.commit().expect("recorded");
     object
 }
@@ -121,7 +121,7 @@ fn what_is_removed_while_it_is_recorded_does_not_come_back() {
     let store = open(dir.path());
     for round in 0..200 {
         let object = store.create(&key(round), representation(PAGE)).expect("made").object;
-        store.write(&object, 0, &[7; PAGE as usize]).expect("room");
+        store.write(&object, 0, &[[7; PAGE as usize]]).expect("room");
         thread::scope(|scope| {
             scope.spawn(|| object.commit().expect("recorded"));
             scope.spawn(|| store.remove(&object));
@@ -198,7 +198,7 @@ fn what_changes_before_it_is_counted_is_counted_once() {
     load(0)
         .retract(ByteRange::new(0, 1 << 19).expect("not empty"))
         .expect("taken");
-    store.write(&load(1), 1 << 20, &vec![7; 1 << 20]).expect("room");
+    store.write(&load(1), 1 << 20, &[vec![7; 1 << 20]]).expect("room");
     load(1).commit().expect("recorded");
     store.purge(key(2).id()).expect("removed");
     drop(film(&store, 3, 1 << 18, 4 << 20));
@@ -218,7 +218,7 @@ fn a_manifest_takes_the_room_that_it_takes() {
         ..representation(100)
     };
     let object = store.create(&key(1), long).expect("made").object;
-    store.write(&object, 0, &[7; 100]).expect("room");
+    store.write(&object, 0, &[[7; 100]]).expect("room");
     object.commit().expect("recorded");
     // Its body takes a page, its manifest five.
     assert_eq!(store.used_bytes(), 6 * PAGE);
@@ -250,7 +250,7 @@ fn a_block_that_came_in_two_pieces_is_damaged_once() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let object = film(&store, 1, 10_000, 20_000);
-    store.write(&object, 10_000, &[7; 10_000]).expect("room");
+    store.write(&object, 10_000, &[[7; 10_000]]).expect("room");
     object.commit().expect("recorded");
     let path = object.body.path().to_owned();
     drop(object);
@@ -300,7 +300,7 @@ fn what_is_sent_is_not_given_back_before() {
             None,
             "absent bytes were sent"
         );
-        store.write(&object, 0, &vec![7; LEN as usize]).expect("room");
+        store.write(&object, 0, &[vec![7; LEN as usize]]).expect("room");
     }
 }
 
@@ -314,18 +314,18 @@ fn looks(watch: &mut Watch, at: u64) -> Option<Presence> {
 }
 
 #[test]
-fn who_waits_has_the_bytes_before_they_are_written() {
+fn readers_have_the_bytes_before_they_are_written() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let created = store.create(&key(1), representation(1000)).expect("made");
     let object = created.object;
     let pieces = [Bytes::from_static(b"abc"), Bytes::from_static(b"defg")];
-    let not_asked = || panic!("nobody waits for them");
-    assert!(object.hand_on(1, 10, &pieces, not_asked).is_none(), "nobody waits");
     let mut watch = Watch::new(Arc::clone(&object));
     assert_eq!(looks(&mut watch, 11), None);
     let epoch = object.epoch();
-    let handed = object.hand_on(1, 10, &pieces, || ()).expect("awaited");
+    let mut handed = object.handing(1);
+    handed.hand_on(10, &pieces, || ());
+    assert_eq!(handed.end(), 17);
     assert!(files(dir.path()).is_empty(), "no file is made for that");
     assert_eq!(looks(&mut watch, 11), Some(Presence::Here(13)));
     assert_eq!(object.read_now(11, 100).expect("read").as_deref(), Some(&b"bc"[..]));
@@ -333,11 +333,14 @@ fn who_waits_has_the_bytes_before_they_are_written() {
     assert_eq!((object.present_bytes(), object.available().total()), (0, 7));
     let all = ByteRange::new(10, 17).expect("not empty");
     assert!(!object.covers(all), "not to be sent from a file");
-    store.write(&object, 10, b"abcdefg").expect("written");
+    store.write(&object, 10, &[b"abcd", &b"efg"[..]]).expect("written");
+    handed.written_to(16);
+    assert_eq!(object.held(11), None, "it is in the file");
+    assert!(object.held(15).is_some(), "not all of the piece is");
     drop(handed);
     assert!(object.covers(all));
     assert_eq!(object.epoch(), epoch, "nothing went");
-    assert_eq!(object.held(11), None);
+    assert_eq!(object.held(15), None);
 }
 
 #[test]
@@ -349,9 +352,8 @@ fn what_was_handed_on_and_never_written_is_absent_again() {
     let mut watch = Watch::new(Arc::clone(&object));
     assert_eq!(looks(&mut watch, 0), None);
     let epoch = object.epoch();
-    let handed = object
-        .hand_on(1, 0, &[Bytes::from_static(b"abc")], || ())
-        .expect("awaited");
+    let mut handed = object.handing(1);
+    handed.hand_on(0, &[Bytes::from_static(b"abc")], || ());
     assert_eq!(looks(&mut watch, 0), Some(Presence::Here(3)));
     drop(handed);
     // Who has read where they were does not believe it.

@@ -27,7 +27,7 @@ use super::plan::{Running, Step, View, class_of, plan};
 use super::registry::{Context, Phase, Shared, Status, Want};
 use super::session::Outcome;
 use crate::live::State;
-use crate::policy::RequestDirectives;
+use crate::policy::{NotStored, RequestDirectives};
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Permit, Span, Standby};
 use scarcity::Scarcity;
@@ -396,6 +396,11 @@ impl Owner {
     /// Leaves the map with everything recorded; `false` where a reader has come meanwhile.
     async fn retire(&mut self) -> bool {
         let Some(object) = self.object.clone() else { return true };
+        if !self.is_detached() && !object.is_settled() && self.unstorable(&object).is_none() {
+            // Nothing of it was written: it is found all the same, by its head.
+            let (store, unsettled) = (Arc::clone(&self.context.store), Arc::clone(&object));
+            on_disk(move || store.settle(&unsettled)).await;
+        }
         let _ = record(Arc::clone(&object)).await;
         let stream = self.shared.stream().cloned();
         if !self.context.retire(&self.shared, object.is_whole() || stream.is_some()) {
@@ -410,16 +415,7 @@ impl Owner {
         object.let_pass(u64::MAX);
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
         self.check_digest(&object).await;
-        let representation = object.representation();
-        if !self.is_detached() && !object.is_settled() {
-            let (store, unsettled) = (Arc::clone(&self.context.store), Arc::clone(&object));
-            on_disk(move || store.settle(&unsettled)).await;
-        }
-        // A 304 may have said so. The request was judged when the reply came: one that validates with credentials
-        // takes nothing from the others.
-        let unstorable = self
-            .storable(&representation, &RequestDirectives::default(), false)
-            .err();
+        let unstorable = self.unstorable(&object);
         if self.is_detached() {
             // It was never to be found by others.
         } else if unstorable.is_some() || !object.is_settled() {
@@ -429,6 +425,13 @@ impl Owner {
             on_disk(move || store.remove(&object)).await;
         }
         true
+    }
+
+    /// Why the object is not to be kept, as its head stands now: a 304 may have said so. The request was judged when the
+    /// reply came: one that validates with credentials takes nothing from the others.
+    fn unstorable(&self, object: &Object) -> Option<NotStored> {
+        let judged = self.storable(&object.representation(), &RequestDirectives::default(), false);
+        judged.err()
     }
 
     /// Compares a complete object with the digest that its upstream has stated.

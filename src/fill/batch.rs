@@ -1,0 +1,284 @@
+//! What a session has received and not written yet.
+//!
+//! Readers have it from memory as soon as it is here. It is written in steps that end where the file has a whole number
+//! of them: the kernel keeps what is written so in few large pieces, and both the write and all later reads take half
+//! the time. So the end of what has come waits a moment for what follows it.
+
+use super::plan::NEAR_BYTES;
+use super::session::Sink;
+use crate::ranges::ByteOffset;
+use crate::store::{HandedOn, StoreError};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// The length of a step, in bytes: twice as long ones are no better, and where a machine's memory is virtual, pieces of
+/// memory that are so large are likely to be found for the first time. The position of a session lags behind what it has
+/// written by this much at most.
+const STEP_BYTES: u64 = 128 * 1024;
+
+const _: () = assert!(STEP_BYTES < NEAR_BYTES, "a reader at the end of a step must look near");
+
+/// How long what has come waits to be written with what follows it.
+const LINGER: Duration = Duration::from_millis(25);
+
+/// With less room than this it is not certain that anything of an object can be stored.
+const SCARCE_BYTES: u64 = 64 * 1024;
+
+/// The end of an object is not handed on before it is written: who has had all of it finds it stored.
+const LAST_BYTES: u64 = 4096;
+
+/// The bytes from `at` on. What readers could take of them is written also where the session ends, and this is dropped:
+/// nobody else will bring it.
+pub(super) struct Batch {
+    sink: Sink,
+    unwritten: Pieces,
+    /// When the first of them came.
+    since: Instant,
+    handed: HandedOn,
+    /// It is written for the last time, whatever comes of it.
+    is_last: bool,
+}
+
+impl Batch {
+    /// Nothing yet.
+    pub(super) fn new(sink: &Sink, at: ByteOffset) -> Self {
+        Self {
+            sink: sink.clone(),
+            unwritten: Pieces::at(at),
+            since: Instant::now(),
+            handed: sink.object.handing(sink.session),
+            is_last: false,
+        }
+    }
+
+    /// Where it ends: the first byte that is still to come.
+    pub(super) fn end(&self) -> ByteOffset {
+        self.unwritten.end()
+    }
+
+    /// Where the last whole step of it ends; before its beginning where it has none.
+    pub(super) fn whole_steps(&self) -> ByteOffset {
+        if self.may_wait().is_some() {
+            self.end() / STEP_BYTES * STEP_BYTES
+        } else {
+            self.end()
+        }
+    }
+
+    /// How long it may wait for more. It does not where nothing is to be written, where its readers would wait with it,
+    /// and where the disk has refused before.
+    pub(super) fn may_wait(&self) -> Option<Duration> {
+        let has_all = self.handed.end() >= self.end();
+        let may = !self.unwritten.is_empty() && has_all && self.sink.object.passing().is_none();
+        may.then(|| LINGER.saturating_sub(self.since.elapsed()))
+    }
+
+    /// Adds what has come, and hands it to readers. From then on it is as good as written: a reader that has
+    /// taken it, and waits for the next, waits for this session.
+    pub(super) fn add(&mut self, pieces: Vec<Bytes>) {
+        let at = self.end();
+        if self.unwritten.is_empty() {
+            self.since = Instant::now();
+        }
+        self.hand_on(at, &pieces);
+        self.unwritten.add(pieces);
+    }
+
+    fn hand_on(&mut self, at: ByteOffset, pieces: &[Bytes]) {
+        let (object, position) = (&self.sink.object, &self.sink.position);
+        // Of a stream, who reads along is told where it is after it is written.
+        if self.sink.shared.stream().is_some() || position.stop.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        // Where there may be no room for it, its first readers are told so: it is tried before they have any of it.
+        if !object.is_settled() && self.sink.context.store.room().is_some_and(|room| room < SCARCE_BYTES) {
+            return;
+        }
+        let most = object
+            .length()
+            .map_or(u64::MAX, |length| length.saturating_sub(LAST_BYTES).saturating_sub(at));
+        let (mut handed, mut bytes) = (pieces.to_vec(), 0);
+        for piece in &mut handed {
+            piece.truncate(usize::try_from(most - bytes).unwrap_or(usize::MAX));
+            bytes += piece.len() as u64;
+        }
+        // Who has taken all of them before this session moves on would seem to be far ahead of it.
+        let moves_on = || {
+            position.at.fetch_max(at + bytes, Ordering::AcqRel);
+        };
+        self.handed.hand_on(at, &handed, moves_on);
+    }
+
+    /// Stores what lies before `until`; what is left, and why there is more of it where the disk refuses.
+    pub(super) async fn write(mut self, until: ByteOffset) -> (Self, Result<(), StoreError>) {
+        if self.unwritten.at >= until.min(self.end()) {
+            return (self, Ok(()));
+        }
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = self.write_now(until);
+            (self, written)
+        });
+        writing
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// The same, for a blocking thread. The position moves with every step: readers follow what is written, and one
+    /// that is ahead of the position by a whole batch would look like one that is far away and get a session of its own.
+    fn write_now(&mut self, until: ByteOffset) -> Result<(), StoreError> {
+        let written = self.write_steps(until);
+        self.handed.written_to(self.unwritten.at);
+        self.since = Instant::now();
+        written
+    }
+
+    fn write_steps(&mut self, until: ByteOffset) -> Result<(), StoreError> {
+        let sink = self.sink.clone();
+        loop {
+            // An ended session writes no more, its place is another's now; but what it has handed on nobody else will
+            // bring.
+            let until = match sink.position.stop.load(Ordering::Acquire) {
+                0 => self.handed.end(),
+                _ => until,
+            };
+            let (at, step) = (self.unwritten.at, self.unwritten.take_step(until));
+            if step.is_empty() {
+                return Ok(());
+            }
+            if let Err(error) = sink.context.write(&sink.shared, &sink.object, at, &step) {
+                self.unwritten.put_back(step);
+                return Err(error);
+            }
+            if let Some(stream) = sink.shared.stream() {
+                let mut at = at;
+                for piece in &step {
+                    stream.look(at, piece);
+                    at += piece.len() as u64;
+                }
+            }
+            sink.position.at.fetch_max(self.unwritten.at, Ordering::AcqRel);
+        }
+    }
+
+    /// Takes what the disk has refused out of readers' hands; where it begins.
+    pub(super) fn give_up(mut self) -> (ByteOffset, VecDeque<Bytes>) {
+        self.handed.take_back();
+        (self.unwritten.at, std::mem::take(&mut self.unwritten.pieces))
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if self.is_last || self.unwritten.is_empty() || self.handed.end() <= self.unwritten.at {
+            return;
+        }
+        let nothing = self.sink.object.handing(self.sink.session);
+        let mut owed = Self {
+            sink: self.sink.clone(),
+            unwritten: std::mem::replace(&mut self.unwritten, Pieces::at(0)),
+            since: self.since,
+            handed: std::mem::replace(&mut self.handed, nothing),
+            is_last: true,
+        };
+        // Where the program ends meanwhile it is not written; nor is it recorded.
+        self.sink.context.runtime.spawn_blocking(move || {
+            let object = Arc::clone(&owed.sink.object);
+            let written = owed.write_now(owed.handed.end()).and_then(|()| object.commit());
+            if let Err(error) = written {
+                tracing::debug!(url = object.url(), %error, "what an ended session brought last is lost");
+            }
+        });
+    }
+}
+
+/// Neighbouring pieces, the first of which begins at `at`.
+#[derive(Debug)]
+struct Pieces {
+    at: ByteOffset,
+    pieces: VecDeque<Bytes>,
+    bytes: u64,
+}
+
+impl Pieces {
+    fn at(at: ByteOffset) -> Self {
+        Self {
+            at,
+            pieces: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+
+    fn end(&self) -> ByteOffset {
+        self.at + self.bytes
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    fn add(&mut self, pieces: Vec<Bytes>) {
+        self.bytes += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        self.pieces.extend(pieces);
+    }
+
+    /// Takes off what lies before the next multiple of [`STEP_BYTES`], and before `until`; nothing at the end.
+    fn take_step(&mut self, until: ByteOffset) -> Vec<Bytes> {
+        let end = (self.at / STEP_BYTES + 1).saturating_mul(STEP_BYTES).min(until);
+        let mut room = usize::try_from(end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let mut step = Vec::new();
+        while room > 0
+            && let Some(mut piece) = self.pieces.pop_front()
+        {
+            let taken = piece.split_to(piece.len().min(room));
+            if !piece.is_empty() {
+                self.pieces.push_front(piece);
+            }
+            room -= taken.len();
+            self.at += taken.len() as u64;
+            self.bytes -= taken.len() as u64;
+            step.push(taken);
+        }
+        step
+    }
+
+    /// Undoes the last [`Pieces::take_step`].
+    fn put_back(&mut self, step: Vec<Bytes>) {
+        for piece in step.into_iter().rev() {
+            self.at -= piece.len() as u64;
+            self.bytes += piece.len() as u64;
+            self.pieces.push_front(piece);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lengths(step: &[Bytes]) -> Vec<usize> {
+        step.iter().map(Bytes::len).collect()
+    }
+
+    #[test]
+    fn steps_end_where_the_file_has_a_whole_number_of_them() {
+        let step = STEP_BYTES as usize;
+        let mut pieces = Pieces::at(STEP_BYTES - 100);
+        pieces.add(vec![Bytes::from(vec![0; 30]), Bytes::new(), Bytes::from(vec![1; step])]);
+        assert_eq!(pieces.end(), 2 * STEP_BYTES - 70);
+        let first = pieces.take_step(pieces.end());
+        assert_eq!((lengths(&first), pieces.at), (vec![30, 0, 70], STEP_BYTES));
+        pieces.put_back(first);
+        assert_eq!((pieces.at, pieces.end()), (STEP_BYTES - 100, 2 * STEP_BYTES - 70));
+        assert_eq!(
+            lengths(&pieces.take_step(STEP_BYTES - 90)),
+            [10],
+            "no more than is asked for"
+        );
+        assert_eq!(lengths(&pieces.take_step(u64::MAX)), [20, 0, 70]);
+        assert_eq!(lengths(&pieces.take_step(u64::MAX)), [step - 70]);
+        assert!(pieces.is_empty() && pieces.take_step(u64::MAX).is_empty());
+    }
+}
