@@ -230,15 +230,25 @@ impl Shared {
             (Trust::Public, Trust::Configured) => *held = Arc::clone(target),
             _ => *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(target)),
         }
-        drop(held);
         // What the one was refused says nothing of the other.
         self.trouble.send_replace(None);
         self.renewed.store(true, Ordering::Release);
+        drop(held);
+    }
+
+    /// Nobody comes with another URL while this is held.
+    pub(super) fn hold_target(&self) -> MutexGuard<'_, Arc<Target>> {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The other URL that is worth a try, taken.
     pub(super) fn take_spare(&self) -> Option<Arc<Target>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether there is one that was not tried.
+    pub(super) fn has_spare(&self) -> bool {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// The other URL opens what this one does not any more.

@@ -176,12 +176,15 @@ impl Owner {
             return self.failed(what, None, None);
         }
         let closed = is_closed(refusal.status);
+        let shared = Arc::clone(&self.shared);
+        let _same_url = shared.hold_target();
+        if closed && (self.shared.renewed.swap(false, Ordering::AcqRel) || self.shared.has_spare()) {
+            // Another URL came while this one was being asked, and who brought it is not to be told of this one.
+            self.failures = Failures::default();
+            return;
+        }
         self.failed(what, Some((Arc::new(refusal), from, to)), rest);
         self.failures.closed = closed;
-        if closed && self.shared.renewed.swap(false, Ordering::AcqRel) {
-            // The other URL came while this one was being asked.
-            self.failures = Failures::default();
-        }
     }
 
     /// The sessions that would come to `at` end there; `false` where one has been there already.
