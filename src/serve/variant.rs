@@ -50,6 +50,9 @@ impl Service {
         if let Some(object) = self.store.resident(&target.key) {
             return Ok(Some(object));
         }
+        if self.store.is_absent_now(&target.key) {
+            return Ok(None);
+        }
         let (store, key) = (Arc::clone(&self.store), target.key.clone());
         let loaded = self.lookups.spawn_blocking(move || store.load(&key)).await;
         match loaded {

@@ -13,6 +13,7 @@ use super::fault;
 use super::index::Store;
 use super::layout::parse_name;
 use super::manifest::Manifest;
+use super::open::Taken;
 use super::record::Record;
 use super::recover;
 use crate::clock::unix_seconds;
@@ -150,13 +151,13 @@ impl Store {
                 let Some((id, generation)) = parse_name(&path) else {
                     continue;
                 };
-                let mut open = self.open_objects_mut();
-                let held = open.get(&id).filter(|object| object.generation == generation).cloned();
-                if let Some(object) = held {
-                    // The map's handle and ours.
-                    if !object.is_pinned() && Arc::strong_count(&object) <= 2 {
-                        open.remove(&id);
-                        drop(open);
+                let changing = self.open.changing();
+                if self
+                    .open
+                    .look(id, |open| open.is_some_and(|object| object.generation == generation))
+                {
+                    if let Taken::Idle(object) = changing.take_idle(id) {
+                        drop(changing);
                         freed += object.disk_bytes();
                         self.discard(&object);
                         self.remove_files(id, generation);
@@ -192,55 +193,58 @@ impl Store {
 
     /// How an object stands; `None` where it may not go.
     fn standing(&self, id: ObjectId, record: &Record) -> Option<Standing> {
-        let open = self.open_objects();
-        match open.get(&id) {
+        let is_pinned = record.pinned;
+        let record = Standing {
+            size: record.disk_bytes(),
+            last_used: record.last_used,
+            hits: record.hits,
+        };
+        self.open.look(id, |open| match open {
             Some(object) if object.is_pinned() || Arc::strong_count(object) > 1 => None,
             Some(object) => Some(Standing {
                 size: object.disk_bytes(),
                 last_used: object.last_used(),
                 hits: object.uses.hits(),
             }),
-            None if record.pinned => None,
-            None => Some(Standing {
-                size: record.disk_bytes(),
-                last_used: record.last_used,
-                hits: record.hits,
-            }),
-        }
+            None if is_pinned => None,
+            None => Some(record),
+        })
     }
 
     /// Evicts an object, unless somebody has come to need it; returns the bytes that it took.
     fn evict(&self, id: ObjectId) -> Result<Option<u64>, StoreError> {
-        // While the map is locked nobody can begin to read or fill the object.
-        let mut open = self.open_objects_mut();
-        let (url, bytes) = if let Some(object) = open.get(&id) {
-            if object.is_pinned() || Arc::strong_count(object) > 1 {
-                return Ok(None);
+        // In this turn nobody can open it again from its record.
+        let changing = self.open.changing();
+        let (url, bytes) = match changing.take_idle(id) {
+            Taken::InUse => return Ok(None),
+            Taken::Idle(object) => {
+                if let Err(error) = self.shared.catalog.remove(id, object.generation) {
+                    changing.put_back(object);
+                    return Err(error);
+                }
+                drop(changing);
+                fault::point("evicted-record");
+                let bytes = object.disk_bytes();
+                self.discard(&object);
+                self.remove_files(id, object.generation);
+                (object.url().to_owned(), bytes)
             }
-            let object = Arc::clone(object);
-            self.shared.catalog.remove(id, object.generation)?;
-            open.remove(&id);
-            drop(open);
-            fault::point("evicted-record");
-            let bytes = object.disk_bytes();
-            self.discard(&object);
-            self.remove_files(id, object.generation);
-            (object.url().to_owned(), bytes)
-        } else {
-            let Some(record) = self.shared.catalog.get(id)?.filter(|record| !record.pinned) else {
-                return Ok(None);
-            };
-            let bytes = record.disk_bytes();
-            {
-                let mut stock = self.stock();
-                stock.touch(id, bytes);
-                self.shared.catalog.remove(id, record.generation)?;
+            Taken::NotOpen => {
+                let Some(record) = self.shared.catalog.get(id)?.filter(|record| !record.pinned) else {
+                    return Ok(None);
+                };
+                let bytes = record.disk_bytes();
+                {
+                    let mut stock = self.stock();
+                    stock.touch(id, bytes);
+                    self.shared.catalog.remove(id, record.generation)?;
+                }
+                drop(changing);
+                fault::point("evicted-record");
+                self.remove_files(id, record.generation);
+                self.shared.space.release(bytes);
+                (record.url, bytes)
             }
-            drop(open);
-            fault::point("evicted-record");
-            self.remove_files(id, record.generation);
-            self.shared.space.release(bytes);
-            (record.url, bytes)
         };
         self.evicted.fetch_add(1, Ordering::Relaxed);
         tracing::info!(url, bytes, "evicted for room");

@@ -3,11 +3,13 @@
 //! Open objects are held in a map so that a hit costs one lock and no disk. Nothing is scanned at
 //! start: a record is read when its object is first asked for.
 
+use super::absent::Lookups;
 use super::body::Body;
 use super::catalog::{Catalog, HEALING_ROOM, Healed, OpenFailure};
 use super::error::StoreError;
 use super::layout::{Layout, lock};
 use super::object::{Object, Shared};
+use super::open::OpenObjects;
 use super::record::Record;
 use super::recover;
 use super::representation::Representation;
@@ -18,21 +20,12 @@ use super::{fault, sums};
 use crate::clock::{SharedClock, unix_nanoseconds, unix_seconds};
 use crate::key::{ObjectId, ObjectKey};
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
-use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-
-/// The most objects kept open without a reader: each costs a file descriptor, of which they take a quarter at
-/// most, and some kilobytes of memory.
-const MAX_IDLE_OPEN: usize = 2048;
-const LEAST_IDLE_OPEN: usize = 256;
-
-/// So many of them are closed in one go.
-const CLOSED_AT_ONCE: usize = 32;
 
 /// What a start owes and could not do is tried this often.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
@@ -53,11 +46,8 @@ pub struct StoreSettings {
 pub struct Store {
     pub(super) layout: Layout,
     pub(super) shared: Arc<Shared>,
-    open: RwLock<HashMap<ObjectId, Arc<Object>>>,
-    /// With more open than this it is looked which of them are idle.
-    crowded_at: AtomicUsize,
-    /// As many are kept open without a reader.
-    idle_open: usize,
+    pub(super) open: OpenObjects,
+    pub(super) lookups: Lookups,
     ended: Mutex<Option<Receiver<()>>>,
     /// The greatest number that was given: two generations never share a file.
     latest_generation: AtomicU64,
@@ -112,8 +102,6 @@ impl Store {
         let (alive, ended) = channel();
         let began = unix_nanoseconds(clock.now());
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let share = descriptors.map_or(usize::MAX, |all| usize::try_from(all / 4).unwrap_or(usize::MAX));
-        let idle_open = share.clamp(LEAST_IDLE_OPEN, MAX_IDLE_OPEN);
         let store = Self {
             layout,
             shared: Arc::new(Shared {
@@ -127,9 +115,8 @@ impl Store {
                 _lock: lock,
                 _alive: alive,
             }),
-            open: RwLock::default(),
-            crowded_at: AtomicUsize::new(idle_open),
-            idle_open,
+            open: OpenObjects::new(descriptors),
+            lookups: Lookups::default(),
             ended: Mutex::new(Some(ended)),
             latest_generation: AtomicU64::new(began),
             believed: match stated {
@@ -159,7 +146,7 @@ impl Store {
 
     /// Writes a lost catalog anew, where that is still to be done.
     pub(super) fn restore_lost(&self) -> Result<(), StoreError> {
-        if !self.restoring.load(Ordering::Acquire) {
+        if !self.is_restoring() {
             return Ok(());
         }
         let whole = recover::rebuild(&self.layout, &self.shared.catalog)?;
@@ -172,10 +159,8 @@ impl Store {
 
     /// The object of `key`, if it is open: no disk is touched.
     pub fn resident(&self, key: &ObjectKey) -> Option<Arc<Object>> {
-        self.open_objects()
-            .get(&key.id())
-            .filter(|object| object.url() == key.url())
-            .cloned()
+        let open = self.open.get(key.id());
+        open.filter(|object| object.url() == key.url())
     }
 
     /// The object of `key`, opened from the disk if need be: for a blocking thread.
@@ -197,26 +182,34 @@ impl Store {
     /// # Errors
     /// As there.
     pub fn load_id(&self, id: ObjectId) -> Result<Option<Arc<Object>>, StoreError> {
-        if let Some(object) = self.open_objects().get(&id) {
-            return Ok(Some(Arc::clone(object)));
+        if let Some(object) = self.open.get(id) {
+            return Ok(Some(object));
         }
-        if self.restoring.load(Ordering::Acquire) && self.shared.catalog.get(id)?.is_none() {
+        if self.is_restoring() && self.shared.catalog.get(id)?.is_none() {
             recover::rebuild_one(&self.layout, &self.shared.catalog, id)?;
         }
         // One at a time: two handles of one object would each have a truth of their own.
-        let mut open = self.open_objects_mut();
-        if let Some(object) = open.get(&id) {
-            return Ok(Some(Arc::clone(object)));
+        let changing = self.open.changing();
+        if let Some(object) = self.open.get(id) {
+            return Ok(Some(object));
         }
-        let Some(record) = self.shared.catalog.get(id)? else {
+        let begun = Instant::now();
+        let record = self.shared.catalog.get(id)?;
+        self.lookups.took(begun.elapsed());
+        let Some(record) = record else {
             return Ok(None);
         };
         let Some(object) = self.reopen(id, record)? else {
             return Ok(None);
         };
         let object = Arc::new(object);
-        self.hold_open(&mut open, &object);
+        changing.hold(&object);
         Ok(Some(object))
+    }
+
+    /// Whether a lost catalog is still being written anew.
+    pub(super) fn is_restoring(&self) -> bool {
+        self.restoring.load(Ordering::Acquire)
     }
 
     fn reopen(&self, id: ObjectId, record: Record) -> Result<Option<Object>, StoreError> {
@@ -295,7 +288,7 @@ impl Store {
             self.stock().touch(key.id(), 0);
         }
         // Before its record: what is not in the map is taken for something that nobody uses.
-        self.hold_open(&mut self.open_objects_mut(), &object);
+        self.open.changing().hold(&object);
         if object.length() == Some(0) {
             object.end_at(0, false);
         }
@@ -371,12 +364,7 @@ impl Store {
     /// Removes an object: later requests do not find it, attached readers keep the open body. A catalog that
     /// cannot be told now is told when it is open again.
     pub fn remove(&self, object: &Arc<Object>) {
-        {
-            let mut open = self.open_objects_mut();
-            if open.get(&object.id()).is_some_and(|held| Arc::ptr_eq(held, object)) {
-                open.remove(&object.id());
-            }
-        }
+        self.open.changing().remove(object);
         // First, so that no record is written after the one that goes.
         self.discard(object);
         fault::point("discarded");
@@ -385,37 +373,6 @@ impl Store {
             self.untold().push((object.id(), object.generation));
         }
         self.remove_files(object.id(), object.generation);
-    }
-
-    /// Holds an object open, and closes the least recently used idle ones where there are too many.
-    fn hold_open(&self, open: &mut HashMap<ObjectId, Arc<Object>>, object: &Arc<Object>) {
-        open.insert(object.id(), Arc::clone(object));
-        if open.len() <= self.crowded_at.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut idle: Vec<(u64, ObjectId)> = open
-            .iter()
-            .filter(|(_, object)| Arc::strong_count(object) == 1 && !object.has_unrecorded())
-            .map(|(id, object)| (object.last_used(), *id))
-            .collect();
-        idle.sort_unstable();
-        for (_, id) in idle.iter().take(CLOSED_AT_ONCE) {
-            // With the map locked: a second handle would be opened from a record without this one's use.
-            let Some(closed) = open.remove(id) else {
-                continue;
-            };
-            // Who opens it next counts from its record.
-            closed.withdraw();
-            if !closed.uses.are_news() {
-                continue;
-            }
-            if let Err(error) = closed.record_use() {
-                tracing::warn!(%id, %error, "could not record the use of an object");
-            }
-        }
-        // Where most are in use, they are not looked at again for each one that comes (`look_after`).
-        let crowded = self.idle_open.max(open.len() + CLOSED_AT_ONCE / 2);
-        self.crowded_at.store(crowded, Ordering::Relaxed);
     }
 
     /// From here on nothing is recorded of the object; its room is free when its last reader leaves.
@@ -513,7 +470,7 @@ impl Store {
     /// # Errors
     /// Where the catalog refuses.
     pub fn flush(&self) -> Result<(), StoreError> {
-        let open: Vec<Arc<Object>> = self.open_objects().values().cloned().collect();
+        let open = self.open.all();
         let mut exact = self.stock().exact && self.untold().is_empty();
         for object in open {
             object.record_use()?;
@@ -530,7 +487,7 @@ impl Store {
     /// that failed is opened again, and told what was learnt meanwhile. For a blocking thread, to be called
     /// at the start and then every second or so.
     pub fn look_after(&self) {
-        self.crowded_at.store(self.idle_open, Ordering::Relaxed);
+        self.open.look_for_idle();
         let free = self.shared.space.free();
         if let Some(missing) = free.and_then(|free| HEALING_ROOM.checked_sub(free))
             && !self.shared.catalog.is_open()
@@ -561,8 +518,7 @@ impl Store {
         }
         // What it had not written out when it failed it has forgotten: the next start counts.
         self.stock().exact = false;
-        let open: Vec<Arc<Object>> = self.open_objects().values().cloned().collect();
-        for object in &open {
+        for object in &self.open.all() {
             object.record_use()?;
             object.commit()?;
         }
@@ -570,13 +526,15 @@ impl Store {
             // A directory that was deleted has manifests only of what came after.
             self.restoring.store(true, Ordering::Release);
             self.restore_lost()?;
-            let open = self.open_objects_mut();
+            let _changing = self.open.changing();
             let mut closed = 0;
             for record in self.shared.catalog.scan(None) {
                 let (id, record) = record?;
-                closed += if open.contains_key(&id) { 0 } else { record.disk_bytes() };
+                closed += self
+                    .open
+                    .look(id, |open| open.map_or_else(|| record.disk_bytes(), |_| 0));
             }
-            let held: u64 = open.values().map(|object| object.disk_bytes()).sum();
+            let held: u64 = self.open.all().iter().map(|object| object.disk_bytes()).sum();
             self.shared.space.correct(self.used_bytes(), closed + held);
         }
         Ok(())
@@ -588,14 +546,6 @@ impl Store {
 
     pub(super) fn stock(&self) -> MutexGuard<'_, Stock> {
         self.stock.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn open_objects(&self) -> RwLockReadGuard<'_, HashMap<ObjectId, Arc<Object>>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn open_objects_mut(&self) -> RwLockWriteGuard<'_, HashMap<ObjectId, Arc<Object>>> {
-        self.open.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

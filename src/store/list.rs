@@ -139,10 +139,9 @@ impl Store {
         // Those of which nothing is written yet, before those that have a record: none is between the two.
         let meant =
             |object: &&Arc<Object>| !object.is_settled() && which.means(object.url(), object.head().representation());
-        let unsettled: HashSet<ObjectId> = {
-            let open = self.open_objects();
-            open.values().filter(meant).map(|object| object.id()).collect()
-        };
+        let open = self.open.all();
+        let unsettled: HashSet<ObjectId> = open.iter().filter(meant).map(|object| object.id()).collect();
+        drop(open);
         let recorded = self.shared.catalog.scan(None).filter_map(|record| match record {
             Ok((id, record)) => {
                 let is_meant = !unsettled.contains(&id) && which.means(&record.url, &record.representation);
@@ -177,8 +176,7 @@ impl Store {
 
     /// The open object knows more than its record: bytes that are present but not yet durable.
     fn line(&self, id: ObjectId, record: Record) -> Opened {
-        let open = self.open_objects().get(&id).cloned();
-        if let Some(object) = open {
+        if let Some(object) = self.open.get(id) {
             return line_of(&object);
         }
         let present = record.durable().unwrap_or_default();

@@ -12,6 +12,7 @@
 //! (commit.rs). Who waits for them has them from memory before they are written (handing.rs). Nothing above this module may assume that a body is a local file: it asks for
 //! bytes, is told which are here, and waits for the rest (object.rs).
 
+mod absent;
 mod body;
 mod catalog;
 mod commit;
@@ -26,6 +27,7 @@ mod layout;
 mod list;
 mod manifest;
 mod object;
+mod open;
 mod pool;
 mod presence;
 mod reading;

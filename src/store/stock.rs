@@ -7,6 +7,7 @@
 use super::error::StoreError;
 use super::index::Store;
 use super::layout::parse_name;
+use super::object::Object;
 use super::record::Record;
 use super::recover;
 use super::space::Stated;
@@ -14,6 +15,7 @@ use crate::key::ObjectId;
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::sync::Arc;
 
 /// So many records are counted before others get a turn.
 const BATCH: usize = 256;
@@ -125,9 +127,11 @@ impl Store {
                     let Some((id, generation)) = parse_name(&bare) else {
                         continue;
                     };
-                    // With the map locked no file or record is being made for what is not in it.
-                    let open = self.open_objects();
-                    if open.get(&id).is_some_and(|object| object.generation <= generation) {
+                    // In this turn no file or record is being made for what is not open.
+                    let changing = self.open.changing();
+                    let is_open =
+                        |open: Option<&Arc<Object>>| open.is_some_and(|object| object.generation <= generation);
+                    if self.open.look(id, is_open) {
                         continue;
                     }
                     let known = match self.shared.catalog.get(id) {
@@ -158,7 +162,7 @@ impl Store {
                         }
                         _ => {}
                     }
-                    drop(open);
+                    drop(changing);
                 }
             }
         }

@@ -386,3 +386,32 @@ fn what_is_purged_before_anything_of_it_is_written_is_gone() {
     assert!(object.is_discarded());
     assert!(store.load(&key(1)).expect("looked for").is_none());
 }
+
+#[test]
+fn a_hit_does_not_wait_for_what_is_opened_or_evicted_meanwhile() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let object = store.create(&key(1), representation(1000)).expect("made").object;
+    let _turn = store.open.changing();
+    let found = store.resident(&key(1)).expect("open");
+    assert!(Arc::ptr_eq(&found, &object));
+}
+
+#[test]
+fn what_is_not_stored_is_told_at_once_and_what_is_never() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let object = store.create(&key(1), representation(1000)).expect("made").object;
+    store.write(&object, 0, &[[7; 100]]).expect("room");
+    drop(object);
+    close(store, true);
+    let store = open(dir.path());
+    assert!(!store.is_absent_now(&key(2)), "how long it takes is not known yet");
+    for _ in 0..100 {
+        assert!(store.load(&key(2)).expect("looked for").is_none());
+    }
+    // Quick or not: what is stored is never taken for absent.
+    for number in 0..100 {
+        assert!(!store.is_absent_now(&key(1)), "{number}");
+    }
+}

@@ -1,0 +1,154 @@
+//! The objects that are open, by their ids.
+//!
+//! A hit looks here and waits for no disk: the map is locked for moments. Whatever decides which objects there are
+//! (opening one from its record, making, evicting, removing one) reads and writes the disk between two looks. It does
+//! so one at a time, holding a [`Changing`], and only whoever holds that can alter the map.
+
+use super::object::Object;
+use crate::key::ObjectId;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// The most objects kept open without a reader: each costs a file descriptor, of which they take a quarter at
+/// most, and some kilobytes of memory.
+const MAX_IDLE_OPEN: usize = 2048;
+const LEAST_IDLE_OPEN: usize = 256;
+
+/// So many of them are closed in one go.
+const CLOSED_AT_ONCE: usize = 32;
+
+#[derive(Debug)]
+pub(super) struct OpenObjects {
+    map: RwLock<HashMap<ObjectId, Arc<Object>>>,
+    changing: Mutex<()>,
+    /// With more open than this it is looked which of them are idle.
+    crowded_at: AtomicUsize,
+    /// As many are kept open without a reader.
+    idle: usize,
+}
+
+impl OpenObjects {
+    /// None, in a process that may have so many files open.
+    pub(super) fn new(descriptors: Option<u64>) -> Self {
+        let share = descriptors.map_or(usize::MAX, |all| usize::try_from(all / 4).unwrap_or(usize::MAX));
+        let idle = share.clamp(LEAST_IDLE_OPEN, MAX_IDLE_OPEN);
+        Self {
+            map: RwLock::default(),
+            changing: Mutex::default(),
+            crowded_at: AtomicUsize::new(idle),
+            idle,
+        }
+    }
+
+    pub(super) fn get(&self, id: ObjectId) -> Option<Arc<Object>> {
+        self.map().get(&id).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Object>> {
+        self.map().values().cloned().collect()
+    }
+
+    /// What `look` says of an object that is open, or of none; it must not wait for anything.
+    pub(super) fn look<T>(&self, id: ObjectId, look: impl FnOnce(Option<&Arc<Object>>) -> T) -> T {
+        look(self.map().get(&id))
+    }
+
+    /// Waits for its turn: for a blocking thread.
+    pub(super) fn changing(&self) -> Changing<'_> {
+        Changing {
+            objects: self,
+            _turn: self.changing.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// From now on idle objects are looked for again, where there are too many.
+    pub(super) fn look_for_idle(&self) {
+        self.crowded_at.store(self.idle, Ordering::Relaxed);
+    }
+
+    fn map(&self) -> RwLockReadGuard<'_, HashMap<ObjectId, Arc<Object>>> {
+        self.map.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The turn to change which objects there are.
+pub(super) struct Changing<'a> {
+    objects: &'a OpenObjects,
+    _turn: MutexGuard<'a, ()>,
+}
+
+/// What became of an object that was to be taken.
+pub(super) enum Taken {
+    /// It is not open.
+    NotOpen,
+    /// It is pinned, or somebody reads or fills it.
+    InUse,
+    /// It is in the map no more, and in nobody's hands.
+    Idle(Arc<Object>),
+}
+
+impl Changing<'_> {
+    fn map(&self) -> RwLockWriteGuard<'_, HashMap<ObjectId, Arc<Object>>> {
+        self.objects.map.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds an object open, in the place of an older one, and closes the least recently used idle ones where there
+    /// are too many.
+    pub(super) fn hold(&self, object: &Arc<Object>) {
+        for closed in self.hold_and_close(object) {
+            // In this turn: a second handle would be opened from a record without this one's use.
+            if !closed.uses.are_news() {
+                continue;
+            }
+            if let Err(error) = closed.record_use() {
+                tracing::warn!(id = %closed.id(), %error, "could not record the use of an object");
+            }
+        }
+    }
+
+    fn hold_and_close(&self, object: &Arc<Object>) -> Vec<Arc<Object>> {
+        let mut map = self.map();
+        map.insert(object.id(), Arc::clone(object));
+        if map.len() <= self.objects.crowded_at.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let mut idle: Vec<(u64, ObjectId)> = map
+            .iter()
+            .filter(|(_, object)| Arc::strong_count(object) == 1 && !object.has_unrecorded())
+            .map(|(id, object)| (object.last_used(), *id))
+            .collect();
+        idle.sort_unstable();
+        let least = idle.iter().take(CLOSED_AT_ONCE);
+        let closed: Vec<_> = least.filter_map(|(_, id)| map.remove(id)).collect();
+        // Who opens it next counts from its record.
+        closed.iter().for_each(|object| object.withdraw());
+        // Where most are in use, they are not looked at again for each one that comes.
+        let crowded_at = self.objects.idle.max(map.len() + CLOSED_AT_ONCE / 2);
+        self.objects.crowded_at.store(crowded_at, Ordering::Relaxed);
+        closed
+    }
+
+    /// Takes an object out of the map that nobody uses.
+    pub(super) fn take_idle(&self, id: ObjectId) -> Taken {
+        let mut map = self.map();
+        match map.get(&id) {
+            None => Taken::NotOpen,
+            Some(object) if object.is_pinned() || Arc::strong_count(object) > 1 => Taken::InUse,
+            Some(_) => map.remove(&id).map_or(Taken::NotOpen, Taken::Idle),
+        }
+    }
+
+    /// Undoes [`Changing::take_idle`].
+    pub(super) fn put_back(&self, object: Arc<Object>) {
+        self.map().insert(object.id(), object);
+    }
+
+    /// Takes this very object out of the map.
+    pub(super) fn remove(&self, object: &Arc<Object>) {
+        let mut map = self.map();
+        if map.get(&object.id()).is_some_and(|held| Arc::ptr_eq(held, object)) {
+            map.remove(&object.id());
+        }
+    }
+}
