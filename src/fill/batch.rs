@@ -49,7 +49,7 @@ impl Batch {
             sink: sink.clone(),
             unwritten: Pieces::at(at),
             since: Instant::now(),
-            handed: sink.object.handing(sink.session),
+            handed: sink.object.handing(),
             is_last: false,
         }
     }
@@ -175,7 +175,7 @@ impl Drop for Batch {
         if self.is_last || self.unwritten.is_empty() || self.handed.end() <= self.unwritten.at {
             return;
         }
-        let nothing = self.sink.object.handing(self.sink.session);
+        let nothing = self.sink.object.handing();
         let mut owed = Self {
             sink: self.sink.clone(),
             unwritten: std::mem::replace(&mut self.unwritten, Pieces::at(0)),

@@ -177,16 +177,11 @@ pub(super) async fn receive(
     let framing = exchange.reply.framing;
     let mut on_progress = Some(on_progress);
     let mut batch = Batch::new(sink, brings.at);
+    let stop_now = || position.stop.load(Ordering::Acquire);
     loop {
-        let stop = position
-            .stop
-            .load(Ordering::Acquire)
-            .min(brings.end.unwrap_or(u64::MAX));
+        let stop = stop_now().min(brings.end.unwrap_or(u64::MAX));
         // A reply may promise less than was asked for.
-        let asked = position
-            .stop
-            .load(Ordering::Acquire)
-            .min(brings.total.unwrap_or(u64::MAX));
+        let asked = stop_now().min(brings.total.unwrap_or(u64::MAX));
         let at = batch.end();
         if at >= stop {
             // Its end may have come nearer since more was taken.
@@ -197,7 +192,9 @@ pub(super) async fn receive(
             return if whole { Outcome::Reached } else { Outcome::Curtailed };
         }
         let mut came = Came::next(&mut exchange, sink, &batch).await;
-        let count = came.clip(stop - at);
+        // Another session may have begun at what this one would have come to.
+        let (stop, asked) = (stop.min(stop_now()), asked.min(stop_now()));
+        let count = came.clip(stop.saturating_sub(at));
         batch.add(came.pieces);
         let at = batch.end();
         // The upstream's allowed rate; the socket holds the rest back.

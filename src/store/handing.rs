@@ -9,9 +9,13 @@ use crate::ranges::{ByteOffset, ByteRange};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The pieces that are being written, by their offset, with whose they are. Guarded by the object's lock.
+/// Told apart also where a fill has ended and another has begun.
+static LATEST: AtomicU64 = AtomicU64::new(0);
+
+/// The pieces that are being written, by their offset, with the number of the [`HandedOn`] whose they are. Guarded by the
+/// object's lock.
 #[derive(Debug, Default)]
 pub(super) struct Handing {
     pieces: BTreeMap<ByteOffset, (u64, Bytes)>,
@@ -45,16 +49,16 @@ impl Handing {
 #[derive(Debug)]
 pub struct HandedOn {
     object: Arc<Object>,
-    session: u64,
+    number: u64,
     end: ByteOffset,
 }
 
 impl Object {
     /// Nothing yet, of a session that brings bytes which no other brings.
-    pub fn handing(self: &Arc<Self>, session: u64) -> HandedOn {
+    pub fn handing(self: &Arc<Self>) -> HandedOn {
         HandedOn {
             object: Arc::clone(self),
-            session,
+            number: LATEST.fetch_add(1, Ordering::Relaxed),
             end: 0,
         }
     }
@@ -77,7 +81,7 @@ impl HandedOn {
             let mut progress = self.object.progress();
             let mut at = at;
             for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-                progress.handing.pieces.insert(at, (self.session, piece.clone()));
+                progress.handing.pieces.insert(at, (self.number, piece.clone()));
                 at += piece.len() as u64;
             }
             self.object.has_handing.store(true, Ordering::Release);
@@ -95,7 +99,7 @@ impl HandedOn {
         }
         let mut progress = self.object.progress();
         let pieces = &mut progress.handing.pieces;
-        pieces.retain(|start, (session, bytes)| *session != self.session || start + bytes.len() as u64 > at);
+        pieces.retain(|start, (number, bytes)| *number != self.number || start + bytes.len() as u64 > at);
         self.object
             .has_handing
             .store(!progress.handing.is_empty(), Ordering::Release);
@@ -107,7 +111,7 @@ impl HandedOn {
             return;
         }
         let mut progress = self.object.progress();
-        let own = |piece: &(u64, Bytes)| piece.0 == self.session;
+        let own = |piece: &(u64, Bytes)| piece.0 == self.number;
         let is_written = progress
             .handing
             .pieces

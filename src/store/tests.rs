@@ -323,7 +323,7 @@ fn readers_have_the_bytes_before_they_are_written() {
     let mut watch = Watch::new(Arc::clone(&object));
     assert_eq!(looks(&mut watch, 11), None);
     let epoch = object.epoch();
-    let mut handed = object.handing(1);
+    let mut handed = object.handing();
     handed.hand_on(10, &pieces, || ());
     assert_eq!(handed.end(), 17);
     assert!(files(dir.path()).is_empty(), "no file is made for that");
@@ -352,10 +352,13 @@ fn what_was_handed_on_and_never_written_is_absent_again() {
     let mut watch = Watch::new(Arc::clone(&object));
     assert_eq!(looks(&mut watch, 0), None);
     let epoch = object.epoch();
-    let mut handed = object.handing(1);
+    let mut handed = object.handing();
     handed.hand_on(0, &[Bytes::from_static(b"abc")], || ());
     assert_eq!(looks(&mut watch, 0), Some(Presence::Here(3)));
+    let mut others = object.handing();
+    others.hand_on(10, &[Bytes::from_static(b"def")], || ());
     drop(handed);
+    assert!(object.held(10).is_some(), "what another has in hand stays");
     // Who has read where they were does not believe it.
     assert!(object.epoch() > epoch);
     assert_eq!(looks(&mut watch, 0), None);
