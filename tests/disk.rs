@@ -169,6 +169,32 @@ fn on_a_disk_without_room_a_film_is_passed_on_and_said_to_be() {
 }
 
 #[test]
+fn a_disk_that_fills_in_mid_film_costs_the_upstream_each_byte_once() {
+    let Some(disk) = Tmpfs::mounted(16 * MIB) else { return };
+    let film = Film::new(5 * MIB);
+    let valve = Valve::new(MIB);
+    let upstream = Upstream::limited(&film, valve.clone(), 0);
+    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
+    let mut reader = Client::open(program.address, "GET", "/film", &[]);
+    film.check(0, &reader.read(600_000));
+    let _others = disk.fill_up();
+    valve.allow(20 * MIB);
+    film.check(600_000, &reader.finish().body);
+    eventually("the fill to end", || {
+        get(program.address, "/-/metrics")
+            .text()
+            .contains("\nmillpond_fills 0\n")
+    });
+    let asked: Vec<_> = upstream.requests().iter().map(|seen| seen.range(film.len)).collect();
+    assert!(
+        upstream.sent() <= film.len,
+        "{} for {}: {asked:?}",
+        upstream.sent(),
+        film.len
+    );
+}
+
+#[test]
 fn a_disk_that_others_fill_between_the_look_and_the_write_is_made_room_on() {
     let Some(disk) = Tmpfs::mounted(16 * MIB) else { return };
     let film = Film::new(3 * MIB);

@@ -3,7 +3,7 @@
 
 use super::registry::{Context, Refusal, Shared};
 use crate::policy::Terms;
-use crate::upstream::{Ask, Class, Exchange, Framing, Permit, Span, UpstreamError};
+use crate::upstream::{Ask, Class, Exchange, Framing, Permit, Span, Target, UpstreamError};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,8 +21,8 @@ const TOO_MANY_REST: Duration = Duration::from_secs(1);
 pub(super) enum Reply {
     /// A success, 304 or 416: [`super::join`] says what it is worth.
     Exchange(Box<Exchange>),
-    /// Any other status.
-    Refused(Refusal),
+    /// Any other status, and whose request it was.
+    Refused(Refusal, Arc<Target>),
 }
 
 pub(super) type Asked = Result<Reply, UpstreamError>;
@@ -48,7 +48,8 @@ pub(super) async fn ask(context: &Context, shared: &Shared, permit: &Permit, spa
     if brings_bytes(exchange.reply.status) {
         return Ok(Reply::Exchange(Box::new(exchange)));
     }
-    Ok(Reply::Refused(refusal(exchange, None).await))
+    let asked = Arc::clone(&exchange.target);
+    Ok(Reply::Refused(refusal(exchange, None).await, asked))
 }
 
 /// Whether [`super::join`] says what a reply with that status is worth.
@@ -85,14 +86,16 @@ pub(super) async fn ask_any(
         result = context.client.ask(&ask).await;
     }
     if closed(&result)
-        && let Some(spare) = shared.take_spare()
+        && let Some(another) = shared.another_than(&target)
     {
-        ask.target = Arc::clone(&spare);
+        ask.target = Arc::clone(&another);
         let other = context.client.ask(&ask).await;
         if other.is_ok() && !closed(&other) {
             tracing::info!(url = target.key.url(), "another reader's URL opens it");
-            shared.promote(&spare);
-            (target, result) = (spare, other);
+            shared.promote(&another);
+            (target, result) = (another, other);
+        } else {
+            shared.forget_spare(&another);
         }
     }
     let exchange = match result {

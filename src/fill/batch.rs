@@ -10,7 +10,6 @@ use crate::ranges::ByteOffset;
 use crate::store::{HandedOn, StoreError};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -112,13 +111,22 @@ impl Batch {
         self.handed.hand_on(at, &handed, moves_on);
     }
 
+    /// Whether it has bytes before `until`.
+    pub(super) fn begins_before(&self, until: ByteOffset) -> bool {
+        self.unwritten.at < until.min(self.end())
+    }
+
     /// Stores what lies before `until`; what is left, and why there is more of it where the disk refuses.
     pub(super) async fn write(mut self, until: ByteOffset) -> (Self, Result<(), StoreError>) {
-        if self.unwritten.at >= until.min(self.end()) {
+        if !self.begins_before(until) {
             return (self, Ok(()));
         }
         let writing = tokio::task::spawn_blocking(move || {
             let written = self.write_now(until);
+            if self.sink.position.stop.load(Ordering::Acquire) == 0 {
+                // It was ended meanwhile: its fill may be over, and have recorded what it knew of.
+                self.record();
+            }
             (self, written)
         });
         writing
@@ -163,8 +171,17 @@ impl Batch {
         }
     }
 
+    fn record(&self) {
+        let object = &self.sink.object;
+        if let Err(error) = object.commit() {
+            tracing::debug!(url = object.url(), %error, "could not record what an ended session brought last");
+        }
+    }
+
     /// Takes what the disk has refused out of readers' hands; where it begins.
     pub(super) fn give_up(mut self) -> (ByteOffset, VecDeque<Bytes>) {
+        // It will bring them still: a reader that begins to wait for them is not to be given a session of its own.
+        self.sink.position.at.store(self.unwritten.at, Ordering::Release);
         self.handed.take_back();
         (self.unwritten.at, std::mem::take(&mut self.unwritten.pieces))
     }
@@ -185,11 +202,10 @@ impl Drop for Batch {
         };
         // Where the program ends meanwhile it is not written; nor is it recorded.
         self.sink.context.runtime.spawn_blocking(move || {
-            let object = Arc::clone(&owed.sink.object);
-            let written = owed.write_now(owed.handed.end()).and_then(|()| object.commit());
-            if let Err(error) = written {
-                tracing::debug!(url = object.url(), %error, "what an ended session brought last is lost");
+            if let Err(error) = owed.write_now(owed.handed.end()) {
+                tracing::debug!(url = owed.sink.object.url(), %error, "what an ended session brought last is lost");
             }
+            owed.record();
         });
     }
 }

@@ -228,7 +228,7 @@ impl Shared {
             _ if same || !held.same_credentials(target) => return,
             (Trust::Configured, Trust::Public) => return,
             (Trust::Public, Trust::Configured) => *held = Arc::clone(target),
-            _ => *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(target)),
+            _ => *self.spare() = Some(Arc::clone(target)),
         }
         // What the one was refused says nothing of the other.
         self.trouble.send_replace(None);
@@ -241,20 +241,34 @@ impl Shared {
         self.target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The other URL that is worth a try, taken.
-    pub(super) fn take_spare(&self) -> Option<Arc<Target>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The URL that is worth a try where `asked` opens nothing: what has taken its place, or was not tried yet.
+    pub(super) fn another_than(&self, asked: &Arc<Target>) -> Option<Arc<Target>> {
+        let held = self.hold_target();
+        if !Arc::ptr_eq(&held, asked) {
+            return Some(Arc::clone(&held));
+        }
+        self.spare().clone()
     }
 
-    /// Whether there is one that was not tried.
+    /// Whether there is one that was not tried, or is being tried.
     pub(super) fn has_spare(&self) -> bool {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.spare().is_some()
+    }
+
+    /// It opens nothing either.
+    pub(super) fn forget_spare(&self, tried: &Arc<Target>) {
+        self.spare().take_if(|spare| Arc::ptr_eq(spare, tried));
     }
 
     /// The other URL opens what this one does not any more.
     pub(super) fn promote(&self, target: &Arc<Target>) {
-        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(target);
+        *self.hold_target() = Arc::clone(target);
+        self.forget_spare(target);
         self.forget_location();
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Option<Arc<Target>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where redirects led a short while ago.

@@ -308,6 +308,7 @@ impl Sink {
     /// Stores what of the batch lies before `until`, or passes it on; returns the rest. Fails where the disk does not
     /// take it and nobody waits for it.
     async fn take(&self, batch: Batch, until: ByteOffset, stop: ByteOffset) -> Result<Batch, StoreError> {
+        let writes = batch.begins_before(until);
         let (mut batch, mut written) = batch.write(until).await;
         if let Some(stream) = self.shared.stream() {
             // Nothing of a stream passes unlogged: its own past makes room, or it ends.
@@ -325,7 +326,7 @@ impl Sink {
             return written.map(|()| batch);
         }
         let Err(error) = written else {
-            if self.object.passing().is_some() && self.object.is_settled() {
+            if writes && self.object.passing().is_some() && self.object.is_settled() {
                 tracing::info!(url = self.object.url(), "the disk takes bytes again");
                 self.object.end_passing();
             }

@@ -45,7 +45,7 @@ impl Store {
         }
         let begun = Instant::now();
         // In this order: an object is open before it has a record.
-        let is_absent = matches!(self.shared.catalog.get(key.id()), Ok(None)) && self.open.get(key.id()).is_none();
+        let is_absent = self.shared.catalog.has_none_now(key.id()) && self.open.get(key.id()).is_none();
         self.lookups.took(begun.elapsed());
         is_absent
     }

@@ -198,6 +198,13 @@ impl Catalog {
         found.map(|bytes| Record::from_bytes(&bytes)).transpose()
     }
 
+    /// Whether there is certainly no record; `false` also where the catalog is being opened, or fails.
+    pub(super) fn has_none_now(&self, id: ObjectId) -> bool {
+        let Ok(held) = self.trees.try_read() else { return false };
+        let found = held.as_ref().map(|trees| trees.objects.contains_key(id.as_bytes()));
+        matches!(found, Some(Ok(false)))
+    }
+
     /// Writes the record, unless one of a later generation stands there: that one has superseded it.
     pub(super) fn put(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
         let bytes = record.to_bytes()?;

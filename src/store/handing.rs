@@ -40,6 +40,12 @@ impl Handing {
         self.pieces.iter().filter_map(range)
     }
 
+    /// Whether bytes of the range are in other hands.
+    fn has_others(&self, number: u64, range: ByteRange) -> bool {
+        let mut others = self.pieces.iter().filter(|(_, (whose, _))| *whose != number);
+        others.any(|(start, (_, bytes))| *start < range.end() && start + bytes.len() as u64 > range.start())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
@@ -79,6 +85,10 @@ impl HandedOn {
         };
         let woken = {
             let mut progress = self.object.progress();
+            if progress.handing.has_others(self.number, range) {
+                // A shorter piece may hide a longer one: who believes that it has bytes in hand looks again.
+                self.object.raise_epoch();
+            }
             let mut at = at;
             for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
                 progress.handing.pieces.insert(at, (self.number, piece.clone()));

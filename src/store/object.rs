@@ -99,7 +99,7 @@ pub struct Object {
     pub(super) discarded: AtomicBool,
     pub(super) uses: Arc<Uses>,
     demand: Notify,
-    /// Rung, while bytes pass by unstored, when a reader begins to wait.
+    /// Rung when a reader begins to wait: a session that has bytes which the disk does not take may listen.
     passed_on: Notify,
     /// Why bytes pass by unstored: 0 they do not, or a [`Passing`].
     passing: AtomicU8,
@@ -558,9 +558,8 @@ impl Object {
     }
 
     pub(super) fn rouse_passing(&self) {
-        if self.passing.load(Ordering::Acquire) != 0 {
-            self.passed_on.notify_waiters();
-        }
+        // Another session's success may have ended the passing under one that still has bytes in its hands.
+        self.passed_on.notify_waiters();
     }
 
     pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {

@@ -7,8 +7,8 @@ use super::super::session::Outcome;
 use super::scarcity::Scarcity;
 use super::sessions::Session;
 use super::{Event, Failures, Owner, on_disk};
-use crate::store::{Broken, Object, StoreError};
-use crate::upstream::{Exchange, Permit, Span, backoff, random};
+use crate::store::{Broken, Object, Passing, StoreError};
+use crate::upstream::{Exchange, Permit, Span, Target, backoff, random};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ impl Owner {
                 };
                 match *result {
                     Ok(Reply::Exchange(exchange)) => self.on_reply(index, span, *exchange, permit).await,
-                    Ok(Reply::Refused(refusal)) => self.on_refusal(index, refusal),
+                    Ok(Reply::Refused(refusal, asked)) => self.on_refusal(index, refusal, &asked),
                     Err(error) => {
                         self.sessions.swap_remove(index);
                         self.failed(error.to_string(), None, None);
@@ -162,7 +162,7 @@ impl Owner {
         }
     }
 
-    fn on_refusal(&mut self, index: usize, refusal: Refusal) {
+    fn on_refusal(&mut self, index: usize, refusal: Refusal, asked: &Arc<Target>) {
         let position = self.sessions.swap_remove(index).position;
         let (from, to) = (
             position.at.load(Ordering::Acquire),
@@ -177,8 +177,9 @@ impl Owner {
         }
         let closed = is_closed(refusal.status);
         let shared = Arc::clone(&self.shared);
-        let _same_url = shared.hold_target();
-        if closed && (self.shared.renewed.swap(false, Ordering::AcqRel) || self.shared.has_spare()) {
+        let target = shared.hold_target();
+        let has_another = !Arc::ptr_eq(&target, asked) || shared.has_spare();
+        if closed && (shared.renewed.swap(false, Ordering::AcqRel) || has_another) {
             // Another URL came while this one was being asked, and who brought it is not to be told of this one.
             self.failures = Failures::default();
             return;
@@ -220,9 +221,12 @@ impl Owner {
         let resumes = self.resumes();
         let what = match outcome {
             Outcome::Reached => {
-                if object.passing().is_none() {
-                    self.scarcity = None;
-                }
+                self.scarcity = match (object.passing(), self.scarcity.take()) {
+                    (None, _) => None,
+                    // It has passed by, and would again: for nobody it is not asked for.
+                    (Some(why), None) => Some(Scarcity::after(None, why == Passing::DiskFull, Instant::now())),
+                    (Some(_), known) => known,
+                };
                 return;
             }
             Outcome::CalledBack => return,

@@ -297,7 +297,7 @@ impl Owner {
     fn on_changed(&mut self) {
         // Another URL for the same object may open what the one before did not any more. It is tried at
         // once where that is the trouble, and is no way around a rest where it is another.
-        if self.shared.renewed.swap(false, Ordering::AcqRel) && self.failures.closed {
+        if self.failures.closed && self.shared.renewed.swap(false, Ordering::AcqRel) {
             self.failures = Failures::default();
         }
     }
