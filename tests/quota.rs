@@ -3,8 +3,9 @@
 use crate::cli::Program;
 use crate::support::{Client, Film, Pond, Upstream, eventually, get, get_range};
 use millpond::clock::{ManualClock, from_unix_seconds};
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -66,22 +67,31 @@ fn scale() -> u64 {
 
 /// What the files of all objects take on the disk.
 pub(crate) fn taken(dir: &Path) -> u64 {
+    sizes(dir).values().sum()
+}
+
+fn sizes(dir: &Path) -> HashMap<PathBuf, u64> {
     let shards = std::fs::read_dir(dir.join("objects")).into_iter().flatten().flatten();
     let files = shards.flat_map(|shard| std::fs::read_dir(shard.path()).into_iter().flatten().flatten());
     // One that has just gone takes nothing.
     files
-        .filter_map(|file| file.metadata().ok())
-        .map(|metadata| metadata.blocks() * 512)
-        .sum()
+        .filter_map(|file| Some((file.path(), file.metadata().ok()?.blocks() * 512)))
+        .collect()
 }
 
-/// Looks every few milliseconds how much is taken; the most there was.
+/// Looks every few milliseconds how much is taken; the most there was. One look goes from file to file, and sees those
+/// that go and those that come for them; so what counts is the less that a file takes in two looks that follow each
+/// other: so much there was between the two.
 fn watching<T>(dir: &Path, work: impl FnOnce() -> T) -> (T, u64) {
     let (over, most) = (AtomicBool::new(false), AtomicU64::new(0));
     let done = thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Acquire) {
-                most.fetch_max(taken(dir), Ordering::AcqRel);
+                let (before, now) = (sizes(dir), sizes(dir));
+                let both = before
+                    .iter()
+                    .map(|(path, size)| now.get(path).map_or(0, |now| *size.min(now)));
+                most.fetch_max(both.sum(), Ordering::AcqRel);
                 // The rate of the samples; nothing waits for it.
                 thread::park_timeout(Duration::from_millis(10));
             }
