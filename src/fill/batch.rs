@@ -4,6 +4,7 @@
 //! of them: the kernel keeps what is written so in few large pieces, and both the write and all later reads take half
 //! the time. So the end of what has come waits a moment for what follows it.
 
+use super::owner::on_disk;
 use super::plan::NEAR_BYTES;
 use super::session::Sink;
 use crate::ranges::ByteOffset;
@@ -116,12 +117,12 @@ impl Batch {
         self.unwritten.at < until.min(self.end())
     }
 
-    /// Stores what lies before `until`; what is left, and why there is more of it where the disk refuses.
+    /// Stores what lies before `until`; returns the rest, and why there is more of it where the disk refuses.
     pub(super) async fn write(mut self, until: ByteOffset) -> (Self, Result<(), StoreError>) {
         if !self.begins_before(until) {
             return (self, Ok(()));
         }
-        let writing = tokio::task::spawn_blocking(move || {
+        let writing = on_disk(move || {
             let written = self.write_now(until);
             if self.sink.position.stop.load(Ordering::Acquire) == 0 {
                 // It was ended meanwhile: its fill may be over, and have recorded what it knew of.
@@ -129,9 +130,7 @@ impl Batch {
             }
             (self, written)
         });
-        writing
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        writing.await
     }
 
     /// The same, for a blocking thread. The position moves with every step: readers follow what is written, and one

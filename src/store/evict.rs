@@ -193,12 +193,6 @@ impl Store {
 
     /// How an object stands; `None` where it may not go.
     fn standing(&self, id: ObjectId, record: &Record) -> Option<Standing> {
-        let is_pinned = record.pinned;
-        let record = Standing {
-            size: record.disk_bytes(),
-            last_used: record.last_used,
-            hits: record.hits,
-        };
         self.open.look(id, |open| match open {
             Some(object) if object.is_pinned() || Arc::strong_count(object) > 1 => None,
             Some(object) => Some(Standing {
@@ -206,8 +200,12 @@ impl Store {
                 last_used: object.last_used(),
                 hits: object.uses.hits(),
             }),
-            None if is_pinned => None,
-            None => Some(record),
+            None if record.pinned => None,
+            None => Some(Standing {
+                size: record.disk_bytes(),
+                last_used: record.last_used,
+                hits: record.hits,
+            }),
         })
     }
 

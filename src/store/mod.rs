@@ -9,8 +9,9 @@
 //! ```
 //!
 //! The order in which bytes become present: write, wake the readers; later fdatasync, record
-//! (commit.rs). Who waits for them has them from memory before they are written (handing.rs). Nothing above this module may assume that a body is a local file: it asks for
-//! bytes, is told which are here, and waits for the rest (object.rs).
+//! (commit.rs). Readers have them from memory until then (handing.rs). Nothing above this module may
+//! assume that a body is a local file: it asks for bytes, is told which are here, and waits for the
+//! rest (object.rs).
 
 mod absent;
 mod body;

@@ -522,7 +522,8 @@ async fn record(object: Arc<Object>) -> Result<(), StoreError> {
     recorded
 }
 
-async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+/// Does what may wait for the disk on a thread that may; goes on there where it is not waited for.
+pub(super) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
