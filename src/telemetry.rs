@@ -89,6 +89,8 @@ pub struct Metrics {
     pub punched_bytes: Gauge,
     /// Blocks that did not match their checksums, since the start; set when the metrics are read.
     pub bad_blocks: Gauge,
+    /// 1 while the catalog can be used, 0 while it cannot.
+    pub catalog_open: Gauge,
 }
 
 impl Metrics {
@@ -133,6 +135,7 @@ impl Metrics {
             evicted: gauge(&mut registry, "evicted", "Objects evicted since the start"),
             punched_bytes: gauge(&mut registry, "punched_bytes", "Bytes taken out of objects that stay"),
             bad_blocks: gauge(&mut registry, "bad_blocks", "Blocks that did not match their checksums"),
+            catalog_open: gauge(&mut registry, "catalog_open", "Whether the catalog can be used"),
             registry: Mutex::new(registry),
         }
     }

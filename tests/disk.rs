@@ -55,14 +55,30 @@ impl Drop for Tmpfs {
     }
 }
 
+/// Nothing while it is not known, be it that the catalog cannot be used now.
 fn state_of(program: &Program, name: &str) -> String {
-    let list = get(program.address, "/-/api/v1/objects").json();
+    let list = get(program.address, "/-/api/v1/objects");
+    if list.status == 503 {
+        return String::new();
+    }
+    let list = list.json();
     let objects = list["objects"].as_array().expect("a list").iter();
     let wanted = objects.filter(|object| object["url"].as_str().is_some_and(|url| url.ends_with(name)));
     wanted
         .map(|object| object["state"].as_str().expect("a state").to_owned())
         .next()
         .unwrap_or_default()
+}
+
+fn pin(program: &Program, name: &str) {
+    let list = get(program.address, "/-/api/v1/objects").json();
+    let mut objects = list["objects"].as_array().expect("a list").iter();
+    let wanted = objects.find(|object| object["url"].as_str().is_some_and(|url| url.ends_with(name)));
+    let id = wanted.expect("it is stored")["id"].as_str().expect("an id").to_owned();
+    let pinned = Command::new(env!("CARGO_BIN_EXE_millpond"))
+        .args(["pin", &id, "--server", &program.address.to_string()])
+        .status();
+    assert!(pinned.expect("run").success());
 }
 
 fn asked_for(upstream: &Upstream, name: &str) -> usize {
@@ -135,15 +151,7 @@ fn on_a_disk_without_room_a_film_is_passed_on_and_said_to_be() {
     film.check(0, &get(program.address, "/before").expect(200).body);
     eventually("the first film", || state_of(&program, "/before") == "complete");
     // Pinned, so that no room can be made.
-    let id = get(program.address, "/-/api/v1/objects").json()["objects"][0]["id"]
-        .as_str()
-        .expect("an id")
-        .to_owned();
-    let server = program.address.to_string();
-    let pinned = Command::new(env!("CARGO_BIN_EXE_millpond"))
-        .args(["pin", &id, "--server", &server])
-        .status();
-    assert!(pinned.expect("run").success());
+    pin(&program, "/before");
     let others = disk.fill_up();
     let answer = get(program.address, "/passed");
     answer.expect(200);
@@ -196,22 +204,74 @@ fn a_disk_that_fills_in_mid_film_costs_the_upstream_each_byte_once() {
 
 #[test]
 fn a_disk_that_others_fill_between_the_look_and_the_write_is_made_room_on() {
-    let Some(disk) = Tmpfs::mounted(16 * MIB) else { return };
+    let Some(disk) = Tmpfs::mounted(32 * MIB) else { return };
     let film = Film::new(3 * MIB);
-    let valve = Valve::new(film.len + MIB);
+    let valve = Valve::new(5 * film.len + MIB);
     let upstream = Upstream::limited(&film, valve.clone(), 0);
     let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
-    film.check(0, &get(program.address, "/idle").expect(200).body);
-    eventually("a film that may go", || state_of(&program, "/idle") == "complete");
+    // Room for the film, and for the catalog to begin again: it may be what meets the full disk first.
+    for number in 0..5 {
+        let name = format!("/idle-{number}");
+        film.check(0, &get(program.address, &name).expect(200).body);
+        eventually("a film that may go", || state_of(&program, &name) == "complete");
+    }
     let mut reader = Client::open(program.address, "GET", "/film", &[]);
     film.check(0, &reader.read(65_536));
     let _others = disk.fill_up();
     valve.allow(u64::MAX);
     film.check(65_536, &reader.finish().body);
-    eventually("a film in the place of the idle one", || {
+    eventually("a film in the place of idle ones", || {
         film.check(0, &get(program.address, "/film").expect(200).body);
         state_of(&program, "/film") == "complete"
     });
+}
+
+#[test]
+fn a_catalog_that_meets_a_full_disk_begins_again_and_knows_what_is_stored() {
+    let Some(disk) = Tmpfs::mounted(32 * MIB) else { return };
+    let (film, crumb) = (Film::new(3 * MIB), Film::new(100_000));
+    let films = (film.clone(), crumb.clone());
+    let upstream = Upstream::scripted(move |seen, conn| {
+        let of_crumb = seen.target.starts_with("/crumb");
+        conn.serve(if of_crumb { &films.1 } else { &films.0 }, seen);
+    });
+    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
+    let kept = ["/kept-0", "/kept-1", "/kept-2"];
+    for name in kept {
+        film.check(0, &get(program.address, name).expect(200).body);
+        eventually("a film that is stored", || state_of(&program, name) == "complete");
+        pin(&program, name);
+    }
+    // Others come and go, until the catalog is to write down what is stored where there is no room.
+    let mut others = disk.fill_up();
+    let mut number = 0;
+    eventually("a catalog that meets the full disk", || {
+        fs::remove_file(&others).expect("removed");
+        for _ in 0..50 {
+            number += 1;
+            let name = format!("/crumb-{number}");
+            crumb.check(0, &get(program.address, &name).expect(200).body);
+        }
+        others = disk.fill_up();
+        let lost = get(program.address, "/-/metrics")
+            .text()
+            .contains("\nmillpond_catalog_open 0\n");
+        if lost {
+            // A list that is empty for want of a catalog would say that nothing is stored.
+            let list = get(program.address, "/-/api/v1/objects");
+            assert_eq!(list.status, 503, "{}", list.text());
+            assert!(list.text().contains("the catalog is not open"), "{}", list.text());
+        }
+        lost
+    });
+    let is_stored = |name: &str| {
+        let asked = asked_for(&upstream, name);
+        film.check(0, &get(program.address, name).expect(200).body);
+        asked_for(&upstream, name) == asked
+    };
+    eventually("a film in the place of crumbs", || is_stored("/film"));
+    // Also what it had not written out, or not been told.
+    assert!(kept.into_iter().all(is_stored));
 }
 
 #[test]

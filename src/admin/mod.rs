@@ -11,9 +11,13 @@ use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;
 use actix_web::http::{Method, StatusCode, header};
 use std::sync::Arc;
+use std::time::Duration;
 
 const RESOURCES: &str = "there is healthz, readyz, metrics, api/v1/fills, api/v1/stats, api/v1/verify, api/v1/objects, \
     api/v1/objects/{id}, api/v1/objects/{id}/pin, api/v1/streams, api/v1/streams/{id} and api/v1/streams/{id}/status under /-/";
+
+/// Without a catalog: when to ask again.
+const CATALOG_TRIED: Duration = Duration::from_secs(2);
 
 /// What a request is for.
 enum Resource<'a> {
@@ -118,6 +122,7 @@ fn metrics(service: &Service) -> HttpResponse {
     metrics.evicted.set(gauge(service.store.evicted()));
     metrics.punched_bytes.set(gauge(service.store.punched_bytes()));
     metrics.bad_blocks.set(gauge(service.store.bad_blocks()));
+    metrics.catalog_open.set(service.store.has_catalog().into());
     let fills = service.fills.list();
     let reasons = fills
         .iter()
@@ -142,6 +147,7 @@ async fn on_disk<T: Send + 'static>(
 ) -> HttpResponse {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(done)) => answer(done),
+        Ok(Err(error @ StoreError::NoCatalog)) => Problem::later(CATALOG_TRIED, &error.to_string()).response(),
         Ok(Err(error)) => {
             tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
             let detail = "the store failed; the log says how";

@@ -41,7 +41,7 @@ pub(super) async fn list(service: &Service, query: &str) -> HttpResponse {
     let store = Arc::clone(&service.store);
     let look = move || match only {
         Some(id) => Ok(store.show(id)?.into_iter().collect()),
-        None => Ok(store.list(after, limit, &prefix)),
+        None => store.list(after, limit, &prefix),
     };
     on_disk(look, |objects: Vec<_>| {
         let next = (objects.len() == limit)
@@ -167,7 +167,7 @@ pub(super) async fn stats(service: &Arc<Service>) -> HttpResponse {
     let store = Arc::clone(&service.store);
     let service = Arc::clone(service);
     on_disk(
-        move || Ok(store.sums()),
+        move || store.sums(),
         move |sums| {
             let (store, metrics) = (&service.store, &service.metrics);
             HttpResponse::Ok().json(serde_json::json!({

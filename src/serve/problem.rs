@@ -66,7 +66,7 @@ impl Problem {
     }
 
     /// 503 that says when to come back.
-    pub(super) fn later(after: Duration, detail: &str) -> Self {
+    pub fn later(after: Duration, detail: &str) -> Self {
         let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
         problem.retry_after = Some(after);
         problem

@@ -7,7 +7,7 @@
 //!   fatal (recover.rs).
 //! - Its `flush` does not fsync; only its background thread does, so that stays on.
 //! - After one failed write it refuses everything for ever, room or no room. The catalog is then closed and
-//!   opened anew as soon as the disk may take it; what was written meanwhile is lost, and is only progress.
+//!   opened anew as soon as the disk may take it; what it had not written out is lost, and is told again.
 //! - It never notices that its directory was deleted. That is looked for now and then.
 //!
 //! Nothing is served on its word alone: a record follows the synced bytes and never runs ahead of them.
@@ -31,8 +31,10 @@ const CACHE_BYTES: u64 = 2 << 20;
 /// A catalog that failed is tried again this often.
 const HEAL_EVERY: Duration = Duration::from_secs(1);
 
-/// So much must be free for that: opening writes a snapshot, which must not be cut.
-pub(super) const HEALING_ROOM: u64 = 8 << 20;
+/// So much must be free for that, and one byte more for each so many of its file: opening writes a snapshot,
+/// which grows with what is in it, and begins a segment of half a MiB.
+const HEALING_ROOM: u64 = 2 << 20;
+const FILE_BYTES_PER_ROOM: u64 = 16;
 
 /// How often it is looked whether the file is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -73,17 +75,6 @@ struct Health {
     looked: Instant,
     /// Why it did not open last time; said once.
     said: String,
-}
-
-/// What looking after the catalog has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Healed {
-    /// Nothing.
-    No,
-    /// It is open again, with what was written out before it failed.
-    Reopened,
-    /// A new one has begun: the old one was deleted.
-    BegunAnew,
 }
 
 /// Why a catalog cannot be used, and whether that is its own fault.
@@ -136,9 +127,8 @@ impl Catalog {
         Err(StoreError::Catalog { action, source: failed })
     }
 
-    /// Fails, as a disk would make it.
-    #[cfg(test)]
-    pub(super) fn fail(&self) {
+    /// Goes on without it, until it is opened anew.
+    pub(super) fn close(&self) {
         *self.trees.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -151,36 +141,41 @@ impl Catalog {
         self.trees.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// How many bytes must be free for a catalog that has failed to be opened anew.
+    pub(super) fn healing_room(&self) -> u64 {
+        let file = std::fs::metadata(self.path.join("db")).map_or(0, |file| file.blocks() * 512);
+        HEALING_ROOM + file / FILE_BYTES_PER_ROOM
+    }
+
     /// Opens a catalog that has failed anew, where `free` says that the disk may take it by now. For a
     /// blocking thread, to be called now and then.
-    pub(super) fn heal(&self, free: Option<u64>) -> Healed {
+    pub(super) fn heal(&self, free: Option<u64>) -> bool {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(trees) = self.trees() {
             if health.looked.elapsed() < LOOK_EVERY {
-                return Healed::No;
+                return false;
             }
             health.looked = Instant::now();
             if trees.file == file_of(&self.path) {
-                return Healed::No;
+                return false;
             }
             tracing::error!(path = %self.path.display(), "the catalog's file was deleted: beginning a new one");
             drop(trees);
             drop(self.trees.write().unwrap_or_else(PoisonError::into_inner).take());
         } else if health.tried.is_some_and(|tried| tried.elapsed() < HEAL_EVERY) {
-            return Healed::No;
+            return false;
         }
         health.tried = Some(Instant::now());
-        if free.is_some_and(|free| free < HEALING_ROOM) {
-            return Healed::No;
+        if free.is_some_and(|free| free < self.healing_room()) {
+            return false;
         }
-        let existed = file_of(&self.path).is_some();
         match Trees::open(&self.path) {
             Ok(trees) => {
                 *self.trees.write().unwrap_or_else(PoisonError::into_inner) = Some(trees);
                 health.tried = None;
                 health.said.clear();
                 tracing::warn!("the catalog is open again");
-                if existed { Healed::Reopened } else { Healed::BegunAnew }
+                true
             }
             Err(failure) => {
                 let why = format!("{failure:?}");
@@ -188,7 +183,7 @@ impl Catalog {
                     tracing::warn!(why, "the catalog does not open yet");
                     health.said = why;
                 }
-                Healed::No
+                false
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use super::absent::Lookups;
 use super::body::Body;
-use super::catalog::{Catalog, HEALING_ROOM, Healed, OpenFailure};
+use super::catalog::{Catalog, OpenFailure};
 use super::error::StoreError;
 use super::layout::{Layout, lock};
 use super::object::{Object, Shared};
@@ -465,6 +465,11 @@ impl Store {
         self.shared.bad_blocks.load(Ordering::Relaxed)
     }
 
+    /// Whether the catalog can be used: after a failure it is opened again when the disk allows.
+    pub fn has_catalog(&self) -> bool {
+        self.shared.catalog.is_open()
+    }
+
     /// Records the use of all open objects and writes the catalog out: the last act of an orderly stop.
     ///
     /// # Errors
@@ -488,21 +493,19 @@ impl Store {
     /// at the start and then every second or so.
     pub fn look_after(&self) {
         self.open.look_for_idle();
-        let free = self.shared.space.free();
-        if let Some(missing) = free.and_then(|free| HEALING_ROOM.checked_sub(free))
-            && !self.shared.catalog.is_open()
-            && let Err(error) = self.evict_files(missing)
-        {
-            tracing::warn!(%error, "could not make room for the catalog");
+        if !self.has_catalog() {
+            // Until it has been told, what it does not name may be stored all the same.
+            self.restoring.store(true, Ordering::Release);
+            self.make_catalog_room();
         }
-        let healed = self.shared.catalog.heal(self.shared.space.free());
-        if healed != Healed::No
-            && let Err(error) = self.tell_catalog(healed)
+        if self.shared.catalog.heal(self.shared.space.free())
+            && let Err(error) = self.tell_catalog()
         {
-            tracing::warn!(%error, "could not tell the new catalog everything");
+            tracing::warn!(%error, "could not tell the catalog everything: it is opened once more");
+            self.shared.catalog.close();
         }
         let mut tidy_at = self.tidy_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.shared.catalog.is_open() && tidy_at.is_some_and(|at| at <= Instant::now()) {
+        if self.has_catalog() && tidy_at.is_some_and(|at| at <= Instant::now()) {
             *tidy_at = self.tidy_up().err().map(|error| {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, "could not bring the store in order: it is tried again");
@@ -511,32 +514,43 @@ impl Store {
         }
     }
 
-    fn tell_catalog(&self, healed: Healed) -> Result<(), StoreError> {
-        for (id, generation) in std::mem::take(&mut *self.untold()) {
-            self.shared.catalog.remove(id, generation)?;
-            self.shared.catalog.remove_sums(id, generation)?;
+    fn make_catalog_room(&self) {
+        let wanted = self.shared.catalog.healing_room();
+        if let Some(missing) = self.shared.space.free().and_then(|free| wanted.checked_sub(free))
+            && let Err(error) = self.evict_files(missing)
+        {
+            tracing::warn!(%error, "could not make room for the catalog");
         }
-        // What it had not written out when it failed it has forgotten: the next start counts.
-        self.stock().exact = false;
+    }
+
+    /// Tells a catalog that is open again what it has not written out, and what came meanwhile.
+    fn tell_catalog(&self) -> Result<(), StoreError> {
+        self.restoring.store(true, Ordering::Release);
+        let untold = self.untold().clone();
+        for (id, generation) in &untold {
+            self.shared.catalog.remove(*id, *generation)?;
+            self.shared.catalog.remove_sums(*id, *generation)?;
+        }
+        self.untold().drain(..untold.len());
         for object in &self.open.all() {
             object.record_use()?;
             object.commit()?;
         }
-        if healed == Healed::BegunAnew {
-            // A directory that was deleted has manifests only of what came after.
-            self.restoring.store(true, Ordering::Release);
-            self.restore_lost()?;
-            let _changing = self.open.changing();
-            let mut closed = 0;
-            for record in self.shared.catalog.scan(None) {
-                let (id, record) = record?;
-                closed += self
-                    .open
-                    .look(id, |open| open.map_or_else(|| record.disk_bytes(), |_| 0));
-            }
-            let held: u64 = self.open.all().iter().map(|object| object.disk_bytes()).sum();
-            self.shared.space.correct(self.used_bytes(), closed + held);
+        // Of what is not open it knows what it had written out, or nothing; what no record names could neither
+        // be found nor evicted.
+        self.restore_lost()?;
+        self.remove_strays()?;
+        let _changing = self.open.changing();
+        let mut closed = 0;
+        for record in self.shared.catalog.scan(None) {
+            let (id, record) = record?;
+            closed += self
+                .open
+                .look(id, |open| open.map_or_else(|| record.disk_bytes(), |_| 0));
         }
+        let held: u64 = self.open.all().iter().map(|object| object.disk_bytes()).sum();
+        self.shared.space.correct(self.used_bytes(), closed + held);
+        self.stock().counted_nearly();
         Ok(())
     }
 

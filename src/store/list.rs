@@ -66,15 +66,19 @@ pub struct Removed {
 impl Store {
     /// Up to `limit` objects in the order of their ids, after `after`, whose URLs begin with `prefix`: for a
     /// blocking thread.
-    pub fn list(&self, after: Option<ObjectId>, limit: usize, prefix: &str) -> Vec<Opened> {
-        self.shared
-            .catalog
-            .scan(after)
-            // Without a catalog there is nothing to tell.
-            .map_while(Result::ok)
-            .filter(|(_, record)| record.url.starts_with(prefix))
+    ///
+    /// # Errors
+    /// Where the catalog cannot be read: a list that ends there would say that there is no more.
+    pub fn list(&self, after: Option<ObjectId>, limit: usize, prefix: &str) -> Result<Vec<Opened>, StoreError> {
+        let records = self.shared.catalog.scan(after);
+        records
+            .filter(|record| {
+                record
+                    .as_ref()
+                    .map_or(true, |(_, record)| record.url.starts_with(prefix))
+            })
             .take(limit)
-            .map(|(id, record)| self.line(id, record))
+            .map(|record| record.map(|(id, record)| self.line(id, record)))
             .collect()
     }
 
@@ -87,9 +91,13 @@ impl Store {
     }
 
     /// All objects in sum: for a blocking thread, since each is looked at.
-    pub fn sums(&self) -> Sums {
+    ///
+    /// # Errors
+    /// Where the catalog cannot be read.
+    pub fn sums(&self) -> Result<Sums, StoreError> {
         let mut sums = Sums::default();
-        for (id, record) in self.shared.catalog.scan(None).map_while(Result::ok) {
+        for record in self.shared.catalog.scan(None) {
+            let (id, record) = record?;
             let line = self.line(id, record);
             let whole = line.state != ObjectState::Incomplete;
             sums.objects += 1;
@@ -98,7 +106,7 @@ impl Store {
             sums.pinned += u64::from(line.pinned);
             sums.present_bytes += line.present_bytes;
         }
-        sums
+        Ok(sums)
     }
 
     /// Whether other objects are stored under the same URL.

@@ -28,21 +28,29 @@ pub(super) struct Stock {
     /// What those took in the beginning, in bytes, that were touched before they were counted.
     touched: HashMap<ObjectId, u64>,
     counted: u64,
-    /// The count is right, or the ledger was.
+    /// The count is right, or the ledger was: so the next start may believe it.
     pub(super) exact: bool,
+    /// It is still to be counted.
+    due: bool,
 }
 
 impl Stock {
     pub(super) fn new(stated: Stated) -> Self {
         Self {
             exact: matches!(stated, Stated::Exactly(_)),
+            due: !matches!(stated, Stated::Exactly(_)),
             ..Self::default()
         }
     }
 
+    /// It was counted while bytes were written.
+    pub(super) fn counted_nearly(&mut self) {
+        *self = Self::default();
+    }
+
     /// An object is about to change, come or go, which takes so many bytes now.
     pub(super) fn touch(&mut self, id: ObjectId, bytes: u64) {
-        if !self.exact && self.up_to.is_none_or(|counted| counted < id) {
+        if self.due && self.up_to.is_none_or(|counted| counted < id) {
             self.touched.entry(id).or_insert(bytes);
         }
     }
@@ -66,14 +74,10 @@ impl Store {
     /// Where the catalog or the directory cannot be read.
     pub(super) fn tidy_up(&self) -> Result<(), StoreError> {
         self.restore_lost()?;
-        let (believed, exact) = {
-            let stock = self.stock();
-            (self.believed, stock.exact)
-        };
-        if !exact {
+        if self.stock().due {
             // What no record speaks of goes before the count says how much there is.
             self.remove_strays()?;
-            self.count(believed)?;
+            self.count(self.believed)?;
         }
         self.shrink()
     }
@@ -89,8 +93,7 @@ impl Store {
             let Some((last, _)) = batch.last() else {
                 let counted = stock.counted + stock.touched.values().sum::<u64>();
                 self.shared.space.correct(believed, counted);
-                stock.exact = true;
-                stock.touched = HashMap::new();
+                *stock = Stock::new(Stated::Exactly(self.used_bytes()));
                 drop(stock);
                 tracing::info!(bytes = self.used_bytes(), "counted what is stored");
                 return self.prove(&unproven);

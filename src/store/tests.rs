@@ -79,7 +79,7 @@ fn a_catalog_that_cannot_be_asked_is_no_reason_to_remove_a_file() {
     close(store, false);
     let store = open(dir.path());
     let believed = store.used_bytes();
-    store.shared.catalog.fail();
+    store.shared.catalog.close();
     store.remove_strays().expect_err("no catalog");
     store.count(store.believed).expect_err("no catalog");
     assert_eq!(files(dir.path()).len(), 2);
@@ -236,13 +236,51 @@ fn what_was_purged_without_a_catalog_does_not_come_back_with_it() {
     let store = open(dir.path());
     let object = film(&store, 1, 100, 100);
     store.shared.catalog.flush().expect("written out");
-    store.shared.catalog.fail();
+    store.shared.catalog.close();
     assert_eq!(store.purge(key(1).id()).expect("removed").removed, 1);
     drop(object);
     store.look_after();
     assert!(store.shared.catalog.is_open());
     assert!(store.show(key(1).id()).expect("readable").is_none());
     assert!(store.load(&key(1)).expect("readable").is_none());
+}
+
+#[test]
+fn what_a_failed_catalog_had_not_written_out_is_known_again() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let mut generations = Vec::new();
+    for (number, present) in [(1, 2 << 20), (2, 1 << 20), (3, 1 << 20)] {
+        generations.push(film(&store, number, present, 2 << 20).generation);
+    }
+    close(store, true);
+    let store = open(dir.path());
+    let used = store.used_bytes();
+    // One is complete; one is not, and begins again; a third is open, and says itself how far it has come.
+    let third = store.load(&key(3)).expect("readable").expect("there");
+    for (number, generation) in (1..).zip(generations) {
+        let gone = store.shared.catalog.remove(key(number).id(), generation);
+        gone.expect("forgotten");
+    }
+    store.shared.catalog.close();
+    store.look_after();
+    let present = |number| {
+        let object = store
+            .load(&key(number))
+            .expect("readable")
+            .expect("its manifest is there");
+        object.present().total()
+    };
+    assert_eq!([present(1), present(2), present(3)], [2 << 20, 0, 1 << 20]);
+    assert_eq!(third.present().total(), 1 << 20);
+    assert_eq!(store.used_bytes(), used - (1 << 20));
+    let on_disk = files(dir.path()).into_iter().map(|path| {
+        let metadata = std::fs::metadata(path).expect("there");
+        std::os::unix::fs::MetadataExt::blocks(&metadata) * 512
+    });
+    assert_eq!(on_disk.sum::<u64>(), store.used_bytes());
+    // The next start counts: bytes may have come while this was counted.
+    assert!(!store.stock().exact);
 }
 
 #[test]
