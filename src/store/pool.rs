@@ -12,6 +12,10 @@ use std::io;
 /// (`docs/decisions/0003-block-size.md`).
 pub const BLOCK_BYTES: usize = 256 * 1024;
 
+/// So much or less is read into a buffer of its own length: many small answers at once would hold a block each, and
+/// threads that read for others would leave one in each of their heaps.
+const SMALL_BYTES: usize = 32 * 1024;
+
 const KEPT_PER_THREAD: usize = 4;
 
 thread_local! {
@@ -32,6 +36,9 @@ impl AsRef<[u8]> for Pooled {
 impl Drop for Pooled {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
+        if buffer.len() < BLOCK_BYTES {
+            return;
+        }
         // A thread that is ending has no pool any more; then the buffer is simply freed.
         let _ = IDLE.try_with(|idle| {
             let mut idle = idle.borrow_mut();
@@ -42,11 +49,14 @@ impl Drop for Pooled {
     }
 }
 
-/// Bytes that `fill` writes into a pooled buffer of at most `len`, and no more than a block.
+/// Bytes that `fill` writes into a buffer of at most `len`, and no more than a block.
 pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Bytes> {
-    let buffer = IDLE
-        .with(|idle| idle.borrow_mut().pop())
-        .unwrap_or_else(|| vec![0; BLOCK_BYTES]);
+    let buffer = match len {
+        0..=SMALL_BYTES => vec![0; len],
+        _ => IDLE
+            .with(|idle| idle.borrow_mut().pop())
+            .unwrap_or_else(|| vec![0; BLOCK_BYTES]),
+    };
     let mut pooled = Pooled { buffer, filled: 0 };
     pooled.filled = fill(&mut pooled.buffer[..len.min(BLOCK_BYTES)])?;
     Ok(Bytes::from_owner(pooled))
@@ -58,10 +68,13 @@ mod tests {
 
     #[test]
     fn a_dropped_block_gives_its_buffer_back() {
-        let first = filled(10, |space| Ok(space.len())).expect("filled");
+        let first = filled(SMALL_BYTES + 1, |space| Ok(space.len())).expect("filled");
         let address = first.as_ptr();
-        assert_eq!(first.len(), 10);
+        assert_eq!(first.len(), SMALL_BYTES + 1);
         drop(first);
+        let small = filled(10, |space| Ok(space.len())).expect("filled");
+        assert!(small.len() == 10 && small.as_ptr() != address);
+        drop(small);
         let second = filled(usize::MAX, |space| Ok(space.len())).expect("filled");
         assert_eq!(second.as_ptr(), address);
         assert_eq!(second.len(), BLOCK_BYTES);
