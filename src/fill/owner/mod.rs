@@ -37,6 +37,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use streaming::{Marks, stop_of};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
 
 /// Progress is recorded when this much of it is not, or this long after the last time.
 const COMMIT_BYTES: u64 = 4 << 20;
@@ -524,9 +525,15 @@ async fn record(object: Arc<Object>) -> Result<(), StoreError> {
 
 /// Does what may wait for the disk on a thread that may; goes on there where it is not waited for.
 pub(super) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work)
+    match tokio::task::spawn_blocking(work)
         .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        .map_err(JoinError::try_into_panic)
+    {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime has ended, and the task that waits here ends with it.
+        Err(Err(_)) => std::future::pending().await,
+    }
 }
 
 /// Returns when the order to stop is given.
@@ -539,5 +546,27 @@ async fn at(alarm: Option<Instant>) {
     match alarm {
         Some(alarm) => tokio::time::sleep_until(alarm.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use tokio::runtime::Runtime;
+
+    #[test]
+    fn work_for_the_disk_is_no_panic_where_the_program_ends() {
+        let runtime = Runtime::new().expect("a runtime");
+        let handle = runtime.handle().clone();
+        runtime.shutdown_background();
+        let _within = handle.enter();
+        assert!(on_disk(|| ()).now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_work_for_the_disk_is_not_swallowed() {
+        let panics = std::panic::AssertUnwindSafe(on_disk(|| panic!("on purpose")));
+        panics.catch_unwind().await.expect_err("it panics");
     }
 }
