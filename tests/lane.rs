@@ -204,6 +204,31 @@ fn the_end_of_a_long_body_is_not_kept_back_for_more() {
     assert!(took < ANSWERS * Duration::from_millis(150), "{took:?}");
 }
 
+#[test]
+fn a_crowd_on_this_machine_gets_every_byte() {
+    let film = Film::new((9 << 20) + 77);
+    let upstream = serving(&film);
+    let pond = Pond::before(&upstream);
+    film.check(0, &get(pond.address(), "/film").expect(200).body);
+    pond.until_state("complete");
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let (film, pond) = (&film, &pond);
+            scope.spawn(move || {
+                for round in 0..4 {
+                    // Some begin within a block.
+                    let at = (number % 3) * 700_001 + round;
+                    let answer = get_range(pond.address(), "/film", &format!("bytes={at}-"));
+                    answer.expect(206);
+                    assert_eq!(answer.body.len() as u64, film.len - at);
+                    film.check(at, &answer.body);
+                }
+            });
+        }
+    });
+    assert_eq!(upstream.requests().len(), 1);
+}
+
 fn bodies(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     let shards = std::fs::read_dir(dir).expect("listed").flatten();
     let files = shards.flat_map(|shard| std::fs::read_dir(shard.path()).expect("listed").flatten());

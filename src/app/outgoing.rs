@@ -224,7 +224,9 @@ impl<'a> Outgoing<'a> {
         let (mut turn, mut call) = (0, CALL_BYTES);
         // Up to here it was brought into memory.
         let mut brought = at;
-        let _corked = Corked::new(self.stream, range.len());
+        let is_long = range.len() > CALL_BYTES;
+        let _corked = is_long.then(|| Corked::new(self.stream));
+        let is_local = is_long && is_on_this_machine(self.stream);
         while at < end {
             if turn >= MOST_CALL_BYTES {
                 turn = 0;
@@ -233,7 +235,11 @@ impl<'a> Outgoing<'a> {
             let asked = (end - at).min(call);
             let len = usize::try_from(asked).unwrap_or(usize::MAX);
             let stream = self.stream;
-            match stream.try_io(Interest::WRITABLE, || object.send_now(stream, at, len)) {
+            let send = || match is_local && asked > CALL_BYTES {
+                true => object.send_to_crowd(stream, at, len),
+                false => object.send_now(stream, at, len),
+            };
+            match stream.try_io(Interest::WRITABLE, send) {
                 Ok(Some(count)) => {
                     let count = count as u64;
                     at += count;
@@ -326,23 +332,27 @@ impl Header {
 
 /// A connection on which only whole segments go out, until this is dropped: several calls make one body, and without
 /// it each ends in a segment of some bytes, which wakes the client like any other.
-struct Corked<'a>(Option<&'a TcpStream>);
+struct Corked<'a>(&'a TcpStream);
 
 impl<'a> Corked<'a> {
-    /// Nothing, where one call sends so much at once.
-    fn new(stream: &'a TcpStream, bytes: u64) -> Self {
-        let corked = bytes > CALL_BYTES && rustix::net::sockopt::set_tcp_cork(stream, true).is_ok();
-        Self(corked.then_some(stream))
+    fn new(stream: &'a TcpStream) -> Self {
+        // Without it bodies are merely slower.
+        let _ = rustix::net::sockopt::set_tcp_cork(stream, true);
+        Self(stream)
     }
 }
 
 impl Drop for Corked<'_> {
     fn drop(&mut self) {
-        if let Some(stream) = self.0 {
-            // It fails where the connection has broken.
-            let _ = rustix::net::sockopt::set_tcp_cork(stream, false);
-        }
+        // It fails where the connection has broken.
+        let _ = rustix::net::sockopt::set_tcp_cork(self.0, false);
     }
+}
+
+/// Whether the client is on this machine: it has the address to which it has connected.
+fn is_on_this_machine(stream: &TcpStream) -> bool {
+    let addresses = (stream.peer_addr(), stream.local_addr());
+    matches!(addresses, (Ok(theirs), Ok(ours)) if theirs.ip() == ours.ip())
 }
 
 /// Has what was written go out now, not when the kernel has waited for more to go with it; also where it is corked

@@ -6,6 +6,7 @@
 use super::absent::Lookups;
 use super::body::Body;
 use super::catalog::{Catalog, OpenFailure};
+use super::crowd::Crowds;
 use super::error::StoreError;
 use super::layout::{Layout, lock};
 use super::object::{Object, Shared};
@@ -110,6 +111,7 @@ impl Store {
                 space,
                 kept: Arc::default(),
                 sending: Sending::default(),
+                crowds: Crowds::default(),
                 bad_blocks: AtomicU64::new(0),
                 punched_bytes: AtomicU64::new(0),
                 _lock: lock,
@@ -493,6 +495,7 @@ impl Store {
     /// at the start and then every second or so.
     pub fn look_after(&self) {
         self.open.look_for_idle();
+        self.shared.crowds.forget_idle(Instant::now());
         if !self.has_catalog() {
             // Until it has been told, what it does not name may be stored all the same.
             self.restoring.store(true, Ordering::Release);

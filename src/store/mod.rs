@@ -17,6 +17,7 @@ mod absent;
 mod body;
 mod catalog;
 mod commit;
+mod crowd;
 mod digest;
 mod error;
 mod evict;

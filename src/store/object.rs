@@ -15,6 +15,7 @@
 
 use super::body::Body;
 use super::catalog::Catalog;
+use super::crowd::Crowds;
 use super::error::StoreError;
 use super::kept::{Kept, KeptBytes, SMALL_BYTES};
 use super::layout::DirLock;
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     pub(super) kept: Arc<KeptBytes>,
     /// Whether bytes can be sent without a copy.
     pub(super) sending: Sending,
+    /// What many readers on this machine read now.
+    pub(super) crowds: Crowds,
     /// Blocks that did not match their checksums.
     pub(super) bad_blocks: AtomicU64,
     /// Bytes taken out of objects that stay.

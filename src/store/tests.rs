@@ -25,7 +25,7 @@ fn open_at(dir: &Path, quota: Option<u64>, now: u64) -> Store {
     Store::open(&settings, Arc::new(ManualClock::at(from_unix_seconds(now)))).expect("a store")
 }
 
-fn open(dir: &Path) -> Store {
+pub(super) fn open(dir: &Path) -> Store {
     open_at(dir, None, NOW)
 }
 
@@ -58,7 +58,7 @@ fn representation(length: u64) -> Representation {
 }
 
 /// An object with its first `present` bytes of `length`, recorded.
-fn film(store: &Store, number: u64, present: u64, length: u64) -> Arc<Object> {
+pub(super) fn film(store: &Store, number: u64, present: u64, length: u64) -> Arc<Object> {
     let object = store.create(&key(number), representation(length)).expect("made").object;
     store.write(&object, 0, &[vec![7; present as usize]]).expect("room");
     object.commit().expect("recorded");
