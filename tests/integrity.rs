@@ -145,8 +145,13 @@ fn purge(pond: &Pond, query: &str) -> u64 {
     answer.expect(200).json()["removed"].as_u64().expect("a number")
 }
 
+/// None while what is stored is not known yet.
 fn objects(pond: &Pond) -> Vec<Value> {
-    let list = get(pond.address(), "/-/api/v1/objects").json();
+    let list = get(pond.address(), "/-/api/v1/objects");
+    if list.status == 503 {
+        return Vec::new();
+    }
+    let list = list.json();
     list["objects"].as_array().expect("a list").clone()
 }
 

@@ -147,7 +147,9 @@ async fn on_disk<T: Send + 'static>(
 ) -> HttpResponse {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(done)) => answer(done),
-        Ok(Err(error @ StoreError::NoCatalog)) => Problem::later(CATALOG_TRIED, &error.to_string()).response(),
+        Ok(Err(error @ (StoreError::NoCatalog | StoreError::Restoring))) => {
+            Problem::later(CATALOG_TRIED, &error.to_string()).response()
+        }
         Ok(Err(error)) => {
             tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
             let detail = "the store failed; the log says how";

@@ -77,6 +77,17 @@ struct Health {
     said: String,
 }
 
+/// What looking after the catalog has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Healed {
+    /// Nothing.
+    No,
+    /// It is open again, with what was written out before it failed.
+    Reopened,
+    /// A new one has begun: the old one was deleted.
+    BegunAnew,
+}
+
 /// Why a catalog cannot be used, and whether that is its own fault.
 #[derive(Debug)]
 pub(super) enum OpenFailure {
@@ -149,33 +160,34 @@ impl Catalog {
 
     /// Opens a catalog that has failed anew, where `free` says that the disk may take it by now. For a
     /// blocking thread, to be called now and then.
-    pub(super) fn heal(&self, free: Option<u64>) -> bool {
+    pub(super) fn heal(&self, free: Option<u64>) -> Healed {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(trees) = self.trees() {
             if health.looked.elapsed() < LOOK_EVERY {
-                return false;
+                return Healed::No;
             }
             health.looked = Instant::now();
             if trees.file == file_of(&self.path) {
-                return false;
+                return Healed::No;
             }
             tracing::error!(path = %self.path.display(), "the catalog's file was deleted: beginning a new one");
             drop(trees);
             drop(self.trees.write().unwrap_or_else(PoisonError::into_inner).take());
         } else if health.tried.is_some_and(|tried| tried.elapsed() < HEAL_EVERY) {
-            return false;
+            return Healed::No;
         }
         health.tried = Some(Instant::now());
         if free.is_some_and(|free| free < self.healing_room()) {
-            return false;
+            return Healed::No;
         }
+        let existed = file_of(&self.path).is_some();
         match Trees::open(&self.path) {
             Ok(trees) => {
                 *self.trees.write().unwrap_or_else(PoisonError::into_inner) = Some(trees);
                 health.tried = None;
                 health.said.clear();
                 tracing::warn!("the catalog is open again");
-                true
+                if existed { Healed::Reopened } else { Healed::BegunAnew }
             }
             Err(failure) => {
                 let why = format!("{failure:?}");
@@ -183,7 +195,7 @@ impl Catalog {
                     tracing::warn!(why, "the catalog does not open yet");
                     health.said = why;
                 }
-                false
+                Healed::No
             }
         }
     }
@@ -213,14 +225,21 @@ impl Catalog {
         .map(drop)
     }
 
-    /// Writes the record where there is none.
-    pub(super) fn put_if_absent(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
+    /// Writes a record that was made of a manifest, where there is none, or where that of a complete object meets one
+    /// that is older: it was written, and lost. A complete one's predecessors are gone.
+    pub(super) fn put_restored(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
         let bytes = record.to_bytes()?;
-        // One that stands there already is newer.
+        let stays = |old: &[u8]| {
+            let Ok(old) = Record::from_bytes(old) else { return false };
+            !record.is_whole()
+                || old.generation > record.generation
+                || (old.generation == record.generation && old.is_whole())
+        };
         self.with("write", |trees| {
-            trees
-                .objects
-                .compare_and_swap(id.as_bytes(), None::<&[u8]>, Some(bytes))
+            trees.objects.fetch_and_update(id.as_bytes(), |old| match old {
+                Some(old) if stays(old) => Some(old.to_vec()),
+                _ => Some(bytes.clone()),
+            })
         })
         .map(drop)
     }

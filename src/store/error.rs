@@ -74,6 +74,9 @@ pub enum StoreError {
     /// The catalog has failed, and is not open again yet.
     #[error("the catalog is not open: it failed, as the log says, and is opened again when the disk allows")]
     NoCatalog,
+    /// The catalog was lost, in whole or in part, and is being written anew.
+    #[error("the catalog was lost and is being written anew: it does not name all that is stored yet")]
+    Restoring,
     /// The data directory was written by a newer millpond.
     #[error(
         "the catalog has schema {found}, this millpond knows up to {known}; use a newer millpond or another --data directory"
@@ -93,6 +96,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether it is the catalog that has failed.
+    pub(super) fn is_of_catalog(&self) -> bool {
+        matches!(self, Self::NoCatalog | Self::Catalog { .. })
+    }
+
     /// How many bytes of room were missing, by our own limits or by the file system's word, where that was
     /// the trouble.
     pub fn missing_bytes(&self) -> Option<ByteCount> {

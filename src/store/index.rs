@@ -5,7 +5,7 @@
 
 use super::absent::Lookups;
 use super::body::Body;
-use super::catalog::{Catalog, OpenFailure};
+use super::catalog::{Catalog, Healed, OpenFailure};
 use super::crowd::Crowds;
 use super::error::StoreError;
 use super::layout::{Layout, lock};
@@ -501,13 +501,21 @@ impl Store {
             self.restoring.store(true, Ordering::Release);
             self.make_catalog_room();
         }
-        if self.shared.catalog.heal(self.shared.space.free())
-            && let Err(error) = self.tell_catalog()
-        {
-            tracing::warn!(%error, "could not tell the catalog everything: it is opened once more");
-            self.shared.catalog.close();
-        }
         let mut tidy_at = self.tidy_at.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.shared.catalog.heal(self.shared.space.free()) {
+            Healed::No => {}
+            healed => match self.tell_catalog(healed) {
+                Ok(()) => {}
+                Err(error) if error.is_of_catalog() => {
+                    tracing::warn!(%error, "could not tell the catalog everything: it is opened once more");
+                    self.shared.catalog.close();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "could not bring the store in order: it is tried again");
+                    *tidy_at = Some(Instant::now() + TIDY_EVERY);
+                }
+            },
+        }
         if self.has_catalog() && tidy_at.is_some_and(|at| at <= Instant::now()) {
             *tidy_at = self.tidy_up().err().map(|error| {
                 let error = &error as &dyn std::error::Error;
@@ -527,23 +535,55 @@ impl Store {
     }
 
     /// Tells a catalog that is open again what it has not written out, and what came meanwhile.
-    fn tell_catalog(&self) -> Result<(), StoreError> {
+    fn tell_catalog(&self, healed: Healed) -> Result<(), StoreError> {
         self.restoring.store(true, Ordering::Release);
+        // What it had not written out may have been a change of what is taken.
+        self.stock().exact = false;
         let untold = self.untold().clone();
         for (id, generation) in &untold {
             self.shared.catalog.remove(*id, *generation)?;
             self.shared.catalog.remove_sums(*id, *generation)?;
         }
-        self.untold().drain(..untold.len());
         for object in &self.open.all() {
-            object.record_use()?;
-            object.commit()?;
+            match object.record_use().and_then(|()| object.commit()) {
+                Err(error) if error.is_of_catalog() => return Err(error),
+                Err(error) => tracing::warn!(url = object.url(), %error, "could not record an object"),
+                Ok(()) => {}
+            }
         }
         // Of what is not open it knows what it had written out, or nothing; what no record names could neither
         // be found nor evicted.
         self.restore_lost()?;
-        self.remove_strays()?;
+        for object in &self.open.all() {
+            self.supersede(object)?;
+        }
+        let freed = self.remove_strays()?;
+        match healed {
+            Healed::BegunAnew => self.recount()?,
+            _ => self.shared.space.release(freed),
+        }
+        self.shared.catalog.flush()?;
+        self.untold().drain(..untold.len());
+        Ok(())
+    }
+
+    /// An object that was made while the catalog could not tell of the one before it takes its place now.
+    fn supersede(&self, object: &Object) -> Result<(), StoreError> {
         let _changing = self.open.changing();
+        if let Some(before) = self.shared.catalog.get(object.id())?
+            && before.generation < object.generation
+            && !object.is_discarded()
+        {
+            object.set_pinned(object.is_pinned() || before.pinned);
+            self.shared.catalog.remove(object.id(), before.generation)?;
+        }
+        Ok(())
+    }
+
+    /// Counts what is stored where others have removed files.
+    fn recount(&self) -> Result<(), StoreError> {
+        let _changing = self.open.changing();
+        let believed = self.used_bytes();
         let mut closed = 0;
         for record in self.shared.catalog.scan(None) {
             let (id, record) = record?;
@@ -552,7 +592,7 @@ impl Store {
                 .look(id, |open| open.map_or_else(|| record.disk_bytes(), |_| 0));
         }
         let held: u64 = self.open.all().iter().map(|object| object.disk_bytes()).sum();
-        self.shared.space.correct(self.used_bytes(), closed + held);
+        self.shared.space.correct(believed, closed + held);
         self.stock().counted_nearly();
         Ok(())
     }

@@ -70,6 +70,7 @@ impl Store {
     /// # Errors
     /// Where the catalog cannot be read: a list that ends there would say that there is no more.
     pub fn list(&self, after: Option<ObjectId>, limit: usize, prefix: &str) -> Result<Vec<Opened>, StoreError> {
+        self.knows_all()?;
         let records = self.shared.catalog.scan(after);
         records
             .filter(|record| {
@@ -87,7 +88,20 @@ impl Store {
     /// # Errors
     /// Where the catalog cannot be read.
     pub fn show(&self, id: ObjectId) -> Result<Option<Opened>, StoreError> {
+        if self.is_restoring() {
+            // It may be known by its manifest alone.
+            self.load_id(id)?;
+        }
         Ok(self.shared.catalog.get(id)?.map(|record| self.line(id, record)))
+    }
+
+    /// Fails while the catalog does not name all that is stored.
+    fn knows_all(&self) -> Result<(), StoreError> {
+        if self.is_restoring() {
+            Err(StoreError::Restoring)
+        } else {
+            Ok(())
+        }
     }
 
     /// All objects in sum: for a blocking thread, since each is looked at.
@@ -95,6 +109,7 @@ impl Store {
     /// # Errors
     /// Where the catalog cannot be read.
     pub fn sums(&self) -> Result<Sums, StoreError> {
+        self.knows_all()?;
         let mut sums = Sums::default();
         for record in self.shared.catalog.scan(None) {
             let (id, record) = record?;
@@ -143,6 +158,7 @@ impl Store {
     /// # Errors
     /// Where the catalog refuses; those before it are done then.
     pub fn purge_all(&self, which: &Which, how: How) -> Result<Removed, StoreError> {
+        self.knows_all()?;
         let mut all = Removed::default();
         // Those of which nothing is written yet, before those that have a record: none is between the two.
         let meant =

@@ -136,6 +136,12 @@ impl Record {
         })
     }
 
+    /// Whether it says that all of the object is stored.
+    pub(super) fn is_whole(&self) -> bool {
+        self.durable()
+            .is_ok_and(|durable| self.complete_length == Some(durable.total()))
+    }
+
     /// What the object takes on the disk, in bytes.
     pub(super) fn disk_bytes(&self) -> u64 {
         self.durable().map_or(0, |durable| pages_of(&durable).total()) + self.manifest_bytes

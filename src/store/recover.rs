@@ -17,6 +17,7 @@ use crate::key::{ObjectId, ObjectKey};
 use crate::ranges::{self, ByteRange, RangeSet};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Writes records for all manifests that have none; returns how many objects came back whole.
@@ -78,7 +79,7 @@ fn restore(path: &Path, id: ObjectId, catalog: &Catalog) -> Result<bool, StoreEr
         catalog.put_sums(id, record.generation, number, &group)?;
     }
     let whole = !record.present.is_empty() || record.complete_length == Some(0);
-    catalog.put_if_absent(id, &record)?;
+    catalog.put_restored(id, &record)?;
     Ok(whole)
 }
 
@@ -122,7 +123,11 @@ fn restored(path: &Path, manifest: Manifest) -> Result<Restored, StoreError> {
 
 /// The directories of bodies.
 pub(super) fn shards(layout: &Layout) -> Result<Vec<PathBuf>, StoreError> {
-    let shards = entries(&layout.objects())?;
+    let shards = match entries(&layout.objects()) {
+        // Somebody has deleted it: it is made anew with the next object.
+        Err(StoreError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
+        shards => shards?,
+    };
     Ok(shards.into_iter().filter(|shard| shard.is_dir()).collect())
 }
 

@@ -15,6 +15,7 @@ use crate::key::ObjectId;
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 /// So many records are counted before others get a turn.
@@ -59,11 +60,7 @@ impl Stock {
 /// Whether an object is complete, and its upstream's statement was never compared with it.
 fn is_unproven(record: &Record) -> bool {
     let stated = record.representation.header("repr-digest").is_some();
-    stated
-        && record.digest.is_none()
-        && record
-            .durable()
-            .is_ok_and(|durable| record.complete_length == Some(durable.total()))
+    stated && record.digest.is_none() && record.is_whole()
 }
 
 impl Store {
@@ -120,8 +117,10 @@ impl Store {
         Ok(())
     }
 
-    /// Removes files that a crash left between two steps.
-    pub(super) fn remove_strays(&self) -> Result<(), StoreError> {
+    /// Removes files that a crash left between two steps, and what bodies have beyond their records; returns how many
+    /// bytes that has freed. What does not let itself be removed stays until the next start.
+    pub(super) fn remove_strays(&self) -> Result<u64, StoreError> {
+        let mut freed = 0;
         for shard in recover::shards(&self.layout)? {
             for extension in ["body", "json", "new"] {
                 for path in recover::files(&shard, extension)? {
@@ -146,6 +145,8 @@ impl Store {
                         // Not being able to look is no reason to remove anything.
                         Err(error) => return Err(error),
                     };
+                    let taken = || fs::symlink_metadata(&path).map_or(0, |file| file.blocks() * 512);
+                    let before = taken();
                     if let Some(record) = known.filter(|_| extension != "new") {
                         // Nobody begins to write to it now: it would have to be opened first.
                         let trimmed = if extension == "body" {
@@ -156,19 +157,21 @@ impl Store {
                         if let Err(error) = trimmed {
                             tracing::warn!(path = %path.display(), %error, "could not look into a body");
                         }
+                        freed += before.saturating_sub(taken());
                         continue;
                     }
                     tracing::info!(path = %path.display(), "removing a file that no record speaks of");
                     match fs::remove_file(&path) {
                         Err(error) if error.kind() != ErrorKind::NotFound => {
-                            return Err(StoreError::file("remove", &path)(error));
+                            self.stock().exact = false;
+                            tracing::warn!(path = %path.display(), %error, "could not remove a file");
                         }
-                        _ => {}
+                        _ => freed += before,
                     }
                     drop(changing);
                 }
             }
         }
-        Ok(())
+        Ok(freed)
     }
 }

@@ -284,6 +284,61 @@ fn what_a_failed_catalog_had_not_written_out_is_known_again() {
 }
 
 #[test]
+fn a_complete_object_whose_record_is_an_older_one_is_not_cut_to_that() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let object = film(&store, 1, 1 << 20, 2 << 20);
+    let older = store.shared.catalog.get(key(1).id()).expect("read").expect("recorded");
+    store.write(&object, 1 << 20, &[vec![7; 1 << 20]]).expect("room");
+    object.commit().expect("recorded");
+    drop(object);
+    close(store, true);
+    let store = open(dir.path());
+    let used = store.used_bytes();
+    // What was written last is lost.
+    store.shared.catalog.put(key(1).id(), &older).expect("written");
+    store.shared.catalog.close();
+    store.look_after();
+    assert!(store.load(&key(1)).expect("readable").expect("there").is_whole());
+    assert_eq!(store.used_bytes(), used);
+}
+
+#[test]
+fn what_was_made_without_a_catalog_takes_the_place_of_what_was_stored() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    film(&store, 1, 1 << 20, 1 << 20);
+    store.pin(key(1).id(), true).expect("readable").expect("there");
+    close(store, true);
+    let store = open_at(dir.path(), None, NOW + 10);
+    store.shared.catalog.close();
+    let object = store.create(&key(1), representation(1 << 20)).expect("made").object;
+    store.look_after();
+    assert!(object.is_pinned());
+    store.write(&object, 0, &[vec![7; 1 << 20]]).expect("room");
+    object.commit().expect("recorded");
+    assert_eq!(store.used_bytes(), (1 << 20) + PAGE);
+    assert_eq!(files(dir.path()).len(), 2, "the one before has gone");
+}
+
+#[test]
+fn a_file_that_cannot_be_removed_does_not_keep_the_catalog_closed() {
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    let object = film(&store, 1, 1 << 20, 1 << 20);
+    let stray = object.body.path().with_file_name(format!("{:032x}-{:016x}.body", 5, 5));
+    std::fs::create_dir(&stray).expect("made");
+    drop(object);
+    store.shared.catalog.close();
+    store.look_after();
+    assert!(store.has_catalog() && !store.is_restoring());
+    std::fs::remove_dir_all(dir.path().join("objects")).expect("deleted");
+    store.shared.catalog.close();
+    store.look_after();
+    assert!(store.has_catalog() && !store.is_restoring());
+}
+
+#[test]
 fn a_block_that_came_in_two_pieces_is_damaged_once() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
