@@ -5,21 +5,36 @@
 //! the allocator: memory follows what is in flight, not what once was.
 
 use bytes::Bytes;
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::io;
 
 /// The largest block read at once. Larger ones lose to the CPU's caches, smaller ones to calls
 /// (`docs/decisions/0003-block-size.md`).
 pub const BLOCK_BYTES: usize = 256 * 1024;
 
-/// So much or less is read into a buffer of its own length: many small answers at once would hold a block each, and
-/// threads that read for others would leave one in each of their heaps.
+/// So much or less is read into a smaller buffer: many small answers at once would hold a block each, and threads that
+/// read for others would leave one in each of their heaps.
 const SMALL_BYTES: usize = 32 * 1024;
 
 const KEPT_PER_THREAD: usize = 4;
 
 thread_local! {
-    static IDLE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static IDLE: Idle = const { Idle { small: RefCell::new(Vec::new()), blocks: RefCell::new(Vec::new()) } };
+}
+
+/// The buffers that nobody uses, of either length.
+struct Idle {
+    small: RefCell<Vec<Vec<u8>>>,
+    blocks: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Idle {
+    fn of(&self, length: usize) -> RefMut<'_, Vec<Vec<u8>>> {
+        match length {
+            SMALL_BYTES => self.small.borrow_mut(),
+            _ => self.blocks.borrow_mut(),
+        }
+    }
 }
 
 struct Pooled {
@@ -36,12 +51,9 @@ impl AsRef<[u8]> for Pooled {
 impl Drop for Pooled {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        if buffer.len() < BLOCK_BYTES {
-            return;
-        }
         // A thread that is ending has no pool any more; then the buffer is simply freed.
         let _ = IDLE.try_with(|idle| {
-            let mut idle = idle.borrow_mut();
+            let mut idle = idle.of(buffer.len());
             if idle.len() < KEPT_PER_THREAD {
                 idle.push(buffer);
             }
@@ -51,14 +63,12 @@ impl Drop for Pooled {
 
 /// Bytes that `fill` writes into a buffer of at most `len`, and no more than a block.
 pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Bytes> {
-    let buffer = match len {
-        0..=SMALL_BYTES => vec![0; len],
-        _ => IDLE
-            .with(|idle| idle.borrow_mut().pop())
-            .unwrap_or_else(|| vec![0; BLOCK_BYTES]),
-    };
+    let length = if len > SMALL_BYTES { BLOCK_BYTES } else { SMALL_BYTES };
+    let buffer = IDLE
+        .with(|idle| idle.of(length).pop())
+        .unwrap_or_else(|| vec![0; length]);
     let mut pooled = Pooled { buffer, filled: 0 };
-    pooled.filled = fill(&mut pooled.buffer[..len.min(BLOCK_BYTES)])?;
+    pooled.filled = fill(&mut pooled.buffer[..len.min(length)])?;
     Ok(Bytes::from_owner(pooled))
 }
 
