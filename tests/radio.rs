@@ -47,7 +47,7 @@ fn free_port() -> u16 {
 
 fn icecast(dir: &Path, port: u16) -> Running {
     let config = format!(
-        "<icecast><limits><clients>20</clients><sources>2</sources></limits>
+        "<icecast><limits><clients>1000</clients><sources>2</sources></limits>
         <authentication><source-password>pond</source-password><admin-user>a</admin-user><admin-password>pond</admin-password></authentication>
         <hostname>localhost</hostname><listen-socket><port>{port}</port><bind-address>127.0.0.1</bind-address></listen-socket>
         <paths><basedir>/usr/share/icecast2</basedir><logdir>{dir}</logdir><webroot>/usr/share/icecast2/web</webroot><adminroot>/usr/share/icecast2/admin</adminroot></paths>
