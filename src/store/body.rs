@@ -5,7 +5,7 @@ use super::{reading, space};
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,11 @@ pub(super) struct Body {
     /// Empty where the file could not be made yet.
     file: OnceLock<File>,
     path: PathBuf,
+}
+
+/// What a file takes on the disk, in bytes.
+pub(super) fn disk_bytes(file: &Metadata) -> u64 {
+    file.blocks() * STAT_BLOCK_BYTES
 }
 
 impl Body {
@@ -133,7 +138,7 @@ impl Body {
         let metadata = self.file().and_then(File::metadata);
         let metadata = metadata.map_err(StoreError::file("inspect", &self.path))?;
         let pages = space::pages_of(kept);
-        if metadata.blocks() * STAT_BLOCK_BYTES <= pages.total() {
+        if disk_bytes(&metadata) <= pages.total() {
             return Ok(());
         }
         let Some(all) = ByteRange::new(0, metadata.len().next_multiple_of(space::PAGE_BYTES)) else {

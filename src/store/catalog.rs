@@ -13,6 +13,7 @@
 //! Nothing is served on its word alone: a record follows the synced bytes and never runs ahead of them.
 
 use super::StoreError;
+use super::body;
 use super::record::Record;
 use super::schema;
 use super::sums::Group;
@@ -154,7 +155,7 @@ impl Catalog {
 
     /// How many bytes must be free for a catalog that has failed to be opened anew.
     pub(super) fn healing_room(&self) -> u64 {
-        let file = std::fs::metadata(self.path.join("db")).map_or(0, |file| file.blocks() * 512);
+        let file = std::fs::metadata(self.path.join("db")).map_or(0, |file| body::disk_bytes(&file));
         HEALING_ROOM + file / FILE_BYTES_PER_ROOM
     }
 

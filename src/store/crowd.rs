@@ -117,13 +117,12 @@ impl Crowds {
     /// A buffer for one more block: that of the one that was not taken for longest, where there are enough.
     fn spare(&self) -> Vec<u8> {
         let mut all = self.watched();
-        let in_memory = all.iter_mut().filter(|watched| watched.bytes.is_some());
-        let mut in_memory: Vec<_> = in_memory.collect();
-        if in_memory.len() < MOST_BLOCKS {
+        if all.iter().filter(|watched| watched.bytes.is_some()).count() < MOST_BLOCKS {
             return Vec::new();
         }
-        in_memory.sort_unstable_by_key(|watched| watched.used);
-        let oldest = in_memory.first_mut().and_then(|watched| watched.bytes.take());
+        let in_memory = all.iter_mut().filter(|watched| watched.bytes.is_some());
+        let oldest = in_memory.min_by_key(|watched| watched.used);
+        let oldest = oldest.and_then(|watched| watched.bytes.take());
         // Somebody may still be sending it.
         oldest.and_then(|bytes| Arc::try_unwrap(bytes).ok()).unwrap_or_default()
     }

@@ -11,16 +11,10 @@
 use super::error::StoreError;
 use super::fault;
 use super::index::Store;
-use super::layout::parse_name;
-use super::manifest::Manifest;
 use super::open::Taken;
 use super::record::Record;
-use super::recover;
 use crate::clock::unix_seconds;
 use crate::key::ObjectId;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -138,55 +132,6 @@ impl Store {
             }
         }
         Ok(None)
-    }
-
-    /// Evicts without a catalog, which needs room to be opened again: whatever lies there and is neither in
-    /// use nor pinned, until `wanted` bytes are free. What went is told to the catalog when it is back.
-    pub(super) fn evict_files(&self, wanted: u64) -> Result<(), StoreError> {
-        let mut freed = 0;
-        'room: for shard in recover::shards(&self.layout)? {
-            for path in recover::files(&shard, "body")? {
-                if freed >= wanted {
-                    break 'room;
-                }
-                freed += self.evict_file(&path);
-            }
-        }
-        tracing::info!(freed, wanted, "evicted for the catalog's room");
-        Ok(())
-    }
-
-    /// Evicts the object of a body, where it may go; returns the bytes that it took.
-    fn evict_file(&self, path: &Path) -> u64 {
-        let Some((id, generation)) = parse_name(path) else {
-            return 0;
-        };
-        let changing = self.open.changing();
-        if self
-            .open
-            .look(id, |open| open.is_some_and(|object| object.generation == generation))
-        {
-            let Taken::Idle(object) = changing.take_idle(id) else {
-                return 0;
-            };
-            drop(changing);
-            let bytes = object.disk_bytes();
-            self.discard(&object);
-            self.remove_files(id, generation);
-            self.untold().push((id, generation));
-            return bytes;
-        }
-        let manifest = path.with_extension("json");
-        let pinned = Manifest::read(&manifest).is_ok_and(|manifest| manifest.pinned);
-        let Some(body) = fs::metadata(path).ok().filter(|_| !pinned) else {
-            return 0;
-        };
-        let bytes = (body.blocks() + fs::metadata(manifest).map_or(0, |manifest| manifest.blocks())) * 512;
-        self.stock().touch(id, bytes);
-        self.remove_files(id, generation);
-        self.shared.space.release(bytes);
-        self.untold().push((id, generation));
-        bytes
     }
 
     /// Whether a few bytes could be stored: there is room, or something that may go for it. For a blocking

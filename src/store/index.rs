@@ -5,7 +5,7 @@
 
 use super::absent::Lookups;
 use super::body::Body;
-use super::catalog::{Catalog, Healed, OpenFailure};
+use super::catalog::{Catalog, OpenFailure};
 use super::crowd::Crowds;
 use super::error::StoreError;
 use super::layout::{Layout, lock};
@@ -26,10 +26,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
-
-/// What a start owes and could not do is tried this often.
-const TIDY_EVERY: Duration = Duration::from_secs(30);
+use std::time::{Instant, SystemTime};
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -56,9 +53,9 @@ pub struct Store {
     pub(super) believed: u64,
     stock: Mutex<Stock>,
     /// The catalog was lost, and is not all written anew yet.
-    restoring: AtomicBool,
+    pub(super) restoring: AtomicBool,
     /// When what a start owes is done, or tried again; `None` once it was.
-    tidy_at: Mutex<Option<Instant>>,
+    pub(super) tidy_at: Mutex<Option<Instant>>,
     /// Held by who evicts; until when nothing at all can go.
     pub(super) evicting: Mutex<Option<Instant>>,
     /// How many objects were evicted.
@@ -487,113 +484,6 @@ impl Store {
         if exact {
             self.shared.space.close();
         }
-        Ok(())
-    }
-
-    /// Brings the store in order after a start, while requests are served, and looks after the catalog: one
-    /// that failed is opened again, and told what was learnt meanwhile. For a blocking thread, to be called
-    /// at the start and then every second or so.
-    pub fn look_after(&self) {
-        self.open.look_for_idle();
-        self.shared.crowds.forget_idle(Instant::now());
-        if !self.has_catalog() {
-            // Until it has been told, what it does not name may be stored all the same.
-            self.restoring.store(true, Ordering::Release);
-            self.make_catalog_room();
-        }
-        let mut tidy_at = self.tidy_at.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.shared.catalog.heal(self.shared.space.free()) {
-            Healed::No => {}
-            healed => match self.tell_catalog(healed) {
-                Ok(()) => {}
-                Err(error) if error.is_of_catalog() => {
-                    tracing::warn!(%error, "could not tell the catalog everything: it is opened once more");
-                    self.shared.catalog.close();
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "could not bring the store in order: it is tried again");
-                    *tidy_at = Some(Instant::now() + TIDY_EVERY);
-                }
-            },
-        }
-        if self.has_catalog() && tidy_at.is_some_and(|at| at <= Instant::now()) {
-            *tidy_at = self.tidy_up().err().map(|error| {
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "could not bring the store in order: it is tried again");
-                Instant::now() + TIDY_EVERY
-            });
-        }
-    }
-
-    fn make_catalog_room(&self) {
-        let wanted = self.shared.catalog.healing_room();
-        if let Some(missing) = self.shared.space.free().and_then(|free| wanted.checked_sub(free))
-            && let Err(error) = self.evict_files(missing)
-        {
-            tracing::warn!(%error, "could not make room for the catalog");
-        }
-    }
-
-    /// Tells a catalog that is open again what it has not written out, and what came meanwhile.
-    fn tell_catalog(&self, healed: Healed) -> Result<(), StoreError> {
-        self.restoring.store(true, Ordering::Release);
-        // What it had not written out may have been a change of what is taken.
-        self.stock().exact = false;
-        let untold = self.untold().clone();
-        for (id, generation) in &untold {
-            self.shared.catalog.remove(*id, *generation)?;
-            self.shared.catalog.remove_sums(*id, *generation)?;
-        }
-        for object in &self.open.all() {
-            match object.record_use().and_then(|()| object.commit()) {
-                Err(error) if error.is_of_catalog() => return Err(error),
-                Err(error) => tracing::warn!(url = object.url(), %error, "could not record an object"),
-                Ok(()) => {}
-            }
-        }
-        // Of what is not open it knows what it had written out, or nothing; what no record names could neither
-        // be found nor evicted.
-        self.restore_lost()?;
-        for object in &self.open.all() {
-            self.supersede(object)?;
-        }
-        let freed = self.remove_strays()?;
-        match healed {
-            Healed::BegunAnew => self.recount()?,
-            _ => self.shared.space.release(freed),
-        }
-        self.shared.catalog.flush()?;
-        self.untold().drain(..untold.len());
-        Ok(())
-    }
-
-    /// An object that was made while the catalog could not tell of the one before it takes its place now.
-    fn supersede(&self, object: &Object) -> Result<(), StoreError> {
-        let _changing = self.open.changing();
-        if let Some(before) = self.shared.catalog.get(object.id())?
-            && before.generation < object.generation
-            && !object.is_discarded()
-        {
-            object.set_pinned(object.is_pinned() || before.pinned);
-            self.shared.catalog.remove(object.id(), before.generation)?;
-        }
-        Ok(())
-    }
-
-    /// Counts what is stored where others have removed files.
-    fn recount(&self) -> Result<(), StoreError> {
-        let _changing = self.open.changing();
-        let believed = self.used_bytes();
-        let mut closed = 0;
-        for record in self.shared.catalog.scan(None) {
-            let (id, record) = record?;
-            closed += self
-                .open
-                .look(id, |open| open.map_or_else(|| record.disk_bytes(), |_| 0));
-        }
-        let held: u64 = self.open.all().iter().map(|object| object.disk_bytes()).sum();
-        self.shared.space.correct(believed, closed + held);
-        self.stock().counted_nearly();
         Ok(())
     }
 

@@ -97,10 +97,10 @@ impl Store {
 
     /// Fails while the catalog does not name all that is stored.
     fn knows_all(&self) -> Result<(), StoreError> {
-        if self.is_restoring() {
-            Err(StoreError::Restoring)
-        } else {
-            Ok(())
+        match (self.has_catalog(), self.is_restoring()) {
+            (false, _) => Err(StoreError::NoCatalog),
+            (true, true) => Err(StoreError::Restoring),
+            (true, false) => Ok(()),
         }
     }
 

@@ -23,6 +23,7 @@ mod error;
 mod evict;
 mod fault;
 mod handing;
+mod heal;
 mod index;
 mod kept;
 mod layout;

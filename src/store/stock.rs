@@ -4,6 +4,7 @@
 //! order of their ids, from their records, as they were when this process began: one that changes, comes or
 //! goes before it was counted is remembered with what it took then.
 
+use super::body;
 use super::error::StoreError;
 use super::index::Store;
 use super::layout::parse_name;
@@ -15,7 +16,6 @@ use crate::key::ObjectId;
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 /// So many records are counted before others get a turn.
@@ -145,7 +145,7 @@ impl Store {
                         // Not being able to look is no reason to remove anything.
                         Err(error) => return Err(error),
                     };
-                    let taken = || fs::symlink_metadata(&path).map_or(0, |file| file.blocks() * 512);
+                    let taken = || fs::symlink_metadata(&path).map_or(0, |file| body::disk_bytes(&file));
                     let before = taken();
                     if let Some(record) = known.filter(|_| extension != "new") {
                         // Nobody begins to write to it now: it would have to be opened first.
