@@ -9,6 +9,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::process::ExitCode;
 
+/// See docs/decisions/0017. Elsewhere it is the system's: jemalloc is built for one size of pages, and ARM has several.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The exit code of a command line or configuration that makes no sense.
 const MISUSE: u8 = 2;
 
