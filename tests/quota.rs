@@ -1,7 +1,7 @@
 //! The quota holds at every moment, and what is played is played to its end.
 
 use crate::cli::Program;
-use crate::support::{Client, Film, Pond, Upstream, eventually, get, get_range};
+use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get, get_range};
 use millpond::clock::{ManualClock, from_unix_seconds};
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -366,4 +366,50 @@ fn a_smaller_quota_than_before_is_met_after_the_start() {
     let second = Program::serve(dir.path(), &upstream, &["--quota", "3MiB"]);
     eventually("no more than the quota", || taken(dir.path()) <= 3 * MIB);
     drop(second);
+}
+
+/// What the bodies of a data directory take on its disk, in bytes.
+fn on_disk(dir: &Path) -> u64 {
+    let bodies = bodies(&dir.join("objects"));
+    bodies
+        .iter()
+        .map(|path| path.metadata().map_or(0, |file| file.blocks() * 512))
+        .sum()
+}
+
+fn bodies(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let all = entries.flat_map(|entry| match entry.path() {
+        path if path.is_dir() => bodies(&path),
+        path => vec![path],
+    });
+    all.filter(|path| path.extension().is_some_and(|kind| kind == "body"))
+        .collect()
+}
+
+#[test]
+fn what_a_fill_takes_ahead_goes_back_when_it_ends_early() {
+    const HAD: u64 = 9_000_000;
+    let film = Film::new(8 * HAD);
+    let valve = Valve::new(HAD);
+    let upstream = Upstream::limited(&film, valve.clone(), 0);
+    let mut pond = Pond::with(&upstream, &[("after_last_reader", "stop")]);
+    let mut reader = Client::open(pond.address(), "GET", "/film", &[]);
+    film.check(0, &reader.read(HAD as usize));
+    eventually("room ahead", || on_disk(pond.dir()) >= HAD + 2 * MIB);
+    drop(reader);
+    eventually("the fill to end", || pond.metric("millpond_fills") == 0);
+    // The last of what it brought may be written when it has ended.
+    eventually("the room to be given back", || on_disk(pond.dir()) < HAD + MIB);
+    let taken = pond.object()["disk_bytes"].as_u64().expect("a number");
+    assert!((HAD..HAD + MIB / 2).contains(&taken), "{taken}");
+
+    // The same where the server is stopped.
+    let mut reader = Client::open(pond.address(), "GET", "/film", &[]);
+    valve.allow(4 * HAD);
+    film.check(0, &reader.read(4 * HAD as usize));
+    eventually("room ahead", || on_disk(pond.dir()) >= 4 * HAD + 2 * MIB);
+    pond.stop();
+    assert!(on_disk(pond.dir()) < 5 * HAD + MIB);
+    drop(reader);
 }

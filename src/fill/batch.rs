@@ -175,6 +175,9 @@ impl Batch {
         if let Err(error) = object.commit() {
             tracing::debug!(url = object.url(), %error, "could not record what an ended session brought last");
         }
+        if let Err(error) = object.give_back_ahead() {
+            tracing::debug!(url = object.url(), %error, "could not give back the room that an ended session had ahead");
+        }
     }
 
     /// Takes what the disk has refused out of readers' hands; where it begins.

@@ -14,7 +14,7 @@ use super::fault;
 use super::manifest::Manifest;
 use super::object::{Object, wake};
 use super::representation::{Expired, Representation};
-use super::space::{PAGE_BYTES, pages};
+use super::space::PAGE_BYTES;
 use super::sums::{self, Group, Sum};
 use crate::clock::unix_seconds;
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
@@ -121,20 +121,6 @@ impl Object {
             wake(woken);
             fault::point("present");
         }
-        Ok(())
-    }
-
-    /// Takes room for the pages of the range that have none. They are held until they are punched out or
-    /// the object goes: a write that fails may have used some of them.
-    fn hold(&self, range: ByteRange) -> Result<(), StoreError> {
-        let pages = pages(range);
-        let mut progress = self.progress();
-        let new = pages.len() - progress.held.covered(pages);
-        self.shared
-            .space
-            .take(new)
-            .map_err(|shortage| self.no_room(new, shortage))?;
-        progress.held.insert(pages);
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! start: a record is read when its object is first asked for.
 
 use super::absent::Lookups;
+use super::ahead::Ahead;
 use super::body::Body;
 use super::catalog::{Catalog, OpenFailure};
 use super::crowd::Crowds;
@@ -109,6 +110,7 @@ impl Store {
                 kept: Arc::default(),
                 sending: Sending::default(),
                 crowds: Crowds::default(),
+                ahead: Ahead::default(),
                 bad_blocks: AtomicU64::new(0),
                 punched_bytes: AtomicU64::new(0),
                 _lock: lock,

@@ -14,6 +14,7 @@
 //! rest (object.rs).
 
 mod absent;
+mod ahead;
 mod body;
 mod catalog;
 mod commit;

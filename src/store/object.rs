@@ -13,6 +13,7 @@
 //! what takes bytes away), `arriving`, then `progress` (held for moments, by readers too). Wakers are
 //! called with none of the last three held.
 
+use super::ahead::Ahead;
 use super::body::Body;
 use super::catalog::Catalog;
 use super::crowd::Crowds;
@@ -59,6 +60,7 @@ pub(super) struct Shared {
     pub(super) catalog: Catalog,
     pub(super) clock: SharedClock,
     pub(super) space: Space,
+    pub(super) ahead: Ahead,
     /// Small bodies in memory.
     pub(super) kept: Arc<KeptBytes>,
     /// Whether bytes can be sent without a copy.

@@ -13,10 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const NOW: u64 = 1_800_000_000;
+pub(super) const NOW: u64 = 1_800_000_000;
 const PAGE: u64 = 4096;
 
-fn open_at(dir: &Path, quota: Option<u64>, now: u64) -> Store {
+pub(super) fn open_at(dir: &Path, quota: Option<u64>, now: u64) -> Store {
     let settings = StoreSettings {
         dir: dir.to_owned(),
         quota_bytes: quota,
@@ -30,7 +30,7 @@ pub(super) fn open(dir: &Path) -> Store {
 }
 
 /// Closes the store, in order or as a crash would.
-fn close(store: Store, in_order: bool) {
+pub(super) fn close(store: Store, in_order: bool) {
     if in_order {
         store.flush().expect("written out");
     } else {
@@ -41,7 +41,7 @@ fn close(store: Store, in_order: bool) {
     let _ = ending.recv();
 }
 
-fn key(number: u64) -> ObjectKey {
+pub(super) fn key(number: u64) -> ObjectKey {
     ObjectKey::of(&url::Url::parse(&format!("http://h/{number}")).expect("a URL"))
 }
 
@@ -65,7 +65,7 @@ pub(super) fn film(store: &Store, number: u64, present: u64, length: u64) -> Arc
     object
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn files(dir: &Path) -> Vec<PathBuf> {
     let shards = std::fs::read_dir(dir.join("objects")).expect("listed").flatten();
     let all = shards.flat_map(|shard| std::fs::read_dir(shard.path()).expect("listed").flatten());
     all.map(|file| file.path()).collect()
@@ -200,6 +200,7 @@ fn what_changes_before_it_is_counted_is_counted_once() {
         .expect("taken");
     store.write(&load(1), 1 << 20, &[vec![7; 1 << 20]]).expect("room");
     load(1).commit().expect("recorded");
+    load(1).give_back_ahead().expect("given back");
     store.purge(key(2).id()).expect("removed");
     drop(film(&store, 3, 1 << 18, 4 << 20));
     drop(film(&store, 4, 1 << 18, 1 << 18));

@@ -415,6 +415,7 @@ impl Owner {
         object.end_passing();
         object.let_pass(u64::MAX);
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
+        give_back(&object).await;
         self.check_digest(&object).await;
         let unstorable = self.unstorable(&object);
         if self.is_detached() {
@@ -449,7 +450,8 @@ impl Owner {
     async fn stop(&mut self, object: &Object) {
         self.stop_sessions();
         if let Some(object) = self.object.clone() {
-            let _ = record(object).await;
+            let _ = record(Arc::clone(&object)).await;
+            give_back(&object).await;
         }
         self.interrupt_stream().await;
         object.break_for_good(Broken::Stopping);
@@ -521,6 +523,17 @@ async fn record(object: Arc<Object>) -> Result<(), StoreError> {
         tracing::error!(url = object.url(), %error, "could not record progress");
     }
     recorded
+}
+
+/// Gives back what room was taken for bytes that do not come now.
+async fn give_back(object: &Arc<Object>) {
+    if object.is_whole() {
+        return;
+    }
+    let incomplete = Arc::clone(object);
+    if let Err(error) = on_disk(move || incomplete.give_back_ahead()).await {
+        tracing::warn!(url = object.url(), %error, "could not give back the room that was taken ahead");
+    }
 }
 
 /// Does what may wait for the disk on a thread that may; goes on there where it is not waited for.

@@ -1,0 +1,253 @@
+//! Room that is taken ahead of what is written.
+//!
+//! A file system that hears of a stretch before its bytes come lays it in one piece, however many fills write beside
+//! it, and keeps its books once for all of it instead of once a page. So who writes on and on is given as much ahead as
+//! lies behind him: the first megabyte of a seek costs what it takes, a film that fills takes the most there is at a time. It counts
+//! as room like any other, only where there is plenty, and what was not written goes back when the fill is over; after a
+//! crash, when the object is next opened.
+
+use super::body::Body;
+use super::error::StoreError;
+use super::object::Object;
+use super::presence::Progress;
+use super::space::{PAGE_BYTES, pages, pages_of};
+use crate::ranges::{ByteCount, ByteRange};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The most that is taken ahead at once, in bytes.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// Less is not worth a call; also the grain of what is taken.
+const LEAST_BYTES: u64 = 1 << 20;
+
+/// One write takes no more than such a part of the room that is left.
+const PART_OF_ROOM: u64 = 64;
+
+/// Whether the file system of the data directory takes room ahead.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    refused: AtomicBool,
+}
+
+impl Progress {
+    /// What to take beyond `pages`, which are about to be written: no more than `most`, nor than lies before them without a
+    /// gap, and nothing that is held already.
+    fn ahead_of(&self, pages: ByteRange, most: ByteCount) -> Option<ByteRange> {
+        let behind = match ByteRange::new(pages.start().saturating_sub(most), pages.start()) {
+            Some(before) => {
+                let gap = self.present.gaps(before).last();
+                pages.start() - gap.map_or(before.start(), ByteRange::end)
+            }
+            None => 0,
+        };
+        if behind < LEAST_BYTES {
+            return None;
+        }
+        let length = self.length?.checked_next_multiple_of(PAGE_BYTES)?;
+        let end = (pages.end().checked_add(behind)? / LEAST_BYTES * LEAST_BYTES).min(length);
+        let free = self.held.gaps(ByteRange::new(pages.end(), end)?).next()?;
+        Some(free).filter(|free| free.start() == pages.end())
+    }
+}
+
+impl Object {
+    /// Takes room for the pages of the range that have none, and for some more where much follows. They are held until they are
+    /// punched out or the object goes: a write that fails may have used some of them. Called by who has the
+    /// right to write.
+    pub(super) fn hold(&self, range: ByteRange) -> Result<(), StoreError> {
+        let pages = pages(range);
+        let mut progress = self.progress();
+        let new = pages.len() - progress.held.covered(pages);
+        if new == 0 {
+            return Ok(());
+        }
+        if let Some(ahead) = self.ahead_of(&progress, pages)
+            && self.shared.space.take(new + ahead.len()).is_ok()
+        {
+            progress.held.insert(pages.hull(ahead));
+            drop(progress);
+            self.lay_out(pages.hull(ahead), ahead);
+            return Ok(());
+        }
+        self.shared
+            .space
+            .take(new)
+            .map_err(|shortage| self.no_room(new, shortage))?;
+        progress.held.insert(pages);
+        Ok(())
+    }
+
+    fn ahead_of(&self, progress: &Progress, pages: ByteRange) -> Option<ByteRange> {
+        if self.shared.ahead.refused.load(Ordering::Relaxed) {
+            return None;
+        }
+        // The cheap look first: most objects are small.
+        progress.ahead_of(pages, MOST_BYTES)?;
+        let most = self.shared.space.room()? / PART_OF_ROOM;
+        progress.ahead_of(pages, most.min(MOST_BYTES))
+    }
+
+    /// Tells the file system of all that was taken; gives back what lies `ahead` where it does not listen.
+    fn lay_out(&self, all: ByteRange, ahead: ByteRange) {
+        let Err(error) = self.body.lay_out(self.length(), all) else {
+            return;
+        };
+        tracing::debug!(url = self.url, %error, "no room could be taken ahead");
+        if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) {
+            self.shared.ahead.refused.store(true, Ordering::Relaxed);
+        }
+        let freed = self.progress().held.remove(ahead);
+        self.shared.space.release(freed);
+    }
+
+    /// Gives back the room that was taken and not written, in bytes: for a blocking thread, when no more comes.
+    ///
+    /// # Errors
+    /// Where the file system does not take it; it is tried again when the object is next opened.
+    pub fn give_back_ahead(&self) -> Result<ByteCount, StoreError> {
+        let spare: Vec<ByteRange> = {
+            let progress = self.progress();
+            let written = pages_of(&progress.present);
+            let spare = progress
+                .held
+                .iter()
+                .flat_map(|run| written.gaps(run).collect::<Vec<_>>());
+            spare.collect()
+        };
+        let mut freed = 0;
+        for run in spare {
+            freed += self.punch(run)?;
+        }
+        Ok(freed)
+    }
+}
+
+impl Body {
+    /// Has the file system lay out the range, which ends where the body does at the latest.
+    fn lay_out(&self, length: Option<u64>, range: ByteRange) -> io::Result<()> {
+        // Room behind the end of a file is not given back with a hole.
+        let end = length.map_or(range.end(), |length| length.min(range.end()));
+        let bytes = end.saturating_sub(range.start());
+        Ok(fallocate(self.file()?, FallocateFlags::empty(), range.start(), bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::body::disk_bytes;
+    use super::super::tests::{NOW, close, files, film, key, open, open_at};
+    use super::*;
+    use crate::ranges::RangeSet;
+    use std::path::Path;
+    use tempfile::TempDir;
+
+    const MIB: u64 = 1 << 20;
+
+    fn progress(present: &[(u64, u64)], length: u64) -> Progress {
+        let present: RangeSet = present.iter().map(|(start, end)| range(*start, *end)).collect();
+        Progress::recorded(present, Some(length), false)
+    }
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange::new(start, end).expect("a range")
+    }
+
+    /// What the bodies in the directory take on the disk.
+    fn on_disk(dir: &Path) -> u64 {
+        let bodies = files(dir)
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|kind| kind == "body"));
+        bodies.map(|path| disk_bytes(&path.metadata().expect("a file"))).sum()
+    }
+
+    #[test]
+    fn as_much_is_taken_ahead_as_lies_behind() {
+        let step = |at: u64| range(at, at + 128 * 1024);
+        let ahead = |of: &Progress, at: u64| of.ahead_of(step(at), MOST_BYTES);
+        assert_eq!(ahead(&progress(&[], 100 * MIB), 0), None);
+        assert_eq!(
+            ahead(&progress(&[(0, MIB - PAGE_BYTES)], 100 * MIB), MIB - PAGE_BYTES),
+            None
+        );
+        let end = |at: u64| at + 128 * 1024;
+        assert_eq!(
+            ahead(&progress(&[(0, 3 * MIB)], 100 * MIB), 3 * MIB),
+            Some(range(end(3 * MIB), 6 * MIB))
+        );
+        assert_eq!(
+            ahead(&progress(&[(0, 40 * MIB)], 100 * MIB), 40 * MIB),
+            Some(range(end(40 * MIB), 56 * MIB))
+        );
+        let seek = progress(&[(0, 40 * MIB), (60 * MIB, 62 * MIB)], 100 * MIB);
+        assert_eq!(
+            ahead(&seek, 62 * MIB),
+            Some(range(end(62 * MIB), 64 * MIB)),
+            "what lies behind a gap does not count"
+        );
+        assert_eq!(
+            ahead(&progress(&[(0, 40 * MIB)], 41 * MIB + 5), 40 * MIB),
+            Some(range(end(40 * MIB), 41 * MIB + PAGE_BYTES))
+        );
+        assert_eq!(ahead(&progress(&[(0, 40 * MIB)], 40 * MIB + 5), 40 * MIB), None);
+    }
+
+    #[test]
+    fn what_another_holds_is_not_taken_again() {
+        let held = progress(&[(0, 8 * MIB), (10 * MIB, 11 * MIB)], 100 * MIB);
+        let pages = range(8 * MIB, 8 * MIB + PAGE_BYTES);
+        assert_eq!(
+            held.ahead_of(pages, MOST_BYTES),
+            Some(range(8 * MIB + PAGE_BYTES, 10 * MIB))
+        );
+        let next = progress(&[(0, 8 * MIB), (8 * MIB + PAGE_BYTES, 9 * MIB)], 100 * MIB);
+        assert_eq!(next.ahead_of(pages, MOST_BYTES), None);
+    }
+
+    #[test]
+    fn what_was_taken_ahead_counts_and_goes_back() {
+        let dir = TempDir::new().expect("a directory");
+        let store = open(dir.path());
+        let object = film(&store, 1, 3 * MIB, 64 * MIB);
+        let (used, body) = (store.used_bytes(), on_disk(dir.path()));
+        store.write(&object, 3 * MIB, &[vec![7; 1000]]).expect("room");
+        assert_eq!(store.used_bytes(), used + 3 * MIB, "up to 6 MiB");
+        assert!(on_disk(dir.path()) >= body + 3 * MIB);
+        store.write(&object, 3 * MIB + 1000, &[vec![7; 5000]]).expect("room");
+        assert_eq!(store.used_bytes(), used + 3 * MIB, "this room was taken");
+        assert_eq!(object.give_back_ahead().expect("given back"), 3 * MIB - 2 * PAGE_BYTES);
+        assert_eq!(store.used_bytes(), used + 2 * PAGE_BYTES);
+        assert!(on_disk(dir.path()) < body + MIB);
+        object.commit().expect("recorded");
+        assert_eq!(object.give_back_ahead().expect("nothing"), 0);
+        let bytes = object.read_blocking(3 * MIB, 6000).expect("read");
+        assert!(bytes.len() == 6000 && bytes.iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn what_a_crash_leaves_ahead_goes_when_the_object_is_opened() {
+        let dir = TempDir::new().expect("a directory");
+        let store = open(dir.path());
+        let object = film(&store, 1, 8 * MIB, 64 * MIB);
+        store.write(&object, 8 * MIB, &[vec![7; 1000]]).expect("room");
+        assert!(on_disk(dir.path()) >= 16 * MIB);
+        drop(object);
+        close(store, false);
+        let store = open(dir.path());
+        let object = store.load(&key(1)).expect("asked").expect("found");
+        assert_eq!(object.present_bytes(), 8 * MIB);
+        assert!(on_disk(dir.path()) < 9 * MIB);
+    }
+
+    #[test]
+    fn nothing_is_taken_ahead_where_room_is_scarce() {
+        let dir = TempDir::new().expect("a directory");
+        let store = open_at(dir.path(), Some(70 * MIB), NOW);
+        let object = film(&store, 1, 8 * MIB, 64 * MIB);
+        let used = store.used_bytes();
+        store.write(&object, 8 * MIB, &[vec![7; 1000]]).expect("room");
+        assert_eq!(store.used_bytes(), used + PAGE_BYTES);
+    }
+}
