@@ -1,6 +1,11 @@
 //! Readers that take so many bytes a second, as players do: whether the bytes are always there.
 //!
-//! A reader takes what is due four times a second. It has stalled where it is more than a second behind.
+//! A reader takes what is due four times a second, or more often where its socket would not hold all of that. It has
+//! stalled where it is more than a second behind.
+//!
+//! The sockets of all readers are on the machine that is measured. Where they might hold as much as the kernel has for TCP
+//! (`net.ipv4.tcp_mem`, a tenth of the memory), it drops segments that have come, and what is
+//! measured are retransmissions: thousands of readers have small sockets.
 
 use crate::content;
 use crate::talk::{Talk, pause_until, random};
@@ -9,14 +14,17 @@ use serde_json::{Value, json};
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-/// How often each reader takes what is due.
+/// How often each reader takes what is due, at least.
 const PERIOD: Duration = Duration::from_millis(250);
 
 /// A reader that is so far behind has nothing left to show.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// What a reader's socket holds: more than is due at once.
+/// What a reader's socket holds at most: more than is due at once. The kernel takes twice that for its own.
 const RECEIVE_BYTES: usize = 256 << 10;
+
+/// What all of them hold.
+const ALL_RECEIVE_BYTES: usize = 384 << 20;
 
 /// One reader in so many checks what it gets.
 const CHECKED: usize = 16;
@@ -50,14 +58,16 @@ pub(crate) fn measure(load: &Load<'_>) -> Value {
     let mut end = None;
     let mut due = Instant::now();
     // Readers come one after the other in the first two periods, and keep that order.
-    let step = PERIOD / u32::try_from(load.readers).unwrap_or(u32::MAX);
+    let held = RECEIVE_BYTES.min(ALL_RECEIVE_BYTES / load.readers);
+    let lasts = Duration::from_secs_f64(held as f64 * 2.0 / 3.0 / load.bytes_per_second as f64);
+    let step = PERIOD.min(lasts) / u32::try_from(load.readers).unwrap_or(u32::MAX);
     loop {
         let is_all = readers.len() == load.readers;
         if !is_all {
             let word = words.next().unwrap_or_default();
             let start = if load.at_random { word % (length / 2) } else { 0 };
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-            socket.set_recv_buffer_size(RECEIVE_BYTES).expect("set");
+            socket.set_recv_buffer_size(held).expect("set");
             let address: std::net::SocketAddr = load.address.parse().expect("an address");
             socket.connect(&address.into()).expect("connected");
             let mut talk = Talk::on(socket.into(), load.address);
