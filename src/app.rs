@@ -10,6 +10,7 @@
 
 mod handed;
 mod lane;
+mod listen;
 mod origin;
 mod outgoing;
 mod tls;
@@ -18,6 +19,7 @@ pub use origin::OriginServer;
 
 use self::handed::Connections;
 use self::lane::Lane;
+use self::listen::listen_at;
 use crate::admin;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
@@ -243,7 +245,7 @@ impl Server {
             address: config.listen,
             source,
         };
-        let listener = TcpListener::bind(config.listen).map_err(listen_error)?;
+        let listener = listen_at(config.listen).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let (handle, thread) = serve(listener, Arc::clone(&service), config).map_err(listen_error)?;
         Ok(Self {

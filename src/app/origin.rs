@@ -3,6 +3,7 @@
 //! actix-http without actix-web's application: there is one handler, and it needs to be asked before a client that
 //! waits (`Expect: 100-continue`) is told to send its body.
 
+use super::listen::listen_at;
 use super::tls;
 use super::{AppError, KEEP_ALIVE, READ_THREADS, WRITE_BUFFER_BYTES, on_own_thread, tune};
 use crate::clock::{SharedClock, SystemClock};
@@ -120,7 +121,7 @@ impl OriginServer {
             address: config.listen,
             source,
         };
-        let listener = TcpListener::bind(config.listen).map_err(listen_error)?;
+        let listener = listen_at(config.listen).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let secure = tls.is_some();
         let (handle, thread) = serve(listener, Arc::clone(&origin), config, tls).map_err(listen_error)?;
