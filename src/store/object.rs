@@ -105,11 +105,11 @@ pub struct Object {
     pub(super) uses: Arc<Uses>,
     demand: Notify,
     /// Rung when a reader begins to wait: a session that has bytes which the disk does not take may listen.
-    passed_on: Notify,
-    /// Why bytes pass by unstored: 0 they do not, or a [`Passing`].
-    passing: AtomicU8,
+    pub(super) passed_on: Notify,
+    /// Why bytes pass by unstored: 0 they do not, or a [`super::Passing`].
+    pub(super) passing: AtomicU8,
     /// Some of it is still held for readers.
-    has_passing: AtomicBool,
+    pub(super) has_passing: AtomicBool,
     /// Some of it is being written, and held for readers until then.
     pub(super) has_handing: AtomicBool,
     epoch: AtomicU64,
@@ -130,26 +130,6 @@ pub struct Object {
     digest: Mutex<Option<[u8; 32]>>,
     /// Held while it is computed.
     pub(super) digesting: Mutex<()>,
-}
-
-/// Why what an upstream sends is passed on to readers without being stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Passing {
-    /// There is no room.
-    DiskFull = 1,
-    /// The disk refuses for another reason.
-    DiskFailed = 2,
-}
-
-impl Passing {
-    /// What is said of it in `Cache-Status` (RFC 9211 §2.8).
-    pub fn detail(self) -> &'static str {
-        match self {
-            Self::DiskFull => "disk-full",
-            Self::DiskFailed => "disk-failed",
-        }
-    }
 }
 
 impl Object {
@@ -495,76 +475,6 @@ impl Object {
     pub fn break_for_good(&self, why: Broken) {
         let woken = self.progress().break_for_good(why);
         wake(woken);
-    }
-
-    /// Why bytes pass by unstored at the moment, where they do.
-    pub fn passing(&self) -> Option<Passing> {
-        match self.passing.load(Ordering::Acquire) {
-            1 => Some(Passing::DiskFull),
-            2 => Some(Passing::DiskFailed),
-            _ => None,
-        }
-    }
-
-    /// From now on, who begins to wait is heard by [`Object::awaited`].
-    pub fn begin_passing(&self, why: Passing) {
-        self.passing.store(why as u8, Ordering::Release);
-    }
-
-    /// Hands bytes that the disk would not take to those who wait for them; a session's bytes come in
-    /// order, and only the last of them are held.
-    pub fn pass_on(&self, session: u64, at: ByteOffset, bytes: Bytes, why: Passing) {
-        let Some(range) = ByteRange::with_len(at, bytes.len() as u64) else {
-            return;
-        };
-        let woken = {
-            let mut progress = self.progress();
-            if progress.transit.offer(session, at, bytes) {
-                self.raise_epoch();
-            }
-            self.has_passing.store(true, Ordering::Release);
-            self.begin_passing(why);
-            progress.passing(range)
-        };
-        wake(woken);
-    }
-
-    /// Nothing passes by unstored from now on. What did stays until readers have it
-    /// ([`Object::let_pass`]).
-    pub fn end_passing(&self) {
-        self.passing.store(0, Ordering::Release);
-    }
-
-    /// Whether bytes are held that have passed by.
-    pub fn has_passing(&self) -> bool {
-        self.has_passing.load(Ordering::Acquire)
-    }
-
-    /// Lets go of what passed by and ends before `at`: those bytes are absent.
-    pub fn let_pass(&self, at: ByteOffset) {
-        let mut progress = self.progress();
-        if progress.transit.let_go_before(at) {
-            self.raise_epoch();
-        }
-        self.has_passing.store(!progress.transit.is_empty(), Ordering::Release);
-    }
-
-    /// Returns when somebody waits for a byte of the range.
-    pub async fn awaited(&self, range: ByteRange) {
-        loop {
-            let mut roused = std::pin::pin!(self.passed_on.notified());
-            // Listening from here on: a reader that comes after the look is heard.
-            roused.as_mut().enable();
-            if self.progress().is_awaited(range) {
-                return;
-            }
-            roused.await;
-        }
-    }
-
-    pub(super) fn rouse_passing(&self) {
-        // Another session's success may have ended the passing under one that still has bytes in its hands.
-        self.passed_on.notify_waiters();
     }
 
     pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {

@@ -1,0 +1,165 @@
+//! Who comes first, who gives way, and that the rates hold.
+
+use super::*;
+use futures::FutureExt;
+
+fn budget(connections: usize) -> Arc<Budget> {
+    Arc::new(Budget::new(BudgetSettings {
+        connections,
+        requests_per_second: None,
+        bytes_per_second: None,
+    }))
+}
+
+/// The permit, where it is granted at once.
+fn now(budget: &Arc<Budget>, class: Class) -> Option<Permit> {
+    budget.acquire(class).now_or_never()
+}
+
+#[tokio::test]
+async fn waiting_readers_come_first_and_the_background_leaves_room() {
+    let budget = budget(4);
+    let background = [now(&budget, Class::Background), now(&budget, Class::Background)];
+    assert!(background.iter().all(Option::is_some));
+    assert!(now(&budget, Class::Background).is_none());
+    let waiting = [now(&budget, Class::Waiting), now(&budget, Class::Waiting)];
+    assert!(waiting.iter().all(Option::is_some));
+    let (mut late, mut later) = (
+        Box::pin(budget.acquire(Class::Background)),
+        Box::pin(budget.acquire(Class::Waiting)),
+    );
+    assert!((&mut late).now_or_never().is_none());
+    assert!((&mut later).now_or_never().is_none());
+    drop(waiting);
+    assert!((&mut later).now_or_never().is_some());
+    drop(background);
+    assert!(late.now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn a_waiting_reader_calls_back_what_serves_nobody_and_only_that() {
+    let budget = budget(2);
+    let (reader, idle) = (now(&budget, Class::Waiting), now(&budget, Class::Waiting));
+    let (reader, idle) = (reader.expect("free"), idle.expect("free"));
+    reader.resumes();
+    idle.resumes();
+    idle.standby().set_class(Class::Background);
+    let mut late = Box::pin(budget.acquire(Class::Waiting));
+    assert!((&mut late).now_or_never().is_none());
+    assert!(idle.called_back().now_or_never().is_some());
+    assert!(reader.called_back().now_or_never().is_none());
+    drop(idle);
+    assert!(late.now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn where_all_serve_readers_each_gives_way_after_its_quantum() {
+    let budget = budget(1);
+    let long = now(&budget, Class::Waiting).expect("free");
+    long.resumes();
+    let late = Box::pin(budget.acquire(Class::Waiting));
+    let mut late = late;
+    assert!((&mut late).now_or_never().is_none());
+    assert!(long.is_contended());
+    long.moved(QUANTUM_BYTES - 1);
+    assert!(long.called_back().now_or_never().is_none());
+    long.moved(1);
+    assert!(long.called_back().now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn what_cannot_resume_is_called_back_last_and_only_where_nobody_wants_it() {
+    let budget = budget(2);
+    let (whole, ranged) = (now(&budget, Class::Waiting), now(&budget, Class::Waiting));
+    let (whole, ranged) = (whole.expect("free"), ranged.expect("free"));
+    ranged.resumes();
+    whole.moved(QUANTUM_BYTES * 9);
+    ranged.moved(QUANTUM_BYTES);
+    let mut first = Box::pin(budget.acquire(Class::Waiting));
+    assert!((&mut first).now_or_never().is_none());
+    assert!(ranged.called_back().now_or_never().is_some());
+    assert!(whole.called_back().now_or_never().is_none());
+    whole.standby().set_class(Class::Background);
+    let mut second = Box::pin(budget.acquire(Class::Waiting));
+    assert!((&mut second).now_or_never().is_none());
+    assert!(whole.called_back().now_or_never().is_some());
+}
+
+/// One whose look said that all is taken has no clock; whoever ends must see to it that it gets one.
+#[tokio::test]
+async fn who_queues_behind_a_full_budget_is_not_forgotten_where_time_comes_next() {
+    let budget = Arc::new(Budget::new(BudgetSettings {
+        connections: 1,
+        requests_per_second: Some(4),
+        bytes_per_second: None,
+    }));
+    let begun: Vec<_> = std::iter::from_fn(|| now(&budget, Class::Waiting)).take(9).collect();
+    assert_eq!(begun.len(), 1);
+    drop(begun);
+    while now(&budget, Class::Waiting).is_some() {}
+    // No token is left; take the only place as soon as there is one, and queue behind it.
+    let held = budget.acquire(Class::Waiting).await;
+    let late = tokio::spawn({
+        let budget = Arc::clone(&budget);
+        async move { budget.acquire(Class::Waiting).await }
+    });
+    while budget.standing().queued == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    let granted = tokio::time::timeout(Duration::from_secs(5), late).await;
+    assert!(granted.is_ok(), "forgotten");
+}
+
+#[tokio::test]
+async fn leaving_the_queue_leaves_nothing_behind() {
+    let budget = budget(1);
+    let held = now(&budget, Class::Waiting).expect("free");
+    drop(Box::pin(budget.acquire(Class::Waiting)).now_or_never());
+    let standing = budget.standing();
+    assert_eq!((standing.granted, standing.queued), (1, 0));
+    drop(held);
+    assert_eq!(budget.standing().granted, 0);
+}
+
+#[tokio::test]
+async fn a_rest_holds_for_all() {
+    let budget = budget(4);
+    budget.rest(Duration::from_secs(7));
+    assert!(now(&budget, Class::Waiting).is_none());
+    assert!(
+        budget
+            .standing()
+            .resting
+            .is_some_and(|rest| rest > Duration::from_secs(6))
+    );
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_down_is_tried_by_one_request_at_a_time() {
+    let budget = budget(4);
+    for _ in 1..DOWN_AFTER {
+        now(&budget, Class::Waiting).expect("still trusted").unanswered();
+    }
+    assert!(budget.standing().resting.is_none());
+    now(&budget, Class::Waiting).expect("still trusted").unanswered();
+    assert!(budget.standing().resting.is_some());
+    let probe = budget.acquire(Class::Waiting).await;
+    assert!(now(&budget, Class::Waiting).is_none(), "one probe is enough");
+    probe.answered();
+    assert!(now(&budget, Class::Waiting).is_some());
+}
+
+#[tokio::test]
+async fn requests_and_bytes_keep_to_their_rates() {
+    let budget = Arc::new(Budget::new(BudgetSettings {
+        connections: 100,
+        requests_per_second: Some(5),
+        bytes_per_second: Some(1000),
+    }));
+    let begun: Vec<_> = std::iter::from_fn(|| now(&budget, Class::Waiting)).take(50).collect();
+    assert_eq!(begun.len(), 5, "a second's worth at once, no more");
+    let first = begun[0].moved(500).expect("a pace");
+    let second = begun[1].moved(500).expect("a pace");
+    assert!(first > Duration::from_millis(400) && second > Duration::from_millis(900));
+}
