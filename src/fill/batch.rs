@@ -175,6 +175,11 @@ impl Batch {
         if let Err(error) = object.commit() {
             tracing::debug!(url = object.url(), %error, "could not record what an ended session brought last");
         }
+        let (shared, context) = (&self.sink.shared, &self.sink.context);
+        if !shared.over.load(Ordering::Acquire) && !*context.stopping.borrow() {
+            // Its fill gives back what its sessions leave.
+            return;
+        }
         if let Err(error) = object.give_back_ahead() {
             tracing::debug!(url = object.url(), %error, "could not give back the room that an ended session had ahead");
         }

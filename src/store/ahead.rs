@@ -8,6 +8,7 @@
 
 use super::body::Body;
 use super::error::StoreError;
+use super::index::Store;
 use super::object::Object;
 use super::presence::Progress;
 use super::space::{PAGE_BYTES, pages, pages_of};
@@ -29,7 +30,36 @@ const PART_OF_ROOM: u64 = 64;
 /// Whether the file system of the data directory takes room ahead.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
+    /// It does not, or does not take it back.
     refused: AtomicBool,
+    /// Something may have been taken since it was last asked for back.
+    outstanding: AtomicBool,
+}
+
+impl Ahead {
+    fn heed(&self, error: &io::Error) {
+        if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) {
+            self.refused.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Store {
+    /// Has all that is open give back what was taken ahead and not written, in bytes: somebody else needs it now. For a
+    /// blocking thread.
+    pub(super) fn recall_ahead(&self) -> ByteCount {
+        if !self.shared.ahead.outstanding.swap(false, Ordering::AcqRel) {
+            return 0;
+        }
+        let mut freed = 0;
+        for object in self.open.all() {
+            match object.give_back_ahead() {
+                Ok(bytes) => freed += bytes,
+                Err(error) => tracing::debug!(url = object.url, %error, "could not give back what was taken ahead"),
+            }
+        }
+        freed
+    }
 }
 
 impl Progress {
@@ -68,8 +98,9 @@ impl Object {
             && self.shared.space.take(new + ahead.len()).is_ok()
         {
             progress.held.insert(pages.hull(ahead));
+            self.shared.ahead.outstanding.store(true, Ordering::Release);
             drop(progress);
-            self.lay_out(pages.hull(ahead), ahead);
+            self.lay_out(pages.hull(ahead));
             return Ok(());
         }
         self.shared
@@ -86,21 +117,18 @@ impl Object {
         }
         // The cheap look first: most objects are small.
         progress.ahead_of(pages, MOST_BYTES)?;
-        let most = self.shared.space.room()? / PART_OF_ROOM;
+        let most = self.shared.space.believed_room() / PART_OF_ROOM;
         progress.ahead_of(pages, most.min(MOST_BYTES))
     }
 
-    /// Tells the file system of all that was taken; gives back what lies `ahead` where it does not listen.
-    fn lay_out(&self, all: ByteRange, ahead: ByteRange) {
+    /// Tells the file system of what was taken. Where it does not listen the room stays taken: it may have laid out some of
+    /// it, and another session may have written there.
+    fn lay_out(&self, all: ByteRange) {
         let Err(error) = self.body.lay_out(self.length(), all) else {
             return;
         };
-        tracing::debug!(url = self.url, %error, "no room could be taken ahead");
-        if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) {
-            self.shared.ahead.refused.store(true, Ordering::Relaxed);
-        }
-        let freed = self.progress().held.remove(ahead);
-        self.shared.space.release(freed);
+        tracing::debug!(url = self.url, %error, "no room could be laid out ahead");
+        self.shared.ahead.heed(&error);
     }
 
     /// Gives back the room that was taken and not written, in bytes: for a blocking thread, when no more comes.
@@ -119,7 +147,11 @@ impl Object {
         };
         let mut freed = 0;
         for run in spare {
-            freed += self.punch(run)?;
+            freed += self.punch(run).inspect_err(|error| {
+                if let StoreError::File { source, .. } = error {
+                    self.shared.ahead.heed(source);
+                }
+            })?;
         }
         Ok(freed)
     }
@@ -249,5 +281,60 @@ mod tests {
         let used = store.used_bytes();
         store.write(&object, 8 * MIB, &[vec![7; 1000]]).expect("room");
         assert_eq!(store.used_bytes(), used + PAGE_BYTES);
+    }
+
+    #[test]
+    fn what_was_taken_ahead_goes_back_before_anything_is_evicted() {
+        let dir = TempDir::new().expect("a directory");
+        let store = open_at(dir.path(), Some(120 * MIB), NOW);
+        drop(film(&store, 1, MIB, MIB));
+        let watched = film(&store, 2, 8 * MIB, 64 * MIB);
+        store.write(&watched, 8 * MIB, &[vec![7; 1000]]).expect("room");
+        let ahead = watched.disk_bytes();
+        let other = film(&store, 3, PAGE_BYTES, 128 * MIB);
+        let left = 120 * MIB - store.used_bytes();
+        store
+            .write(&other, PAGE_BYTES, &[vec![7; (left + 100 * PAGE_BYTES) as usize]])
+            .expect("room");
+        assert!(watched.disk_bytes() < ahead);
+        assert!(
+            store.load(&key(1)).expect("readable").is_some(),
+            "nobody reads it, but it is somebody's"
+        );
+        assert!(store.used_bytes() <= 120 * MIB);
+    }
+
+    #[test]
+    fn an_object_that_is_closed_with_room_ahead_makes_the_next_start_count() {
+        let dir = TempDir::new().expect("a directory");
+        let store = open(dir.path());
+        store.look_after();
+        let object = film(&store, 1, 8 * MIB, 64 * MIB);
+        store.write(&object, 8 * MIB, &[vec![7; 1000]]).expect("room");
+        object.commit().expect("recorded");
+        store.open.changing().remove(&object);
+        drop(object);
+        close(store, true);
+        let store = open(dir.path());
+        assert!(!store.stock().exact);
+        store.look_after();
+        assert!(on_disk(dir.path()) < 9 * MIB);
+        assert_eq!(store.used_bytes(), 8 * MIB + 2 * PAGE_BYTES);
+    }
+
+    #[test]
+    fn what_a_crash_left_ahead_is_not_taken_off_twice_where_the_catalog_fails_before_the_count() {
+        let dir = TempDir::new().expect("a directory");
+        let store = open(dir.path());
+        let object = film(&store, 1, 8 * MIB, 64 * MIB);
+        drop(film(&store, 2, 4 * MIB, 4 * MIB));
+        store.write(&object, 8 * MIB, &[vec![7; 1000]]).expect("room");
+        drop(object);
+        close(store, false);
+        let store = open(dir.path());
+        store.shared.catalog.close();
+        store.look_after();
+        store.look_after();
+        assert_eq!(store.used_bytes(), 12 * MIB + 2 * PAGE_BYTES);
     }
 }

@@ -73,6 +73,12 @@ impl Store {
                 return done;
             }
             *barren = None;
+            if self.recall_ahead() > 0 {
+                // What nobody has written yet is no reason to lose what somebody has.
+                drop(barren);
+                done = work();
+                continue;
+            }
             let begun = Instant::now();
             match self.evict_some() {
                 Ok(Some(_)) => {}

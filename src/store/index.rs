@@ -111,6 +111,7 @@ impl Store {
                 sending: Sending::default(),
                 crowds: Crowds::default(),
                 ahead: Ahead::default(),
+                is_exact: AtomicBool::new(true),
                 bad_blocks: AtomicU64::new(0),
                 punched_bytes: AtomicU64::new(0),
                 _lock: lock,
@@ -477,7 +478,7 @@ impl Store {
     /// Where the catalog refuses.
     pub fn flush(&self) -> Result<(), StoreError> {
         let open = self.open.all();
-        let mut exact = self.stock().exact && self.untold().is_empty();
+        let mut exact = self.stock().exact && self.untold().is_empty() && self.shared.is_exact.load(Ordering::Acquire);
         for object in open {
             object.record_use()?;
             exact &= object.unrecorded_room() == 0;

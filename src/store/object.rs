@@ -67,6 +67,8 @@ pub(super) struct Shared {
     pub(super) sending: Sending,
     /// What many readers on this machine read now.
     pub(super) crowds: Crowds,
+    /// No object was closed that has more on the disk than its record speaks of.
+    pub(super) is_exact: AtomicBool,
     /// Blocks that did not match their checksums.
     pub(super) bad_blocks: AtomicU64,
     /// Bytes taken out of objects that stay.
@@ -527,7 +529,11 @@ impl Drop for Object {
             self.disk_bytes()
         } else {
             // The next who opens it goes by the record.
-            self.unrecorded_room()
+            let room = self.unrecorded_room();
+            if room > 0 {
+                self.shared.is_exact.store(false, Ordering::Release);
+            }
+            room
         };
         self.shared.space.release(room);
     }

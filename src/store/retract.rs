@@ -102,9 +102,10 @@ impl Object {
             self.body
                 .punch(run)
                 .map_err(StoreError::file("punch a hole into", self.body.path()))?;
-            freed += self.progress().held.remove(run);
+            let room = self.progress().held.remove(run);
+            self.shared.space.release(room);
+            freed += room;
         }
-        self.shared.space.release(freed);
         Ok(freed)
     }
 

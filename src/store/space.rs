@@ -136,6 +136,12 @@ impl Space {
         [quota, free].into_iter().flatten().min()
     }
 
+    /// [`Space::room`] as far as is known from the last time that the file system was asked; 0 where it was not.
+    pub(super) fn believed_room(&self) -> u64 {
+        let quota = self.quota.map_or(u64::MAX, |quota| quota.saturating_sub(self.used()));
+        quota.min(self.free.lock().unwrap_or_else(PoisonError::into_inner).left)
+    }
+
     /// What the file system has free, floor and all; `None` where it does not say.
     pub(super) fn free(&self) -> Option<u64> {
         let disk = rustix::fs::statvfs(&self.dir).ok()?;

@@ -32,7 +32,7 @@ pub(super) struct Stock {
     /// The count is right, or the ledger was: so the next start may believe it.
     pub(super) exact: bool,
     /// It is still to be counted.
-    due: bool,
+    pub(super) due: bool,
 }
 
 impl Stock {

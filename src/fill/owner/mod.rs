@@ -408,6 +408,7 @@ impl Owner {
             return false;
         }
         self.stop_sessions();
+        give_back(&object).await;
         if let Some(stream) = stream {
             self.keep_stream(&stream, &object).await;
             return true;
@@ -415,7 +416,6 @@ impl Owner {
         object.end_passing();
         object.let_pass(u64::MAX);
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
-        give_back(&object).await;
         self.check_digest(&object).await;
         let unstorable = self.unstorable(&object);
         if self.is_detached() {
