@@ -57,9 +57,9 @@ pub(crate) fn measure(load: &Load<'_>) -> Value {
     let mut scratch = vec![0; 1 << 20];
     let mut end = None;
     let mut due = Instant::now();
-    // Readers come one after the other in the first two periods, and keep that order.
     let held = RECEIVE_BYTES.min(ALL_RECEIVE_BYTES / load.readers);
     let lasts = Duration::from_secs_f64(held as f64 * 2.0 / 3.0 / load.bytes_per_second as f64);
+    // Readers come one after the other in the first two periods, and keep that order.
     let step = PERIOD.min(lasts) / u32::try_from(load.readers).unwrap_or(u32::MAX);
     loop {
         let is_all = readers.len() == load.readers;

@@ -115,8 +115,6 @@ impl Object {
         if self.shared.ahead.refused.load(Ordering::Relaxed) {
             return None;
         }
-        // The cheap look first: most objects are small.
-        progress.ahead_of(pages, MOST_BYTES)?;
         let most = self.shared.space.believed_room() / PART_OF_ROOM;
         progress.ahead_of(pages, most.min(MOST_BYTES))
     }
