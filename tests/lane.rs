@@ -3,6 +3,7 @@
 use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get, get_range};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const LEN: u64 = 3_000_000;
@@ -172,6 +173,26 @@ fn a_player_that_leaves_in_the_middle_takes_nothing_with_it() {
 }
 
 #[test]
+fn the_uses_of_a_film_are_known_soon() {
+    let (_upstream, pond, film) = stored();
+    let uses = || pond.object()["hits"].as_u64().expect("a number");
+    let before = uses();
+    let mut client = Client::connect(pond.address());
+    let mut ask = |times: u64| {
+        for _ in 0..times {
+            client.ask("GET", "/film", &[("Range", "bytes=5-14")]);
+            client.read_head();
+            film.check(5, &client.read(10));
+        }
+    };
+    ask(8);
+    assert_eq!(uses(), before + 8);
+    ask(1000);
+    let known = uses() - before;
+    assert!((1008 - 63..=1008).contains(&known), "{known}");
+}
+
+#[test]
 fn what_is_not_in_memory_is_brought_there() {
     let (upstream, mut pond, film) = stored();
     // Stopped in order, so that all of it is on the disk and may be dropped from memory.
@@ -185,6 +206,44 @@ fn what_is_not_in_memory_is_brought_there() {
         assert_eq!(answer.expect(206).body.len() as u64, len);
         film.check(start, &answer.body);
     }
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[test]
+fn what_is_asked_for_all_the_time_stays_right_while_its_memory_is_taken() {
+    // So many a second that not each of them is looked for in memory before it is sent, until the first is missed there.
+    const ASKED: u64 = 1500;
+    let (upstream, mut pond, film) = stored();
+    pond.restart();
+    let bodies = bodies(&pond.dir().join("objects"));
+    let answered = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let (film, pond, answered) = (&film, &pond, &answered);
+        let clients = [0, 1, 2, 3].map(|number: u64| {
+            scope.spawn(move || {
+                let mut client = Client::connect(pond.address());
+                for asked in 0..ASKED {
+                    let start = (number * 1_234_577 + asked * 7_654_321) % (LEN - 9000);
+                    let end = start + 8191;
+                    client.ask("GET", "/film", &[("Range", &format!("bytes={start}-{end}"))]);
+                    client.read_head();
+                    film.check(start, &client.read(8192));
+                    answered.fetch_add(1, Ordering::Release);
+                }
+            })
+        });
+        while !clients.iter().all(|client| client.is_finished()) {
+            // One of ours for some of theirs.
+            get_range(pond.address(), "/film", "bytes=0-0").expect(206);
+            if answered.load(Ordering::Acquire) < ASKED {
+                continue;
+            }
+            for body in &bodies {
+                let file = std::fs::File::open(body).expect("a body");
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("dropped");
+            }
+        }
+    });
     assert_eq!(upstream.requests().len(), 1);
 }
 

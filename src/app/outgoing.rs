@@ -70,10 +70,10 @@ impl<'a> Outgoing<'a> {
     /// Sends what is left of the answer to a hit.
     pub(super) async fn hit(&self, header: &[u8], body: QuickBody) -> io::Result<()> {
         self.write(header).await?;
-        let (object, range, target) = match body {
+        let (object, range, place) = match body {
             QuickBody::Empty => return Ok(()),
             QuickBody::Kept(bytes) => return self.write(&bytes).await,
-            QuickBody::Object { object, range, target } => (object, range, target),
+            QuickBody::Object { object, range, place } => (object, range, place),
         };
         let count = |bytes| {
             self.service.metrics.sent_bytes.inc_by(bytes);
@@ -82,7 +82,7 @@ impl<'a> Outgoing<'a> {
         while let Some(left) = ByteRange::new(at, end) {
             at = self.send_stored(&object, left, count).await?;
             if let Some(stretch) = ByteRange::new(at, end.min(at.saturating_add(READ_ON_BYTES))) {
-                let mut body = pin!(self.service.read_on(&object, stretch, &target));
+                let mut body = pin!(self.service.read_on(&object, stretch, &place));
                 self.read_on(|cx| body.as_mut().poll_next(cx), stretch.len()).await?;
                 at = stretch.end();
             }
@@ -287,7 +287,10 @@ impl<'a> Outgoing<'a> {
     }
 
     async fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all(&[bytes]).await
+        match bytes {
+            [] => Ok(()),
+            _ => self.write_all(&[bytes]).await,
+        }
     }
 
     /// Writes what is followed at once by more: the kernel may wait for that.

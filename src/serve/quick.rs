@@ -7,22 +7,23 @@
 use super::body::{ObjectBody, Source};
 use super::lookup::Service;
 use super::multipart::Segment;
-use super::recent::{LEAST_TTL_SECONDS, MAX_RECENT_BYTES, Recent, Remembered, TOLD_AFTER, second_ends};
+use super::recent::{
+    LEAST_TTL_SECONDS, MAX_RECENT_BYTES, Place, Recent, Remembered, TOLD_AFTER, TOLD_SHARE, second_ends,
+};
 use super::request::{RequestFields, is_condition};
 use super::route::Routed;
 use crate::clock::{from_unix_seconds, unix_seconds};
 use crate::header::{Selection, print_date, select, select_one};
 use crate::ranges::ByteRange;
-use crate::store::{Head, Kept, Object, Watch};
-use crate::upstream::Target;
+use crate::store::{Head, Kept, Object, Tally, Watch};
 use actix_web::HttpResponse;
 use actix_web::body::MessageBody;
 use actix_web::dev::RequestHead;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode, Uri, Version};
 use bytes::Bytes;
-use std::io::Write;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -157,7 +158,7 @@ pub enum QuickBody {
         /// Which of its bytes.
         range: ByteRange,
         /// What to ask for should bytes be gone.
-        target: Arc<Target>,
+        place: Rc<Place>,
     },
 }
 
@@ -172,8 +173,10 @@ pub(super) struct Template {
     /// All fields but those of the framing, each with its end of line.
     fields: Vec<u8>,
     kept: Option<Arc<Kept>>,
-    /// How often it was given since its object was told.
+    tally: Tally,
+    /// How often it was given, and how often of those its object was told of.
     given: u32,
+    told: u32,
 }
 
 impl Service {
@@ -202,10 +205,7 @@ impl Service {
         if let Some(template) = known.template.as_mut().filter(small) {
             let (range, is_part) = selected(request.range, template.length)?;
             template.write(range, is_part, request.closes, into);
-            template.given += 1;
-            if template.given >= TOLD_AFTER {
-                template.tell();
-            }
+            template.note();
             self.count(is_part);
             let body = template.kept.as_ref().zip(range).map(|(kept, range)| {
                 self.metrics.sent_bytes.inc_by(range.len());
@@ -213,19 +213,21 @@ impl Service {
             });
             return Some(body.unwrap_or(QuickBody::Empty));
         }
-        let object = self.store.resident(&known.target.key)?;
+        let object = self.store.resident(&known.place.target.key)?;
         let is_current = |template: &Template| {
             now < template.until && Arc::ptr_eq(&template.head, &object.head()) && object.is_whole()
         };
-        match known.template.as_ref().is_some_and(is_current) {
-            true => object.answered(1),
-            false => {
-                known.template = None;
-                known.template = Some(self.template(known, &object, now)?);
-            }
+        let is_new = !known.template.as_ref().is_some_and(is_current);
+        if is_new {
+            // What it has not told yet comes first.
+            known.template = None;
+            known.template = Some(self.template(known, &object, now)?);
         }
         let template = known.template.as_mut()?;
         let (range, is_part) = selected(request.range, template.length)?;
+        if !is_new {
+            template.note();
+        }
         template.write(range, is_part, request.closes, into);
         self.count(is_part);
         Some(match (range, &template.kept) {
@@ -237,17 +239,17 @@ impl Service {
             (Some(range), None) => QuickBody::Object {
                 object,
                 range,
-                target: Arc::clone(&known.target),
+                place: Rc::clone(&known.place),
             },
         })
     }
 
     /// What the machinery of an ordinary answer makes of what is left of a body: it reads what is not in memory,
     /// and has fetched what is gone.
-    pub fn read_on(&self, object: &Arc<Object>, range: ByteRange, target: &Arc<Target>) -> impl MessageBody + use<> {
+    pub fn read_on(&self, object: &Arc<Object>, range: ByteRange, place: &Place) -> impl MessageBody + use<> {
         let source = Source {
             fills: self.fills.clone(),
-            target: Arc::clone(target),
+            target: Arc::clone(&place.target),
         };
         let segments = vec![Segment::Object(range)];
         let watch = Watch::new(Arc::clone(object));
@@ -282,12 +284,13 @@ impl Service {
             return None;
         }
         let nothing = HeaderMap::new();
-        let selected = self.resident(&known.target, &RequestFields(&nothing))?;
+        let Place { target, delivery } = &*known.place;
+        let selected = self.resident(target, &RequestFields(&nothing))?;
         let mut asked = RequestHead::default();
         asked.headers = nothing;
         let kept = object.small_body();
         let is_same = Arc::ptr_eq(&selected, object);
-        let response = self.stored_answer(&asked, &known.target, known.delivery, selected)?;
+        let response = self.stored_answer(&asked, target, *delivery, selected)?;
         if !is_same || response.status() != StatusCode::OK {
             return None;
         }
@@ -297,7 +300,9 @@ impl Service {
             fields: lines_of(&response, self.clock.now()),
             kept: kept.filter(|kept| kept.bytes().len() as u64 == length),
             head,
+            tally: object.tally(),
             given: 0,
+            told: 0,
         })
     }
 }
@@ -345,19 +350,39 @@ impl Template {
         };
         into.extend_from_slice(status);
         into.extend_from_slice(&self.fields);
+        let mut number = itoa::Buffer::new();
+        let mut put = |before: &str, value: u64| {
+            into.extend_from_slice(before.as_bytes());
+            into.extend_from_slice(number.format(value).as_bytes());
+        };
         if let (true, Some(range)) = (is_part, range) {
-            let (first, last) = (range.start(), range.end() - 1);
-            // Memory takes all that is written.
-            let _ = write!(into, "content-range: bytes {first}-{last}/{}\r\n", self.length);
+            put("content-range: bytes ", range.start());
+            put("-", range.end() - 1);
+            put("/", self.length);
+            put("\r\ncontent-length: ", length);
+        } else {
+            put("content-length: ", length);
         }
-        let close = if closes { "connection: close\r\n" } else { "" };
-        let _ = write!(into, "content-length: {length}\r\n{close}\r\n");
+        let end = if closes {
+            "\r\nconnection: close\r\n\r\n"
+        } else {
+            "\r\n\r\n"
+        };
+        into.extend_from_slice(end.as_bytes());
+    }
+
+    /// Notes that it was given once more.
+    fn note(&mut self) {
+        self.given = self.given.saturating_add(1);
+        let untold = self.given - self.told;
+        if untold > self.told / TOLD_SHARE || untold >= TOLD_AFTER {
+            self.tell();
+        }
     }
 
     fn tell(&mut self) {
-        if let Some(kept) = &self.kept {
-            kept.answered(std::mem::take(&mut self.given));
-        }
+        self.tally.answered(self.given - self.told);
+        self.told = self.given;
     }
 }
 

@@ -15,6 +15,7 @@ use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;
 use std::cell::{RefCell, RefMut};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +23,10 @@ use std::time::Duration;
 pub(super) const MAX_RECENT_BYTES: usize = 512;
 const MAX_RECENT: usize = 1024;
 
-/// So often is an answer given before its object is told of it: a count that two cores write to costs each as much
-/// as a header.
+/// A count that two cores write to costs each as much as a header: an object is told of what was given in its second
+/// when it is so many answers, or more than such a share of those that it knows of.
 pub(super) const TOLD_AFTER: u32 = 64;
+pub(super) const TOLD_SHARE: u32 = 8;
 
 /// An answer that is fresh for less than this may not be so at the end of its second.
 pub(super) const LEAST_TTL_SECONDS: i64 = 2;
@@ -53,11 +55,18 @@ impl Recent {
     }
 }
 
+/// Where a path leads.
+#[derive(Debug)]
+pub struct Place {
+    pub(super) target: Arc<Target>,
+    pub(super) delivery: Delivery,
+}
+
 /// Where a path leads, and what was last answered there.
 #[derive(Debug)]
 pub(super) struct Remembered {
-    pub(super) target: Arc<Target>,
-    pub(super) delivery: Delivery,
+    /// Shared by the answers of this worker: its count is in no other core's caches.
+    pub(super) place: Rc<Place>,
     /// The header that was given there.
     pub(super) template: Option<Template>,
 }
@@ -65,8 +74,7 @@ pub(super) struct Remembered {
 impl Remembered {
     pub(super) fn new(target: Arc<Target>, delivery: Delivery) -> Self {
         Self {
-            target,
-            delivery,
+            place: Rc::new(Place { target, delivery }),
             template: None,
         }
     }
@@ -89,7 +97,7 @@ impl Service {
     fn leads_to(&self, recent: &Recent, path: &str, query: Option<&str>) -> Option<(Arc<Target>, Delivery)> {
         let mut table = recent.table();
         if let Some(known) = table.get(path).filter(|_| query.is_none()) {
-            return Some((Arc::clone(&known.target), known.delivery));
+            return Some((Arc::clone(&known.place.target), known.place.delivery));
         }
         let Ok(Routed::Fetch { target, delivery }) = self.routes.resolve(path, query) else {
             return None;

@@ -4,7 +4,7 @@ use super::StoreError;
 use super::{reading, space};
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use bytes::Bytes;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -16,6 +16,9 @@ const STAT_BLOCK_BYTES: u64 = 512;
 
 /// So many pieces the kernel takes in one call (`IOV_MAX`).
 const MOST_PIECES: usize = 1024;
+
+/// Nobody asks when a body was last read, and each read would look whether that is to be written down (open(2)).
+const UNDATED: i32 = OFlags::NOATIME.bits() as i32;
 
 #[derive(Debug)]
 pub(super) struct Body {
@@ -42,6 +45,7 @@ impl Body {
     fn create(&self) -> Result<(), StoreError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
+        options.custom_flags(UNDATED);
         let file = options.open(&self.path).or_else(|error| match self.path.parent() {
             Some(shard) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(shard)?;
@@ -66,7 +70,12 @@ impl Body {
     /// The body stored at `path`.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).open(path);
+        let file = options.read(true).write(true).custom_flags(UNDATED).open(path);
+        // It is asked of an owner only.
+        let file = file.or_else(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => options.custom_flags(0).open(path),
+            _ => Err(error),
+        });
         // A file system that became read-only still has what was stored.
         let file = file.or_else(|error| match error.kind() {
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => File::open(path),

@@ -5,7 +5,6 @@
 //! take no more than [`MOST_BYTES`].
 
 use super::object::Object;
-use super::uses::Uses;
 use crate::ranges::ByteRange;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -29,12 +28,11 @@ pub struct Kept {
     bytes: Bytes,
     all: Arc<KeptBytes>,
     withdrawn: AtomicBool,
-    uses: Arc<Uses>,
 }
 
 impl Kept {
     /// Keeps a body, where there is room.
-    fn new(body: &[u8], all: &Arc<KeptBytes>, uses: &Arc<Uses>) -> Option<Arc<Self>> {
+    fn new(body: &[u8], all: &Arc<KeptBytes>) -> Option<Arc<Self>> {
         let taken = body.len() as u64;
         let room = |used: u64| Some(used + taken).filter(|used| *used <= MOST_BYTES);
         all.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
@@ -42,7 +40,6 @@ impl Kept {
             bytes: Bytes::copy_from_slice(body),
             all: Arc::clone(all),
             withdrawn: AtomicBool::new(false),
-            uses: Arc::clone(uses),
         }))
     }
 
@@ -60,11 +57,6 @@ impl Kept {
     pub fn part(&self, range: ByteRange) -> Bytes {
         let len = usize::try_from(range.len()).unwrap_or(usize::MAX);
         self.slice(range.start(), len)
-    }
-
-    /// Notes that it has answered so many times, each within a second of one that its object noted itself.
-    pub fn answered(&self, times: u32) {
-        self.uses.add_hits(times.into());
     }
 
     /// Up to `len` bytes at `at`.
@@ -98,7 +90,7 @@ impl Object {
     /// Keeps a small body in memory, unless what was read may have been taken away meanwhile.
     pub(super) fn keep(&self, body: &[u8]) {
         let epoch = self.epoch();
-        self.put(Kept::new(body, &self.shared.kept, &self.uses));
+        self.put(Kept::new(body, &self.shared.kept));
         if self.epoch() != epoch || self.is_discarded() {
             self.withdraw();
         }
@@ -132,15 +124,14 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded_and_given_back() {
         let all = Arc::new(KeptBytes::default());
-        let uses = Arc::new(Uses::default());
         let body = vec![7; SMALL_BYTES as usize];
-        let kept: Vec<_> = std::iter::from_fn(|| Kept::new(&body, &all, &uses)).collect();
+        let kept: Vec<_> = std::iter::from_fn(|| Kept::new(&body, &all)).collect();
         assert_eq!(kept.len() as u64, MOST_BYTES / SMALL_BYTES);
         assert_eq!(kept[0].slice(3, 4), vec![7; 4]);
         assert_eq!(kept[0].slice(SMALL_BYTES - 1, 4).len(), 1);
         assert!(kept[0].slice(SMALL_BYTES + 1, 4).is_empty());
         drop(kept);
         assert_eq!(all.0.load(Ordering::Acquire), 0);
-        assert!(Kept::new(&body, &all, &uses).is_some());
+        assert!(Kept::new(&body, &all).is_some());
     }
 }

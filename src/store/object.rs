@@ -20,19 +20,21 @@ use super::crowd::Crowds;
 use super::error::StoreError;
 use super::kept::{Kept, KeptBytes, SMALL_BYTES};
 use super::layout::DirLock;
+use super::looks::Looks;
 use super::presence::{Broken, Presence, Progress, WaitingAt};
 use super::record::Record;
 use super::representation::{Head, Representation};
 use super::sending::Sending;
 use super::space::{Space, pages_of};
 use super::sums::{Arriving, Group, Unchecked};
-use super::uses::Uses;
+use super::uses::{Tally, Uses};
 use crate::clock::{SharedClock, unix_seconds};
 use crate::header::{EntityTag, Validators};
 use crate::key::{ObjectId, ObjectKey};
 use crate::ranges::{self, ByteOffset, ByteRange, RangeSet};
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use bytes::Bytes;
+use crossbeam_utils::CachePadded;
 use serde::Serialize;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -115,9 +117,12 @@ pub struct Object {
     /// Some of it is being written, and held for readers until then.
     pub(super) has_handing: AtomicBool,
     epoch: AtomicU64,
+    /// Whether it has to be looked whether its bytes are in memory.
+    pub(super) looks: CachePadded<Looks>,
     progress: Mutex<Progress>,
     pub(super) recorded: Mutex<RangeSet>,
-    pub(super) io: RwLock<()>,
+    /// Readers write to it as well, each of its calls: nothing else lies in its line of the caches.
+    pub(super) io: CachePadded<RwLock<()>>,
     pub(super) arriving: Mutex<Arriving>,
     pub(super) unchecked: Mutex<Unchecked>,
     /// Whether `unchecked` holds anything, for those who would not wait for its lock.
@@ -199,9 +204,10 @@ impl Object {
             has_passing: AtomicBool::new(false),
             has_handing: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
+            looks: CachePadded::default(),
             progress: Mutex::new(progress),
             recorded: Mutex::new(durable),
-            io: RwLock::default(),
+            io: CachePadded::default(),
             arriving: Mutex::default(),
             has_unchecked: AtomicBool::new(!unchecked.is_empty()),
             unchecked: Mutex::new(unchecked),
@@ -447,9 +453,9 @@ impl Object {
         self.uses.add(now);
     }
 
-    /// Notes that it has answered so many times more, each within a second of one that was noted.
-    pub fn answered(&self, times: u32) {
-        self.uses.add_hits(times.into());
+    /// Where more answers are told than those that are noted here.
+    pub fn tally(&self) -> Tally {
+        Tally(Arc::clone(&self.uses))
     }
 
     /// When the object last answered a request, in seconds since 1970.

@@ -6,7 +6,8 @@
 //! - The last byte of each stretch is read without waiting. What is cached was read or written in stretches and is
 //!   dropped in that order, so a stretch whose end is there is there. Where one was not after all, the call waits for
 //!   the disk, once: nothing is sent this way for a while after. Waiting for a processor takes as long on a busy
-//!   machine, so the kernel is asked whether the thread has read from a disk.
+//!   machine, so the kernel is asked whether the thread has read from a disk. Single stretches of what is asked for
+//!   all the time are looked for now and then only (looks.rs).
 //! - No page is given back while the lock that writers share is held. Pages that a socket holds already keep their
 //!   bytes when the file gives them back, since whole pages are given back and never written to again.
 
@@ -26,7 +27,7 @@ const STRETCH_BYTES: u64 = 64 * 1024;
 const STRETCHES: u64 = 8;
 
 /// A call that takes longer may have waited for the disk, or for a processor.
-const SUSPECT: Duration = Duration::from_millis(10);
+const SUSPECT: Duration = Duration::from_millis(5);
 
 /// No processor is waited for so long.
 const WAITED: Duration = Duration::from_millis(250);
@@ -83,8 +84,11 @@ impl Object {
         at: ByteOffset,
         len: usize,
     ) -> io::Result<Option<usize>> {
+        let sending = &self.shared.sending;
         let begun = Instant::now();
-        if self.shared.sending.rests(begun) || self.has_passing() || !self.is_checked(at, len) {
+        // What it had read before is known from here on.
+        READ_BYTES.with(|_| ());
+        if sending.rests(begun) || self.has_passing() || !self.is_checked(at, len) {
             return Ok(None);
         }
         // Who gives pages back waits for this, and finds them absent before.
@@ -92,25 +96,38 @@ impl Object {
             return Ok(None);
         };
         let is_here = ByteRange::with_len(at, len as u64).is_some_and(|range| self.covers(range));
-        let sent = match self.body.file() {
-            Ok(file) if is_here && is_in_memory(file, at, len) => {
-                found();
-                send(to, file, at, len)
-            }
+        let file = match self.body.file() {
+            Ok(file) if is_here && self.is_in_memory(file, at, len, sending.millis(begun)) => file,
             _ => return Ok(None),
         };
+        found();
+        let sent = send(to, file, at, len);
         let ended = Instant::now();
         if has_waited(ended - begun) {
             tracing::debug!(url = self.url(), at, "sending has waited for the disk; it rests");
-            self.shared.sending.rest(ended);
+            sending.rest(ended);
+            self.looks.missed(sending.millis(ended));
         }
         sent
+    }
+
+    /// Whether the bytes are in memory, as far as has to be looked.
+    fn is_in_memory(&self, file: &File, at: ByteOffset, len: usize, now: u64) -> bool {
+        if len as u64 <= STRETCH_BYTES && !self.looks.are_due(now) {
+            return true;
+        }
+        let is_found = is_in_memory(file, at, len);
+        match is_found {
+            true => self.looks.found(now),
+            false => self.looks.missed(now),
+        }
+        is_found
     }
 }
 
 thread_local! {
-    /// What this thread had read from disks when it was last suspected; its own code, where that was never.
-    static READ_BYTES: Cell<u64> = const { Cell::new(u64::MAX) };
+    /// What this thread had read from disks when it was last suspected, or has first sent.
+    static READ_BYTES: Cell<Option<u64>> = Cell::new(read_by_this_thread());
 }
 
 /// Whether a call that took so long has waited for the disk: then its thread has read from one.
@@ -118,11 +135,14 @@ fn has_waited(took: Duration) -> bool {
     if took < SUSPECT {
         return false;
     }
-    let read = std::fs::read_to_string("/proc/thread-self/io")
-        .ok()
-        .and_then(|text| read_bytes(&text));
-    let more = read.is_some_and(|read| READ_BYTES.replace(read) < read);
-    more || took > WAITED
+    let read = read_by_this_thread();
+    READ_BYTES.replace(read) < read || took > WAITED
+}
+
+/// The bytes that this thread has had read from disks. `None` where the kernel does not say.
+fn read_by_this_thread() -> Option<u64> {
+    let io = std::fs::read_to_string("/proc/thread-self/io").ok()?;
+    read_bytes(&io)
 }
 
 /// The bytes that a thread has had read from disks, in what the kernel says of it.
@@ -162,7 +182,49 @@ fn is_in_memory(file: &File, at: ByteOffset, len: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{film, open};
     use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use tempfile::TempDir;
+
+    /// Sends the first page of the object so often; whether it is then still looked for each time.
+    fn send_first_page(object: &Object, times: usize) -> bool {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let mut page = [0; 4096];
+        for _ in 0..times {
+            if let Some(sent) = object.send_now(&ours, 0, page.len()).expect("a socket") {
+                theirs.read_exact(&mut page[..sent]).expect("what was sent");
+                assert!(page[..sent].iter().all(|byte| *byte == 7));
+            }
+        }
+        let now = object.shared.sending.millis(Instant::now());
+        !object.looks.are_left_out(now)
+    }
+
+    #[test]
+    fn what_is_always_sent_is_looked_for_now_and_then_until_the_kernel_drops_it() {
+        let dir = TempDir::new().expect("a directory");
+        let store = open(dir.path());
+        let object = film(&store, 1, 1 << 20, 1 << 20);
+        assert!(send_first_page(&object, 100));
+        // A busy machine may need more than a second for as many as it takes.
+        let is_trusted = (0..100).any(|_| !send_first_page(&object, 1500));
+        assert!(is_trusted, "it is looked for each time");
+        let file = object.body.file().expect("a file");
+        file.sync_all().expect("on the disk");
+        let drop_pages = || rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).expect("told");
+        drop_pages();
+        if reading::is_in_memory(file, 0) {
+            return; // A file system that lies in memory drops nothing.
+        }
+        let looks_again = (0..100).any(|_| {
+            drop_pages();
+            send_first_page(&object, 1)
+        });
+        assert!(looks_again, "what is dropped is not noticed");
+        assert!(send_first_page(&object, 2000), "it is trusted again at once");
+    }
 
     #[test]
     fn what_a_thread_has_read_is_told_by_the_kernel() {

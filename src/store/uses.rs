@@ -2,6 +2,7 @@
 //! here too.
 
 use super::record::Record;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// When they are worth a record: so many seconds after the last one, or with more than twice its hits and these.
@@ -62,5 +63,16 @@ impl Uses {
         let later = self.last().saturating_sub(self.told_last.load(Ordering::Relaxed)) >= NEWS_AFTER;
         let told = self.told_hits.load(Ordering::Relaxed);
         later || self.hits() > told.saturating_mul(2).saturating_add(NEWS_BEYOND)
+    }
+}
+
+/// Where answers are told that were given without asking the object.
+#[derive(Debug, Clone)]
+pub struct Tally(pub(super) Arc<Uses>);
+
+impl Tally {
+    /// Notes that the object has answered so many times more, each within a second of one that was noted.
+    pub fn answered(&self, times: u32) {
+        self.0.add_hits(times.into());
     }
 }
