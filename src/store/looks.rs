@@ -2,8 +2,9 @@
 //!
 //! The look costs an eighth of what it takes to send 16 KiB. What is asked for a thousand times in a second, and was in
 //! memory each time, is asked for again, and stays there: the kernel drops what was not used for longest. So for the
-//! rest of such a second only one call in sixteen looks. A call that finds its bytes absent, or has waited for the
-//! disk, ends that, and for ten seconds every call looks (`docs/decisions/0019-looks-in-hot-objects.md`).
+//! second after that only one call in sixteen looks. A call that finds its bytes absent, or has waited for the
+//! disk, ends that: every call looks for a second, and for twice as long each time that it was too soon
+//! (`docs/decisions/0019-looks-in-hot-objects.md`).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,17 +16,25 @@ const PERIOD_MILLIS: u64 = 1000;
 /// One call in so many looks all the same.
 const ONE_IN: u32 = 16;
 
-/// How long every call looks after something was not in memory.
-const WARY_MILLIS: u64 = 10_000;
+/// So often the time for which every call looks may double.
+const MOST_DOUBTS: u64 = 6;
 
 /// What the last looks at an object have come to. Times are in milliseconds of one clock, the caller's.
 ///
-/// One word: when the period has begun, or will, and how many looks have found what they looked for in it.
+/// One word: when the period has begun, or will; how many looks have found what they looked for in it; how often trust
+/// was disappointed lately.
 #[derive(Debug, Default)]
 pub(super) struct Looks(AtomicU64);
 
-/// The bits of the number of looks.
-const COUNT_BITS: u32 = 16;
+const COUNT_BITS: u32 = 12;
+const DOUBT_BITS: u32 = 4;
+
+#[derive(Debug, Clone, Copy)]
+struct Word {
+    since: u64,
+    count: u64,
+    doubts: u64,
+}
 
 thread_local! {
     static CALLS: Cell<u32> = const { Cell::new(0) };
@@ -44,44 +53,72 @@ impl Looks {
 
     /// Whether most calls do not look.
     pub(super) fn are_left_out(&self, now: u64) -> bool {
-        let (since, count) = unpack(self.0.load(Ordering::Relaxed));
-        count == TRUSTED_AFTER && !is_over(since, now)
+        let word = Word::unpack(self.0.load(Ordering::Relaxed));
+        word.is_trusted() && !word.is_over(now)
     }
 
     /// A call has looked, and found its bytes.
     pub(super) fn found(&self, now: u64) {
-        let word = self.0.load(Ordering::Relaxed);
-        let (since, count) = unpack(word);
-        let next = match count {
-            _ if now < since => return,
-            _ if is_over(since, now) => pack(now, 1),
-            TRUSTED_AFTER => return,
+        let packed = self.0.load(Ordering::Relaxed);
+        let word = Word::unpack(packed);
+        let next = if now < word.since {
+            return;
+        } else if word.is_over(now) {
+            Word {
+                since: now,
+                count: 1,
+                // Those who were trusted for a whole period were trusted rightly.
+                doubts: word.doubts.saturating_sub(word.is_trusted().into()),
+            }
+        } else if word.is_trusted() {
+            return;
+        } else {
+            let count = word.count + 1;
             // The period of trust begins with the last of them.
-            _ if count + 1 == TRUSTED_AFTER => pack(now, TRUSTED_AFTER),
-            _ => pack(since, count + 1),
+            let since = if count == TRUSTED_AFTER { now } else { word.since };
+            Word { since, count, ..word }
         };
         // One that is not counted means one more look. What another has just found missing stays.
         let _ = self
             .0
-            .compare_exchange(word, next, Ordering::Relaxed, Ordering::Relaxed);
+            .compare_exchange(packed, next.pack(), Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Bytes were not in memory.
     pub(super) fn missed(&self, now: u64) {
-        self.0.store(pack(now + WARY_MILLIS, 0), Ordering::Relaxed);
+        let word = Word::unpack(self.0.load(Ordering::Relaxed));
+        let more = u64::from(word.is_trusted() && !word.is_over(now));
+        let doubts = (word.doubts + more).min(MOST_DOUBTS);
+        let next = Word {
+            since: now + (PERIOD_MILLIS << doubts.saturating_sub(1)),
+            count: 0,
+            doubts,
+        };
+        self.0.store(next.pack(), Ordering::Relaxed);
     }
 }
 
-fn is_over(since: u64, now: u64) -> bool {
-    now >= since.saturating_add(PERIOD_MILLIS)
-}
+impl Word {
+    fn is_trusted(self) -> bool {
+        self.count == TRUSTED_AFTER
+    }
 
-fn pack(since: u64, count: u64) -> u64 {
-    (since << COUNT_BITS) | count
-}
+    fn is_over(self, now: u64) -> bool {
+        now >= self.since.saturating_add(PERIOD_MILLIS)
+    }
 
-fn unpack(word: u64) -> (u64, u64) {
-    (word >> COUNT_BITS, word & ((1 << COUNT_BITS) - 1))
+    fn pack(self) -> u64 {
+        (self.since << (COUNT_BITS + DOUBT_BITS)) | (self.count << DOUBT_BITS) | self.doubts
+    }
+
+    fn unpack(word: u64) -> Self {
+        let low = |word: u64, bits: u32| word & ((1 << bits) - 1);
+        Self {
+            since: word >> (COUNT_BITS + DOUBT_BITS),
+            count: low(word >> DOUBT_BITS, COUNT_BITS),
+            doubts: low(word, DOUBT_BITS),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -120,12 +157,28 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_once_is_looked_for_ten_seconds_long() {
+    fn who_was_trusted_wrongly_is_doubted_for_longer_each_time() {
         let looks = Looks::default();
-        find(&looks, TRUSTED_AFTER, 0);
-        looks.missed(500);
-        find(&looks, 5 * TRUSTED_AFTER, 500 + WARY_MILLIS - 1);
-        find(&looks, TRUSTED_AFTER, 500 + WARY_MILLIS);
-        assert_eq!(due_of(&looks, 1600, 500 + WARY_MILLIS), 100);
+        let mut now = 0;
+        for seconds in [1, 2, 4, 8, 16, 32, 32] {
+            find(&looks, TRUSTED_AFTER, now);
+            looks.missed(now + 500);
+            now += 500 + seconds * PERIOD_MILLIS;
+            find(&looks, 2 * TRUSTED_AFTER, now - 1);
+        }
+        // What is missed while everything is looked for says nothing new, but that it is not over.
+        looks.missed(now - 1);
+        now += 32 * PERIOD_MILLIS;
+        find(&looks, TRUSTED_AFTER, now - 2);
+        for _ in 0..3 {
+            find(&looks, TRUSTED_AFTER, now);
+            now += PERIOD_MILLIS;
+        }
+        find(&looks, TRUSTED_AFTER, now);
+        looks.missed(now);
+        now += 8 * PERIOD_MILLIS;
+        find(&looks, TRUSTED_AFTER, now - 1);
+        find(&looks, TRUSTED_AFTER, now);
+        assert_eq!(due_of(&looks, 1600, now), 100);
     }
 }

@@ -32,6 +32,9 @@ const SUSPECT: Duration = Duration::from_millis(5);
 /// No processor is waited for so long.
 const WAITED: Duration = Duration::from_millis(250);
 
+/// What a thread is known to have read is looked up anew after this.
+const READS_LAST: Duration = Duration::from_secs(1);
+
 /// How long nothing is sent this way then.
 const REST: Duration = Duration::from_secs(1);
 
@@ -86,8 +89,7 @@ impl Object {
     ) -> io::Result<Option<usize>> {
         let sending = &self.shared.sending;
         let begun = Instant::now();
-        // What it had read before is known from here on.
-        READ_BYTES.with(|_| ());
+        let reads = ThreadReads::known(begun);
         if sending.rests(begun) || self.has_passing() || !self.is_checked(at, len) {
             return Ok(None);
         }
@@ -103,7 +105,7 @@ impl Object {
         found();
         let sent = send(to, file, at, len);
         let ended = Instant::now();
-        if has_waited(ended - begun) {
+        if reads.has_waited(begun, ended) {
             tracing::debug!(url = self.url(), at, "sending has waited for the disk; it rests");
             sending.rest(ended);
             self.looks.missed(sending.millis(ended));
@@ -125,24 +127,43 @@ impl Object {
     }
 }
 
+/// What a thread had had read from disks, lately: where a call takes long, it is asked whether that was more
+/// afterwards. What the thread has read for other reasons, its own code for one, is no more than that of a second.
+#[derive(Debug, Clone, Copy)]
+struct ThreadReads {
+    at: Instant,
+    /// In bytes. `None` where the kernel does not say.
+    bytes: Option<u64>,
+}
+
 thread_local! {
-    /// What this thread had read from disks when it was last suspected, or has first sent.
-    static READ_BYTES: Cell<Option<u64>> = Cell::new(read_by_this_thread());
+    static READS: Cell<Option<ThreadReads>> = const { Cell::new(None) };
 }
 
-/// Whether a call that took so long has waited for the disk: then its thread has read from one.
-fn has_waited(took: Duration) -> bool {
-    if took < SUSPECT {
-        return false;
+impl ThreadReads {
+    /// Those of this thread, as they were a second before `now` or later.
+    fn known(now: Instant) -> Self {
+        let known = READS
+            .get()
+            .filter(|reads| now.saturating_duration_since(reads.at) < READS_LAST);
+        known.unwrap_or_else(|| Self::look(now))
     }
-    let read = read_by_this_thread();
-    READ_BYTES.replace(read) < read || took > WAITED
-}
 
-/// The bytes that this thread has had read from disks. `None` where the kernel does not say.
-fn read_by_this_thread() -> Option<u64> {
-    let io = std::fs::read_to_string("/proc/thread-self/io").ok()?;
-    read_bytes(&io)
+    fn look(now: Instant) -> Self {
+        let io = std::fs::read_to_string("/proc/thread-self/io").ok();
+        let reads = Self {
+            at: now,
+            bytes: io.and_then(|io| read_bytes(&io)),
+        };
+        READS.set(Some(reads));
+        reads
+    }
+
+    /// Whether a call has waited for the disk.
+    fn has_waited(&self, begun: Instant, ended: Instant) -> bool {
+        let took = ended - begun;
+        took >= SUSPECT && (Self::look(ended).bytes > self.bytes || took > WAITED)
+    }
 }
 
 /// The bytes that a thread has had read from disks, in what the kernel says of it.
@@ -223,15 +244,22 @@ mod tests {
             send_first_page(&object, 1)
         });
         assert!(looks_again, "what is dropped is not noticed");
-        assert!(send_first_page(&object, 2000), "it is trusted again at once");
     }
 
     #[test]
     fn what_a_thread_has_read_is_told_by_the_kernel() {
         assert_eq!(read_bytes("rchar: 5\nread_bytes: 4096\nwrite_bytes: 1\n"), Some(4096));
         assert_eq!(read_bytes(""), None);
-        assert!(!has_waited(SUSPECT / 2));
-        assert!(has_waited(WAITED * 2));
+        let now = Instant::now();
+        let reads = ThreadReads::known(now);
+        assert!(!reads.has_waited(now, now + SUSPECT / 2));
+        assert!(reads.has_waited(now, now + WAITED * 2));
+        let fewer = ThreadReads {
+            bytes: None,
+            ..ThreadReads::look(now)
+        };
+        let is_told = ThreadReads::look(now).bytes.is_some();
+        assert_eq!(fewer.has_waited(now, now + SUSPECT), is_told);
     }
 
     #[test]
