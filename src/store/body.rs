@@ -18,7 +18,13 @@ const STAT_BLOCK_BYTES: u64 = 512;
 const MOST_PIECES: usize = 1024;
 
 /// Nobody asks when a body was last read, and each read would look whether that is to be written down (open(2)).
-const UNDATED: i32 = OFlags::NOATIME.bits() as i32;
+/// Where the file is another's, or its file system will not have it, reads are merely slower.
+fn undated(file: File) -> File {
+    if let Ok(flags) = rustix::fs::fcntl_getfl(&file) {
+        let _ = rustix::fs::fcntl_setfl(&file, flags | OFlags::NOATIME);
+    }
+    file
+}
 
 #[derive(Debug)]
 pub(super) struct Body {
@@ -45,7 +51,6 @@ impl Body {
     fn create(&self) -> Result<(), StoreError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
-        options.custom_flags(UNDATED);
         let file = options.open(&self.path).or_else(|error| match self.path.parent() {
             Some(shard) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(shard)?;
@@ -55,7 +60,7 @@ impl Body {
         });
         let file = file.map_err(StoreError::file("create", &self.path))?;
         // Whoever was first has made the file.
-        let _ = self.file.set(file);
+        let _ = self.file.set(undated(file));
         Ok(())
     }
 
@@ -70,19 +75,14 @@ impl Body {
     /// The body stored at `path`.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).custom_flags(UNDATED).open(path);
-        // It is asked of an owner only.
-        let file = file.or_else(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => options.custom_flags(0).open(path),
-            _ => Err(error),
-        });
+        let file = options.read(true).write(true).open(path);
         // A file system that became read-only still has what was stored.
         let file = file.or_else(|error| match error.kind() {
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => File::open(path),
             _ => Err(error),
         });
         Ok(Self {
-            file: file.map_err(StoreError::file("open", path))?.into(),
+            file: undated(file.map_err(StoreError::file("open", path))?).into(),
             path: path.to_owned(),
         })
     }

@@ -2,10 +2,11 @@
 //!
 //! The look costs an eighth of what it takes to send 16 KiB. What is asked for a thousand times in a second, and was in
 //! memory each time, is asked for again, and stays there: the kernel drops what was not used for longest. So for the
-//! second after that only one call in sixteen looks. A call that finds its bytes absent, or has waited for the
-//! disk, ends that: every call looks for a second, and for twice as long each time that it was too soon
-//! (`docs/decisions/0019-looks-in-hot-objects.md`).
+//! second after that only one call in sixteen looks, in those parts of the object where some of the thousand were. A
+//! call that finds its bytes absent, or has waited for the disk, ends that: every call looks for a second, and for twice
+//! as long each time that trust was misplaced (`docs/decisions/0019-looks-in-hot-objects.md`).
 
+use crate::ranges::ByteOffset;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,89 +17,111 @@ const PERIOD_MILLIS: u64 = 1000;
 /// One call in so many looks all the same.
 const ONE_IN: u32 = 16;
 
-/// So often the time for which every call looks may double.
+/// So often the time for which every call looks may double; one doubling is forgiven after so many periods of trust.
 const MOST_DOUBTS: u64 = 6;
+const FORGIVEN_AFTER: u64 = 64;
+
+/// Into so many parts an object is divided: the bits of a word.
+const PARTS: u64 = 64;
 
 /// What the last looks at an object have come to. Times are in milliseconds of one clock, the caller's.
-///
-/// One word: when the period has begun, or will; how many looks have found what they looked for in it; how often trust
-/// was disappointed lately.
 #[derive(Debug, Default)]
-pub(super) struct Looks(AtomicU64);
+pub(super) struct Looks {
+    state: AtomicU64,
+    /// In which parts something was found since the last period of trust, or the last miss.
+    seen: AtomicU64,
+}
+
+/// One word.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    /// When the period has begun, or will.
+    since: u64,
+    /// How many looks have found what they looked for in it.
+    count: u64,
+    /// How often trust was misplaced lately.
+    doubts: u64,
+    /// How many periods of trust went well since.
+    well: u64,
+}
 
 const COUNT_BITS: u32 = 12;
 const DOUBT_BITS: u32 = 4;
-
-#[derive(Debug, Clone, Copy)]
-struct Word {
-    since: u64,
-    count: u64,
-    doubts: u64,
-}
+const WELL_BITS: u32 = 8;
 
 thread_local! {
     static CALLS: Cell<u32> = const { Cell::new(0) };
 }
 
+/// The part of an object of `length` bytes in which the byte at `at` lies: its bit.
+fn part_of(at: ByteOffset, length: u64) -> u64 {
+    1 << (at / length.div_ceil(PARTS).max(1)).min(PARTS - 1)
+}
+
 impl Looks {
-    /// Whether a call has to look.
-    pub(super) fn are_due(&self, now: u64) -> bool {
-        if !self.are_left_out(now) {
-            return true;
-        }
+    /// Whether looks are left out now where the byte at `at` lies, but for one in so many.
+    pub(super) fn are_left_out(&self, now: u64, at: ByteOffset, length: u64) -> bool {
+        let state = State::unpack(self.state.load(Ordering::Relaxed));
+        state.is_trusted() && !state.is_over(now) && self.seen.load(Ordering::Relaxed) & part_of(at, length) != 0
+    }
+
+    /// Whether this call looks although looks are left out.
+    pub(super) fn is_turn() -> bool {
         let calls = CALLS.get().wrapping_add(1);
         CALLS.set(calls);
         calls.is_multiple_of(ONE_IN)
     }
 
-    /// Whether most calls do not look.
-    pub(super) fn are_left_out(&self, now: u64) -> bool {
-        let word = Word::unpack(self.0.load(Ordering::Relaxed));
-        word.is_trusted() && !word.is_over(now)
-    }
-
-    /// A call has looked, and found its bytes.
-    pub(super) fn found(&self, now: u64) {
-        let packed = self.0.load(Ordering::Relaxed);
-        let word = Word::unpack(packed);
-        let next = if now < word.since {
+    /// A call has looked, and found the byte at `at`.
+    pub(super) fn found(&self, now: u64, at: ByteOffset, length: u64) {
+        let packed = self.state.load(Ordering::Relaxed);
+        let state = State::unpack(packed);
+        let part = part_of(at, length);
+        let next = if now < state.since {
             return;
-        } else if word.is_over(now) {
-            Word {
-                since: now,
-                count: 1,
-                // Those who were trusted for a whole period were trusted rightly.
-                doubts: word.doubts.saturating_sub(word.is_trusted().into()),
-            }
-        } else if word.is_trusted() {
-            return;
+        } else if state.is_over(now) {
+            // A new period, whose parts are its own.
+            self.seen.store(part, Ordering::Relaxed);
+            state.next_period(now)
         } else {
-            let count = word.count + 1;
+            if self.seen.load(Ordering::Relaxed) & part == 0 {
+                self.seen.fetch_or(part, Ordering::Relaxed);
+            }
+            if state.is_trusted() {
+                return;
+            }
+            let count = state.count + 1;
             // The period of trust begins with the last of them.
-            let since = if count == TRUSTED_AFTER { now } else { word.since };
-            Word { since, count, ..word }
+            let since = if count == TRUSTED_AFTER { now } else { state.since };
+            State { since, count, ..state }
         };
         // One that is not counted means one more look. What another has just found missing stays.
         let _ = self
-            .0
+            .state
             .compare_exchange(packed, next.pack(), Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Bytes were not in memory.
-    pub(super) fn missed(&self, now: u64) {
-        let word = Word::unpack(self.0.load(Ordering::Relaxed));
-        let more = u64::from(word.is_trusted() && !word.is_over(now));
-        let doubts = (word.doubts + more).min(MOST_DOUBTS);
-        let next = Word {
+    /// Bytes were not in memory; `was_trusted` where looks were left out when the call began.
+    pub(super) fn missed(&self, now: u64, was_trusted: bool) {
+        let state = State::unpack(self.state.load(Ordering::Relaxed));
+        let doubts = (state.doubts + u64::from(was_trusted)).min(MOST_DOUBTS);
+        let next = State {
             since: now + (PERIOD_MILLIS << doubts.saturating_sub(1)),
             count: 0,
             doubts,
+            well: 0,
         };
-        self.0.store(next.pack(), Ordering::Relaxed);
+        self.state.store(next.pack(), Ordering::Relaxed);
+        self.seen.store(0, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn doubts(&self) -> u64 {
+        State::unpack(self.state.load(Ordering::Relaxed)).doubts
     }
 }
 
-impl Word {
+impl State {
     fn is_trusted(self) -> bool {
         self.count == TRUSTED_AFTER
     }
@@ -107,16 +130,35 @@ impl Word {
         now >= self.since.saturating_add(PERIOD_MILLIS)
     }
 
+    /// The period that begins with a look now.
+    fn next_period(self, now: u64) -> Self {
+        let well = self.well + u64::from(self.is_trusted());
+        let forgiven = well >= FORGIVEN_AFTER;
+        Self {
+            since: now,
+            count: 1,
+            doubts: self.doubts.saturating_sub(forgiven.into()),
+            well: if forgiven { 0 } else { well },
+        }
+    }
+
     fn pack(self) -> u64 {
-        (self.since << (COUNT_BITS + DOUBT_BITS)) | (self.count << DOUBT_BITS) | self.doubts
+        let Self {
+            since,
+            count,
+            doubts,
+            well,
+        } = self;
+        (((since << COUNT_BITS | count) << DOUBT_BITS | doubts) << WELL_BITS) | well
     }
 
     fn unpack(word: u64) -> Self {
         let low = |word: u64, bits: u32| word & ((1 << bits) - 1);
         Self {
-            since: word >> (COUNT_BITS + DOUBT_BITS),
-            count: low(word >> DOUBT_BITS, COUNT_BITS),
-            doubts: low(word, DOUBT_BITS),
+            since: word >> (WELL_BITS + DOUBT_BITS + COUNT_BITS),
+            count: low(word >> (WELL_BITS + DOUBT_BITS), COUNT_BITS),
+            doubts: low(word >> WELL_BITS, DOUBT_BITS),
+            well: low(word, WELL_BITS),
         }
     }
 }
@@ -125,14 +167,17 @@ impl Word {
 mod tests {
     use super::*;
 
-    fn due_of(looks: &Looks, calls: usize, now: u64) -> usize {
-        (0..calls).filter(|_| looks.are_due(now)).count()
+    const LEN: u64 = 1 << 30;
+
+    fn is_trusted(looks: &Looks, now: u64) -> bool {
+        looks.are_left_out(now, 5, LEN)
     }
 
+    /// Finds the first bytes so often; they are looked for each time.
     fn find(looks: &Looks, times: u64, now: u64) {
         for _ in 0..times {
-            assert!(looks.are_due(now), "not known well enough yet");
-            looks.found(now);
+            assert!(!is_trusted(looks, now), "not known well enough yet");
+            looks.found(now, 5, LEN);
         }
     }
 
@@ -141,11 +186,13 @@ mod tests {
         let looks = Looks::default();
         find(&looks, TRUSTED_AFTER - 1, 50);
         find(&looks, 1, 900);
-        assert_eq!(due_of(&looks, 1600, 1800), 100);
-        looks.found(1800);
-        assert_eq!(due_of(&looks, 1600, 1900), 1600, "its second is over");
+        assert!(is_trusted(&looks, 1800));
+        looks.found(1800, 5, LEN);
+        assert!(is_trusted(&looks, 1899));
         find(&looks, TRUSTED_AFTER, 1900);
-        assert_eq!(due_of(&looks, 1600, 1900), 100);
+        assert!(is_trusted(&looks, 1900));
+        let turns = (0..1600).filter(|_| Looks::is_turn()).count();
+        assert_eq!(turns, 100);
     }
 
     #[test]
@@ -157,28 +204,64 @@ mod tests {
     }
 
     #[test]
+    fn the_beginning_of_a_film_says_nothing_of_its_end() {
+        let looks = Looks::default();
+        find(&looks, TRUSTED_AFTER, 0);
+        assert!(!looks.are_left_out(0, LEN - 1, LEN));
+        looks.found(0, LEN - 1, LEN);
+        assert!(looks.are_left_out(0, LEN - 5000, LEN));
+        assert!(!looks.are_left_out(0, LEN / 2, LEN));
+        // What was seen in one period is not known of the next.
+        find(&looks, TRUSTED_AFTER, PERIOD_MILLIS);
+        assert!(!looks.are_left_out(PERIOD_MILLIS, LEN - 1, LEN));
+        for (at, length, part) in [
+            (0, 1, 0),
+            (0, 0, 0),
+            (63, 64, 63),
+            (64, 65, 32),
+            (99, 100, 49),
+            (u64::MAX, 5, 63),
+        ] {
+            assert_eq!(part_of(at, length), 1 << part, "{at} of {length}");
+        }
+    }
+
+    #[test]
     fn who_was_trusted_wrongly_is_doubted_for_longer_each_time() {
         let looks = Looks::default();
         let mut now = 0;
         for seconds in [1, 2, 4, 8, 16, 32, 32] {
             find(&looks, TRUSTED_AFTER, now);
-            looks.missed(now + 500);
-            now += 500 + seconds * PERIOD_MILLIS;
+            // A call that began in the time of trust may end long after it.
+            now += 5 * PERIOD_MILLIS;
+            looks.missed(now, true);
+            now += seconds * PERIOD_MILLIS;
             find(&looks, 2 * TRUSTED_AFTER, now - 1);
         }
         // What is missed while everything is looked for says nothing new, but that it is not over.
-        looks.missed(now - 1);
+        looks.missed(now, false);
         now += 32 * PERIOD_MILLIS;
-        find(&looks, TRUSTED_AFTER, now - 2);
-        for _ in 0..3 {
+        find(&looks, TRUSTED_AFTER, now - 1);
+    }
+
+    #[test]
+    fn doubt_is_forgiven_slowly() {
+        let looks = Looks::default();
+        looks.missed(0, true);
+        looks.missed(0, true);
+        let mut now = 5 * PERIOD_MILLIS;
+        for _ in 0..FORGIVEN_AFTER {
+            assert_eq!(looks.doubts(), 2);
             find(&looks, TRUSTED_AFTER, now);
             now += PERIOD_MILLIS;
         }
         find(&looks, TRUSTED_AFTER, now);
-        looks.missed(now);
-        now += 8 * PERIOD_MILLIS;
-        find(&looks, TRUSTED_AFTER, now - 1);
-        find(&looks, TRUSTED_AFTER, now);
-        assert_eq!(due_of(&looks, 1600, now), 100);
+        assert_eq!(looks.doubts(), 1);
+        looks.missed(now, true);
+        for _ in 0..FORGIVEN_AFTER {
+            now += 5 * PERIOD_MILLIS;
+            find(&looks, 1, now);
+        }
+        assert_eq!(looks.doubts(), 2, "nobody was trusted");
     }
 }

@@ -11,6 +11,7 @@
 //! - No page is given back while the lock that writers share is held. Pages that a socket holds already keep their
 //!   bytes when the file gives them back, since whole pages are given back and never written to again.
 
+use super::looks::Looks;
 use super::object::Object;
 use super::reading;
 use crate::ranges::{ByteOffset, ByteRange};
@@ -99,32 +100,61 @@ impl Object {
         };
         let is_here = ByteRange::with_len(at, len as u64).is_some_and(|range| self.covers(range));
         let file = match self.body.file() {
-            Ok(file) if is_here && self.is_in_memory(file, at, len, sending.millis(begun)) => file,
+            Ok(file) if is_here => file,
             _ => return Ok(None),
         };
+        let look = self.look_for(file, at, len, sending.millis(begun), &reads);
+        if look == Look::Missed {
+            return Ok(None);
+        }
         found();
         let sent = send(to, file, at, len);
         let ended = Instant::now();
         if reads.has_waited(begun, ended) {
             tracing::debug!(url = self.url(), at, "sending has waited for the disk; it rests");
             sending.rest(ended);
-            self.looks.missed(sending.millis(ended));
+            self.looks.missed(sending.millis(ended), look == Look::LeftOut);
+        } else if let (Look::Found { last, length }, Ok(Some(_))) = (look, &sent) {
+            self.looks.found(sending.millis(begun), last, length);
         }
         sent
     }
 
-    /// Whether the bytes are in memory, as far as has to be looked.
-    fn is_in_memory(&self, file: &File, at: ByteOffset, len: usize, now: u64) -> bool {
-        if len as u64 <= STRETCH_BYTES && !self.looks.are_due(now) {
-            return true;
+    /// Looks for the bytes in memory, as far as that is due.
+    fn look_for(&self, file: &File, at: ByteOffset, len: usize, now: u64, reads: &ThreadReads) -> Look {
+        let last = at + (len as u64).max(1) - 1;
+        // Who would not see that a call has waited looks each time.
+        let length = self.length().filter(|_| reads.bytes.is_some());
+        let length = length.filter(|_| len as u64 <= STRETCH_BYTES);
+        let is_trusted = length.is_some_and(|length| self.looks.are_left_out(now, last, length));
+        if is_trusted && !Looks::is_turn() {
+            return Look::LeftOut;
         }
-        let is_found = is_in_memory(file, at, len);
-        match is_found {
-            true => self.looks.found(now),
-            false => self.looks.missed(now),
+        if !is_in_memory(file, at, len) {
+            self.looks.missed(now, is_trusted);
+            // The kernel has begun to read it, on this thread's account.
+            ThreadReads::forget();
+            return Look::Missed;
         }
-        is_found
+        match length {
+            Some(length) => Look::Found { last, length },
+            None => Look::FoundMore,
+        }
     }
+}
+
+/// What became of the look for the bytes that are to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    LeftOut,
+    Missed,
+    /// A single stretch, of which this is the last byte, in an object of this length.
+    Found {
+        last: ByteOffset,
+        length: u64,
+    },
+    /// Several stretches.
+    FoundMore,
 }
 
 /// What a thread had had read from disks, lately: where a call takes long, it is asked whether that was more
@@ -157,6 +187,11 @@ impl ThreadReads {
         };
         READS.set(Some(reads));
         reads
+    }
+
+    /// What it has read is to be looked up anew.
+    fn forget() {
+        READS.set(None);
     }
 
     /// Whether a call has waited for the disk.
@@ -209,6 +244,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use tempfile::TempDir;
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     /// Sends the first page of the object so often; whether it is then still looked for each time.
     fn send_first_page(object: &Object, times: usize) -> bool {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
@@ -220,7 +257,7 @@ mod tests {
             }
         }
         let now = object.shared.sending.millis(Instant::now());
-        !object.looks.are_left_out(now)
+        !object.looks.are_left_out(now, 4095, object.length().expect("known"))
     }
 
     #[test]
@@ -229,9 +266,11 @@ mod tests {
         let store = open(dir.path());
         let object = film(&store, 1, 1 << 20, 1 << 20);
         assert!(send_first_page(&object, 100));
-        // A busy machine may need more than a second for as many as it takes.
-        let is_trusted = (0..100).any(|_| !send_first_page(&object, 1500));
-        assert!(is_trusted, "it is looked for each time");
+        // A busy machine may need more than a second for as many as it takes, or sending rests for one.
+        let begun = Instant::now();
+        while send_first_page(&object, 1500) {
+            assert!(begun.elapsed() < PATIENCE, "it is looked for each time");
+        }
         let file = object.body.file().expect("a file");
         file.sync_all().expect("on the disk");
         let drop_pages = || rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).expect("told");
@@ -239,11 +278,17 @@ mod tests {
         if reading::is_in_memory(file, 0) {
             return; // A file system that lies in memory drops nothing.
         }
-        let looks_again = (0..100).any(|_| {
-            drop_pages();
-            send_first_page(&object, 1)
-        });
-        assert!(looks_again, "what is dropped is not noticed");
+        while object.looks.doubts() == 0 {
+            assert!(begun.elapsed() < PATIENCE, "what is dropped is not noticed");
+            // Where the second of trust is over, it comes anew.
+            if send_first_page(&object, 1500) {
+                continue;
+            }
+            for _ in 0..64 {
+                drop_pages();
+                send_first_page(&object, 1);
+            }
+        }
     }
 
     #[test]
