@@ -23,7 +23,7 @@ const CROWD: u32 = 3;
 const TOGETHER: Duration = Duration::from_millis(50);
 
 /// The most blocks in memory, and the most that are watched.
-const MOST_BLOCKS: usize = 16;
+const MOST_BLOCKS: usize = 32;
 const MOST_WATCHED: usize = 256;
 
 /// A block that nobody has taken for so long is given back.
@@ -331,7 +331,7 @@ mod tests {
     fn the_memory_of_crowds_is_bounded() {
         let dir = TempDir::new().expect("a directory");
         let store = open(dir.path());
-        let length = 20 * MIB;
+        let length = (MOST_BLOCKS as u64 + 4) * MIB;
         let object = film(&store, 1, length, length);
         for at in (0..length).step_by(MIB as usize) {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair");
