@@ -17,7 +17,8 @@ const PERIOD_MILLIS: u64 = 1000;
 /// One call in so many looks all the same.
 const ONE_IN: u32 = 16;
 
-/// So often the time for which every call looks may double; one doubling is forgiven after so many periods of trust.
+/// The most doubts: every call looks for a period with the first, and for twice as long with each more. One is forgiven
+/// after so many periods of trust.
 const MOST_DOUBTS: u64 = 6;
 const FORGIVEN_AFTER: u64 = 64;
 
