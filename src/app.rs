@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! actix workers (one a core)   connections, bodies            own threads
-//! fill runtime (tokio)         owners, sessions, timers       own threads
+//! fill threads (tokio)         owners, sessions, timers       one a processor, two at least
 //! ```
 //!
 //! The two meet in the store only: a fill hands on, writes and wakes, a worker sends. [`Server`] is also the
@@ -23,7 +23,7 @@ use self::listen::listen_at;
 use crate::admin;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
-use crate::fill::{FillSettings, Registry};
+use crate::fill::{FillSettings, Registry, RunningThreads, Threads};
 use crate::live::{Limits, Rules, Streams};
 use crate::serve::{Problem, Recent, Routed, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
@@ -70,12 +70,15 @@ const LOOKUP_THREAD_IDLE: Duration = Duration::from_secs(24 * 3600);
 /// How often the store is looked after.
 const STORE_CHECK: Duration = Duration::from_secs(1);
 
-/// Threads for fills: they move bytes between sockets and the page cache, and wait for the most part.
-const FILL_THREADS: usize = 2;
+/// Threads for fills, one a processor within these bounds: they move bytes between sockets and the page cache, and wait
+/// for the most part.
+const LEAST_FILL_THREADS: usize = 2;
+const MOST_FILL_THREADS: usize = 8;
 
-/// Threads that write for the fills. More writes at once than this make no disk faster, and each thread
-/// keeps a heap of its own, about half a megabyte, for as long as it lives.
+/// Threads that wait for the disk for the fills, shared out among the threads above. More writes at once than this make
+/// no disk faster, and each thread keeps a heap of its own, about half a megabyte, for as long as it lives.
 const WRITE_THREADS: usize = 16;
+const LEAST_WRITE_THREADS: usize = 4;
 
 /// Threads of one worker that read what the page cache does not hold: so many reads at once keep a disk
 /// busy. As with [`WRITE_THREADS`], each has its heap.
@@ -154,7 +157,8 @@ pub struct Server {
     address: SocketAddr,
     handle: ServerHandle,
     thread: JoinHandle<std::io::Result<()>>,
-    fills: tokio::runtime::Runtime,
+    threads: Threads,
+    running: RunningThreads,
     /// The thread of [`Service::lookups`].
     lookups: tokio::runtime::Runtime,
     service: Arc<Service>,
@@ -198,13 +202,7 @@ impl Server {
                 bytes_per_second: config.bytes_per_second,
             },
         })?;
-        let fills = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(FILL_THREADS)
-            .max_blocking_threads(WRITE_THREADS)
-            .thread_name("millpond-fill")
-            .enable_all()
-            .build()
-            .map_err(AppError::Threads)?;
+        let (threads, running) = start_fill_threads().map_err(AppError::Threads)?;
         let lookups = tokio::runtime::Builder::new_current_thread()
             .max_blocking_threads(1)
             .thread_keep_alive(LOOKUP_THREAD_IDLE)
@@ -224,9 +222,11 @@ impl Server {
             Arc::clone(&clock),
         ));
         let keeping = keep_store(Arc::clone(&store), Arc::clone(&streams));
-        let registry = Registry::new(Arc::clone(&store), streams, client, settings, fills.handle().clone());
-        fills.spawn(keeping);
-        fills.spawn(watch_for_sleep(Arc::clone(&clock), registry.clone()));
+        let registry = Registry::new(Arc::clone(&store), streams, client, settings, threads.clone());
+        threads.handle().spawn(keeping);
+        threads
+            .handle()
+            .spawn(watch_for_sleep(Arc::clone(&clock), registry.clone()));
         let service = Arc::new(Service {
             store,
             fills: registry,
@@ -252,7 +252,8 @@ impl Server {
             address,
             handle,
             thread,
-            fills,
+            threads,
+            running,
             lookups,
             service,
         })
@@ -277,18 +278,19 @@ impl Server {
         let Self {
             handle,
             thread,
-            fills,
+            threads,
+            running,
             lookups,
             service,
             ..
         } = self;
-        fills.block_on(handle.stop(true));
+        threads.handle().block_on(handle.stop(true));
         let served = thread.join().map_err(|_| AppError::Panicked)?;
         served.map_err(AppError::Threads)?;
-        fills.block_on(service.fills.stop());
+        threads.handle().block_on(service.fills.stop());
         service.store.flush()?;
         let ending = service.store.ending();
-        fills.shutdown_timeout(Duration::from_secs(5));
+        running.stop();
         lookups.shutdown_timeout(Duration::from_secs(5));
         drop(service);
         // Worker threads let go of their last answers a moment later; until then the directory is in use.
@@ -313,6 +315,12 @@ async fn watch_for_sleep(clock: SharedClock, fills: Registry) {
         }
         known = suspended;
     }
+}
+
+fn start_fill_threads() -> std::io::Result<(Threads, RunningThreads)> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = processors.clamp(LEAST_FILL_THREADS, MOST_FILL_THREADS);
+    Threads::start(count, LEAST_WRITE_THREADS.max(WRITE_THREADS / count))
 }
 
 fn stream_limits(config: &Config) -> Limits {

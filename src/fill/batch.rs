@@ -208,7 +208,7 @@ impl Drop for Batch {
             is_last: true,
         };
         // Where the program ends meanwhile it is not written; nor is it recorded.
-        self.sink.context.runtime.spawn_blocking(move || {
+        self.sink.thread.spawn_blocking(move || {
             if let Err(error) = owed.write_now(owed.handed.end()) {
                 tracing::debug!(url = owed.sink.object.url(), %error, "what an ended session brought last is lost");
             }

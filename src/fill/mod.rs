@@ -31,6 +31,7 @@ mod plan;
 mod registry;
 mod room;
 mod session;
+mod threads;
 mod unshared;
 mod why;
 
@@ -38,6 +39,7 @@ pub use cursor::Cursor;
 pub use line::{FillLine, WaitingLine};
 pub use passage::{Outgoing, Passed, Seen, Sending};
 pub use registry::{FillSettings, Phase, Refusal, Registry, Trouble, Want};
+pub use threads::{RunningThreads, Threads};
 pub use why::{SessionLine, Stage, Why};
 
 pub use crate::config::AfterLastReader;

@@ -147,14 +147,16 @@ impl Registry {
     ) -> Result<Passed, UpstreamError> {
         let (told, head) = oneshot::channel();
         let context = Arc::clone(self.context());
-        let (runtime, limit) = (context.runtime.clone(), context.client.reply_timeout());
+        let (seat, limit) = (context.threads.seat(), context.client.reply_timeout());
         let host = target.url.host_str().unwrap_or_default().to_owned();
         let silent = move || UpstreamError::Silent {
             host: host.clone(),
             limit,
         };
         let silent_too = silent.clone();
-        runtime.spawn(async move {
+        let thread = seat.thread().clone();
+        thread.spawn(async move {
+            let _seat = seat;
             let turn = context.client.budget_of(&target.url);
             let Ok(permit) = tokio::time::timeout(limit, turn.acquire(Class::Waiting)).await else {
                 let _ = told.send(Err(silent()));

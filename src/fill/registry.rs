@@ -11,6 +11,7 @@ use super::owner::{Owner, Start};
 use super::passage::Sending;
 use super::place::{Pace, Place, Visits};
 use super::session::Position;
+use super::threads::Threads;
 use super::unshared::Unshared;
 use crate::key::{ObjectId, ObjectKey};
 use crate::live::{Stream, Streams};
@@ -22,7 +23,6 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use url::Url;
@@ -331,7 +331,7 @@ pub(super) struct Context {
     pub(super) streams: Arc<Streams>,
     pub(super) client: Client,
     pub(super) settings: FillSettings,
-    pub(super) runtime: Handle,
+    pub(super) threads: Threads,
     pub(super) stopping: watch::Sender<bool>,
     /// Counts the times that the machine has slept.
     pub(super) woken: watch::Sender<u64>,
@@ -394,20 +394,20 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry without fills, whose tasks run on `runtime`.
+    /// A registry without fills, whose tasks run on `threads`.
     pub fn new(
         store: Arc<Store>,
         streams: Arc<Streams>,
         client: Client,
         settings: FillSettings,
-        runtime: Handle,
+        threads: Threads,
     ) -> Self {
         let context = Context {
             store,
             streams,
             client,
             settings,
-            runtime,
+            threads,
             stopping: watch::Sender::new(false),
             woken: watch::Sender::new(0),
             punching: Mutex::default(),
@@ -577,7 +577,8 @@ impl Registry {
     fn spawn(&self, owner: Owner, start: Start) {
         let mut owners = self.context.owners.lock().unwrap_or_else(PoisonError::into_inner);
         while owners.try_join_next().is_some() {}
-        owners.spawn_on(owner.run(start), &self.context.runtime);
+        let thread = owner.thread().clone();
+        owners.spawn_on(owner.run(start), &thread);
     }
 
     /// How many fills are under way.

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 /// The most that is written at once, in bytes: bounds what a session holds in memory.
@@ -157,6 +158,7 @@ const BETWEEN_PIECES: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub(super) struct Sink {
     pub(super) session: u64,
+    pub(super) thread: Handle,
     pub(super) context: Arc<Context>,
     pub(super) shared: Arc<Shared>,
     pub(super) object: Arc<Object>,

@@ -1,4 +1,4 @@
-//! Telling at once that nothing is stored under a URL.
+//! Telling at once that nothing is stored under a URL, and making the first object there at once.
 //!
 //! A catalog that is read from the disk makes whoever asks wait, so it is asked on a thread that may. But most catalogs lie in
 //! memory, and who asks for a film that is not here waits for two threads to change places before anything is asked of the
@@ -6,7 +6,10 @@
 //! first that was slow ends that.
 
 use super::index::Store;
+use super::object::Object;
+use super::representation::Representation;
 use crate::key::ObjectKey;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -49,11 +52,82 @@ impl Store {
         self.lookups.took(begun.elapsed());
         is_absent
     }
+
+    /// [`Store::create`] where it waits for neither the disk nor another's turn, because nothing is stored under that
+    /// URL, and nothing is to be closed for it. `None`, with nothing done, where that is not certain.
+    pub fn create_now(&self, key: &ObjectKey, representation: &Representation) -> Option<Arc<Object>> {
+        let changing = self.open.changing_now()?;
+        // In this turn nothing else comes to be there.
+        if changing.is_crowded() || !self.is_absent_now(key) {
+            return None;
+        }
+        self.stock_now()?.touch(key.id(), 0);
+        let object = self.generation(key, representation.clone(), None);
+        changing.hold(&object);
+        Some(object)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{key, open, representation};
     use super::*;
+    use tempfile::TempDir;
+
+    fn know_to_be_quick(store: &Store) {
+        (0..ENOUGH).for_each(|_| store.lookups.took(QUICK / 2));
+    }
+
+    #[test]
+    fn what_is_not_stored_is_made_at_once_unless_that_could_wait() {
+        let dir = TempDir::new().expect("a directory");
+        let store = open(dir.path());
+        let make = |number| store.create_now(&key(number), &representation(1000));
+        let make_quickly = |number| {
+            know_to_be_quick(&store);
+            make(number)
+        };
+        assert!(make(1).is_none(), "how long looking takes is not known yet");
+        let made = make_quickly(1).expect("nothing is there");
+        assert!(Arc::ptr_eq(&made, &store.resident(&key(1)).expect("found")));
+        assert!(make_quickly(1).is_none(), "it is there");
+        let turn = store.open.changing();
+        assert!(make_quickly(2).is_none(), "another changes what is open");
+        drop(turn);
+        let stock = store.stock();
+        assert!(make_quickly(2).is_none(), "another counts");
+        drop(stock);
+        assert!(store.resident(&key(2)).is_none());
+        make_quickly(2).expect("nobody is in the way");
+    }
+
+    #[test]
+    fn an_object_without_bytes_that_is_made_at_once_is_whole() {
+        let dir = TempDir::new().expect("a directory");
+        let store = open(dir.path());
+        know_to_be_quick(&store);
+        let object = store.create_now(&key(1), &representation(0)).expect("made");
+        assert!(object.is_whole());
+    }
+
+    #[test]
+    fn where_others_would_have_to_be_closed_nothing_is_made_at_once() {
+        let dir = TempDir::new().expect("a directory");
+        let store = open(dir.path());
+        let mut made = 0;
+        while made < 5000 {
+            know_to_be_quick(&store);
+            if store.create_now(&key(made), &representation(10)).is_none() {
+                break;
+            }
+            made += 1;
+        }
+        assert!((256..5000).contains(&made), "{made}");
+        // The way that may wait closes some, and there is room again.
+        store.create(&key(made), representation(10)).expect("made");
+        know_to_be_quick(&store);
+        store.create_now(&key(made + 1), &representation(10)).expect("made");
+    }
 
     #[test]
     fn one_slow_look_up_ends_a_row_of_quick_ones() {

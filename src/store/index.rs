@@ -26,7 +26,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Instant, SystemTime};
 
 /// How a store is opened.
@@ -276,24 +276,13 @@ impl Store {
     /// Where the generation before cannot be read; it then stays.
     pub fn create(&self, key: &ObjectKey, representation: Representation) -> Result<Created, StoreError> {
         let before = self.load(key)?;
-        let generation = self.next_generation(before.as_deref());
-        let body = Body::at(&self.layout.body(key.id(), generation));
-        let object = Arc::new(Object::new(
-            key,
-            generation,
-            representation,
-            body,
-            Arc::clone(&self.shared),
-        ));
+        let object = self.generation(key, representation, before.as_deref());
         object.set_pinned(before.as_ref().is_some_and(|before| before.is_pinned()));
         if before.is_none() {
             self.stock().touch(key.id(), 0);
         }
         // Before its record: what is not in the map is taken for something that nobody uses.
         self.open.changing().hold(&object);
-        if object.length() == Some(0) {
-            object.end_at(0, false);
-        }
         // Where something goes for it, its record comes first. Else its first bytes do not wait for its files.
         if before.is_some() {
             self.settle(&object);
@@ -306,6 +295,22 @@ impl Store {
             object,
             replaced: before,
         })
+    }
+
+    /// A generation that is nowhere yet but in memory; one without bytes is whole.
+    pub(super) fn generation(
+        &self,
+        key: &ObjectKey,
+        representation: Representation,
+        before: Option<&Object>,
+    ) -> Arc<Object> {
+        let generation = self.next_generation(before);
+        let body = Body::at(&self.layout.body(key.id(), generation));
+        let object = Object::new(key, generation, representation, body, Arc::clone(&self.shared));
+        if object.length() == Some(0) {
+            object.end_at(0, false);
+        }
+        Arc::new(object)
     }
 
     /// Makes the files and the record of a new generation, where that is still to be done: for a blocking thread.
@@ -328,14 +333,9 @@ impl Store {
     /// A new generation that later requests do not find: for readers who came before a purge. Its room is
     /// free when the last of them leaves.
     pub fn create_apart(&self, key: &ObjectKey, representation: Representation) -> Arc<Object> {
-        let generation = self.next_generation(None);
-        let body = Body::at(&self.layout.body(key.id(), generation));
-        let object = Object::new(key, generation, representation, body, Arc::clone(&self.shared));
+        let object = self.generation(key, representation, None);
         object.discarded.store(true, Ordering::Release);
-        if object.length() == Some(0) {
-            object.end_at(0, false);
-        }
-        Arc::new(object)
+        object
     }
 
     /// Writes what is absent of the bytes that begin at `at`, whatever pieces they are in, evicting other objects
@@ -496,6 +496,15 @@ impl Store {
 
     pub(super) fn stock(&self) -> MutexGuard<'_, Stock> {
         self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// [`Store::stock`], where nobody holds it: who counts reads the catalog meanwhile.
+    pub(super) fn stock_now(&self) -> Option<MutexGuard<'_, Stock>> {
+        match self.stock.try_lock() {
+            Ok(stock) => Some(stock),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 

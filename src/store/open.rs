@@ -8,7 +8,7 @@ use super::object::Object;
 use crate::key::ObjectId;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 /// The most objects kept open without a reader: each costs a file descriptor, of which they take a quarter at
 /// most, and some kilobytes of memory.
@@ -62,6 +62,19 @@ impl OpenObjects {
         }
     }
 
+    /// The turn, where nobody has it.
+    pub(super) fn changing_now(&self) -> Option<Changing<'_>> {
+        let turn = match self.changing.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(Changing {
+            objects: self,
+            _turn: turn,
+        })
+    }
+
     /// From now on idle objects are looked for again, where there are too many.
     pub(super) fn look_for_idle(&self) {
         self.crowded_at.store(self.idle, Ordering::Relaxed);
@@ -91,6 +104,11 @@ pub(super) enum Taken {
 impl Changing<'_> {
     fn map(&self) -> RwLockWriteGuard<'_, HashMap<ObjectId, Arc<Object>>> {
         self.objects.map.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether holding one more may mean that others are closed.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.objects.map().len() >= self.objects.crowded_at.load(Ordering::Relaxed)
     }
 
     /// Holds an object open, in the place of an older one, and closes the least recently used idle ones where there

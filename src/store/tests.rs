@@ -45,7 +45,7 @@ pub(super) fn key(number: u64) -> ObjectKey {
     ObjectKey::of(&url::Url::parse(&format!("http://h/{number}")).expect("a URL"))
 }
 
-fn representation(length: u64) -> Representation {
+pub(super) fn representation(length: u64) -> Representation {
     Representation {
         complete_length: Some(length),
         validators: Validators {

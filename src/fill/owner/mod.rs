@@ -26,6 +26,7 @@ use super::passage::Sending;
 use super::plan::{Running, Step, View, class_of, plan};
 use super::registry::{Context, Phase, Shared, Status, Want};
 use super::session::Outcome;
+use super::threads::Seat;
 use crate::live::State;
 use crate::policy::{NotStored, RequestDirectives};
 use crate::store::{Broken, Object, Representation, StoreError};
@@ -36,6 +37,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use streaming::{Marks, stop_of};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
 
@@ -75,6 +77,7 @@ enum Event {
 /// The state of one fill; see the module.
 pub(super) struct Owner {
     context: Arc<Context>,
+    seat: Seat,
     shared: Arc<Shared>,
     object: Option<Arc<Object>>,
     sessions: Vec<Session>,
@@ -116,6 +119,7 @@ impl Owner {
     pub(super) fn new(context: Arc<Context>, shared: Arc<Shared>, known: Option<Arc<Object>>) -> Self {
         let (report, events) = mpsc::unbounded_channel();
         Self {
+            seat: context.threads.seat(),
             context,
             shared,
             stored: known.clone(),
@@ -134,6 +138,11 @@ impl Owner {
             scarcity: None,
             finished: false,
         }
+    }
+
+    /// Where it is to run.
+    pub(super) fn thread(&self) -> &Handle {
+        self.seat.thread()
     }
 
     pub(super) async fn run(mut self, start: Start) {
@@ -375,7 +384,7 @@ impl Owner {
         if unrecorded >= COMMIT_BYTES || (unrecorded > 0 && self.recorded.elapsed() >= COMMIT_EVERY) {
             self.recording = true;
             let report = self.report.clone();
-            self.context.runtime.spawn(async move {
+            self.seat.thread().spawn(async move {
                 let recorded = record(object).await;
                 let _ = report.send(Event::Recorded(recorded));
             });
@@ -477,11 +486,18 @@ impl Owner {
             return Ok(());
         }
         let (store, key) = (Arc::clone(&self.context.store), self.shared.key.clone());
-        let created = on_disk(move || store.create(&key, representation)).await?;
-        let former = self.object.replace(created.object);
+        // A reader waits for it: a thread less to wake.
+        let (object, replaced) = match store.create_now(&key, &representation) {
+            Some(object) => (object, None),
+            None => {
+                let created = on_disk(move || store.create(&key, representation)).await?;
+                (created.object, created.replaced)
+            }
+        };
+        let former = self.object.replace(object);
         self.publish();
         // They differ where the store had already let go of ours.
-        for old in created.replaced.into_iter().chain(former) {
+        for old in replaced.into_iter().chain(former) {
             old.break_for_good(Broken::Superseded);
         }
         Ok(())
@@ -506,7 +522,7 @@ impl Drop for Owner {
             let streams = Arc::clone(&self.context.streams);
             let why = Some("its fill was lost".to_owned());
             let ending = move || streams.end(&stream, State::Partial, why);
-            self.context.runtime.spawn_blocking(ending);
+            self.seat.thread().spawn_blocking(ending);
         }
         self.context.retire(&self.shared, true);
         if let Some(object) = &self.object {

@@ -57,7 +57,7 @@ impl Owner {
         let (context, shared) = (Arc::clone(&self.context), Arc::clone(&self.shared));
         let position = Position::new(at, stop, Stage::Queued);
         let place = Arc::clone(&position);
-        let task = self.context.runtime.spawn(async move {
+        let task = self.seat.thread().spawn(async move {
             let permit = turn(&context, &shared, class).await;
             if !place.ask() {
                 return;
@@ -113,11 +113,12 @@ impl Owner {
         position: &Arc<Position>,
     ) -> AbortHandle {
         let Some(object) = self.object.clone() else {
-            return self.context.runtime.spawn(async {}).abort_handle();
+            return self.seat.thread().spawn(async {}).abort_handle();
         };
         let (report, moving) = (self.report.clone(), self.report.clone());
         let sink = Sink {
             session: id,
+            thread: self.seat.thread().clone(),
             context: Arc::clone(&self.context),
             shared: Arc::clone(&self.shared),
             object,
@@ -131,7 +132,7 @@ impl Owner {
             permit.resumes();
         }
         let mut woken = self.context.woken.subscribe();
-        let task = self.context.runtime.spawn(async move {
+        let task = self.seat.thread().spawn(async move {
             let on_progress = move || drop(moving.send(Event::Moving));
             let receiving = receive(exchange, brings, &sink, &permit, on_progress);
             let outcome = tokio::select! {
