@@ -2,15 +2,17 @@
 //!
 //! Readers have it from memory as soon as it is here. It is written in steps that end where the file has a whole number
 //! of them: the kernel keeps what is written so in few large pieces, and both the write and all later reads take half
-//! the time. So the end of what has come waits a moment for what follows it.
+//! the time. So the end of what has come waits a moment for what follows it. A step that is a copy into memory and nothing
+//! more is written where it has arrived, others on a thread that may wait.
 
 use super::owner::on_disk;
 use super::plan::NEAR_BYTES;
 use super::session::Sink;
-use crate::ranges::ByteOffset;
+use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{HandedOn, StoreError};
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -122,6 +124,13 @@ impl Batch {
         if !self.begins_before(until) {
             return (self, Ok(()));
         }
+        if self.write_at_once(until) {
+            // Where the next bytes are here already, it is the turn of the others on this thread.
+            tokio::task::yield_now().await;
+        }
+        if !self.begins_before(until) && self.sink.position.stop.load(Ordering::Acquire) != 0 {
+            return (self, Ok(()));
+        }
         let writing = on_disk(move || {
             let written = self.write_now(until);
             if self.sink.position.stop.load(Ordering::Acquire) == 0 {
@@ -133,13 +142,42 @@ impl Batch {
         writing.await
     }
 
+    /// Writes what it can without waiting for more than a copy, on the thread that has received it. What fails is tried
+    /// again by one that may wait, and make room. Whether anything was written.
+    fn write_at_once(&mut self, until: ByteOffset) -> bool {
+        let (object, position) = (Arc::clone(&self.sink.object), Arc::clone(&self.sink.position));
+        // Of a stream more is to be done, and what was ended is to be recorded.
+        if self.sink.shared.stream().is_some() || object.is_discarded() {
+            return false;
+        }
+        let begun = self.unwritten.at;
+        let is_copy = |step: Option<ByteRange>| step.is_some_and(|step| object.writes_at_once(step));
+        while position.stop.load(Ordering::Acquire) != 0 && is_copy(self.unwritten.step(until)) {
+            let written = self.write_step(until, |at, step| object.write_missing(at, step));
+            if let Err(error) = written {
+                tracing::debug!(url = object.url(), %error, "what was to be written at once is tried again");
+                break;
+            }
+        }
+        let has_written = self.unwritten.at > begun;
+        if has_written {
+            self.wrote();
+        }
+        has_written
+    }
+
     /// The same, for a blocking thread. The position moves with every step: readers follow what is written, and one
     /// that is ahead of the position by a whole batch would look like one that is far away and get a session of its own.
     fn write_now(&mut self, until: ByteOffset) -> Result<(), StoreError> {
         let written = self.write_steps(until);
+        self.wrote();
+        written
+    }
+
+    /// Lets go of what was written; what is left waits anew.
+    fn wrote(&mut self) {
         self.handed.written_to(self.unwritten.at);
         self.since = Instant::now();
-        written
     }
 
     fn write_steps(&mut self, until: ByteOffset) -> Result<(), StoreError> {
@@ -151,23 +189,36 @@ impl Batch {
                 0 => self.handed.end(),
                 _ => until,
             };
-            let (at, step) = (self.unwritten.at, self.unwritten.take_step(until));
-            if step.is_empty() {
+            let write = |at, step: &[Bytes]| sink.context.write(&sink.shared, &sink.object, at, step);
+            if !self.write_step(until, write)? {
                 return Ok(());
             }
-            if let Err(error) = sink.context.write(&sink.shared, &sink.object, at, &step) {
-                self.unwritten.put_back(step);
-                return Err(error);
-            }
-            if let Some(stream) = sink.shared.stream() {
-                let mut at = at;
-                for piece in &step {
-                    stream.look(at, piece);
-                    at += piece.len() as u64;
-                }
-            }
-            sink.position.at.fetch_max(self.unwritten.at, Ordering::AcqRel);
         }
+    }
+
+    /// Has the next step before `until` written; whether there was one.
+    fn write_step(
+        &mut self,
+        until: ByteOffset,
+        write: impl FnOnce(ByteOffset, &[Bytes]) -> Result<(), StoreError>,
+    ) -> Result<bool, StoreError> {
+        let (at, step) = (self.unwritten.at, self.unwritten.take_step(until));
+        if step.is_empty() {
+            return Ok(false);
+        }
+        if let Err(error) = write(at, &step) {
+            self.unwritten.put_back(step);
+            return Err(error);
+        }
+        if let Some(stream) = self.sink.shared.stream() {
+            let mut at = at;
+            for piece in &step {
+                stream.look(at, piece);
+                at += piece.len() as u64;
+            }
+        }
+        self.sink.position.at.fetch_max(self.unwritten.at, Ordering::AcqRel);
+        Ok(true)
     }
 
     fn record(&self) {
@@ -247,9 +298,15 @@ impl Pieces {
         self.pieces.extend(pieces);
     }
 
-    /// Takes off what lies before the next multiple of [`STEP_BYTES`], and before `until`; nothing at the end.
-    fn take_step(&mut self, until: ByteOffset) -> Vec<Bytes> {
+    /// What lies before the next multiple of [`STEP_BYTES`], and before `until`; nothing at the end.
+    fn step(&self, until: ByteOffset) -> Option<ByteRange> {
         let end = (self.at / STEP_BYTES + 1).saturating_mul(STEP_BYTES).min(until);
+        ByteRange::new(self.at, end.min(self.end()))
+    }
+
+    /// Takes off the next step.
+    fn take_step(&mut self, until: ByteOffset) -> Vec<Bytes> {
+        let end = self.step(until).map_or(self.at, ByteRange::end);
         let mut room = usize::try_from(end.saturating_sub(self.at)).unwrap_or(usize::MAX);
         let mut step = Vec::new();
         while room > 0

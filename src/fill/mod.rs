@@ -4,7 +4,7 @@
 //! never talk to a session. What to ask for is decided by a pure function (plan.rs), what a reply
 //! is worth by another (join.rs). A session (session.rs) is one exchange that moves bytes from the
 //! upstream to the store and knows nothing else; what it has received and not written yet is in batch.rs.
-//! The registry (registry.rs) makes sure that there is one owner per object, however many readers come.
+//! All of a fill runs on one thread (threads.rs). The registry (registry.rs) makes sure that there is one owner per object, however many readers come.
 //!
 //! ```text
 //! reader ──join──► registry ──► owner ──plan──► session ──► upstream

@@ -1,8 +1,8 @@
 //! One exchange at one position: bytes from the upstream to the store, until it meets its end.
 //!
 //! The session moves bytes and reports how it ended; it decides nothing. What has arrived together
-//! is written together (batch.rs), on a blocking thread: while that waits for the disk, the network fills the
-//! next batch, and no other fill is delayed. Readers have it before it is written. What the disk does not take is
+//! is written together (batch.rs): where that may wait for the disk on a blocking thread, so that no other fill is
+//! delayed. Readers have it before it is written. What the disk does not take is
 //! passed on to readers that wait for it, piece by piece, as they take it; where none waits the session ends.
 
 use super::batch::Batch;

@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 impl Object {
     /// Makes the files and the record of a new generation, where that is still to be done: a disk that
@@ -91,7 +92,11 @@ impl Object {
             let writing = self.io.read().unwrap_or_else(PoisonError::into_inner);
             self.hold(gap)?;
             fault::point("room-taken");
-            if let Err(source) = self.body.write(gap.start(), &absent) {
+            let begun = Instant::now();
+            let written = self.body.write(gap.start(), &absent);
+            let ended = Instant::now();
+            self.shared.writes.took(ended, ended - begun);
+            if let Err(source) = written {
                 drop(writing);
                 // What room it has taken goes back, whatever part of it was written.
                 if let Err(error) = self.punch(gap) {

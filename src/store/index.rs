@@ -12,6 +12,7 @@ use super::error::StoreError;
 use super::layout::{Layout, lock};
 use super::object::{Object, Shared};
 use super::open::OpenObjects;
+use super::prompt::Writes;
 use super::record::Record;
 use super::recover;
 use super::representation::Representation;
@@ -111,6 +112,7 @@ impl Store {
                 sending: Sending::default(),
                 crowds: Crowds::default(),
                 ahead: Ahead::default(),
+                writes: Writes::default(),
                 is_exact: AtomicBool::new(true),
                 bad_blocks: AtomicU64::new(0),
                 punched_bytes: AtomicU64::new(0),

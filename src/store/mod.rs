@@ -36,6 +36,7 @@ mod open;
 mod passing;
 mod pool;
 mod presence;
+mod prompt;
 mod reading;
 mod record;
 mod recover;

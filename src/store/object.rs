@@ -22,6 +22,7 @@ use super::kept::{Kept, KeptBytes, SMALL_BYTES};
 use super::layout::DirLock;
 use super::looks::Looks;
 use super::presence::{Broken, Presence, Progress, WaitingAt};
+use super::prompt::Writes;
 use super::record::Record;
 use super::representation::{Head, Representation};
 use super::sending::Sending;
@@ -63,6 +64,8 @@ pub(super) struct Shared {
     pub(super) clock: SharedClock,
     pub(super) space: Space,
     pub(super) ahead: Ahead,
+    /// Whether writing waits for the disk.
+    pub(super) writes: Writes,
     /// Small bodies in memory.
     pub(super) kept: Arc<KeptBytes>,
     /// Whether bytes can be sent without a copy.
