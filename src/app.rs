@@ -78,7 +78,7 @@ const MOST_FILL_THREADS: usize = 8;
 /// Threads that wait for the disk for the fills, shared out among the threads above. More writes at once than this make
 /// no disk faster, and each thread keeps a heap of its own, about half a megabyte, for as long as it lives.
 const WRITE_THREADS: usize = 16;
-const LEAST_WRITE_THREADS: usize = 4;
+const LEAST_WRITE_THREADS: usize = 8;
 
 /// Threads of one worker that read what the page cache does not hold: so many reads at once keep a disk
 /// busy. As with [`WRITE_THREADS`], each has its heap.
@@ -202,13 +202,19 @@ impl Server {
                 bytes_per_second: config.bytes_per_second,
             },
         })?;
-        let (threads, running) = start_fill_threads().map_err(AppError::Threads)?;
+        let listen_error = |source| AppError::Listen {
+            address: config.listen,
+            source,
+        };
+        let listener = listen_at(config.listen).map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
         let lookups = tokio::runtime::Builder::new_current_thread()
             .max_blocking_threads(1)
             .thread_keep_alive(LOOKUP_THREAD_IDLE)
             .thread_name("millpond-lookup")
             .build()
             .map_err(AppError::Threads)?;
+        let (threads, running) = start_fill_threads().map_err(AppError::Threads)?;
         let settings = FillSettings {
             sessions_per_object: config.sessions_per_object,
             hold_limit: config.hold_limit,
@@ -223,10 +229,7 @@ impl Server {
         ));
         let keeping = keep_store(Arc::clone(&store), Arc::clone(&streams));
         let registry = Registry::new(Arc::clone(&store), streams, client, settings, threads.clone());
-        threads.handle().spawn(keeping);
-        threads
-            .handle()
-            .spawn(watch_for_sleep(Arc::clone(&clock), registry.clone()));
+        let watching = watch_for_sleep(Arc::clone(&clock), registry.clone());
         let service = Arc::new(Service {
             store,
             fills: registry,
@@ -241,13 +244,16 @@ impl Server {
                 detach: config.detach.clone(),
             },
         });
-        let listen_error = |source| AppError::Listen {
-            address: config.listen,
-            source,
+        let (handle, thread) = match serve(listener, Arc::clone(&service), config) {
+            Ok(serving) => serving,
+            Err(error) => {
+                running.stop();
+                return Err(listen_error(error));
+            }
         };
-        let listener = listen_at(config.listen).map_err(listen_error)?;
-        let address = listener.local_addr().map_err(listen_error)?;
-        let (handle, thread) = serve(listener, Arc::clone(&service), config).map_err(listen_error)?;
+        // Nothing runs on before this that a start which fails would have to end.
+        threads.handle().spawn(keeping);
+        threads.handle().spawn(watching);
         Ok(Self {
             address,
             handle,
@@ -459,4 +465,32 @@ fn tune(stream: &TcpStream) {
     let _ = socket.set_tcp_user_timeout(Some(DEAD_PEER));
     let _ = socket.set_keepalive(true);
     let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layers;
+    use tempfile::TempDir;
+
+    fn config(dir: &TempDir, listen: SocketAddr) -> Config {
+        let mut layers = Layers::new();
+        let flag = |name: &str, value: String| (name.to_owned(), vec![value]);
+        layers.add_flags(vec![
+            flag("listen", listen.to_string()),
+            flag("data", dir.path().display().to_string()),
+        ]);
+        Config::read(&layers).expect("valid")
+    }
+
+    #[test]
+    fn a_start_that_fails_leaves_the_data_directory_to_the_next() {
+        let dir = TempDir::new().expect("a directory");
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let refused = Server::start(&config(&dir, taken.local_addr().expect("bound")));
+        assert!(matches!(refused, Err(AppError::Listen { .. })));
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let server = Server::start(&config(&dir, any)).expect("nobody has the directory");
+        server.stop().expect("in order");
+    }
 }

@@ -5,7 +5,7 @@
 //! be more (`docs/decisions/0020-threads-of-fills.md`).
 
 use std::io;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
@@ -13,6 +13,9 @@ use tokio::sync::watch;
 
 /// How long what still writes may take when the threads end.
 const ENDING: Duration = Duration::from_secs(5);
+
+/// What they may take beyond that.
+const AFTERWARDS: Duration = Duration::from_secs(1);
 
 /// Where the tasks of fills run.
 #[derive(Debug, Clone)]
@@ -34,7 +37,7 @@ impl Seat {
     }
 }
 
-/// The threads behind [`Threads`]; they end when this is dropped.
+/// The threads behind [`Threads`]; they run on when this is dropped.
 #[derive(Debug)]
 pub struct RunningThreads {
     ending: watch::Sender<bool>,
@@ -50,6 +53,21 @@ impl Threads {
     pub fn start(count: usize, blocking: usize) -> io::Result<(Self, RunningThreads)> {
         let (ending, order) = watch::channel(false);
         let (alive, ended) = channel();
+        let running = RunningThreads {
+            ending,
+            ended: Mutex::new(ended),
+        };
+        match Self::start_all(count, blocking, &order, &alive) {
+            Ok(threads) => Ok((threads, running)),
+            Err(error) => {
+                drop(alive);
+                running.stop();
+                Err(error)
+            }
+        }
+    }
+
+    fn start_all(count: usize, blocking: usize, order: &watch::Receiver<bool>, alive: &Sender<()>) -> io::Result<Self> {
         let mut seats = Vec::new();
         for _ in 0..count.max(1) {
             let runtime = Builder::new_current_thread()
@@ -64,16 +82,20 @@ impl Threads {
             let (mut order, alive) = (order.clone(), alive.clone());
             let run = move || {
                 let _alive = alive;
-                // An error means that nobody is left who could give the order.
-                let _ = runtime.block_on(order.wait_for(|ends| *ends)).map(drop);
+                let ordered = async {
+                    if order.wait_for(|ends| *ends).await.is_err() {
+                        // Nobody is left who could give the order.
+                        std::future::pending::<()>().await;
+                    }
+                };
+                runtime.block_on(ordered);
                 runtime.shutdown_timeout(ENDING);
             };
             std::thread::Builder::new()
                 .name("millpond-fill".to_owned())
                 .spawn(run)?;
         }
-        let ended = Mutex::new(ended);
-        Ok((Self { seats: seats.into() }, RunningThreads { ending, ended }))
+        Ok(Self { seats: seats.into() })
     }
 
     /// A seat on the thread that has the fewest taken; on the first of those, where an idle connection to the upstream
@@ -94,7 +116,7 @@ impl RunningThreads {
     pub fn stop(self) {
         self.ending.send_replace(true);
         let ended = self.ended.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let _ = ended.recv_timeout(2 * ENDING);
+        let _ = ended.recv_timeout(ENDING + AFTERWARDS);
     }
 }
 

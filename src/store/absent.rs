@@ -58,13 +58,12 @@ impl Store {
     pub fn create_now(&self, key: &ObjectKey, representation: &Representation) -> Option<Arc<Object>> {
         let changing = self.open.changing_now()?;
         // In this turn nothing else comes to be there.
-        if changing.is_crowded() || !self.is_absent_now(key) {
+        if !self.is_absent_now(key) {
             return None;
         }
         self.stock_now()?.touch(key.id(), 0);
         let object = self.generation(key, representation.clone(), None);
-        changing.hold(&object);
-        Some(object)
+        changing.hold_now(&object).then_some(object)
     }
 }
 

@@ -89,26 +89,42 @@ impl Object {
     /// right to write.
     pub(super) fn hold(&self, range: ByteRange) -> Result<(), StoreError> {
         let pages = pages(range);
-        let mut progress = self.progress();
-        let new = pages.len() - progress.held.covered(pages);
-        if new == 0 {
-            return Ok(());
-        }
-        if let Some(ahead) = self.ahead_of(&progress, pages)
+        let (new, ahead) = {
+            let progress = self.progress();
+            let new = pages.len() - progress.held.covered(pages);
+            if new == 0 {
+                return Ok(());
+            }
+            (new, self.ahead_of(&progress, pages))
+        };
+        // Both may wait for the disk: nobody who looks at the object waits with them.
+        if let Some(ahead) = ahead
             && self.shared.space.take(new + ahead.len()).is_ok()
         {
-            progress.held.insert(pages.hull(ahead));
+            let all = pages.hull(ahead);
             self.shared.ahead.outstanding.store(true, Ordering::Release);
-            drop(progress);
-            self.lay_out(pages.hull(ahead));
+            self.lay_out(all);
+            self.has_taken(all, new + ahead.len());
             return Ok(());
         }
         self.shared
             .space
             .take(new)
             .map_err(|shortage| self.no_room(new, shortage))?;
-        progress.held.insert(pages);
+        self.has_taken(pages, new);
         Ok(())
+    }
+
+    /// So many bytes were taken for the pages, some of which another may have taken meanwhile: those go back. None of them can
+    /// have been given back, since the caller has the right to write.
+    fn has_taken(&self, pages: ByteRange, bytes: ByteCount) {
+        let more = {
+            let mut progress = self.progress();
+            let more = pages.len() - progress.held.covered(pages);
+            progress.held.insert(pages);
+            more
+        };
+        self.shared.space.release(bytes.saturating_sub(more));
     }
 
     fn ahead_of(&self, progress: &Progress, pages: ByteRange) -> Option<ByteRange> {
@@ -222,6 +238,21 @@ mod tests {
             Some(range(end(40 * MIB), 41 * MIB + PAGE_BYTES))
         );
         assert_eq!(ahead(&progress(&[(0, 40 * MIB)], 40 * MIB + 5), 40 * MIB), None);
+    }
+
+    #[test]
+    fn room_that_two_sessions_took_for_the_same_pages_is_counted_once() {
+        let dir = TempDir::new().expect("a directory");
+        let store = open(dir.path());
+        let object = film(&store, 1, MIB, 8 * MIB);
+        let before = store.used_bytes();
+        let (pages, ahead) = (range(MIB, MIB + PAGE_BYTES), range(MIB, 3 * MIB));
+        store.shared.space.take(pages.len()).expect("room");
+        store.shared.space.take(ahead.len()).expect("room");
+        object.has_taken(pages, pages.len());
+        object.has_taken(ahead, ahead.len());
+        assert_eq!(store.used_bytes(), before + ahead.len());
+        assert!(object.progress().held.covers(ahead));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::error::StoreError;
 use super::fault;
 use super::manifest::Manifest;
 use super::object::{Object, wake};
+use super::prompt::Write;
 use super::representation::{Expired, Representation};
 use super::space::PAGE_BYTES;
 use super::sums::{self, Group, Sum};
@@ -20,6 +21,7 @@ use crate::clock::unix_seconds;
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -50,9 +52,7 @@ impl Object {
             // Nobody finds it by its name; it lasts as long as it is open.
             let path = self.body.path();
             return match fs::remove_file(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(StoreError::file("remove", path)(error))
-                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::file("remove", path)(error)),
                 _ => Ok(()),
             };
         }
@@ -87,17 +87,13 @@ impl Object {
         self.settle()?;
         let gaps: Vec<ByteRange> = self.progress().present.gaps(range).collect();
         for gap in gaps {
-            let absent = part(pieces, (gap.start() - at) as usize, gap.len() as usize);
             // What takes bytes away waits until this piece is written and present.
             let writing = self.io.read().unwrap_or_else(PoisonError::into_inner);
+            let write = self.shared.writes.begin(Instant::now());
             self.hold(gap)?;
             fault::point("room-taken");
-            let begun = Instant::now();
-            let written = self.body.write(gap.start(), &absent);
-            let ended = Instant::now();
-            self.shared.writes.took(ended, ended - begun);
-            if let Err(source) = written {
-                drop(writing);
+            if let Err(source) = self.write_gap(&write, gap, at, pieces) {
+                drop((write, writing));
                 // What room it has taken goes back, whatever part of it was written.
                 if let Err(error) = self.punch(gap) {
                     tracing::debug!(url = self.url, %error, "could not give back what was not written");
@@ -109,23 +105,37 @@ impl Object {
                     source,
                 });
             }
-            fault::point("written");
-            let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut next = gap.start();
-            for piece in absent {
-                arriving.wrote(next, piece);
-                next += piece.len() as u64;
-            }
-            drop(arriving);
-            let woken = {
-                let mut progress = self.progress();
-                let woken = progress.arrived(gap);
-                self.mirror(&progress);
-                woken
-            };
-            wake(woken);
             fault::point("present");
         }
+        Ok(())
+    }
+
+    /// Writes a gap whose room is taken, of the bytes that begin at `at`; wakes those who wait for it. For who holds the
+    /// lock that writers share.
+    pub(super) fn write_gap(
+        &self,
+        write: &Write<'_>,
+        gap: ByteRange,
+        at: ByteOffset,
+        pieces: &[impl AsRef<[u8]>],
+    ) -> io::Result<()> {
+        let absent = part(pieces, (gap.start() - at) as usize, gap.len() as usize);
+        write.measure(|| self.body.write(gap.start(), &absent))?;
+        fault::point("written");
+        let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = gap.start();
+        for piece in absent {
+            arriving.wrote(next, piece);
+            next += piece.len() as u64;
+        }
+        drop(arriving);
+        let woken = {
+            let mut progress = self.progress();
+            let woken = progress.arrived(gap);
+            self.mirror(&progress);
+            woken
+        };
+        wake(woken);
         Ok(())
     }
 

@@ -106,9 +106,14 @@ impl Changing<'_> {
         self.objects.map.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether holding one more may mean that others are closed.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.objects.map().len() >= self.objects.crowded_at.load(Ordering::Relaxed)
+    /// [`Changing::hold`], where no other is to be closed for it; `false` where one would be.
+    pub(super) fn hold_now(&self, object: &Arc<Object>) -> bool {
+        let mut map = self.map();
+        let is_roomy = map.len() < self.objects.crowded_at.load(Ordering::Relaxed);
+        if is_roomy {
+            map.insert(object.id(), Arc::clone(object));
+        }
+        is_roomy
     }
 
     /// Holds an object open, in the place of an older one, and closes the least recently used idle ones where there

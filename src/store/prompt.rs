@@ -3,18 +3,22 @@
 //! Most writes of a fill do not: their room is laid out (ahead.rs), and the kernel writes it out later. A fill that makes
 //! such a write where it has received the bytes saves two changes of threads a piece. But where more was written than the
 //! disk keeps up with, the kernel lets a writer wait, and everything else on that thread with him. So it is measured:
-//! after some writes in a row that were prompt the next may be made by a thread that is not to wait; one that was not
-//! ends that for a second, and for twice as long each time that trust was misplaced
+//! after some writes in a row that were prompt the next may be made by a thread that is not to wait, while none hangs, and
+//! one at a time; one that was not prompt ends that for a second, and for twice as long each time that trust was misplaced
 //! (`docs/decisions/0021-writes-where-they-arrive.md`).
 
+use super::fault;
 use super::object::Object;
 use super::space::pages;
-use crate::ranges::ByteRange;
+use crate::ranges::{ByteOffset, ByteRange};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 /// A piece that takes longer has waited for the disk, or for a processor for so long that nobody is to wait with it.
 const PROMPT: Duration = Duration::from_millis(20);
+
+/// While one takes longer, no other is made by a thread that is not to wait.
+const HANGS: Duration = Duration::from_millis(1);
 
 /// So many in a row must have been prompt.
 const ENOUGH: u32 = 16;
@@ -30,10 +34,21 @@ const FORGIVEN_AFTER: Duration = Duration::from_secs(64);
 #[derive(Debug, Default)]
 pub(super) struct Writes {
     state: Mutex<State>,
+    /// Held by the one that is made by a thread that is not to wait: should it wait after all, the others do not.
+    at_once: Mutex<()>,
+}
+
+/// A write under way, from before its room is taken.
+pub(super) struct Write<'a> {
+    writes: &'a Writes,
+    number: u64,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    begun: u64,
+    /// Those under way, and since when.
+    under_way: Vec<(u64, Instant)>,
     in_a_row: u32,
     /// How often trust was misplaced lately.
     doubts: u32,
@@ -46,15 +61,37 @@ impl State {
     fn is_trusted(&self, now: Instant) -> bool {
         self.in_a_row >= ENOUGH && self.rests_until.is_none_or(|until| until <= now)
     }
+
+    fn hangs(&self, now: Instant) -> bool {
+        let begins = self.under_way.iter().map(|(_, begun)| *begun);
+        begins
+            .min()
+            .is_some_and(|begun| now.saturating_duration_since(begun) >= HANGS)
+    }
 }
 
 impl Writes {
-    fn are_prompt(&self, now: Instant) -> bool {
-        self.state().is_trusted(now)
+    /// Leave to make one write that is a copy and nothing more, as far as can be told.
+    fn at_once(&self, now: Instant) -> Option<MutexGuard<'_, ()>> {
+        let leave = match self.at_once.try_lock() {
+            Ok(leave) => leave,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let state = self.state();
+        (state.is_trusted(now) && !state.hangs(now)).then_some(leave)
+    }
+
+    pub(super) fn begin(&self, now: Instant) -> Write<'_> {
+        let mut state = self.state();
+        state.begun += 1;
+        let number = state.begun;
+        state.under_way.push((number, now));
+        Write { writes: self, number }
     }
 
     /// A write that has ended now took so long.
-    pub(super) fn took(&self, now: Instant, time: Duration) {
+    fn took(&self, now: Instant, time: Duration) {
         let mut state = self.state();
         let was_trusted = state.is_trusted(now);
         if time > PROMPT {
@@ -79,21 +116,68 @@ impl Writes {
     }
 }
 
+impl Write<'_> {
+    /// What `write` comes to, and how long it takes. One that fails is as bad as a slow one.
+    pub(super) fn measure<E>(&self, write: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let begun = Instant::now();
+        let written = write();
+        let ended = Instant::now();
+        let took = if written.is_ok() { ended - begun } else { Duration::MAX };
+        self.writes.took(ended, took);
+        written
+    }
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        let mut state = self.writes.state();
+        state.under_way.retain(|(number, _)| *number != self.number);
+    }
+}
+
 impl Object {
-    /// Whether [`Object::write_missing`] of the range is, as far as can be told, a copy into memory: its room is laid
-    /// out, nobody takes any away, and the disk keeps up.
-    pub fn writes_at_once(&self, range: ByteRange) -> bool {
-        let is_free = || !matches!(self.io.try_read(), Err(TryLockError::WouldBlock));
-        self.is_settled()
-            && self.shared.writes.are_prompt(Instant::now())
-            && self.progress().held.covers(pages(range))
-            && is_free()
+    /// [`Object::write_missing`] where that is, as far as can be told, a copy into memory: the room is laid out,
+    /// nobody takes any away, and the disk keeps up. `false` where it is not, or fails; some of it may be present then.
+    pub fn write_at_once(&self, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> bool {
+        let bytes: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
+        let Some(range) = ByteRange::with_len(at, bytes as u64) else {
+            return true;
+        };
+        if !self.is_settled() {
+            return false;
+        }
+        let now = Instant::now();
+        let Some(_leave) = self.shared.writes.at_once(now) else {
+            return false;
+        };
+        // While this is held nobody takes room away.
+        let _writing = match self.io.try_read() {
+            Ok(writing) => writing,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        let gaps: Vec<ByteRange> = {
+            let progress = self.progress();
+            if !progress.held.covers(pages(range)) {
+                return false;
+            }
+            progress.present.gaps(range).collect()
+        };
+        let write = self.shared.writes.begin(now);
+        gaps.into_iter().all(|gap| {
+            let written = self.write_gap(&write, gap, at, pieces);
+            match &written {
+                Ok(()) => fault::point("present"),
+                Err(error) => tracing::debug!(url = self.url, %error, "what was to be written at once is tried again"),
+            }
+            written.is_ok()
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{film, open};
+    use super::super::tests::{film, key, open, representation};
     use super::*;
     use tempfile::TempDir;
 
@@ -106,23 +190,24 @@ mod tests {
     #[test]
     fn one_slow_write_ends_trust_for_a_while_and_the_next_for_longer() {
         let (writes, mut now) = (Writes::default(), Instant::now());
-        assert!(!writes.are_prompt(now));
+        let are_prompt = |now: Instant| writes.at_once(now).is_some();
+        assert!(!are_prompt(now));
         know_to_be_prompt(&writes, now);
-        assert!(writes.are_prompt(now));
+        assert!(are_prompt(now));
         for doubts in 1..=MOST_DOUBTS + 2 {
             writes.took(now, PROMPT * 2);
             know_to_be_prompt(&writes, now);
             let rest = REST * (1 << (doubts.min(MOST_DOUBTS) - 1));
-            assert!(!writes.are_prompt(now + rest - Duration::from_millis(1)), "{doubts}");
+            assert!(!are_prompt(now + rest - Duration::from_millis(1)), "{doubts}");
             now += rest;
-            assert!(writes.are_prompt(now), "{doubts}");
+            assert!(are_prompt(now), "{doubts}");
         }
         // Slow ones that were not trusted are no mistakes.
         writes.took(now, PROMPT * 2);
         let doubts = writes.state().doubts;
         writes.took(now, PROMPT * 2);
         assert_eq!(writes.state().doubts, doubts);
-        assert!(!writes.are_prompt(now + REST * 64), "none was prompt since");
+        assert!(!are_prompt(now + REST * 64), "none was prompt since");
     }
 
     #[test]
@@ -141,28 +226,63 @@ mod tests {
     }
 
     #[test]
-    fn a_write_is_a_copy_only_where_its_room_is_laid_out_and_nobody_takes_any_away() {
+    fn while_one_write_hangs_no_other_is_made_at_once() {
+        let (writes, now) = (Writes::default(), Instant::now());
+        know_to_be_prompt(&writes, now);
+        let hanging = writes.begin(now);
+        assert!(writes.at_once(now).is_some(), "it has just begun");
+        let _another = writes.begin(now + HANGS);
+        assert!(writes.at_once(now + HANGS).is_none());
+        drop(hanging);
+        let leave = writes.at_once(now + HANGS).expect("the other has just begun");
+        assert!(writes.at_once(now + HANGS).is_none(), "one at a time");
+        drop(leave);
+    }
+
+    #[test]
+    fn a_write_that_fails_ends_trust() {
+        let writes = Writes::default();
+        know_to_be_prompt(&writes, Instant::now());
+        let write = writes.begin(Instant::now());
+        write
+            .measure(|| Err(std::io::Error::other("on purpose")))
+            .expect_err("it fails");
+        assert!(writes.at_once(Instant::now()).is_none());
+    }
+
+    #[test]
+    fn bytes_are_written_at_once_only_where_their_room_is_laid_out_and_nobody_takes_any_away() {
         let dir = TempDir::new().expect("a directory");
         let store = open(dir.path());
         let object = film(&store, 1, MIB, 8 * MIB);
-        let step = |at: u64| ByteRange::with_len(at, 128 * 1024).expect("a range");
-        // What follows a megabyte is given a megabyte ahead.
-        store.write(&object, MIB, &[[7; 4096]]).expect("room");
-        let is_laid_out = object.progress().held.covers(pages(step(MIB + 4096)));
-        assert!(is_laid_out, "as ahead.rs has it");
-        let writes_at_once = |at: u64| {
+        let step = [[9; 64 * 1024]; 2];
+        let write_of = |object: &Object, at: u64| {
+            *store.shared.writes.state() = State::default();
             know_to_be_prompt(&store.shared.writes, Instant::now());
-            object.writes_at_once(step(at))
+            object.write_at_once(at, &step)
         };
-        object.shared.writes.took(Instant::now(), PROMPT * 2);
-        assert!(!object.writes_at_once(step(MIB + 4096)), "the disk does not keep up");
-        *object.shared.writes.state() = State::default();
-        assert!(writes_at_once(MIB + 4096));
-        assert!(!writes_at_once(4 * MIB), "no room is taken for it");
+        // What follows a megabyte is given a megabyte ahead.
+        assert!(!write_of(&object, MIB));
+        store.write(&object, MIB, &[[7; 4096]]).expect("room");
+        let at = MIB + 4096;
+        *store.shared.writes.state() = State::default();
+        assert!(!object.write_at_once(at, &step), "nothing is known of the disk");
         let alone = object.io.write().expect("no panic");
-        assert!(!writes_at_once(MIB + 4096), "somebody takes bytes away");
+        assert!(!write_of(&object, at), "somebody takes bytes away");
         drop(alone);
-        let new = store.create(&super::super::tests::key(2), super::super::tests::representation(MIB));
-        assert!(!new.expect("made").object.writes_at_once(step(0)), "it has no file yet");
+        assert!(!write_of(&object, 4 * MIB), "no room is taken for it");
+        assert_eq!(object.present().total(), MIB + 4096, "nothing of that was written");
+        assert!(write_of(&object, at));
+        assert_eq!(object.present().total(), at + 128 * 1024);
+        assert!(
+            object
+                .read_blocking(at, 4096)
+                .expect("written")
+                .iter()
+                .all(|byte| *byte == 9)
+        );
+        assert!(write_of(&object, at), "what is there already is not written again");
+        let new = store.create(&key(2), representation(MIB)).expect("made").object;
+        assert!(!write_of(&new, 0), "it has no file yet");
     }
 }
