@@ -1,7 +1,8 @@
 //! One request to the upstream with all that surrounds it: its turn in the budget, where redirects
 //! led the last time, and what a refusal says.
 
-use super::registry::{Context, Refusal, Shared};
+use super::context::Context;
+use super::registry::{Refusal, Shared};
 use crate::policy::Terms;
 use crate::upstream::{Ask, Class, Exchange, Framing, Permit, Span, Target, UpstreamError};
 use std::sync::Arc;

@@ -142,6 +142,14 @@ impl Batch {
         writing.await
     }
 
+    /// [`Batch::write`], for a blocking thread. The position moves with every step: readers follow what is written, and one
+    /// that is ahead of the position by a whole batch would look like one that is far away and get a session of its own.
+    fn write_now(&mut self, until: ByteOffset) -> Result<(), StoreError> {
+        let written = self.write_steps(until);
+        self.wrote();
+        written
+    }
+
     /// Writes what it can without waiting for more than a copy, on the thread that has received it. What fails is tried
     /// again by one that may wait, and make room. Whether anything was written.
     fn write_at_once(&mut self, until: ByteOffset) -> bool {
@@ -162,14 +170,6 @@ impl Batch {
             self.wrote();
         }
         has_written
-    }
-
-    /// The same, for a blocking thread. The position moves with every step: readers follow what is written, and one
-    /// that is ahead of the position by a whole batch would look like one that is far away and get a session of its own.
-    fn write_now(&mut self, until: ByteOffset) -> Result<(), StoreError> {
-        let written = self.write_steps(until);
-        self.wrote();
-        written
     }
 
     /// Lets go of what was written; what is left waits anew.

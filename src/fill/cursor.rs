@@ -1,7 +1,8 @@
 //! The handle by which a reader holds a fill.
 
+use super::context::Context;
 use super::place::Place;
-use super::registry::{Context, Phase, Refusal, Shared, Trouble};
+use super::registry::{Phase, Refusal, Shared, Trouble};
 use super::why::Why;
 use crate::live::Stream;
 use crate::policy::NotStored;

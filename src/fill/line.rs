@@ -1,6 +1,7 @@
 //! How fills look from outside: a line each, and why their readers wait.
 
-use super::registry::{Context, Phase, Shared};
+use super::context::Context;
+use super::registry::{Phase, Shared};
 use super::why::{SessionLine, Situation, Why};
 use crate::ranges::ByteOffset;
 use crate::store::Object;

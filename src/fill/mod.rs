@@ -20,6 +20,7 @@
 
 mod ask;
 mod batch;
+mod context;
 mod cursor;
 mod join;
 mod line;

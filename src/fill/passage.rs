@@ -4,8 +4,9 @@
 //! The exchange runs where fills run, in its turn of the upstream's budget. A request whose method is not safe
 //! is sent once: where its fate is not known, the client is told so and decides.
 
+use super::context::Context;
 use super::join::statement;
-use super::registry::{Context, Registry};
+use super::registry::Registry;
 use crate::key::ObjectKey;
 use crate::policy::{Fields, RequestDirectives, Terms, age_on_arrival, selecting, storable_for_get};
 use crate::store::{Broken, Representation, Store, StoreError};

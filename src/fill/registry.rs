@@ -1,9 +1,10 @@
 //! One fill per object, however many readers come, and the handle that readers hold.
 //!
-//! Lock: `fills`, held for moments. A fill leaves the map under it, and only while nobody has
+//! Lock: `fills` (context.rs), held for moments. A fill leaves the map under it, and only while nobody has
 //! joined, so a reader either finds the living fill or starts the next.
 
 use super::AfterLastReader;
+use super::context::Context;
 use super::cursor::Cursor;
 use super::line::FillLine;
 use super::meter::Meter;
@@ -12,19 +13,16 @@ use super::passage::Sending;
 use super::place::{Pace, Place, Visits};
 use super::session::Position;
 use super::threads::Threads;
-use super::unshared::Unshared;
 use crate::key::{ObjectId, ObjectKey};
 use crate::live::{Stream, Streams};
 use crate::policy::{NotStored, selects};
 use crate::ranges::ByteOffset;
 use crate::store::{Object, Representation, Store, Which};
 use crate::upstream::{Client, Span, Target, Trust, UpstreamError};
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
 use url::Url;
 
 /// How fills behave.
@@ -324,69 +322,6 @@ impl Shared {
     }
 }
 
-/// What all fills share.
-#[derive(Debug)]
-pub(super) struct Context {
-    pub(super) store: Arc<Store>,
-    pub(super) streams: Arc<Streams>,
-    pub(super) client: Client,
-    pub(super) settings: FillSettings,
-    pub(super) threads: Threads,
-    pub(super) stopping: watch::Sender<bool>,
-    /// Counts the times that the machine has slept.
-    pub(super) woken: watch::Sender<u64>,
-    /// Held by who makes room inside objects.
-    pub(super) punching: Mutex<()>,
-    fills: Mutex<HashMap<ObjectId, Arc<Shared>>>,
-    /// URLs whose replies are for one client each.
-    unshared: Mutex<Unshared>,
-    owners: Mutex<JoinSet<()>>,
-}
-
-impl Context {
-    pub(super) fn fills(&self) -> MutexGuard<'_, HashMap<ObjectId, Arc<Shared>>> {
-        self.fills.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the fill brings is for those who have joined it: whoever comes from now on asks for himself.
-    pub(super) fn set_apart(&self, shared: &Arc<Shared>, why: NotStored) {
-        let _ = shared.not_stored.set(why);
-        shared.detached.store(true, Ordering::Release);
-        let id = shared.key.id();
-        let mut fills = self.fills();
-        if fills.get(&id).is_some_and(|held| Arc::ptr_eq(held, shared)) {
-            fills.remove(&id);
-        }
-        drop(fills);
-        if why.is_of_the_url() {
-            self.unshared().note(id, Instant::now());
-        }
-    }
-
-    /// A reply came that others may share.
-    pub(super) fn set_shared(&self, shared: &Shared) {
-        self.unshared().forget(shared.key.id());
-    }
-
-    fn unshared(&self) -> MutexGuard<'_, Unshared> {
-        self.unshared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a fill off the map, unless it still has readers to serve.
-    pub(super) fn retire(&self, shared: &Arc<Shared>, even_with_readers: bool) -> bool {
-        let mut fills = self.fills();
-        if !even_with_readers && shared.readers.load(Ordering::Acquire) > 0 {
-            return false;
-        }
-        shared.over.store(true, Ordering::Release);
-        let id = shared.key.id();
-        if fills.get(&id).is_some_and(|held| Arc::ptr_eq(held, shared)) {
-            fills.remove(&id);
-        }
-        true
-    }
-}
-
 /// All fills under way.
 #[derive(Debug, Clone)]
 pub struct Registry {
@@ -402,19 +337,7 @@ impl Registry {
         settings: FillSettings,
         threads: Threads,
     ) -> Self {
-        let context = Context {
-            store,
-            streams,
-            client,
-            settings,
-            threads,
-            stopping: watch::Sender::new(false),
-            woken: watch::Sender::new(0),
-            punching: Mutex::default(),
-            fills: Mutex::default(),
-            unshared: Mutex::default(),
-            owners: Mutex::default(),
-        };
+        let context = Context::new(store, streams, client, settings, threads);
         Self {
             context: Arc::new(context),
         }

@@ -5,8 +5,9 @@
 //! come back to both), and so does a window behind each reader and everything ahead of it. What went is
 //! absent, and fetched again for whoever seeks back.
 
+use super::context::Context;
 use super::place::Pace;
-use super::registry::{Context, Phase, Shared};
+use super::registry::{Phase, Shared};
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use crate::store::{Object, StoreError};
 use std::sync::{Arc, PoisonError};

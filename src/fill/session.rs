@@ -6,8 +6,9 @@
 //! passed on to readers that wait for it, piece by piece, as they take it; where none waits the session ends.
 
 use super::batch::Batch;
+use super::context::Context;
 use super::join::Brings;
-use super::registry::{Context, Shared};
+use super::registry::Shared;
 use super::why::{SessionLine, Stage};
 use crate::live::Stream;
 use crate::ranges::{ByteOffset, ByteRange};

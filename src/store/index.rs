@@ -19,7 +19,7 @@ use super::representation::Representation;
 use super::sending::Sending;
 use super::space::{Space, Stated, pages_of};
 use super::stock::Stock;
-use super::{fault, sums};
+use super::{fault, sums, unless_held};
 use crate::clock::{SharedClock, unix_nanoseconds, unix_seconds};
 use crate::key::{ObjectId, ObjectKey};
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
@@ -27,7 +27,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 /// How a store is opened.
@@ -502,11 +502,7 @@ impl Store {
 
     /// [`Store::stock`], where nobody holds it: who counts reads the catalog meanwhile.
     pub(super) fn stock_now(&self) -> Option<MutexGuard<'_, Stock>> {
-        match self.stock.try_lock() {
-            Ok(stock) => Some(stock),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+        unless_held(self.stock.try_lock())
     }
 }
 

@@ -69,3 +69,14 @@ pub use space::Shortage;
 pub use streams::StreamRecord;
 pub use uses::Tally;
 pub use verify::{Check, Report, verify_offline};
+
+use std::sync::{TryLockError, TryLockResult};
+
+/// What a lock gives that nobody holds, poisoned or not; `None` where it would have to be waited for.
+fn unless_held<T>(tried: TryLockResult<T>) -> Option<T> {
+    match tried {
+        Ok(held) => Some(held),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}

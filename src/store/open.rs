@@ -5,10 +5,11 @@
 //! so one at a time, holding a [`Changing`], and only whoever holds that can alter the map.
 
 use super::object::Object;
+use super::unless_held;
 use crate::key::ObjectId;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The most objects kept open without a reader: each costs a file descriptor, of which they take a quarter at
 /// most, and some kilobytes of memory.
@@ -64,12 +65,7 @@ impl OpenObjects {
 
     /// The turn, where nobody has it.
     pub(super) fn changing_now(&self) -> Option<Changing<'_>> {
-        let turn = match self.changing.try_lock() {
-            Ok(turn) => turn,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        Some(Changing {
+        unless_held(self.changing.try_lock()).map(|turn| Changing {
             objects: self,
             _turn: turn,
         })

@@ -10,8 +10,9 @@
 use super::fault;
 use super::object::Object;
 use super::space::pages;
+use super::unless_held;
 use crate::ranges::{ByteOffset, ByteRange};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A piece that takes longer has waited for the disk, or for a processor for so long that nobody is to wait with it.
@@ -73,11 +74,7 @@ impl State {
 impl Writes {
     /// Leave to make one write that is a copy and nothing more, as far as can be told.
     fn at_once(&self, now: Instant) -> Option<MutexGuard<'_, ()>> {
-        let leave = match self.at_once.try_lock() {
-            Ok(leave) => leave,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
+        let leave = unless_held(self.at_once.try_lock())?;
         let state = self.state();
         (state.is_trusted(now) && !state.hangs(now)).then_some(leave)
     }
@@ -151,10 +148,8 @@ impl Object {
             return false;
         };
         // While this is held nobody takes room away.
-        let _writing = match self.io.try_read() {
-            Ok(writing) => writing,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
+        let Some(_writing) = unless_held(self.io.try_read()) else {
+            return false;
         };
         let gaps: Vec<ByteRange> = {
             let progress = self.progress();

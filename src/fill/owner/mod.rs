@@ -13,6 +13,7 @@
 //! of sessions, readers that come, wait and leave, and the clock (commit, retry, hold limit). After each
 //! it plans anew.
 
+mod disk;
 mod events;
 mod opening;
 mod scarcity;
@@ -22,15 +23,18 @@ mod wishes;
 
 use super::AfterLastReader;
 use super::ask::Asked;
+use super::context::Context;
 use super::passage::Sending;
 use super::plan::{Running, Step, View, class_of, plan};
-use super::registry::{Context, Phase, Shared, Status, Want};
+use super::registry::{Phase, Shared, Status, Want};
 use super::session::Outcome;
 use super::threads::Seat;
 use crate::live::State;
 use crate::policy::{NotStored, RequestDirectives};
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Permit, Span, Standby};
+pub(super) use disk::on_disk;
+use disk::{give_back, record};
 use scarcity::Scarcity;
 use sessions::{Session, Wish};
 use std::sync::atomic::Ordering;
@@ -39,7 +43,6 @@ use std::time::{Duration, Instant};
 use streaming::{Marks, stop_of};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinError;
 
 /// Progress is recorded when this much of it is not, or this long after the last time.
 const COMMIT_BYTES: u64 = 4 << 20;
@@ -532,39 +535,6 @@ impl Drop for Owner {
     }
 }
 
-async fn record(object: Arc<Object>) -> Result<(), StoreError> {
-    let recording = Arc::clone(&object);
-    let recorded = on_disk(move || recording.commit()).await;
-    if let Err(error) = &recorded {
-        tracing::error!(url = object.url(), %error, "could not record progress");
-    }
-    recorded
-}
-
-/// Gives back what room was taken for bytes that do not come now.
-async fn give_back(object: &Arc<Object>) {
-    if object.is_whole() {
-        return;
-    }
-    let incomplete = Arc::clone(object);
-    if let Err(error) = on_disk(move || incomplete.give_back_ahead()).await {
-        tracing::warn!(url = object.url(), %error, "could not give back the room that was taken ahead");
-    }
-}
-
-/// Does what may wait for the disk on a thread that may; goes on there where it is not waited for.
-pub(super) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work)
-        .await
-        .map_err(JoinError::try_into_panic)
-    {
-        Ok(done) => done,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // The runtime has ended, and the task that waits here ends with it.
-        Err(Err(_)) => std::future::pending().await,
-    }
-}
-
 /// Returns when the order to stop is given.
 async fn ordered(stopping: &mut watch::Receiver<bool>) {
     // An error means that the registry is gone, which is the same order.
@@ -575,27 +545,5 @@ async fn at(alarm: Option<Instant>) {
     match alarm {
         Some(alarm) => tokio::time::sleep_until(alarm.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use futures::FutureExt;
-    use tokio::runtime::Runtime;
-
-    #[test]
-    fn work_for_the_disk_is_no_panic_where_the_program_ends() {
-        let runtime = Runtime::new().expect("a runtime");
-        let handle = runtime.handle().clone();
-        runtime.shutdown_background();
-        let _within = handle.enter();
-        assert!(on_disk(|| ()).now_or_never().is_none());
-    }
-
-    #[tokio::test]
-    async fn a_panic_of_work_for_the_disk_is_not_swallowed() {
-        let panics = std::panic::AssertUnwindSafe(on_disk(|| panic!("on purpose")));
-        panics.catch_unwind().await.expect_err("it panics");
     }
 }

@@ -1,0 +1,101 @@
+//! What all fills share, and which of them there are.
+
+use super::registry::{FillSettings, Shared};
+use super::threads::Threads;
+use super::unshared::Unshared;
+use crate::key::ObjectId;
+use crate::live::Streams;
+use crate::policy::NotStored;
+use crate::store::Store;
+use crate::upstream::Client;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// What all fills share.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) store: Arc<Store>,
+    pub(super) streams: Arc<Streams>,
+    pub(super) client: Client,
+    pub(super) settings: FillSettings,
+    pub(super) threads: Threads,
+    pub(super) stopping: watch::Sender<bool>,
+    /// Counts the times that the machine has slept.
+    pub(super) woken: watch::Sender<u64>,
+    /// Held by who makes room inside objects.
+    pub(super) punching: Mutex<()>,
+    fills: Mutex<HashMap<ObjectId, Arc<Shared>>>,
+    /// URLs whose replies are for one client each.
+    unshared: Mutex<Unshared>,
+    pub(super) owners: Mutex<JoinSet<()>>,
+}
+
+impl Context {
+    pub(super) fn new(
+        store: Arc<Store>,
+        streams: Arc<Streams>,
+        client: Client,
+        settings: FillSettings,
+        threads: Threads,
+    ) -> Self {
+        Self {
+            store,
+            streams,
+            client,
+            settings,
+            threads,
+            stopping: watch::Sender::new(false),
+            woken: watch::Sender::new(0),
+            punching: Mutex::default(),
+            fills: Mutex::default(),
+            unshared: Mutex::default(),
+            owners: Mutex::default(),
+        }
+    }
+
+    pub(super) fn fills(&self) -> MutexGuard<'_, HashMap<ObjectId, Arc<Shared>>> {
+        self.fills.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the fill brings is for those who have joined it: whoever comes from now on asks for himself.
+    pub(super) fn set_apart(&self, shared: &Arc<Shared>, why: NotStored) {
+        let _ = shared.not_stored.set(why);
+        shared.detached.store(true, Ordering::Release);
+        let id = shared.key.id();
+        let mut fills = self.fills();
+        if fills.get(&id).is_some_and(|held| Arc::ptr_eq(held, shared)) {
+            fills.remove(&id);
+        }
+        drop(fills);
+        if why.is_of_the_url() {
+            self.unshared().note(id, Instant::now());
+        }
+    }
+
+    /// A reply came that others may share.
+    pub(super) fn set_shared(&self, shared: &Shared) {
+        self.unshared().forget(shared.key.id());
+    }
+
+    pub(super) fn unshared(&self) -> MutexGuard<'_, Unshared> {
+        self.unshared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a fill off the map, unless it still has readers to serve.
+    pub(super) fn retire(&self, shared: &Arc<Shared>, even_with_readers: bool) -> bool {
+        let mut fills = self.fills();
+        if !even_with_readers && shared.readers.load(Ordering::Acquire) > 0 {
+            return false;
+        }
+        shared.over.store(true, Ordering::Release);
+        let id = shared.key.id();
+        if fills.get(&id).is_some_and(|held| Arc::ptr_eq(held, shared)) {
+            fills.remove(&id);
+        }
+        true
+    }
+}
