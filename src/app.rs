@@ -23,18 +23,18 @@ use self::listen::listen_at;
 use crate::admin;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
-use crate::fill::{FillSettings, Registry, RunningThreads, Threads};
+use crate::fill::{FillSettings, Registry, RunningThreads, Served, Threads};
 use crate::live::{Limits, Rules, Streams};
 use crate::serve::{Problem, Recent, Routed, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::{BudgetSettings, Client, ClientSettings, UpstreamError};
 use actix_http::error::DispatchError;
-use actix_http::{HttpService, Request, Response};
+use actix_http::{ConnectionType, HttpService, Request, Response, Version};
 use actix_server::GracefulShutdownSignal;
 use actix_service::{ServiceFactory, fn_service};
 use actix_web::HttpResponse;
-use actix_web::body::BoxBody;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{self, Payload, RequestHead, ServerHandle};
 use actix_web::rt::net::TcpStream;
 use std::net::{SocketAddr, TcpListener};
@@ -184,7 +184,8 @@ impl Server {
             min_free_bytes: config.min_free_bytes,
         };
         let store = Arc::new(Store::open(&store_settings, Arc::clone(&clock))?);
-        let client = Client::new(ClientSettings {
+        let metrics = Arc::new(Metrics::new());
+        let client_settings = ClientSettings {
             connect_timeout: config.connect_timeout,
             reply_timeout: config.reply_timeout,
             read_idle_timeout: config.read_idle_timeout,
@@ -201,7 +202,8 @@ impl Server {
                 requests_per_second: config.requests_per_second,
                 bytes_per_second: config.bytes_per_second,
             },
-        })?;
+        };
+        let client = Client::new(client_settings, Arc::clone(&metrics))?;
         let listen_error = |source| AppError::Listen {
             address: config.listen,
             source,
@@ -214,6 +216,7 @@ impl Server {
             .thread_name("millpond-lookup")
             .build()
             .map_err(AppError::Threads)?;
+        let routes = Arc::new(Routes::new(config));
         let (threads, running) = start_fill_threads().map_err(AppError::Threads)?;
         let settings = FillSettings {
             sessions_per_object: config.sessions_per_object,
@@ -221,6 +224,10 @@ impl Server {
             revalidate_wait: config.header_wait,
             after_last_reader: config.after_last_reader,
             read_ahead: config.read_ahead,
+            served: Served::new({
+                let routes = Arc::clone(&routes);
+                move |url| routes.path_of(url).is_some()
+            }),
         };
         let streams = Arc::new(Streams::open(
             Arc::clone(&store),
@@ -233,9 +240,9 @@ impl Server {
         let service = Arc::new(Service {
             store,
             fills: registry,
-            routes: Arc::new(Routes::new(config)),
+            routes,
             clock,
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             lookups: lookups.handle().clone(),
             settings: ServiceSettings {
                 header_wait: config.header_wait,
@@ -443,7 +450,15 @@ fn connections(
 /// Requests with bodies, and whatever else is not for the lane.
 async fn handle(service: Arc<Service>, mut request: Request) -> Result<Response<BoxBody>, Response<BoxBody>> {
     let payload = request.take_payload();
-    Ok(answered(&service, request.head(), payload).await.into())
+    let mut response: Response<BoxBody> = answered(&service, request.head(), payload).await.into();
+    let is_old = matches!(request.head().version, Version::HTTP_10 | Version::HTTP_09);
+    if is_old && response.body().size() == BodySize::Stream {
+        // Chunks are of HTTP/1.1: to an older client the connection's close tells the end (RFC 9112 §6.1).
+        let head = response.head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close);
+    }
+    Ok(response)
 }
 
 /// The answer to a request.

@@ -26,6 +26,13 @@ pub struct WhyLabel {
     pub why: String,
 }
 
+/// The label of requests to upstreams that failed: the cause.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CauseLabel {
+    /// The cause, in a word.
+    pub cause: &'static str,
+}
+
 /// A count that threads add to without meeting: a line of memory that two cores write to moves between them each time.
 #[derive(Debug, Default)]
 pub struct Shards([Shard; SHARDS]);
@@ -79,6 +86,7 @@ pub struct Metrics {
     /// Bodies that could not be sent to their promised end.
     pub broken_bodies: Counter,
     waiting: Family<WhyLabel, Gauge>,
+    upstream_failures: Family<CauseLabel, Counter>,
     /// Fills under way; set when the metrics are read.
     pub fills: Gauge,
     /// Bytes that objects take on the disk; set when the metrics are read.
@@ -102,6 +110,9 @@ impl Metrics {
         registry.register("answers", "Answers by status", answers.clone());
         let waiting = Family::<WhyLabel, Gauge>::default();
         registry.register("waiting", "Positions that readers wait at, by reason", waiting.clone());
+        let upstream_failures = Family::<CauseLabel, Counter>::default();
+        let help = "Requests to upstreams that brought no reply, by cause";
+        registry.register("upstream_failures", help, upstream_failures.clone());
         let counter = |registry: &mut Registry, name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -121,6 +132,7 @@ impl Metrics {
             answers,
             usual,
             waiting,
+            upstream_failures,
             hits: busy(&mut registry, "hits", "Requests answered from the store"),
             misses: counter(&mut registry, "misses", "Requests that needed the upstream"),
             collapsed: counter(&mut registry, "collapsed", "Requests that shared a fill"),
@@ -147,6 +159,11 @@ impl Metrics {
             206 => self.usual[1].inc(),
             status => self.answers.get_or_create(&StatusLabel { status }).inc(),
         };
+    }
+
+    /// Counts a request to an upstream that brought no reply.
+    pub fn upstream_failed(&self, cause: &'static str) {
+        self.upstream_failures.get_or_create(&CauseLabel { cause }).inc();
     }
 
     /// Sets how many positions are waited at, one reason each.

@@ -30,11 +30,14 @@ const EDITIONS: u64 = 1 << 14;
 const EXCESS: u64 = 4_099;
 
 /// Half of the requests to the upstream are served well; the others draw one of these. `whole` is a 200 to
-/// any request, `astray` a 206 that begins elsewhere, `total` one with a wrong total.
-const FAULTS: [&str; 30] = [
-    "changed", "cut", "cut", "cut", "cut", "reset", "reset", "reset", "reset", "stall", "stall", "stall", "silent",
-    "failing", "failing", "failing", "failing", "busy", "busy", "whole", "whole", "astray", "astray", "total", "total",
-    "garbage", "garbage", "closed", "closed", "closed",
+/// any request, `astray` a 206 that begins elsewhere, `total` one with a wrong total, `identity` a length beside
+/// `Transfer-Encoding: identity` and a cut, `plain` a part that comes as 200, `refused` a 406 or 403 to a range, `node` what is
+/// right under a second node's tag.
+const FAULTS: [&str; 38] = [
+    "identity", "identity", "plain", "plain", "refused", "refused", "node", "node", "changed", "cut", "cut", "cut",
+    "cut", "reset", "reset", "reset", "reset", "stall", "stall", "stall", "silent", "failing", "failing", "failing",
+    "failing", "busy", "busy", "whole", "whole", "astray", "astray", "total", "total", "garbage", "garbage", "closed",
+    "closed", "closed",
 ];
 
 /// `fresh_for` is short, so that complete objects meet the upstream, and its faults, again and again.
@@ -126,6 +129,30 @@ impl Chaos {
             // 416, which no fault makes worse.
             _ if start >= end => return conn.serve(&film, seen),
             "cut" | "reset" | "stall" => send(conn, &film, asked, len, broken_at),
+            "identity" => {
+                let fields = [
+                    ("ETag", film.etag.clone().expect("a tag")),
+                    ("Transfer-Encoding", "identity".to_owned()),
+                    ("Content-Length", len.to_string()),
+                ];
+                conn.head(200, &fields);
+                conn.body(&film, 0, broken_at);
+            }
+            "plain" => {
+                let fields = [
+                    ("ETag", film.etag.clone().expect("a tag")),
+                    ("Content-Length", (end - start).to_string()),
+                    ("Content-Range", format!("bytes {start}-{}/{len}", end - 1)),
+                ];
+                conn.head(200, &fields);
+                conn.body(&film, start, end);
+            }
+            "refused" if asked.is_some() => conn.head([406, 403][dice(2) as usize], &[empty]),
+            "node" => {
+                // Its bytes are those of the edition, whatever its name for them.
+                let other = film.clone().with_etag(Some(&format!("\"edition-{}-b\"", film.edition)));
+                send(conn, &other, asked, len, end);
+            }
             "failing" => conn.head([500, 502, 503][dice(3) as usize], &[empty]),
             "busy" => conn.head(429, &[("Retry-After", dice(2).to_string()), empty]),
             "whole" => send(conn, &film, None, len, len),
@@ -138,7 +165,7 @@ impl Chaos {
             _ => conn.serve(&film, seen),
         }
         match fault {
-            "cut" | "garbage" | "closed" => conn.close(),
+            "cut" | "garbage" | "closed" | "identity" => conn.close(),
             "reset" => conn.reset(),
             "stall" | "silent" => conn.stall(),
             _ => {}
@@ -243,7 +270,7 @@ fn exchange(address: SocketAddr, method: &str, wanted: &Seen, leaves_after: Opti
         (416, _) if asked.is_some_and(|(start, end)| start >= end) => Ok(None),
         // The upstream's own is passed on as it came; nothing that it does excuses one of ours.
         (500, _) if head.header("content-type") != Some("application/problem+json") => Ok(None),
-        (429 | 502..=504, _) => Ok(None),
+        (403 | 406 | 429 | 502..=504, _) => Ok(None),
         _ => Err(Error::other(format!("not what was asked: {head:?}"))),
     }
 }
@@ -317,7 +344,8 @@ fn receive(wire: &mut BufReader<TcpStream>, edition: u64, start: u64, end: u64, 
 }
 
 fn edition_of(etag: &str) -> Option<u64> {
-    etag.strip_prefix("\"edition-")?.strip_suffix('"')?.parse().ok()
+    let name = etag.strip_prefix("\"edition-")?.strip_suffix('"')?;
+    name.strip_suffix("-b").unwrap_or(name).parse().ok()
 }
 
 fn path_of(url: &str) -> usize {

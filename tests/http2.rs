@@ -21,13 +21,21 @@ struct Secure {
 
 impl Secure {
     fn start(film: Film) -> Self {
-        let key = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+        Self::named(film, "localhost", rcgen::IsCa::NoCa)
+    }
+
+    /// With a certificate of that name, which may be an authority's own.
+    fn named(film: Film, name: &str, is_ca: rcgen::IsCa) -> Self {
+        let mut parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        parameters.is_ca = is_ca;
+        let signing_key = rcgen::KeyPair::generate().expect("a key");
+        let cert = parameters.self_signed(&signing_key).expect("a certificate");
         let authority = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(authority.path(), key.cert.pem()).expect("written");
-        let private = PrivateKeyDer::try_from(key.signing_key.serialize_der()).expect("a key");
+        std::fs::write(authority.path(), cert.pem()).expect("written");
+        let private = PrivateKeyDer::try_from(signing_key.serialize_der()).expect("a key");
         let mut config = ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(vec![key.cert.der().clone()], private)
+            .with_single_cert(vec![cert.der().clone()], private)
             .expect("a pair");
         config.alpn_protocols = vec![b"h2".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -122,6 +130,48 @@ fn an_upstream_whose_authority_nobody_named_is_not_believed() {
     let url = format!("https://localhost:{}/", upstream.address.port());
     let pond = Pond::start(&[("upstream", &url)]);
     let answer = get(pond.address(), "/film");
-    answer.expect(502);
+    let told = answer.expect(502).text();
+    assert!(
+        told.contains("certificate") && !told.contains("error sending request"),
+        "{told}"
+    );
+    assert_eq!(pond.metric("millpond_upstream_failures_total{cause=\"tls\"}"), 1);
     assert_eq!(upstream.requests.load(Ordering::Acquire), 0);
+}
+
+#[test]
+fn a_certificate_that_is_its_own_authority_is_believed_where_the_operator_has_named_it() {
+    let film = Film::new(LEN);
+    let is_ca = || rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let upstream = Secure::named(film.clone(), "localhost", is_ca());
+    let url = format!("https://localhost:{}/", upstream.address.port());
+    let authority = upstream.authority.path().display().to_string();
+    let pond = Pond::start(&[("upstream", &url), ("upstream_ca", &authority)]);
+    film.check(0, &get(pond.address(), "/film").expect(200).body);
+    // Under another name it is another's.
+    let other = Secure::named(film, "nas.example", is_ca());
+    let url = format!("https://localhost:{}/", other.address.port());
+    let authority = other.authority.path().display().to_string();
+    let pond = Pond::start(&[("upstream", &url), ("upstream_ca", &authority)]);
+    get(pond.address(), "/film").expect(502);
+}
+
+#[test]
+fn an_upstream_ca_without_a_certificate_is_refused_at_the_start() {
+    use millpond::app::Server;
+    use millpond::config::{Config, Layers};
+    let (dir, empty) = (
+        tempfile::TempDir::new().expect("a directory"),
+        tempfile::NamedTempFile::new().expect("a file"),
+    );
+    let flag = |name: &str, value: String| (name.to_owned(), vec![value]);
+    let mut layers = Layers::new();
+    layers.add_flags(vec![
+        flag("listen", "127.0.0.1:0".to_owned()),
+        flag("data", dir.path().display().to_string()),
+        flag("upstream_ca", empty.path().display().to_string()),
+    ]);
+    std::fs::write(empty.path(), "no PEM\n").expect("written");
+    let refused = Server::start(&Config::read(&layers).expect("valid")).expect_err("refused");
+    assert!(refused.to_string().contains("upstream_ca"), "{refused}");
 }

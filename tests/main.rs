@@ -25,6 +25,8 @@ mod names;
 mod nobody;
 mod once;
 mod oracle;
+mod ordinary;
+mod ordinary_random;
 mod origin_access;
 mod origin_clients;
 mod origin_crash;

@@ -34,11 +34,16 @@ fn paced(film: &Film, valve: &Valve, rate: u64) -> Upstream {
     })
 }
 
+/// The head of a stream in chunks; of a radio where it is audio.
 fn chunked(media: &str) -> Vec<(&'static str, String)> {
-    vec![
+    let mut head = vec![
         ("Content-Type", media.to_owned()),
         ("Transfer-Encoding", "chunked".to_owned()),
-    ]
+    ];
+    if media.starts_with("audio/") {
+        head.push(("icy-name", "A".to_owned()));
+    }
+    head
 }
 
 fn streams(address: SocketAddr) -> Vec<Value> {

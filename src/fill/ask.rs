@@ -2,8 +2,10 @@
 //! led the last time, and what a refusal says.
 
 use super::context::Context;
+use super::join::{is_media, is_page};
 use super::registry::{Refusal, Shared};
 use crate::policy::Terms;
+use crate::store::Object;
 use crate::upstream::{Ask, Class, Exchange, Framing, Permit, Span, Target, UpstreamError};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,6 +18,17 @@ const REFUSAL_TIME: Duration = Duration::from_secs(2);
 
 /// How long an upstream rests that says 429 without saying how long.
 const TOO_MANY_REST: Duration = Duration::from_secs(1);
+
+/// Statuses by which upstreams refuse a second connection of one client; 458 is that of IPTV panels.
+const REFUSES_COMPANY: &[u16] = &[403, 458];
+
+/// Statuses by which upstreams answer a request that has a `Range`, and not the same without.
+const REFUSES_RANGES: &[u16] = &[400, 403, 404, 405, 406, 412, 500, 501];
+
+/// How often nodes behind one name are asked again where one fails, and how long the first of them is waited for; each
+/// time twice as long.
+const MOST_NODES: u32 = 3;
+const NODE_REST: Duration = Duration::from_millis(50);
 
 /// A reply, as far as a fill tells them apart.
 #[derive(Debug)]
@@ -31,6 +44,7 @@ pub(super) type Asked = Result<Reply, UpstreamError>;
 /// What to ask for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Question {
+    pub(super) if_match: Option<String>,
     pub(super) if_range: Option<String>,
     pub(super) if_none_match: Option<String>,
     pub(super) if_modified_since: Option<String>,
@@ -66,44 +80,25 @@ pub(super) async fn ask_any(
     span: Span,
     question: Question,
 ) -> Result<Exchange, UpstreamError> {
-    let closed =
-        |result: &Result<Exchange, UpstreamError>| matches!(result, Ok(exchange) if is_closed(exchange.reply.status));
-    let mut target = shared.target();
-    let mut ask = Ask {
-        at: shared.location(),
-        if_range: question.if_range,
-        if_none_match: question.if_none_match,
-        if_modified_since: question.if_modified_since,
-        ..Ask::new(Arc::clone(&target), span)
+    let target = shared.target();
+    let mut asking = Asking {
+        context,
+        shared,
+        permit,
+        ask: Ask {
+            at: shared.location(),
+            if_match: question.if_match,
+            if_range: question.if_range,
+            if_none_match: question.if_none_match,
+            if_modified_since: question.if_modified_since,
+            ..Ask::new(Arc::clone(&target), span)
+        },
     };
-    let mut result = context.client.ask(&ask).await;
-    if ask.at.is_some() && (result.is_err() || closed(&result)) {
-        tracing::info!(
-            url = target.key.url(),
-            "the place it was redirected to is gone: asking again where it is"
-        );
-        shared.forget_location();
-        ask.at = None;
-        result = context.client.ask(&ask).await;
-    }
-    if closed(&result)
-        && let Some(another) = shared.another_than(&target)
-    {
-        ask.target = Arc::clone(&another);
-        let other = context.client.ask(&ask).await;
-        if other.is_ok() && !closed(&other) {
-            tracing::info!(url = target.key.url(), "another reader's URL opens it");
-            shared.promote(&another);
-            (target, result) = (another, other);
-        } else {
-            shared.forget_spare(&another);
-        }
-    }
-    let exchange = match result {
+    let exchange = match asking.insistently().await {
         Ok(exchange) => exchange,
         Err(error) => {
             // An address that we do not connect to says nothing of the upstream.
-            if !error.is_refused() {
+            if !error.is_no_outage() {
                 permit.unanswered();
             }
             return Err(error);
@@ -112,13 +107,171 @@ pub(super) async fn ask_any(
     permit.answered();
     let status = exchange.reply.status;
     if brings_bytes(status) {
-        if exchange.url != target.url {
+        if exchange.url != exchange.target.url {
             shared.remember_location(exchange.url.clone());
         }
         return Ok(exchange);
     }
     refusal_rest(context, &exchange, permit);
     Ok(exchange)
+}
+
+/// A question on its way to an answer that is worth something: what is put differently, and asked again, where the first
+/// reply brings nothing.
+struct Asking<'a> {
+    context: &'a Context,
+    shared: &'a Shared,
+    permit: &'a Permit,
+    ask: Ask,
+}
+
+type Exchanged = Result<Exchange, UpstreamError>;
+
+impl Asking<'_> {
+    async fn insistently(&mut self) -> Exchanged {
+        let mut result = self.once().await;
+        if self.ask.at.is_some() && self.fails(&result, true) {
+            tracing::info!(
+                url = self.ask.target.key.url(),
+                "the place it was redirected to is gone: asking again where it is"
+            );
+            self.shared.forget_location();
+            self.ask.at = None;
+            result = self.once().await;
+        }
+        result = self.without_company(result).await;
+        result = self.of_other_nodes(result).await;
+        if closed(&result)
+            && let Some(another) = self.shared.another_than(&self.ask.target)
+        {
+            result = self.by_another_url(another, result).await;
+        }
+        self.without_range(result).await
+    }
+
+    async fn once(&self) -> Exchanged {
+        self.context.client.ask(&self.ask).await
+    }
+
+    /// Whether the place that was asked has let us down: it gave no reply, an error, or a page where a film is known.
+    /// A film's end may be asked for in vain (416), but not where a redirect led (`at_a_node`): the node may have
+    /// another file.
+    fn fails(&self, result: &Exchanged, at_a_node: bool) -> bool {
+        let Ok(exchange) = result else { return true };
+        match exchange.reply.status {
+            416 => at_a_node,
+            status if status >= 400 => true,
+            200 | 206 => {
+                let known = Context::object(self.shared);
+                let is_film = known.is_some_and(|known| is_media(known.head().representation().header("content-type")));
+                is_film && is_page(exchange.reply.header("content-type"))
+            }
+            _ => false,
+        }
+    }
+
+    /// Some upstreams allow one connection, and refuse the second: where another of ours is open, it makes way, and
+    /// from then on there is one at a time.
+    async fn without_company(&self, mut result: Exchanged) -> Exchanged {
+        let refused =
+            |result: &Exchanged| matches!(result, Ok(exchange) if REFUSES_COMPANY.contains(&exchange.reply.status));
+        if !refused(&result) || !self.permit.has_company() {
+            return result;
+        }
+        self.permit.allow_one();
+        if !self.permit.until_alone(self.context.client.reply_timeout()).await {
+            self.permit.allow_all();
+            return result;
+        }
+        for attempt in 0..MOST_NODES {
+            // The upstream notices a moment later that the other connection is gone.
+            tokio::time::sleep(NODE_REST * 2_u32.pow(attempt)).await;
+            result = self.once().await;
+            if !refused(&result) {
+                tracing::info!(
+                    url = self.ask.target.key.url(),
+                    "the upstream allows one connection: it is asked with one from now on"
+                );
+                return result;
+            }
+        }
+        // It refuses one that is alone: that was not the reason.
+        self.permit.allow_all();
+        result
+    }
+
+    /// Of a film that was being fetched a moment ago, a failure is one node's of several: the others are asked, that
+    /// is, the name behind which they are, a few times.
+    async fn of_other_nodes(&mut self, mut result: Exchanged) -> Exchanged {
+        let has_bytes = |object: &Arc<Object>| !object.is_statement() && object.present_bytes() > 0;
+        if !Context::object(self.shared).is_some_and(|object| has_bytes(&object)) {
+            return result;
+        }
+        for attempt in 0..MOST_NODES {
+            let may_pass = match &result {
+                Ok(exchange) => {
+                    // Who asks to be left alone is; who wants other credentials, or finds our condition false, says so
+                    // of all nodes.
+                    let status = exchange.reply.status;
+                    exchange.reply.rest().is_none() && !matches!(status, 401 | 407 | 412 | 416 | 429)
+                }
+                // What does not answer is asked again by the fill, after a rest.
+                Err(_) => false,
+            };
+            if !may_pass || !self.fails(&result, false) {
+                break;
+            }
+            tokio::time::sleep(NODE_REST * 2_u32.pow(attempt)).await;
+            self.shared.forget_location();
+            self.ask.at = None;
+            result = self.once().await;
+        }
+        result
+    }
+
+    /// Another reader's URL of the same object, signed anew perhaps, may open what this one does not.
+    async fn by_another_url(&mut self, another: Arc<Target>, result: Exchanged) -> Exchanged {
+        let first = std::mem::replace(&mut self.ask.target, Arc::clone(&another));
+        let other = self.once().await;
+        if other.is_ok() && !closed(&other) {
+            tracing::info!(url = first.key.url(), "another reader's URL opens it");
+            self.shared.promote(&another);
+            return other;
+        }
+        self.shared.forget_spare(&another);
+        self.ask.target = first;
+        result
+    }
+
+    /// Some upstreams refuse a request because it has a `Range`, which the client may not even have sent.
+    async fn without_range(&mut self, result: Exchanged) -> Exchanged {
+        let refused = matches!(&result, Ok(exchange) if REFUSES_RANGES.contains(&exchange.reply.status));
+        let known = Context::object(self.shared);
+        // Where parts have come, a refusal has another reason.
+        let has_parts = known.is_some_and(|known| known.head().representation().gives_parts);
+        if !refused || has_parts || self.ask.span == Span::Whole {
+            return result;
+        }
+        let (span, if_range) = (self.ask.span, self.ask.if_range.take());
+        self.ask.span = Span::Whole;
+        match self.once().await {
+            Ok(exchange) if brings_bytes(exchange.reply.status) => {
+                tracing::info!(
+                    url = self.ask.target.key.url(),
+                    "the upstream refuses ranges: asked without"
+                );
+                Ok(exchange)
+            }
+            _ => {
+                (self.ask.span, self.ask.if_range) = (span, if_range);
+                result
+            }
+        }
+    }
+}
+
+fn closed(result: &Exchanged) -> bool {
+    matches!(result, Ok(exchange) if is_closed(exchange.reply.status))
 }
 
 /// Leaves the upstream alone for as long as it asks for.

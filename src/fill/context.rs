@@ -31,6 +31,8 @@ pub(super) struct Context {
     fills: Mutex<HashMap<ObjectId, Arc<Shared>>>,
     /// URLs whose replies are for one client each.
     unshared: Mutex<Unshared>,
+    /// URLs under whose weak validators bytes have differed.
+    distrusted: Mutex<Unshared>,
     pub(super) owners: Mutex<JoinSet<()>>,
 }
 
@@ -53,6 +55,7 @@ impl Context {
             punching: Mutex::default(),
             fills: Mutex::default(),
             unshared: Mutex::default(),
+            distrusted: Mutex::default(),
             owners: Mutex::default(),
         }
     }
@@ -83,6 +86,18 @@ impl Context {
 
     pub(super) fn unshared(&self) -> MutexGuard<'_, Unshared> {
         self.unshared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of the URL have differed under one weak tag and date: what these say is not believed for a while.
+    pub(super) fn distrust(&self, id: ObjectId) {
+        let mut distrusted = self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
+        distrusted.note(id, Instant::now());
+    }
+
+    /// Whether that is so.
+    pub(super) fn distrusts(&self, id: ObjectId) -> bool {
+        let distrusted = self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
+        distrusted.has(id, Instant::now())
     }
 
     /// Takes a fill off the map, unless it still has readers to serve.

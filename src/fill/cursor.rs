@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::place::Place;
+use super::plan::{NEAR_BYTES, NEAR_SECONDS};
 use super::registry::{Phase, Refusal, Shared, Trouble};
 use super::why::Why;
 use crate::live::Stream;
@@ -88,6 +89,23 @@ impl Cursor {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// Whether the byte at `start` of what a single exchange brings in order is here, or will be in a moment.
+    pub fn comes_soon(&self, object: &Object, start: ByteOffset) -> bool {
+        let here = object.available();
+        let end = here.run_at(0).unwrap_or_default();
+        if here.run_at(start).is_some() || (start >= end && start - end <= NEAR_BYTES) {
+            return true;
+        }
+        let reach = self
+            .shared
+            .rate()
+            .map_or(0, |rate| (rate * NEAR_SECONDS) as u64)
+            .max(NEAR_BYTES);
+        let status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = status.sessions.iter().map(|position| position.line());
+        lines.any(|line| line.at <= start && start - line.at <= reach && line.stop.is_none_or(|stop| start < stop))
     }
 
     /// Why the fill makes no progress at the moment.

@@ -2,7 +2,7 @@
 //!
 //! Nothing is shifted to fit. A reply that contradicts the question or itself brings no byte.
 
-use crate::header::ContentRange;
+use crate::header::{ContentRange, Validators, codes_content, parse_date};
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::Representation;
 use crate::upstream::{Framing, Reply, Span};
@@ -24,10 +24,23 @@ pub(super) struct Brings {
     pub(super) total: Option<u64>,
 }
 
+impl Brings {
+    /// Whether it is all of the representation.
+    pub(super) fn is_all(&self) -> bool {
+        self.at == 0 && self.end == self.total
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Bytes of the known representation.
     Continues(Brings),
+    /// Bytes of the known representation by all that a weak tag and an old date can tell: they are joined where those
+    /// that are here already agree.
+    Agrees(Brings),
+    /// Another strong tag with the same length and date, as a second node behind one name gives it: the representation
+    /// that it would begin.
+    OtherNode(Representation, Brings),
     /// Bytes of a representation that is not the known one, or the first to be known.
     Begins(Representation, Brings),
     /// 304.
@@ -47,11 +60,20 @@ pub(super) fn join(known: Option<Known<'_>>, asked: Span, reply: &Reply) -> Verd
         if is_media(known.representation.header("content-type")) && is_page(reply.header("content-type")) {
             return Verdict::Imposter("an HTML page came where a film was");
         }
-        if reply.coded && known.representation.header("content-encoding").is_none() {
+        if reply.framing == Framing::Length(0) && known.length.is_some_and(|length| length > 0) {
+            return Verdict::Imposter("an empty reply came where there were bytes");
+        }
+        if reply.coded
+            && !known
+                .representation
+                .header("content-encoding")
+                .is_some_and(codes_content)
+        {
             return Verdict::Imposter("a coded body came where a plain one was");
         }
     }
     match reply.status {
+        200 if is_part(reply) => part(known, asked, reply),
         200 => whole(known, reply),
         206 if reply.coded => Verdict::Contradiction("206 with a coded body"),
         206 => part(known, asked, reply),
@@ -61,6 +83,18 @@ pub(super) fn join(known: Option<Known<'_>>, asked: Span, reply: &Reply) -> Verd
             _ => None,
         }),
         status => Verdict::Status(status),
+    }
+}
+
+/// Whether a 200 says of itself that it is a part: its `Content-Range` names as many bytes as its body has, and more of
+/// them all.
+fn is_part(reply: &Reply) -> bool {
+    match reply.content_range {
+        Some(Some(ContentRange::Part { range, size })) => {
+            let has_all = size == Some(range.len());
+            reply.framing == Framing::Length(range.len()) && !has_all
+        }
+        _ => false,
     }
 }
 
@@ -110,27 +144,45 @@ fn answers(asked: Span, range: ByteRange, total: u64) -> bool {
 }
 
 fn judged(known: Option<Known<'_>>, reply: &Reply, brings: Brings, partial: bool) -> Verdict {
-    let same = known.is_some_and(|known| {
+    if let Some(known) = known {
+        let lengths = (known.length, brings.total);
+        let length_agrees = !matches!(lengths, (Some(ours), Some(theirs)) if ours != theirs);
         let validator = known.representation.validators.strong();
-        let length_agrees = match (known.length, brings.total) {
-            (Some(ours), Some(theirs)) => ours == theirs,
-            _ => true,
-        };
-        length_agrees && validator.is_some_and(|validator| validator.matches(&reply.validators, partial))
-    });
-    if same {
-        return Verdict::Continues(brings);
+        if length_agrees && validator.is_some_and(|validator| validator.matches(&reply.validators, partial)) {
+            return Verdict::Continues(brings);
+        }
+        let same_length = matches!(lengths, (Some(ours), Some(theirs)) if ours == theirs);
+        let overlap = known.representation.overlap_validator();
+        if same_length && !reply.coded && overlap.is_some_and(|overlap| overlap.matches(&reply.validators)) {
+            return Verdict::Agrees(brings);
+        }
+        if same_length && is_other_node(&known.representation.validators, &reply.validators) {
+            return Verdict::OtherNode(begun(reply, brings, partial), brings);
+        }
     }
+    Verdict::Begins(begun(reply, brings, partial), brings)
+}
+
+/// The representation that a reply is the first of.
+fn begun(reply: &Reply, brings: Brings, partial: bool) -> Representation {
     let joinable = reply.validators.strong().is_some();
-    let representation = Representation {
+    // A server that says `Accept-Ranges: none` is believed, even where it has just sent one.
+    let gives_parts = !reply.coded && reply.accepts_ranges.unwrap_or(partial);
+    Representation {
         complete_length: brings.total,
         validators: reply.validators.clone(),
         headers: reply.headers.clone(),
-        // A server that says `Accept-Ranges: none` is believed, even where it has just sent one.
-        ranges: joinable && !reply.coded && reply.accepts_ranges.unwrap_or(partial),
+        ranges: joinable && gives_parts,
+        gives_parts: gives_parts && partial,
         ..Representation::default()
-    };
-    Verdict::Begins(representation, brings)
+    }
+}
+
+/// Whether two strong tags are those of two nodes that have one file each: all else that is said of it is the same.
+fn is_other_node(known: &Validators, reply: &Validators) -> bool {
+    let strong = |validators: &Validators| validators.entity_tag().is_some_and(|tag| !tag.is_weak());
+    let date = |validators: &Validators| validators.last_modified.as_deref().and_then(parse_date);
+    strong(known) && strong(reply) && date(known) == date(reply)
 }
 
 /// A reply with another status than those of [`join`], as a representation of its own: it says something of
@@ -155,7 +207,7 @@ pub(super) fn statement(reply: &Reply) -> (Representation, Brings) {
     (representation, brings)
 }
 
-fn is_media(media: Option<&str>) -> bool {
+pub(super) fn is_media(media: Option<&str>) -> bool {
     media.is_some_and(|media| {
         let media = media.trim_start().to_ascii_lowercase();
         ["video/", "audio/", "image/", "application/octet-stream"]
@@ -164,7 +216,7 @@ fn is_media(media: Option<&str>) -> bool {
     })
 }
 
-fn is_page(media: Option<&str>) -> bool {
+pub(super) fn is_page(media: Option<&str>) -> bool {
     media.is_some_and(|media| {
         let media = media.trim_start().to_ascii_lowercase();
         media.starts_with("text/html") || media.starts_with("application/xhtml")
@@ -174,7 +226,6 @@ fn is_page(media: Option<&str>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::header::Validators;
 
     fn reply(status: u16, framing: Framing, content_range: Option<&str>, etag: Option<&str>) -> Reply {
         Reply {
@@ -230,15 +281,110 @@ mod tests {
     #[test]
     fn another_tag_total_or_a_200_begins_anew() {
         for changed in [
-            reply(206, Framing::Length(60), Some("bytes 40-99/100"), Some("\"b\"")),
             reply(206, Framing::Length(61), Some("bytes 40-100/101"), Some("\"a\"")),
             reply(206, Framing::Length(60), Some("bytes 40-99/100"), None),
             reply(206, Framing::Length(60), Some("bytes 40-99/100"), Some("W/\"a\"")),
-            reply(200, Framing::Length(100), None, Some("\"b\"")),
             reply(200, Framing::Length(90), None, Some("\"a\"")),
         ] {
             assert!(matches!(resumed(&changed), Verdict::Begins(..)), "{changed:?}");
         }
+    }
+
+    #[test]
+    fn another_strong_tag_with_the_same_length_and_date_may_be_another_node() {
+        for other in [
+            reply(206, Framing::Length(60), Some("bytes 40-99/100"), Some("\"b\"")),
+            reply(200, Framing::Length(100), None, Some("\"b\"")),
+        ] {
+            assert!(matches!(resumed(&other), Verdict::OtherNode(..)), "{other:?}");
+            let mut dated = other.clone();
+            dated.validators.last_modified = Some("Sun, 06 Nov 1994 08:49:37 GMT".to_owned());
+            assert!(matches!(resumed(&dated), Verdict::Begins(..)), "{dated:?}");
+        }
+    }
+
+    #[test]
+    fn a_weak_tag_beside_an_old_date_agrees_where_the_length_does() {
+        let validators = |tag: &str, date: &str| Validators {
+            etag: Some(tag.to_owned()),
+            last_modified: Some("Sun, 06 Nov 1994 08:49:37 GMT".to_owned()),
+            date: Some(date.to_owned()),
+        };
+        let (old, young) = ("Sun, 06 Nov 1994 08:50:37 GMT", "Sun, 06 Nov 1994 08:49:39 GMT");
+        let weak = |tag: &str, date: &str| Representation {
+            validators: validators(tag, date),
+            ..representation()
+        };
+        let resumed = |known: &Representation, reply: &Reply| {
+            let known = Known {
+                representation: known,
+                length: Some(100),
+            };
+            join(Some(known), Span::From(40), reply)
+        };
+        let part = |tag: &str| Reply {
+            validators: validators(tag, old),
+            ..reply(206, Framing::Length(60), Some("bytes 40-99/100"), None)
+        };
+        let known = weak("W/\"a\"", old);
+        assert!(matches!(resumed(&known, &part("W/\"a\"")), Verdict::Agrees(_)));
+        assert!(matches!(resumed(&known, &part("W/\"b\"")), Verdict::Begins(..)));
+        let longer = Reply {
+            validators: validators("W/\"a\"", old),
+            ..reply(206, Framing::Length(61), Some("bytes 40-100/101"), None)
+        };
+        assert!(matches!(resumed(&known, &longer), Verdict::Begins(..)));
+        assert!(matches!(
+            resumed(&weak("W/\"a\"", young), &part("W/\"a\"")),
+            Verdict::Begins(..)
+        ));
+        let distrusted = Representation {
+            joined: crate::store::Joined::Distrusted,
+            ..known.clone()
+        };
+        assert!(matches!(resumed(&distrusted, &part("W/\"a\"")), Verdict::Begins(..)));
+    }
+
+    #[test]
+    fn a_200_that_names_the_part_it_brings_is_that_part() {
+        let part = reply(200, Framing::Length(60), Some("bytes 40-99/100"), Some("\"a\""));
+        let brings = Brings {
+            at: 40,
+            end: Some(100),
+            total: Some(100),
+        };
+        assert_eq!(resumed(&part), Verdict::Continues(brings));
+        let unasked = join(None, Span::Whole, &part);
+        assert!(matches!(unasked, Verdict::Contradiction(_)), "{unasked:?}");
+        let first = reply(200, Framing::Length(1), Some("bytes 0-0/100"), None);
+        let Verdict::Begins(_, brings) = join(None, Span::Range(ByteRange::new(0, 1).expect("a byte")), &first) else {
+            panic!("the first reply begins");
+        };
+        assert_eq!((brings.end, brings.total), (Some(1), Some(100)));
+        let whole = reply(200, Framing::Length(100), Some("bytes 0-99/100"), Some("\"a\""));
+        assert!(matches!(resumed(&whole), Verdict::Continues(Brings { at: 0, .. })));
+    }
+
+    #[test]
+    fn an_empty_reply_is_an_imposter_where_bytes_are_known() {
+        let empty = reply(200, Framing::Length(0), None, None);
+        assert!(matches!(resumed(&empty), Verdict::Imposter(_)));
+        assert!(matches!(join(None, Span::Whole, &empty), Verdict::Begins(..)));
+    }
+
+    #[test]
+    fn accept_ranges_says_no_by_the_word_none_alone() {
+        let mut odd = reply(206, Framing::Length(60), Some("bytes 40-99/100"), Some("\"a\""));
+        odd.accepts_ranges = None;
+        let Verdict::Begins(representation, _) = join(None, Span::From(40), &odd) else {
+            panic!("the first reply begins");
+        };
+        assert!(representation.ranges && representation.gives_parts);
+        odd.accepts_ranges = Some(false);
+        let Verdict::Begins(representation, _) = join(None, Span::From(40), &odd) else {
+            panic!("the first reply begins");
+        };
+        assert!(!representation.ranges && !representation.gives_parts);
     }
 
     #[test]

@@ -16,6 +16,10 @@
 //! soon is gathered in owner/wishes.rs; why one waits is told by why.rs. Where the disk has no room for
 //! more, room.rs takes what was watched, and session.rs passes on what it cannot store.
 //!
+//! What one exchange brings is one representation, whatever its validator. Bytes of another are joined under a strong one
+//! anywhere, under a weak tag and an old date where they agree with the last that are here, and else never: a reader that is
+//! far from the fill of such an object gets an exchange of its own (docs/decisions/0022).
+//!
 //! A reader that leaves stops nobody: the fill goes on as `after_last_reader` says.
 
 mod ask;
@@ -39,7 +43,7 @@ mod why;
 pub use cursor::Cursor;
 pub use line::{FillLine, WaitingLine};
 pub use passage::{Outgoing, Passed, Seen, Sending};
-pub use registry::{FillSettings, Phase, Refusal, Registry, Trouble, Want};
+pub use registry::{FillSettings, Moved, Phase, Refusal, Registry, Served, Trouble, Want};
 pub use threads::{RunningThreads, Threads};
 pub use why::{SessionLine, Stage, Why};
 

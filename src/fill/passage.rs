@@ -146,7 +146,7 @@ impl Registry {
         is_plain: bool,
         seen: impl FnOnce(u16, &[(String, String)]) + Send + 'static,
     ) -> Result<Passed, UpstreamError> {
-        let (told, head) = oneshot::channel();
+        let (mut told, head) = oneshot::channel();
         let context = Arc::clone(self.context());
         let (seat, limit) = (context.threads.seat(), context.client.reply_timeout());
         let host = target.url.host_str().unwrap_or_default().to_owned();
@@ -159,7 +159,12 @@ impl Registry {
         thread.spawn(async move {
             let _seat = seat;
             let turn = context.client.budget_of(&target.url);
-            let Ok(permit) = tokio::time::timeout(limit, turn.acquire(Class::Waiting)).await else {
+            let turn = tokio::select! {
+                turn = tokio::time::timeout(limit, turn.acquire(Class::Waiting)) => turn,
+                // It was not sent yet.
+                () = told.closed() => return,
+            };
+            let Ok(permit) = turn else {
                 let _ = told.send(Err(silent()));
                 return;
             };
@@ -170,10 +175,19 @@ impl Registry {
                 length: body.as_ref().and_then(|body| body.length),
                 body: body.map(|body| body.pieces),
             };
-            let mut exchange = match context.client.pass(request).await {
+            let replied = tokio::select! {
+                replied = context.client.pass(request) => replied,
+                // A client that leaves before the header takes its request along: nobody is there for the answer.
+                () = told.closed() => {
+                    // What it has changed until then is not known, and so may be everything that success would have.
+                    let _ = tokio::task::spawn_blocking(move || seen(200, &[])).await;
+                    return;
+                }
+            };
+            let mut exchange = match replied {
                 Ok(exchange) => exchange,
                 Err(error) => {
-                    if !error.is_refused() {
+                    if !error.is_no_outage() {
                         permit.unanswered();
                     }
                     let _ = told.send(Err(error));

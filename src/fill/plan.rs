@@ -8,6 +8,8 @@
 //! - Who has waited longest is served first.
 //! - When no reader waits and nothing is under way, what readers will want soon is fetched, then the
 //!   holes one stretch after the other, first those ahead of where readers were.
+//! - What is joined where its bytes agree (`header::OverlapValidator`) is read on from its last byte, by one session
+//!   at a time: elsewhere there is nothing to compare.
 //! - An upstream without ranges, or of unknown length, is read once, whole, from 0.
 
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 pub(super) const NEAR_BYTES: u64 = 512 * 1024;
 
 /// So does one that the session reaches within this time.
-const NEAR_SECONDS: f64 = 0.25;
+pub(super) const NEAR_SECONDS: f64 = 0.25;
 
 /// A session with no more than this to bring is not shortened: its bytes are on the way already. Nor
 /// is one that will have brought them within [`SHORT_SECONDS`].
@@ -69,6 +71,8 @@ pub(super) struct View<'a> {
     pub(super) running: &'a [Running],
     /// Whether pieces may be asked for and joined.
     pub(super) ranges: bool,
+    /// The byte from which on a session may bring more, where it is only there that pieces may be joined.
+    pub(super) grows_at: Option<ByteOffset>,
     /// Whether to go on when nobody waits.
     pub(super) background: bool,
     /// Where readers were last; the holes after it come first.
@@ -115,11 +119,28 @@ pub(super) fn plan(view: &View<'_>) -> Vec<Step> {
             draft.steps
         }
         _ if !view.running.is_empty() => Vec::new(),
+        Some(length) if view.grows_at.is_some_and(|at| at < length) => grow(view, length, class),
         None if view.ranges && view.present.run_at(0).is_some() => {
             vec![Step::StartFrom(view.present.run_at(0).unwrap_or_default(), class)]
         }
         _ => vec![Step::StartWhole(class)],
     }
+}
+
+/// Reads on from the last byte, as far as anybody wants.
+fn grow(view: &View<'_>, length: u64, class: Class) -> Vec<Step> {
+    let at = view.grows_at.unwrap_or_default();
+    let waited = view.waiting.iter().map(|waiter| waiter.end);
+    let end = match view.background {
+        true => length,
+        false => waited
+            .chain(view.ahead.iter().map(|range| range.end()))
+            .max()
+            .unwrap_or(at),
+    };
+    let least = at.saturating_add(WORTHWHILE_BYTES);
+    let range = ByteRange::new(at, end.max(least).min(length));
+    range.map(|range| Step::Start(range, class)).into_iter().collect()
 }
 
 /// What a session is for, as readers stand now.
@@ -365,6 +386,7 @@ mod tests {
             ahead: &[],
             running,
             ranges: true,
+            grows_at: None,
             background: true,
             hint: 0,
             max_sessions: 4,

@@ -38,6 +38,8 @@ pub struct FillSettings {
     pub after_last_reader: AfterLastReader,
     /// How far ahead of a reader is fetched, in time at its own rate; `None` is all.
     pub read_ahead: Option<Duration>,
+    /// Where redirects of what has relative names in it are told to the client.
+    pub served: Served,
 }
 
 /// What a reader that joins is after.
@@ -47,6 +49,8 @@ pub enum Want {
     Head,
     /// Bytes, first these.
     Bytes(Span),
+    /// These bytes, and no others: they may be brought by an exchange of their own, whose part is joined to nothing.
+    Only(Span),
     /// Whether what is stored is still that of the upstream.
     Validity {
         /// The bytes of the one that has taken its place are wanted too.
@@ -54,11 +58,29 @@ pub enum Want {
     },
     /// Bytes of a new generation: the stored one may not be reused.
     Anew(Span),
+    /// [`Want::Only`] of a new generation.
+    OnlyAnew(Span),
+    /// [`Want::Only`], where a fill of the whole is known to be far from them: see [`Registry::join_apart`].
+    Apart(Span),
 }
 
 impl Want {
     fn is_for_bytes(self) -> bool {
-        matches!(self, Self::Bytes(_) | Self::Anew(_) | Self::Validity { bytes: true })
+        self.span().is_some() || matches!(self, Self::Validity { bytes: true })
+    }
+
+    /// The first bytes that are wanted.
+    pub(super) fn span(self) -> Option<Span> {
+        match self {
+            Self::Bytes(span) | Self::Only(span) | Self::Anew(span) | Self::OnlyAnew(span) | Self::Apart(span) => {
+                Some(span)
+            }
+            Self::Head | Self::Validity { .. } => None,
+        }
+    }
+
+    fn is_anew(self) -> bool {
+        matches!(self, Self::Validity { .. } | Self::Anew(_) | Self::OnlyAnew(_))
     }
 }
 
@@ -75,10 +97,44 @@ pub enum Phase {
     Failed(Arc<UpstreamError>),
     /// The upstream is left alone for so long: it asked for that, or is known to be down.
     Resting(Duration),
+    /// What the URL leads to has relative names in it, so the client must know where it is.
+    Redirected(Arc<Moved>),
+    /// The upstream gives no parts: what is wanted comes with the whole.
+    WithoutParts,
     /// The store could not take the object.
     Disk(Arc<str>),
     /// The server is stopping.
     Stopping,
+}
+
+/// Where an upstream's redirects lead.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The status of the first.
+    pub status: u16,
+    /// The end of the way.
+    pub url: Url,
+}
+
+/// Which URLs a client can be sent to: those that are served here.
+#[derive(Clone)]
+pub struct Served(Arc<dyn Fn(&Url) -> bool + Send + Sync>);
+
+impl Served {
+    /// Those of which `is_served` says so.
+    pub fn new(is_served: impl Fn(&Url) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(is_served))
+    }
+
+    pub(super) fn has(&self, url: &Url) -> bool {
+        (self.0)(url)
+    }
+}
+
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Served")
+    }
 }
 
 /// An upstream's answer that is not the object.
@@ -196,7 +252,7 @@ impl Shared {
             return false;
         }
         match (&*self.phase.borrow(), want) {
-            (Phase::Ready(object), Want::Validity { .. } | Want::Anew(_)) => !object.is_whole(),
+            (Phase::Ready(object), want) if want.is_anew() => !object.is_whole(),
             _ => true,
         }
     }
@@ -372,7 +428,7 @@ impl Registry {
         if collapsed {
             shared.renew(target);
         }
-        if let Want::Bytes(span) | Want::Anew(span) = want {
+        if let Some(span) = want.span() {
             let wish = match span {
                 Span::From(start) => Some((start, u64::MAX)),
                 Span::Range(range) => Some((range.start(), range.end())),
@@ -390,9 +446,9 @@ impl Registry {
         }
         // Until it has taken its first bytes its place is what it asked for; where that is not known
         // yet, anywhere.
-        let (start, end) = match want {
-            Want::Bytes(Span::From(start)) | Want::Anew(Span::From(start)) => (start, u64::MAX),
-            Want::Bytes(Span::Range(range)) | Want::Anew(Span::Range(range)) => (range.start(), range.end()),
+        let (start, end) = match want.span() {
+            Some(Span::From(start)) => (start, u64::MAX),
+            Some(Span::Range(range)) => (range.start(), range.end()),
             _ => (0, u64::MAX),
         };
         let cursor = self.cursor(shared, Place::new(start, end, Instant::now()), collapsed);
@@ -440,6 +496,12 @@ impl Registry {
         let cursor = self.cursor(shared, Place::new(0, u64::MAX, Instant::now()), false);
         self.spawn(owner, Start::Want(want));
         cursor
+    }
+
+    /// Bytes by an exchange of their own: the fill of the whole is far from them, and what other exchanges bring is not
+    /// joined to what it brings. Comes to [`Phase::WithoutParts`] where the upstream gives the whole all the same.
+    pub fn join_apart(&self, target: &Arc<Target>, span: Span) -> Cursor {
+        self.join_alone(target, Want::Apart(span))
     }
 
     /// Sends a request that must not die with its client: what comes of it is logged as `stream`, whoever reads.

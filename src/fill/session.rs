@@ -8,6 +8,7 @@
 use super::batch::Batch;
 use super::context::Context;
 use super::join::Brings;
+use super::owner::on_disk;
 use super::registry::Shared;
 use super::why::{SessionLine, Stage};
 use crate::live::Stream;
@@ -140,8 +141,10 @@ pub(super) enum Outcome {
     CalledBack,
     /// The machine has slept: the connection is dead, known or not.
     Slept,
-    /// The session's task panicked.
+    /// The session's task panicked, or bytes that it was to compare are gone.
     Lost,
+    /// Bytes that should be those that are here are others.
+    Disagrees,
 }
 
 /// How long a session that passes bytes on waits for the next reader: it holds a connection.
@@ -172,6 +175,7 @@ pub(super) struct Sink {
 pub(super) async fn receive(
     mut exchange: Exchange,
     brings: Brings,
+    compared_to: Option<ByteOffset>,
     sink: &Sink,
     permit: &Permit,
     on_progress: impl FnOnce(),
@@ -179,7 +183,12 @@ pub(super) async fn receive(
     let position = &sink.position;
     let framing = exchange.reply.framing;
     let mut on_progress = Some(on_progress);
-    let mut batch = Batch::new(sink, brings.at);
+    let begin = compared_to.unwrap_or(brings.at).max(brings.at);
+    let mut left_over = match compare(&mut exchange, sink, brings.at, begin).await {
+        Ok(left_over) => Some(left_over).filter(|piece| !piece.is_empty()),
+        Err(outcome) => return outcome,
+    };
+    let mut batch = Batch::new(sink, begin);
     let stop_now = || position.stop.load(Ordering::Acquire);
     loop {
         let stop = stop_now().min(brings.end.unwrap_or(u64::MAX));
@@ -194,7 +203,10 @@ pub(super) async fn receive(
             let whole = at >= asked || brings.end.is_none();
             return if whole { Outcome::Reached } else { Outcome::Curtailed };
         }
-        let mut came = Came::next(&mut exchange, sink, &batch).await;
+        let mut came = match left_over.take() {
+            Some(piece) => Came::of(piece),
+            None => Came::next(&mut exchange, sink, &batch).await,
+        };
         // Another session may have begun at what this one would have come to.
         let (stop, asked) = (stop.min(stop_now()), asked.min(stop_now()));
         let count = came.clip(stop.saturating_sub(at));
@@ -240,6 +252,63 @@ pub(super) async fn receive(
     }
 }
 
+/// Reads the bytes `at..until` of a reply and compares them with those that are stored; returns what has come beyond them.
+///
+/// # Errors
+/// How the session ends: they differ, or are not to be had.
+async fn compare(
+    exchange: &mut Exchange,
+    sink: &Sink,
+    mut at: ByteOffset,
+    until: ByteOffset,
+) -> Result<Bytes, Outcome> {
+    while at < until {
+        let mut piece = match exchange.next_within(sink.idle).await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return Err(Outcome::Short),
+            Err(error) => return Err(Outcome::Cut(error)),
+        };
+        let most = usize::try_from(until - at).unwrap_or(usize::MAX);
+        let theirs = piece.split_to(piece.len().min(most));
+        let (object, from, count) = (Arc::clone(&sink.object), at, theirs.len() as u64);
+        let same = on_disk(move || are_stored(&object, from, &theirs)).await;
+        match same {
+            Some(true) => at += count,
+            Some(false) => return Err(Outcome::Disagrees),
+            None => return Err(Outcome::Lost),
+        }
+        if !piece.is_empty() {
+            return Ok(piece);
+        }
+    }
+    Ok(Bytes::new())
+}
+
+/// Whether these bytes are those that are stored from `at` on; `None` where not all of them are stored any more. For a
+/// blocking thread.
+fn are_stored(object: &Object, mut at: ByteOffset, mut bytes: &[u8]) -> Option<bool> {
+    while !bytes.is_empty() {
+        let epoch = object.epoch();
+        if object.available().run_at(at)? < at + bytes.len() as u64 {
+            return None;
+        }
+        let stored = match object.held(at) {
+            Some(held) => held,
+            None => object.read_blocking(at, bytes.len()).ok()?,
+        };
+        if object.epoch() != epoch || stored.is_empty() {
+            return None;
+        }
+        let count = stored.len().min(bytes.len());
+        if stored[..count] != bytes[..count] {
+            return Some(false);
+        }
+        bytes = &bytes[count..];
+        at += count as u64;
+    }
+    Some(true)
+}
+
 enum Ending {
     Clean,
     Failed(UpstreamError),
@@ -255,6 +324,15 @@ struct Came {
 }
 
 impl Came {
+    /// What had come before.
+    fn of(piece: Bytes) -> Self {
+        Self {
+            pieces: vec![piece],
+            ending: None,
+            is_late: false,
+        }
+    }
+
     /// Waits for one piece, where the batch may wait, then takes what else is there already.
     async fn next(exchange: &mut Exchange, sink: &Sink, batch: &Batch) -> Self {
         let mut came = Self {

@@ -6,37 +6,29 @@
 mod cache_control;
 mod cache_status;
 mod content_range;
+mod date;
 mod digest;
 mod forwarding;
 mod precondition;
 mod prefer;
 mod range;
+mod text;
 mod upload;
 mod validator;
 
 pub use cache_control::{CacheControl, Reach, SURROGATE};
 pub use cache_status::{CacheStatus, Forwarded};
 pub use content_range::ContentRange;
+pub use date::{parse_date, print_date};
 pub(crate) use digest::byte_sequence;
 pub use digest::{Claim, claim, repr_digest, stated_sha256, wants_sha256};
 pub use forwarding::end_to_end;
 pub use precondition::{Conditions, Current, Known, Malformed, Preconditions, Verdict};
 pub use prefer::{preferred_wait, prefers_async};
 pub use range::{FirstWanted, MAX_RANGES, Selection, first_wanted, select, select_one};
+pub use text::{codes_content, text_of, value_of};
 pub use upload::{boolean, count};
-pub use validator::{EntityTag, StrongValidator, Validators};
-
-use std::time::SystemTime;
-
-/// Reads an HTTP date (RFC 9110 §5.6.7); `None` for anything else, which the RFC says to ignore.
-pub fn parse_date(text: &str) -> Option<SystemTime> {
-    httpdate::parse_http_date(text.trim()).ok()
-}
-
-/// Prints an HTTP date (RFC 9110 §5.6.7).
-pub fn print_date(time: SystemTime) -> String {
-    httpdate::fmt_http_date(time)
-}
+pub use validator::{EntityTag, OverlapValidator, StrongValidator, Validators};
 
 /// Splits a list field at its commas, but not inside quoted strings; parts come trimmed, never empty.
 pub(crate) fn list_members(field: &str) -> impl Iterator<Item = &str> {

@@ -1,14 +1,16 @@
 //! Validators: which representation bytes belong to (RFC 9110 §8.8).
 //!
-//! Only a *strong* validator lets pieces be joined: a strong entity tag, or a `Last-Modified` that
-//! was a second or more in the past when the reply was made (§8.8.2.2). Equal weak tags prove
-//! nothing about bytes, so there is no way here to make a [`StrongValidator`] from one.
+//! A *strong* validator lets pieces be joined: a strong entity tag, or, where there is no tag, a `Last-Modified` that
+//! was a minute or more in the past when the reply was made (§8.8.2.2 says a second at least; a recording that grows
+//! is written to more often than that). Equal weak tags prove nothing about bytes, so there is no way here to make a
+//! [`StrongValidator`] from one: together with such a date they make an [`OverlapValidator`], under which bytes are
+//! joined only where some of them were compared.
 
 use super::parse_date;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How much older than `Date` a `Last-Modified` must be to be believed beside a weak tag.
+/// How much older than `Date` a `Last-Modified` must be to be believed of bytes.
 const OLD: Duration = Duration::from_secs(60);
 
 /// An entity tag (RFC 9110 §8.8.3).
@@ -96,20 +98,46 @@ impl Validators {
             Some(tag) if !tag.is_weak() => Some(StrongValidator::Tag(tag)),
             // The server says itself that bytes may differ under it; a date knows no better.
             Some(_) => None,
-            None => self.strong_date().map(StrongValidator::Date),
+            None => self.old_date().map(StrongValidator::Date),
         }
+    }
+
+    /// Whether there is neither a tag nor a date.
+    pub fn says_nothing(&self) -> bool {
+        self.entity_tag().is_none() && self.last_modified.as_deref().and_then(parse_date).is_none()
+    }
+
+    /// A weak tag beside an old date; `None` where either is missing.
+    pub fn overlap(&self) -> Option<OverlapValidator> {
+        let tag = self.entity_tag().filter(EntityTag::is_weak)?;
+        let date = self.old_date()?;
+        Some(OverlapValidator { tag, date })
+    }
+
+    /// Whether two replies say the same of what they are replies of, as far as a weak comparison tells
+    /// (RFC 9110 §8.8.3.2): equal tags, or equal dates where neither has a tag. `None` where there is nothing to
+    /// compare.
+    pub fn weakly_agrees(&self, other: &Self) -> Option<bool> {
+        match (self.entity_tag(), other.entity_tag()) {
+            (Some(ours), Some(theirs)) => Some(ours.weak_eq(&theirs)),
+            // A young date may stay the same while bytes change.
+            (None, None) => Some(parse_date(&self.old_date()?)? == parse_date(other.last_modified.as_deref()?)?),
+            _ => None,
+        }
+    }
+
+    /// `Last-Modified`, where it is a minute older than `Date` at least.
+    fn old_date(&self) -> Option<String> {
+        let text = self.last_modified.as_deref()?;
+        let (modified, date) = (parse_date(text)?, parse_date(self.date.as_deref()?)?);
+        (modified + OLD <= date).then(|| text.to_owned())
     }
 
     /// The same without a weak tag, where `Last-Modified` is so much older than `Date` that it can be
     /// taken for one of the bytes: for operators who know their upstream's weak tags.
     #[must_use]
     pub fn by_old_date(mut self) -> Self {
-        let old = || {
-            let modified = parse_date(self.last_modified.as_deref()?)?;
-            let date = parse_date(self.date.as_deref()?)?;
-            Some(modified + OLD <= date)
-        };
-        if self.entity_tag().is_some_and(|tag| tag.is_weak()) && old() == Some(true) {
+        if self.entity_tag().is_some_and(|tag| tag.is_weak()) && self.old_date().is_some() {
             self.etag = None;
         }
         self
@@ -157,12 +185,35 @@ impl StrongValidator {
     }
 }
 
+/// A weak tag and an old date. Two replies that show the same have the same bytes as far as the upstream knows; whoever
+/// joins them compares some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlapValidator {
+    tag: EntityTag,
+    date: String,
+}
+
+impl OverlapValidator {
+    /// The value to send in `If-Range`: a weak tag must not stand there (RFC 9110 §13.1.5).
+    pub fn if_range(&self) -> String {
+        self.date.clone()
+    }
+
+    /// Whether a reply shows both.
+    pub fn matches(&self, reply: &Validators) -> bool {
+        let same_tag = reply.entity_tag().is_some_and(|theirs| theirs.weak_eq(&self.tag));
+        let theirs = reply.last_modified.as_deref().and_then(parse_date);
+        same_tag && theirs == parse_date(&self.date)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const OLD: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const NEXT: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+    const MINUTE_LATER: &str = "Sun, 06 Nov 1994 08:50:37 GMT";
 
     fn validators(etag: Option<&str>, modified: Option<&str>, date: Option<&str>) -> Validators {
         Validators {
@@ -181,16 +232,39 @@ mod tests {
     }
 
     #[test]
-    fn last_modified_is_strong_a_second_later() {
-        assert!(validators(None, Some(OLD), Some(NEXT)).strong().is_some());
+    fn last_modified_joins_bytes_a_minute_later() {
+        assert!(validators(None, Some(OLD), Some(MINUTE_LATER)).strong().is_some());
+        assert!(validators(None, Some(OLD), Some(NEXT)).strong().is_none());
         assert!(validators(None, Some(OLD), Some(OLD)).strong().is_none());
         assert!(validators(None, Some(OLD), None).strong().is_none());
-        assert!(validators(None, Some("yesterday"), Some(NEXT)).strong().is_none());
+        assert!(
+            validators(None, Some("yesterday"), Some(MINUTE_LATER))
+                .strong()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn a_weak_tag_and_an_old_date_join_bytes_that_are_compared() {
+        let weak = validators(Some("W/\"a\""), Some(OLD), Some(MINUTE_LATER));
+        let overlap = weak.overlap().expect("both are there");
+        assert_eq!(overlap.if_range(), OLD);
+        assert!(overlap.matches(&weak));
+        assert!(!overlap.matches(&validators(Some("W/\"b\""), Some(OLD), None)));
+        assert!(!overlap.matches(&validators(Some("W/\"a\""), Some(NEXT), None)));
+        assert!(!overlap.matches(&validators(Some("W/\"a\""), None, None)));
+        for less in [
+            validators(Some("W/\"a\""), Some(OLD), Some(NEXT)),
+            validators(Some("W/\"a\""), None, Some(NEXT)),
+            validators(Some("\"a\""), Some(OLD), Some(MINUTE_LATER)),
+            validators(None, Some(OLD), Some(MINUTE_LATER)),
+        ] {
+            assert_eq!(less.overlap(), None, "{less:?}");
+        }
     }
 
     #[test]
     fn a_weak_tag_outranks_its_date_unless_the_operator_says_otherwise() {
-        const MINUTE_LATER: &str = "Sun, 06 Nov 1994 08:50:37 GMT";
         let weak = validators(Some("W/\"a\""), Some(OLD), Some(MINUTE_LATER));
         assert_eq!(weak.strong(), None);
         assert!(weak.by_old_date().strong().is_some());

@@ -5,14 +5,11 @@ use crate::upstream::Framing;
 use std::time::{Duration, SystemTime};
 
 /// Media types that have no end by their nature, where the reply names no length.
-const LIVE_TYPES: &[&str] = &[
-    "audio/aac",
-    "audio/aacp",
-    "audio/mpeg",
-    "multipart/x-mixed-replace",
-    "text/event-stream",
-    "video/mp2t",
-];
+const LIVE_TYPES: &[&str] = &["multipart/x-mixed-replace", "text/event-stream"];
+
+/// Media types that have no end where nothing but the connection's close could tell one. In chunks they end like files:
+/// a song that is coded as it is sent, a segment that is sent while it is made.
+const LIVE_TO_THE_CLOSE: &[&str] = &["audio/aac", "audio/aacp", "audio/mpeg", "video/mp2t"];
 
 /// What a stream is made of: it tells where a reader may come in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +56,9 @@ impl Kind {
         // What says for how long it may be reused is a piece of something (HLS), whatever its type.
         let terms = Terms::read(status, fields, SystemTime::UNIX_EPOCH);
         let has_end = has_end || matches!(terms.lifetime, Lifetime::Explicit(lifetime) if lifetime > Duration::ZERO);
-        let is_live = status == 200 && !has_end && (LIVE_TYPES.contains(&media.as_str()) || is_radio || ruled());
+        let by_type = LIVE_TYPES.contains(&media.as_str())
+            || (framing == Framing::Close && LIVE_TO_THE_CLOSE.contains(&media.as_str()));
+        let is_live = status == 200 && !has_end && (by_type || is_radio || ruled());
         is_live.then(|| Self::by_type(fields))
     }
 
@@ -130,7 +129,16 @@ mod tests {
             ("cache-control", "no-cache"),
             ("expires", "0"),
         ];
-        assert_eq!(kind(Framing::Delimited, &live), Some(Kind::Packets));
+        assert_eq!(kind(Framing::Close, &live), Some(Kind::Packets));
+        assert_eq!(kind(Framing::Delimited, &live), None, "a segment in chunks");
+        let song = [("content-type", "audio/mpeg")];
+        assert_eq!(
+            kind(Framing::Delimited, &song),
+            None,
+            "a song that is coded as it is sent"
+        );
+        assert_eq!(kind(Framing::Close, &song), Some(Kind::Frames));
+        assert_eq!(kind(Framing::Delimited, &radio), Some(Kind::Frames));
         assert_eq!(Kind::of(404, Framing::Close, &radio[..], &Rules::default()), None);
     }
 
@@ -140,7 +148,6 @@ mod tests {
         assert_eq!(of("text/html"), None);
         assert_eq!(of("video/x-matroska"), None);
         assert_eq!(of("Text/Event-Stream; charset=utf-8"), Some(Kind::Events));
-        assert_eq!(of("video/mp2t"), Some(Kind::Packets));
         assert_eq!(of("application/ogg"), Some(Kind::Whole));
         assert_eq!(of("x/y"), Some(Kind::Whole));
         let delimiter = "--frame".to_owned();

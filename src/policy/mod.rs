@@ -5,6 +5,7 @@
 //! `If-Range`, so a changed upstream shows itself at the next byte.
 
 mod fields;
+mod media;
 mod request;
 mod reuse;
 mod storing;
@@ -13,6 +14,7 @@ mod updating;
 mod vary;
 
 pub use fields::Fields;
+pub use media::{essence, extension, is_playlist};
 pub use request::RequestDirectives;
 pub use reuse::{Leeway, Reason, Reuse};
 pub use storing::{NotStored, storable, storable_for_get};

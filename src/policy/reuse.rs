@@ -1,7 +1,7 @@
 //! Whether a stored reply may answer a request (RFC 9111 §4).
 
 use super::request::RequestDirectives;
-use super::terms::{Lifetime, Terms};
+use super::terms::{HEURISTIC_SHARE, Lifetime, Terms};
 use std::time::Duration;
 
 /// What may be done with a complete stored reply.
@@ -40,7 +40,7 @@ pub struct Leeway {
     /// How long a reply is fresh that says nothing of that, has a validator, and is nothing that changes often;
     /// the most that is guessed for others.
     pub fresh_for: Duration,
-    /// Its media type is one of things that do not change: audio, video, images.
+    /// It is the body of a film or a song, which do not change.
     pub lasting: bool,
     /// By how much a stale reply is used where the upstream fails.
     pub stale_if_error: Duration,
@@ -51,6 +51,10 @@ impl Terms {
     pub fn lifetime(&self, leeway: Leeway) -> Option<Duration> {
         match self.lifetime {
             Lifetime::Explicit(lifetime) => Some(lifetime),
+            // What was modified a moment ago, a recording that grows, is not taken for lasting yet.
+            Lifetime::Heuristic(Some(guess)) if leeway.lasting && guess * HEURISTIC_SHARE < leeway.fresh_for => {
+                Some(guess)
+            }
             Lifetime::Heuristic(_) if leeway.lasting => Some(leeway.fresh_for),
             Lifetime::Heuristic(Some(guess)) => Some(guess.min(leeway.fresh_for)),
             Lifetime::Heuristic(None) => Some(Duration::ZERO),

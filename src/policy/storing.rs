@@ -32,6 +32,10 @@ pub enum NotStored {
     VaryAll,
     /// It says nothing of its freshness, and its status allows no guess.
     NoFreshness,
+    /// It is empty, and does not say that it may be kept: servers that fail answer so too.
+    Empty,
+    /// It is a part that nothing joins to others: it is for the request that it was asked for.
+    Part,
     /// It is coded, although `identity` was asked for, and does not say that it may be reused: who knows for
     /// which client.
     Coded,
@@ -51,6 +55,8 @@ impl NotStored {
             Self::VaryAll => "vary",
             Self::NoFreshness => "no-freshness",
             Self::Coded => "content-encoding",
+            Self::Empty => "empty",
+            Self::Part => "part",
         }
     }
 }
@@ -65,7 +71,7 @@ impl NotStored {
     /// Whether those who wait for the same URL may have the reply as well: nothing says that it is for one
     /// client, only nothing says that it may be kept.
     pub fn may_be_shared(self) -> bool {
-        matches!(self, Self::NoFreshness | Self::Coded)
+        matches!(self, Self::NoFreshness | Self::Coded | Self::Empty)
     }
 }
 

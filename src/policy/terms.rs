@@ -10,7 +10,7 @@ const HEURISTIC: &[u16] = &[200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 41
 
 /// A reply that says nothing is taken for fresh for this share of the time that it has not changed
 /// (RFC 9111 §4.2.2).
-const HEURISTIC_SHARE: u32 = 10;
+pub(super) const HEURISTIC_SHARE: u32 = 10;
 
 /// How long a reply is fresh, and how that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,13 +75,9 @@ pub(super) fn directives(fields: &(impl Fields + ?Sized)) -> (CacheControl, bool
     (CacheControl::of(control), false)
 }
 
-/// `Expires` minus `Date`. A malformed one, or two that differ, are in the past (RFC 9111 §5.3).
+/// `Expires` minus `Date`. A malformed one is in the past (RFC 9111 §5.3); of several the first counts (§4.2.1).
 fn until_expiry(fields: &(impl Fields + ?Sized), received: SystemTime) -> Option<Duration> {
-    let mut lines = fields.lines("expires");
-    let expires = lines.next()?;
-    if lines.any(|other| other != expires) {
-        return Some(Duration::ZERO);
-    }
+    let expires = fields.first("expires")?;
     let lifetime = parse_date(expires).and_then(|end| end.duration_since(date(fields, received)).ok());
     Some(lifetime.unwrap_or_default())
 }
@@ -147,7 +143,8 @@ mod tests {
             seconds(10),
             "without a date it counts from now"
         );
-        assert_eq!(lifetime(200, &[("expires", &later), ("expires", "0")]), seconds(0));
+        assert_eq!(lifetime(200, &[("expires", &later), ("expires", "0")]), seconds(10));
+        assert_eq!(lifetime(200, &[("expires", "0"), ("expires", &later)]), seconds(0));
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use super::lookup::{Found, MAX_GENERATIONS, Service, answer_of};
 use super::prepared::Prepared;
-use super::problem::{Problem, refused};
+use super::problem::{Problem, redirected, refused};
 use super::request::Request;
 use super::streams::variant_of;
 use super::variant::is_selected;
 use crate::fill::{Cursor, Phase, Want};
 use crate::header::{CacheStatus, FirstWanted, Forwarded, first_wanted};
-use crate::policy::{Fields, Lifetime, Reason, Reuse};
+use crate::policy::{Fields, Lifetime, NotStored, Reason, Reuse};
 use crate::ranges::ByteRange;
 use crate::store::{Object, Watch};
 use crate::upstream::{Span, Target, Trust};
@@ -25,22 +25,22 @@ impl Service {
         target: &Arc<Target>,
         known: Option<Arc<Object>>,
     ) -> Result<Result<Found, HttpResponse>, Problem> {
-        let span = wanted_span(request.question.range);
-        let (want, mut story) = self.want(request, target, known.as_ref(), span);
+        let (span, only) = wanted(request);
+        let (want, mut story) = self.want(request, target, known.as_ref(), (span, only));
         self.metrics.misses.inc();
         if (request.asked.no_store || self.fills.is_unshared(target.key.id())) && known.is_none() {
-            let cursor = self.fills.join_alone(target, anew(want, span));
+            let cursor = self.fills.join_alone(target, anew(want, (span, only)));
             return self.opened(request, target, cursor, story, None).await;
         }
         let mut cursor = self.fills.join(target, want, known.clone());
         for _ in 0..MAX_GENERATIONS {
-            if !(cursor.collapsed() && was_asked_for_another(&cursor.opened().await, target, span)) {
+            if !(cursor.collapsed() && was_asked_for_another(&cursor, target, span).await) {
                 break;
             }
             cursor = self.fills.join(target, want, known.clone());
         }
         if cursor.collapsed() && !may_share(&cursor, target).await {
-            cursor = self.fills.join_alone(target, anew(want, span));
+            cursor = self.fills.join_alone(target, anew(want, (span, only)));
             story.detail = Some("not-shared");
         }
         if cursor.collapsed()
@@ -49,7 +49,21 @@ impl Service {
             && !is_selected(&object, target.fields.as_slice())
         {
             // One stream runs, and this client wants it in another form (with metadata, in another language).
-            cursor = self.fills.join(&variant_of(&object, target), anew(want, span), None);
+            cursor = self
+                .fills
+                .join(&variant_of(&object, target), anew(want, (span, only)), None);
+        }
+        if only && let Some(object) = far_from(&cursor, span).await {
+            // The fill is not to take this reader for one of its own while the budget looks for whom to call back.
+            drop(cursor);
+            let apart = self.fills.join_apart(target, span);
+            match apart.opened().await {
+                Phase::Ready(_) => return self.opened(request, target, apart, story, None).await,
+                Phase::WithoutParts => object.note_without_parts(),
+                // What refuses the part may still come to it with the whole.
+                _ => {}
+            }
+            cursor = self.fills.join(target, want, Some(object));
         }
         // A fill that was under way for want of bytes has not asked about those that are here.
         let asked_about = known
@@ -74,12 +88,12 @@ impl Service {
         request: &Request<'_>,
         target: &Target,
         known: Option<&Arc<Object>>,
-        span: Span,
+        (span, only): (Span, bool),
     ) -> (Want, CacheStatus) {
-        let bytes = if request.head_only {
-            Want::Head
-        } else {
-            Want::Bytes(span)
+        let bytes = match (request.head_only, only) {
+            (true, _) => Want::Head,
+            (false, true) => Want::Only(span),
+            (false, false) => Want::Bytes(span),
         };
         let Some(object) = known else {
             let why = match target.variant {
@@ -91,9 +105,10 @@ impl Service {
         let validity = Want::Validity {
             bytes: !request.head_only,
         };
-        let refetch = match request.head_only {
-            true => Want::Anew(Span::From(0)),
-            false => Want::Anew(span),
+        let refetch = match (request.head_only, only) {
+            (true, _) => Want::Anew(Span::From(0)),
+            (false, true) => Want::OnlyAnew(span),
+            (false, false) => Want::Anew(span),
         };
         let (want, reason) = match (
             self.reuse(object, &request.asked, self.clock.elapsed()),
@@ -180,6 +195,12 @@ impl Service {
                 Err(Problem::later(rest, "the upstream is down or asked to be left alone").with(story))
             }
             Phase::Failed(error) => Err(Problem::upstream(&error).with(story)),
+            Phase::Redirected(moved) => Ok(Err(redirected(&self.routes, &moved, story))),
+            Phase::WithoutParts => Err(Problem::new(
+                StatusCode::BAD_GATEWAY,
+                "the upstream gives no parts of what is asked for",
+            )
+            .with(story)),
             Phase::Disk(_) => Err(Problem::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the cache's disk failed; its log says how",
@@ -190,6 +211,23 @@ impl Service {
             }
         }
     }
+}
+
+/// The object of a fill that is far from what its reader wants, where nothing could join what another exchange brings: the
+/// reader is then better served by an exchange of its own, at once.
+async fn far_from(cursor: &Cursor, span: Span) -> Option<Arc<Object>> {
+    let Phase::Ready(object) = cursor.opened().await else {
+        return None;
+    };
+    let length = object.length()?;
+    let start = match span {
+        Span::From(start) => start,
+        Span::Range(range) => range.start(),
+        Span::Suffix(count) => length.saturating_sub(count),
+        Span::Whole => 0,
+    };
+    let waits = object.gives_parts_apart() && !object.is_whole() && start < length;
+    (waits && !cursor.comes_soon(&object, start)).then_some(object)
 }
 
 /// Whether what another reader's fill brings may answer this one too.
@@ -217,12 +255,16 @@ fn is_for_all(object: &Object) -> bool {
     let head = object.head();
     let prepared = Prepared::of(&head, object);
     let stated = matches!(prepared.terms.lifetime, Lifetime::Explicit(lifetime) if lifetime > Duration::ZERO);
-    prepared.lasts || stated || prepared.terms.control.public
+    prepared.is_for_all || stated || prepared.terms.control.public
 }
 
-/// Whether a fill that this reader joined failed for what another reader brought to it: a URL that may
-/// not lead where this one may, or a range that lies past the end.
-fn was_asked_for_another(opened: &Phase, target: &Target, span: Span) -> bool {
+/// Whether a fill that this reader joined came to something by what another reader brought to it: a URL that may
+/// not lead where this one may, a range that lies past the end, a part that is all that the other wanted.
+async fn was_asked_for_another(cursor: &Cursor, target: &Target, span: Span) -> bool {
+    let opened = cursor.opened().await;
+    if cursor.not_stored() == Some(NotStored::Part) {
+        return true;
+    }
     match opened {
         Phase::Failed(error) => target.trust == Trust::Configured && error.is_refused(),
         Phase::Refused(refusal) if refusal.status == 416 => match (span, refusal.complete_length) {
@@ -235,11 +277,23 @@ fn was_asked_for_another(opened: &Phase, target: &Target, span: Span) -> bool {
 }
 
 /// The same wish of somebody who shares nothing.
-pub(super) fn anew(want: Want, span: Span) -> Want {
-    match want {
-        Want::Head => Want::Head,
-        _ => Want::Bytes(span),
+pub(super) fn anew(want: Want, (span, only): (Span, bool)) -> Want {
+    match (want, only) {
+        (Want::Head, _) => Want::Head,
+        (_, true) => Want::Only(span),
+        (_, false) => Want::Bytes(span),
     }
+}
+
+/// The bytes that a request asks for first, and whether they are all that its answer can need: one range, whatever the
+/// representation turns out to be.
+fn wanted(request: &Request<'_>) -> (Span, bool) {
+    let question = &request.question;
+    let several = question.range.is_some_and(|range| range.contains(&b','));
+    (
+        wanted_span(question.range),
+        !several && question.conditions.if_range.is_none(),
+    )
 }
 
 fn wanted_span(range: Option<&[u8]>) -> Span {

@@ -1,6 +1,6 @@
 //! What of a client's request goes on to the upstream (RFC 9110 §7.6).
 
-use crate::header::{SURROGATE, end_to_end};
+use crate::header::{SURROGATE, end_to_end, text_of};
 use crate::upstream::{Target, Trust};
 use actix_web::dev::RequestHead;
 use std::sync::Arc;
@@ -72,11 +72,17 @@ pub(super) fn makes_claims(http: &RequestHead) -> bool {
 }
 
 fn end_to_end_of(http: &RequestHead, target: &Target) -> Vec<(String, String)> {
-    let text = http
+    let texts: Vec<(&str, String)> = http
         .headers()
         .iter()
-        .filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?)));
-    let mut fields = end_to_end(&text.collect::<Vec<_>>());
+        .map(|(name, value)| (name.as_str(), text_of(value.as_bytes())))
+        .collect();
+    let mut fields = end_to_end(
+        &texts
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect::<Vec<_>>(),
+    );
     if target.drop_cookies {
         fields.retain(|(name, _)| name != "cookie");
     }

@@ -5,7 +5,7 @@ use super::onward::{goes_in_circles, makes_claims, passed_on};
 use super::problem::{CACHE_STATUS, Problem};
 use super::route::Routes;
 use crate::fill::{Outgoing, Passed, Registry, Seen};
-use crate::header::{CacheStatus, Forwarded};
+use crate::header::{CacheStatus, Forwarded, value_of};
 use crate::key::ObjectKey;
 use crate::store::{Expired, Removed, Store};
 use crate::upstream::Target;
@@ -171,7 +171,7 @@ fn answer(passed: Passed, mut story: CacheStatus) -> HttpResponse {
     for (name, value) in &passed.fields {
         if let (Ok(name), Ok(value)) = (
             HeaderName::try_from(name.as_str()),
-            HeaderValue::try_from(value.as_str()),
+            HeaderValue::from_bytes(&value_of(value)),
         ) {
             response.append_header((name, value));
         }

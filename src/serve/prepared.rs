@@ -1,11 +1,12 @@
 //! What every answer from one object repeats, made once an object.
 
 use crate::clock::from_unix_seconds;
-use crate::header::parse_date;
-use crate::policy::Terms;
+use crate::header::{codes_content, parse_date, value_of};
+use crate::policy::{Terms, essence, extension, is_playlist};
 use crate::store::{Head, Object};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 /// The parts of an answer that depend on the object alone.
@@ -14,7 +15,9 @@ pub(super) struct Prepared {
     pub(super) fields: Vec<(HeaderName, HeaderValue)>,
     /// What the upstream says of its reuse.
     pub(super) terms: Terms,
-    /// It is of a kind that does not change from hour to hour.
+    /// It is of a kind that is the same for everybody: a film, a picture, a font.
+    pub(super) is_for_all: bool,
+    /// It is the body of a film or a song: where it says nothing of its freshness, it lasts.
     pub(super) lasts: bool,
     /// The upstream states a digest.
     pub(super) has_digest: bool,
@@ -44,9 +47,10 @@ impl Prepared {
         Self {
             fields: fields(head, object),
             terms: Terms::read(representation.status, representation, received),
-            lasts: media.is_none_or(|media| lasts(&media)),
+            is_for_all: media.as_deref().is_none_or(|media| is_for_all(media, object.url())),
+            lasts: representation.status == 200 && lasts(media.as_deref().unwrap_or_default(), object.url()),
             has_digest: representation.header("repr-digest").is_some(),
-            coded: representation.header("content-encoding").is_some(),
+            coded: representation.header("content-encoding").is_some_and(codes_content),
             modified: representation.header("last-modified").and_then(parse_date),
             strong_date: validators.strong_date().is_some(),
             dated: representation.header("date").and_then(parse_date),
@@ -62,7 +66,7 @@ fn fields(head: &Head, object: &Object) -> Vec<(HeaderName, HeaderValue)> {
     let media = content_type(head, object).map(|media| ("content-type".to_owned(), media));
     // What says something of the resource has the tag that its upstream gave it, if any: nothing is joined to it.
     let etag = match representation.status {
-        200 => Some(object.etag().to_string()),
+        200 => object.shows_etag().then(|| object.etag().to_string()),
         _ => representation.validators.etag.clone(),
     };
     let all: Vec<(String, String)> = named
@@ -71,13 +75,13 @@ fn fields(head: &Head, object: &Object) -> Vec<(HeaderName, HeaderValue)> {
         .collect();
     let named = all
         .iter()
-        .filter_map(|(name, value)| Some((HeaderName::try_from(name.as_str()).ok()?, value.as_bytes())));
+        .filter_map(|(name, value)| Some((HeaderName::try_from(name.as_str()).ok()?, value_of(value))));
     in_one_block(named.collect())
 }
 
 /// Fields whose values are parts of one piece of memory: an answer that repeats them touches one count, not ten.
-fn in_one_block(fields: Vec<(HeaderName, &[u8])>) -> Vec<(HeaderName, HeaderValue)> {
-    let block = Bytes::from(fields.iter().map(|(_, value)| *value).collect::<Vec<_>>().concat());
+fn in_one_block(fields: Vec<(HeaderName, Cow<'_, [u8]>)>) -> Vec<(HeaderName, HeaderValue)> {
+    let block = Bytes::from(fields.iter().map(|(_, value)| &**value).collect::<Vec<_>>().concat());
     let mut at = 0;
     let parts = fields.into_iter().filter_map(|(name, value)| {
         let part = block.slice(at..at + value.len());
@@ -88,10 +92,9 @@ fn in_one_block(fields: Vec<(HeaderName, &[u8])>) -> Vec<(HeaderName, HeaderValu
 }
 
 /// Films, music, pictures, and what a server without a table of types serves them as. Pages, playlists and data
-/// change.
-fn lasts(media: &str) -> bool {
-    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let playlist = media.ends_with("mpegurl");
+/// may be made for the one who asks.
+fn is_for_all(media: &str, url: &str) -> bool {
+    let media = essence(media);
     let kinds = [
         "audio/",
         "video/",
@@ -100,7 +103,26 @@ fn lasts(media: &str) -> bool {
         "application/octet-stream",
         "application/ogg",
     ];
-    !playlist && kinds.iter().any(|kind| media.starts_with(kind))
+    !is_playlist(&media, url) && kinds.iter().any(|kind| media.starts_with(kind))
+}
+
+/// Bodies of films and songs. A camera's picture changes under its name, and so do packages, lists and pages: what says
+/// nothing of its freshness is asked for each time where it is none of these.
+fn lasts(media: &str, url: &str) -> bool {
+    let media = essence(media);
+    let is_media =
+        |media: &str| media.starts_with("video/") || media.starts_with("audio/") || media == "application/ogg";
+    let is_unnamed = media.is_empty() || media == "application/octet-stream";
+    // A stream of bytes without a type and without an extension is what media servers call their films.
+    let by_name = || match extension(url) {
+        Some(extension) => is_media(&mime_of(extension)),
+        None => media.is_empty(),
+    };
+    !is_playlist(&media, url) && (is_media(&media) || (is_unnamed && by_name()))
+}
+
+fn mime_of(extension: &str) -> String {
+    actix_files::file_extension_to_mime(extension).to_string()
 }
 
 /// The upstream's media type, else the one that the name's extension suggests.
@@ -111,8 +133,44 @@ pub(super) fn content_type(head: &Head, object: &Object) -> Option<String> {
     if head.representation().status != 200 {
         return None;
     }
-    let path = object.url().split(['?', '#']).next()?;
-    let (_, extension) = path.rsplit('/').next()?.rsplit_once('.')?;
-    let guess = actix_files::file_extension_to_mime(extension);
-    Some(guess.to_string())
+    extension(object.url()).map(mime_of)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_of_films_and_songs_last_and_what_changes_under_its_name_does_not() {
+        for (media, url) in [
+            ("video/mp4", "http://h/film"),
+            ("audio/flac; x=y", "http://h/song"),
+            ("application/octet-stream", "http://h/film.mkv?x=/y.deb"),
+            ("", "http://h/film.mp4"),
+            ("application/ogg", "http://h/a"),
+            ("", "http://h/Videos/17/stream"),
+        ] {
+            assert!(lasts(media, url), "{media} {url}");
+        }
+        for (media, url) in [
+            ("application/octet-stream", "http://h/live.m3u8"),
+            ("video/vnd.mpeg.dash.mpd", "http://h/live"),
+            ("audio/x-scpls", "http://h/now"),
+            ("audio/mpegurl", "http://h/list"),
+            ("image/jpeg", "http://h/snapshot.jpg"),
+            ("application/octet-stream", "http://h/tool_1.0_amd64.deb"),
+            ("application/octet-stream", "http://h/data"),
+            ("application/json", "http://h/film.mp4"),
+            ("text/html", "http://h/film.mp4"),
+        ] {
+            assert!(!lasts(media, url), "{media} {url}");
+        }
+    }
+
+    #[test]
+    fn pictures_are_for_all_and_lists_are_not() {
+        assert!(is_for_all("image/png", "http://h/a.png"));
+        assert!(!is_for_all("application/octet-stream", "http://h/list.M3U8?token=1"));
+        assert!(!is_for_all("text/html", "http://h/"));
+    }
 }

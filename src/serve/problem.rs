@@ -2,9 +2,9 @@
 //!
 //! Clients learn what went wrong and whose side it is on, never local paths.
 
-use super::route::RouteError;
-use crate::fill::Refusal;
-use crate::header::{CacheStatus, ContentRange, Forwarded};
+use super::route::{RouteError, Routes};
+use crate::fill::{Moved, Refusal};
+use crate::header::{CacheStatus, ContentRange, Forwarded, value_of};
 use crate::upstream::UpstreamError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -208,7 +208,7 @@ pub(super) fn refused(refusal: &Refusal, mut story: CacheStatus) -> HttpResponse
     for (name, value) in &refusal.headers {
         if let (Ok(name), Ok(value)) = (
             HeaderName::try_from(name.as_str()),
-            HeaderValue::try_from(value.as_str()),
+            HeaderValue::from_bytes(&value_of(value)),
         ) {
             response.append_header((name, value));
         }
@@ -218,6 +218,25 @@ pub(super) fn refused(refusal: &Refusal, mut story: CacheStatus) -> HttpResponse
     }
     response.insert_header((CACHE_STATUS, story.to_string()));
     response.body(refusal.body.clone())
+}
+
+/// Sends the client where the upstream's redirects led, by the name that it has here.
+pub(super) fn redirected(routes: &Routes, moved: &Moved, mut story: CacheStatus) -> HttpResponse {
+    let Some(path) = routes.path_of(&moved.url) else {
+        // The fill has looked before; the routes do not change.
+        return Problem::new(
+            StatusCode::BAD_GATEWAY,
+            "the upstream redirects to what is not served here",
+        )
+        .with(story)
+        .response();
+    };
+    story.upstream_status = Some(moved.status);
+    let status = StatusCode::from_u16(moved.status).unwrap_or(StatusCode::FOUND);
+    HttpResponse::build(status)
+        .insert_header((header::LOCATION, path))
+        .insert_header((CACHE_STATUS, story.to_string()))
+        .finish()
 }
 
 /// 416 with the complete length, where it is known (RFC 9110 §15.5.17).

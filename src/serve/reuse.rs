@@ -14,6 +14,9 @@ use std::time::Duration;
 /// from the start: a player's next seek shall not cost the whole film again.
 const UNVALIDATED_LIFETIME: Duration = Duration::from_secs(300);
 
+/// What is shorter is as cheap to fetch as to ask about.
+const FILM_BYTES: u64 = 1 << 20;
+
 /// By how much a stale object is used while the upstream fails, where neither it nor the request says.
 const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -39,7 +42,10 @@ impl Service {
                 if expired == Expired::No
                     && Prepared::of(&head, object).lasts
                     && head.representation().status == 200
-                    && head.representation().complete_length.is_some()
+                    && head
+                        .representation()
+                        .complete_length
+                        .is_some_and(|length| length >= FILM_BYTES)
                     && age < UNVALIDATED_LIFETIME.min(self.settings.fresh_for) =>
             {
                 Reuse::Fresh

@@ -137,6 +137,28 @@ impl Routes {
         Target::new(url, Trust::Public).ignoring(ignored).key
     }
 
+    /// The path under which an upstream's URL is served here; `None` where it is not.
+    pub fn path_of(&self, url: &Url) -> Option<String> {
+        let url = &without_fragment(url);
+        let trees = self.named.iter().chain(&self.unnamed);
+        let beneath = trees.filter_map(|tree| {
+            let rest = url.as_str().strip_prefix(tree.base.as_str())?;
+            Some((tree, rest))
+        });
+        let path = match beneath.max_by_key(|(tree, _)| tree.base.as_str().len()) {
+            Some((tree, rest)) => format!("{}{rest}", tree.mount),
+            None if self.ad_hoc => {
+                let host = url.host_str()?;
+                let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+                let rest = &url[url::Position::BeforePath..url::Position::AfterQuery];
+                format!("/{}/{host}{port}{rest}", url.scheme())
+            }
+            None => return None,
+        };
+        // A name that begins with two slashes would be that of a host.
+        (!path.starts_with("//") && path.len() <= MAX_TARGET_BYTES).then_some(path)
+    }
+
     fn any_url<'a>(&self, scheme: &str, rest: &str, query: Option<&str>) -> Result<Routed<'a>, RouteError> {
         let authority = rest.split('/').next().unwrap_or_default();
         // Credentials in a path would be logged, keyed and shown.
@@ -173,6 +195,12 @@ fn beneath<'a>(tree: &Tree, rest: &str, query: Option<&str>) -> Result<Routed<'a
         target: Arc::new(target),
         delivery: tree.delivery,
     })
+}
+
+fn without_fragment(url: &Url) -> Url {
+    let mut url = url.clone();
+    url.set_fragment(None);
+    url
 }
 
 fn with_query(mut url: String, query: Option<&str>) -> String {
@@ -242,6 +270,25 @@ mod tests {
             let url = Url::parse(url).expect("a URL");
             assert_eq!(routes.key_of(url).id(), target.key.id(), "{path}");
         }
+    }
+
+    #[test]
+    fn a_url_leads_back_to_the_path_that_it_is_served_under() {
+        let routes = routes("upstream = [\"http://h/base/\", \"films=http://f:81/\"]");
+        for (url, path) in [
+            ("http://h/base/a/b?c=d", "/a/b?c=d"),
+            ("http://f:81/x/y.m3u8", "/films/x/y.m3u8"),
+            ("http://h/basement", "/http/h/basement"),
+            ("https://e.org:444/x?y#z", "/https/e.org:444/x?y"),
+        ] {
+            assert_eq!(
+                routes.path_of(&Url::parse(url).expect("a URL")).as_deref(),
+                Some(path),
+                "{url}"
+            );
+        }
+        let slashes = Url::parse("http://h/base//evil.example/").expect("a URL");
+        assert_eq!(routes.path_of(&slashes), None);
     }
 
     #[test]

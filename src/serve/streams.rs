@@ -71,6 +71,8 @@ impl Service {
         let at = match resumed {
             Some(at) => Some(at),
             None if !found.cursor.collapsed() => Some(0),
+            // Events are what one client was told: a second tab, which has seen none, is told its own.
+            None if stream.kind() == Some(&Kind::Events) => None,
             None => {
                 let burst = match stream.kind() {
                     Some(Kind::Frames | Kind::Packets | Kind::Icy { .. }) => self.fills.streams().limits().burst_bytes,
@@ -257,7 +259,7 @@ impl Service {
 }
 
 fn anew_from_start() -> crate::fill::Want {
-    anew(crate::fill::Want::Bytes(Span::From(0)), Span::From(0))
+    anew(crate::fill::Want::Bytes(Span::From(0)), (Span::From(0), false))
 }
 
 /// Where the log of a stream begins, and how far it has come. The stream itself is told a moment after its readers are:

@@ -4,7 +4,7 @@ use super::error::StoreError;
 use super::index::Store;
 use super::object::{Object, ObjectState};
 use super::record::Record;
-use super::representation::{Expired, Representation};
+use super::representation::{Expired, Joined, Representation};
 use crate::key::ObjectId;
 use crate::ranges::RangeSet;
 use std::collections::HashSet;
@@ -29,6 +29,8 @@ pub struct Opened {
     pub disk_bytes: u64,
     /// The tag that clients are given.
     pub etag: String,
+    /// How its bytes came together.
+    pub joined: Joined,
     /// When it was made, in seconds since 1970.
     pub created: u64,
     /// When it last answered a request, in seconds since 1970.
@@ -217,6 +219,7 @@ impl Store {
             present_bytes: present.total(),
             disk_bytes: record.disk_bytes(),
             etag: record.representation.validators.etag.clone().unwrap_or_default(),
+            joined: record.representation.joined,
             created: record.created,
             last_used: record.last_used,
             hits: record.hits,
@@ -277,6 +280,7 @@ pub fn line_of(object: &Arc<Object>) -> Opened {
         present_bytes: present.total(),
         disk_bytes: object.disk_bytes(),
         etag: object.etag().to_string(),
+        joined: object.head().representation().joined,
         created: object.created,
         last_used: object.last_used(),
         hits: object.uses.hits(),

@@ -6,15 +6,17 @@
 
 use super::StoreError;
 use super::fault;
+use super::record::from_utf_8;
 use super::representation::Representation;
 use super::sums::Sum;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 
-/// Format 2 added what has a default below.
-const FORMAT: u32 = 2;
+/// Format 2 added what has a default below; format 3 has field values as `header::text_of` has them, not in UTF-8.
+const FORMAT: u32 = 3;
 const OLDEST_FORMAT: u32 = 1;
+const LAST_UTF_8_FORMAT: u32 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
@@ -79,12 +81,18 @@ impl Manifest {
 
     pub(super) fn read(path: &Path) -> Result<Self, StoreError> {
         let text = fs::read(path).map_err(StoreError::file("read", path))?;
-        let manifest: Self = serde_json::from_slice(&text).map_err(|error| StoreError::Damaged {
+        let mut manifest: Self = serde_json::from_slice(&text).map_err(|error| StoreError::Damaged {
             what: format!("{}: {error}", path.display()),
         })?;
         if !(OLDEST_FORMAT..=FORMAT).contains(&manifest.format) {
             let what = format!("{}: unknown format {}", path.display(), manifest.format);
             return Err(StoreError::Damaged { what });
+        }
+        if manifest.format <= LAST_UTF_8_FORMAT {
+            let representation = &mut manifest.representation;
+            representation.headers = from_utf_8(std::mem::take(&mut representation.headers));
+            representation.selected_by = from_utf_8(std::mem::take(&mut representation.selected_by));
+            representation.gives_parts = representation.ranges;
         }
         Ok(manifest)
     }

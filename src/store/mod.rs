@@ -64,7 +64,7 @@ pub use passing::Passing;
 pub use pool::BLOCK_BYTES;
 pub use presence::{Broken, Presence, WaitingAt, Watch};
 pub use reading::{read_blocking, read_now};
-pub use representation::{Expired, Head, Representation};
+pub use representation::{Expired, Head, Joined, Representation};
 pub use space::Shortage;
 pub use streams::StreamRecord;
 pub use uses::Tally;

@@ -24,14 +24,14 @@ use super::looks::Looks;
 use super::presence::{Broken, Presence, Progress, WaitingAt};
 use super::prompt::Writes;
 use super::record::Record;
-use super::representation::{Head, Representation};
+use super::representation::{Head, Joined, Representation};
 use super::sending::Sending;
 use super::space::{Space, pages_of};
 use super::sums::{Arriving, Group, Unchecked};
 use super::uses::{Tally, Uses};
 use crate::clock::{SharedClock, unix_seconds};
-use crate::header::{EntityTag, Validators};
-use crate::key::{ObjectId, ObjectKey};
+use crate::header::EntityTag;
+use crate::key::{self, ObjectId, ObjectKey};
 use crate::ranges::{self, ByteOffset, ByteRange, RangeSet};
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use bytes::Bytes;
@@ -95,6 +95,8 @@ pub struct Object {
     pub(super) created: u64,
     pinned: AtomicBool,
     etag: EntityTag,
+    /// Whether clients are told the tag.
+    shows_etag: bool,
     head: ArcSwap<Head>,
     /// The whole body, where it is small; gone as soon as the epoch rises.
     pub(super) kept: ArcSwapOption<Kept>,
@@ -108,6 +110,8 @@ pub struct Object {
     unverified: AtomicBool,
     /// The length, for those who would not wait for the lock; [`UNKNOWN`] where it is not known.
     known_length: AtomicU64,
+    /// The upstream gives no parts of it after all.
+    without_parts: AtomicBool,
     pub(super) discarded: AtomicBool,
     pub(super) uses: Arc<Uses>,
     demand: Notify,
@@ -186,7 +190,8 @@ impl Object {
         Self {
             id,
             uses: Arc::new(Uses::of(&record)),
-            etag: etag_for(&record.representation.validators, id, record.generation),
+            etag: etag_for(&record.representation, id, record.generation),
+            shows_etag: shows_etag(&record.representation),
             url: record.url,
             generation: record.generation,
             created: record.created,
@@ -200,6 +205,7 @@ impl Object {
             whole: AtomicBool::new(whole),
             unverified: AtomicBool::new(record.unverified),
             known_length: AtomicU64::new(record.complete_length.unwrap_or(UNKNOWN)),
+            without_parts: AtomicBool::new(false),
             discarded: AtomicBool::new(false),
             demand: Notify::new(),
             passed_on: Notify::new(),
@@ -252,6 +258,29 @@ impl Object {
         self.head.load().representation.ranges
     }
 
+    /// Whether its bytes are those of one exchange, and the upstream gives parts: a far position is then better asked
+    /// for by an exchange of its own than waited for.
+    pub fn gives_parts_apart(&self) -> bool {
+        let head = self.head.load();
+        let representation = &head.representation;
+        representation.gives_parts && !representation.ranges && !self.without_parts.load(Ordering::Acquire)
+    }
+
+    /// The upstream has given the whole where a part was asked for.
+    pub fn note_without_parts(&self) {
+        self.without_parts.store(true, Ordering::Release);
+    }
+
+    /// Bytes of another exchange were compared with its own, and join them.
+    pub fn note_compared(&self) {
+        let head = Arc::clone(&*self.head());
+        if head.representation.joined == Joined::Proven {
+            let mut representation = head.representation.clone();
+            representation.joined = Joined::Compared;
+            self.set_head(representation, head.validated);
+        }
+    }
+
     /// Whether it is a reply with another status than 200: what it says of the resource, none of its bytes.
     pub fn is_statement(&self) -> bool {
         self.head.load().representation.status != 200
@@ -266,10 +295,18 @@ impl Object {
 
     /// The tag that clients are given: strong, and the same from the first byte to the last.
     ///
-    /// The upstream's own where that is strong; else one made of the URL and the generation, which
-    /// is true of the bytes kept here (a client that sends `If-Match` with a weak tag would get 412).
+    /// The upstream's own where that is strong (a client that sends `If-Match` with a weak one would get 412); else one
+    /// that is made of the URL and of what the upstream says: so the parts that several exchanges bring of one film have
+    /// one tag. Where it says nothing, the tag is made of the generation.
     pub fn etag(&self) -> &EntityTag {
         &self.etag
+    }
+
+    /// Whether clients are told the tag. They are not where the upstream says nothing and parts come by exchanges of
+    /// their own: nothing tells that these belong together, and a player that were to send one part's tag with its
+    /// request for the next would be refused.
+    pub fn shows_etag(&self) -> bool {
+        self.shows_etag
     }
 
     /// The complete length in bytes, as soon as it is known.
@@ -562,12 +599,30 @@ pub(super) fn wake(wakers: Vec<Waker>) {
     wakers.into_iter().for_each(Waker::wake);
 }
 
-fn etag_for(validators: &Validators, id: ObjectId, generation: u64) -> EntityTag {
-    match validators.entity_tag() {
-        Some(tag) if !tag.is_weak() => tag,
-        _ => {
-            let id = id.to_string();
-            EntityTag::strong(&format!("{}-{generation:x}", &id[..16]))
-        }
+fn etag_for(representation: &Representation, id: ObjectId, generation: u64) -> EntityTag {
+    let validators = &representation.validators;
+    if let Some(tag) = validators.entity_tag().filter(|tag| !tag.is_weak()) {
+        return tag;
     }
+    let id = id.to_string();
+    if !has_say(representation) {
+        return EntityTag::strong(&format!("{}-{generation:x}", &id[..16]));
+    }
+    let length = representation
+        .complete_length
+        .map_or_else(String::new, |length| length.to_string());
+    let said = [&validators.etag, &validators.last_modified].map(|field| field.as_deref().unwrap_or_default());
+    let digest = key::digest_of(&[said[0].as_bytes(), said[1].as_bytes(), length.as_bytes()]);
+    let digest: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    EntityTag::strong(&format!("{}-{digest}", &id[..16]))
+}
+
+/// Whether the upstream says something by which representations are told apart.
+fn has_say(representation: &Representation) -> bool {
+    representation.joined != Joined::Distrusted && !representation.validators.says_nothing()
+}
+
+fn shows_etag(representation: &Representation) -> bool {
+    let is_apart = representation.gives_parts && !representation.ranges;
+    has_say(representation) || !is_apart
 }

@@ -4,13 +4,13 @@
 //! numbered step in `migrations/`.
 
 use super::StoreError;
-use super::representation::Representation;
+use super::representation::{Expired, Joined, Representation};
 use super::space::{PAGE_BYTES, pages_of};
-use crate::header::Validators;
+use crate::header::{Validators, text_of};
 use crate::ranges::{self, RangeSet};
 use serde::{Deserialize, Serialize};
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// What the catalog knows of one object; times are whole seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,87 @@ pub(super) struct Record {
     pub(super) manifest_bytes: u64,
 }
 
+/// What version 3 knows of a representation. Its texts of field values were UTF-8, where other bytes had been left out.
+#[derive(Debug, Deserialize)]
+struct Representation3 {
+    status: u16,
+    complete_length: Option<u64>,
+    validators: Validators,
+    headers: Vec<(String, String)>,
+    ranges: bool,
+    age: u64,
+    selected_by: Vec<(String, String)>,
+    expired: Expired,
+    invalidated: u32,
+    variant: Option<String>,
+}
+
+impl From<Representation3> for Representation {
+    fn from(old: Representation3) -> Self {
+        Self {
+            status: old.status,
+            complete_length: old.complete_length,
+            validators: old.validators,
+            headers: from_utf_8(old.headers),
+            ranges: old.ranges,
+            age: old.age,
+            selected_by: from_utf_8(old.selected_by),
+            expired: old.expired,
+            invalidated: old.invalidated,
+            variant: old.variant,
+            gives_parts: old.ranges,
+            joined: Joined::Proven,
+        }
+    }
+}
+
+/// Fields whose values were texts in UTF-8, as `header::text_of` has them.
+pub(super) fn from_utf_8(fields: Vec<(String, String)>) -> Vec<(String, String)> {
+    let value = |value: String| match value.is_ascii() {
+        true => value,
+        false => text_of(value.as_bytes()),
+    };
+    fields.into_iter().map(|(name, text)| (name, value(text))).collect()
+}
+
+/// Version 3: without what is known of the upstream's parts, and of how the bytes were joined.
+#[derive(Debug, Deserialize)]
+struct Record3 {
+    url: String,
+    generation: u64,
+    complete_length: Option<u64>,
+    unverified: bool,
+    representation: Representation3,
+    present: Vec<u64>,
+    created: u64,
+    validated: u64,
+    last_used: u64,
+    hits: u64,
+    pinned: bool,
+    digest: Option<[u8; 32]>,
+    manifest_bytes: u64,
+}
+
+impl From<Record3> for Record {
+    fn from(old: Record3) -> Self {
+        Self {
+            url: old.url,
+            generation: old.generation,
+            complete_length: old.complete_length,
+            unverified: old.unverified,
+            representation: old.representation.into(),
+            present: old.present,
+            created: old.created,
+            validated: old.validated,
+            last_used: old.last_used,
+            hits: old.hits,
+            pinned: old.pinned,
+            digest: old.digest,
+            manifest_bytes: old.manifest_bytes,
+        }
+    }
+}
+
 /// What versions 1 and 2 know of a representation: only replies with status 200 or 206 were kept.
 #[derive(Debug, Deserialize)]
 struct Representation2 {
@@ -47,8 +128,9 @@ impl From<Representation2> for Representation {
         Self {
             complete_length: old.complete_length,
             validators: old.validators,
-            headers: old.headers,
+            headers: from_utf_8(old.headers),
             ranges: old.ranges,
+            gives_parts: old.ranges,
             ..Self::default()
         }
     }
@@ -158,6 +240,9 @@ impl Record {
         let undecodable = |error: postcard::Error| damaged(format!("it does not decode: {error}"));
         match bytes.split_first() {
             Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(undecodable),
+            Some((3, rest)) => postcard::from_bytes::<Record3>(rest)
+                .map(Self::from)
+                .map_err(undecodable),
             Some((2, rest)) => postcard::from_bytes::<Record2>(rest)
                 .map(Self::from)
                 .map_err(undecodable),

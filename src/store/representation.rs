@@ -1,7 +1,7 @@
 //! What the upstream said of the bytes of an object, and what the layer above made of it.
 
 use crate::clock::{Clock, unix_seconds};
-use crate::header::Validators;
+use crate::header::{OverlapValidator, Validators};
 use crate::policy::Fields;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -21,7 +21,7 @@ pub struct Representation {
     pub validators: Validators,
     /// End-to-end header fields to repeat to clients: names in lower case, without the framing.
     pub headers: Vec<(String, String)>,
-    /// Whether later sessions may ask for ranges of it.
+    /// Whether later sessions may ask for ranges of it: a strong validator joins what they bring.
     pub ranges: bool,
     /// How old the reply was when it came, in seconds (RFC 9111 §4.2.3).
     #[serde(default)]
@@ -39,6 +39,28 @@ pub struct Representation {
     /// Which of several under one URL it is stored as; see `ObjectKey::variant`.
     #[serde(default)]
     pub variant: Option<String>,
+    /// Whether the upstream has answered a `Range` by a part. Without a strong validator nothing else joins such
+    /// parts, but each can answer the request that it was asked for.
+    #[serde(default)]
+    pub gives_parts: bool,
+    /// How its bytes came together.
+    #[serde(default)]
+    pub joined: Joined,
+}
+
+/// How the bytes of an object came together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Joined {
+    /// By one exchange, or by several under a strong validator.
+    #[default]
+    Proven,
+    /// By several under a weak tag or a date, with bytes compared where they meet. A later disagreement ends the
+    /// object.
+    Compared,
+    /// As [`Joined::Proven`]; but before it another representation under the same weak tag or date was here, whose
+    /// bytes were others. What such validators say of this URL is not believed any more.
+    Distrusted,
 }
 
 /// Whether the time of a reply was ended before it was over.
@@ -71,6 +93,8 @@ impl Default for Representation {
             expired: Expired::No,
             invalidated: 0,
             variant: None,
+            gives_parts: false,
+            joined: Joined::Proven,
         }
     }
 }
@@ -130,6 +154,15 @@ impl Head {
 }
 
 impl Representation {
+    /// The validator under which bytes of another exchange may be joined where they agree with those that are here;
+    /// `None` where a strong one joins them anyway, and where nothing does.
+    pub fn overlap_validator(&self) -> Option<OverlapValidator> {
+        let believed = self.joined != Joined::Distrusted && self.status == 200;
+        self.validators
+            .overlap()
+            .filter(|_| believed && self.complete_length.is_some())
+    }
+
     /// The first field of that lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers

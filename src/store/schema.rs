@@ -12,6 +12,8 @@ mod m0001_initial;
 mod m0002_block_sums;
 #[path = "../../migrations/m0003_any_reply.rs"]
 mod m0003_any_reply;
+#[path = "../../migrations/m0004_values_as_bytes.rs"]
+mod m0004_values_as_bytes;
 
 /// The tree of object records, by id.
 pub(super) const OBJECTS: &str = "objects";
@@ -31,6 +33,7 @@ const STEPS: &[(u32, Step)] = &[
     (1, m0001_initial::run),
     (2, m0002_block_sums::run),
     (3, m0003_any_reply::run),
+    (4, m0004_values_as_bytes::run),
 ];
 
 /// Brings the catalog to the newest schema.
@@ -131,6 +134,27 @@ mod tests {
             (200, 0, true)
         );
         assert!(representation.selected_by.is_empty() && representation.variant.is_none());
+        let again = Record::from_bytes(&record.to_bytes().expect("encodes")).expect("decodes");
+        assert_eq!(again, record);
+    }
+
+    #[test]
+    fn a_record_of_version_3_keeps_its_values_as_the_bytes_that_they_were() {
+        let fixture = include_str!("../../tests/fixtures/record-0003.txt");
+        let line = fixture.lines().find(|line| !line.starts_with('#')).expect("a record");
+        let record = Record::from_bytes(&hex(line)).expect("decodes");
+        assert_eq!((record.generation, record.hits, record.pinned), (3, 4, true));
+        let representation = &record.representation;
+        assert_eq!(representation.validators.etag.as_deref(), Some("W/\"film-3\""));
+        assert_eq!(representation.variant.as_deref(), Some("v"));
+        let name = representation.header("content-disposition").expect("a name");
+        let sent = "attachment; filename=\"caf\u{e9}.mkv\"";
+        assert_eq!(
+            &*crate::header::value_of(name),
+            sent.as_bytes(),
+            "it goes out in UTF-8, as it came"
+        );
+        assert!(!representation.gives_parts);
         let again = Record::from_bytes(&record.to_bytes().expect("encodes")).expect("decodes");
         assert_eq!(again, record);
     }

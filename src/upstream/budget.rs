@@ -26,6 +26,9 @@ pub const QUANTUM_BYTES: u64 = 4 << 20;
 /// Failures in a row, over all objects, after which an upstream is taken for down.
 const DOWN_AFTER: u32 = 5;
 
+/// How often it is looked whether an exchange that stands in the way serves nobody any more.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// A longer rest is not believed.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
 
@@ -90,6 +93,8 @@ pub struct Budget {
     state: Mutex<State>,
     /// Rung for one of the queue where the next turn is a matter of time: it then minds the clock.
     look_again: Notify,
+    /// Rung when an exchange has ended.
+    released: Notify,
 }
 
 /// How an upstream stands.
@@ -114,6 +119,8 @@ struct State {
     tokens: (f64, Instant),
     /// Up to when the bytes that have come use up the allowed rate.
     paced_until: Instant,
+    /// The upstream has refused a second connection.
+    allows_one: bool,
 }
 
 /// One exchange's place, seen from both sides.
@@ -144,8 +151,10 @@ impl Budget {
                 failures: 0,
                 tokens: (burst, now),
                 paced_until: now,
+                allows_one: false,
             }),
             look_again: Notify::new(),
+            released: Notify::new(),
         }
     }
 
@@ -246,7 +255,8 @@ impl Budget {
         if state.failures >= DOWN_AFTER && unproven {
             return Verdict::Full;
         }
-        if state.granted.len() >= self.most(class) {
+        let most = if state.allows_one { 1 } else { self.most(class) };
+        if state.granted.len() >= most {
             if class == Class::Waiting {
                 call_back(state);
             }
@@ -387,8 +397,67 @@ impl Permit {
     pub fn leave(&self) {
         if let Some(budget) = self.budget.upgrade() {
             budget.state().granted.remove(&self.ticket);
+            budget.released.notify_waiters();
             budget.turn_for_others();
         }
+    }
+
+    /// Whether the upstream is being asked by others of ours at this moment.
+    pub fn has_company(&self) -> bool {
+        self.budget
+            .upgrade()
+            .is_some_and(|budget| budget.state().granted.len() > 1)
+    }
+
+    /// The upstream refuses a second connection: from now on there is one at a time.
+    pub fn allow_one(&self) {
+        if let Some(budget) = self.budget.upgrade() {
+            budget.state().allows_one = true;
+        }
+    }
+
+    /// It does not refuse it after all.
+    pub fn allow_all(&self) {
+        if let Some(budget) = self.budget.upgrade() {
+            budget.state().allows_one = false;
+            budget.turn_for_others();
+        }
+    }
+
+    /// Calls all others back that serve nobody, and waits for them, and for those that serve somebody, until this exchange is
+    /// alone; `false` where it is not by then.
+    pub async fn until_alone(&self, limit: Duration) -> bool {
+        let Some(budget) = self.budget.upgrade() else {
+            return false;
+        };
+        let alone = async {
+            loop {
+                let released = budget.released.notified();
+                tokio::pin!(released);
+                // Before the look: what is released between the two is not to be waited for.
+                released.as_mut().enable();
+                {
+                    let state = budget.state();
+                    let others = state.granted.iter().filter(|(ticket, _)| **ticket != self.ticket);
+                    let mut alone = true;
+                    for (_, slot) in others {
+                        alone = false;
+                        let is_idle = slot.class.load(Ordering::Relaxed) == Class::Background as u8;
+                        let is_over = slot.moved.load(Ordering::Relaxed) >= QUANTUM_BYTES;
+                        let may_go = is_idle || (is_over && slot.resumes.load(Ordering::Relaxed));
+                        if may_go && !slot.called.swap(true, Ordering::Relaxed) {
+                            slot.called_back.notify_one();
+                        }
+                    }
+                    if alone {
+                        return;
+                    }
+                }
+                // Whom an exchange serves changes without a sign.
+                let _ = tokio::time::timeout(LOOK_AGAIN, released).await;
+            }
+        };
+        tokio::time::timeout(limit, alone).await.is_ok()
     }
 
     /// The upstream has asked for a rest; see [`Budget::rest`].
@@ -429,7 +498,12 @@ impl Permit {
                 .queue
                 .first_key_value()
                 .is_some_and(|((class, _), _)| *class == Class::Waiting);
-            if over && waits && state.granted.len() >= budget.settings.connections {
+            let most = if state.allows_one {
+                1
+            } else {
+                budget.settings.connections
+            };
+            if over && waits && state.granted.len() >= most {
                 call_back(&mut state);
             }
             let rate = budget.settings.bytes_per_second?.max(1);

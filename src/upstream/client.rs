@@ -7,7 +7,11 @@
 use super::budget::{Budget, BudgetSettings, Budgets};
 use super::error::UpstreamError;
 use super::exchange::{Exchange, Reply};
+use super::failures::Failures;
 use super::request::{Ask, Relay, Target, Trust};
+use super::tls;
+use crate::header::value_of;
+use crate::telemetry::Metrics;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,6 +23,12 @@ use url::{Host, Url};
 
 /// The most redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
+
+/// The most fields of a reply's head.
+const MAX_FIELDS: usize = 1000;
+
+/// The cause of a connection that was lost before the reply's head.
+const LOST: &str = "lost";
 
 /// How the client behaves.
 #[derive(Debug, Clone)]
@@ -42,10 +52,32 @@ pub struct ClientSettings {
 /// Asks upstreams.
 #[derive(Debug, Clone)]
 pub struct Client {
-    any: reqwest::Client,
-    public: reqwest::Client,
+    any: Connections,
+    public: Connections,
     budgets: Arc<Budgets>,
+    failures: Arc<Failures>,
     settings: ClientSettings,
+}
+
+/// Connections to addresses of one kind.
+#[derive(Debug, Clone)]
+struct Connections {
+    /// Kept open, and used again.
+    kept: reqwest::Client,
+    /// Each of them new: for what was sent on one that the upstream had just closed.
+    new: reqwest::Client,
+}
+
+impl Connections {
+    fn build(builder: impl Fn() -> Result<reqwest::ClientBuilder, UpstreamError>) -> Result<Self, UpstreamError> {
+        Ok(Self {
+            kept: builder()?.build().map_err(UpstreamError::Setup)?,
+            new: builder()?
+                .pool_max_idle_per_host(0)
+                .build()
+                .map_err(UpstreamError::Setup)?,
+        })
+    }
 }
 
 impl Client {
@@ -53,13 +85,12 @@ impl Client {
     ///
     /// # Errors
     /// Where TLS cannot be set up.
-    pub fn new(settings: ClientSettings) -> Result<Self, UpstreamError> {
-        let build = |builder: reqwest::ClientBuilder| builder.build().map_err(UpstreamError::Setup);
-        let public = || Ok(builder(&settings)?.dns_resolver(Arc::new(PublicOnly)));
+    pub fn new(settings: ClientSettings, metrics: Arc<Metrics>) -> Result<Self, UpstreamError> {
         Ok(Self {
-            any: build(builder(&settings)?)?,
-            public: build(public()?)?,
+            any: Connections::build(|| builder(&settings))?,
+            public: Connections::build(|| Ok(builder(&settings)?.dns_resolver(Arc::new(PublicOnly))))?,
             budgets: Arc::new(Budgets::new(settings.budget.clone())),
+            failures: Arc::new(Failures::new(metrics)),
             settings,
         })
     }
@@ -84,8 +115,18 @@ impl Client {
     /// # Errors
     /// Where no reply came. Any status is a reply, except redirects, which are followed.
     pub async fn ask(&self, ask: &Ask) -> Result<Exchange, UpstreamError> {
+        let asked = self.follow(ask).await;
+        asked.inspect_err(|error| self.noted(ask.at.as_ref().unwrap_or(&ask.target.url), error))
+    }
+
+    fn noted(&self, url: &Url, error: &UpstreamError) {
+        self.failures.note(&host_of(url), error);
+    }
+
+    async fn follow(&self, ask: &Ask) -> Result<Exchange, UpstreamError> {
         let mut url = ask.at.as_ref().unwrap_or(&ask.target.url).clone();
         let asked = Instant::now();
+        let mut redirected = None;
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send(&url, ask).await?;
             let status = response.status().as_u16();
@@ -93,7 +134,7 @@ impl Client {
                 matches!(status, 301 | 302 | 303 | 307 | 308) && response.headers().contains_key(header::LOCATION);
             // One that does not say where to is a page like any other (RFC 9110 §15.4).
             if !leads_on {
-                let mut reply = Reply::read(status, response.version(), response.headers(), asked.elapsed());
+                let mut reply = reply_of(&url, &response, asked)?;
                 if self.settings.join_weak {
                     reply.validators = reply.validators.by_old_date();
                 }
@@ -101,10 +142,12 @@ impl Client {
                 return Ok(Exchange {
                     reply,
                     url,
+                    redirected,
                     target,
                     response,
                 });
             }
+            redirected = redirected.or(Some(status));
             url = next_hop(&url, response.headers())?;
         }
         Err(UpstreamError::Redirect {
@@ -118,9 +161,15 @@ impl Client {
     /// # Errors
     /// Where no reply came: the upstream may have seen the request all the same.
     pub async fn pass(&self, passing: Relay) -> Result<Exchange, UpstreamError> {
+        let url = passing.target.url.clone();
+        let passed = self.pass_once(passing).await;
+        passed.inspect_err(|error| self.noted(&url, error))
+    }
+
+    async fn pass_once(&self, passing: Relay) -> Result<Exchange, UpstreamError> {
         let asked = Instant::now();
         let target = &passing.target;
-        let client = self.client_for(&target.url, target)?;
+        let client = &self.client_for(&target.url, target)?.kept;
         let method = reqwest::Method::from_bytes(passing.method.as_bytes()).unwrap_or_default();
         let mut request = client
             .request(method, target.url.clone())
@@ -152,26 +201,36 @@ impl Client {
             response = request.send() => response.map_err(|error| self.failure(&target.url, error))?,
             () = silence => return Err(UpstreamError::Silent { host, limit }),
         };
-        let status = response.status().as_u16();
-        let reply = Reply::read(status, response.version(), response.headers(), asked.elapsed());
         let url = target.url.clone();
+        let reply = reply_of(&url, &response, asked)?;
         Ok(Exchange {
             reply,
             url,
+            redirected: None,
             target: Arc::clone(target),
             response,
         })
     }
 
+    /// Sends a request that may be sent twice (RFC 9110 §9.2.2). An upstream may close a connection in the moment in
+    /// which it is used again: the request is then sent once more, on a new one.
     async fn send(&self, url: &Url, ask: &Ask) -> Result<reqwest::Response, UpstreamError> {
         let client = self.client_for(url, &ask.target)?;
-        self.replied(url, client.get(url.clone()).headers(fields(url, ask)))
-            .await
+        match self.replied(url, client.kept.execute(request(url, ask))).await {
+            Err(UpstreamError::Unreachable { cause: LOST, .. }) => {
+                self.replied(url, client.new.execute(request(url, ask))).await
+            }
+            replied => replied,
+        }
     }
 
-    async fn replied(&self, url: &Url, request: reqwest::RequestBuilder) -> Result<reqwest::Response, UpstreamError> {
+    async fn replied(
+        &self,
+        url: &Url,
+        sending: impl Future<Output = reqwest::Result<reqwest::Response>>,
+    ) -> Result<reqwest::Response, UpstreamError> {
         let limit = self.settings.reply_timeout;
-        match tokio::time::timeout(limit, request.send()).await {
+        match tokio::time::timeout(limit, sending).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(self.failure(url, error)),
             Err(_) => Err(UpstreamError::Silent {
@@ -189,15 +248,20 @@ impl Client {
                 host,
                 limit: self.settings.read_idle_timeout,
             },
+            error if is_malformed(&error) => UpstreamError::Malformed {
+                host,
+                source: error.without_url().into(),
+            },
             error => UpstreamError::Unreachable {
                 host,
+                cause: cause_of(&error),
                 source: error.without_url().into(),
             },
         }
     }
 
     /// The configured host itself, at any port, may have any address; everything else is held to public ones.
-    fn client_for(&self, url: &Url, target: &Target) -> Result<&reqwest::Client, UpstreamError> {
+    fn client_for(&self, url: &Url, target: &Target) -> Result<&Connections, UpstreamError> {
         let configured = target.trust == Trust::Configured && url.host() == target.url.host();
         if self.settings.allow_private || configured {
             return Ok(&self.any);
@@ -217,16 +281,43 @@ impl Client {
     }
 }
 
+/// The head of a response to what was asked at `asked`.
+fn reply_of(url: &Url, response: &reqwest::Response, asked: Instant) -> Result<Reply, UpstreamError> {
+    let status = response.status().as_u16();
+    Reply::read(status, response.version(), response.headers(), asked.elapsed()).map_err(|coding| {
+        UpstreamError::TransferCoding {
+            host: host_of(url),
+            coding,
+        }
+    })
+}
+
 fn builder(settings: &ClientSettings) -> Result<reqwest::ClientBuilder, UpstreamError> {
-    let authorities = reqwest::Certificate::from_pem_bundle(&settings.authorities).map_err(UpstreamError::Setup)?;
     let builder = reqwest::Client::builder()
         .user_agent(concat!("millpond/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .tcp_nodelay(true)
+        // What curl, wget and browsers take too, and leaves no doubt about the body: spaces before a colon, folded
+        // lines, lines among the fields that are none, many fields.
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_max_headers(MAX_FIELDS)
         .connect_timeout(settings.connect_timeout)
         .pool_idle_timeout(Duration::from_secs(30));
-    Ok(builder.tls_certs_merge(authorities))
+    if settings.authorities.is_empty() {
+        return Ok(builder);
+    }
+    let tls = tls::trusting(&settings.authorities).map_err(UpstreamError::Certificates)?;
+    Ok(builder.tls_backend_preconfigured(tls))
+}
+
+/// A GET with what is asked for.
+fn request(url: &Url, ask: &Ask) -> reqwest::Request {
+    let mut request = reqwest::Request::new(reqwest::Method::GET, url.clone());
+    *request.headers_mut() = fields(url, ask);
+    request
 }
 
 /// What follows a redirect to another origin: nothing that names a person, a session or a network.
@@ -245,6 +336,7 @@ fn fields(url: &Url, ask: &Ask) -> HeaderMap {
     fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let conditions = [
         (header::RANGE, ask.span.field()),
+        (header::IF_MATCH, ask.if_match.clone()),
         (header::IF_RANGE, ask.if_range.clone()),
         (header::IF_NONE_MATCH, ask.if_none_match.clone()),
         (header::IF_MODIFIED_SINCE, ask.if_modified_since.clone()),
@@ -266,7 +358,7 @@ fn client_fields(of_client: &[(String, String)], same_origin: bool) -> HeaderMap
         }
         if let (Ok(name), Ok(value)) = (
             HeaderName::from_bytes(name.as_bytes()),
-            HeaderValue::from_bytes(value.as_bytes()),
+            HeaderValue::from_bytes(&value_of(value)),
         ) {
             fields.append(name, value);
         }
@@ -281,13 +373,28 @@ fn next_hop(url: &Url, headers: &HeaderMap) -> Result<Url, UpstreamError> {
     };
     let location = headers
         .get(header::LOCATION)
-        .and_then(|value| value.to_str().ok())
-        .ok_or_else(|| fault("to something that is no text"))?;
-    let next = url.join(location).map_err(|_| fault("to something that is no URL"))?;
+        .map(HeaderValue::as_bytes)
+        .unwrap_or_default();
+    let next = url
+        .join(&ascii_of(location))
+        .map_err(|_| fault("to something that is no URL"))?;
     if !matches!(next.scheme(), "http" | "https") {
         return Err(fault("to another scheme than http and https"));
     }
     Ok(next)
+}
+
+/// A reference whose bytes beyond ASCII, Latin-1 or UTF-8, are percent-encoded as they stand: so do browsers, curl and
+/// wget, and so the server finds the name that it has sent.
+fn ascii_of(reference: &[u8]) -> String {
+    let mut ascii = String::with_capacity(reference.len());
+    for &byte in reference.trim_ascii() {
+        match byte {
+            0x21..=0x7e => ascii.push(char::from(byte)),
+            _ => ascii.push_str(percent_encoding::percent_encode_byte(byte)),
+        }
+    }
+    ascii
 }
 
 fn host_of(url: &Url) -> String {
@@ -317,15 +424,44 @@ impl Resolve for PublicOnly {
     }
 }
 
+/// The error and all its causes, from the outermost to the innermost.
+fn causes<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| match error.downcast_ref::<std::io::Error>() {
+        // What an `io::Error` is made of is no source of it, but it is the cause.
+        Some(wrapper) if wrapper.get_ref().is_some() => wrapper.get_ref().map(|inner| inner as _),
+        _ => error.source(),
+    })
+}
+
 fn was_refused(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<NotPublic>() {
-            return true;
-        }
-        cause = error.source();
+    causes(error).any(|cause| cause.is::<NotPublic>())
+}
+
+fn is_malformed(error: &reqwest::Error) -> bool {
+    let of_protocol = |error: &hyper::Error| error.is_parse();
+    causes(error).any(|cause| cause.downcast_ref().is_some_and(of_protocol))
+}
+
+/// Why there was no reply, in a word.
+fn cause_of(error: &reqwest::Error) -> &'static str {
+    if causes(error).any(|cause| cause.is::<rustls::Error>()) {
+        return "tls";
     }
-    false
+    if !error.is_connect() {
+        return LOST;
+    }
+    let kind = causes(error)
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind)
+        .last();
+    match kind {
+        Some(std::io::ErrorKind::ConnectionRefused) => "connection-refused",
+        Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof) => "connection-reset",
+        Some(std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable) => "no-route",
+        _ if causes(error).any(|cause| cause.to_string() == "dns error") => "dns",
+        _ => "connect",
+    }
 }
 
 /// Whether the address belongs to the public Internet (IANA's special-purpose registries).

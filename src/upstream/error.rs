@@ -12,8 +12,18 @@ pub enum UpstreamError {
         host: String,
     },
     /// No connection, or it was lost before the reply's header.
-    #[error("could not reach {host}: {source}")]
+    #[error("could not reach {host}: {}", root(source.as_ref()))]
     Unreachable {
+        /// The host as the URL names it.
+        host: String,
+        /// In a word; see [`UpstreamError::cause`].
+        cause: &'static str,
+        /// The client's reason.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The head of the reply is none that can be read without guessing.
+    #[error("{host} sent a reply whose head does not read: {}", root(source.as_ref()))]
+    Malformed {
         /// The host as the URL names it.
         host: String,
         /// The client's reason.
@@ -41,15 +51,74 @@ pub enum UpstreamError {
         /// What is wrong with the redirect.
         what: &'static str,
     },
+    /// The reply's body is in a transfer coding that is not known.
+    #[error("{host} sent its body in a transfer coding that is not known ({coding}); RFC 9112 has chunked")]
+    TransferCoding {
+        /// The host as the URL names it.
+        host: String,
+        /// The codings as the reply names them.
+        coding: String,
+    },
     /// The HTTP client could not be made.
     #[error("could not set up the HTTP client")]
     Setup(#[source] reqwest::Error),
+    /// The certificates to trust cannot be used.
+    #[error("{0}")]
+    Certificates(String),
 }
+
+/// The innermost cause that says something: what the layers of the client put around it is the same for all failures.
+fn root(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut causes = vec![error.to_string()];
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
+    }
+    let told = causes.iter().skip_while(|cause| GENERIC.contains(&cause.as_str()));
+    let mut told: Vec<&str> = told.map(String::as_str).collect();
+    told.dedup_by(|next, before| before.ends_with(*next));
+    match told.is_empty() {
+        true => causes.pop().unwrap_or_default(),
+        false => told.join(": "),
+    }
+}
+
+/// What the client says around every failure.
+const GENERIC: [&str; 6] = [
+    "error sending request",
+    "client error (Connect)",
+    "client error (SendRequest)",
+    "tcp connect error",
+    "connection error",
+    "invalid HTTP header parsed",
+];
 
 impl UpstreamError {
     /// Whether it was time that ran out: 504 rather than 502.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Silent { .. })
+    }
+
+    /// The cause in one word, as in the metrics.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::Refused { .. } => "forbidden-address",
+            Self::Unreachable { cause, .. } => cause,
+            Self::Silent { .. } => "timeout",
+            Self::Malformed { .. } | Self::TransferCoding { .. } => "malformed-reply",
+            Self::Cut { .. } => "cut",
+            Self::Redirect { .. } => "redirect",
+            Self::Setup(_) | Self::Certificates(_) => "setup",
+        }
+    }
+
+    /// Whether it says nothing of the upstream's health: it has answered, or was not asked at all.
+    pub fn is_no_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { .. } | Self::TransferCoding { .. } | Self::Malformed { .. } | Self::Redirect { .. }
+        )
     }
 
     /// Whether the URL itself is at fault, so that the client must change it.

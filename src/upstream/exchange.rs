@@ -2,7 +2,7 @@
 
 use super::error::UpstreamError;
 use super::request::Target;
-use crate::header::{ContentRange, Validators, end_to_end, parse_date};
+use crate::header::{ContentRange, Validators, codes_content, end_to_end, parse_date, text_of};
 use bytes::Bytes;
 use reqwest::header::{self, HeaderMap, HeaderName};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub struct Reply {
     pub content_range: Option<Option<ContentRange>>,
     /// The validators.
     pub validators: Validators,
-    /// `Accept-Ranges`: whether it says `bytes`; `None` without the field.
+    /// `Accept-Ranges`: whether it says `bytes` or `none`; `None` where it says something else, or is not there.
     pub accepts_ranges: Option<bool>,
     /// `Retry-After`, as it came.
     pub retry_after: Option<String>,
@@ -60,17 +60,29 @@ const NOT_KEPT: &[&str] = &[
 const OF_THE_HOST: &[&str] = &["alt-svc", "content-length", "strict-transport-security"];
 
 impl Reply {
-    pub(super) fn read(status: u16, version: reqwest::Version, headers: &HeaderMap, delay: Duration) -> Self {
+    /// Reads the head of a reply.
+    ///
+    /// # Errors
+    /// The transfer coding that its body is in, where that is none that is known: nobody could tell its bytes.
+    pub(super) fn read(
+        status: u16,
+        version: reqwest::Version,
+        headers: &HeaderMap,
+        delay: Duration,
+    ) -> Result<Self, String> {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        let framing = match text(header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok()) {
+        let length = text(header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
+        let framing = match (transfer_coding(headers), length) {
             // Whatever their fields say (RFC 9112 §6.3).
             _ if matches!(status, 204 | 304) => Framing::Length(0),
-            _ if headers.contains_key(header::TRANSFER_ENCODING) => Framing::Delimited,
-            Some(length) => Framing::Length(length),
-            None if version >= reqwest::Version::HTTP_2 => Framing::Delimited,
-            None => Framing::Close,
+            (TransferCoding::Chunked, _) => Framing::Delimited,
+            // The client reads such a body to the close: its end is ours to know.
+            (TransferCoding::None, Some(length)) => Framing::Length(length),
+            (TransferCoding::None, None) if version >= reqwest::Version::HTTP_2 => Framing::Delimited,
+            (TransferCoding::None, None) => Framing::Close,
+            (TransferCoding::Unknown(coding), _) => return Err(coding),
         };
-        Self {
+        Ok(Self {
             status,
             framing,
             content_range: headers
@@ -81,13 +93,16 @@ impl Reply {
                 last_modified: text(header::LAST_MODIFIED).map(str::to_owned),
                 date: text(header::DATE).map(str::to_owned),
             },
-            accepts_ranges: text(header::ACCEPT_RANGES).map(|units| units.to_ascii_lowercase().contains("bytes")),
+            accepts_ranges: text(header::ACCEPT_RANGES).and_then(accepts_ranges),
             retry_after: text(header::RETRY_AFTER).map(str::to_owned),
-            coded: text(header::CONTENT_ENCODING).is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity")),
+            coded: headers
+                .get_all(header::CONTENT_ENCODING)
+                .iter()
+                .any(|coding| codes_content(&text_of(coding.as_bytes()))),
             age: text(header::AGE).and_then(age),
             delay,
             headers: kept(headers),
-        }
+        })
     }
 }
 
@@ -111,6 +126,46 @@ impl Reply {
     }
 }
 
+/// How a body was coded for its way (RFC 9112 §6.1).
+#[derive(Debug, PartialEq, Eq)]
+enum TransferCoding {
+    /// No coding, or `identity`, which RFC 7230 took back and servers still say.
+    None,
+    /// `chunked` and nothing else: the client has undone it.
+    Chunked,
+    /// Any other, as it is named.
+    Unknown(String),
+}
+
+fn transfer_coding(headers: &HeaderMap) -> TransferCoding {
+    let lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let codings: Vec<String> = lines
+        .flat_map(|line| {
+            text_of(line.as_bytes())
+                .split(',')
+                .map(|coding| coding.trim().to_ascii_lowercase())
+                .collect::<Vec<_>>()
+        })
+        .filter(|coding| !coding.is_empty() && coding != "identity")
+        .collect();
+    match codings.as_slice() {
+        [] => TransferCoding::None,
+        [coding] if coding == "chunked" => TransferCoding::Chunked,
+        codings => TransferCoding::Unknown(codings.join(", ")),
+    }
+}
+
+/// A range unit that is not `bytes` says nothing against bytes (`0-1234`, say many scripts): `none` alone does
+/// (RFC 9110 §14.3).
+fn accepts_ranges(units: &str) -> Option<bool> {
+    let units = units.to_ascii_lowercase();
+    let mut members = units.split(',').map(str::trim);
+    if members.clone().any(|unit| unit == "bytes") {
+        return Some(true);
+    }
+    members.any(|unit| unit == "none").then_some(false)
+}
+
 /// The first member of an `Age` field; one that is no number is ignored.
 fn age(field: &str) -> Option<u64> {
     let first = field.split(',').next()?.trim();
@@ -121,16 +176,21 @@ fn age(field: &str) -> Option<u64> {
 
 fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
     let mut kept = texts(headers);
-    kept.retain(|(name, _)| !NOT_KEPT.contains(&name.as_str()));
+    // A coding that codes nothing is no coding: a client that takes it at its word could not read the body.
+    let is_kept =
+        |name: &str, value: &str| !NOT_KEPT.contains(&name) && (name != "content-encoding" || codes_content(value));
+    kept.retain(|(name, value)| is_kept(name, value));
     kept
 }
 
-/// The end-to-end fields that are text.
+/// The end-to-end fields, with their values as `header::text_of` has them.
 fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
-    let text = headers
+    let texts: Vec<(&str, String)> = headers
         .iter()
-        .filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?)));
-    end_to_end(&text.collect::<Vec<_>>())
+        .map(|(name, value)| (name.as_str(), text_of(value.as_bytes())))
+        .collect();
+    let fields: Vec<(&str, &str)> = texts.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    end_to_end(&fields)
 }
 
 /// A reply whose body is still to come. Dropping it ends the exchange.
@@ -140,6 +200,8 @@ pub struct Exchange {
     pub reply: Reply,
     /// Where the reply came from: the URL asked, or where its redirects led.
     pub url: Url,
+    /// The status of the first redirect that led there; `None` where there was none.
+    pub redirected: Option<u16>,
     /// What was asked for, with the fields that were sent.
     pub target: Arc<Target>,
     pub(super) response: reqwest::Response,

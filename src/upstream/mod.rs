@@ -8,7 +8,9 @@ mod budget;
 mod client;
 mod error;
 mod exchange;
+mod failures;
 mod request;
+mod tls;
 
 pub(crate) use backoff::{random, rest as backoff};
 pub use budget::{Budget, BudgetSettings, Budgets, Class, Permit, QUANTUM_BYTES, Standby, Standing};

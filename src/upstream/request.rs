@@ -147,6 +147,8 @@ pub struct Ask {
     pub at: Option<Url>,
     /// Which bytes of it.
     pub span: Span,
+    /// The strong tag that the bytes must belong to, for `If-Match`: where the upstream does not know `If-Range`.
+    pub if_match: Option<String>,
     /// The strong validator that the bytes must belong to, for `If-Range`.
     pub if_range: Option<String>,
     /// An entity tag for `If-None-Match`.
@@ -162,6 +164,7 @@ impl Ask {
             target,
             at: None,
             span,
+            if_match: None,
             if_range: None,
             if_none_match: None,
             if_modified_since: None,

@@ -92,9 +92,15 @@ pub(crate) struct Conn {
     /// Bytes per second; 0 is no limit.
     rate: u64,
     closed: bool,
+    /// Requests of this connection that were answered before the one at hand.
+    served: usize,
 }
 
 impl Conn {
+    pub(crate) fn served(&self) -> usize {
+        self.served
+    }
+
     pub(crate) fn head(&mut self, status: u16, headers: &[(&str, String)]) {
         let mut text = format!("HTTP/1.1 {status} X\r\n");
         for (name, value) in headers {
@@ -138,6 +144,11 @@ impl Conn {
     /// Returns when the valve lets something pass; takes one byte of it.
     pub(crate) fn wait_for_valve(&mut self) {
         let _ = self.valve.take(1, &self.gone);
+    }
+
+    /// Returns when another valve than that of the upstream lets something pass, or the upstream is gone.
+    pub(crate) fn wait_for(&mut self, valve: &Valve) {
+        let _ = valve.take(1, &self.gone);
     }
 
     /// Sends one chunk of chunked coding.
@@ -279,6 +290,7 @@ impl Upstream {
                     valve: valve.clone(),
                     rate,
                     closed: false,
+                    served: 0,
                 };
                 let (script, requests) = (Arc::clone(&script), Arc::clone(&requests));
                 std::thread::spawn(move || converse(conn, &*script, &requests));
@@ -336,6 +348,7 @@ fn converse(mut conn: Conn, script: &Script, requests: &(Mutex<Vec<Seen>>, Condv
             requests.1.notify_all();
         }
         script(&seen, &mut conn);
+        conn.served += 1;
     }
 }
 

@@ -7,11 +7,15 @@ use super::super::session::Outcome;
 use super::scarcity::Scarcity;
 use super::sessions::Session;
 use super::{Event, Failures, Owner, on_disk};
+use crate::ranges::ByteOffset;
 use crate::store::{Broken, Object, Passing, StoreError};
 use crate::upstream::{Exchange, Permit, Span, Target, backoff, random};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+/// How often in a row another node's tag is passed over before it is taken for that of another representation.
+const MOST_OTHER_NODES: u32 = 8;
 
 /// A longer `Retry-After` is not believed.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
@@ -72,7 +76,49 @@ impl Owner {
             representation: head.representation(),
             length: object.length(),
         };
-        match join(Some(known), span, &exchange.reply) {
+        let verdict = match join(Some(known), span, &exchange.reply) {
+            Verdict::OtherNode(..) if self.other_nodes < MOST_OTHER_NODES => {
+                // Two nodes behind one name have a tag each for the same bytes. What is being filled goes on: the node
+                // that has its tag is as likely to answer the next time.
+                self.other_nodes += 1;
+                tracing::info!(url = object.url(), "another node's tag came: asking again");
+                self.sessions.swap_remove(index);
+                return;
+            }
+            Verdict::OtherNode(representation, brings) => Verdict::Begins(representation, brings),
+            verdict => verdict,
+        };
+        self.other_nodes = 0;
+        match verdict {
+            Verdict::Continues(_) if self.may_ignore_if_range(span, &exchange) => {
+                tracing::info!(url = object.url(), "the upstream ignores If-Range: asking by If-Match");
+                self.ignores_if_range = true;
+                self.sessions.swap_remove(index);
+            }
+            Verdict::Agrees(brings) => {
+                let new_from = object.available().run_at(self.base).unwrap_or(self.base);
+                if brings.at > new_from {
+                    // Nothing of it can be compared.
+                    self.sessions.swap_remove(index);
+                    return self.failed(
+                        "the upstream's part begins after those that are here".to_owned(),
+                        None,
+                        None,
+                    );
+                }
+                let position = &self.sessions[index].position;
+                position.at.store(new_from, Ordering::Release);
+                if exchange.reply.status == 200 {
+                    position.stop.store(u64::MAX, Ordering::Release);
+                    if span != Span::Whole {
+                        object.note_without_parts();
+                    }
+                }
+                if new_from > self.base {
+                    object.note_compared();
+                }
+                self.receive_at(index, exchange, brings, Some(new_from), permit);
+            }
             Verdict::Continues(mut brings) => {
                 // A known length is final, whatever this reply's framing says of its end.
                 brings.end = brings.end.or(object.length());
@@ -86,11 +132,11 @@ impl Owner {
                     let position = &self.sessions[0].position;
                     position.at.store(0, Ordering::Release);
                     position.stop.store(u64::MAX, Ordering::Release);
-                    return self.receive_at(0, exchange, brings, permit);
+                    return self.receive_at(0, exchange, brings, None, permit);
                 }
                 // A whole body passes over what is here; only a piece can be one too many.
                 if exchange.reply.status == 200 || self.make_way(index, brings.at) {
-                    self.receive_at(index, exchange, brings, permit);
+                    self.receive_at(index, exchange, brings, None, permit);
                 } else {
                     self.end_session(self.sessions[index].id);
                 }
@@ -154,7 +200,8 @@ impl Owner {
                 self.sessions.swap_remove(index);
                 self.failed(what.to_owned(), None, None);
             }
-            // Such statuses do not come as exchanges.
+            // Such statuses do not come as exchanges, and another node's was dealt with above.
+            Verdict::OtherNode(..) => {}
             Verdict::Status(status) => {
                 self.sessions.swap_remove(index);
                 self.failed(format!("the upstream answered {status}"), None, None);
@@ -202,10 +249,26 @@ impl Owner {
         true
     }
 
-    fn receive_at(&mut self, index: usize, exchange: Exchange, brings: Brings, permit: Permit) {
+    fn receive_at(
+        &mut self,
+        index: usize,
+        exchange: Exchange,
+        brings: Brings,
+        compared_to: Option<ByteOffset>,
+        permit: Permit,
+    ) {
         let id = self.sessions[index].id;
         let position = Arc::clone(&self.sessions[index].position);
-        self.sessions[index].task = self.spawn_receive(id, exchange, brings, permit, &position);
+        self.sessions[index].task = self.spawn_receive(id, exchange, brings, compared_to, permit, &position);
+    }
+
+    /// Whether a whole body that came for a range may have come because of our `If-Range`: the upstream gives parts
+    /// otherwise, and the tag is the one that was asked for.
+    fn may_ignore_if_range(&self, span: Span, exchange: &Exchange) -> bool {
+        let gives_parts = |object: &Arc<Object>| object.head().representation().gives_parts;
+        let by_tag = exchange.reply.validators.entity_tag().is_some_and(|tag| !tag.is_weak());
+        let came_whole = exchange.reply.status == 200 && span != Span::Whole;
+        came_whole && by_tag && !self.ignores_if_range && self.object.as_ref().is_some_and(gives_parts)
     }
 
     fn keep_only(&mut self, index: usize) {
@@ -238,6 +301,7 @@ impl Owner {
             }
             Outcome::Cut(error) => format!("{error}"),
             Outcome::Lost => "a session was lost".to_owned(),
+            Outcome::Disagrees => return self.disagreed().await,
             Outcome::Slept => "the machine has slept".to_owned(),
             Outcome::Short => "the body ended before the length it had promised".to_owned(),
             Outcome::Disk(error) => {
@@ -255,6 +319,26 @@ impl Owner {
         if !(progressed && resumes) {
             self.failed(what, None, None);
         }
+    }
+
+    /// Bytes that a weak tag and a date called the same are others: what is here of the object is of another
+    /// representation than what the upstream has now.
+    async fn disagreed(&mut self) {
+        let Some(object) = self.object.clone() else { return };
+        tracing::warn!(
+            url = object.url(),
+            "the upstream's bytes have changed under the same tag, date and length: the object is given up"
+        );
+        self.context.distrust(object.id());
+        self.stop_sessions();
+        self.failures.gave_up = true;
+        if !self.is_detached() {
+            let (store, old) = (Arc::clone(&self.context.store), Arc::clone(&object));
+            on_disk(move || store.remove(&old)).await;
+        }
+        // Whoever comes from now on is not to join what ends.
+        self.context.retire(&self.shared, true);
+        object.break_for_good(Broken::Superseded);
     }
 
     fn recovered(&mut self) {

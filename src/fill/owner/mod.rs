@@ -31,6 +31,7 @@ use super::session::Outcome;
 use super::threads::Seat;
 use crate::live::State;
 use crate::policy::{NotStored, RequestDirectives};
+use crate::ranges::ByteOffset;
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Permit, Span, Standby};
 pub(super) use disk::on_disk;
@@ -90,6 +91,14 @@ pub(super) struct Owner {
     failures: Failures,
     /// Replies to ranges contradicted themselves: read the whole instead.
     distrusts_ranges: bool,
+    /// It answers `If-Range` by the whole where a range alone brings the part.
+    ignores_if_range: bool,
+    /// How often in a row another node's tag came.
+    other_nodes: u32,
+    /// It is to bring a part, and nothing where the upstream has none.
+    wants_part: bool,
+    /// Where the bytes of its object begin: 0, unless it brings a part that is joined to nothing.
+    base: ByteOffset,
     /// Progress is being recorded by a task of its own: nobody waits for the disk here.
     recording: bool,
     recorded: Instant,
@@ -133,6 +142,10 @@ impl Owner {
             report,
             failures: Failures::default(),
             distrusts_ranges: false,
+            ignores_if_range: false,
+            other_nodes: 0,
+            wants_part: false,
+            base: 0,
             recording: false,
             recorded: Instant::now(),
             background_at: None,
@@ -218,6 +231,11 @@ impl Owner {
             self.shared.hint.store(last.at, Ordering::Relaxed);
         }
         self.background_at = wishes.background_at;
+        if self.is_stranded() {
+            let why = "the upstream's part was cut, and nothing joins another to it".into();
+            object.break_for_good(Broken::Upstream(why));
+            return;
+        }
         if wishes.rests {
             self.stop_sessions();
             return;
@@ -237,7 +255,8 @@ impl Owner {
             waiting: &wishes.waiting,
             ahead: &wishes.ahead,
             running: &running,
-            ranges: object.has_ranges() && !self.distrusts_ranges,
+            ranges: self.joins_anywhere(),
+            grows_at: self.grows_at(),
             background: wishes.background,
             hint: self.shared.hint.load(Ordering::Relaxed),
             max_sessions: self.context.settings.sessions_per_object,
@@ -287,9 +306,30 @@ impl Owner {
         None
     }
 
-    fn resumes(&self) -> bool {
+    /// Whether pieces from anywhere are joined.
+    fn joins_anywhere(&self) -> bool {
         let ranges = self.object.as_ref().is_some_and(|object| object.has_ranges());
         ranges && !self.distrusts_ranges
+    }
+
+    /// The byte from which on another exchange can bring what is missing, where its bytes have to be compared with those
+    /// before; `None` where they need not be, or nothing may be joined.
+    fn grows_at(&self) -> Option<ByteOffset> {
+        let object = self.object.as_ref().filter(|object| !object.has_ranges())?;
+        let joins = object.gives_parts_apart() && object.head().representation().overlap_validator().is_some();
+        let end = object.available().run_at(self.base).unwrap_or(self.base);
+        (joins && !self.distrusts_ranges).then_some(end)
+    }
+
+    /// Whether it brings a part, its exchange is over, and no other can go on with it.
+    fn is_stranded(&self) -> bool {
+        let is_part = self.shared.not_stored.get() == Some(&NotStored::Part);
+        is_part && self.sessions.is_empty() && self.grows_at().is_none()
+    }
+
+    /// Whether what was cut goes on where it was.
+    fn resumes(&self) -> bool {
+        self.joins_anywhere() || self.grows_at().is_some()
     }
 
     /// Says how things stand, for those who ask why they wait.
@@ -303,7 +343,7 @@ impl Owner {
                 .collect(),
             retry_at: self.failures.retry_at,
             disk: self.scarcity.is_some(),
-            ranges: self.resumes(),
+            ranges: self.joins_anywhere(),
         };
     }
 

@@ -1,16 +1,18 @@
 //! The first request of a fill: from nothing, or from a stale object, to a representation.
 
 use super::super::ask::{Question, ask_any, brings_bytes, refusal, turn};
-use super::super::join::{Brings, Known, Verdict, join, statement};
+use super::super::join::{Brings, Known, Verdict, is_page, join, statement};
 use super::super::plan::worthwhile;
-use super::super::registry::{Phase, Refusal, Trouble, Want};
+use super::super::registry::{Moved, Phase, Refusal, Trouble, Want};
 use super::wishes::LEAST_AHEAD;
 use super::{Owner, on_disk};
 use crate::clock::{from_unix_seconds, unix_seconds};
 use crate::key::ObjectKey;
-use crate::policy::{Fields, NotStored, RequestDirectives, Terms, age_on_arrival, selecting, storable, updated};
+use crate::policy::{
+    Fields, Lifetime, NotStored, RequestDirectives, Terms, age_on_arrival, is_playlist, selecting, storable, updated,
+};
 use crate::ranges::ByteRange;
-use crate::store::{Object, Representation};
+use crate::store::{Joined, Object, Representation, StoreError};
 use crate::upstream::{Class, Exchange, Permit, Reply, Span, UpstreamError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,29 +24,45 @@ pub(super) const BUSY: Duration = Duration::from_secs(1);
 /// What is no longer than this is not worth a second request.
 const SMALL_BYTES: u64 = 256 * 1024;
 
+/// How often a revalidation is repeated where another node of the upstream answers.
+const MORE_NODES: usize = 3;
+
 /// How often the first request is put another way before the upstream is called broken.
 const MAX_OPENING_ASKS: usize = 4;
 
 impl Owner {
     /// Comes to an object, with its first session under way where that brings bytes.
     pub(super) async fn open(&mut self, want: Want) -> Result<(), Phase> {
-        let span = match want {
-            Want::Validity { bytes } => return self.revalidate(bytes).await,
-            Want::Bytes(_) | Want::Head if self.object.as_ref().is_some_and(|object| is_resumable(object)) => {
-                return Ok(());
-            }
-            Want::Head => first_byte(),
-            Want::Bytes(Span::Range(range)) | Want::Anew(Span::Range(range)) => Span::Range(worthwhile(range)),
+        let known = self.object.clone();
+        let known = known.as_ref().filter(|object| !object.is_statement());
+        let Some(wanted) = want.span() else {
+            return match (want, known) {
+                (Want::Validity { bytes }, _) => self.revalidate(bytes).await,
+                // What is here of it, if anything, has its head.
+                (_, Some(_)) => Ok(()),
+                (_, None) => {
+                    self.object = None;
+                    self.first_ask(first_byte(), None).await
+                }
+            };
+        };
+        let is_anew = matches!(want, Want::Anew(_) | Want::OnlyAnew(_) | Want::Apart(_));
+        if !is_anew && known.is_some_and(|object| is_resumable(object)) {
+            return Ok(());
+        }
+        let span = match wanted {
+            Span::Range(range) => Span::Range(worthwhile(range)),
             // Where readers are not to be run ahead of, not even the first request may.
-            Want::Bytes(Span::From(start)) | Want::Anew(Span::From(start))
-                if self.context.settings.read_ahead.is_some() =>
-            {
+            Span::From(start) if self.context.settings.read_ahead.is_some() => {
                 ByteRange::with_len(start, LEAST_AHEAD).map_or(Span::From(start), Span::Range)
             }
-            Want::Bytes(span) | Want::Anew(span) => span,
+            span => span,
         };
         self.object = None;
-        self.first_ask(span).await
+        let is_apart = matches!(want, Want::Apart(_));
+        let only = is_apart || matches!(want, Want::Only(_) | Want::OnlyAnew(_));
+        self.wants_part = is_apart;
+        self.first_ask(span, Some(wanted).filter(|_| only)).await
     }
 
     /// Asks as soon as it is our turn; where the upstream rests for longer than a header may wait, says
@@ -67,7 +85,9 @@ impl Owner {
         Ok((permit, asked))
     }
 
-    async fn first_ask(&mut self, mut span: Span) -> Result<(), Phase> {
+    /// Asks for an object of which nothing is known. `only` is all that the reader wants, where it is content with a part
+    /// that nothing is joined to.
+    async fn first_ask(&mut self, mut span: Span, only: Option<Span>) -> Result<(), Phase> {
         for _ in 0..MAX_OPENING_ASKS {
             let (permit, asked) = self.ask_first(span, Question::default()).await?;
             let exchange = match asked {
@@ -77,15 +97,29 @@ impl Owner {
             match exchange.reply.status {
                 // Nobody has asked for another protocol.
                 100..200 => break,
+                status if !brings_bytes(status) && self.wants_part => {
+                    // It was refused a part; there may be a way to the whole.
+                    return Err(Phase::Refused(Arc::new(refusal(exchange, None).await)));
+                }
                 status if !brings_bytes(status) => return self.begin_statement(exchange, permit).await,
                 _ => {}
             }
             match join(None, span, &exchange.reply) {
-                Verdict::Begins(representation, brings)
-                    if brings.at > 0 && representation.validators.strong().is_none() =>
-                {
-                    // Other pieces could never be joined to this one: read the whole instead.
-                    span = Span::Whole;
+                Verdict::Begins(_, brings) if brings.is_all() && self.wants_part => {
+                    return Err(Phase::WithoutParts);
+                }
+                Verdict::Begins(representation, brings) if !(brings.is_all() || grows(&representation, brings)) => {
+                    if !self.shared.bytes_wanted.load(Ordering::Acquire) {
+                        return self.begin_head(representation, exchange, permit).await;
+                    }
+                    match only {
+                        Some(wanted) if reaches(brings, wanted) => {
+                            return self.begin_part(representation, brings, exchange, permit).await;
+                        }
+                        Some(wanted) if span != wanted => span = wanted,
+                        // Other pieces could never be joined to this one: read the whole instead.
+                        _ => span = Span::Whole,
+                    }
                 }
                 Verdict::Begins(representation, brings) => {
                     return self.begin(representation, brings, exchange, permit).await;
@@ -119,6 +153,38 @@ impl Owner {
         })))
     }
 
+    /// Begins an object with the head of a reply, and none of its bytes: nothing could be joined to them.
+    async fn begin_head(
+        &mut self,
+        representation: Representation,
+        exchange: Exchange,
+        permit: Permit,
+    ) -> Result<(), Phase> {
+        let nothing = Brings {
+            at: 0,
+            end: Some(0),
+            total: representation.complete_length,
+        };
+        self.begin(representation, nothing, exchange, permit).await
+    }
+
+    /// Begins an object of one exchange's part, for those who have asked for it.
+    async fn begin_part(
+        &mut self,
+        mut representation: Representation,
+        brings: Brings,
+        exchange: Exchange,
+        permit: Permit,
+    ) -> Result<(), Phase> {
+        let _ = self.describe(&mut representation, &exchange);
+        self.context.set_apart(&self.shared, NotStored::Part);
+        self.base = brings.at;
+        let disk = |error: StoreError| Phase::Disk(error.to_string().into());
+        self.become_generation(representation).await.map_err(disk)?;
+        self.adopt(exchange, brings, permit);
+        Ok(())
+    }
+
     async fn begin(
         &mut self,
         mut representation: Representation,
@@ -126,6 +192,9 @@ impl Owner {
         exchange: Exchange,
         permit: Permit,
     ) -> Result<(), Phase> {
+        if let Some(moved) = self.moved(&representation, &exchange) {
+            return Err(Phase::Redirected(Arc::new(moved)));
+        }
         representation.ranges &= !self.distrusts_ranges;
         let described = self.describe(&mut representation, &exchange);
         let live = self.live_kind(&representation, &exchange);
@@ -155,10 +224,25 @@ impl Owner {
         })?;
         let only_head = !self.shared.bytes_wanted.load(Ordering::Acquire);
         let is_statement = self.object.as_ref().is_some_and(|object| object.is_statement());
-        if is_statement || !(only_head && brings.end != Some(1)) {
+        let brings_bytes = brings.end != Some(brings.at) || brings.total == Some(0);
+        if is_statement || (brings_bytes && !(only_head && brings.end != Some(1))) {
             self.adopt(exchange, brings, permit);
         }
         Ok(())
+    }
+
+    /// Where the client is to go, where what a redirect led to names other resources by their place beside it: a page or a
+    /// playlist. A film is fetched from there, and keeps the name that the client knows.
+    fn moved(&self, representation: &Representation, exchange: &Exchange) -> Option<Moved> {
+        let asked = &exchange.target.url;
+        let media = representation.header("content-type");
+        let is_list = || is_playlist(media.unwrap_or_default(), exchange.url.as_str());
+        let has_names = representation.status == 200 && (is_page(media) || is_list());
+        let is_elsewhere = exchange.url != *asked;
+        (is_elsewhere && has_names && self.context.settings.served.has(&exchange.url)).then(|| Moved {
+            status: exchange.redirected.unwrap_or(302),
+            url: exchange.url.clone(),
+        })
     }
 
     /// Says of a new representation what its reply and the request for it tell.
@@ -173,6 +257,9 @@ impl Owner {
         representation.age = self.age_of(&exchange.reply);
         representation.selected_by = selecting(&*representation, target.fields.as_slice());
         representation.variant = target.variant.clone();
+        if self.context.distrusts(target.key.id()) {
+            representation.joined = Joined::Distrusted;
+        }
         let asked = RequestDirectives::read(target.fields.as_slice());
         let authorized = target.fields.has("authorization");
         self.storable(representation, &asked, authorized)
@@ -182,12 +269,18 @@ impl Owner {
     /// fails is no reason to withhold what is here.
     async fn revalidate(&mut self, wants_bytes: bool) -> Result<(), Phase> {
         let Some(object) = self.object.clone() else {
-            return self.first_ask(Span::From(0)).await;
+            return self.first_ask(Span::From(0), None).await;
         };
+        if !object.is_whole() && !is_resumable(&object) {
+            // To learn that it is unchanged would be of no use.
+            self.object = None;
+            return self.first_ask(Span::From(0), None).await;
+        }
         let validators = object.representation().validators;
-        // What is small comes with the same reply, should it have changed.
+        // What is small comes with the same reply, should it have changed; and what comes whole whatever is asked for.
         let small = object.length().is_some_and(|length| length <= SMALL_BYTES);
-        let span = if small && wants_bytes {
+        let whole = object.is_whole() && !object.head().representation().gives_parts;
+        let span = if wants_bytes && (small || whole) {
             Span::Whole
         } else {
             first_byte()
@@ -197,7 +290,7 @@ impl Owner {
             if_modified_since: validators.last_modified.clone().filter(|_| validators.etag.is_none()),
             ..Question::default()
         };
-        let asking = self.ask_first(span, question);
+        let asking = self.ask_of_all_nodes(&object, span, question);
         let asked = tokio::time::timeout(self.context.settings.revalidate_wait, asking).await;
         let (permit, exchange) = match asked {
             Ok(Ok((permit, Ok(exchange)))) if !is_passing(exchange.reply.status) => (permit, exchange),
@@ -219,8 +312,19 @@ impl Owner {
             representation: head.representation(),
             length: object.length(),
         };
-        match join(Some(known), span, &exchange.reply) {
-            Verdict::NotModified | Verdict::Continues(_) => {
+        let verdict = join(Some(known), span, &exchange.reply);
+        let is_same = match &verdict {
+            Verdict::NotModified | Verdict::Continues(_) | Verdict::Agrees(_) => true,
+            // An upstream that has no 304 says by the same tag, date and length that nothing has changed: a weak
+            // comparison is all that a 304 would have told (RFC 9110 §13.1.2).
+            Verdict::Begins(_, brings) => {
+                let agrees = validators.weakly_agrees(&exchange.reply.validators) == Some(true);
+                agrees && brings.total.is_some() && brings.total == object.length()
+            }
+            _ => false,
+        };
+        match verdict {
+            _ if is_same => {
                 let confirmed = Arc::clone(&object);
                 let headers = updated(&head.representation().headers, &exchange.reply.headers);
                 let age = self.age_of(&exchange.reply);
@@ -231,13 +335,58 @@ impl Owner {
                     });
                 Ok(())
             }
-            Verdict::Begins(representation, brings) => self.begin(representation, brings, exchange, permit).await,
-            Verdict::Imposter(what) => self.keep_unconfirmed(&object, what),
-            Verdict::Unsatisfiable(_) | Verdict::Contradiction(_) | Verdict::Status(_) => {
+            Verdict::Begins(representation, brings) | Verdict::OtherNode(representation, brings)
+                if representation.ranges || brings.is_all() || grows(&representation, brings) =>
+            {
+                self.begin(representation, brings, exchange, permit).await
+            }
+            Verdict::Begins(representation, _) if !wants_bytes => {
+                self.begin_head(representation, exchange, permit).await
+            }
+            Verdict::Begins(..) | Verdict::OtherNode(..) => {
+                // The byte that has come could be joined to none of those to come.
                 drop((exchange, permit));
-                self.first_ask(Span::Whole).await
+                self.object = None;
+                self.first_ask(Span::From(0), None).await
+            }
+            Verdict::Imposter(what) => self.keep_unconfirmed(&object, what),
+            _ => {
+                drop((exchange, permit));
+                self.first_ask(Span::Whole, None).await
             }
         }
+    }
+
+    /// Asks whether an object is unchanged; where another node of the same name answers for it, a few times more: one
+    /// that knows the tag says whether it is.
+    async fn ask_of_all_nodes(
+        &self,
+        object: &Object,
+        span: Span,
+        question: Question,
+    ) -> Result<(Permit, Result<Exchange, UpstreamError>), Phase> {
+        let head = Arc::clone(&*object.head());
+        let known = Known {
+            representation: head.representation(),
+            length: object.length(),
+        };
+        let mut asked = self.ask_first(span, question.clone()).await?;
+        // Without a date there is only the length to say that they have the same file, and a new one may have it too.
+        let more = known
+            .representation
+            .validators
+            .last_modified
+            .as_ref()
+            .map_or(0, |_| MORE_NODES);
+        for _ in 0..more {
+            match &asked.1 {
+                Ok(exchange) if matches!(join(Some(known), span, &exchange.reply), Verdict::OtherNode(..)) => {}
+                _ => break,
+            }
+            drop(asked);
+            asked = self.ask_first(span, question.clone()).await?;
+        }
+        Ok(asked)
     }
 
     /// Makes an object of a reply that says something of the resource, and brings none of its bytes.
@@ -255,6 +404,10 @@ impl Owner {
     ) -> Result<(), NotStored> {
         let received = from_unix_seconds(unix_seconds(self.context.store.now()));
         let terms = Terms::read(representation.status, representation, received);
+        let is_stated = matches!(terms.lifetime, Lifetime::Explicit(lifetime) if lifetime > Duration::ZERO);
+        if representation.status == 200 && representation.complete_length == Some(0) && !is_stated {
+            return Err(NotStored::Empty);
+        }
         storable("GET", asked, authorized, representation.status, representation, &terms)
     }
 
@@ -280,12 +433,31 @@ fn keeps(stored: &Object, representation: &Representation) -> bool {
     representation.status >= 400 && !is_loss && stored.head().representation().status < 400
 }
 
-/// Whether what is here of an object can be joined to what is missing of it. Of one without a strong validator
-/// a reader would get the start, and then a broken connection: it is asked for anew.
+/// Whether what is here of an object can be joined to what is missing of it. Of another a reader would get the start, and
+/// then a broken connection: it is asked for anew.
 fn is_resumable(object: &Object) -> bool {
     let head = object.head();
-    let joins = head.representation().validators.strong().is_some() || object.is_whole();
+    let representation = head.representation();
+    let grows = || representation.gives_parts && representation.overlap_validator().is_some();
+    let joins = representation.validators.strong().is_some() || object.is_whole() || grows();
     !object.is_statement() && joins
+}
+
+/// Whether a reply that is not all of its representation can be the first of an object to which others are joined.
+fn grows(representation: &Representation, brings: Brings) -> bool {
+    let overlap = representation.overlap_validator().is_some() && representation.gives_parts;
+    representation.validators.strong().is_some() || (overlap && brings.at == 0)
+}
+
+/// Whether a part goes as far as the reader wants.
+fn reaches(brings: Brings, wanted: Span) -> bool {
+    let end = match (wanted, brings.total) {
+        (Span::Range(range), Some(total)) => range.end().min(total),
+        (Span::Range(range), None) => range.end(),
+        (_, Some(total)) => total,
+        (_, None) => return brings.end.is_none(),
+    };
+    brings.end.is_none_or(|reached| reached >= end)
 }
 
 /// The upstream speaks of itself, not of the object.

@@ -8,6 +8,7 @@ use super::super::plan::Running;
 use super::super::session::{Outcome, Position, Sink, receive};
 use super::super::why::Stage;
 use super::{Event, Owner};
+use crate::header::StrongValidator;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::upstream::{Class, Exchange, Permit, QUANTUM_BYTES, Span, Standby};
 use futures::FutureExt;
@@ -16,6 +17,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 use tokio::task::AbortHandle;
+
+/// So many bytes are compared where a weak tag and a date are all that joins two exchanges: an encoder's, a tagger's or an
+/// editor's change is seen in them wherever bytes move; what it cannot show is told in docs/decisions/0022.
+const OVERLAP_BYTES: u64 = 16 * 1024;
 
 pub(super) struct Session {
     pub(super) id: u64,
@@ -39,16 +44,22 @@ pub(super) enum Wish {
 
 impl Owner {
     pub(super) fn begin_session(&mut self, wish: Wish, at: ByteOffset, stop: ByteOffset, class: Class) {
-        let validator = self
-            .object
-            .as_ref()
-            .and_then(|object| object.head().representation().validators.strong());
-        let question = Question {
-            if_range: validator
-                .filter(|_| wish != Wish::Whole)
-                .map(|validator| validator.if_range()),
-            ..Question::default()
+        let proof = self.object.as_ref().and_then(|object| {
+            let head = object.head();
+            head.representation().validators.strong()
+        });
+        let proof = proof.filter(|_| wish != Wish::Whole);
+        let question = match proof {
+            Some(StrongValidator::Tag(tag)) if self.ignores_if_range => Question {
+                if_match: Some(tag.to_string()),
+                ..Question::default()
+            },
+            proof => Question {
+                if_range: proof.map(|proof| proof.if_range()),
+                ..Question::default()
+            },
         };
+        let overlap = self.overlap_before(wish, at);
         if self.sessions.is_empty() {
             *self.shared.meter.lock().unwrap_or_else(PoisonError::into_inner) = Meter::new(Instant::now());
         }
@@ -67,7 +78,7 @@ impl Owner {
                 session,
                 standby: permit.standby(),
             });
-            let span = span_of(wish, &place, permit.is_contended());
+            let span = span_of(wish, &place, permit.is_contended(), overlap);
             tracing::debug!(url = shared.key.url(), ?span, ?class, session, "asking the upstream");
             let result = Box::new(ask(&context, &shared, &permit, span, question).await);
             let _ = report.send(Event::Answered {
@@ -93,7 +104,7 @@ impl Owner {
         let id = self.next_session;
         let position = Position::new(brings.at, brings.end.unwrap_or(u64::MAX), Stage::Asked);
         let standby = Some(permit.standby());
-        let task = self.spawn_receive(id, exchange, brings, permit, &position);
+        let task = self.spawn_receive(id, exchange, brings, None, permit, &position);
         self.sessions.push(Session {
             id,
             wish: Wish::Range,
@@ -104,11 +115,13 @@ impl Owner {
         });
     }
 
+    /// `compared_to` is where bytes of the reply begin to be new: those before it must be those that are here.
     pub(super) fn spawn_receive(
         &self,
         id: u64,
         exchange: Exchange,
         brings: Brings,
+        compared_to: Option<ByteOffset>,
         permit: Permit,
         position: &Arc<Position>,
     ) -> AbortHandle {
@@ -134,7 +147,7 @@ impl Owner {
         let mut woken = self.context.woken.subscribe();
         let task = self.seat.thread().spawn(async move {
             let on_progress = move || drop(moving.send(Event::Moving));
-            let receiving = receive(exchange, brings, &sink, &permit, on_progress);
+            let receiving = receive(exchange, brings, compared_to, &sink, &permit, on_progress);
             let outcome = tokio::select! {
                 outcome = AssertUnwindSafe(receiving).catch_unwind() => outcome.unwrap_or(Outcome::Lost),
                 () = permit.called_back() => Outcome::CalledBack,
@@ -146,6 +159,14 @@ impl Owner {
             let _ = report.send(Event::Ended { session: id, outcome });
         });
         task.abort_handle()
+    }
+
+    /// How many bytes before `at` a session asks for once more, to compare them with those that are here.
+    fn overlap_before(&self, wish: Wish, at: ByteOffset) -> u64 {
+        match wish {
+            Wish::Range if self.grows_at() == Some(at) => OVERLAP_BYTES.min(at - self.base),
+            _ => 0,
+        }
     }
 
     pub(super) fn end_session(&mut self, id: u64) {
@@ -186,8 +207,8 @@ impl Session {
     }
 }
 
-/// What to ask for when the turn has come: less, where others wait for one.
-fn span_of(wish: Wish, position: &Position, contended: bool) -> Span {
+/// What to ask for when the turn has come: less, where others wait for one, and `overlap` bytes that are here already.
+fn span_of(wish: Wish, position: &Position, contended: bool, overlap: u64) -> Span {
     match wish {
         Wish::Whole => Span::Whole,
         Wish::From(at) => Span::From(at),
@@ -199,6 +220,7 @@ fn span_of(wish: Wish, position: &Position, contended: bool) -> Span {
                     .fetch_min(at.saturating_add(QUANTUM_BYTES), Ordering::AcqRel);
             }
             let stop = position.stop.load(Ordering::Acquire);
+            let at = at.saturating_sub(overlap);
             ByteRange::new(at, stop).map_or(Span::From(at), Span::Range)
         }
     }

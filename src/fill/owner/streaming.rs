@@ -255,7 +255,7 @@ impl Owner {
                     .await
             }
             Outcome::Slept => self.end_stream(State::Partial, "the machine has slept").await,
-            Outcome::Lost => self.end_stream(State::Partial, "its session was lost").await,
+            Outcome::Lost | Outcome::Disagrees => self.end_stream(State::Partial, "its session was lost").await,
         }
     }
 
@@ -278,7 +278,7 @@ impl Owner {
             Phase::Resting(_) => "the upstream is down, busy, or asked to be left alone".to_owned(),
             Phase::Disk(what) => format!("the disk failed: {what}"),
             Phase::Stopping => "the server was stopped".to_owned(),
-            Phase::Refused(_) | Phase::Opening | Phase::Ready(_) => {
+            Phase::Refused(_) | Phase::Opening | Phase::Ready(_) | Phase::WithoutParts | Phase::Redirected(_) => {
                 "the upstream's replies contradict each other".to_owned()
             }
         };

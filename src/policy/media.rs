@@ -1,0 +1,49 @@
+//! What a reply is, by its media type and its name.
+
+/// Whether it is a list of other resources, which a player reads again and again: by its type, or by its name where the
+/// server has no type for it.
+pub fn is_playlist(media: &str, url: &str) -> bool {
+    let media = essence(media);
+    const TYPES: [&str; 7] = [
+        "mpegurl",
+        "scpls",
+        "dash+xml",
+        "dash.mpd",
+        "xspf+xml",
+        "ms-asf-playlist",
+        "x-ms-asx",
+    ];
+    const NAMES: [&str; 8] = ["m3u8", "m3u", "mpd", "pls", "xspf", "asx", "ism", "isml"];
+    let by_name =
+        || extension(url).is_some_and(|extension| NAMES.iter().any(|name| extension.eq_ignore_ascii_case(name)));
+    TYPES.iter().any(|kind| media.ends_with(kind)) || by_name()
+}
+
+/// A media type without its parameters, in lower case.
+pub fn essence(media: &str) -> String {
+    media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// The extension of the last segment of a URL's path.
+pub fn extension(url: &str) -> Option<&str> {
+    let path = url.split(['?', '#']).next()?;
+    Some(path.rsplit('/').next()?.rsplit_once('.')?.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_playlist_is_known_by_its_type_or_its_name() {
+        for (media, url) in [
+            ("application/vnd.apple.mpegurl", "http://h/a"),
+            ("application/dash+xml", "http://h/a"),
+            ("text/plain", "http://h/live.m3u8?token=1"),
+            ("", "http://h/a/b.MPD"),
+        ] {
+            assert!(is_playlist(media, url), "{media} {url}");
+        }
+        assert!(!is_playlist("video/mp4", "http://h/m3u8/film.mp4?x=.m3u8"));
+    }
+}

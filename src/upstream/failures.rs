@@ -1,0 +1,100 @@
+//! What goes wrong between us and upstreams, said once: in the log, and in the metrics.
+//!
+//! A host that is down fails for every request. Its first failure is logged, and from then on one a minute, with the
+//! number of those that were not.
+
+use super::error::UpstreamError;
+use crate::telemetry::Metrics;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a host's failures are counted instead of logged, once one was.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// With more hosts than this, those whose time is over are forgotten.
+const MOST_HOSTS: usize = 1024;
+
+/// The failures of all upstreams.
+#[derive(Debug)]
+pub(super) struct Failures {
+    metrics: Arc<Metrics>,
+    logged: Mutex<HashMap<(String, &'static str), Logged>>,
+}
+
+#[derive(Debug)]
+struct Logged {
+    at: Instant,
+    unsaid: u64,
+}
+
+impl Failures {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            logged: Mutex::default(),
+        }
+    }
+
+    /// Counts a failure of a request to `host`, and logs it where that is due.
+    pub(super) fn note(&self, host: &str, error: &UpstreamError) {
+        let cause = error.cause();
+        self.metrics.upstream_failed(cause);
+        if let Some(unsaid) = self.is_due(host, cause, Instant::now()) {
+            tracing::warn!(host, cause, %error, unsaid, "an upstream failed");
+        }
+    }
+
+    /// How many failures like this went unsaid since the last one that was logged; `None` where this one does too.
+    fn is_due(&self, host: &str, cause: &'static str, now: Instant) -> Option<u64> {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_quiet = |last: &Logged| now.saturating_duration_since(last.at) < QUIET;
+        if logged.len() >= MOST_HOSTS {
+            logged.retain(|_, last| is_quiet(last));
+        }
+        if logged.len() >= MOST_HOSTS {
+            return None;
+        }
+        let fresh = Logged { at: now, unsaid: 0 };
+        match logged.get_mut(&(host.to_owned(), cause)) {
+            Some(last) if is_quiet(last) => {
+                last.unsaid += 1;
+                None
+            }
+            Some(last) => Some(std::mem::replace(last, fresh).unsaid),
+            None => {
+                logged.insert((host.to_owned(), cause), fresh);
+                Some(0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_host_is_logged_first_and_then_once_a_minute() {
+        let failures = Failures::new(Arc::new(Metrics::new()));
+        let now = Instant::now();
+        assert_eq!(failures.is_due("h", "tls", now), Some(0));
+        assert_eq!(failures.is_due("h", "tls", now), None);
+        assert_eq!(failures.is_due("h", "refused", now), Some(0), "another cause is news");
+        assert_eq!(failures.is_due("other", "tls", now), Some(0));
+        assert_eq!(failures.is_due("h", "tls", now + QUIET / 2), None);
+        assert_eq!(failures.is_due("h", "tls", now + QUIET), Some(2));
+    }
+
+    #[test]
+    fn the_hosts_that_are_remembered_are_bounded() {
+        let failures = Failures::new(Arc::new(Metrics::new()));
+        let now = Instant::now();
+        for host in 0..2 * MOST_HOSTS {
+            let _ = failures.is_due(&host.to_string(), "dns", now);
+        }
+        let remembered = failures.logged.lock().expect("nothing panics with it").len();
+        assert!(remembered <= MOST_HOSTS, "{remembered}");
+        assert_eq!(failures.is_due("new", "dns", now + QUIET), Some(0));
+    }
+}

@@ -1,0 +1,101 @@
+//! Whom we believe to be an upstream: certificates of the system's authorities, and those that the operator names.
+//!
+//! A certificate that the operator has named in `upstream_ca` is believed for itself too. That is what
+//! `openssl req -x509` makes for a NAS: its own authority, and so one that webpki takes for no server's
+//! (`CaUsedAsEndEntity`). The name in it is still compared with that of the URL.
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls_platform_verifier::Verifier;
+use std::sync::Arc;
+
+/// TLS to upstreams that trusts these PEM certificates beside the system's authorities.
+///
+/// # Errors
+/// What is wrong with the certificates, or with those of the system.
+pub(super) fn trusting(authorities: &[u8]) -> Result<ClientConfig, String> {
+    let named: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(authorities)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("upstream_ca does not read as PEM certificates: {error}"))?;
+    if named.is_empty() {
+        return Err("upstream_ca has no certificate in it; it is to be a PEM file".to_owned());
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let fault = |error: Error| format!("could not set up TLS: {error}");
+    let verifier = Verifier::new_with_extra_roots(named.clone(), Arc::clone(&provider)).map_err(fault)?;
+    let verifier = NamedOrKnown {
+        known: verifier,
+        named,
+        provider: Arc::clone(&provider),
+    };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(fault)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Certificates that an authority vouches for, or that were named themselves.
+#[derive(Debug)]
+struct NamedOrKnown {
+    known: Verifier,
+    named: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for NamedOrKnown {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verdict = self
+            .known
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match verdict {
+            // Only where it is the issuer that is missing: a certificate that has expired stays expired.
+            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_)))
+                if self.named.iter().any(|named| named == end_entity) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
