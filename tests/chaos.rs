@@ -31,10 +31,10 @@ const EXCESS: u64 = 4_099;
 
 /// Half of the requests to the upstream are served well; the others draw one of these. `whole` is a 200 to
 /// any request, `astray` a 206 that begins elsewhere, `total` one with a wrong total, `identity` a length beside
-/// `Transfer-Encoding: identity` and a cut, `plain` a part that comes as 200, `refused` a 406 or 403 to a range, `node` what is
+/// `Transfer-Encoding: identity` and a cut, `plain` a part that comes as 200, `unranged` a 406 or 403 to a range, `node` what is
 /// right under a second node's tag.
 const FAULTS: [&str; 38] = [
-    "identity", "identity", "plain", "plain", "refused", "refused", "node", "node", "changed", "cut", "cut", "cut",
+    "identity", "identity", "plain", "plain", "unranged", "unranged", "node", "node", "changed", "cut", "cut", "cut",
     "cut", "reset", "reset", "reset", "reset", "stall", "stall", "stall", "silent", "failing", "failing", "failing",
     "failing", "busy", "busy", "whole", "whole", "astray", "astray", "total", "total", "garbage", "garbage", "closed",
     "closed", "closed",
@@ -147,7 +147,7 @@ impl Chaos {
                 conn.head(200, &fields);
                 conn.body(&film, start, end);
             }
-            "refused" if asked.is_some() => conn.head([406, 403][dice(2) as usize], &[empty]),
+            "unranged" if asked.is_some() => conn.head([406, 403][dice(2) as usize], &[empty]),
             "node" => {
                 // Its bytes are those of the edition, whatever its name for them.
                 let other = film.clone().with_etag(Some(&format!("\"edition-{}-b\"", film.edition)));
