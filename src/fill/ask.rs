@@ -22,6 +22,10 @@ const TOO_MANY_REST: Duration = Duration::from_secs(1);
 /// Statuses by which upstreams refuse a second connection of one client; 458 is that of IPTV panels.
 const REFUSES_COMPANY: &[u16] = &[403, 458];
 
+/// How long exchanges that serve nobody may take to make way. A refusal that has another reason is told after this time,
+/// while a film plays from the same upstream.
+const COMPANY_LEAVES: Duration = Duration::from_secs(1);
+
 /// Statuses by which upstreams answer a request that has a `Range`, and not the same without.
 const REFUSES_RANGES: &[u16] = &[400, 403, 404, 405, 406, 412, 500, 501];
 
@@ -179,7 +183,7 @@ impl Asking<'_> {
             return result;
         }
         self.permit.allow_one();
-        if !self.permit.until_alone(self.context.client.reply_timeout()).await {
+        if !self.permit.until_alone(COMPANY_LEAVES).await {
             self.permit.allow_all();
             return result;
         }
@@ -210,12 +214,12 @@ impl Asking<'_> {
         for attempt in 0..MOST_NODES {
             let may_pass = match &result {
                 Ok(exchange) => {
-                    // Who asks to be left alone is; who wants other credentials, or finds our condition false, says so
-                    // of all nodes.
+                    // A `Retry-After` is obeyed; other credentials, or a condition that failed, are a matter of all
+                    // nodes.
                     let status = exchange.reply.status;
                     exchange.reply.rest().is_none() && !matches!(status, 401 | 407 | 412 | 416 | 429)
                 }
-                // What does not answer is asked again by the fill, after a rest.
+                // The fill asks again after a rest where no reply came.
                 Err(_) => false,
             };
             if !may_pass || !self.fails(&result, false) {

@@ -98,7 +98,7 @@ impl Owner {
             Verdict::Agrees(brings) => {
                 let new_from = object.available().run_at(self.base).unwrap_or(self.base);
                 if brings.at > new_from {
-                    // Nothing of it can be compared.
+                    // The part touches no byte that it could be compared with.
                     self.sessions.swap_remove(index);
                     return self.failed(
                         "the upstream's part begins after those that are here".to_owned(),
@@ -336,7 +336,7 @@ impl Owner {
             let (store, old) = (Arc::clone(&self.context.store), Arc::clone(&object));
             on_disk(move || store.remove(&old)).await;
         }
-        // Whoever comes from now on is not to join what ends.
+        // The fill ends: a request that arrives after this begins another.
         self.context.retire(&self.shared, true);
         object.break_for_good(Broken::Superseded);
     }

@@ -38,7 +38,7 @@ impl Owner {
         let Some(wanted) = want.span() else {
             return match (want, known) {
                 (Want::Validity { bytes }, _) => self.revalidate(bytes).await,
-                // What is here of it, if anything, has its head.
+                // The head is known, whatever bytes are here.
                 (_, Some(_)) => Ok(()),
                 (_, None) => {
                     self.object = None;
@@ -277,7 +277,7 @@ impl Owner {
             return self.first_ask(Span::From(0), None).await;
         }
         let validators = object.representation().validators;
-        // What is small comes with the same reply, should it have changed; and what comes whole whatever is asked for.
+        // A small body comes with the same reply, should it have changed; so does one of an upstream without parts.
         let small = object.length().is_some_and(|length| length <= SMALL_BYTES);
         let whole = object.is_whole() && !object.head().representation().gives_parts;
         let span = if wants_bytes && (small || whole) {
