@@ -226,7 +226,9 @@ fn a_disk_that_others_fill_between_the_look_and_the_write_is_made_room_on() {
     });
 }
 
+// How much the catalog writes at once goes by the machine's speed: it needs all of it.
 #[test]
+#[ignore = "measures: scripts/check runs it by itself"]
 fn a_catalog_that_meets_a_full_disk_begins_again_and_knows_what_is_stored() {
     let Some(disk) = Tmpfs::mounted(32 * MIB) else { return };
     let (film, crumb) = (Film::new(3 * MIB), Film::new(100_000));

@@ -575,10 +575,7 @@ fn a_content_encoding_that_codes_nothing_leaves_a_film_its_ranges() {
             "a client could not undo {coding:?}"
         );
         film.check(0, &get(pond.address(), "/film.mp4").expect(200).body);
-        assert_eq!(
-            get_range(pond.address(), "/film.mp4", "bytes=0-9").story(),
-            Some("millpond; hit; ttl=3600")
-        );
+        assert!(get_range(pond.address(), "/film.mp4", "bytes=0-9").is_hit());
     }
 }
 

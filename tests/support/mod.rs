@@ -15,7 +15,7 @@ pub(crate) use upstream::{Upstream, Valve};
 use std::time::{Duration, Instant};
 
 /// The longest that anything in a test may take before it counts as lost.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Asks again until the condition holds; each look is a real question, never a pause.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
