@@ -215,7 +215,9 @@ impl Owner {
             self.marks.clear();
         }
         let keep_from = keep_from / GRAIN * GRAIN;
-        if keep_from < first + LEAST_DROPPED.min((limits.window_bytes / 4).max(GRAIN)) {
+        // Where all of it is older than the window, nothing more comes that would make the step longer.
+        let is_all = keep_from > first && keep_from == end / GRAIN * GRAIN;
+        if !is_all && keep_from < first + LEAST_DROPPED.min((limits.window_bytes / 4).max(GRAIN)) {
             return;
         }
         let Some(object) = self.object.clone() else { return };
