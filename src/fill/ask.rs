@@ -24,7 +24,7 @@ const REFUSES_COMPANY: &[u16] = &[403, 458];
 
 /// How long exchanges that serve nobody may take to make way. A refusal that has another reason is told after this time,
 /// while a film plays from the same upstream.
-const COMPANY_LEAVES: Duration = Duration::from_secs(1);
+const COMPANY_LEAVES: Duration = Duration::from_secs(3);
 
 /// Statuses by which upstreams answer a request that has a `Range`, and not the same without.
 const REFUSES_RANGES: &[u16] = &[400, 403, 404, 405, 406, 412, 500, 501];
@@ -33,6 +33,10 @@ const REFUSES_RANGES: &[u16] = &[400, 403, 404, 405, 406, 412, 500, 501];
 /// time twice as long.
 const MOST_NODES: u32 = 3;
 const NODE_REST: Duration = Duration::from_millis(50);
+
+/// How often an upstream that refuses company is asked again by one that is alone; the waits double from [`NODE_REST`], to
+/// one and a half seconds together.
+const NOTICES_AFTER: u32 = 5;
 
 /// A reply, as far as a fill tells them apart.
 #[derive(Debug)]
@@ -187,7 +191,7 @@ impl Asking<'_> {
             self.permit.allow_all();
             return result;
         }
-        for attempt in 0..MOST_NODES {
+        for attempt in 0..NOTICES_AFTER {
             // The upstream notices a moment later that the other connection is gone.
             tokio::time::sleep(NODE_REST * 2_u32.pow(attempt)).await;
             result = self.once().await;

@@ -24,6 +24,9 @@ use url::{Host, Url};
 /// The most redirects followed for one request.
 const MAX_REDIRECTS: usize = 10;
 
+/// How many new connections a request is sent on that found its connection closed.
+const NEW_CONNECTIONS: u32 = 2;
+
 /// The most fields of a reply's head.
 const MAX_FIELDS: usize = 1000;
 
@@ -213,15 +216,18 @@ impl Client {
     }
 
     /// Sends a request that may be sent twice (RFC 9110 §9.2.2). An upstream may close a connection in the moment in
-    /// which it is used again: the request is then sent once more, on a new one.
+    /// which it is used again: the request is then sent once more, on a new one. A balancer that is taking a node away may
+    /// close that one too: there is one more.
     async fn send(&self, url: &Url, ask: &Ask) -> Result<reqwest::Response, UpstreamError> {
         let client = self.client_for(url, &ask.target)?;
-        match self.replied(url, client.kept.execute(request(url, ask))).await {
-            Err(UpstreamError::Unreachable { cause: LOST, .. }) => {
-                self.replied(url, client.new.execute(request(url, ask))).await
-            }
-            replied => replied,
+        let mut replied = self.replied(url, client.kept.execute(request(url, ask))).await;
+        for _ in 0..NEW_CONNECTIONS {
+            let Err(UpstreamError::Unreachable { cause: LOST, .. }) = replied else {
+                break;
+            };
+            replied = self.replied(url, client.new.execute(request(url, ask))).await;
         }
+        replied
     }
 
     async fn replied(
