@@ -13,6 +13,8 @@ mod lane;
 mod listen;
 mod origin;
 mod outgoing;
+mod request_line;
+mod root;
 mod tls;
 
 pub use origin::OriginServer;

@@ -147,15 +147,21 @@ struct OriginFlags {
     /// Refuse changes that do not say what they replace (428)
     #[arg(long)]
     demand_conditions: bool,
-    /// Let DELETE of a collection remove all that is in it
-    #[arg(long)]
-    deep_delete: bool,
+    /// Whether DELETE of a collection removes all that is in it, or only an empty one [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    deep_delete: Option<String>,
     /// The largest file that may be put, like 20GiB [default: no limit]
     #[arg(long, value_name = "SIZE")]
     largest_upload: Option<String>,
-    /// Serve names that begin with a dot
+    /// Show names that begin with a dot to all who read, not only to those who may write
     #[arg(long)]
     hidden: bool,
+    /// The URL that clients use, where a proxy stands before this server
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+    /// Serve the directory though it is another than the one that was served from this path before
+    #[arg(long)]
+    new_root: bool,
     /// Refuse names that some systems do not take
     #[arg(long)]
     portable: bool,
@@ -182,9 +188,11 @@ impl OriginFlags {
             ("writable", given(self.writable)),
             ("tokens", one(self.tokens)),
             ("demand_conditions", given(self.demand_conditions)),
-            ("deep_delete", given(self.deep_delete)),
+            ("deep_delete", one(self.deep_delete)),
             ("largest_upload", one(self.largest_upload)),
             ("hidden", given(self.hidden)),
+            ("public_url", one(self.public_url)),
+            ("new_root", given(self.new_root)),
             ("portable", given(self.portable)),
             ("tls_certificate", one(self.tls_certificate)),
             ("tls_key", one(self.tls_key)),

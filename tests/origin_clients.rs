@@ -1,4 +1,4 @@
-//! Real clients: rclone over WebDAV and HTTP, curl, cadaver; and millpond in front of millpond.
+//! Real clients: rclone over WebDAV and HTTP, curl, cadaver, the test suite litmus; and millpond in front of millpond.
 
 use crate::support::{Origin, Pond};
 use std::path::Path;
@@ -180,6 +180,65 @@ fn cadaver_browses_puts_moves_and_removes() {
         "from cadaver"
     );
     assert_eq!(origin.everything(), [".millpond", "col", "col/copied"]);
+}
+
+#[test]
+fn cadaver_enters_a_collection_with_parentheses_and_removes_and_copies_collections() {
+    if !have("cadaver") {
+        return;
+    }
+    let origin = Origin::writable();
+    origin.write("c (1)/inside", "x");
+    origin.write("full/a/b", "x");
+    let script = "cd \"c (1)\"\nls\ncd ..\ncopy full copied\nrmcol full\nquit\n";
+    let rc = origin.outside().join("script");
+    std::fs::write(&rc, script).expect("written");
+    let mut command = Command::new("timeout");
+    command.args(["60", "sh", "-c", "cadaver \"$1\" < \"$2\"", "sh"]);
+    let said = run(command.arg(format!("http://{}/", origin.address())).arg(&rc));
+    assert!(said.contains("inside") && !said.contains("failed"), "{said}");
+    assert_eq!(origin.get("/copied/a/b").text(), "x");
+    origin.get("/full/").expect(404);
+}
+
+#[test]
+fn litmus_passes() {
+    if !have("litmus") {
+        return;
+    }
+    let origin = Origin::writable();
+    let mut command = Command::new("timeout");
+    command
+        .args(["300", "litmus", "-k", &format!("http://{}/", origin.address())])
+        .current_dir(origin.outside())
+        .env("TESTS", "basic copymove props http");
+    let output = command.output().expect("ran");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    for suite in ["basic", "copymove", "props", "http"] {
+        let summary = said
+            .lines()
+            .find(|line| line.contains(&format!("summary for `{suite}'")));
+        let summary = summary.unwrap_or_else(|| panic!("no {suite}: {said}"));
+        assert!(summary.contains(" 0 failed"), "{said}");
+    }
+}
+
+#[test]
+fn rclone_purges_and_keeps_times_by_properties() {
+    if !have("rclone") {
+        return;
+    }
+    let origin = Origin::writable();
+    origin.write("tree/a/b", "x");
+    origin.write("tree/.hidden", "x");
+    rclone(&origin, &["purge", "dav:tree"]);
+    assert!(!origin.root().join("tree").exists());
+    let source = origin.outside().join("source");
+    std::fs::create_dir_all(source.join(".git")).expect("made");
+    std::fs::write(source.join(".git/config"), "x").expect("written");
+    let from = source.display().to_string();
+    rclone(&origin, &["sync", &from, "dav:synced"]);
+    same_tree(&source, &origin.root().join("synced"));
 }
 
 /// The md5 of every packet that ffmpeg finds.

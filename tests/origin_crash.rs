@@ -147,6 +147,8 @@ fn left_over(root: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(root.join(".millpond")).expect("listed");
     entries
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        // The mark by which the directory is known again.
+        .filter(|name| name != "root")
         .collect()
 }
 

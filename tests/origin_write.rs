@@ -317,26 +317,35 @@ fn a_full_disk_is_507_before_the_body_comes() {
 }
 
 #[test]
-fn collections_are_made_and_removed_but_not_with_what_is_in_them() {
-    let origin = Origin::writable();
+fn collections_are_made_and_removed_but_not_with_what_is_in_them_where_that_is_demanded() {
+    let origin = Origin::with(&[("writable", "true"), ("deep_delete", "false")]);
     origin.request("MKCOL", "/d/", &[]).expect(201);
     origin.request("MKCOL", "/d", &[]).expect(405);
     origin.request("MKCOL", "/no/where/", &[]).expect(409);
     send(origin.address(), "MKCOL", "/e/", &[], b"<body/>").expect(415);
     origin.put("/d/a", &[], b"x").expect(201);
     origin.request("MKCOL", "/d/a/b", &[]).expect(409);
-    let refused = origin.request("DELETE", "/d/", &[]);
-    assert!(refused.expect(409).text().contains("Depth: infinity"));
+    for more in [&[][..], &[("Depth", "infinity")]] {
+        let refused = origin.request("DELETE", "/d/", more);
+        assert!(refused.expect(409).text().contains("not empty"));
+    }
     origin.request("DELETE", "/d/a/", &[]).expect(404);
-    origin
-        .request("DELETE", "/d/", &[("Depth", "infinity"), ("If-Match", "\"x\"")])
-        .expect(412);
-    origin
-        .request("DELETE", "/d/", &[("Depth", "infinity"), ("If-Match", "*")])
-        .expect(204);
+    origin.request("DELETE", "/d/a", &[]).expect(204);
+    origin.request("DELETE", "/d/", &[("If-Match", "\"x\"")]).expect(412);
+    origin.request("DELETE", "/d/", &[("If-Match", "*")]).expect(204);
     origin.request("DELETE", "/d/", &[]).expect(404);
-    origin.request("DELETE", "/", &[("Depth", "infinity")]).expect(403);
-    let deep = Origin::with(&[("writable", "true"), ("deep_delete", "true")]);
+    origin.request("DELETE", "/", &[]).expect(403);
+    let deep = Origin::writable();
+    // One request may demand the same.
+    deep.write("e/f", "x");
+    for demand in [("Millpond-Only-Empty", "?1"), ("Depth", "0")] {
+        deep.request("DELETE", "/e/", &[demand]).expect(409);
+    }
+    deep.request("DELETE", "/e/", &[("Millpond-Only-Empty", "yes")])
+        .expect(400);
+    deep.request("DELETE", "/e/f", &[]).expect(204);
+    deep.request("DELETE", "/e/", &[("Millpond-Only-Empty", "?1")])
+        .expect(204);
     deep.write("d/e/f", "x");
     std::os::unix::fs::symlink("..", deep.root().join("d/up")).expect("linked");
     deep.write("stays", "x");
@@ -364,7 +373,7 @@ fn a_move_is_one_step_and_replaces_only_when_it_may() {
     move_to("/d/a", &to("/b"), &[("If-Match", &tag)]).expect(204);
     assert_eq!(origin.get("/b").text(), "one");
     move_to("/d/a", &to("/c"), &[]).expect(404);
-    move_to("/b", &to("/d"), &[]).expect(409);
+    move_to("/b", &to("/d"), &[("Overwrite", "F")]).expect(412);
     move_to("/b", &to("/none/b"), &[]).expect(409);
     move_to("/b", &to("/%2e%2e/b"), &[]).expect(400);
     move_to("/b", &to("/../b"), &[]).expect(400);
@@ -405,16 +414,23 @@ fn a_copy_is_a_file_of_its_own() {
 }
 
 #[test]
-fn properties_cannot_be_set_and_are_told_so() {
+fn the_file_systems_own_properties_cannot_be_set_and_then_none_are() {
     let origin = Origin::writable();
     origin.write("a", "x");
-    let body = b"<propertyupdate xmlns='DAV:'><set><prop><x xmlns='urn:x'>1</x></prop></set></propertyupdate>";
+    let body = b"<propertyupdate xmlns='DAV:'><set><prop><x xmlns='urn:x'>1</x><getetag>2</getetag></prop></set></propertyupdate>";
     let answer = send(origin.address(), "PROPPATCH", "/a", &[], body);
     let text = answer.expect(207).text();
-    assert!(
-        text.contains("403 Forbidden") && text.contains("<x xmlns=\"urn:x\"/>"),
-        "{text}"
+    let refused = "<D:prop><D:getetag/></D:prop><D:status>HTTP/1.1 403 Forbidden</D:status>";
+    let dependent = "<D:prop><x xmlns=\"urn:x\"/></D:prop><D:status>HTTP/1.1 424 Failed Dependency</D:status>";
+    assert!(text.contains(refused) && text.contains(dependent), "{text}");
+    let names = send(
+        origin.address(),
+        "PROPFIND",
+        "/a",
+        &[("Depth", "0")],
+        b"<propfind xmlns='DAV:'><propname/></propfind>",
     );
+    assert!(!names.text().contains("urn:x"));
     send(origin.address(), "PROPPATCH", "/a", &[], b"").expect(400);
     origin.request("LOCK", "/a", &[]).expect(405);
 }

@@ -2,19 +2,23 @@
 //!
 //! actix-http without actix-web's application: there is one handler, and it needs to be asked before a client that
 //! waits (`Expect: 100-continue`) is told to send its body.
+//!
+//! The directory may be away when the server starts, and go while it runs (`root.rs`). Requests are answered in any case, with 503
+//! then.
 
 use super::listen::listen_at;
+use super::request_line::Watched;
+use super::root::{Directory, Roots};
 use super::tls;
 use super::{AppError, KEEP_ALIVE, READ_THREADS, WRITE_BUFFER_BYTES, on_own_thread, tune};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::OriginConfig;
-use crate::origin::{Changes, Locks, OriginError, Staging, Summing, Tags, Tree, Uploads, Watching};
-use crate::serve::{Access, AccessLog, Origin, OriginSettings};
-use crate::telemetry::Metrics;
-use actix_http::{ConnectionType, HttpService, HttpServiceBuilder, Request, Response};
+use crate::serve::{Access, AccessLog, Origin};
+use actix_http::{ConnectionType, HttpService, HttpServiceBuilder, Protocol, Request, Response};
 use actix_server::GracefulShutdownSignal;
-use actix_service::{Service, ServiceFactory};
-use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_service::{Service, ServiceFactory, ServiceFactoryExt, fn_service};
+use actix_tls::accept::TlsError;
+use actix_tls::accept::rustls_0_23::{Acceptor, TlsStream};
 use actix_web::body::BoxBody;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::rt::net::TcpStream;
@@ -28,8 +32,8 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Threads that wait for the disk: listings, tags, and what is put.
-const DISK_THREADS: usize = 64;
+/// Threads that wait for the disk: listings, tags, and what is put. Each mount beneath the directory may take 16 of them.
+const DISK_THREADS: usize = 256;
 
 /// How often it is looked for uploads that nobody resumes.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -46,7 +50,9 @@ pub struct OriginServer {
     handle: ServerHandle,
     thread: JoinHandle<std::io::Result<()>>,
     disk: tokio::runtime::Runtime,
-    origin: Arc<Origin>,
+    log: Option<Arc<AccessLog>>,
+    directory: Arc<Directory>,
+    roots: Roots,
 }
 
 impl OriginServer {
@@ -63,30 +69,12 @@ impl OriginServer {
     /// # Errors
     /// As [`OriginServer::start`].
     pub fn start_with_clock(config: &OriginConfig, clock: SharedClock) -> Result<Self, AppError> {
-        let unusable = |source| AppError::Origin {
-            path: config.root.clone(),
-            source,
-        };
-        let tree = Tree::open(&config.root, config.hidden).map_err(unusable)?;
-        let tree = Arc::new(tree);
         let tls = config.tls.as_ref();
         let tls = tls
             .map(|(certificate, key)| tls::server_config(certificate, key))
             .transpose()?;
-        let log = config.access_log.as_deref().map(open_log).transpose()?;
-        let access = Access::open(config.tokens.as_deref())?;
-        let tags = Arc::new(Tags::load(kept_tags(config, tree.path()), Arc::clone(&clock)));
-        let summing = Summing::start(Arc::clone(&tree), Arc::clone(&tags)).map_err(AppError::Threads)?;
-        let watching = Watching::start(Arc::clone(&tree), summing.clone()).map_err(AppError::Threads)?;
-        let changes = match config.writable {
-            true => Some(Arc::new(changes(config, &tree, &tags, &clock).map_err(unusable)?)),
-            false => None,
-        };
-        let uploads = changes.as_ref().map(|changes| {
-            let uploads = Uploads::open(Arc::clone(changes), config.upload_lifetime, Arc::clone(&clock));
-            uploads.map(Arc::new).map_err(unusable)
-        });
-        let uploads = uploads.transpose()?;
+        let log = config.access_log.as_deref().map(open_log).transpose()?.map(Arc::new);
+        let access = Arc::new(Access::open(config.tokens.as_deref())?);
         let disk = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(DISK_THREADS)
@@ -94,29 +82,10 @@ impl OriginServer {
             .enable_all()
             .build()
             .map_err(AppError::Threads)?;
-        let origin = Arc::new(Origin {
-            tree,
-            tags,
-            changes,
-            uploads: uploads.clone(),
-            access,
-            log,
-            locks: Locks::default(),
-            summing,
-            watching,
-            clock,
-            metrics: Arc::new(Metrics::new()),
-            threads: disk.handle().clone(),
-            settings: OriginSettings {
-                writable: config.writable,
-                demand_conditions: config.demand_conditions,
-                deep_delete: config.deep_delete,
-                largest_upload: config.largest_upload,
-            },
-        });
-        if let Some(uploads) = uploads {
-            disk.spawn(sweep(uploads));
-        }
+        let directory = Directory::new(config.clone(), clock, access, log.clone(), disk.handle().clone());
+        let directory = Arc::new(directory);
+        let roots = Roots::start(Arc::clone(&directory))?;
+        disk.spawn(sweep(Arc::clone(&directory)));
         let listen_error = |source| AppError::Listen {
             address: config.listen,
             source,
@@ -124,14 +93,16 @@ impl OriginServer {
         let listener = listen_at(config.listen).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let secure = tls.is_some();
-        let (handle, thread) = serve(listener, Arc::clone(&origin), config, tls).map_err(listen_error)?;
+        let (handle, thread) = serve(listener, Arc::clone(&directory), config, tls).map_err(listen_error)?;
         Ok(Self {
             address,
             secure,
             handle,
             thread,
             disk,
-            origin,
+            log,
+            directory,
+            roots,
         })
     }
 
@@ -154,25 +125,29 @@ impl OriginServer {
         self.disk.block_on(self.handle.stop(true));
         let served = self.thread.join().map_err(|_| AppError::Panicked)?;
         served.map_err(AppError::Threads)?;
-        self.origin.tags.keep();
-        if let Some(log) = &self.origin.log {
+        self.roots.stop();
+        if let Some(origin) = self.directory.current() {
+            origin.tags.keep();
+        }
+        if let Some(log) = &self.log {
             log.flush();
         }
         self.disk.shutdown_timeout(Duration::from_secs(5));
-        if let Some(changes) = &self.origin.changes {
-            changes.staging.release();
-        }
+        self.directory.release();
         Ok(())
     }
 }
 
-/// Removes uploads that were not resumed in time.
-async fn sweep(uploads: Arc<Uploads>) {
+/// Removes uploads that were not resumed in time, and readings that nobody pages through any more.
+async fn sweep(directory: Arc<Directory>) {
     let mut tick = tokio::time::interval(SWEEP_EVERY);
     loop {
         tick.tick().await;
-        let uploads = Arc::clone(&uploads);
-        let _ = tokio::task::spawn_blocking(move || uploads.sweep()).await;
+        let Some(origin) = directory.current() else { continue };
+        origin.cursors.sweep();
+        if let Some(uploads) = origin.uploads.clone() {
+            let _ = tokio::task::spawn_blocking(move || uploads.sweep()).await;
+        }
     }
 }
 
@@ -183,33 +158,10 @@ fn open_log(path: &Path) -> Result<AccessLog, AppError> {
     })
 }
 
-fn changes(
-    config: &OriginConfig,
-    tree: &Arc<Tree>,
-    tags: &Arc<Tags>,
-    clock: &SharedClock,
-) -> Result<Changes, OriginError> {
-    let staging = Staging::open(Arc::clone(tree), config.min_free_bytes, Arc::clone(clock))?;
-    Changes::new(Arc::clone(tree), Arc::clone(tags), staging, config.portable)
-}
-
-/// Where the tags of that directory's files are kept; nowhere if there is no place for them.
-fn kept_tags(config: &OriginConfig, root: &Path) -> Option<std::path::PathBuf> {
-    let id = blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex();
-    match std::fs::create_dir_all(&config.data) {
-        Ok(()) => Some(config.data.join(format!("origin-{}.tags", &id[..16]))),
-        Err(error) => {
-            let path = config.data.display();
-            tracing::warn!(%path, %error, "tags are not kept: after a restart files are read again; name a place with --data");
-            None
-        }
-    }
-}
-
 /// Runs the HTTP side.
 fn serve(
     listener: TcpListener,
-    origin: Arc<Origin>,
+    directory: Arc<Directory>,
     config: &OriginConfig,
     tls: Option<ServerConfig>,
 ) -> std::io::Result<(ServerHandle, JoinHandle<std::io::Result<()>>)> {
@@ -222,38 +174,52 @@ fn serve(
             .disable_signals();
         let stopping = builder.graceful_shutdown_signal();
         let name = "millpond-origin";
+        let tls = tls.map(|mut tls| {
+            tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+            tls
+        });
         let builder = match tls {
             None => builder.listen(name, listener, move || {
                 let stopping = stopping.clone();
-                http(&origin, move || wait_for(stopping.clone()))
-                    .on_connect_ext(|stream: &TcpStream, _| tune(stream))
-                    .finish(answering(&origin))
-                    .tcp()
+                let http = http(&directory, move || wait_for(stopping.clone()));
+                fn_service(|stream: TcpStream| ready(Ok(spoken(stream, |stream| stream))))
+                    .and_then(http.finish(answering(&directory)))
             }),
             Some(tls) => builder.listen(name, listener, move || {
                 let stopping = stopping.clone();
-                http(&origin, move || wait_for(stopping.clone()))
-                    .on_connect_ext(|stream: &TlsStream<TcpStream>, _| tune(stream.get_ref().0))
-                    .finish(answering(&origin))
-                    .rustls_0_23(tls.clone())
+                let http = http(&directory, move || wait_for(stopping.clone()));
+                Acceptor::new(tls.clone())
+                    .map_init_err(|_| ())
+                    .map_err(TlsError::into_service_error)
+                    .and_then(fn_service(|stream: TlsStream<TcpStream>| {
+                        ready(Ok(spoken(stream, |stream| stream.get_ref().0)))
+                    }))
+                    .and_then(http.finish(answering(&directory)).map_err(TlsError::Service))
             }),
         };
         Ok(builder?.run())
     })
 }
 
+/// A connection as the HTTP library takes it: HTTP/1.1, whose request lines are watched.
+fn spoken<S>(stream: S, tcp: impl Fn(&S) -> &TcpStream) -> (Watched<S>, Protocol, Option<SocketAddr>) {
+    tune(tcp(&stream));
+    let peer = tcp(&stream).peer_addr().ok();
+    (Watched::new(stream), Protocol::Http1, peer)
+}
+
 type Answered = Response<BoxBody>;
 
 /// Something that is made of a request by the origin.
 struct Handler<R> {
-    origin: Arc<Origin>,
-    handle: fn(Arc<Origin>, Request) -> LocalBoxFuture<'static, Result<R, Answered>>,
+    directory: Arc<Directory>,
+    handle: fn(Arc<Directory>, Request) -> LocalBoxFuture<'static, Result<R, Answered>>,
 }
 
 impl<R> Clone for Handler<R> {
     fn clone(&self) -> Self {
         Self {
-            origin: Arc::clone(&self.origin),
+            directory: Arc::clone(&self.directory),
             handle: self.handle,
         }
     }
@@ -282,23 +248,27 @@ impl<R: 'static> Service<Request> for Handler<R> {
     }
 
     fn call(&self, request: Request) -> Self::Future {
-        (self.handle)(Arc::clone(&self.origin), request)
+        (self.handle)(Arc::clone(&self.directory), request)
     }
 }
 
 /// How connections are spoken with, of whatever kind they are. A client that waits is let through here.
 fn http<T, F>(
-    origin: &Arc<Origin>,
+    directory: &Arc<Directory>,
     stopping: impl Fn() -> F + 'static,
 ) -> HttpServiceBuilder<T, Handler<Answered>, Handler<Request>>
 where
     F: Future<Output = ()> + 'static,
 {
     let asking = Handler {
-        origin: Arc::clone(origin),
-        handle: |origin, request| {
+        directory: Arc::clone(directory),
+        handle: |directory, request| {
             Box::pin(async move {
-                let Some(refusal) = origin.before_body(&request).await else {
+                let refusal = match directory.current() {
+                    Some(origin) => origin.before_body(&request).await,
+                    None => Some(Origin::away(request.path())),
+                };
+                let Some(refusal) = refusal else {
                     return Ok(request);
                 };
                 let mut refusal = Answered::from(refusal);
@@ -313,7 +283,8 @@ where
         .keep_alive(KEEP_ALIVE)
         .client_disconnect_timeout(LINGER)
         .h1_write_buffer_size(WRITE_BUFFER_BYTES)
-        .h1_allow_half_closed(false)
+        // Bytes behind a request that are none, and a client that has closed its side, cost no request its answer.
+        .h1_allow_half_closed(true)
         .expect(asking)
 }
 
@@ -321,9 +292,16 @@ async fn wait_for(stopping: GracefulShutdownSignal) {
     stopping.notified().await;
 }
 
-fn answering(origin: &Arc<Origin>) -> Handler<Answered> {
+fn answering(directory: &Arc<Directory>) -> Handler<Answered> {
     Handler {
-        origin: Arc::clone(origin),
-        handle: |origin, request| Box::pin(async move { Ok(origin.answer(request).await.into()) }),
+        directory: Arc::clone(directory),
+        handle: |directory, request| {
+            Box::pin(async move {
+                Ok(match directory.current() {
+                    Some(origin) => origin.answer(request).await.into(),
+                    None => Origin::away(request.path()).into(),
+                })
+            })
+        },
     }
 }

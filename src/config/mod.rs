@@ -6,12 +6,14 @@
 //! No source has a parser of its own, so a mistake reads the same wherever it was made.
 
 mod origin;
+mod public_url;
 mod settings;
 mod source;
 mod table;
 mod units;
 
 pub use origin::OriginConfig;
+pub use public_url::PublicUrl;
 pub use settings::{Config, StreamConfig, UpstreamConfig, describe};
 pub use source::{Layers, Mistakes};
 

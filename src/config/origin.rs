@@ -1,9 +1,10 @@
 //! The settings of `millpond origin`.
 
+use super::PublicUrl;
 use super::settings::{Reader, data_directory, unknown_keys};
 use super::source::{Layers, Mistakes};
 use super::units;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,13 +19,19 @@ pub struct OriginConfig {
     pub data: PathBuf,
     /// Whether the directory may be changed.
     pub writable: bool,
-    /// Whether names that begin with a dot are served.
+    /// Whether names that begin with a dot are shown to all who read.
     pub hidden: bool,
+    /// The URL that clients use.
+    pub public_url: PublicUrl,
+    /// Proxies that are believed under which name they were asked, beside those on this machine.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// Whether the directory may be another than the one that was served before.
+    pub new_root: bool,
     /// Whether names are refused that some systems do not take.
     pub portable: bool,
     /// Whether changes without a condition are refused.
     pub demand_conditions: bool,
-    /// Whether DELETE of a collection removes all that is in it, though it does not say so.
+    /// Whether collections are removed and replaced with all that is in them.
     pub deep_delete: bool,
     /// The largest file that may be put, in bytes; `None` is no limit.
     pub largest_upload: Option<u64>,
@@ -69,6 +76,9 @@ impl OriginConfig {
             data: reader.read("data", PathBuf::new(), data_directory),
             writable: reader.truth("writable"),
             hidden: reader.truth("hidden"),
+            public_url: reader.read("public_url", PublicUrl::Unknown, PublicUrl::read),
+            trusted_proxies: reader.read("trusted_proxies", Vec::new(), addresses),
+            new_root: reader.truth("new_root"),
             portable: reader.truth("portable"),
             demand_conditions: reader.truth("demand_conditions"),
             deep_delete: reader.truth("deep_delete"),
@@ -120,6 +130,16 @@ fn file(text: &str) -> Result<Option<PathBuf>, String> {
         "" => Err("is empty; name a file, or none".to_owned()),
         text => Ok(Some(PathBuf::from(text))),
     }
+}
+
+/// Addresses between commas or white space.
+fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
+    let named = text.split([',', ' ', '\t']).filter(|name| !name.is_empty());
+    let address = |name: &str| {
+        let parsed: Result<IpAddr, _> = name.parse();
+        parsed.map_err(|_| format!("has {name:?}, which is no address"))
+    };
+    named.map(address).collect()
 }
 
 fn directory(path: &Path) -> Result<PathBuf, String> {

@@ -210,7 +210,22 @@ pub(super) const ORIGIN_SETTINGS: &[Setting] = &[
     Setting {
         key: "hidden",
         default: "false",
-        says: "origin: true or false: whether names that begin with a dot are served",
+        says: "origin: true or false: whether names that begin with a dot are shown to all who read, not only to writers",
+    },
+    Setting {
+        key: "public_url",
+        default: "none",
+        says: "origin: URL that clients use, where a proxy stands before it; any takes every host in a Destination",
+    },
+    Setting {
+        key: "trusted_proxies",
+        default: "",
+        says: "origin: addresses of proxies that are believed under which name they were asked; those on this machine are",
+    },
+    Setting {
+        key: "new_root",
+        default: "false",
+        says: "origin: true or false: whether the directory may be another than the one that was served before",
     },
     Setting {
         key: "portable",
@@ -224,8 +239,8 @@ pub(super) const ORIGIN_SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "deep_delete",
-        default: "false",
-        says: "origin: true or false: whether DELETE of a collection removes all that is in it",
+        default: "true",
+        says: "origin: true or false: whether DELETE of a collection removes all that is in it, or only an empty one",
     },
     Setting {
         key: "largest_upload",

@@ -101,8 +101,8 @@ pub struct Preconditions {
 /// What is there, for preconditions to be evaluated against.
 #[derive(Debug, Clone, Copy)]
 pub struct Current<'a> {
-    /// Its tag; `None` for what has none, which only `*` names.
-    pub etag: Option<&'a EntityTag>,
+    /// Its tags; what has none is named by `*` alone.
+    pub etags: &'a [EntityTag],
     /// When it was last modified, in whole seconds.
     pub modified: SystemTime,
 }
@@ -158,7 +158,7 @@ impl Preconditions {
     /// Whether the request may act on what is there, or on its absence (RFC 9110 §13.2.2).
     pub fn hold(&self, current: Option<Current<'_>>) -> bool {
         let names = |field: &str, same: &dyn Fn(&EntityTag, &EntityTag) -> bool| {
-            current.is_some_and(|current| any_tag(field, |tag| current.etag.is_some_and(|etag| same(tag, etag))))
+            current.is_some_and(|current| any_tag(field, |tag| current.etags.iter().any(|etag| same(tag, etag))))
         };
         let unchanged = match (&self.if_match, &self.if_unmodified_since) {
             (Some(field), _) => names(field, &EntityTag::strong_eq),
@@ -331,7 +331,7 @@ mod tests {
     fn what_changes_something_is_conditional_on_all_that_it_names() {
         let etag = EntityTag::strong("a");
         let there = Some(Current {
-            etag: Some(&etag),
+            etags: std::slice::from_ref(&etag),
             modified: parse_date(THEN).expect("a date"),
         });
         for (if_match, if_none_match, since, on_what_is_there, on_nothing) in [
@@ -360,7 +360,7 @@ mod tests {
     #[test]
     fn a_collection_is_named_by_the_star_alone() {
         let collection = Some(Current {
-            etag: None,
+            etags: &[],
             modified: parse_date(THEN).expect("a date"),
         });
         assert!(changing(Some("*"), None, None).hold(collection));

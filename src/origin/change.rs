@@ -1,28 +1,29 @@
 //! Changes, each of which happens wholly or not at all: put, remove, make a collection, move, copy.
 //!
-//! Whoever calls holds the locks of the paths (`locks.rs`), so among our own clients the evaluation of a condition
-//! and the change are one step. Others may change the directory behind our back. Against them the kernel is asked
-//! to make the step one: a name that must be new is taken only if it is (`RENAME_NOREPLACE`), and what a condition
-//! was evaluated against is exchanged with what replaces it and looked at again (`RENAME_EXCHANGE`): if it was
-//! another after all, it is put back.
+//! The caller holds the locks of the paths (`locks.rs`), so among our own clients the evaluation of a condition
+//! and the change are one step; nothing is read under them (`evaluation.rs`). Other programs may change the directory as well. Against them
+//! the kernel is asked to make the step one (`placing.rs`).
 //!
 //! The order of a put: body on the disk (`staging.rs`), name changed, directory on the disk, answer. So after a
 //! crash a path has its old bytes or its new ones, and what was answered is there.
+//!
+//! A collection is removed, moved and replaced as one: its name is, and what was in it is discarded afterwards, when nobody waits
+//! for it. A copy of one is put together aside (`copying.rs`) and takes its place in one step, too.
 
+use super::attributes;
 use super::error::OriginError;
+use super::evaluation::Evidence;
+use super::gone::{Gone, remove_all};
 use super::list::twin;
 use super::path::TreePath;
-use super::staging::{Arrived, Staged, Staging, mount_of, random, sync};
-use super::tags::{Digest, Tag, Tags};
+use super::placing::{Exchanged, Placed, exchange, is_same, rename_new, replace, settle_new};
+use super::staging::{Arrived, Staging, sync};
+use super::tags::Tags;
 use super::tree::{Stamp, Tree, stamp};
-use crate::header::{Current, Preconditions};
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
-};
+use crate::header::Preconditions;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 /// How often a change is tried that others disturb.
@@ -44,13 +45,32 @@ impl Done {
             Self::Made(stamp) | Self::Replaced(stamp) => stamp,
         }
     }
+
+    pub(super) fn new(replaced: bool, now: Stamp) -> Self {
+        if replaced { Self::Replaced(now) } else { Self::Made(now) }
+    }
+}
+
+/// What may be lost at the path that a change removes or replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Nothing: the name must be free.
+    Nothing,
+    /// A file, or a collection without members.
+    Single,
+    /// A collection with all that is in it.
+    Everything,
 }
 
 /// What has a name at the moment.
-enum Occupant {
+#[derive(Debug)]
+pub(super) enum Occupant {
     Nothing,
     File(Stat),
     Collection(Stat),
+    Link(Stat),
+    /// A pipe, a socket or a device.
+    Special(Stat),
 }
 
 /// The changes of one tree.
@@ -88,7 +108,7 @@ impl Changes {
     pub fn permits(&self, path: &TreePath) -> Result<(), OriginError> {
         match path.unportable() {
             _ if path.is_root() => Err(OriginError::Root),
-            _ if !self.tree.serves(path) => Err(OriginError::Unserved),
+            _ if path.is_reserved() => Err(OriginError::Unserved),
             Some(why) if self.portable => Err(OriginError::Unportable(why)),
             _ => Ok(()),
         }
@@ -101,9 +121,12 @@ impl Changes {
     pub fn may_put(&self, path: &TreePath, conditions: &Preconditions) -> Result<(), OriginError> {
         self.permits(path)?;
         let (parent, name) = self.place(path)?;
-        match self.occupant(&parent, name)? {
-            Occupant::Collection(_) => Err(OriginError::IsCollection),
-            occupant => self.check(&parent, name, &occupant, conditions),
+        let occupant = self.occupant(&parent, name)?;
+        occupant.takes_a_file()?;
+        match self.check(path, &occupant, conditions, &self.read_ahead(path, conditions)) {
+            // A file that changes all the time is looked at again when the body is there.
+            Err(OriginError::Unread) => Ok(()),
+            checked => checked,
         }
     }
 
@@ -111,44 +134,45 @@ impl Changes {
     ///
     /// # Errors
     /// [`OriginError::Failed`] where a condition does not hold; and where no file can be there. Then nothing has
-    /// changed.
-    pub fn put(&self, path: &TreePath, arrived: Arrived, conditions: &Preconditions) -> Result<Done, OriginError> {
+    /// changed, and the body is as it was.
+    pub fn put(
+        &self,
+        path: &TreePath,
+        arrived: &mut Arrived,
+        conditions: &Preconditions,
+        evidence: &Evidence,
+    ) -> Result<Done, OriginError> {
         self.permits(path)?;
         let (parent, name) = self.place(path)?;
-        let Arrived {
-            mut staged,
-            digest,
-            modified,
-        } = arrived;
-        let mut replaced = None;
         for _ in 0..MAX_DISTURBED {
             let occupant = self.occupant(&parent, name)?;
-            self.check(&parent, name, &occupant, conditions)?;
+            occupant.takes_a_file()?;
+            self.check(path, &occupant, conditions, evidence)?;
+            let staged = &mut arrived.staged;
             let placed = match &occupant {
-                Occupant::Collection(_) => return Err(OriginError::IsCollection),
-                Occupant::Nothing => settle_new(&staged, &parent, name)?,
                 Occupant::File(old) => {
-                    keep_rights(&staged.file, old)?;
-                    replace(&mut staged, &parent, name, (!conditions.is_empty()).then_some(old))?
+                    attributes::keep(&staged.file, &parent, name, old)?;
+                    replace(staged, &parent, name, (!conditions.is_empty()).then_some(old))?
                 }
+                _ => settle_new(staged, &parent, name)?,
             };
-            if placed {
-                replaced = Some(matches!(occupant, Occupant::File(_)));
-                break;
+            match placed {
+                Placed::Here => {
+                    sync(&parent)?;
+                    let now = stamp(&staged.file)?;
+                    if now.modified == arrived.modified {
+                        self.tags.insert(&now, arrived.digest);
+                    }
+                    return Ok(Done::new(matches!(occupant, Occupant::File(_)), now));
+                }
+                Placed::Disturbed => {}
+                Placed::OutOfReach => self.staging.bring(staged, &path.parent())?,
             }
         }
-        let Some(replaced) = replaced else {
-            return Err(OriginError::Changing);
-        };
-        sync(&parent)?;
-        let now = stamp(&staged.file)?;
-        if now.modified == modified {
-            self.tags.insert(&now, digest);
-        }
-        Ok(if replaced { Done::Replaced(now) } else { Done::Made(now) })
+        Err(OriginError::Changing)
     }
 
-    /// Removes a file, or a collection: an empty one, or with `deep` all that is in it. What is named in the answer is gone
+    /// Removes a file, a link, or a collection with as much as `loss` allows. What is named in the answer is gone
     /// from the tree, and yet to be discarded: that takes a while, and needs no lock ([`Staging::discard`]).
     ///
     /// # Errors
@@ -156,42 +180,58 @@ impl Changes {
     pub fn remove(
         &self,
         path: &TreePath,
-        deep: bool,
+        loss: Loss,
         conditions: &Preconditions,
-    ) -> Result<Option<String>, OriginError> {
+        evidence: &Evidence,
+    ) -> Result<Option<Gone>, OriginError> {
         self.permits(path)?;
-        let (parent, name) = self.place(path).map_err(|error| match error {
-            OriginError::NoParent | OriginError::ParentIsFile => OriginError::Absent,
-            error => error,
-        })?;
+        let (parent, name) = self.source(path)?;
         let failed = OriginError::met("remove a file");
         for _ in 0..MAX_DISTURBED {
             let occupant = self.occupant(&parent, name)?;
-            match &occupant {
-                Occupant::Nothing => return Err(OriginError::Absent),
-                Occupant::File(_) if path.has_slash() => return Err(OriginError::Absent),
-                _ => self.check(&parent, name, &occupant, conditions)?,
+            if matches!(occupant, Occupant::Nothing) || occupant.is_no_collection_at(path) {
+                return Err(OriginError::Absent);
             }
-            match &occupant {
-                Occupant::Collection(_) if deep => {
-                    let gone = Staging::way_out();
-                    renameat(&parent, name, self.staging.dir(), &gone).map_err(|errno| match errno {
-                        Errno::XDEV => OriginError::OtherDisk,
-                        errno => failed(errno),
-                    })?;
-                    sync(&parent)?;
-                    return Ok(Some(gone));
-                }
-                Occupant::Collection(_) => unlinkat(&parent, name, AtFlags::REMOVEDIR).map_err(&failed)?,
-                Occupant::File(old) if !conditions.is_empty() => match self.take_out(&parent, name, old)? {
-                    true => {}
-                    false => continue,
+            self.check(path, &occupant, conditions, evidence)?;
+            let gone = match &occupant {
+                Occupant::Collection(_) => self.remove_collection(&parent, path, name, loss)?,
+                Occupant::File(old) if !conditions.is_empty() => match self.take_out(&parent, path, name, old)? {
+                    Some(gone) => Some(gone),
+                    None => continue,
                 },
-                _ => unlinkat(&parent, name, AtFlags::empty()).map_err(&failed)?,
-            }
-            return sync(&parent).map(|()| None);
+                _ => {
+                    unlinkat(&parent, name, AtFlags::empty()).map_err(&failed)?;
+                    None
+                }
+            };
+            return sync(&parent).map(|()| gone);
         }
         Err(OriginError::Changing)
+    }
+
+    /// Takes a collection away with all that is in it, or removes an empty one.
+    fn remove_collection(
+        &self,
+        parent: &OwnedFd,
+        path: &TreePath,
+        name: &str,
+        loss: Loss,
+    ) -> Result<Option<Gone>, OriginError> {
+        if self.tree.mounts().is_crossed_by(path) {
+            return Err(OriginError::Mounted);
+        }
+        match loss {
+            Loss::Everything => match self.staging.take_away(parent, &path.parent(), name) {
+                // A union does not rename what is in a lower layer, not even beside it.
+                Err(OriginError::OtherDisk) => remove_all(parent, name).map(|()| None),
+                gone => gone.map(Some),
+            },
+            _ => {
+                let failed = OriginError::met("remove a collection");
+                unlinkat(parent, name, AtFlags::REMOVEDIR).map_err(failed)?;
+                Ok(None)
+            }
+        }
     }
 
     /// Makes a collection.
@@ -205,116 +245,153 @@ impl Changes {
         if !matches!(occupant, Occupant::Nothing) {
             return Err(OriginError::Exists);
         }
-        self.check(&parent, name, &occupant, conditions)?;
+        self.check(path, &occupant, conditions, &Evidence::default())?;
         mkdirat(&parent, name, Mode::from_raw_mode(0o777)).map_err(OriginError::met("make a collection"))?;
         sync(&parent)
     }
 
-    /// Moves a file or a collection; what is at the other path is replaced if it is a file and `overwrite` says so.
+    /// Moves a file, a link or a collection; what is at the other path is replaced as far as `loss` allows. The second part of
+    /// the answer is yet to be discarded.
     ///
     /// # Errors
-    /// Where nothing is there, a condition does not hold, or the other path is taken.
+    /// Where nothing is there, a condition does not hold, or the other path is taken; [`OriginError::OtherDisk`] where
+    /// no rename(2) can do it.
     pub fn rename(
         &self,
         from: &TreePath,
         to: &TreePath,
-        overwrite: bool,
+        loss: Loss,
         conditions: &Preconditions,
-    ) -> Result<Done, OriginError> {
+        evidence: &Evidence,
+    ) -> Result<(Done, Option<Gone>), OriginError> {
         self.permits(from)?;
         self.permits(to)?;
-        let (source, name) = self.source(from, conditions)?;
-        let (target, new) = self.place(to)?;
+        let (source, name) = self.source(from)?;
         let occupant = self.occupant(&source, name)?;
         let moved = match &occupant {
             Occupant::Nothing => return Err(OriginError::Absent),
-            Occupant::File(stat) | Occupant::Collection(stat) => Stamp::of(stat),
+            _ if occupant.is_no_collection_at(from) => return Err(OriginError::Absent),
+            Occupant::File(stat) | Occupant::Collection(stat) | Occupant::Link(stat) | Occupant::Special(stat) => {
+                Stamp::of(stat)
+            }
         };
-        if from.bare() == to.bare() || (matches!(occupant, Occupant::Collection(_)) && to.is_within(from)) {
+        self.check(from, &occupant, conditions, evidence)?;
+        let (target, new) = self.place(to)?;
+        let collection = matches!(occupant, Occupant::Collection(_));
+        // A collection cannot be moved into itself, nor be replaced by what is in it: that would go with it.
+        if from.bare() == to.bare() || (collection && to.is_within(from)) || from.is_within(to) {
             return Err(OriginError::Within);
         }
-        let digest = self.tags.known(&moved);
-        let failed = |errno| match errno {
-            Errno::XDEV => OriginError::OtherDisk,
-            errno => OriginError::met("move a file")(errno),
-        };
-        let replaced = match (self.occupant(&target, new)?, &occupant) {
-            (Occupant::Nothing, _) => {
-                match renameat_with(&source, name, &target, new, RenameFlags::NOREPLACE) {
-                    // What came meanwhile is not ours to replace.
-                    Err(Errno::EXIST) => return Err(OriginError::Changing),
-                    // A file system without the flag.
-                    Err(Errno::INVAL | Errno::NOSYS) => renameat(&source, name, &target, new).map_err(failed)?,
-                    renamed => renamed.map_err(failed)?,
-                }
-                false
-            }
-            _ if !overwrite => return Err(OriginError::Failed),
-            (Occupant::File(_), Occupant::Collection(_)) => return Err(OriginError::Exists),
-            (Occupant::Collection(_), Occupant::File(_)) => return Err(OriginError::IsCollection),
+        if collection && self.tree.mounts().is_crossed_by(from) {
+            return Err(OriginError::Mounted);
+        }
+        let held = self.tags.held(&moved);
+        let renamed = |result: rustix::io::Result<()>| result.map_err(OriginError::met("move a file"));
+        let there = self.occupant(&target, new)?;
+        let replaced = there.may_be_lost(loss)?;
+        let mut gone = None;
+        match (&there, collection) {
+            (Occupant::Nothing, _) => match rename_new(&source, name, &target, new) {
+                // What came meanwhile is not ours to replace.
+                Err(Errno::EXIST) => return Err(OriginError::Changing),
+                done => renamed(done)?,
+            },
+            // One step, where the kernel has one.
+            (Occupant::File(_) | Occupant::Link(_), false) => renamed(renameat(&source, name, &target, new))?,
             _ => {
-                renameat(&source, name, &target, new).map_err(failed)?;
-                true
+                self.may_make_room(&target, to, new, loss)?;
+                match exchange(&source, name, &target, new) {
+                    Exchanged::Done => {
+                        // What was there has the other name now: a crash here loses nothing.
+                        sync(&target)?;
+                        let taken = self.staging.take_away(&source, &from.parent(), name);
+                        if taken.is_err() {
+                            exchange(&source, name, &target, new);
+                        }
+                        gone = Some(taken?);
+                    }
+                    Exchanged::Unknown => {
+                        let old = self.make_room(&target, to, new, loss)?;
+                        renamed(rename_new(&source, name, &target, new)).inspect_err(|_| {
+                            if let Some(old) = &old {
+                                self.give_back(old, &target, new);
+                            }
+                        })?;
+                        gone = old;
+                    }
+                    Exchanged::Failed(errno) => renamed(Err(errno))?,
+                }
             }
-        };
+        }
         sync(&target)?;
         sync(&source)?;
         let stat = statat(&target, new, AtFlags::SYMLINK_NOFOLLOW).map_err(OriginError::met("inspect a file"))?;
         let now = Stamp::of(&stat);
         // Only the name has changed, and with it the time of change.
-        if let Some(digest) =
-            digest.filter(|_| (now.ino, now.size, now.modified) == (moved.ino, moved.size, moved.modified))
-        {
-            self.tags.insert(&now, digest);
+        let same = (now.ino, now.size, now.modified) == (moved.ino, moved.size, moved.modified);
+        if let Some(held) = held.filter(|_| same) {
+            self.tags.carry(&now, held);
         }
-        Ok(if replaced { Done::Replaced(now) } else { Done::Made(now) })
+        Ok((Done::new(replaced, now), gone))
     }
 
-    /// A copy of a file, to be put elsewhere.
-    ///
-    /// # Errors
-    /// Where it is no file, a condition does not hold, or it is written to meanwhile.
-    pub fn copy(&self, from: &TreePath, to: &TreePath, conditions: &Preconditions) -> Result<Arrived, OriginError> {
-        self.permits(to)?;
-        let (source, name) = self.source(from, conditions)?;
-        let Occupant::File(_) = self.occupant(&source, name)? else {
-            return Err(OriginError::IsCollection);
-        };
-        let original = open(&source, name)?;
-        let (state, digest) = self.tags.digest(&original)?;
-        let incoming = self.staging.begin(&to.parent(), Some(state.size))?;
-        // The kernel shares the blocks where it can.
-        let mut target = incoming.file();
-        std::io::copy(&mut &original, &mut target).map_err(OriginError::io("copy a file"))?;
-        if stamp(&original)? != state {
-            return Err(OriginError::Changing);
+    /// Whether what is at a path may be taken away for something else.
+    pub(super) fn may_make_room(
+        &self,
+        parent: &OwnedFd,
+        path: &TreePath,
+        name: &str,
+        loss: Loss,
+    ) -> Result<(), OriginError> {
+        match self.occupant(parent, name)? {
+            Occupant::Collection(_) if self.tree.mounts().is_crossed_by(path) => Err(OriginError::Mounted),
+            Occupant::Collection(_) if loss != Loss::Everything && !is_empty(parent, name)? => {
+                Err(OriginError::NotEmpty)
+            }
+            _ => Ok(()),
         }
-        self.staging.settle_copy(incoming, digest)
     }
 
-    /// Where a change of that path happens: its collection, and its name there.
-    fn place<'a>(&self, path: &'a TreePath) -> Result<(OwnedFd, &'a str), OriginError> {
-        let name = path.name().ok_or(OriginError::Root)?;
-        Ok((self.tree.for_writing(&path.parent())?, name))
+    /// Takes away what is at a path that something else is to have, where the file system cannot exchange the two.
+    pub(super) fn make_room(
+        &self,
+        parent: &OwnedFd,
+        path: &TreePath,
+        name: &str,
+        loss: Loss,
+    ) -> Result<Option<Gone>, OriginError> {
+        self.may_make_room(parent, path, name, loss)?;
+        match self.occupant(parent, name)? {
+            Occupant::Nothing => Ok(None),
+            _ => self.staging.take_away(parent, &path.parent(), name).map(Some),
+        }
     }
 
-    /// The same for what is moved or copied, whose conditions are of itself.
-    fn source<'a>(&self, path: &'a TreePath, conditions: &Preconditions) -> Result<(OwnedFd, &'a str), OriginError> {
-        let (parent, name) = self.place(path).map_err(|error| match error {
-            OriginError::NoParent | OriginError::ParentIsFile => OriginError::Absent,
-            error => error,
-        })?;
-        match self.occupant(&parent, name)? {
-            Occupant::Nothing => Err(OriginError::Absent),
-            Occupant::File(_) if path.has_slash() => Err(OriginError::Absent),
-            occupant => {
-                self.check(&parent, name, &occupant, conditions)?;
-                Ok((parent, name))
+    /// Puts back what was taken away for something that did not come.
+    pub(super) fn give_back(&self, old: &Gone, parent: &OwnedFd, name: &str) {
+        match rename_new(&old.dir, &old.name, parent, name) {
+            Ok(()) => old.forget_note(),
+            Err(errno) => {
+                tracing::error!(name, %errno, "what was to be replaced could not be put back; it lies in .millpond until the next start");
             }
         }
     }
 
-    fn occupant(&self, parent: &OwnedFd, name: &str) -> Result<Occupant, OriginError> {
+    /// Where a change of that path happens: its collection, and its name there.
+    pub(super) fn place<'a>(&self, path: &'a TreePath) -> Result<(OwnedFd, &'a str), OriginError> {
+        let name = path.name().ok_or(OriginError::Root)?;
+        Ok((self.tree.for_writing(&path.parent())?, name))
+    }
+
+    /// The same for what is removed, moved or copied.
+    pub(super) fn source<'a>(&self, path: &'a TreePath) -> Result<(OwnedFd, &'a str), OriginError> {
+        self.place(path).map_err(|error| match error {
+            OriginError::NoParent | OriginError::ParentIsFile => OriginError::Absent,
+            error => error,
+        })
+    }
+
+    pub(super) fn occupant(&self, parent: &OwnedFd, name: &str) -> Result<Occupant, OriginError> {
         let stat = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(Occupant::Nothing),
@@ -325,163 +402,76 @@ impl Changes {
         {
             return Err(OriginError::Twin(other));
         }
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok(Occupant::File(stat)),
-            FileType::Directory => Ok(Occupant::Collection(stat)),
-            FileType::Symlink => Err(OriginError::Link),
-            _ => Err(OriginError::Special),
-        }
+        Ok(match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Occupant::File(stat),
+            FileType::Directory => Occupant::Collection(stat),
+            FileType::Symlink => Occupant::Link(stat),
+            _ => Occupant::Special(stat),
+        })
     }
 
-    /// Evaluates the conditions against what has the name.
-    fn check(
-        &self,
-        parent: &OwnedFd,
-        name: &str,
-        occupant: &Occupant,
-        conditions: &Preconditions,
-    ) -> Result<(), OriginError> {
-        if conditions.is_empty() {
-            return Ok(());
-        }
-        let (stat, tag) = match occupant {
-            Occupant::Nothing => (None, None),
-            Occupant::Collection(stat) => (Some(stat), None),
-            Occupant::File(stat) => {
-                let tag = conditions.need_tag().then(|| self.read_tag(parent, name)).transpose()?;
-                (Some(stat), tag.map(|digest| Tag::Strong(digest).entity_tag()))
-            }
-        };
-        let current = stat.map(|stat| Current {
-            etag: tag.as_ref(),
-            modified: Stamp::of(stat).modified_at(),
-        });
-        match conditions.hold(current) {
-            true => Ok(()),
-            false => Err(OriginError::Failed),
-        }
-    }
-
-    fn read_tag(&self, parent: &OwnedFd, name: &str) -> Result<Digest, OriginError> {
-        for _ in 0..MAX_DISTURBED {
-            match self.tags.digest(&open(parent, name)?) {
-                Err(OriginError::Changing) => {}
-                read => return Ok(read?.1),
-            }
-        }
-        Err(OriginError::Changing)
-    }
-
-    /// Removes the file of that name if it is still the one that was evaluated.
-    fn take_out(&self, parent: &OwnedFd, name: &str, old: &Stat) -> Result<bool, OriginError> {
+    /// Removes the file of that name if it is still the one that was evaluated; `None` where it is not.
+    fn take_out(&self, parent: &OwnedFd, path: &TreePath, name: &str, old: &Stat) -> Result<Option<Gone>, OriginError> {
         let failed = OriginError::met("remove a file");
-        if mount_of(parent)? != mount_of(self.staging.dir())? {
-            // Nowhere to look at it: what changes it in between is lost.
-            return unlinkat(parent, name, AtFlags::empty()).map_err(failed).map(|()| true);
-        }
-        let (place, gone) = (self.staging.dir(), format!("put-{}", random()));
-        renameat(parent, name, place, &gone).map_err(&failed)?;
-        let taken = statat(place, &gone, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
+        let gone = self.staging.take_away(parent, &path.parent(), name)?;
+        let taken = statat(&*gone.dir, &gone.name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
         if is_same(&taken, old) {
-            return unlinkat(place, &gone, AtFlags::empty()).map_err(failed).map(|()| true);
+            return Ok(Some(gone));
         }
-        renameat_with(place, &gone, parent, name, RenameFlags::NOREPLACE).map_err(failed)?;
-        Ok(false)
+        rename_new(&gone.dir, &gone.name, parent, name).map_err(failed)?;
+        gone.forget_note();
+        Ok(None)
     }
 }
 
-/// Gives a body a name that nobody has; `false` where somebody was faster.
-fn settle_new(staged: &Staged, parent: &OwnedFd, name: &str) -> Result<bool, OriginError> {
-    let failed = OriginError::met("put a file in its place");
-    match renameat_with(&staged.dir, &staged.name, parent, name, RenameFlags::NOREPLACE) {
-        Ok(()) => Ok(true),
-        Err(Errno::EXIST) => Ok(false),
-        Err(Errno::NOENT) => Err(OriginError::NoParent),
-        // A file system without the flag: a second name for the file is never in anybody's place either. The first
-        // goes as the body is dropped.
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            match rustix::fs::linkat(&staged.dir, &staged.name, parent, name, AtFlags::empty()) {
-                Ok(()) => Ok(true),
-                Err(Errno::EXIST) => Ok(false),
-                Err(errno) => Err(failed(errno)),
-            }
+impl Occupant {
+    /// Whether a file can be put there.
+    fn takes_a_file(&self) -> Result<(), OriginError> {
+        match self {
+            Self::Nothing | Self::File(_) => Ok(()),
+            Self::Collection(_) => Err(OriginError::IsCollection),
+            Self::Link(_) => Err(OriginError::Link),
+            Self::Special(_) => Err(OriginError::Special),
         }
-        Err(errno) => Err(failed(errno)),
+    }
+
+    /// Whether the path asks for a collection, and this is none.
+    fn is_no_collection_at(&self, path: &TreePath) -> bool {
+        path.has_slash() && !matches!(self, Self::Collection(_) | Self::Link(_))
+    }
+
+    /// Whether something is there that is then lost.
+    pub(super) fn may_be_lost(&self, loss: Loss) -> Result<bool, OriginError> {
+        match (self, loss) {
+            (Self::Nothing, _) => Ok(false),
+            (_, Loss::Nothing) => Err(OriginError::Failed),
+            (Self::Special(_), _) => Err(OriginError::Special),
+            _ => Ok(true),
+        }
     }
 }
 
-/// Puts a body in the place of another; where `evaluated` is named, only if that is what it replaces.
-fn replace(staged: &mut Staged, parent: &OwnedFd, name: &str, evaluated: Option<&Stat>) -> Result<bool, OriginError> {
-    let failed = OriginError::met("put a file in its place");
-    if let Some(evaluated) = evaluated {
-        match renameat_with(&staged.dir, &staged.name, parent, name, RenameFlags::EXCHANGE) {
-            Ok(()) => {
-                // What was there now lies where the body lay, and goes as that is dropped.
-                let old = statat(&staged.dir, &staged.name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
-                if is_same(&old, evaluated) {
-                    return Ok(true);
-                }
-                put_back(staged, parent, name)?;
-                return Ok(false);
-            }
-            Err(Errno::NOENT) => return Ok(false),
-            // A file system without the flag.
-            Err(Errno::INVAL | Errno::NOSYS) => {}
-            Err(errno) => return Err(failed(errno)),
+fn is_empty(parent: &OwnedFd, name: &str) -> Result<bool, OriginError> {
+    let failed = OriginError::met("read a directory");
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = openat(parent, name, flags, Mode::empty()).map_err(&failed)?;
+    for entry in Dir::read_from(&inner).map_err(&failed)? {
+        if !matches!(entry.map_err(&failed)?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
         }
     }
-    renameat(&staged.dir, &staged.name, parent, name).map_err(failed)?;
-    staged.placed = true;
     Ok(true)
-}
-
-/// Exchanges our own body out again. Where somebody has replaced it meanwhile, what is newest stays, and our body is theirs:
-/// then there is nothing left to try with.
-fn put_back(staged: &Staged, parent: &OwnedFd, name: &str) -> Result<(), OriginError> {
-    let failed = OriginError::met("put a file back");
-    let exchange = || renameat_with(&staged.dir, &staged.name, parent, name, RenameFlags::EXCHANGE).map_err(&failed);
-    exchange()?;
-    let out = statat(&staged.dir, &staged.name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
-    if Stamp::of(&out).ino == stamp(&staged.file)?.ino {
-        return Ok(());
-    }
-    exchange()?;
-    Err(OriginError::Changing)
-}
-
-/// Whether two looks saw the same bytes of the same file; a change of its name is no change of these.
-fn is_same(now: &Stat, then: &Stat) -> bool {
-    let (now, then) = (Stamp::of(now), Stamp::of(then));
-    (now.dev, now.ino, now.size, now.modified) == (then.dev, then.ino, then.size, then.modified)
-}
-
-/// A file keeps its rights when it gets new bytes.
-fn keep_rights(file: &File, old: &Stat) -> Result<(), OriginError> {
-    let failed = OriginError::io("keep a file's rights");
-    let now = file.metadata().map_err(&failed)?.permissions();
-    if now.mode() & 0o7777 != old.st_mode & 0o7777 {
-        // What cannot be kept is no reason to lose the bytes.
-        let _ = file.set_permissions(std::fs::Permissions::from_mode(old.st_mode & 0o7777));
-        file.sync_all().map_err(failed)?;
-    }
-    Ok(())
-}
-
-fn open(parent: &OwnedFd, name: &str) -> Result<File, OriginError> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = openat(parent, name, flags, Mode::empty()).map_err(OriginError::met("open a file"))?;
-    Ok(File::from(file))
 }
 
 /// Whether the file system takes different spellings for one name, tried with a name of ours.
 fn folds(staging: &Staging) -> Result<bool, OriginError> {
     let failed = OriginError::met("try how the file system treats names");
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
-    let name = "put-\u{e9}A";
-    drop(openat(staging.dir(), name, flags, Mode::RUSR).map_err(&failed)?);
+    let (dir, name) = (staging.dir()?, "put-\u{e9}A");
+    drop(openat(&dir, name, flags, Mode::RUSR).map_err(&failed)?);
     let found = ["put-e\u{301}A", "put-\u{e9}a"]
         .iter()
-        .any(|other| statat(staging.dir(), *other, AtFlags::SYMLINK_NOFOLLOW).is_ok());
-    unlinkat(staging.dir(), name, AtFlags::empty()).map_err(failed)?;
+        .any(|other| statat(&dir, *other, AtFlags::SYMLINK_NOFOLLOW).is_ok());
+    unlinkat(&dir, name, AtFlags::empty()).map_err(failed)?;
     Ok(found)
 }

@@ -25,9 +25,7 @@ pub enum OriginError {
     #[error("something of that name is there already")]
     Exists,
     /// The collection has members.
-    #[error(
-        "the collection is not empty; remove what is in it first (names that begin with a dot may be hidden), or send Depth: infinity"
-    )]
+    #[error("the collection is not empty; remove what is in it first (names that begin with a dot may be hidden)")]
     NotEmpty,
     /// A symbolic link is there.
     #[error("a symbolic link of that name is there, and links are not followed for writes")]
@@ -47,9 +45,23 @@ pub enum OriginError {
     /// The root was to be removed or replaced.
     #[error("the top of the tree cannot be removed, moved or replaced")]
     Root,
-    /// Another file system is in between.
-    #[error("that is on another file system, which nothing can be moved to at once; copy it, then remove it")]
+    /// Another file system is in between, and something that cannot be copied to it.
+    #[error(
+        "that is on another file system, to which a link, a pipe, a socket or a device cannot be moved by itself; make it anew there and remove it here"
+    )]
     OtherDisk,
+    /// Something is mounted there, or beneath it.
+    #[error("another file system is mounted there, which cannot be removed or moved; remove what is in it instead")]
+    Mounted,
+    /// The directory is not where it was, or is another.
+    #[error("the directory is not there: it was unmounted, removed or replaced; see the server's log")]
+    Vanished,
+    /// The file system does not answer.
+    #[error("the file system that this is on does not answer; try again later")]
+    Hangs,
+    /// A condition names the bytes of a file that has to be read first.
+    #[error("what is there has changed while a condition was evaluated; try again")]
+    Unread,
     /// Another process writes to the directory.
     #[error("another millpond writes to this directory; stop it first")]
     InUse,
@@ -96,9 +108,10 @@ impl OriginError {
     /// What an error of the operating system means, met while `doing` something.
     pub(super) fn met(doing: &'static str) -> impl Fn(Errno) -> Self {
         move |errno| match errno {
-            // ELOOP and EXDEV: a link that leads out of the tree leads nowhere.
-            // ENXIO: a socket, which cannot be opened.
-            Errno::NOENT | Errno::LOOP | Errno::XDEV | Errno::NOTDIR | Errno::NXIO => Self::Absent,
+            // ELOOP: a link that leads in circles. ENXIO: a socket, which cannot be opened.
+            Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO => Self::Absent,
+            Errno::XDEV => Self::OtherDisk,
+            Errno::BUSY => Self::Mounted,
             Errno::ACCESS | Errno::PERM => Self::Denied,
             Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Self::NoRoom,
             Errno::ROFS => Self::ReadOnly,

@@ -5,14 +5,18 @@
 //! are read again until two readings agree and the directory's times have not moved; where they never do, the
 //! listing says that it is not complete.
 //!
-//! What cannot be named (`path.rs`) or is hidden is no member; names that are no UTF-8 are counted as `skipped`.
+//! A collection may have a million members. [`Names`] holds them in one piece of memory, some 25 bytes each beside their letters;
+//! everything else is asked of the file system member by member, as an answer comes to it. The second reading is only summed.
+//!
+//! Names that no path can name (`path.rs`) and links that lead nowhere in the tree are counted as `skipped`; a collection that has
+//! only these is not empty. Hidden names, millpond's own, pipes, sockets and devices are no members.
 
 use super::error::OriginError;
 use super::path::{self, TreePath};
-use super::tags::{Digest, Tags};
+use super::tags::{INLINE_BYTES, Tag, Tags};
 use super::tree::{Stamp, Tree, stamp};
-use rustix::fs::{AtFlags, Dir, FileType, statat};
-use std::collections::BTreeSet;
+use rustix::fs::{AtFlags, Dir, FileType, StatxFlags, statat, statx};
+use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
 /// How often a directory that changes is read.
@@ -38,93 +42,184 @@ pub struct Member {
     pub stamp: Stamp,
     /// Whether it is a symbolic link.
     pub link: bool,
-    /// The digest of its bytes, where that is known.
-    pub digest: Option<Digest>,
+    /// The tag of its bytes, where it will be the same after they have been read.
+    pub tag: Option<Tag>,
 }
 
-/// All of a collection.
-#[derive(Debug, Clone)]
-pub struct Listing {
-    /// The members, in the order of their names' bytes.
-    pub members: Vec<Member>,
+/// The names in a collection, in the order of their bytes.
+#[derive(Debug)]
+pub struct Names {
+    text: String,
+    /// Where each name ends in the text.
+    ends: Vec<usize>,
     /// Whether nothing was there, at one moment, that is not listed or skipped.
     pub complete: bool,
-    /// How many names are no UTF-8.
+    /// How many names are not listed that are there.
     pub skipped: usize,
 }
 
-/// Reads the open collection at `path`.
-///
-/// # Errors
-/// Where the disk does not give it.
-pub fn list(tree: &Tree, tags: &Tags, path: &TreePath, handle: &OwnedFd) -> Result<Listing, OriginError> {
-    let path = path.with_slash();
-    for _ in 0..MAX_READINGS {
-        let before = stamp(handle)?;
-        let (names, skipped) = names(tree, &path, handle)?;
-        let members = names
-            .iter()
-            .filter_map(|name| member(tree, tags, &path, handle, name).transpose());
-        let members = members.collect::<Result<Vec<_>, _>>()?;
-        let same = self::names(tree, &path, handle)?.0 == names && stamp(handle)? == before;
-        if same {
-            return Ok(Listing {
-                members,
-                complete: true,
-                skipped,
-            });
-        }
-    }
-    let (names, skipped) = names(tree, &path, handle)?;
-    let members = names
-        .iter()
-        .filter_map(|name| member(tree, tags, &path, handle, name).transpose());
-    Ok(Listing {
-        members: members.collect::<Result<Vec<_>, _>>()?,
-        complete: false,
-        skipped,
-    })
+/// The sum of a reading, whatever its order.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sum {
+    names: usize,
+    xored: u128,
+    added: u128,
 }
 
-/// The names that are served, and how many are no UTF-8.
-fn names(tree: &Tree, path: &TreePath, handle: &OwnedFd) -> Result<(BTreeSet<String>, usize), OriginError> {
-    let failed = OriginError::met("read a directory");
-    // A handle of its own: readings at once must not share a position.
-    let mut names = BTreeSet::new();
-    let mut skipped = 0;
-    for entry in Dir::read_from(handle).map_err(&failed)? {
-        let entry = entry.map_err(&failed)?;
-        let name = entry.file_name();
-        match name.to_str() {
-            Ok("." | "..") => {}
-            Ok(name) if !path::can_be_named(name) => skipped += 1,
-            Ok(name) if tree.serves_member(path, name) => {
-                names.insert(name.to_owned());
-            }
-            Ok(_) => {}
-            Err(_) => skipped += 1,
-        }
+impl Sum {
+    fn add(&mut self, name: &[u8]) {
+        let mut half = [0; 16];
+        half.copy_from_slice(&blake3::hash(name).as_bytes()[..16]);
+        let hash = u128::from_le_bytes(half);
+        self.names += 1;
+        self.xored ^= hash;
+        self.added = self.added.wrapping_add(hash);
     }
-    Ok((names, skipped))
+}
+
+impl Names {
+    /// Reads those of the open collection at `path`; `hidden` ones too, where they are asked for.
+    ///
+    /// # Errors
+    /// Where the disk does not give them.
+    pub fn read(tree: &Tree, path: &TreePath, handle: &OwnedFd, hidden: bool) -> Result<Self, OriginError> {
+        let mut last = None;
+        for _ in 0..MAX_READINGS {
+            let before = stamp(handle)?;
+            let (names, sum) = Self::once(tree, path, handle, hidden)?;
+            let again = summed(handle)?;
+            let same = sum == again && stamp(handle)? == before;
+            last = Some(Self {
+                complete: same,
+                ..names
+            });
+            if same {
+                break;
+            }
+        }
+        // A directory that was removed has no members either, and is no empty one.
+        tree.stands()?;
+        last.ok_or(OriginError::Changing)
+    }
+
+    fn once(tree: &Tree, path: &TreePath, handle: &OwnedFd, hidden: bool) -> Result<(Self, Sum), OriginError> {
+        let failed = OriginError::met("read a directory");
+        let path = path.with_slash();
+        let (mut found, mut skipped, mut sum) = (Vec::new(), 0, Sum::default());
+        // A handle of its own: readings at once must not share a position.
+        for entry in Dir::read_from(handle).map_err(&failed)? {
+            let entry = entry.map_err(&failed)?;
+            sum.add(entry.file_name().to_bytes());
+            match entry.file_name().to_str() {
+                Ok("." | "..") => {}
+                Ok(_) if is_special(entry.file_type()) => {}
+                Ok(name) if !path::can_be_named(name) => skipped += 1,
+                Ok(name) if !tree.serves_member(&path, name) || (!hidden && name.starts_with('.')) => {}
+                Ok(name) => {
+                    let leads_nowhere =
+                        entry.file_type() == FileType::Symlink && tree.inspect(&path.child(name)).is_err();
+                    match leads_nowhere {
+                        true => skipped += 1,
+                        false => found.push(name.to_owned()),
+                    }
+                }
+                Err(_) => skipped += 1,
+            }
+        }
+        found.sort_unstable();
+        let (mut text, mut ends) = (String::new(), Vec::with_capacity(found.len()));
+        for name in found {
+            text.push_str(&name);
+            ends.push(text.len());
+        }
+        let names = Self {
+            text,
+            ends,
+            complete: false,
+            skipped,
+        };
+        Ok((names, sum))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// How much memory they take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.text.capacity() + self.ends.capacity() * size_of::<usize>()
+    }
+
+    /// The name at that place.
+    pub fn get(&self, index: usize) -> Option<&str> {
+        let end = *self.ends.get(index)?;
+        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied();
+        self.text.get(start.unwrap_or(0)..end)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        (0..self.len()).filter_map(|index| self.get(index))
+    }
+
+    /// The place of the first name behind that one.
+    pub fn after(&self, name: &str) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.get(middle).is_some_and(|other| other <= name) {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        low
+    }
+}
+
+fn is_special(kind: FileType) -> bool {
+    use FileType as T;
+    matches!(kind, T::Fifo | T::Socket | T::CharacterDevice | T::BlockDevice)
+}
+
+/// The sum of another reading.
+fn summed(handle: &OwnedFd) -> Result<Sum, OriginError> {
+    let failed = OriginError::met("read a directory");
+    let mut sum = Sum::default();
+    for entry in Dir::read_from(handle).map_err(&failed)? {
+        sum.add(entry.map_err(&failed)?.file_name().to_bytes());
+    }
+    Ok(sum)
 }
 
 /// The member of that name; `None` where it is gone, or nothing that is served.
-fn member(
+///
+/// # Errors
+/// Where the disk does not tell.
+pub fn member(
     tree: &Tree,
     tags: &Tags,
     path: &TreePath,
     handle: &OwnedFd,
     name: &str,
 ) -> Result<Option<Member>, OriginError> {
-    let stat = match statat(handle, name, AtFlags::SYMLINK_NOFOLLOW) {
+    if tree.mounts().is_mount(path, name) {
+        return Ok(mounted(handle, name));
+    }
+    let stat = match statat(handle, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT) {
         Ok(stat) => stat,
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(OriginError::met("inspect a file")(errno)),
     };
     let link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
     let stat = match link {
         // What leads nowhere, or out of the tree, is not there for a client either.
-        true => match tree.inspect(&path.child(name)) {
+        true => match tree.inspect(&path.with_slash().child(name)) {
             Ok(stat) => stat,
             Err(_) => return Ok(None),
         },
@@ -141,26 +236,56 @@ fn member(
         kind,
         stamp,
         link,
-        digest: (kind == Kind::File).then(|| tags.known(&stamp)).flatten(),
+        tag: (kind == Kind::File).then(|| lasting(tags, &stamp)).flatten(),
     }))
 }
 
-impl Listing {
-    /// A digest of what it says, the same for all of its pages and forms.
-    pub fn fingerprint(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for member in &self.members {
-            let Member {
-                name,
-                kind,
-                stamp,
-                link,
-                ..
-            } = member;
-            let text = format!("{name}\0{kind:?}\0{}\0{}\0{link}\0", stamp.size, stamp.modified);
-            hasher.update(text.as_bytes());
-        }
-        hasher.finalize().to_hex()[..32].to_owned()
+/// The tag of that state, unless a reading would make it another.
+fn lasting(tags: &Tags, stamp: &Stamp) -> Option<Tag> {
+    let tag = tags.at_once(stamp);
+    (tag.is_strong() || stamp.size > INLINE_BYTES).then_some(tag)
+}
+
+/// A mount point, by what the kernel remembers of it: the file system itself may not answer.
+fn mounted(handle: &OwnedFd, name: &str) -> Option<Member> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(handle, name, flags, StatxFlags::BASIC_STATS).ok()?;
+    let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
+        FileType::Directory => Kind::Collection,
+        // A file that is mounted over another is read like any other.
+        FileType::RegularFile => Kind::File,
+        _ => return None,
+    };
+    Some(Member {
+        name: name.to_owned(),
+        kind,
+        stamp: Stamp::of_statx(&stat),
+        link: false,
+        tag: None,
+    })
+}
+
+/// A digest of what a listing says of its members, the same for all of its pages and forms.
+#[derive(Debug, Default)]
+pub struct Fingerprint(blake3::Hasher);
+
+impl Fingerprint {
+    /// One member more, in the order of the names.
+    pub fn add(&mut self, member: &Member) {
+        let Member {
+            name,
+            kind,
+            stamp,
+            link,
+            ..
+        } = member;
+        let text = format!("{name}\0{kind:?}\0{}\0{}\0{link}\0", stamp.size, stamp.modified);
+        self.0.update(text.as_bytes());
+    }
+
+    /// What all of them come to.
+    pub fn finish(&self) -> String {
+        self.0.finalize().to_hex()[..32].to_owned()
     }
 }
 

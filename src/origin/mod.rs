@@ -1,25 +1,36 @@
 //! Origin mode: a directory of which we are the authority.
 //!
 //! ```text
-//! path      names: what a request's path means in the tree (pure)
-//! tree      the directory: opens beneath its root
-//! watching  tells what appears, so that it is summed
-//! tags      which bytes a file holds: SHA-256 remembered by stamp; summing reads large ones for them
-//! list      what is in a collection, and whether that is all
-//! change    put, remove, make, move, copy: wholly or not at all; staging holds what is not whole, locks the paths
-//! uploads   bodies that come in several requests
-//! access    who may do what: tokens, of which hashes are kept
-//! error     what can go wrong
+//! path        names: what a request's path means in the tree (pure)
+//! tree        the directory: opens beneath its root; mounts lists what is mounted in it, identity tells it from another
+//! watching    tells what appears, so that it is summed
+//! tags        which bytes a file holds: SHA-256 remembered by stamp; summing reads large ones for them
+//! list        what is in a collection, and whether that is all
+//! change      put, remove, make, move: wholly or not at all; evaluation of conditions before, placing as the last step,
+//!             copying (census tells whether the original has changed), attributes and properties beside the bytes; locks the paths
+//! staging     what is not whole, or on its way out (gone)
+//! uploads     bodies that come in several requests
+//! access      who may do what: tokens, of which hashes are kept
+//! error       what can go wrong
 //! ```
 //!
 //! Nothing here knows HTTP beyond entity tags and conditions; `serve::origin` carries it to clients.
 
 mod access;
+mod attributes;
+mod census;
 mod change;
+mod copying;
 mod error;
+mod evaluation;
+mod gone;
+mod identity;
 mod list;
 mod locks;
+mod mounts;
 mod path;
+mod placing;
+mod properties;
 mod staging;
 mod summing;
 mod tags;
@@ -28,14 +39,21 @@ mod uploads;
 mod watching;
 
 pub use access::{Caller, Right, Tokens, new_token};
-pub use change::{Changes, Done};
+pub use census::Census;
+pub use change::{Changes, Done, Loss};
+pub use copying::{Copied, Copying};
 pub use error::OriginError;
-pub use list::{Kind, Listing, Member, list};
+pub use evaluation::Evidence;
+pub use gone::Gone;
+pub use identity::Identity;
+pub use list::{Fingerprint, Kind, Member, Names, member};
 pub use locks::{Held, Locks};
+pub use mounts::Mounts;
 pub use path::{PathError, TreePath, encode};
+pub use properties::{Patch, Properties, PropertyName};
 pub use staging::{Arrived, Incoming, Staging};
 pub use summing::Summing;
-pub use tags::{Digest, INLINE_BYTES, Tag, Tags, weak_tag};
-pub use tree::{Found, LAST_SECOND, Stamp, Tree, stamp};
+pub use tags::{Digest, INLINE_BYTES, Tag, Tags, sum, weak_tag};
+pub use tree::{Found, LAST_SECOND, Stamp, Tree, remembered_stamp, stamp};
 pub use uploads::{Record, Turn, Upload, Uploads};
 pub use watching::Watching;

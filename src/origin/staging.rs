@@ -3,37 +3,46 @@
 //! ```text
 //! DIR/.millpond/           0700, no path can name it; locked (flock) by the one process that writes to DIR
 //!   put-<random>           a body on its way
-//!   gone-<random>/         a collection on its way out
-//!   note-<random>          where a body lies that had to be put down elsewhere
+//!   gone-<random>          a file or collection on its way out
+//!   note-<random>          where something lies that had to be put down beside its place
 //!   upload-<id>, .json     an upload that can be resumed (uploads.rs)
-//! DIR/disk2/.millpond-<random>   such a body: beneath a mount point a rename from .millpond would not do
+//!   root                   a mark by which the directory is known again (identity.rs)
+//! DIR/disk2/.millpond-<random>   such a thing
 //! ```
 //!
-//! A start removes all of it but the uploads. So does dropping a [`Staged`] that was not put in its place.
+//! A start removes all of it but the uploads and the mark. Dropping a [`Staged`] that was not put in its place removes that one.
+//!
+//! A body lies beside its place where a rename(2) from `.millpond` would not reach it (another mount, a subvolume, a branch of a
+//! union), and where new files inherit something from their directory (its group, its default access list).
+//!
+//! `.millpond` may be removed by others (`rsync --delete`, `git clean`). It is made again, and that is logged, as long as the
+//! directory itself is the one that was opened.
 //!
 //! The time of change of a body is set to the fine-grained present before it is put in its place. The kernel stamps
 //! writes with the start of its tick; so whoever writes to the file afterwards gives it another time, even within
 //! the same tick, and the digest that was taken while the body came can be believed at once.
 
+use super::attributes::is_inherited_from;
 use super::error::OriginError;
+use super::gone::{Gone, remove_all};
+use super::identity::{MARK, mark};
 use super::path::{STAGING, TreePath, UNFINISHED};
 use super::tags::{Digest, finished};
 use super::tree::Tree;
-use crate::clock::{SharedClock, from_unix_seconds};
+use crate::clock::SharedClock;
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use rustix::fs::{
-    AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags, StatxFlags, Timespec, Timestamps, fallocate, fchmod,
+    AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags, Stat, StatxFlags, Timespec, Timestamps, fallocate,
     flock, futimens, mkdirat, openat, renameat, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::path::Arg;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::UNIX_EPOCH;
 
 /// The shortest body whose room is reserved before it comes.
 const RESERVED_FROM: u64 = 1 << 20;
@@ -51,8 +60,8 @@ pub(super) const UPLOAD: &str = "upload-";
 #[derive(Debug)]
 pub struct Staging {
     tree: Arc<Tree>,
-    dir: Arc<OwnedFd>,
-    mount: u64,
+    /// `.millpond`, which is another after somebody has removed it.
+    dir: RwLock<Arc<OwnedFd>>,
     min_free_bytes: Option<u64>,
     clock: SharedClock,
 }
@@ -96,22 +105,9 @@ impl Staging {
     /// # Errors
     /// [`OriginError::InUse`] where another process has it, and what the disk reports.
     pub fn open(tree: Arc<Tree>, min_free_bytes: Option<u64>, clock: SharedClock) -> Result<Self, OriginError> {
-        let failed = OriginError::met("make the place for unfinished files (.millpond in the directory)");
-        match mkdirat(tree.root(), STAGING, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(failed(errno)),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = openat(tree.root(), STAGING, flags, Mode::empty()).map_err(&failed)?;
-        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(OriginError::InUse),
-            Err(errno) => return Err(OriginError::met("lock .millpond in the directory")(errno)),
-        }
         let staging = Self {
-            mount: mount_of(&dir)?,
+            dir: RwLock::new(Arc::new(make_place(&tree)?)),
             tree,
-            dir: Arc::new(dir),
             min_free_bytes,
             clock,
         };
@@ -122,11 +118,71 @@ impl Staging {
     /// Lets another process have the place: nothing is written by this one any more, though a connection that ends may
     /// hold it open for a moment longer.
     pub fn release(&self) {
-        let _ = flock(&self.dir, FlockOperation::Unlock);
+        let _ = flock(
+            &**self.dir.read().unwrap_or_else(PoisonError::into_inner),
+            FlockOperation::Unlock,
+        );
     }
 
-    pub(super) fn dir(&self) -> &Arc<OwnedFd> {
-        &self.dir
+    /// The place itself, made again where somebody has removed it.
+    ///
+    /// # Errors
+    /// [`OriginError::Vanished`] where the directory has gone, and what the disk reports.
+    pub(super) fn dir(&self) -> Result<Arc<OwnedFd>, OriginError> {
+        let dir = Arc::clone(&self.dir.read().unwrap_or_else(PoisonError::into_inner));
+        if self.is_in_place(&dir)? {
+            return Ok(dir);
+        }
+        let mut current = self.dir.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_in_place(&current)? {
+            self.tree.stands()?;
+            *current = Arc::new(make_place(&self.tree)?);
+            tracing::error!(path = %self.tree.path().display(), "somebody has removed .millpond from the directory, and with it what was being written; it is made again: keep cleaners and mirrors off it");
+        }
+        Ok(Arc::clone(&current))
+    }
+
+    fn is_in_place(&self, dir: &OwnedFd) -> Result<bool, OriginError> {
+        let failed = OriginError::met("inspect .millpond");
+        let held = rustix::fs::fstat(dir).map_err(&failed)?;
+        match statat(self.tree.root(), STAGING, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) => Ok((there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+
+    /// Whether a body that lies in the place can be put into that directory as if it had been made there.
+    fn is_near(dir: &OwnedFd, parent: &OwnedFd) -> Result<bool, OriginError> {
+        let device = |dir: &OwnedFd| rustix::fs::fstat(dir).map(|stat| stat.st_dev);
+        let failed = OriginError::met("inspect a directory");
+        let same = device(dir).map_err(&failed)? == device(parent).map_err(&failed)?;
+        Ok(same && mount_of(dir)? == mount_of(parent)? && !is_inherited_from(parent))
+    }
+
+    /// A new body beside its place, with a note of where it lies.
+    fn beside(&self, dir: Arc<OwnedFd>, collection: &TreePath, parent: OwnedFd) -> Result<Staged, OriginError> {
+        let name = format!("{UNFINISHED}{}", random());
+        let note = self.note(&dir, collection, &name)?;
+        make(Arc::new(parent), name, Some((dir, note)))
+    }
+
+    /// Puts a body beside its place that a rename did not get there.
+    pub(super) fn bring(&self, staged: &mut Staged, collection: &TreePath) -> Result<(), OriginError> {
+        let there = self.beside(self.dir()?, collection, self.tree.for_writing(collection)?)?;
+        let failed = OriginError::io("copy a body to its file system");
+        let mut from = staged.file.try_clone().map_err(&failed)?;
+        from.rewind().map_err(&failed)?;
+        std::io::copy(&mut from, &mut &there.file).map_err(&failed)?;
+        let stat = rustix::fs::fstat(&staged.file).map_err(OriginError::met("inspect a body"))?;
+        let time = Timespec {
+            tv_sec: stat.st_mtime,
+            tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or_default(),
+        };
+        let _ = futimens(&there.file, &both(time));
+        there.file.sync_all().map_err(failed)?;
+        *staged = there;
+        Ok(())
     }
 
     /// A new body that will be put into that collection. With a known length its room is reserved.
@@ -134,15 +190,11 @@ impl Staging {
     /// # Errors
     /// Where nothing can be put there.
     pub fn begin(&self, collection: &TreePath, length: Option<u64>) -> Result<Incoming, OriginError> {
-        let parent = self.tree.for_writing(collection)?;
+        let (dir, parent) = (self.dir()?, self.tree.for_writing(collection)?);
         self.room(&parent, length.unwrap_or_default())?;
-        let staged = match mount_of(&parent)? == self.mount {
-            true => make(Arc::clone(&self.dir), format!("put-{}", random()), None)?,
-            false => {
-                let name = format!("{UNFINISHED}{}", random());
-                let note = self.note(collection, &name)?;
-                make(Arc::new(parent), name, Some((Arc::clone(&self.dir), note)))?
-            }
+        let staged = match Self::is_near(&dir, &parent)? {
+            true => make(dir, format!("put-{}", random()), None)?,
+            false => self.beside(dir, collection, parent)?,
         };
         if let Some(length) = length.filter(|length| *length >= RESERVED_FROM) {
             let reserved = fallocate(&staged.file, FallocateFlags::KEEP_SIZE, 0, length);
@@ -173,15 +225,23 @@ impl Staging {
 
     /// A new body in the place itself, which stays there when nobody holds it.
     pub(super) fn adopt_new(&self, name: &str, length: Option<u64>) -> Result<Incoming, OriginError> {
-        self.room(&self.dir, length.unwrap_or_default())?;
-        let staged = make(Arc::clone(&self.dir), name.to_owned(), None)?;
+        let dir = self.dir()?;
+        self.room(&dir, length.unwrap_or_default())?;
+        let staged = make(dir, name.to_owned(), None)?;
         Ok(Incoming::kept(staged, Some(Context::new(&SHA256)), 0))
     }
 
     /// How many bytes lie in the place under that name; `None` where nothing does.
     pub(super) fn length_of(&self, name: &str) -> Result<Option<u64>, OriginError> {
-        match statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(u64::try_from(stat.st_size).unwrap_or_default())),
+        Ok(self
+            .inspect(name)?
+            .map(|stat| u64::try_from(stat.st_size).unwrap_or_default()))
+    }
+
+    /// What lies in the place under that name.
+    pub(super) fn inspect(&self, name: &str) -> Result<Option<Stat>, OriginError> {
+        match statat(&*self.dir()?, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(OriginError::met("inspect an upload")(errno)),
         }
@@ -189,8 +249,9 @@ impl Staging {
 
     /// A body that lies in the place already, cut to the length that is known to be on the disk.
     pub(super) fn adopt(&self, name: &str, length: u64) -> Result<Incoming, OriginError> {
+        let dir = self.dir()?;
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.dir, name, flags, Mode::empty()).map_err(OriginError::met("open an upload"))?;
+        let file = openat(&dir, name, flags, Mode::empty()).map_err(OriginError::met("open an upload"))?;
         let file = File::from(file);
         let failed = OriginError::io("cut an upload to what is known of it");
         let there = file.metadata().map_err(&failed)?.len();
@@ -203,7 +264,7 @@ impl Staging {
         file.set_len(length).map_err(failed)?;
         let staged = Staged {
             file,
-            dir: Arc::clone(&self.dir),
+            dir,
             name: name.to_owned(),
             note: None,
             placed: true,
@@ -211,63 +272,100 @@ impl Staging {
         Ok(Incoming::kept(staged, None, length))
     }
 
-    /// Makes of an upload a body like any other, where a rename can put it into that collection. From then on nothing has
-    /// the upload's name: what an exchange puts in the place of the body must never be taken for the upload after a crash.
+    /// Makes of an upload a body like any other. It keeps its name until it has its place, so that a change which fails
+    /// costs none of its bytes.
     pub(super) fn finish_upload(
         &self,
         body: &Incoming,
         collection: &TreePath,
-        modified: Option<u64>,
+        modified: Option<i64>,
     ) -> Result<Arrived, OriginError> {
         let digest = match &body.sum {
             Some(sum) => finished(sum.clone()),
             // It has been through a restart: what came before is read again.
             None => super::tags::sum(&body.staged.file)?,
         };
-        let mut from = body
-            .staged
-            .file
-            .try_clone()
-            .map_err(OriginError::io("open an upload"))?;
-        if mount_of(self.tree.for_writing(collection)?)? != self.mount {
-            let there = self.begin(collection, Some(body.length))?;
-            let failed = OriginError::io("copy an upload to its file system");
-            from.rewind().map_err(&failed)?;
-            std::io::copy(&mut from, &mut &there.staged.file).map_err(failed)?;
-            return self.settle(there.staged, digest, modified);
-        }
-        let time = self.give_time(&from, modified)?;
-        let (failed, name) = (OriginError::met("rename an upload"), format!("put-{}", random()));
-        renameat(&self.dir, &body.staged.name, &self.dir, &name).map_err(failed)?;
-        let staged = Staged {
-            file: from,
-            dir: Arc::clone(&self.dir),
-            name,
+        let failed = OriginError::io("open an upload");
+        let file = body.staged.file.try_clone().map_err(failed)?;
+        let mut staged = Staged {
+            file,
+            dir: Arc::clone(&body.staged.dir),
+            name: body.staged.name.clone(),
             note: None,
-            placed: false,
+            placed: true,
         };
-        sync(&self.dir)?;
-        Ok(Arrived {
-            staged,
-            digest,
-            modified: time,
-        })
-    }
-
-    /// A name in the place for something on its way out.
-    pub(super) fn way_out() -> String {
-        format!("gone-{}", random())
-    }
-
-    /// Removes a collection that was moved here under that name. What does not go now is tried again at the next start.
-    pub fn discard(&self, name: &str) {
-        if let Err(error) = remove_all(&self.dir, name) {
-            tracing::warn!(name, %error, "not all of what was removed could be; the rest lies in .millpond");
+        if !Self::is_near(&staged.dir, &self.tree.for_writing(collection)?)? {
+            self.bring(&mut staged, collection)?;
         }
+        self.settle(staged, digest, modified)
+    }
+
+    /// Takes something out of the tree; it is gone for everybody, and yet to be discarded ([`Staging::discard`]).
+    pub(super) fn take_away(&self, parent: &OwnedFd, collection: &TreePath, name: &str) -> Result<Gone, OriginError> {
+        let failed = |errno| match errno {
+            Errno::BUSY => OriginError::Mounted,
+            errno => OriginError::met("take something out of the directory")(errno),
+        };
+        let dir = self.dir()?;
+        let gone = format!("gone-{}", random());
+        match renameat(parent, name, &dir, &gone) {
+            Ok(()) => {
+                let (name, note) = (gone, None);
+                return Ok(Gone { dir, name, note });
+            }
+            Err(Errno::XDEV) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        let gone = format!("{UNFINISHED}{}", random());
+        let note = Some((Arc::clone(&dir), self.note(&dir, collection, &gone)?));
+        let parent = Arc::new(parent.try_clone().map_err(OriginError::io("hold a directory"))?);
+        let taken = Gone {
+            dir: Arc::clone(&parent),
+            name: gone,
+            note,
+        };
+        match renameat(&*parent, name, &*parent, &taken.name) {
+            Ok(()) => Ok(taken),
+            Err(errno) => {
+                taken.forget_note();
+                Err(failed(errno))
+            }
+        }
+    }
+
+    /// Removes what was taken away, as far as it goes; the rest is tried again at the next start.
+    pub fn discard(&self, gone: &Gone) {
+        match remove_all(&gone.dir, gone.name.as_str()) {
+            Ok(()) => gone.forget_note(),
+            Err(error) => {
+                tracing::warn!(name = gone.name, %error, "not all of what was removed could be; the rest lies in .millpond");
+            }
+        }
+    }
+
+    /// A new directory in which a collection is put together, where a rename can then put it in its place.
+    pub(super) fn begin_collection(&self, collection: &TreePath) -> Result<Gone, OriginError> {
+        let (dir, parent) = (self.dir()?, self.tree.for_writing(collection)?);
+        let failed = OriginError::met("make a collection");
+        let made = match Self::is_near(&dir, &parent)? {
+            true => Gone {
+                name: format!("put-{}", random()),
+                dir,
+                note: None,
+            },
+            false => {
+                let name = format!("{UNFINISHED}{}", random());
+                let note = Some((Arc::clone(&dir), self.note(&dir, collection, &name)?));
+                let dir = Arc::new(parent);
+                Gone { dir, name, note }
+            }
+        };
+        mkdirat(&*made.dir, &made.name, Mode::from_raw_mode(0o777)).map_err(failed)?;
+        Ok(made)
     }
 
     /// Gives a body that is whole its time, and returns when all of it is on the disk.
-    fn settle(&self, staged: Staged, digest: Digest, modified: Option<u64>) -> Result<Arrived, OriginError> {
+    fn settle(&self, staged: Staged, digest: Digest, modified: Option<i64>) -> Result<Arrived, OriginError> {
         let modified = self.give_time(&staged.file, modified)?;
         Ok(Arrived {
             staged,
@@ -277,16 +375,15 @@ impl Staging {
     }
 
     /// The same for its file; the time, in nanoseconds since 1970.
-    fn give_time(&self, file: &File, modified: Option<u64>) -> Result<i128, OriginError> {
+    fn give_time(&self, file: &File, modified: Option<i64>) -> Result<i128, OriginError> {
         let now = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // The client's second, with a fraction that no tick has.
-        let at = from_unix_seconds(modified.unwrap_or(now.as_secs()));
-        let time = timespec(at + std::time::Duration::from_nanos(u64::from(now.subsec_nanos())));
-        let times = Timestamps {
-            last_access: time,
-            last_modification: time,
+        let time = Timespec {
+            tv_sec: modified.unwrap_or(i64::try_from(now.as_secs()).unwrap_or(i64::MAX)),
+            tv_nsec: i64::from(now.subsec_nanos()),
         };
-        futimens(file, &times).map_err(OriginError::met("set a file's time"))?;
+        // Some file systems set no times; then the tag is not believed at once, and nothing else is lost.
+        let _ = futimens(file, &both(time));
         file.sync_all().map_err(OriginError::io("write a file to the disk"))?;
         Ok(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))
     }
@@ -296,52 +393,55 @@ impl Staging {
         self.settle(incoming.staged, digest, None)
     }
 
-    /// Writes down where a body lies that is not here, before it is made.
-    fn note(&self, collection: &TreePath, name: &str) -> Result<String, OriginError> {
+    /// Writes down where something lies that is not here, before it is made.
+    fn note(&self, dir: &Arc<OwnedFd>, collection: &TreePath, name: &str) -> Result<String, OriginError> {
         let note = format!("note-{}", random());
-        let mut staged = make(Arc::clone(&self.dir), note.clone(), None)?;
+        let mut staged = make(Arc::clone(dir), note.clone(), None)?;
         let text = collection.child(name).to_string();
         let written = staged
             .file
             .write_all(text.as_bytes())
             .and_then(|()| staged.file.sync_all());
         written.map_err(OriginError::io("write a note"))?;
-        sync(&self.dir)?;
+        sync(dir)?;
         staged.placed = true;
         Ok(note)
     }
 
     fn clean(&self) -> Result<(), OriginError> {
         let failed = OriginError::met("clean .millpond in the directory");
-        for entry in Dir::read_from(&self.dir).map_err(&failed)? {
+        let dir = self.dir()?;
+        for entry in Dir::read_from(&dir).map_err(&failed)? {
             let entry = entry.map_err(&failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name == "." || name == ".." || name.starts_with(UPLOAD) {
+            if name == "." || name == ".." || name == MARK || name.starts_with(UPLOAD) {
                 continue;
             }
-            if name.starts_with("note-") {
-                self.follow(&name);
+            if name.starts_with("note-") && !self.follow(&dir, &name) {
+                continue;
             }
-            self.discard(&name);
+            let (dir, note) = (Arc::clone(&dir), None);
+            self.discard(&Gone { dir, name, note });
         }
         Ok(())
     }
 
-    /// Removes the body that a note speaks of.
-    fn follow(&self, note: &str) {
+    /// Removes what a note speaks of; whether the note has done its work.
+    fn follow(&self, dir: &OwnedFd, note: &str) -> bool {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(file) = openat(&self.dir, note, flags, Mode::empty()) else {
-            return;
+        let Ok(file) = openat(dir, note, flags, Mode::empty()) else {
+            return true;
         };
         let mut text = String::new();
         let read = File::from(file).take(1 << 20).read_to_string(&mut text);
         let path = read.ok().and_then(|_| TreePath::parse(&text).ok());
         // A note that was not written whole is of a body that was not made.
         let Some(path) = path.filter(|path| path.name().is_some_and(|name| name.starts_with(UNFINISHED))) else {
-            return;
+            return true;
         };
-        if let (Ok(parent), Some(name)) = (self.tree.for_writing(&path.parent()), path.name()) {
-            let _ = unlinkat(parent, name, AtFlags::empty());
+        match (self.tree.for_writing(&path.parent()), path.name()) {
+            (Ok(parent), Some(name)) => remove_all(&parent, name).is_ok(),
+            _ => true,
         }
     }
 }
@@ -381,7 +481,7 @@ impl Incoming {
     ///
     /// # Errors
     /// Where the disk does not take them.
-    pub fn finish(self, staging: &Staging, modified: Option<u64>) -> Result<Arrived, OriginError> {
+    pub fn finish(self, staging: &Staging, modified: Option<i64>) -> Result<Arrived, OriginError> {
         let digest = match self.sum {
             Some(sum) => finished(sum),
             None => super::tags::sum(&self.staged.file)?,
@@ -420,6 +520,12 @@ impl Incoming {
 }
 
 impl Arrived {
+    /// How many bytes it has.
+    #[expect(clippy::len_without_is_empty, reason = "an empty file is no special case")]
+    pub fn len(&self) -> u64 {
+        self.staged.file.metadata().map_or(0, |metadata| metadata.len())
+    }
+
     /// Reads all of it.
     ///
     /// # Errors
@@ -464,31 +570,30 @@ fn make(dir: Arc<OwnedFd>, name: String, note: Option<(Arc<OwnedFd>, String)>) -
 
 /// Returns when the names in the directory are on the disk.
 pub(super) fn sync(dir: impl AsFd) -> Result<(), OriginError> {
-    rustix::fs::fsync(dir).map_err(OriginError::met("write a directory to the disk"))
+    match rustix::fs::fsync(dir) {
+        // Some file systems cannot be told to, and have no order of their own to keep.
+        Err(Errno::INVAL | Errno::NOSYS) => Ok(()),
+        synced => synced.map_err(OriginError::met("write a directory to the disk")),
+    }
 }
 
-/// Removes what is there, links themselves and not what they lead to; what is gone already is no error.
-fn remove_all(dir: &OwnedFd, name: impl Arg + Copy) -> Result<(), OriginError> {
-    let failed = OriginError::met("remove what is unfinished");
-    match unlinkat(dir, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        // What POSIX says of a directory, and what Linux does.
-        Err(Errno::PERM | Errno::ISDIR) => {}
+/// `.millpond` in the directory, made and locked.
+fn make_place(tree: &Tree) -> Result<OwnedFd, OriginError> {
+    let failed = OriginError::met("make the place for unfinished files (.millpond in the directory)");
+    match mkdirat(tree.root(), STAGING, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(failed(errno)),
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inner = openat(dir, name, flags, Mode::empty()).map_err(&failed)?;
-    // A directory of ours may forbid even us to take things out of it.
-    let _ = fchmod(&inner, Mode::RWXU);
-    let mut kept = Ok(());
-    for entry in Dir::read_from(&inner).map_err(&failed)? {
-        let entry = entry.map_err(&failed)?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            // One thing that cannot be removed keeps none of the others.
-            kept = kept.and(remove_all(&inner, entry.file_name()));
+    let dir = openat(tree.root(), STAGING, flags, Mode::empty()).map_err(&failed)?;
+    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {
+            mark(&dir);
+            Ok(dir)
         }
+        Err(Errno::WOULDBLOCK) => Err(OriginError::InUse),
+        Err(errno) => Err(OriginError::met("lock .millpond in the directory")(errno)),
     }
-    kept.and_then(|()| unlinkat(dir, name, AtFlags::REMOVEDIR).map_err(failed))
 }
 
 /// What tells whether a rename from one directory to another can do: the mount, or on old kernels the device.
@@ -508,10 +613,9 @@ pub(super) fn random() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn timespec(time: SystemTime) -> Timespec {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timespec {
-        tv_sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(since.subsec_nanos()),
+fn both(time: Timespec) -> Timestamps {
+    Timestamps {
+        last_access: time,
+        last_modification: time,
     }
 }

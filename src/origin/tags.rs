@@ -1,8 +1,9 @@
-//! Which bytes a file holds: SHA-256 by content, remembered by stamp.
+//! Which bytes a file holds: SHA-256 by content, remembered by stamp; and the tag that clients are given for them.
 //!
 //! A tag made of size and time is not strong: two states within one second, or one tick of the kernel's clock, or
-//! with a time that was put back, would share it. So the tag is of the bytes. What is remembered of a file is
-//! believed only while all of its stamp is as it was: device, inode, size, and both times in nanoseconds.
+//! with a time that was put back, would share it. So the tag of a file that can be read while its client waits is of the bytes.
+//! What is remembered of a file is believed only while all of its stamp is as it was: device, inode, size, and both times in
+//! nanoseconds.
 //!
 //! ```text
 //! last written 2 s ago or more    remembered     a later change cannot have the same times
@@ -10,9 +11,18 @@
 //! written by ourselves            remembered     its time of change was set to one no tick has (staging.rs)
 //! ```
 //!
-//! Files up to [`INLINE_BYTES`] are read while the client waits; larger ones by a thread of their own, one at a
-//! time, and until then a weak tag of the stamp goes out. What is remembered survives a restart (`keep`, `load`):
-//! losing it costs reading, never truth.
+//! ```text
+//! the file                                      its tag
+//! digest known, up to INLINE_BYTES or put here  "SHA-256"
+//! larger, last changed 2 s ago or more          "size-modified-changed-inode" of its stamp; the same after it was read
+//! larger, changed just now                      W/"size-modified-changed-inode"
+//! ```
+//!
+//! The tag of a large file is of its stamp, for a film is played before anybody has read 20 GB of it, and clients hold
+//! on to the first tag that they are given. Such a tag is as strong as the memory of digests, which goes by the same
+//! stamp and the same two seconds. The file is read for its digest all the same, by threads of their own (summing.rs): then its
+//! tag comes back after a change of its rights, and `Repr-Digest` can be told. What is remembered survives a restart
+//! (`keep`, `load`): losing it costs reading, never truth.
 
 use super::error::OriginError;
 use super::tree::{Stamp, stamp};
@@ -40,18 +50,54 @@ pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(2);
 const MAX_KNOWN: usize = 400_000;
 
 /// The first bytes of the file that keeps them, and its version.
-const MAGIC: &[u8; 8] = b"mptags\x00\x01";
+const MAGIC: &[u8; 8] = b"mptags\x00\x02";
+
+/// The same of the version before, in which all tags were of digests.
+const MAGIC_1: &[u8; 8] = b"mptags\x00\x01";
 
 /// A SHA-256.
 pub type Digest = [u8; 32];
 
 /// What a client is told of a file's bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tag {
     /// Their digest.
     Strong(Digest),
-    /// Not read yet: what the operating system says of the file.
+    /// What the operating system says of a large file that has rested: its bytes cannot change without that.
+    Stamped(Told),
+    /// The same of a file that has just been changed.
     Weak(Stamp),
+}
+
+/// The opaque part of a tag that is of a stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    ino: u64,
+    size: u64,
+    modified: i128,
+    changed: i128,
+}
+
+impl Told {
+    fn of(stamp: &Stamp) -> Self {
+        Self {
+            ino: stamp.ino,
+            size: stamp.size,
+            modified: stamp.modified,
+            changed: stamp.changed,
+        }
+    }
+}
+
+/// The time of change is in it: an edit whose time was put back changes that all the same.
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:x}-{:x}-{:x}-{:x}",
+            self.size, self.modified, self.changed, self.ino
+        )
+    }
 }
 
 impl Tag {
@@ -59,30 +105,20 @@ impl Tag {
     pub fn entity_tag(&self) -> EntityTag {
         match self {
             Self::Strong(digest) => EntityTag::strong(&hex(digest)),
+            Self::Stamped(told) => EntityTag::strong(&told.to_string()),
             Self::Weak(stamp) => weak_tag(stamp),
         }
     }
 
-    /// The digest, where it is known.
-    pub fn digest(&self) -> Option<&Digest> {
-        match self {
-            Self::Strong(digest) => Some(digest),
-            Self::Weak(_) => None,
-        }
+    /// Whether it is a strong one.
+    pub fn is_strong(&self) -> bool {
+        !matches!(self, Self::Weak(_))
     }
 }
 
-/// What goes out for that state of a file while nobody has read it. The time of change is in it: who edits a file and puts
-/// its time back changes that all the same.
+/// What goes out for that state of a large file while it has just been changed.
 pub fn weak_tag(stamp: &Stamp) -> EntityTag {
-    let Stamp {
-        ino,
-        size,
-        modified,
-        changed,
-        ..
-    } = stamp;
-    EntityTag::weak(&format!("{size:x}-{modified:x}-{changed:x}-{ino:x}"))
+    EntityTag::weak(&Told::of(stamp).to_string())
 }
 
 fn hex(digest: &Digest) -> String {
@@ -100,8 +136,27 @@ struct Known {
     modified: i128,
     changed: i128,
     digest: Digest,
+    /// The tag that clients have been given instead of the digest.
+    told: Option<Told>,
     /// When it was last asked for: a count, not a time.
     used: u64,
+}
+
+/// The same as version 1 kept it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Known1 {
+    size: u64,
+    modified: i128,
+    changed: i128,
+    digest: Digest,
+    used: u64,
+}
+
+/// What a tag is of, beside its stamp: what a change of the file's name or rights carries over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    digest: Digest,
+    told: Option<Told>,
 }
 
 /// The digests that are known.
@@ -139,8 +194,26 @@ impl Tags {
         })
     }
 
+    /// What is remembered of that state, to be [`Tags::carry`]-ed over.
+    pub(super) fn held(&self, stamp: &Stamp) -> Option<Held> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.get(&(stamp.dev, stamp.ino))?;
+        let same = (found.size, found.modified, found.changed) == (stamp.size, stamp.modified, stamp.changed);
+        let (digest, told) = (found.digest, found.told);
+        same.then_some(Held { digest, told })
+    }
+
+    /// Remembers of a state what was known of the one before, of which only the name or the rights were changed.
+    pub(super) fn carry(&self, stamp: &Stamp, held: Held) {
+        self.remember(stamp, held.digest, held.told);
+    }
+
     /// Remembers a digest; whoever calls this knows that no other bytes can come under that stamp.
     pub(super) fn insert(&self, stamp: &Stamp, digest: Digest) {
+        self.remember(stamp, digest, None);
+    }
+
+    fn remember(&self, stamp: &Stamp, digest: Digest, told: Option<Told>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN {
             let mut uses: Vec<u64> = known.values().map(|known| known.used).collect();
@@ -154,15 +227,53 @@ impl Tags {
             modified: stamp.modified,
             changed: stamp.changed,
             digest,
+            told,
             used,
         };
         known.insert((stamp.dev, stamp.ino), entry);
         self.changed.store(true, Ordering::Relaxed);
     }
 
-    /// What may be said of the file without reading it: a strong tag where it is known, else a weak one.
+    /// The tag of that state of a file, as far as it can be told without reading it. A weak one of a small file becomes
+    /// strong as it is read.
     pub fn at_once(&self, stamp: &Stamp) -> Tag {
-        self.known(stamp).map_or(Tag::Weak(*stamp), Tag::Strong)
+        if let Some(held) = self.held(stamp) {
+            self.known(stamp);
+            return held.told.map_or(Tag::Strong(held.digest), Tag::Stamped);
+        }
+        match stamp.size > INLINE_BYTES && self.is_settled(stamp) && !self.is_touched(stamp) {
+            true => Tag::Stamped(Told::of(stamp)),
+            false => Tag::Weak(*stamp),
+        }
+    }
+
+    /// All tags under which a client may have been given that state.
+    pub fn all_of(&self, stamp: &Stamp) -> Vec<EntityTag> {
+        let mut tags = vec![self.at_once(stamp).entity_tag(), weak_tag(stamp)];
+        if let Some(digest) = self.known(stamp) {
+            tags.push(Tag::Strong(digest).entity_tag());
+        }
+        tags
+    }
+
+    /// Whether nothing but the time of change tells that state from one whose digest is known: then reading it will tell
+    /// whether its tag is still true.
+    fn is_touched(&self, stamp: &Stamp) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(&(stamp.dev, stamp.ino))
+            .is_some_and(|known| (known.size, known.modified) == (stamp.size, stamp.modified))
+    }
+
+    /// The tag that clients have of a state with those bytes, where only its rights or its name have changed since.
+    fn told_before(&self, stamp: &Stamp, digest: &Digest) -> Option<Held> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.get(&(stamp.dev, stamp.ino))?;
+        let same = (found.size, found.modified, &found.digest) == (stamp.size, stamp.modified, digest);
+        same.then_some(Held {
+            digest: found.digest,
+            told: found.told,
+        })
     }
 
     /// Whether a file has rested long enough for what is read of it to be remembered.
@@ -180,17 +291,36 @@ impl Tags {
     /// # Errors
     /// [`OriginError::Changing`] where it is written while it is read, and whatever the disk reports.
     pub fn digest(&self, file: &File) -> Result<(Stamp, Digest), OriginError> {
+        self.digest_while(file, || true)
+    }
+
+    /// The same as long as somebody wants to know it; then it ends as if the file had changed.
+    pub(super) fn digest_while(&self, file: &File, wanted: impl Fn() -> bool) -> Result<(Stamp, Digest), OriginError> {
         let before = stamp(file)?;
         if let Some(digest) = self.known(&before) {
             return Ok((before, digest));
         }
         let settled = self.is_settled(&before);
-        let digest = sum(file)?;
+        let mut context = Context::new(&SHA256);
+        each_block_of(file, |block| match wanted() {
+            true => {
+                context.update(block);
+                Ok(())
+            }
+            false => Err(OriginError::Changing),
+        })?;
+        let digest = finished(context);
         if stamp(file)? != before {
             return Err(OriginError::Changing);
         }
         if settled {
-            self.insert(&before, digest);
+            match self.told_before(&before, &digest) {
+                Some(held) => self.carry(&before, held),
+                None => {
+                    let told = (before.size > INLINE_BYTES).then(|| Told::of(&before));
+                    self.remember(&before, digest, told);
+                }
+            }
         }
         Ok((before, digest))
     }
@@ -208,8 +338,11 @@ impl Tags {
     }
 }
 
-/// The digest of all of a file.
-pub(super) fn sum(file: &File) -> Result<Digest, OriginError> {
+/// The digest of all of a file, read now.
+///
+/// # Errors
+/// Where the disk does not give it.
+pub fn sum(file: &File) -> Result<Digest, OriginError> {
     let mut context = Context::new(&SHA256);
     each_block(file, |block| context.update(block))?;
     Ok(finished(context))
@@ -217,13 +350,24 @@ pub(super) fn sum(file: &File) -> Result<Digest, OriginError> {
 
 /// Reads all of a file.
 pub(super) fn each_block(file: &File, mut look: impl FnMut(&[u8])) -> Result<(), OriginError> {
+    each_block_of(file, |block| {
+        look(block);
+        Ok(())
+    })
+}
+
+/// The same for what may fail on the way.
+pub(super) fn each_block_of(
+    file: &File,
+    mut look: impl FnMut(&[u8]) -> Result<(), OriginError>,
+) -> Result<(), OriginError> {
     let mut space = vec![0; BLOCK_BYTES];
     let mut at = 0;
     loop {
         match file.read_at(&mut space, at).map_err(OriginError::io("read a file"))? {
             0 => return Ok(()),
             count => {
-                look(&space[..count]);
+                look(&space[..count])?;
                 at += count as u64;
             }
         }
@@ -239,13 +383,43 @@ pub(super) fn finished(context: Context) -> Digest {
 
 fn read(path: &Path) -> Option<HashMap<(u64, u64), Known>> {
     let bytes = std::fs::read(path).ok()?;
-    let (sum, body) = bytes.strip_prefix(MAGIC)?.split_at_checked(32)?;
-    let whole = blake3::hash(body).as_bytes() == sum;
-    let known = whole.then(|| postcard::from_bytes(body).ok()).flatten();
+    let known = match bytes.strip_prefix(MAGIC) {
+        Some(rest) => whole(rest).and_then(|body| postcard::from_bytes(body).ok()),
+        None => bytes.strip_prefix(MAGIC_1).and_then(whole).and_then(read_1),
+    };
     if known.is_none() {
         tracing::warn!(path = %path.display(), "the kept tags do not read; files are read again");
     }
     known
+}
+
+/// The body behind its checksum.
+fn whole(rest: &[u8]) -> Option<&[u8]> {
+    let (sum, body) = rest.split_at_checked(32)?;
+    (blake3::hash(body).as_bytes() == sum).then_some(body)
+}
+
+fn read_1(body: &[u8]) -> Option<HashMap<(u64, u64), Known>> {
+    let known: HashMap<(u64, u64), Known1> = postcard::from_bytes(body).ok()?;
+    let newer = known.into_iter().map(|(file, known)| {
+        let Known1 {
+            size,
+            modified,
+            changed,
+            digest,
+            used,
+        } = known;
+        let newer = Known {
+            size,
+            modified,
+            changed,
+            digest,
+            told: None,
+            used,
+        };
+        (file, newer)
+    });
+    Some(newer.collect())
 }
 
 fn write(path: &Path, known: &HashMap<(u64, u64), Known>) -> std::io::Result<()> {

@@ -2,16 +2,25 @@
 //!
 //! Every open is relative to the handle of the root and resolved by the kernel beneath it (`openat2`): neither
 //! `..` nor a link leads out, however the directory changes meanwhile. For reads links are followed within the
-//! tree; writes never follow one. A look that needs no disk is done at once (`RESOLVE_CACHED`), so a worker that
-//! serves others need not wait for a thread.
+//! tree, absolute ones too; writes never follow one. A look that needs no disk is done at once (`RESOLVE_CACHED`), so a
+//! worker that serves others need not wait for a thread.
+//!
+//! A path is opened without its file's driver first (`O_PATH`): a pipe or a device is seen for what it is before
+//! an open could wake a writer or rewind a tape.
 
 use super::error::OriginError;
+use super::mounts::Mounts;
 use super::path::{TreePath, UNFINISHED, is_reserved_at_root};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, openat, openat2};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, Statx, StatxFlags, StatxTimestamp, makedev, open, openat,
+    openat2, readlinkat, statx,
+};
 use rustix::io::Errno;
+use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How often a resolution is tried again that a rename elsewhere has disturbed.
@@ -20,8 +29,17 @@ const MAX_DISTURBED: usize = 32;
 /// How often a name is looked for again that seems to be absent.
 const MAX_ABSENT: usize = 4;
 
+/// How many links one path may lead through.
+const MAX_LINKS: usize = 40;
+
+/// The longest path that the kernel takes at once, in bytes.
+const MAX_STEP_BYTES: usize = 4000;
+
 /// The last second that an HTTP date can tell: the end of the year 9999.
 pub const LAST_SECOND: u64 = 253_402_300_799;
+
+/// How long before 1970 the year 1 began.
+const BEFORE_1970: Duration = Duration::from_secs(62_135_596_800);
 
 /// What tells one state of a file from another, as far as the operating system does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,11 +68,29 @@ impl Stamp {
         }
     }
 
+    pub(super) fn of_statx(stat: &Statx) -> Self {
+        let time = |time: StatxTimestamp| i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
+        Self {
+            dev: makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            ino: stat.stx_ino,
+            size: stat.stx_size,
+            modified: time(stat.stx_mtime),
+            changed: time(stat.stx_ctime),
+        }
+    }
+
     /// When it was last written, in whole seconds, as HTTP dates are.
     pub fn modified_at(&self) -> SystemTime {
-        match u64::try_from(self.modified / 1_000_000_000) {
-            Ok(seconds) => UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND)),
-            Err(_) => UNIX_EPOCH,
+        let seconds = self.modified.div_euclid(1_000_000_000);
+        let distance = Duration::from_secs(
+            u64::try_from(seconds.unsigned_abs())
+                .unwrap_or(LAST_SECOND)
+                .min(LAST_SECOND),
+        );
+        match seconds {
+            0.. => UNIX_EPOCH + distance,
+            // HTTP dates begin with the year 0.
+            _ => UNIX_EPOCH.checked_sub(distance.min(BEFORE_1970)).unwrap_or(UNIX_EPOCH),
         }
     }
 }
@@ -73,22 +109,67 @@ pub enum Found {
 pub struct Tree {
     root: OwnedFd,
     path: PathBuf,
-    hidden: bool,
+    /// The path as the operator wrote it, which links in the tree may be made with.
+    written: PathBuf,
+    mounts: Mounts,
 }
 
 impl Tree {
-    /// The directory at `path`; with `hidden`, names that begin with a dot are served too.
+    /// The directory at `path`.
     ///
     /// # Errors
     /// Where it is no directory that can be read.
-    pub fn open(path: &Path, hidden: bool) -> Result<Self, OriginError> {
+    pub fn open(path: &Path) -> Result<Self, OriginError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, path, flags, Mode::empty()).map_err(OriginError::met("open the directory"))?;
         // Kernels before 5.6, and sandboxes that do not know the call, cannot keep a path beneath the root.
         openat2(&root, ".", flags, Mode::empty(), ResolveFlags::BENEATH)
             .map_err(OriginError::met("open beneath the directory (openat2, Linux 5.6)"))?;
-        let path = std::fs::canonicalize(path).map_err(OriginError::io("resolve the directory"))?;
-        Ok(Self { root, path, hidden })
+        let failed = OriginError::io("resolve the directory");
+        let written = std::path::absolute(path).map_err(&failed)?;
+        let path = std::fs::canonicalize(path).map_err(failed)?;
+        Ok(Self {
+            root,
+            mounts: Mounts::new(&path),
+            path,
+            written,
+        })
+    }
+
+    /// The file systems that are mounted beneath it.
+    pub fn mounts(&self) -> &Mounts {
+        &self.mounts
+    }
+
+    /// Whether the directory that was opened is still what its path leads to.
+    ///
+    /// # Errors
+    /// [`OriginError::Vanished`] where it is not, and [`OriginError::Changing`] where only the disk could tell.
+    pub fn stands_now(&self) -> Result<(), OriginError> {
+        self.compare(ResolveFlags::CACHED)
+    }
+
+    /// The same, for a thread that may wait for the disk.
+    ///
+    /// # Errors
+    /// [`OriginError::Vanished`] where it is not.
+    pub fn stands(&self) -> Result<(), OriginError> {
+        self.compare(ResolveFlags::empty())
+    }
+
+    fn compare(&self, how: ResolveFlags) -> Result<(), OriginError> {
+        let held = rustix::fs::fstat(&self.root).map_err(|_| OriginError::Vanished)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let there = match openat2(CWD, &self.path, flags, Mode::empty(), how) {
+            Ok(there) => rustix::fs::fstat(there).map_err(|_| OriginError::Vanished)?,
+            // Kernels before 5.12 do not know the flag.
+            Err(Errno::AGAIN | Errno::INVAL) if how == ResolveFlags::CACHED => return Err(OriginError::Changing),
+            Err(_) => return Err(OriginError::Vanished),
+        };
+        match held.st_nlink > 0 && (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino) {
+            true => Ok(()),
+            false => Err(OriginError::Vanished),
+        }
     }
 
     /// The directory's path in the file system.
@@ -100,15 +181,14 @@ impl Tree {
         &self.root
     }
 
-    /// Whether the path is one that is served at all.
+    /// Whether the path is one that is served at all; hidden ones are to some.
     pub fn serves(&self, path: &TreePath) -> bool {
-        !path.is_reserved() && (self.hidden || !path.is_hidden())
+        !path.is_reserved()
     }
 
-    /// Whether a member of a collection that is served is served too.
+    /// Whether a member of a collection that is served is served too; hidden ones are to some.
     pub(super) fn serves_member(&self, collection: &TreePath, name: &str) -> bool {
-        let ours = name.starts_with(UNFINISHED) || (collection.is_root() && is_reserved_at_root(name));
-        !ours && (self.hidden || !name.starts_with('.'))
+        !(name.starts_with(UNFINISHED) || (collection.is_root() && is_reserved_at_root(name)))
     }
 
     /// What the path leads to.
@@ -137,15 +217,27 @@ impl Tree {
         if !self.serves(path) {
             return Err(OriginError::Absent);
         }
-        // A pipe that nobody writes to must not be waited for.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let handle = self.resolve(path, flags, how)?;
-        let stat = rustix::fs::fstat(&handle).map_err(OriginError::met("inspect a file"))?;
+        let there = self.resolve(path, OFlags::PATH, how)?;
+        let stat = rustix::fs::fstat(&there).map_err(OriginError::met("inspect a file"))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile if path.has_slash() => Err(OriginError::Absent),
-            FileType::RegularFile => Ok(Found::File(File::from(handle), Stamp::of(&stat))),
-            FileType::Directory => Ok(Found::Collection(handle, Stamp::of(&stat))),
+            FileType::RegularFile => Ok(Found::File(
+                File::from(self.reopen(&there, path, how)?),
+                Stamp::of(&stat),
+            )),
+            FileType::Directory => Ok(Found::Collection(self.reopen(&there, path, how)?, Stamp::of(&stat))),
             _ => Err(OriginError::Absent),
+        }
+    }
+
+    /// A handle for reading of what another handle only names. A pipe or device has been told apart by then.
+    fn reopen(&self, there: &OwnedFd, path: &TreePath, how: ResolveFlags) -> Result<OwnedFd, OriginError> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let named = format!("/proc/self/fd/{}", there.as_raw_fd());
+        match open(named, flags | OFlags::CLOEXEC, Mode::empty()) {
+            // Without /proc the path is resolved again.
+            Err(Errno::NOENT) => self.resolve(path, flags, how),
+            opened => opened.map_err(OriginError::met("open a file")),
         }
     }
 
@@ -184,21 +276,112 @@ impl Tree {
     }
 
     fn resolve(&self, path: &TreePath, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd, OriginError> {
-        let relative = match path.is_root() {
-            true => ".".to_owned(),
-            false => path.names().join("/"),
-        };
+        let names = path.names().iter().map(String::as_str);
+        match self.open_beneath(&relative(names), flags, how) {
+            // Links were met that lead out of the tree, or that begin at the top of the file system.
+            Err(Errno::XDEV) if how.contains(ResolveFlags::CACHED) => Err(OriginError::Changing),
+            Err(Errno::XDEV) if !how.contains(ResolveFlags::NO_SYMLINKS) => self.follow(path, flags),
+            Err(Errno::XDEV) => Err(OriginError::Absent),
+            Err(Errno::AGAIN) => Err(OriginError::Changing),
+            found => found.map_err(OriginError::met("open a file")),
+        }
+    }
+
+    fn open_beneath(&self, relative: &str, flags: OFlags, how: ResolveFlags) -> rustix::io::Result<OwnedFd> {
         let how = how | ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let open = || openat2(&self.root, &relative, flags | OFlags::CLOEXEC, Mode::empty(), how);
+        // The kernel takes so many bytes of a path at once; what is longer is opened in steps.
+        let (mut between, mut relative) = (None::<OwnedFd>, relative);
+        while relative.len() >= MAX_STEP_BYTES {
+            let cut = relative.as_bytes()[..MAX_STEP_BYTES]
+                .iter()
+                .rposition(|byte| *byte == b'/');
+            let Some((step, rest)) = cut.and_then(|cut| Some((relative.get(..cut)?, relative.get(cut + 1..)?))) else {
+                return Err(Errno::NAMETOOLONG);
+            };
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let from = between.as_ref().unwrap_or(&self.root);
+            let opened = openat2(from, step, flags, Mode::empty(), how)?;
+            (between, relative) = (Some(opened), rest);
+        }
+        let from = between.as_ref().unwrap_or(&self.root);
+        let open = || openat2(from, relative, flags | OFlags::CLOEXEC, Mode::empty(), how);
         for _ in 0..MAX_DISTURBED {
             match present(open) {
                 Err(Errno::AGAIN) if !how.contains(ResolveFlags::CACHED) => {}
-                Err(Errno::AGAIN) => return Err(OriginError::Changing),
-                // A file where a collection is needed.
-                found => return found.map_err(OriginError::met("open a file")),
+                found => return found,
             }
         }
-        Err(OriginError::Changing)
+        Err(Errno::AGAIN)
+    }
+
+    /// Opens a path through links that may be absolute, as long as each stays in the tree. Each step is taken by the
+    /// kernel beneath the root and without links, so a change meanwhile leads nowhere else.
+    fn follow(&self, path: &TreePath, flags: OFlags) -> Result<OwnedFd, OriginError> {
+        let failed = OriginError::met("open a file");
+        let mut ahead: VecDeque<String> = path.names().iter().cloned().collect();
+        let (mut behind, mut links) = (Vec::<String>::new(), 0);
+        let plain = ResolveFlags::NO_SYMLINKS;
+        while let Some(name) = ahead.pop_front() {
+            if name == ".." {
+                behind.pop().ok_or(OriginError::Absent)?;
+                continue;
+            }
+            behind.push(name);
+            let here = relative(behind.iter().map(String::as_str));
+            let step = self
+                .open_beneath(&here, OFlags::PATH | OFlags::NOFOLLOW, plain)
+                .map_err(&failed)?;
+            let stat = rustix::fs::fstat(&step).map_err(&failed)?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+                continue;
+            }
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(OriginError::Absent);
+            }
+            let target = readlinkat(&step, "", Vec::new()).map_err(&failed)?;
+            let target = Path::new(std::ffi::OsStr::from_bytes(target.to_bytes()));
+            behind.pop();
+            let inside = match target.is_absolute() {
+                true => {
+                    behind.clear();
+                    let stripped = target
+                        .strip_prefix(&self.path)
+                        .or_else(|_| target.strip_prefix(&self.written));
+                    stripped.map_err(|_| OriginError::Absent)?
+                }
+                false => target,
+            };
+            for part in inside.components().rev() {
+                match part {
+                    Component::CurDir => {}
+                    Component::ParentDir => ahead.push_front("..".to_owned()),
+                    Component::Normal(name) => ahead.push_front(name.to_str().ok_or(OriginError::Absent)?.to_owned()),
+                    Component::RootDir | Component::Prefix(_) => return Err(OriginError::Absent),
+                }
+            }
+        }
+        // A link may lead to what no path may name.
+        let mut there = TreePath::root();
+        for name in &behind {
+            there = there.child(name);
+        }
+        if there.is_reserved() {
+            return Err(OriginError::Absent);
+        }
+        let here = relative(behind.iter().map(String::as_str));
+        match self.open_beneath(&here, flags, plain) {
+            Err(Errno::XDEV) => Err(OriginError::Absent),
+            found => found.map_err(failed),
+        }
+    }
+}
+
+fn relative<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    match names.is_empty() {
+        true => ".".to_owned(),
+        false => names.join("/"),
     }
 }
 
@@ -218,4 +401,11 @@ fn present<T>(look: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T>
 pub fn stamp(file: impl AsFd) -> Result<Stamp, OriginError> {
     let stat = rustix::fs::fstat(file).map_err(OriginError::met("inspect a file"))?;
     Ok(Stamp::of(&stat))
+}
+
+/// The same, as the kernel remembers it of a file system that may not answer.
+pub fn remembered_stamp(file: impl AsFd) -> Result<Stamp, OriginError> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(file, "", flags, StatxFlags::BASIC_STATS).map_err(OriginError::met("inspect a file"))?;
+    Ok(Stamp::of_statx(&stat))
 }

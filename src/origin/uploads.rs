@@ -8,12 +8,14 @@
 //! The number in the record is told to the client, and never runs ahead of a sync: what was acknowledged is there
 //! after a crash, and what lies beyond it is cut off. One request at a time appends; a later one takes over, since
 //! its client knows that the earlier has failed. Conditions are evaluated when the upload begins, and count when it takes its place.
+//! The bytes are given up only when the file is in its place: `placing` is recorded before, `complete` after that.
 //! What is complete stays known, without its bytes, for as long as it could have been resumed.
 
 use super::change::Changes;
 use super::error::OriginError;
 use super::path::TreePath;
 use super::staging::{Arrived, Incoming, UPLOAD, random, sync};
+use super::tree::stamp;
 use crate::clock::{SharedClock, unix_seconds};
 use crate::header::{Claim, Preconditions};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
@@ -48,13 +50,17 @@ pub struct Record {
     /// What its bytes are to add up to.
     pub claims: Vec<Claim>,
     /// The time that the client gives the file, in seconds since 1970.
-    pub modified: Option<u64>,
+    pub modified: Option<i64>,
     /// The length of all, where the client has told it.
     pub length: Option<u64>,
     /// How many bytes have come, and are on the disk.
     pub offset: u64,
     /// It has taken its place, or was refused it.
     pub complete: bool,
+    /// It is about to take its place; the number is that of its file. An exchange leaves the file that was replaced under the
+    /// upload's name, which a start must not take for the upload.
+    #[serde(default)]
+    pub placing: Option<u64>,
     /// When it was last touched, in seconds since 1970.
     pub touched: u64,
 }
@@ -112,7 +118,7 @@ impl Uploads {
         };
         let failed = OriginError::met("read the uploads in .millpond");
         let mut names = Vec::new();
-        for entry in Dir::read_from(uploads.changes.staging.dir()).map_err(&failed)? {
+        for entry in Dir::read_from(uploads.changes.staging.dir()?).map_err(&failed)? {
             let name = entry.map_err(&failed)?.file_name().to_string_lossy().into_owned();
             names.extend(name.strip_prefix(UPLOAD).map(str::to_owned));
         }
@@ -232,27 +238,49 @@ impl Uploads {
         }
     }
 
-    /// Makes a body of all that has come, for whoever puts it in its place. Until this has succeeded the upload is as it was.
+    /// Makes a body of all that has come, to be put in its place. Until [`Uploads::placed`] says that it is there, the upload
+    /// is as it was.
     ///
     /// # Errors
     /// Where the disk does not take or give it.
     pub fn finish(&self, turn: &mut Turn) -> Result<(Arrived, Record), OriginError> {
+        self.record(turn)?;
         let state = &mut *turn.state;
         self.open_body(&turn.id, state)?;
         let body = state.body.as_ref().ok_or(OriginError::Absent)?;
         let path = TreePath::parse(&state.record.path).map_err(|_| OriginError::BadName)?;
         let staging = &self.changes.staging;
         let arrived = staging.finish_upload(body, &path.parent(), state.record.modified)?;
-        state.record.offset = body.len();
+        state.record.placing = Some(stamp(body.file())?.ino);
+        self.write(&turn.id, &state.record)?;
+        Ok((arrived, turn.state.record.clone()))
+    }
+
+    /// The body has its place, or was refused it for good: what lies under the upload's name goes, and the upload is complete.
+    ///
+    /// # Errors
+    /// Where the disk does not take that.
+    pub fn placed(&self, turn: &mut Turn) -> Result<(), OriginError> {
+        let state = &mut *turn.state;
+        state.record.offset = state.body.as_ref().map_or(state.record.offset, Incoming::len);
         state.record.complete = true;
+        state.record.placing = None;
         state.record.touched = unix_seconds(self.clock.now());
-        // Where it was copied, what it was copied from goes.
         drop(state.body.take().map(Incoming::removable));
         if let Some(upload) = self.get(&turn.id) {
             upload.complete.store(true, Ordering::Relaxed);
         }
         self.forget_oldest();
-        Ok((arrived, turn.state.record.clone()))
+        self.write(&turn.id, &turn.state.record)
+    }
+
+    /// The body did not get its place, for a reason that can be mended.
+    ///
+    /// # Errors
+    /// Where the disk does not take that.
+    pub fn not_placed(&self, turn: &mut Turn) -> Result<(), OriginError> {
+        turn.state.record.placing = None;
+        self.write(&turn.id, &turn.state.record)
     }
 
     fn open_body(&self, id: &str, state: &mut State) -> Result<(), OriginError> {
@@ -274,14 +302,6 @@ impl Uploads {
             self.erase(&upload.id);
             self.lock().remove(&upload.id);
         }
-    }
-
-    /// Writes down that an upload is complete, after it has taken its place or was refused it.
-    ///
-    /// # Errors
-    /// Where the disk does not take it.
-    pub fn completed(&self, turn: &Turn) -> Result<(), OriginError> {
-        self.write(&turn.id, &turn.state.record)
     }
 
     /// Removes an upload and what has come of it.
@@ -316,12 +336,21 @@ impl Uploads {
         let failed = OriginError::met("read an upload");
         let staging = &self.changes.staging;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(staging.dir(), format!("{UPLOAD}{id}.json"), flags, Mode::empty()).map_err(failed)?;
+        let file = openat(staging.dir()?, format!("{UPLOAD}{id}.json"), flags, Mode::empty()).map_err(failed)?;
         let mut text = Vec::new();
         let read = File::from(file).take(1 << 20).read_to_end(&mut text);
         read.map_err(OriginError::io("read an upload"))?;
-        let record: Record =
+        let mut record: Record =
             serde_json::from_slice(&text).map_err(|_| Unusable::Damaged("its record does not read"))?;
+        if let Some(file) = record.placing.take() {
+            let there = staging.inspect(&format!("{UPLOAD}{id}"))?;
+            if there.is_none_or(|stat| stat.st_ino != file) {
+                let _ = unlinkat(&*staging.dir()?, format!("{UPLOAD}{id}"), AtFlags::empty());
+                record.complete = true;
+                // Where the disk does not take that now, the next start finds the same.
+                let _ = self.write(id, &record);
+            }
+        }
         if !record.complete {
             match staging.length_of(&format!("{UPLOAD}{id}"))? {
                 None => return Err(Unusable::Damaged("its bytes are gone")),
@@ -334,7 +363,8 @@ impl Uploads {
 
     fn write(&self, id: &str, record: &Record) -> Result<(), OriginError> {
         let failed = OriginError::met("write the record of an upload");
-        let dir = self.changes.staging.dir();
+        let dir = self.changes.staging.dir()?;
+        let dir = &*dir;
         let (new, name) = (format!("put-{}", random()), format!("{UPLOAD}{id}.json"));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut file = File::from(openat(dir, &new, flags, Mode::RUSR | Mode::WUSR).map_err(&failed)?);
@@ -349,8 +379,9 @@ impl Uploads {
     }
 
     fn erase(&self, id: &str) {
+        let Ok(dir) = self.changes.staging.dir() else { return };
         for name in [format!("{UPLOAD}{id}.json"), format!("{UPLOAD}{id}")] {
-            let _ = unlinkat(self.changes.staging.dir(), name, AtFlags::empty());
+            let _ = unlinkat(&*dir, name, AtFlags::empty());
         }
     }
 }

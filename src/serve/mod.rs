@@ -33,7 +33,7 @@ pub use detach::{no_such_stream, status_line};
 pub use direct::{DirectBody, Lying};
 pub use guard::refusal;
 pub use lookup::{Service, ServiceSettings};
-pub use origin::{Access, AccessLog, BadTokens, Origin, OriginSettings};
+pub use origin::{Access, AccessLog, BadTokens, Cursors, Origin, OriginSettings};
 pub use pace::TURN_BYTES;
 pub use problem::Problem;
 pub use quick::{QuickBody, QuickRequest, lines_of};

@@ -114,6 +114,11 @@ impl Problem {
         self
     }
 
+    /// Whether it is of that type.
+    pub(super) fn is_of_type(&self, kind: &str) -> bool {
+        self.more.as_ref().is_some_and(|more| more.kind == Some(kind))
+    }
+
     fn more(&mut self) -> &mut More {
         self.more.get_or_insert_default()
     }

@@ -116,6 +116,11 @@ impl Client {
         self.reader.get_mut().write_all(text.as_bytes()).expect("sent");
     }
 
+    /// Has the connection reset, rather than closed, when it is dropped.
+    pub(crate) fn reset(&mut self) {
+        rustix::net::sockopt::set_socket_linger(self.reader.get_ref(), Some(std::time::Duration::ZERO)).expect("set");
+    }
+
     /// Sends bytes of a request's body.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.reader.get_mut().write_all(bytes).expect("sent");

@@ -69,7 +69,8 @@ impl Origin {
 
     /// The directory that is served.
     pub(crate) fn root(&self) -> PathBuf {
-        self.dir.path().join("root")
+        let set = self.settings.iter().find(|(key, _)| key == "root");
+        set.map_or_else(|| self.dir.path().join("root"), |(_, path)| path.into())
     }
 
     /// A directory beside it, which is not.
@@ -77,7 +78,7 @@ impl Origin {
         self.dir.path()
     }
 
-    /// What is in the directory that is served, anything of ours included.
+    /// What is in the directory that is served, anything of ours included but the mark by which it is known again.
     pub(crate) fn everything(&self) -> Vec<String> {
         let mut names = Vec::new();
         walk(&self.root(), &mut names);
@@ -86,6 +87,7 @@ impl Origin {
             .iter()
             .map(|path: &PathBuf| path.strip_prefix(&root).expect("beneath").display().to_string())
             .collect();
+        names.retain(|name| name != ".millpond/root");
         names.sort();
         names
     }
@@ -95,6 +97,11 @@ impl Origin {
         std::fs::create_dir_all(path.parent().expect("beneath")).expect("made");
         std::fs::write(&path, bytes).expect("written");
         path
+    }
+
+    /// Gives it a setting for its next start.
+    pub(crate) fn set(&mut self, key: &str, value: &str) {
+        self.settings.push((key.to_owned(), value.to_owned()));
     }
 
     pub(crate) fn restart(&mut self) {

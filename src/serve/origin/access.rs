@@ -1,15 +1,15 @@
 //! Who asks, and whether that one may: before anything of the directory is revealed, its conditions included.
 //!
 //! ```text
-//! without a file of tokens   everybody reads; programs on this machine write, pages of other sites do not
+//! without a file of tokens   everybody reads; programs on this machine write, pages of other sites do not, and nor does
+//!                            a request that a proxy here has forwarded for another machine
 //! with one                   who has a token does what its scopes say; who has none what [anonymous] says
 //! ```
 //!
 //! A token comes as `Authorization: Bearer`, or as the password of `Basic` for clients that know no better. The file
 //! is read again when it changes; one that does not read leaves the tokens as they were.
 
-use super::Origin;
-use super::change::destination;
+use super::{Origin, forwarded};
 use crate::origin::{Caller, Right, Tokens, TreePath};
 use crate::serve::guard;
 use crate::serve::problem::Problem;
@@ -83,7 +83,7 @@ impl Access {
     fn caller(&self, head: &RequestHead, right: Right) -> Result<Caller, Problem> {
         let Some(file) = &self.file else {
             let refusal = (right == Right::Write)
-                .then(|| guard::refusal(head.peer_addr, &head.headers))
+                .then(|| guard::refusal(head.peer_addr, &head.headers).or_else(|| forwarded::stranger(&head.headers)))
                 .flatten();
             return match refusal {
                 Some(why) => Err(Problem::of_origin(StatusCode::FORBIDDEN, why)),
@@ -122,7 +122,7 @@ impl Origin {
             _ => Right::Write,
         };
         let other = match head.method.as_str() {
-            "MOVE" | "COPY" => Some(destination(head)?),
+            "MOVE" | "COPY" => Some(self.destination(head)?),
             _ => None,
         };
         // COPY reads here and writes there.
@@ -135,6 +135,16 @@ impl Origin {
 }
 
 impl Origin {
+    /// Whether hidden names are there for that caller: for all where the operator says so, else for those who may write
+    /// them.
+    pub(super) fn shows_hidden(&self, path: &TreePath, head: &RequestHead) -> bool {
+        let writes = || {
+            let caller = self.access.caller(head, Right::Write);
+            caller.is_ok_and(|caller| caller.may(Right::Write, path))
+        };
+        self.settings.hidden || (self.changes.is_some() && writes())
+    }
+
     /// The name of the token that the request shows, for the log.
     pub(super) fn caller_name(&self, head: &RequestHead) -> Option<String> {
         let token = token_of(head.headers.get(header::AUTHORIZATION)?)?;

@@ -2,12 +2,19 @@
 //!
 //! Which of them is chosen by `Accept`, or by `?as=` where a link must choose. All are made from one reading of the
 //! directory; the `ETag` of each is a digest of its bytes, so a listing that says the same is not sent twice.
+//!
+//! ```text
+//! JSON                in pages of 1000 members; the reading of the first page is kept for those that follow (cursors.rs)
+//! HTML, up to 10,000  on one page, sorted as the reader likes
+//! HTML, beyond that   in pages, in the order of the names; so is the playlist cut, at 100,000
+//! ```
 
 use super::Origin;
+use super::cursors::{Cursor, Cursors};
 use super::file::media_type;
 use super::page;
 use crate::header::{EntityTag, Known, list_members};
-use crate::origin::{Kind, Listing, Member, TreePath, encode, list};
+use crate::origin::{Fingerprint, Kind, Member, Names, OriginError, Tag, Tags, Tree, TreePath, encode, member, stamp};
 use crate::serve::answer::{Answer, Facts, answer};
 use crate::serve::body::HeadOnly;
 use crate::serve::multipart::Segment;
@@ -27,6 +34,12 @@ use time::format_description::well_known::Rfc3339;
 /// How many members a page of JSON holds, unless asked for fewer, and at most.
 const PAGE_MEMBERS: usize = 1000;
 const MAX_PAGE_MEMBERS: usize = 10_000;
+
+/// How many members are sorted for one page for people.
+const MAX_SORTED: usize = 10_000;
+
+/// How many members a playlist is made of.
+const MAX_PLAYLIST: usize = 100_000;
 
 /// The forms that a listing has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +109,8 @@ pub(super) struct View {
     pub(super) descending: bool,
     limit: Option<usize>,
     after: Option<String>,
+    /// The state of the listing that a page is asked for of.
+    listing: Option<String>,
     /// The member that is to be shown in a player.
     pub(super) play: Option<String>,
 }
@@ -124,6 +139,7 @@ impl View {
                     _ => return wrong("a number from 1 to 10000"),
                 },
                 "after" => view.after = Some(value.into_owned()),
+                "listing" => view.listing = Some(value.into_owned()),
                 "play" => view.play = Some(value.into_owned()),
                 // What else stands in a query is no part of a name, and nothing to us.
                 _ => {}
@@ -142,22 +158,32 @@ impl Origin {
         request: &Request<'_>,
         headers: &HeaderMap,
         query: &str,
+        hidden: bool,
     ) -> HttpResponse {
         let view = match View::read(query) {
             Ok(view) => view,
             Err(mistake) => return Problem::of_origin(StatusCode::BAD_REQUEST, mistake).response(),
         };
         let form = view.form.unwrap_or_else(|| Form::accepted(headers));
-        let (tree, tags, of) = (Arc::clone(&self.tree), Arc::clone(&self.tags), path.clone());
-        let made = self.blocking(move || {
-            let listing = list(&tree, &tags, &of, &handle)?;
+        let reading = Reading {
+            tree: Arc::clone(&self.tree),
+            tags: Arc::clone(&self.tags),
+            cursors: Arc::clone(&self.cursors),
+            path: path.clone(),
+            handle,
+            hidden,
+        };
+        let made = self.at_disk(path, move || {
             Ok(match form {
-                Form::Html => match &view.play {
-                    Some(name) => page::player(&of, &listing, name),
-                    None => Some(page::listing(&of, &listing, &view)),
-                },
-                Form::Json => Some(json(&of, &listing, &view)),
-                Form::Playlist => Some(playlist(&of, &listing)),
+                Form::Json => Some(reading.json(&view)?),
+                Form::Html => {
+                    let listing = reading.listing(&view)?;
+                    match &view.play {
+                        Some(name) => page::player(&reading.path, &listing, name),
+                        None => Some(page::listing(&reading.path, &listing, &view)),
+                    }
+                }
+                Form::Playlist => Some(reading.playlist()?),
             })
         });
         let text = match made.await {
@@ -168,11 +194,16 @@ impl Origin {
             }
             Err(error) => return super::refused(&error).response(),
         };
-        answered(&text, form, request)
+        answered(
+            &text,
+            form,
+            request,
+            self.cache_control(hidden && !self.settings.hidden),
+        )
     }
 }
 
-fn answered(text: &Bytes, form: Form, request: &Request<'_>) -> HttpResponse {
+fn answered(text: &Bytes, form: Form, request: &Request<'_>, caching: &'static str) -> HttpResponse {
     let etag = EntityTag::strong(&blake3::hash(text).to_hex()[..32]);
     let known = Known {
         etag: &etag,
@@ -196,7 +227,7 @@ fn answered(text: &Bytes, form: Form, request: &Request<'_>) -> HttpResponse {
     let mut head = HttpResponse::build(status);
     head.insert_header((header::ETAG, etag.to_string()))
         .insert_header((header::VARY, HeaderValue::from_static("accept")))
-        .insert_header((header::CACHE_CONTROL, super::CACHE_CONTROL))
+        .insert_header((header::CACHE_CONTROL, caching))
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")));
     let Some(text) = body else { return head.finish() };
     head.insert_header((header::CONTENT_TYPE, form.media()));
@@ -209,32 +240,162 @@ fn answered(text: &Bytes, form: Form, request: &Request<'_>) -> HttpResponse {
     }
 }
 
-/// The listing for programs: paged, and with what they need to know whether it is all.
-fn json(path: &TreePath, listing: &Listing, view: &View) -> String {
-    let limit = view.limit.unwrap_or(PAGE_MEMBERS);
-    let mut rest = listing
-        .members
-        .iter()
-        .skip_while(|member| view.after.as_ref().is_some_and(|after| member.name <= *after));
-    let shown: Vec<_> = rest.by_ref().take(limit).collect();
-    let next = rest.next().and(shown.last()).map(|last| {
-        let after = url::form_urlencoded::byte_serialize(last.name.as_bytes()).collect::<String>();
-        format!("?as=json&limit={limit}&after={after}")
-    });
-    let members: Vec<_> = shown.into_iter().map(entry).collect();
-    let mut text = json!({
-        "path": path.to_string(),
-        "complete": listing.complete,
-        "skipped": listing.skipped,
-        // The same on every page of one state.
-        "listing": listing.fingerprint(),
-        "total": listing.members.len(),
-        "entries": members,
-        "next": next,
-    })
-    .to_string();
-    text.push('\n');
-    text
+/// A collection that is open to be listed.
+struct Reading {
+    tree: Arc<Tree>,
+    tags: Arc<Tags>,
+    cursors: Arc<Cursors>,
+    path: TreePath,
+    handle: OwnedFd,
+    hidden: bool,
+}
+
+/// Members of a collection, as a page shows them.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// The members, in the order of their names' bytes.
+    pub(super) members: Vec<Member>,
+    pub(super) complete: bool,
+    pub(super) skipped: usize,
+    /// How many the collection has.
+    pub(super) total: usize,
+    /// They were too many to be sorted; and where the next are, if there are more.
+    pub(super) cut: bool,
+    pub(super) next: Option<String>,
+}
+
+impl Reading {
+    /// The members at these places. Some may have gone since the names were read.
+    fn members(&self, names: &Names, from: usize, until: usize) -> Result<Vec<Member>, OriginError> {
+        let named = (from..until.min(names.len())).filter_map(|index| names.get(index));
+        let found = named.map(|name| member(&self.tree, &self.tags, &self.path, &self.handle, name));
+        found.filter_map(Result::transpose).collect()
+    }
+
+    /// The reading that the page is of: the one that is kept, or a new one.
+    fn cursor(&self, view: &View) -> Result<Cursor, OriginError> {
+        let kept = view
+            .listing
+            .as_ref()
+            .and_then(|listing| self.cursors.get(&self.path, self.hidden, listing));
+        if let Some(cursor) = kept {
+            return Ok(cursor);
+        }
+        let before = stamp(&self.handle)?;
+        let mut names = Names::read(&self.tree, &self.path, &self.handle, self.hidden)?;
+        let mut fingerprint = Fingerprint::default();
+        for name in names.iter() {
+            if let Some(found) = member(&self.tree, &self.tags, &self.path, &self.handle, name)? {
+                fingerprint.add(&found);
+            }
+        }
+        names.complete &= stamp(&self.handle)? == before;
+        let listing = fingerprint.finish();
+        Ok(Cursor::new(&self.path, self.hidden, listing, Arc::new(names)))
+    }
+
+    /// The listing for programs: paged, and with what they need to know whether it is all.
+    fn json(&self, view: &View) -> Result<String, OriginError> {
+        let cursor = self.cursor(view)?;
+        let names = &cursor.names;
+        let limit = view.limit.unwrap_or(PAGE_MEMBERS);
+        let from = view.after.as_deref().map_or(0, |after| names.after(after));
+        let shown = self.members(names, from, from + limit)?;
+        let entries: Vec<_> = shown.iter().map(entry).collect();
+        let mut text = json!({
+            "path": self.path.to_string(),
+            "complete": names.complete,
+            "skipped": names.skipped,
+            // The same on every page of one state.
+            "listing": cursor.listing,
+            "total": names.len(),
+            "entries": entries,
+            "next": next("json", Some(limit), &cursor, from + limit),
+        })
+        .to_string();
+        text.push('\n');
+        self.keep(cursor, limit);
+        Ok(text)
+    }
+
+    /// The members that a page for people shows.
+    fn listing(&self, view: &View) -> Result<Listing, OriginError> {
+        let names = match &view.listing {
+            Some(_) => self.cursor(view)?,
+            None => {
+                let names = Names::read(&self.tree, &self.path, &self.handle, self.hidden)?;
+                // Pages that are not compared need no state but a name for their reading.
+                let id = format!("{:x}-{}", stamp(&self.handle)?.changed, names.len());
+                Cursor::new(&self.path, self.hidden, id, Arc::new(names))
+            }
+        };
+        let cursor = names;
+        let names = Arc::clone(&cursor.names);
+        let cut = names.len() > MAX_SORTED;
+        let (from, limit) = match cut {
+            true => (
+                view.after.as_deref().map_or(0, |after| names.after(after)),
+                PAGE_MEMBERS,
+            ),
+            false => (0, MAX_SORTED),
+        };
+        let listing = Listing {
+            members: self.members(&names, from, from + limit)?,
+            complete: names.complete,
+            skipped: names.skipped,
+            total: names.len(),
+            cut,
+            next: next("html", None, &cursor, from + limit),
+        };
+        self.keep(cursor, limit);
+        Ok(listing)
+    }
+
+    fn keep(&self, cursor: Cursor, limit: usize) {
+        if cursor.names.len() > limit {
+            self.cursors.insert(cursor);
+        }
+    }
+
+    /// A playlist of what can be played, in the order in which people count.
+    fn playlist(&self) -> Result<String, OriginError> {
+        let names = Names::read(&self.tree, &self.path, &self.handle, self.hidden)?;
+        let shown = names.len().min(MAX_PLAYLIST);
+        let mut members = Vec::new();
+        for index in 0..shown {
+            let Some(name) = names.get(index) else { continue };
+            // What is no film by its name need not be looked at.
+            if matches!(kind_of(&self.path, name), Some("video" | "audio"))
+                && let Some(found) = member(&self.tree, &self.tags, &self.path, &self.handle, name)?
+            {
+                members.push(found);
+            }
+        }
+        let listing = Listing {
+            members,
+            complete: names.complete,
+            skipped: names.skipped,
+            total: names.len(),
+            cut: false,
+            next: None,
+        };
+        let mut text = "#EXTM3U\n".to_owned();
+        for member in page::sorted(&listing, page::Sort::Name, false) {
+            if playable(&self.path, member).is_some() {
+                text.push_str(&format!("#EXTINF:-1,{}\n{}\n", member.name, href(member)));
+            }
+        }
+        Ok(text)
+    }
+}
+
+/// The query of the page that begins at that place of the reading; `None` behind the last.
+fn next(form: &str, limit: Option<usize>, cursor: &Cursor, place: usize) -> Option<String> {
+    cursor.names.get(place)?;
+    let last = cursor.names.get(place.checked_sub(1)?)?;
+    let after = url::form_urlencoded::byte_serialize(last.as_bytes()).collect::<String>();
+    let limit = limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
+    Some(format!("?as={form}{limit}&after={after}&listing={}", cursor.listing))
 }
 
 fn entry(member: &Member) -> serde_json::Value {
@@ -246,8 +407,8 @@ fn entry(member: &Member) -> serde_json::Value {
     });
     if member.kind == Kind::File {
         entry["size"] = member.stamp.size.into();
-        entry["etag"] = match &member.digest {
-            Some(digest) => crate::origin::Tag::Strong(*digest).entity_tag().to_string().into(),
+        entry["etag"] = match member.tag.filter(Tag::is_strong) {
+            Some(tag) => tag.entity_tag().to_string().into(),
             None => serde_json::Value::Null,
         };
     }
@@ -257,10 +418,11 @@ fn entry(member: &Member) -> serde_json::Value {
     entry
 }
 
-/// A reference to the member, relative to its collection. The dot keeps a colon from looking like a scheme.
+/// A reference to the member, relative to its collection. It begins with the name itself, since Kodi takes nothing else for
+/// an entry; a colon, which would look like a scheme, is escaped (`path.rs`).
 pub(super) fn href(member: &Member) -> String {
     let slash = if member.kind == Kind::Collection { "/" } else { "" };
-    format!("./{}{slash}", encode(&member.name))
+    format!("{}{slash}", encode(&member.name))
 }
 
 /// When the member was last written.
@@ -279,22 +441,16 @@ pub(super) fn playable(path: &TreePath, member: &Member) -> Option<&'static str>
     if member.kind == Kind::Collection {
         return None;
     }
-    let media = media_type(&path.child(&member.name));
+    kind_of(path, &member.name)
+}
+
+/// The same by a file's name alone.
+fn kind_of(path: &TreePath, name: &str) -> Option<&'static str> {
+    let media = media_type(&path.child(name));
     ["video", "audio", "image"]
         .into_iter()
         .find(|kind| media.strip_prefix(kind).is_some_and(|rest| rest.starts_with('/')))
         .filter(|_| !media.contains("mpegurl"))
-}
-
-/// A playlist of what can be played, in the order in which people count.
-fn playlist(path: &TreePath, listing: &Listing) -> String {
-    let mut text = "#EXTM3U\n".to_owned();
-    for member in page::sorted(listing, page::Sort::Name, false) {
-        if matches!(playable(path, member), Some("video" | "audio")) {
-            text.push_str(&format!("#EXTINF:-1,{}\n{}\n", member.name, href(member)));
-        }
-    }
-    text
 }
 
 #[cfg(test)]

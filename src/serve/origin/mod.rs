@@ -1,10 +1,10 @@
 //! Origin mode at our door: a directory read, listed and changed over HTTP and WebDAV.
 //!
 //! ```text
-//! file        GET and HEAD of a file: decided like a stored object, sent by the same reads
-//! collection  GET and HEAD of a collection: page (for people), JSON, playlist
-//! properties  PROPFIND, PROPPATCH
-//! access      who asks, and whether that one may
+//! file        GET and HEAD of a file: decided like a stored object, sent by the same reads (body)
+//! collection  GET and HEAD of a collection: page (for people), JSON, playlist; cursors keep readings for their pages
+//! properties  PROPFIND, PROPPATCH; xml reads what they name
+//! access      who asks, and whether that one may; forwarded knows what a proxy says of that
 //! log         what is written down of each request
 //! upload      PUT in several requests
 //! put         PUT; change: DELETE, MKCOL, MOVE, COPY
@@ -13,22 +13,28 @@
 //! `crate::origin` knows the directory and the rules of writing; here its verdicts become HTTP.
 
 mod access;
+mod body;
 mod change;
 mod collection;
+mod cursors;
 mod file;
+mod forwarded;
 mod log;
 mod page;
 mod properties;
 mod put;
 mod upload;
+mod xml;
 
 pub use access::{Access, BadTokens};
+pub use cursors::Cursors;
 pub use log::AccessLog;
 
 use super::problem::Problem;
 use super::request::Request;
 use crate::clock::SharedClock;
-use crate::config::Delivery;
+use crate::config::{Delivery, PublicUrl};
+use crate::header::print_date;
 use crate::origin::{Changes, Found, Locks, OriginError, PathError, Summing, Tags, Tree, TreePath, Uploads, Watching};
 use crate::telemetry::Metrics;
 use actix_http::Payload;
@@ -37,14 +43,23 @@ use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use futures::StreamExt;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The longest request target served, in bytes.
-const MAX_TARGET_BYTES: usize = 8 * 1024;
+/// The longest path that is served, in bytes as the file system has them, and the longest request target: each byte of a path
+/// may come as three.
+const MAX_PATH_BYTES: usize = 8 * 1024;
+const MAX_TARGET_BYTES: usize = 4 * MAX_PATH_BYTES;
+
+/// How long a request waits for a turn at a file system that is mounted beneath the directory.
+const MOUNT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A cache asks each time, which costs a 304; while it cannot reach us it may use what it has.
 const CACHE_CONTROL: &str = "max-age=0, stale-if-error=604800";
+
+/// The same of what is shown to those alone who may change it.
+const CACHE_CONTROL_PRIVATE: &str = "private, max-age=0";
 
 const READING: &str = "GET, HEAD, OPTIONS, PROPFIND";
 const WRITING: &str = "GET, HEAD, OPTIONS, PROPFIND, PUT, DELETE, MKCOL, MOVE, COPY, PROPPATCH";
@@ -56,8 +71,14 @@ pub struct OriginSettings {
     pub writable: bool,
     /// Whether changes without a condition are refused.
     pub demand_conditions: bool,
-    /// Whether DELETE of a collection removes all that is in it, though it does not say so.
+    /// Whether collections are removed and replaced with all that is in them.
     pub deep_delete: bool,
+    /// Whether names that begin with a dot are shown to all who read.
+    pub hidden: bool,
+    /// The URL that clients use.
+    pub public_url: PublicUrl,
+    /// Proxies that are believed under which name they were asked, beside those on this machine.
+    pub trusted_proxies: Vec<IpAddr>,
     /// The largest file that may be put, in bytes.
     pub largest_upload: Option<u64>,
 }
@@ -74,9 +95,11 @@ pub struct Origin {
     /// What is put in several requests; `None` where it is read-only.
     pub uploads: Option<Arc<Uploads>>,
     /// Who may do what.
-    pub access: Access,
+    pub access: Arc<Access>,
     /// Where requests are logged.
-    pub log: Option<AccessLog>,
+    pub log: Option<Arc<AccessLog>>,
+    /// Readings of collections that are being paged through.
+    pub cursors: Arc<Cursors>,
     /// Who changes what at the moment.
     pub locks: Locks,
     /// Reads large files.
@@ -103,6 +126,16 @@ impl Origin {
         self.logged(request.head(), begun, response)
     }
 
+    /// The answer to a request while the directory is not there: before it was opened for the first time.
+    pub fn away(target: &str) -> HttpResponse {
+        match target {
+            "/-/healthz" => HttpResponse::Ok()
+                .insert_header((header::CACHE_CONTROL, "no-store"))
+                .body("ok\n"),
+            _ => refused(&OriginError::Vanished).response(),
+        }
+    }
+
     /// The answer to a request whose client waits before it sends a body; `None` where it may.
     pub async fn before_body(&self, request: &actix_http::Request) -> Option<HttpResponse> {
         let begun = Instant::now();
@@ -122,36 +155,58 @@ impl Origin {
         let target = head.uri.path();
         let query = head.uri.query().unwrap_or_default();
         if target.len() + query.len() > MAX_TARGET_BYTES {
-            let what = "the request target is longer than 8192 bytes";
+            let what = "the request target is longer than 32768 bytes";
             return Problem::of_origin(StatusCode::URI_TOO_LONG, what).response();
         }
         if head.method.as_str() == "OPTIONS" {
             return self.options();
         }
         if let Some(own) = target.strip_prefix("/-/") {
-            return match own.strip_prefix(upload::PLACE) {
-                Some(id) => {
-                    let answer = self.at_upload(id, head, payload).await;
-                    answer.unwrap_or_else(|problem| problem.response())
-                }
-                None => self.own(own, head),
+            let Some(id) = own.strip_prefix(upload::PLACE) else {
+                return self.own(own, head).await;
             };
+            if let Err(error) = self.stands().await {
+                return refused(&error).response();
+            }
+            let answer = self.at_upload(id, head, payload).await;
+            return answer.unwrap_or_else(|problem| problem.response());
         }
         let path = match TreePath::parse(target) {
             Ok(path) => path,
             Err(error) => return misnamed(error, head).response(),
         };
+        if path.names().iter().map(|name| name.len() + 1).sum::<usize>() > MAX_PATH_BYTES {
+            let what = "the path is longer than 8192 bytes";
+            return Problem::of_origin(StatusCode::URI_TOO_LONG, what).response();
+        }
         match self.admit(&path, head) {
-            Ok(_) => self.at(&path, query, head, payload).await,
+            Ok(()) => self.at(&path, query, head, payload).await,
             Err(problem) => problem.response(),
         }
     }
 
+    /// Whether the directory is still the one that was opened.
+    async fn stands(&self) -> Result<(), OriginError> {
+        match self.tree.stands_now() {
+            Err(OriginError::Changing) => {}
+            verdict => return verdict,
+        }
+        let tree = Arc::clone(&self.tree);
+        self.blocking(move || tree.stands()).await
+    }
+
     async fn at(&self, path: &TreePath, query: &str, head: &RequestHead, payload: Payload) -> HttpResponse {
+        if let Err(error) = self.stands().await {
+            return refused(&error).response();
+        }
+        let hidden = self.shows_hidden(path, head);
+        if path.is_hidden() && !hidden {
+            return refused(&OriginError::Absent).response();
+        }
         match head.method.as_str() {
-            "GET" | "HEAD" => self.read(path, query, head).await,
+            "GET" | "HEAD" => self.read(path, query, head, hidden).await,
             "PROPFIND" => match whole(payload, properties::MAX_BODY_BYTES).await {
-                Ok(body) => self.describe(path, &head.headers, &body).await,
+                Ok(body) => self.describe(path, &head.headers, &body, hidden).await,
                 Err(problem) => problem.response(),
             },
             method if self.changes.is_some() => {
@@ -162,7 +217,7 @@ impl Origin {
                     "MOVE" => self.relocate(path, head).await,
                     "COPY" => self.copy(path, head).await,
                     "PROPPATCH" => match whole(payload, properties::MAX_BODY_BYTES).await {
-                        Ok(body) => Ok(self.set_properties(path, &body).await),
+                        Ok(body) => self.set_properties(path, &head.headers, &body).await,
                         Err(problem) => Err(problem),
                     },
                     method => return self.not_allowed(method),
@@ -188,6 +243,9 @@ impl Origin {
         if let Err(problem) = self.admit(&path, head) {
             return Err(problem.response());
         }
+        if let Err(error) = self.stands().await {
+            return Err(refused(&error).response());
+        }
         match head.method.as_str() {
             "PUT" if self.changes.is_none() => Err(self.not_allowed("PUT")),
             "PUT" => match self.may_put(&path, head).await {
@@ -202,7 +260,7 @@ impl Origin {
         self.changes.clone().ok_or_else(|| refused(&OriginError::ReadOnly))
     }
 
-    async fn read(&self, path: &TreePath, query: &str, head: &RequestHead) -> HttpResponse {
+    async fn read(&self, path: &TreePath, query: &str, head: &RequestHead, hidden: bool) -> HttpResponse {
         let Some(request) = Request::read(head, Delivery::Follow) else {
             return self.not_allowed(head.method.as_str());
         };
@@ -212,7 +270,11 @@ impl Origin {
         };
         match found {
             Found::Collection(..) if !path.has_slash() => elsewhere(path, query),
-            Found::Collection(handle, _) => self.send_collection(path, handle, &request, &head.headers, query).await,
+            Found::Collection(handle, _) => {
+                let headers = &head.headers;
+                self.send_collection(path, handle, &request, headers, query, hidden)
+                    .await
+            }
             Found::File(file, stamp) => match self.tagged(path, file, stamp).await {
                 Ok(tagged) => self.send_file(path, &request, tagged),
                 Err(error) => refused(&error).response(),
@@ -222,11 +284,41 @@ impl Origin {
 
     /// What the path leads to: at once where the kernel knows, else from a thread that may wait for the disk.
     async fn find(&self, path: &TreePath) -> Result<Found, OriginError> {
-        if let Some(found) = self.tree.find_now(path)? {
+        // An open on another mount may wait for its server, whatever the kernel remembers of the path.
+        if self.tree.mounts().turns(path).is_none()
+            && let Some(found) = self.tree.find_now(path)?
+        {
             return Ok(found);
         }
-        let (tree, path) = (Arc::clone(&self.tree), path.clone());
-        self.blocking(move || tree.find(&path)).await
+        let (tree, of) = (Arc::clone(&self.tree), path.clone());
+        self.at_disk(path, move || tree.find(&of)).await
+    }
+
+    /// Runs what may wait for the file system that the path is on. Those who wait for one mount leave threads to all others.
+    async fn at_disk<T: Send + 'static>(
+        &self,
+        path: &TreePath,
+        work: impl FnOnce() -> Result<T, OriginError> + Send + 'static,
+    ) -> Result<T, OriginError> {
+        let Some(turns) = self.tree.mounts().turns(path) else {
+            return self.blocking(work).await;
+        };
+        let turn = tokio::time::timeout(MOUNT_PATIENCE, turns.acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            return Err(OriginError::Hangs);
+        };
+        self.blocking(move || {
+            let _turn = turn;
+            work()
+        })
+        .await
+    }
+
+    fn cache_control(&self, private: bool) -> &'static str {
+        match private {
+            true => CACHE_CONTROL_PRIVATE,
+            false => CACHE_CONTROL,
+        }
     }
 
     /// Runs what may wait for the disk.
@@ -243,7 +335,14 @@ impl Origin {
         })
     }
 
-    fn own(&self, own: &str, head: &RequestHead) -> HttpResponse {
+    async fn own(&self, own: &str, head: &RequestHead) -> HttpResponse {
+        let stands = match own {
+            "readyz" => self.stands().await,
+            _ => Ok(()),
+        };
+        if let Err(error) = stands {
+            return refused(&error).response();
+        }
         match own {
             "healthz" | "readyz" => HttpResponse::Ok()
                 .insert_header((header::CACHE_CONTROL, "no-store"))
@@ -327,6 +426,20 @@ fn elsewhere(path: &TreePath, query: &str) -> HttpResponse {
         .finish()
 }
 
+/// A date as HTTP writes it, of before 1970 too.
+fn http_date(time: SystemTime) -> String {
+    if time >= UNIX_EPOCH {
+        return print_date(time);
+    }
+    let format = time::format_description::parse_borrowed::<2>(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT",
+    );
+    let text = format
+        .ok()
+        .and_then(|format| time::OffsetDateTime::from(time).format(&format).ok());
+    text.unwrap_or_else(|| print_date(UNIX_EPOCH))
+}
+
 /// What a path that names nothing is answered.
 fn misnamed(error: PathError, head: &RequestHead) -> Problem {
     let reads = matches!(head.method.as_str(), "GET" | "HEAD" | "PROPFIND");
@@ -345,15 +458,17 @@ fn refused(error: &OriginError) -> Problem {
         E::Denied | E::ReadOnly | E::Unserved | E::Root => StatusCode::FORBIDDEN,
         E::NoParent | E::ParentIsFile | E::IsCollection | E::Exists | E::NotEmpty => StatusCode::CONFLICT,
         E::Link | E::Special | E::Twin(_) | E::Within | E::OtherDisk => StatusCode::CONFLICT,
+        E::Mounted => StatusCode::CONFLICT,
         E::Failed => StatusCode::PRECONDITION_FAILED,
         E::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
         E::BadName | E::Unportable(_) | E::WrongDigest(_) => StatusCode::BAD_REQUEST,
         E::TooLong => StatusCode::INSUFFICIENT_STORAGE,
         E::InUse => StatusCode::SERVICE_UNAVAILABLE,
         E::TooManyUploads => {
-            return Problem::later(std::time::Duration::from_secs(60), &error.to_string()).without_story();
+            return Problem::later(Duration::from_secs(60), &error.to_string()).without_story();
         }
-        E::Changing => return Problem::later(std::time::Duration::from_secs(1), &error.to_string()).without_story(),
+        E::Changing | E::Unread => return Problem::later(Duration::from_secs(1), &error.to_string()).without_story(),
+        E::Vanished | E::Hangs => return Problem::later(Duration::from_secs(5), &error.to_string()).without_story(),
         E::Disk { source, .. } => {
             tracing::error!(%error, cause = %source, "the directory failed");
             let what = "the server's disk failed; its log says how";

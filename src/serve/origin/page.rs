@@ -3,8 +3,8 @@
 //! No script: sorting is a link, and the player is the browser's. The policy that goes out with them allows none
 //! either, so a name that looks like markup is only a name.
 
-use super::collection::{View, href, playable, rfc3339};
-use crate::origin::{Kind, Listing, Member, TreePath};
+use super::collection::{Listing, View, href, playable, rfc3339};
+use crate::origin::{Kind, Member, TreePath};
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 
@@ -119,12 +119,23 @@ pub(super) fn listing(path: &TreePath, listing: &Listing, view: &View) -> String
         page.push_str("<tr><td><a href=\"../\">../</a><td><td><td>\n");
     }
     let mut plays = false;
-    for member in sorted(listing, view.sort, view.descending) {
+    let members = match listing.cut {
+        true => listing.members.iter().collect(),
+        false => sorted(listing, view.sort, view.descending),
+    };
+    for member in members {
         plays |= matches!(playable(path, member), Some("video" | "audio"));
         row(&mut page, path, member);
     }
-    page.push_str("</tbody></table>\n<footer>");
-    let _ = write!(page, "{} entries", listing.members.len());
+    page.push_str("</tbody></table>\n");
+    if let Some(next) = &listing.next {
+        let _ = writeln!(page, "<nav><a href=\"{}\">more →</a></nav>", Text(next));
+    }
+    page.push_str("<footer>");
+    let _ = write!(page, "{} entries", listing.total);
+    if listing.skipped > 0 {
+        let _ = write!(page, " · {} that no link leads to", listing.skipped);
+    }
     if !listing.complete {
         page.push_str(", and perhaps more: the directory is changing");
     }

@@ -1,40 +1,49 @@
-//! WebDAV properties (RFC 4918 §9.1, §9.2): how file managers and rclone read a tree.
+//! WebDAV properties (RFC 4918 §9.1, §9.2): how file managers and rclone read a tree, and what they note down in it.
 //!
-//! Depth 0 and 1 are answered, infinity is refused as the RFC allows. Properties are what the file system knows:
-//! none can be set. Where a directory would not hold still, the answer holds an item with 507, which says that
-//! something may be missing.
+//! Depth 0 and 1 are answered, infinity is refused as the RFC allows. Live properties are what the file system knows; of these the
+//! time of the last change can be set. All others are kept as they come (`origin::properties`).
+//!
+//! An answer is written while it goes out: a piece of it holds [`PIECE_MEMBERS`] members, and no thread waits for a slow
+//! client. Where a directory would not hold still, the last response has status 507, which says that something may be missing.
 
-use super::Origin;
+use super::change::Locked;
 use super::file::media_type;
 use super::page::Text;
-use crate::header::print_date;
-use crate::origin::{Found, Kind, Listing, OriginError, Stamp, TreePath, list};
+use super::xml::{self, DAV, Instruction, Wanted};
+use super::{Origin, http_date};
+use crate::header::Preconditions;
+use crate::header::parse_date;
+use crate::origin::{
+    Changes, Evidence, Found, INLINE_BYTES, Kind, Member, Names, OriginError, Patch, Properties, PropertyName, Stamp,
+    Tag, Tags, Tree, TreePath, member,
+};
 use crate::serve::problem::Problem;
 use actix_web::HttpResponse;
+use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
-use quick_xml::events::Event;
-use quick_xml::name::ResolveResult;
-use quick_xml::reader::NsReader;
+use bytes::Bytes;
 use rustix::fs::{StatVfs, fstatvfs};
 use std::fmt::Write as _;
+use std::future::Future;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::UNIX_EPOCH;
+use tokio::task::JoinHandle;
 
 /// The longest body of a PROPFIND or PROPPATCH, in bytes.
 pub(super) const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// How many properties one request may name, and how long their names may be together, in bytes: they are repeated for
-/// each member.
-const MAX_NAMED: usize = 256;
-const MAX_NAMES_BYTES: usize = 8 * 1024;
+/// How many members are written at once.
+const PIECE_MEMBERS: usize = 256;
 
-/// The longest answer, in bytes.
-const MAX_ANSWER_BYTES: usize = 128 << 20;
+/// How many small files of a collection are read for their tags, in bytes together: the rest have none until
+/// somebody reads them, so that no tag is another later.
+const READ_BYTES: u64 = 16 << 20;
 
-const DAV: &str = "DAV:";
-
-/// The properties that `allprop` gives (RFC 4331 keeps the quota out of it).
+/// The live properties that `allprop` gives (RFC 4331 keeps the quota out of it).
 const ALL: &[&str] = &[
     "resourcetype",
     "displayname",
@@ -46,165 +55,376 @@ const ALL: &[&str] = &[
     "lockdiscovery",
 ];
 
-/// The name of a property: its namespace and local name.
-type Name = (String, String);
+/// The other live properties.
+const MORE: &[&str] = &["quota-available-bytes", "quota-used-bytes", "creationdate"];
 
-/// What a request wants to know.
-#[derive(Debug, PartialEq, Eq)]
-enum Wanted {
-    All,
-    Names,
-    These(Vec<Name>),
-}
+/// The properties by which clients set a file's time: of the RFC, of rclone, and of Windows.
+const MICROSOFT: &str = "urn:schemas-microsoft-com:";
 
 /// What is described.
 struct Resource<'a> {
+    href: String,
+    name: &'a str,
     path: TreePath,
     kind: Kind,
     stamp: &'a Stamp,
     etag: Option<String>,
     room: Option<&'a StatVfs>,
+    dead: Properties,
 }
 
 impl Origin {
     /// The answer to PROPFIND.
-    pub(super) async fn describe(&self, path: &TreePath, headers: &HeaderMap, body: &[u8]) -> HttpResponse {
+    pub(super) async fn describe(
+        &self,
+        path: &TreePath,
+        headers: &HeaderMap,
+        body: &[u8],
+        hidden: bool,
+    ) -> HttpResponse {
         let deep = match headers.get("depth").map(|depth| depth.as_bytes()) {
             Some(b"0") => false,
             Some(b"1") => true,
             _ => return endless(),
         };
-        let wanted = match read(body) {
+        let wanted = match xml::read(body) {
             Ok(wanted) => wanted,
             Err(mistake) => return Problem::of_origin(StatusCode::BAD_REQUEST, mistake).response(),
         };
         let (tree, tags, of) = (Arc::clone(&self.tree), Arc::clone(&self.tags), path.clone());
+        let prefix = self.settings.public_url.prefix().to_owned();
         let look = move || match tree.find(&of)? {
             Found::File(file, stamp) => {
-                let tag = match stamp.size > crate::origin::INLINE_BYTES {
+                let tag = match stamp.size > INLINE_BYTES {
                     true => tags.at_once(&stamp),
                     false => tags
                         .digest(&file)
-                        .map_or(tags.at_once(&stamp), |(_, digest)| crate::origin::Tag::Strong(digest)),
+                        .map_or(tags.at_once(&stamp), |(_, digest)| Tag::Strong(digest)),
                 };
-                Ok(describe_file(&of, &stamp, tag.entity_tag().to_string(), &wanted))
+                let resource = Resource {
+                    href: format!("{prefix}{}", of.bare()),
+                    name: of.name().unwrap_or_default(),
+                    path: of.bare(),
+                    kind: Kind::File,
+                    stamp: &stamp,
+                    etag: Some(tag.entity_tag().to_string()),
+                    room: None,
+                    dead: dead(&wanted, || Properties::of(&file)),
+                };
+                let mut text = begin();
+                resource.write(&mut text, &wanted);
+                text.push_str(END);
+                Ok((text, None))
             }
             Found::Collection(handle, stamp) => {
-                let listing = deep.then(|| list(&tree, &tags, &of, &handle)).transpose()?;
-                describe_collection(&of, &handle, &stamp, listing.as_ref(), &wanted).ok_or(OriginError::TooLong)
+                let room = fstatvfs(&handle).ok();
+                let own = Resource {
+                    href: format!("{prefix}{}", of.with_slash()),
+                    name: of.name().unwrap_or("/"),
+                    path: of.with_slash(),
+                    kind: Kind::Collection,
+                    stamp: &stamp,
+                    etag: None,
+                    room: room.as_ref(),
+                    dead: dead(&wanted, || Properties::of(&handle)),
+                };
+                let mut text = begin();
+                own.write(&mut text, &wanted);
+                if !deep {
+                    text.push_str(END);
+                    return Ok((text, None));
+                }
+                let names = Names::read(&tree, &of, &handle, hidden)?;
+                let mut members = Members {
+                    tree,
+                    tags,
+                    prefix,
+                    path: of.with_slash(),
+                    handle,
+                    room,
+                    wanted,
+                    names,
+                    at: 0,
+                    may_read: READ_BYTES,
+                };
+                let rest = members.write(&mut text)?;
+                Ok((text, rest.then_some(members)))
             }
         };
-        match self.blocking(look).await {
-            Ok(text) => multistatus(text),
+        match self.at_disk(path, look).await {
+            Ok((text, None)) => multistatus(text),
+            Ok((text, Some(members))) => multistatus(Pieces {
+                ready: Some(Bytes::from(text)),
+                members: Some(members),
+                writing: None,
+                threads: self.threads.clone(),
+            }),
             Err(error) => super::refused(&error).response(),
         }
     }
 
-    /// The answer to PROPPATCH: no property can be set, and each is told so.
-    pub(super) async fn set_properties(&self, path: &TreePath, body: &[u8]) -> HttpResponse {
-        let (tree, of) = (Arc::clone(&self.tree), path.clone());
-        if let Err(error) = self.blocking(move || tree.find(&of)).await {
-            return super::refused(&error).response();
-        }
-        let names = match read(body) {
-            Ok(Wanted::These(names)) => names,
-            _ => {
-                let what = "the body names no property; write <propertyupdate xmlns=\"DAV:\">";
-                return Problem::of_origin(StatusCode::BAD_REQUEST, what).response();
-            }
+    /// The answer to PROPPATCH: all instructions are carried out, or none (RFC 4918 §9.2).
+    pub(super) async fn set_properties(
+        &self,
+        path: &TreePath,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<HttpResponse, Problem> {
+        let conditions = super::put::conditions(headers)?;
+        self.demand(&conditions)?;
+        let instructions = match xml::read_update(body) {
+            Ok(instructions) => instructions,
+            Err(mistake) => return Err(Problem::of_origin(StatusCode::BAD_REQUEST, mistake)),
         };
-        let mut text = begin();
-        let _ = write!(
-            text,
-            "<D:response><D:href>{}</D:href><D:propstat><D:prop>",
-            Text(&path.to_string())
-        );
-        names.iter().for_each(|name| empty(&mut text, name));
-        text.push_str(
-            "</D:prop><D:status>HTTP/1.1 403 Forbidden</D:status><D:error><D:cannot-modify-protected-property/></D:error></D:propstat></D:response>",
-        );
-        multistatus(text)
+        let patches: Vec<_> = instructions.iter().map(patches).collect();
+        let href = format!("{}{path}", self.settings.public_url.prefix());
+        if patches.iter().any(Option::is_none) {
+            let verdicts = patches.iter().map(|patch| match patch {
+                Some(_) => Verdict::Dependent,
+                None => Verdict::Protected,
+            });
+            return Ok(multistatus(update(&href, &instructions, verdicts)));
+        }
+        let (of, locked) = (path.clone(), Locked::Paths(vec![path.clone()]));
+        let all: Vec<Patch> = patches.into_iter().flatten().flatten().collect();
+        let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, (): &mut ()| {
+            changes.patch_properties(&of, &all, conditions, evidence)
+        };
+        let verdict = match self.change(path, &locked, conditions, (), work).await {
+            Ok(()) => Verdict::Done,
+            Err(OriginError::NoRoom) => Verdict::NoRoom,
+            Err(error) => return Err(super::refused(&error)),
+        };
+        let verdicts = instructions.iter().map(|_| verdict);
+        Ok(multistatus(update(&href, &instructions, verdicts)))
     }
 }
 
-fn describe_file(path: &TreePath, stamp: &Stamp, etag: String, wanted: &Wanted) -> String {
-    let mut text = begin();
-    let resource = Resource {
-        path: path.bare(),
-        kind: Kind::File,
-        stamp,
-        etag: Some(etag),
-        room: None,
+/// What came of an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Done,
+    Protected,
+    /// Another has failed.
+    Dependent,
+    NoRoom,
+}
+
+impl Verdict {
+    const EACH: [Self; 4] = [Self::Done, Self::Protected, Self::Dependent, Self::NoRoom];
+
+    fn status(self) -> &'static str {
+        match self {
+            Self::Done => "200 OK",
+            Self::Protected => "403 Forbidden",
+            Self::Dependent => "424 Failed Dependency",
+            Self::NoRoom => "507 Insufficient Storage",
+        }
+    }
+}
+
+/// What an instruction does to the file; `None` where the property is the file system's own.
+fn patches(Instruction { name, value }: &Instruction) -> Option<Vec<Patch>> {
+    let seconds = |text: &str| {
+        let date = parse_date(text).map(|date| match date.duration_since(UNIX_EPOCH) {
+            Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |seconds| -seconds),
+        });
+        date.or_else(|| text.trim().parse().ok())
     };
-    resource.write(&mut text, wanted);
+    let modified = value.as_deref().and_then(seconds).map(Patch::Modified);
+    let keep = match value {
+        Some(value) => Patch::Set(name.clone(), value.clone()),
+        None => Patch::Remove(name.clone()),
+    };
+    match (name.0.as_str(), name.1.as_str()) {
+        (DAV, "getlastmodified" | "lastmodified") => modified.map(|patch| vec![patch]),
+        (MICROSOFT, "Win32LastModifiedTime") => Some(modified.into_iter().chain([keep]).collect()),
+        (DAV, name) if ALL.contains(&name) || MORE.contains(&name) => None,
+        _ => Some(vec![keep]),
+    }
+}
+
+fn update(href: &str, instructions: &[Instruction], verdicts: impl Iterator<Item = Verdict>) -> String {
+    let verdicts: Vec<Verdict> = verdicts.collect();
+    let mut text = begin();
+    let _ = write!(text, "<D:response><D:href>{}</D:href>", Text(href));
+    for verdict in Verdict::EACH {
+        let named = instructions
+            .iter()
+            .zip(&verdicts)
+            .filter(|(_, other)| **other == verdict);
+        let names: Vec<_> = named.map(|(instruction, _)| &instruction.name).collect();
+        if names.is_empty() {
+            continue;
+        }
+        text.push_str("<D:propstat><D:prop>");
+        names.into_iter().for_each(|name| empty(&mut text, name));
+        let _ = write!(text, "</D:prop><D:status>HTTP/1.1 {}</D:status>", verdict.status());
+        if verdict == Verdict::Protected {
+            text.push_str("<D:error><D:cannot-modify-protected-property/></D:error>");
+        }
+        text.push_str("</D:propstat>");
+    }
+    text.push_str("</D:response>\n");
+    text.push_str(END);
     text
 }
 
-fn describe_collection(
-    path: &TreePath,
-    handle: &OwnedFd,
-    stamp: &Stamp,
-    listing: Option<&Listing>,
-    wanted: &Wanted,
-) -> Option<String> {
-    let room = fstatvfs(handle).ok();
-    let mut text = begin();
-    let own = Resource {
-        path: path.with_slash(),
-        kind: Kind::Collection,
-        stamp,
-        etag: None,
-        room: room.as_ref(),
-    };
-    own.write(&mut text, wanted);
-    for member in listing.iter().flat_map(|listing| &listing.members) {
-        let tag = member.digest.map(crate::origin::Tag::Strong);
-        let tag = tag.unwrap_or(crate::origin::Tag::Weak(member.stamp));
-        let child = path.child(&member.name);
-        let resource = Resource {
-            path: if member.kind == Kind::Collection {
-                child.with_slash()
-            } else {
-                child
-            },
-            kind: member.kind,
-            stamp: &member.stamp,
-            etag: (member.kind == Kind::File).then(|| tag.entity_tag().to_string()),
-            room: room.as_ref(),
+/// The dead properties, where the request may ask for some.
+fn dead(wanted: &Wanted, read: impl FnOnce() -> Properties) -> Properties {
+    let live =
+        |(space, name): &PropertyName| space == DAV && (ALL.contains(&name.as_str()) || MORE.contains(&name.as_str()));
+    match wanted {
+        Wanted::These(names) if names.iter().all(live) => Properties::default(),
+        _ => read(),
+    }
+}
+
+/// The members of a collection that are still to be described.
+struct Members {
+    tree: Arc<Tree>,
+    tags: Arc<Tags>,
+    prefix: String,
+    path: TreePath,
+    handle: OwnedFd,
+    room: Option<StatVfs>,
+    wanted: Wanted,
+    names: Names,
+    at: usize,
+    /// How many bytes of small files may still be read for their tags.
+    may_read: u64,
+}
+
+impl Members {
+    /// Writes the next of them; whether there are more. The end of the document comes with the last.
+    fn write(&mut self, text: &mut String) -> Result<bool, OriginError> {
+        let until = self.names.len().min(self.at + PIECE_MEMBERS);
+        while self.at < until {
+            let found = match self.names.get(self.at) {
+                Some(name) => member(&self.tree, &self.tags, &self.path, &self.handle, name)?,
+                None => None,
+            };
+            self.at += 1;
+            if let Some(found) = found {
+                self.write_one(text, &found);
+            }
+        }
+        if self.at < self.names.len() {
+            return Ok(true);
+        }
+        if !self.names.complete {
+            let _ = write!(
+                text,
+                "<D:response><D:href>{}{}</D:href><D:status>HTTP/1.1 507 Insufficient Storage</D:status><D:error><D:number-of-matches-within-limits/></D:error></D:response>",
+                Text(&self.prefix),
+                Text(&self.path.to_string())
+            );
+        }
+        text.push_str(END);
+        Ok(false)
+    }
+
+    fn write_one(&mut self, text: &mut String, found: &Member) {
+        let child = self.path.child(&found.name);
+        let path = match found.kind {
+            Kind::Collection => child.with_slash(),
+            Kind::File => child,
         };
-        resource.write(&mut text, wanted);
-        if text.len() > MAX_ANSWER_BYTES {
-            return None;
+        let tag = self.tag(found, &path);
+        let (handle, name) = (&self.handle, found.name.as_str());
+        let resource = Resource {
+            href: format!("{}{path}", self.prefix),
+            name,
+            kind: found.kind,
+            stamp: &found.stamp,
+            etag: tag.map(|tag| tag.entity_tag().to_string()),
+            room: self.room.as_ref(),
+            dead: match self.tree.mounts().is_mount(&self.path, name) {
+                true => Properties::default(),
+                false => dead(&self.wanted, || Properties::of_member(handle, name)),
+            },
+            path,
+        };
+        resource.write(text, &self.wanted);
+    }
+
+    /// The tag of a member; a small file that nobody has read is read for it, as long as that is little.
+    fn tag(&mut self, found: &Member, path: &TreePath) -> Option<Tag> {
+        let wants = match &self.wanted {
+            Wanted::These(names) => names.iter().any(|(space, name)| space == DAV && name == "getetag"),
+            _ => true,
+        };
+        if found.kind == Kind::Collection || !wants || found.tag.is_some() {
+            return found.tag;
+        }
+        self.may_read = self.may_read.checked_sub(found.stamp.size.max(4096))?;
+        match self.tree.find(path) {
+            Ok(Found::File(file, _)) => self.tags.digest(&file).ok().map(|(_, digest)| Tag::Strong(digest)),
+            _ => None,
         }
     }
-    if listing.is_some_and(|listing| !listing.complete) {
-        let _ = write!(
-            text,
-            "<D:response><D:href>{}</D:href><D:status>HTTP/1.1 507 Insufficient Storage</D:status><D:error><D:number-of-matches-within-limits/></D:error></D:response>",
-            Text(&path.with_slash().to_string())
-        );
+}
+
+/// A piece, and the members that come behind it.
+type Written = (String, Option<Members>);
+
+/// A document in pieces, each of which is written when the one before has gone out.
+struct Pieces {
+    ready: Option<Bytes>,
+    members: Option<Members>,
+    writing: Option<JoinHandle<Result<Written, OriginError>>>,
+    threads: tokio::runtime::Handle,
+}
+
+impl MessageBody for Pieces {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
     }
-    Some(text)
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        if let Some(ready) = self.ready.take() {
+            return Poll::Ready(Some(Ok(ready)));
+        }
+        if let Some(mut members) = self.members.take() {
+            let write = move || {
+                let mut text = String::new();
+                let more = members.write(&mut text)?;
+                Ok((text, more.then_some(members)))
+            };
+            self.writing = Some(self.threads.spawn_blocking(write));
+        }
+        let Some(writing) = &mut self.writing else {
+            return Poll::Ready(None);
+        };
+        let written = ready!(Pin::new(writing).poll(cx));
+        self.writing = None;
+        // An error breaks the connection: the document has no end then.
+        let (text, members) = written??;
+        self.members = members;
+        Poll::Ready(Some(Ok(Bytes::from(text))))
+    }
 }
 
 impl Resource<'_> {
     fn write(&self, text: &mut String, wanted: &Wanted) {
         // Writing to a string does not fail, here and below.
-        let _ = write!(text, "<D:response><D:href>{}</D:href>", Text(&self.path.to_string()));
+        let _ = write!(text, "<D:response><D:href>{}</D:href>", Text(&self.href));
         let own = |name: &&str| (DAV.to_owned(), (*name).to_owned());
-        let names: Vec<Name> = match wanted {
+        let names: Vec<PropertyName> = match wanted {
             Wanted::These(names) => names.clone(),
-            _ => ALL.iter().map(own).collect(),
+            _ => ALL.iter().map(own).chain(self.dead.names().cloned()).collect(),
         };
         let (mut found, mut missing) = (String::new(), String::new());
         for name in &names {
-            let value = (name.0 == DAV).then(|| self.value(&name.1)).flatten();
+            let live = (name.0 == DAV).then(|| self.value(&name.1)).flatten();
+            let value = live.or_else(|| self.dead.get(name).map(str::to_owned));
             match (value, wanted) {
                 (Some(_), Wanted::Names) => empty(&mut found, name),
-                (Some(value), _) => {
-                    let _ = write!(found, "<D:{0}>{value}</D:{0}>", name.1);
-                }
-                // Who asks for all asks for what there is.
+                (Some(value), _) => full(&mut found, name, &value),
+                // A request for all is one for what there is.
                 (None, Wanted::These(_)) => empty(&mut missing, name),
                 (None, _) => {}
             }
@@ -226,12 +446,12 @@ impl Resource<'_> {
         match name {
             "resourcetype" if file => Some(String::new()),
             "resourcetype" => Some("<D:collection/>".to_owned()),
-            "displayname" => Some(Text(self.path.name().unwrap_or("/")).to_string()),
+            "displayname" => Some(Text(self.name).to_string()),
             "getcontentlength" if file => Some(self.stamp.size.to_string()),
             "getcontenttype" if file => Some(Text(&media_type(&self.path)).to_string()),
             "getcontenttype" => Some("httpd/unix-directory".to_owned()),
             "getetag" => Some(Text(self.etag.as_deref()?).to_string()),
-            "getlastmodified" => Some(print_date(self.stamp.modified_at())),
+            "getlastmodified" => Some(http_date(self.stamp.modified_at())),
             "supportedlock" | "lockdiscovery" => Some(String::new()),
             "quota-available-bytes" => self.room.map(|room| (room.f_bavail * room.f_frsize).to_string()),
             "quota-used-bytes" => self
@@ -242,83 +462,31 @@ impl Resource<'_> {
     }
 }
 
-/// Reads what a PROPFIND or PROPPATCH names. No body means everything (RFC 4918 §9.1).
-fn read(body: &[u8]) -> Result<Wanted, String> {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(Wanted::All);
-    }
-    let mut reader = NsReader::from_reader(body);
-    let (mut names, mut props, mut depth) = (Vec::new(), 0, 0);
-    let mut wanted = None;
-    loop {
-        let (space, event) = reader
-            .read_resolved_event()
-            .map_err(|error| format!("the body is not XML: {error}"))?;
-        let space = match space {
-            ResolveResult::Bound(space) => space.as_ref().to_owned(),
-            ResolveResult::Unbound => String::new(),
-            ResolveResult::Unknown(prefix) => {
-                return Err(format!("the body uses the prefix {prefix:?} without a namespace"));
-            }
-        };
-        let (element, opens) = match &event {
-            Event::Start(element) => (element, true),
-            Event::Empty(element) => (element, false),
-            Event::End(_) => {
-                depth -= 1;
-                if props > depth {
-                    props = 0;
-                }
-                continue;
-            }
-            Event::DocType(_) => return Err("the body has a document type, which is not read".to_owned()),
-            Event::Eof => break,
-            _ => continue,
-        };
-        let local = element.local_name().as_ref().to_owned();
-        let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if local.is_empty() || !local.chars().all(plain) {
-            return Err(format!("the body has {local:?}, which is no name"));
-        }
-        match local.as_str() {
-            _ if props > 0 && depth == props => names.push((space, local)),
-            _ if props > 0 => {}
-            "prop" if space == DAV && opens => props = depth + 1,
-            "allprop" if space == DAV => wanted = Some(Wanted::All),
-            "propname" if space == DAV => wanted = Some(Wanted::Names),
-            _ => {}
-        }
-        if opens {
-            depth += 1;
-        }
-        let bytes: usize = names.iter().map(|(space, name): &Name| space.len() + name.len()).sum();
-        if names.len() > MAX_NAMED || bytes > MAX_NAMES_BYTES || depth > 32 {
-            return Err("the body names more properties than are looked at".to_owned());
-        }
-    }
-    match depth {
-        0 => Ok(wanted.unwrap_or(Wanted::These(names))),
-        _ => Err("the body is not XML: it ends within an element".to_owned()),
-    }
-}
-
-fn empty(text: &mut String, (space, name): &Name) {
+fn empty(text: &mut String, (space, name): &PropertyName) {
     let _ = match space.as_str() {
         DAV => write!(text, "<D:{name}/>"),
         space => write!(text, "<{name} xmlns=\"{}\"/>", Text(space)),
     };
 }
 
+fn full(text: &mut String, (space, name): &PropertyName, value: &str) {
+    let _ = match space.as_str() {
+        DAV => write!(text, "<D:{name}>{value}</D:{name}>"),
+        space => write!(text, "<{name} xmlns=\"{}\">{value}</{name}>", Text(space)),
+    };
+}
+
+const END: &str = "</D:multistatus>\n";
+
 fn begin() -> String {
     "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<D:multistatus xmlns:D=\"DAV:\">\n".to_owned()
 }
 
-fn multistatus(mut text: String) -> HttpResponse {
-    text.push_str("</D:multistatus>\n");
+fn multistatus(body: impl MessageBody + 'static) -> HttpResponse {
     HttpResponse::build(StatusCode::MULTI_STATUS)
         .insert_header((header::CONTENT_TYPE, "application/xml; charset=utf-8"))
         .insert_header((header::CACHE_CONTROL, "no-store"))
-        .body(text)
+        .body(body)
 }
 
 /// Depth infinity, which is also what no depth means.
@@ -326,64 +494,4 @@ fn endless() -> HttpResponse {
     HttpResponse::build(StatusCode::FORBIDDEN)
         .insert_header((header::CONTENT_TYPE, "application/xml; charset=utf-8"))
         .body("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<D:error xmlns:D=\"DAV:\"><D:propfind-finite-depth/></D:error>\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn these(names: &[(&str, &str)]) -> Wanted {
-        Wanted::These(
-            names
-                .iter()
-                .map(|(space, name)| ((*space).to_owned(), (*name).to_owned()))
-                .collect(),
-        )
-    }
-
-    #[test]
-    fn what_clients_ask_for_is_understood() {
-        let rclone = b"<?xml version=\"1.0\"?><d:propfind xmlns:d=\"DAV:\" xmlns:oc=\"http://owncloud.org/ns\"><d:prop><d:getetag/><oc:size/></d:prop></d:propfind>";
-        assert_eq!(
-            read(rclone),
-            Ok(these(&[("DAV:", "getetag"), ("http://owncloud.org/ns", "size")]))
-        );
-        let plain = b"<propfind xmlns=\"DAV:\"><allprop/></propfind>";
-        assert_eq!(read(plain), Ok(Wanted::All));
-        assert_eq!(
-            read(b"<propfind xmlns='DAV:'><propname/></propfind>"),
-            Ok(Wanted::Names)
-        );
-        assert_eq!(read(b" \n"), Ok(Wanted::All));
-        let update = b"<D:propertyupdate xmlns:D='DAV:' xmlns:Z='z:'><D:set><D:prop><Z:a><Z:b>1</Z:b></Z:a></D:prop></D:set><D:remove><D:prop><Z:c/></D:prop></D:remove></D:propertyupdate>";
-        assert_eq!(read(update), Ok(these(&[("z:", "a"), ("z:", "c")])));
-    }
-
-    #[test]
-    fn what_is_no_request_is_said_to_be_none() {
-        for body in [
-            "<propfind",
-            "<a><b></a>",
-            "<propfind xmlns='DAV:'>",
-            "<x:propfind/>",
-            "<!DOCTYPE a [<!ENTITY b 'c'>]><propfind xmlns='DAV:'/>",
-        ] {
-            assert!(read(body.as_bytes()).is_err(), "{body}");
-        }
-        // Few bytes that would become many, for each member again.
-        let long = format!(
-            "<propfind xmlns='DAV:' xmlns:z='{}'><prop>{}</prop></propfind>",
-            "n".repeat(30_000),
-            "<z:a/>".repeat(100)
-        );
-        assert!(read(long.as_bytes()).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_at_all_are_survived(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read(&body);
-        }
-    }
 }

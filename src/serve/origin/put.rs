@@ -3,9 +3,11 @@
 //! What can be refused without the body is refused before it comes; a client that waits (`Expect: 100-continue`)
 //! then sends none. No lock is held while it does.
 
+use super::change::Locked;
+use super::file::tell_date;
 use super::{Origin, refused};
-use crate::header::{Claim, Preconditions, claim, print_date};
-use crate::origin::{Arrived, Changes, Done, Incoming, LAST_SECOND, OriginError, Tag, TreePath};
+use crate::header::{Claim, Preconditions, claim};
+use crate::origin::{Arrived, Changes, Done, Evidence, Incoming, LAST_SECOND, OriginError, Tag, TreePath};
 use crate::serve::problem::Problem;
 use actix_http::Payload;
 use actix_http::error::PayloadError;
@@ -17,7 +19,7 @@ use aws_lc_rs::digest::{Context, SHA256, SHA512};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How much of a body is gathered before it is written, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
@@ -35,7 +37,7 @@ pub(super) struct Put {
     /// The same of the bytes that come with the request.
     pub(super) content_claims: Vec<Claim>,
     /// The time that the client gives the file, in seconds since 1970.
-    pub(super) modified: Option<u64>,
+    pub(super) modified: Option<i64>,
 }
 
 impl Origin {
@@ -48,8 +50,8 @@ impl Origin {
         }
         self.demand(&put.conditions)?;
         self.fits(put.length.unwrap_or_default())?;
-        let (changes, path, conditions) = (self.changes()?, path.clone(), put.conditions.clone());
-        self.blocking(move || changes.may_put(&path, &conditions))
+        let (changes, of, conditions) = (self.changes()?, path.clone(), put.conditions.clone());
+        self.at_disk(path, move || changes.may_put(&of, &conditions))
             .await
             .map_err(|error| refused(&error))?;
         Ok(put)
@@ -66,14 +68,25 @@ impl Origin {
         if super::upload::begins(&head.headers) {
             return self.begin_upload(path, head, put, payload).await;
         }
+        let announced = super::upload::announced(&head.headers, put.length)?;
         let changes = self.changes()?;
         let (collection, length) = (path.parent(), put.length);
         let begun = Arc::clone(&changes);
-        let incoming = self.blocking(move || begun.staging.begin(&collection, length)).await;
+        let incoming = self
+            .at_disk(path, move || begun.staging.begin(&collection, length))
+            .await;
         let incoming = incoming.map_err(|error| refused(&error))?;
-        let arrived = self.receive(&changes, incoming, &put, payload).await?;
+        let arrived = self.receive(path, &changes, incoming, &put, payload).await?;
+        let came = arrived.len();
+        if announced.is_some_and(|announced| announced != came) {
+            return Err(super::upload::contradicted(came));
+        }
         let done = self.place(path, arrived, put.conditions).await?;
-        Ok(placed(done, put.modified.is_some()))
+        let response = placed(done, self.clock.now(), put.modified.is_some());
+        Ok(match super::upload::is_whole(&head.headers) {
+            true => super::upload::wholly(response, came),
+            false => response,
+        })
     }
 
     /// Puts a body that has come in its place, alone among those who change that path.
@@ -83,19 +96,18 @@ impl Origin {
         arrived: Arrived,
         conditions: Preconditions,
     ) -> Result<(Done, Tag), Problem> {
-        let (changes, held) = (self.changes()?, self.locks.paths(&[path]).await);
-        let path = path.clone();
-        // The lock goes with the work, which goes on though its client may leave.
-        let work = move || {
-            let _held = held;
-            let tag = Tag::Strong(arrived.digest);
-            changes.put(&path, arrived, &conditions).map(|done| (done, tag))
+        let (of, locked) = (path.clone(), Locked::Paths(vec![path.clone()]));
+        let tag = Tag::Strong(arrived.digest);
+        let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, arrived: &mut Arrived| {
+            changes.put(&of, arrived, conditions, evidence)
         };
-        self.blocking(work).await.map_err(|error| refused(&error))
+        let done = self.change(path, &locked, conditions, arrived, work).await;
+        done.map(|done| (done, tag)).map_err(|error| refused(&error))
     }
 
     async fn receive(
         &self,
+        path: &TreePath,
         changes: &Arc<Changes>,
         incoming: Incoming,
         put: &Put,
@@ -108,7 +120,7 @@ impl Origin {
         while let Some(batch) = body.next(|total| self.fits(total)).await? {
             let (mut incoming, mut sums) = state;
             let changes = Arc::clone(changes);
-            let written = self.blocking(move || {
+            let written = self.at_disk(path, move || {
                 for piece in batch {
                     incoming.write(&changes.staging, &piece)?;
                     sums.update(&piece);
@@ -120,7 +132,7 @@ impl Origin {
         let (incoming, sums) = state;
         let (changes, modified) = (Arc::clone(changes), put.modified);
         let arrived = self
-            .blocking(move || {
+            .at_disk(path, move || {
                 let arrived = incoming.finish(&changes.staging, modified)?;
                 sums.hold(&arrived)?;
                 Ok(arrived)
@@ -168,8 +180,8 @@ impl Put {
         let length = text(headers, header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
         let modified = text(headers, HeaderName::from_static("x-oc-mtime"));
         let modified = modified.map(|seconds| {
-            let seconds: Option<u64> = seconds.trim().split('.').next().and_then(|whole| whole.parse().ok());
-            seconds.filter(|seconds| *seconds <= LAST_SECOND)
+            let seconds: Option<i64> = seconds.trim().split('.').next().and_then(|whole| whole.parse().ok());
+            seconds.filter(|seconds| seconds.unsigned_abs() <= LAST_SECOND)
         });
         Ok(Self {
             conditions: conditions(headers)?,
@@ -217,14 +229,13 @@ pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
 }
 
 /// The answer to a PUT that was done (RFC 9110 §9.3.4): the bytes are as they came, so their tag is told.
-pub(super) fn placed((done, tag): (Done, Tag), timed: bool) -> HttpResponse {
+pub(super) fn placed((done, tag): (Done, Tag), now: SystemTime, timed: bool) -> HttpResponse {
     let mut response = match done {
         Done::Made(_) => HttpResponse::Created(),
         Done::Replaced(_) => HttpResponse::NoContent(),
     };
-    response
-        .insert_header((header::ETAG, tag.entity_tag().to_string()))
-        .insert_header((header::LAST_MODIFIED, print_date(done.stamp().modified_at())));
+    response.insert_header((header::ETAG, tag.entity_tag().to_string()));
+    tell_date(&mut response, done.stamp().modified_at(), now);
     if timed {
         response.insert_header((HeaderName::from_static("x-oc-mtime"), "accepted"));
     }

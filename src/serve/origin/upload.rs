@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! PUT /film.mkv          Upload-Complete: ?0      → 201, Location: /-/uploads/ID; what came with it counts
-//! HEAD /-/uploads/ID                              → 204, Upload-Offset
+//! HEAD or GET /-/uploads/ID                       → 204, Upload-Offset
 //! PATCH /-/uploads/ID    Upload-Offset: N, ?0     → 204; ?1 → what the PUT would have been answered
 //! DELETE /-/uploads/ID                            → 204
 //! ```
@@ -10,10 +10,11 @@
 //! Interim responses (104) are not sent: a client that wants to resume begins with `?0`, which tells it the place. A
 //! request takes over from one that still appends, whose client must have failed. An offset that is told is on the disk.
 
+use super::change::Locked;
 use super::put::{Batches, Put, Sums, claims, placed, text};
 use super::{Origin, refused};
-use crate::header::{Claim, boolean, count};
-use crate::origin::{OriginError, Record, Right, Tag, TreePath, Turn, Upload, Uploads};
+use crate::header::{Claim, Preconditions, boolean, count};
+use crate::origin::{Changes, Evidence, OriginError, Record, Right, Tag, TreePath, Turn, Upload, Uploads};
 use crate::serve::problem::Problem;
 use actix_http::Payload;
 use actix_web::HttpResponse;
@@ -42,6 +43,63 @@ pub(super) fn begins(headers: &HeaderMap) -> bool {
     text(headers, COMPLETE).and_then(|field| boolean(&field)) == Some(false)
 }
 
+/// Whether a PUT is an upload that comes whole, in this one request.
+pub(super) fn is_whole(headers: &HeaderMap) -> bool {
+    text(headers, COMPLETE).and_then(|field| boolean(&field)) == Some(true)
+}
+
+/// The length that a request announces of the whole upload. Lengths that contradict each other are refused.
+pub(super) fn announced(headers: &HeaderMap, content: Option<u64>) -> Result<Option<u64>, Problem> {
+    let told = text(headers, LENGTH).and_then(|field| count(&field));
+    match (told, content) {
+        (Some(told), Some(content)) if content > told || (is_whole(headers) && content != told) => {
+            let what = format!("the upload is announced as {told} bytes, and {content} come");
+            Err(Problem::of_origin(StatusCode::BAD_REQUEST, what).of_type(INCONSISTENT))
+        }
+        _ => Ok(told),
+    }
+}
+
+/// More or less has come than was announced.
+pub(super) fn contradicted(came: u64) -> Problem {
+    let what = format!("{came} bytes came, which is not what Upload-Length has announced");
+    Problem::of_origin(StatusCode::BAD_REQUEST, what).of_type(INCONSISTENT)
+}
+
+/// The same answer for a client that speaks of uploads: all of it has come.
+pub(super) fn wholly(mut response: HttpResponse, length: u64) -> HttpResponse {
+    let headers = response.headers_mut();
+    headers.insert(COMPLETE, header::HeaderValue::from_static("?1"));
+    headers.insert(OFFSET, header::HeaderValue::from(length));
+    response
+}
+
+/// An upload that nobody has been told the place of: its bytes go, however its request ends.
+struct Untold {
+    uploads: Arc<Uploads>,
+    upload: Arc<Upload>,
+    threads: tokio::runtime::Handle,
+    told: bool,
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        if self.told {
+            return;
+        }
+        let (uploads, upload, threads) = (
+            Arc::clone(&self.uploads),
+            Arc::clone(&self.upload),
+            self.threads.clone(),
+        );
+        self.threads.spawn(async move {
+            if let Some(mut turn) = uploads.turn(&upload).await {
+                let _ = threads.spawn_blocking(move || uploads.cancel(&mut turn)).await;
+            }
+        });
+    }
+}
+
 impl Origin {
     /// What an upload may be, for who asks before it begins one.
     pub(super) fn upload_limits(&self) -> Option<String> {
@@ -62,7 +120,7 @@ impl Origin {
         put: Put,
         payload: Payload,
     ) -> Result<HttpResponse, Problem> {
-        let length = text(&head.headers, LENGTH).and_then(|field| count(&field));
+        let length = announced(&head.headers, put.length)?;
         self.fits(length.unwrap_or_default())?;
         let record = Record {
             path: path.to_string(),
@@ -72,6 +130,7 @@ impl Origin {
             length,
             offset: 0,
             complete: false,
+            placing: None,
             touched: 0,
         };
         let uploads = self.uploads()?;
@@ -80,6 +139,12 @@ impl Origin {
             .blocking(move || begun.begin(record))
             .await
             .map_err(|error| refused(&error))?;
+        let mut untold = Untold {
+            uploads: Arc::clone(&uploads),
+            upload: Arc::clone(&upload),
+            threads: self.threads.clone(),
+            told: false,
+        };
         let turn = uploads
             .turn(&upload)
             .await
@@ -88,14 +153,8 @@ impl Origin {
             length: put.length,
             claims: put.content_claims,
         };
-        let turn = match self.append(&uploads, turn, payload, content).await {
-            Ok(turn) => turn,
-            // Nobody was told its place, so nobody can resume it.
-            Err(problem) => {
-                self.cancel(uploads, &upload).await?;
-                return Err(problem);
-            }
-        };
+        let turn = self.append(&uploads, turn, payload, content).await?;
+        untold.told = true;
         let mut response = HttpResponse::Created();
         response
             .insert_header((header::LOCATION, format!("/-/{PLACE}{}", upload.id)))
@@ -115,7 +174,7 @@ impl Origin {
     ) -> Result<HttpResponse, Problem> {
         let upload = self.upload_of(id, head)?;
         match head.method.as_str() {
-            "HEAD" => {
+            "HEAD" | "GET" => {
                 let uploads = self.uploads()?;
                 let turn = self.recorded(&uploads, self.turn(&upload).await?).await?;
                 let mut response = HttpResponse::NoContent();
@@ -135,10 +194,11 @@ impl Origin {
                 Ok(HttpResponse::NoContent().finish())
             }
             method => {
-                let what =
-                    format!("{method} is not for uploads; HEAD tells how much has come, PATCH appends, DELETE cancels");
+                let what = format!(
+                    "{method} is not for uploads; HEAD and GET tell how much has come, PATCH appends, DELETE cancels"
+                );
                 let problem = Problem::of_origin(StatusCode::METHOD_NOT_ALLOWED, what);
-                Err(problem.allowing_only("HEAD, PATCH, DELETE"))
+                Err(problem.allowing_only("GET, HEAD, PATCH, DELETE"))
             }
         }
     }
@@ -192,7 +252,15 @@ impl Origin {
             length: patch.content,
             claims: patch.claims,
         };
-        let turn = self.append(&uploads, turn, payload, content).await?;
+        let turn = match self.append(&uploads, turn, payload, content).await {
+            Ok(turn) => turn,
+            // An upload that got more than was announced is invalid.
+            Err(problem) if problem.is_of_type(INCONSISTENT) => {
+                self.cancel(uploads, upload).await?;
+                return Err(problem);
+            }
+            Err(problem) => return Err(problem),
+        };
         if !patch.complete {
             let mut response = HttpResponse::NoContent();
             return Ok(response
@@ -203,13 +271,10 @@ impl Origin {
         if turn.record().length.is_some_and(|length| length != turn.offset()) {
             return Err(inconsistent(&turn));
         }
+        let all = turn.offset();
         match self.complete(&uploads, upload, turn).await {
-            Ok(mut response) => {
-                // Whatever it says, it says of the whole: resuming would not change it.
-                let complete = header::HeaderValue::from_static("?1");
-                response.headers_mut().insert(COMPLETE, complete);
-                Ok(response)
-            }
+            // Whatever it says, it says of the whole: resuming would not change it.
+            Ok(response) => Ok(wholly(response, all)),
             // The bytes are still here: what is wrong can be mended, and the last request be sent again without them.
             Err(problem) => Err(problem.with_field(COMPLETE, "?0".to_owned())),
         }
@@ -285,29 +350,49 @@ impl Origin {
     /// Puts what has come whole in its place, under the conditions that it began with. An error is one after which the
     /// upload is as it was; what is final is an answer.
     async fn complete(&self, uploads: &Arc<Uploads>, upload: &Upload, mut turn: Turn) -> Result<HttpResponse, Problem> {
-        let (with, changes) = (Arc::clone(uploads), self.changes()?);
-        let (path, held) = (upload.path.clone(), self.locks.paths(&[&upload.path]).await);
-        let work = move || {
-            let _held = held;
-            let conditions = turn.record().conditions.clone();
-            match changes.may_put(&path, &conditions) {
+        let (of, locked) = (upload.path.clone(), Locked::Paths(vec![upload.path.clone()]));
+        let (conditions, timed) = (turn.record().conditions.clone(), turn.record().modified.is_some());
+        // Summed, and copied where it has to be, before any lock is taken.
+        let (with, changes, named) = (Arc::clone(uploads), self.changes()?, conditions.clone());
+        let path = upload.path.clone();
+        let finish = move || {
+            match changes.may_put(&path, &named) {
                 // A condition that is false stays false for this upload: its bytes go with the answer.
                 Ok(()) | Err(OriginError::Failed) => {}
                 Err(error) => return Err(error),
             }
             let (arrived, record) = with.finish(&mut turn)?;
-            let tag = Tag::Strong(arrived.digest);
-            let put = Sums::of(&record.claims, &arrived)
-                .and_then(|sums| sums.hold(&arrived))
-                .and_then(|()| changes.put(&path, arrived, &conditions));
-            if let Err(error) = with.completed(&turn) {
-                tracing::warn!(%path, %error, "could not record that an upload is complete");
-            }
-            Ok((put.map(|done| (done, tag)), record.modified.is_some()))
+            let sums = Sums::of(&record.claims, &arrived).and_then(|sums| sums.hold(&arrived));
+            Ok((turn, arrived, sums))
         };
-        let (put, timed) = self.blocking(work).await.map_err(|error| refused(&error))?;
-        Ok(match put {
-            Ok(done) => placed(done, timed),
+        let (turn, arrived, sums) = self.at_disk(&of, finish).await.map_err(|error| refused(&error))?;
+        let tag = Tag::Strong(arrived.digest);
+        let (with, path) = (Arc::clone(uploads), of.clone());
+        let verdict = Arc::new(sums);
+        let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, state: &mut (Turn, _)| {
+            let (turn, arrived) = state;
+            let put = match &*verdict {
+                Ok(()) => changes.put(&path, arrived, conditions, evidence),
+                Err(OriginError::WrongDigest(which)) => Err(OriginError::WrongDigest(which)),
+                Err(_) => Err(OriginError::Changing),
+            };
+            let recorded = match &put {
+                Err(OriginError::Unread) => return put.map(Ok),
+                Ok(_) | Err(OriginError::Failed | OriginError::WrongDigest(_)) => with.placed(turn),
+                Err(_) => with.not_placed(turn),
+            };
+            if let Err(error) = recorded {
+                tracing::warn!(%path, %error, "could not record what became of an upload");
+            }
+            match put {
+                Ok(done) => Ok(Ok(done)),
+                Err(error @ (OriginError::Failed | OriginError::WrongDigest(_))) => Ok(Err(error)),
+                Err(error) => Err(error),
+            }
+        };
+        let put = self.change(&of, &locked, conditions, (turn, arrived), work).await;
+        Ok(match put.map_err(|error| refused(&error))? {
+            Ok(done) => placed((done, tag), self.clock.now(), timed),
             Err(error) => refused(&error).response(),
         })
     }
@@ -368,6 +453,7 @@ impl Patch {
             let what = format!("the upload goes on at {}, not at {}", turn.offset(), self.offset);
             return Err(Problem::of_origin(StatusCode::CONFLICT, what)
                 .of_type(MISMATCH)
+                .with_field(COMPLETE, "?0".to_owned())
                 .with_member("expected-offset", turn.offset().into())
                 .with_member("provided-offset", self.offset.into())
                 .with_field(OFFSET, turn.offset().to_string()));

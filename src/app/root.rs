@@ -1,0 +1,225 @@
+//! The directory that is served, opened, and opened again after it was away.
+//!
+//! ```text
+//!           the directory known from before, or none known
+//! start ──────────────────────────────────────────────────► open ◄──────────┐
+//!    │ another                                                │ not there    │ the same again, opened anew
+//!    └────────► away: 503, not ready ─── the known one ───────┼──────────────┤
+//!                                                             └──► gone: 503, not ready
+//! ```
+//!
+//! Each request compares what is open with what the path leads to (`Tree::stands`), so no listing is of a directory that is
+//! not there. A thread looks once a second whether it has come back. Its identity is kept under `data` (`origin::Identity`).
+
+use super::AppError;
+use crate::clock::SharedClock;
+use crate::config::OriginConfig;
+use crate::origin::{Changes, Identity, Locks, OriginError, Staging, Summing, Tags, Tree, Uploads, Watching};
+use crate::serve::{Access, AccessLog, Cursors, Origin, OriginSettings};
+use crate::telemetry::Metrics;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How often it is looked whether the directory is there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The directory, whether it is there or not.
+#[derive(Debug)]
+pub(super) struct Directory {
+    config: OriginConfig,
+    clock: SharedClock,
+    access: Arc<Access>,
+    log: Option<Arc<AccessLog>>,
+    threads: tokio::runtime::Handle,
+    metrics: Arc<Metrics>,
+    /// What is open; `None` until the directory that is known is there for the first time.
+    origin: RwLock<Option<Arc<Origin>>>,
+}
+
+impl Directory {
+    pub(super) fn new(
+        config: OriginConfig,
+        clock: SharedClock,
+        access: Arc<Access>,
+        log: Option<Arc<AccessLog>>,
+        threads: tokio::runtime::Handle,
+    ) -> Self {
+        Self {
+            config,
+            clock,
+            access,
+            log,
+            threads,
+            metrics: Arc::new(Metrics::new()),
+            origin: RwLock::default(),
+        }
+    }
+
+    /// What is open.
+    pub(super) fn current(&self) -> Option<Arc<Origin>> {
+        self.origin.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets another process write to the directory.
+    pub(super) fn release(&self) {
+        if let Some(changes) = self.current().and_then(|origin| origin.changes.clone()) {
+            changes.staging.release();
+        }
+    }
+
+    /// Opens the directory if it is the one that is known, or none is; whether it was.
+    fn open_known(&self) -> Result<bool, OriginError> {
+        let kept = self.kept("root");
+        let known = kept.as_deref().and_then(Identity::read);
+        let first = self.current().is_none();
+        let any = first && self.config.new_root;
+        let now = Identity::of(&self.config.root)?;
+        if known.is_some_and(|known| !known.is_of(&now)) && !any {
+            return Ok(false);
+        }
+        // The place for unfinished files is locked by the one who writes there.
+        self.release();
+        let origin = self.open()?;
+        *self.origin.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(origin));
+        // Only now the mark is there.
+        let now = Identity::of(&self.config.root)?;
+        if let Some(kept) = &kept
+            && let Err(error) = now.keep(kept)
+        {
+            tracing::warn!(path = %kept.display(), %error, "the directory's identity is not kept: a start would not know it from another");
+        }
+        Ok(true)
+    }
+
+    fn open(&self) -> Result<Origin, OriginError> {
+        let config = &self.config;
+        let tree = Arc::new(Tree::open(&config.root)?);
+        let tags = Arc::new(Tags::load(self.kept("tags"), Arc::clone(&self.clock)));
+        let started = |source| OriginError::Disk {
+            doing: "start a thread",
+            source,
+        };
+        let summing = Summing::start(Arc::clone(&tree), Arc::clone(&tags)).map_err(started)?;
+        let watching = Watching::start(Arc::clone(&tree), summing.clone()).map_err(started)?;
+        let changes = match config.writable {
+            true => {
+                let staging = Staging::open(Arc::clone(&tree), config.min_free_bytes, Arc::clone(&self.clock))?;
+                let changes = Changes::new(Arc::clone(&tree), Arc::clone(&tags), staging, config.portable)?;
+                Some(Arc::new(changes))
+            }
+            false => None,
+        };
+        let uploads = changes.as_ref().map(|changes| {
+            let uploads = Uploads::open(Arc::clone(changes), config.upload_lifetime, Arc::clone(&self.clock));
+            uploads.map(Arc::new)
+        });
+        Ok(Origin {
+            tree,
+            tags,
+            uploads: uploads.transpose()?,
+            changes,
+            access: Arc::clone(&self.access),
+            log: self.log.clone(),
+            cursors: Arc::new(Cursors::default()),
+            locks: Locks::default(),
+            summing,
+            watching,
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+            threads: self.threads.clone(),
+            settings: OriginSettings {
+                writable: config.writable,
+                demand_conditions: config.demand_conditions,
+                deep_delete: config.deep_delete,
+                hidden: config.hidden,
+                public_url: config.public_url.clone(),
+                trusted_proxies: config.trusted_proxies.clone(),
+                largest_upload: config.largest_upload,
+            },
+        })
+    }
+
+    /// Where something is kept of the directory at that path; nowhere if there is no place for it.
+    fn kept(&self, what: &str) -> Option<PathBuf> {
+        let root = std::fs::canonicalize(&self.config.root);
+        let root = root.unwrap_or_else(|_| self.config.root.clone());
+        let id = blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex();
+        match std::fs::create_dir_all(&self.config.data) {
+            Ok(()) => Some(self.config.data.join(format!("origin-{}.{what}", &id[..16]))),
+            Err(error) => {
+                let path = self.config.data.display();
+                tracing::warn!(%path, %error, "tags and the directory's identity are not kept: after a restart files are read again; name a place with --data");
+                None
+            }
+        }
+    }
+
+    /// Looks whether the directory is there, and opens it where it has come back; whether it is there now.
+    fn look(&self, was_there: bool) -> bool {
+        let root: &Path = &self.config.root;
+        if self.current().is_some_and(|origin| origin.tree.stands().is_ok()) {
+            return true;
+        }
+        if was_there {
+            tracing::error!(path = %root.display(), "the directory is gone: it was unmounted, removed or replaced; requests are answered 503 until it is back, and --new-root serves another");
+        }
+        match self.open_known() {
+            Ok(true) => {
+                tracing::warn!(path = %root.display(), "the directory is there, and is served");
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::debug!(%error, "the directory is not there yet");
+                false
+            }
+        }
+    }
+}
+
+/// The thread that looks after the directory.
+#[derive(Debug)]
+pub(super) struct Roots {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Roots {
+    /// Opens the directory, or begins to wait for it where another is at its path.
+    ///
+    /// # Errors
+    /// Where it cannot be served.
+    pub(super) fn start(directory: Arc<Directory>) -> Result<Self, AppError> {
+        let opened = directory.open_known().map_err(|source| AppError::Origin {
+            path: directory.config.root.clone(),
+            source,
+        })?;
+        if !opened {
+            let path = directory.config.root.display();
+            tracing::error!(%path, "the directory is not the one that was served from this path before: is its disk mounted? Requests are answered 503 until it is; --new-root serves this one");
+        }
+        let (stop, stopped) = channel();
+        let look = move || {
+            let mut there = opened;
+            while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                there = directory.look(there);
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("millpond-root".to_owned())
+            .spawn(look)
+            .map_err(AppError::Threads)?;
+        Ok(Self { stop, thread })
+    }
+
+    pub(super) fn stop(self) {
+        drop(self.stop);
+        // It may hang with the directory's file system; then the process does not wait for it.
+        if self.thread.is_finished() {
+            let _ = self.thread.join();
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What a file has beside its bytes: owner, group, rights, access lists, extended attributes.
+//!
+//! A body is a new file, so what belongs to the file that it replaces is carried over before it takes its place. What the
+//! server's user may not carry over (another owner, say) is left as it is: it is no reason to lose the bytes. The set-user-ID and
+//! set-group-ID bits of a file never come along: new bytes must not run with the rights of somebody who has not
+//! seen them, and write(2) clears the bits for the same reason.
+
+use super::error::OriginError;
+use rustix::fs::{
+    FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr, flistxattr,
+    fremovexattr, fsetxattr, futimens, openat,
+};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// The longest value of an attribute that Linux keeps, in bytes.
+const MAX_VALUE_BYTES: usize = 64 * 1024;
+
+/// The default access list of a directory, which new files in it inherit.
+const DEFAULT_ACL: &str = "system.posix_acl_default";
+
+/// The permission bits without set-user-ID and set-group-ID.
+const PLAIN_RIGHTS: u32 = 0o1777;
+
+/// The bit of a directory by which what is made in it gets its group.
+const SET_GROUP_ID: u32 = 0o2000;
+
+/// Carries over what belongs to the file of that name to the one that replaces it.
+pub(super) fn keep(file: &File, parent: &OwnedFd, name: &str, old: &Stat) -> Result<(), OriginError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let mut changed = false;
+    if let Ok(original) = openat(parent, name, flags, Mode::empty()) {
+        changed |= copy_all(&original, file);
+    }
+    let failed = OriginError::met("inspect a file");
+    let now = rustix::fs::fstat(file).map_err(failed)?;
+    if (now.st_uid, now.st_gid) != (old.st_uid, old.st_gid) {
+        let (owner, group) = (Uid::from_raw(old.st_uid), Gid::from_raw(old.st_gid));
+        // Only root gives a file away; its owner may at least give it to a group of his.
+        let kept = fchown(file, Some(owner), Some(group)).or_else(|_| fchown(file, None, Some(group)));
+        changed |= kept.is_ok();
+    }
+    // After the owner: a change of that may clear bits.
+    if now.st_mode & 0o7777 != old.st_mode & PLAIN_RIGHTS {
+        changed |= fchmod(file, Mode::from_raw_mode(old.st_mode & PLAIN_RIGHTS)).is_ok();
+    }
+    match changed {
+        true => file.sync_all().map_err(OriginError::io("keep a file's rights")),
+        false => Ok(()),
+    }
+}
+
+/// Gives a copy all that the original has beside its bytes, as far as the server's user may. It is to take the original's
+/// place elsewhere.
+pub(super) fn carry(from: impl AsFd, to: impl AsFd) -> Result<(), OriginError> {
+    copy_all(&from, &to);
+    let stat = rustix::fs::fstat(&from).map_err(OriginError::met("inspect a file"))?;
+    let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    let _ = fchown(&to, Some(owner), Some(group)).or_else(|_| fchown(&to, None, Some(group)));
+    let set_group_id = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => SET_GROUP_ID,
+        _ => 0,
+    };
+    let _ = fchmod(&to, Mode::from_raw_mode(stat.st_mode & (PLAIN_RIGHTS | set_group_id)));
+    let time = |seconds, nanoseconds: u64| Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::try_from(nanoseconds).unwrap_or_default(),
+    };
+    let times = Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    };
+    let _ = futimens(&to, &times);
+    Ok(())
+}
+
+/// Copies the attributes that users and access lists have; whether there were any.
+pub(super) fn copy_all(from: impl AsFd, to: impl AsFd) -> bool {
+    // What overlay and others keep for themselves is of one inode.
+    let kept = |name: &str| !name.starts_with("trusted.") && name != "security.capability";
+    copy(from, to, kept)
+}
+
+/// Copies the attributes that users have made; whether there were any.
+pub(super) fn copy_user(from: impl AsFd, to: impl AsFd) -> bool {
+    copy(from, to, |name| name.starts_with("user."))
+}
+
+fn copy(from: impl AsFd, to: impl AsFd, kept: impl Fn(&str) -> bool) -> bool {
+    let mut some = false;
+    for name in names(&from).iter().filter(|name| kept(name)) {
+        if let Some(value) = get(&from, name) {
+            some |= fsetxattr(&to, name.as_str(), &value, XattrFlags::empty()).is_ok();
+        }
+    }
+    some
+}
+
+/// Whether new files in that directory get something from it that a file made elsewhere has not.
+pub(super) fn is_inherited_from(directory: &OwnedFd) -> bool {
+    rustix::fs::fstat(directory).is_ok_and(|stat| stat.st_mode & SET_GROUP_ID != 0)
+        || get(directory, DEFAULT_ACL).is_some()
+}
+
+/// The value of an attribute; `None` where there is none, or the file system keeps none.
+pub(super) fn get(file: impl AsFd, name: &str) -> Option<Vec<u8>> {
+    let mut space = vec![0; 1024];
+    loop {
+        match fgetxattr(&file, name, &mut space[..]) {
+            Ok(length) => {
+                space.truncate(length);
+                return Some(space);
+            }
+            Err(Errno::RANGE) if space.len() < MAX_VALUE_BYTES => space.resize(MAX_VALUE_BYTES, 0),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Sets an attribute, or removes it.
+pub(super) fn set(file: impl AsFd, name: &str, value: Option<&[u8]>) -> rustix::io::Result<()> {
+    match value {
+        Some(value) => fsetxattr(file, name, value, XattrFlags::empty()),
+        None => match fremovexattr(file, name) {
+            Err(Errno::NODATA) => Ok(()),
+            removed => removed,
+        },
+    }
+}
+
+fn names(file: impl AsFd) -> Vec<String> {
+    let mut space = vec![0; MAX_VALUE_BYTES];
+    let length = flistxattr(file, &mut space[..]).unwrap_or(0);
+    let names = space.get(..length).unwrap_or_default().split(|byte| *byte == 0);
+    let names = names.filter_map(|name| String::from_utf8(name.to_vec()).ok());
+    names.filter(|name| !name.is_empty()).collect()
+}

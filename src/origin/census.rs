@@ -1,0 +1,102 @@
+//! What a collection holds, as one number: whether two looks at it saw the same.
+//!
+//! A collection that no rename(2) gets to its new place is copied there and then removed. Whatever came into it in
+//! between would be lost, so both looks are compared before anything is removed.
+
+use super::error::OriginError;
+use super::tree::Stamp;
+use aws_lc_rs::digest::{Context, SHA256};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
+use std::os::fd::OwnedFd;
+
+/// The deepest collection that is looked at: what a path may name.
+const MAX_DEPTH: usize = 128;
+
+/// The sum over all that a collection holds: names, and of files and links their stamps. The order in which a
+/// directory is read does not matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Census {
+    members: u64,
+    sum: u128,
+}
+
+impl Census {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// [`OriginError::OtherDisk`] where there is something that cannot be copied (a pipe, a socket, a device), and
+    /// what the disk reports.
+    pub(super) fn of(collection: &OwnedFd) -> Result<Self, OriginError> {
+        let mut census = Self::default();
+        census.look(collection, &mut Vec::new(), 0)?;
+        Ok(census)
+    }
+
+    fn look(&mut self, collection: &OwnedFd, above: &mut Vec<u8>, depth: usize) -> Result<(), OriginError> {
+        let failed = OriginError::met("read a directory");
+        if depth >= MAX_DEPTH {
+            return Err(OriginError::BadName);
+        }
+        for entry in Dir::read_from(collection).map_err(&failed)? {
+            let entry = entry.map_err(&failed)?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let stat = statat(collection, name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
+            let length = above.len();
+            above.push(b'/');
+            above.extend_from_slice(name.to_bytes());
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            match kind {
+                // What changes in it is seen by its members.
+                FileType::Directory => {
+                    self.count(above, None);
+                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let inner = openat(collection, name, flags, Mode::empty()).map_err(&failed)?;
+                    self.look(&inner, above, depth + 1)?;
+                }
+                FileType::RegularFile | FileType::Symlink => self.count(above, Some(Stamp::of(&stat))),
+                _ => return Err(OriginError::OtherDisk),
+            }
+            above.truncate(length);
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, path: &[u8], stamp: Option<Stamp>) {
+        let mut context = Context::new(&SHA256);
+        context.update(format!("{stamp:?}").as_bytes());
+        context.update(path);
+        let digest = context.finish();
+        let half = digest.as_ref().first_chunk().copied().unwrap_or_default();
+        self.sum = self.sum.wrapping_add(u128::from_ne_bytes(half));
+        self.members += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_census_is_another_after_any_change_and_the_same_after_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::create_dir(dir.path().join("in")).expect("made");
+        fs::write(dir.path().join("in/a"), "1").expect("written");
+        let census = || Census::of(&fs::File::open(dir.path()).expect("open").into()).expect("read");
+        let first = census();
+        assert_eq!(census(), first);
+        fs::write(dir.path().join("in/b"), "").expect("written");
+        assert_ne!(census(), first);
+        fs::remove_file(dir.path().join("in/b")).expect("removed");
+        assert_eq!(census(), first);
+        fs::write(dir.path().join("in/a"), "12").expect("written");
+        assert_ne!(census(), first);
+        fs::create_dir(dir.path().join("in/c")).expect("made");
+        let with_collection = census();
+        fs::rename(dir.path().join("in/c"), dir.path().join("c")).expect("renamed");
+        assert_ne!(census(), with_collection);
+    }
+}

@@ -1,0 +1,86 @@
+//! Conditions of a change, evaluated in two steps: what has to be read is read before any lock is held, and under the lock
+//! tags are only compared.
+//!
+//! A file's tag is known from its stamp, or of a large file from the stamp itself (`tags.rs`). A small file that nobody has
+//! read yet is read by [`Changes::read_ahead`], for the one request that names a tag of it. Where the file is another by the time
+//! that the lock is held, the change is refused as [`OriginError::Unread`], and is tried again after another reading: no reader
+//! of a slow disk keeps anybody else from writing.
+
+use super::change::{Changes, Occupant};
+use super::error::OriginError;
+use super::path::TreePath;
+use super::tags::{Digest, INLINE_BYTES, Tag};
+use super::tree::{Found, Stamp};
+use crate::header::{Current, EntityTag, Preconditions};
+use rustix::fs::Stat;
+
+/// What was read of a file before its lock was taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Evidence(Option<(Stamp, Digest)>);
+
+impl Changes {
+    /// Reads what has to be known of the file to evaluate the conditions. Takes no lock.
+    pub fn read_ahead(&self, path: &TreePath, conditions: &Preconditions) -> Evidence {
+        if !conditions.need_tag() {
+            return Evidence::default();
+        }
+        match self.tree.find(path) {
+            Ok(Found::File(file, stamp)) if stamp.size <= INLINE_BYTES => Evidence(self.tags.digest(&file).ok()),
+            _ => Evidence::default(),
+        }
+    }
+
+    /// Evaluates the conditions against what has the name.
+    pub(super) fn check(
+        &self,
+        path: &TreePath,
+        occupant: &Occupant,
+        conditions: &Preconditions,
+        evidence: &Evidence,
+    ) -> Result<(), OriginError> {
+        if conditions.is_empty() {
+            return Ok(());
+        }
+        let followed;
+        let (stat, is_file) = match occupant {
+            Occupant::Nothing => (None, false),
+            Occupant::Collection(stat) | Occupant::Special(stat) => (Some(stat), false),
+            Occupant::File(stat) => (Some(stat), true),
+            // The tag that clients know is that of the file which the link leads to.
+            Occupant::Link(own) => match self.tree.inspect(path) {
+                Ok(stat) => {
+                    followed = stat;
+                    (Some(&followed), true)
+                }
+                Err(_) => (Some(own), false),
+            },
+        };
+        let tags = match stat.filter(|_| is_file && conditions.need_tag()) {
+            Some(stat) => self.tags_of(stat, evidence)?,
+            None => Vec::new(),
+        };
+        let current = stat.map(|stat| Current {
+            etags: &tags,
+            modified: Stamp::of(stat).modified_at(),
+        });
+        match conditions.hold(current) {
+            true => Ok(()),
+            false => Err(OriginError::Failed),
+        }
+    }
+
+    fn tags_of(&self, stat: &Stat, Evidence(evidence): &Evidence) -> Result<Vec<EntityTag>, OriginError> {
+        let stamp = Stamp::of(stat);
+        if let Some((_, digest)) = evidence.filter(|(read, _)| *read == stamp) {
+            return Ok(vec![Tag::Strong(digest).entity_tag()]);
+        }
+        let tag = self.tags.at_once(&stamp);
+        match (&tag, stamp.size > INLINE_BYTES) {
+            (Tag::Weak(_), false) => Err(OriginError::Unread),
+            _ => {
+                let digest = self.tags.known(&stamp).map(|digest| Tag::Strong(digest).entity_tag());
+                Ok([tag.entity_tag()].into_iter().chain(digest).collect())
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What tells the directory that was served before from another at the same path.
+//!
+//! A mount point whose file system is not there is an empty directory, and a listing of it would tell every mirror that all
+//! was removed. So the identity of the directory is kept under `data`, and a start that finds another waits for the one that it
+//! knows, or for the operator's word (`--new-root`).
+//!
+//! ```text
+//! the same mark in .millpond                   the same directory, also after it was copied to a new disk
+//! or the inode's number and time of birth    survive a restart and another device number; a directory that was removed and
+//!                                              made again has another birth, even where the number comes again
+//! without a birth, the file system's number    where it has one
+//! ```
+
+use super::error::OriginError;
+use super::path::STAGING;
+use super::staging::random;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, fstatvfs, openat, statx};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// The mark's name in `.millpond`.
+pub(super) const MARK: &str = "root";
+
+/// What is known of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    inode: u64,
+    /// Seconds and nanoseconds since 1970.
+    born: Option<(i64, u32)>,
+    file_system: u64,
+    mark: Option<String>,
+}
+
+impl Identity {
+    /// That of the directory at the path.
+    ///
+    /// # Errors
+    /// Where nothing of the kind is there.
+    pub fn of(path: &Path) -> Result<Self, OriginError> {
+        let failed = OriginError::met("inspect the directory");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, path, flags, Mode::empty()).map_err(&failed)?;
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let stat = statx(&root, "", AtFlags::EMPTY_PATH, wanted).map_err(&failed)?;
+        let has_birth = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let file_system = fstatvfs(&root).map_err(failed)?.f_fsid;
+        Ok(Self {
+            inode: stat.stx_ino,
+            born: has_birth.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)),
+            file_system,
+            mark: mark_in(&root),
+        })
+    }
+
+    /// Whether the directory is the one that this was said of.
+    pub fn is_of(&self, now: &Self) -> bool {
+        if self.mark.is_some() && self.mark == now.mark {
+            return true;
+        }
+        let same_birth = match (self.born, now.born) {
+            (Some(then), Some(now)) => then == now,
+            _ => self.file_system == now.file_system,
+        };
+        self.inode == now.inode && same_birth
+    }
+
+    /// What is kept in that file.
+    pub fn read(kept: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(kept).ok()?).ok()
+    }
+
+    /// Keeps it in that file.
+    ///
+    /// # Errors
+    /// Where the disk does not take it.
+    pub fn keep(&self, kept: &Path) -> std::io::Result<()> {
+        let beside = kept.with_extension("root-new");
+        let mut file = File::create(&beside)?;
+        file.write_all(&serde_json::to_vec(self).map_err(std::io::Error::other)?)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, kept)
+    }
+}
+
+fn mark_in(root: &OwnedFd) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(root, format!("{STAGING}/{MARK}"), flags, Mode::empty()).ok()?;
+    let mut text = String::new();
+    File::from(file).take(1024).read_to_string(&mut text).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// Puts a mark into the place for unfinished files, unless there is one.
+pub(super) fn mark(dir: impl AsFd) {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if let Ok(file) = openat(dir, MARK, flags, Mode::RUSR | Mode::WUSR) {
+        let mut file = File::from(file);
+        // Without a mark the inode tells.
+        let _ = file.write_all(random().as_bytes()).and_then(|()| file.sync_all());
+    }
+}

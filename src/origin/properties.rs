@@ -1,0 +1,159 @@
+//! Properties that clients give to files and collections (RFC 4918 §4.2, "dead" ones), and times that they set.
+//!
+//! They lie in one extended attribute of the file, so they move and vanish with it, whoever moves it, and a copy gets them too. How
+//! much fits is up to the file system (ext4: about 4 KiB); one that keeps no such attributes takes no properties.
+//!
+//! A change of properties changes the file's time of change and none of its bytes, so its tag is carried over.
+
+use super::attributes;
+use super::change::{Changes, Occupant};
+use super::error::OriginError;
+use super::evaluation::Evidence;
+use super::path::TreePath;
+use super::tree::{Found, Stamp, stamp};
+use crate::header::Preconditions;
+use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, futimens, getxattr};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// The attribute that holds them.
+const ATTRIBUTE: &str = "user.millpond.properties";
+
+/// How much is read of it, in bytes: what Linux keeps at most.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// A property's namespace and local name.
+pub type PropertyName = (String, String);
+
+/// Dead properties, with their values as XML.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Properties(BTreeMap<PropertyName, String>);
+
+/// One instruction of a PROPPATCH.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Patch {
+    /// The property gets that value.
+    Set(PropertyName, String),
+    /// It goes.
+    Remove(PropertyName),
+    /// The file was last written at that second since 1970.
+    Modified(i64),
+}
+
+impl Properties {
+    fn read(value: Option<Vec<u8>>) -> Self {
+        let listed: Option<Vec<(String, String, String)>> = value.and_then(|value| serde_json::from_slice(&value).ok());
+        let listed = listed.unwrap_or_default().into_iter();
+        Self(listed.map(|(space, name, value)| ((space, name), value)).collect())
+    }
+
+    fn text(&self) -> Vec<u8> {
+        let listed: Vec<_> = self
+            .0
+            .iter()
+            .map(|((space, name), value)| (space, name, value))
+            .collect();
+        serde_json::to_vec(&listed).unwrap_or_default()
+    }
+
+    /// Those of an open file or collection.
+    pub fn of(file: impl AsFd) -> Self {
+        Self::read(attributes::get(file, ATTRIBUTE))
+    }
+
+    /// Those of a member of a collection, which is not opened for it.
+    pub fn of_member(collection: &OwnedFd, name: &str) -> Self {
+        let path = format!("/proc/self/fd/{}/{name}", collection.as_raw_fd());
+        let mut space = vec![0; 4096];
+        let mut read = getxattr(&path, ATTRIBUTE, &mut space[..]);
+        if read == Err(Errno::RANGE) {
+            space.resize(MAX_BYTES, 0);
+            read = getxattr(&path, ATTRIBUTE, &mut space[..]);
+        }
+        Self::read(read.ok().map(|length| {
+            space.truncate(length);
+            space
+        }))
+    }
+
+    /// The value of one.
+    pub fn get(&self, name: &PropertyName) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// All their names.
+    pub fn names(&self) -> impl Iterator<Item = &PropertyName> {
+        self.0.keys()
+    }
+}
+
+impl Changes {
+    /// Carries out the instructions in their order, all or none; the caller holds the path's lock.
+    ///
+    /// # Errors
+    /// [`OriginError::NoRoom`] where the file system does not keep as much, or nothing of the kind.
+    pub fn patch_properties(
+        &self,
+        path: &TreePath,
+        patches: &[Patch],
+        conditions: &Preconditions,
+        evidence: &Evidence,
+    ) -> Result<(), OriginError> {
+        if !path.is_root() {
+            self.permits(path)?;
+            let (parent, name) = self.source(path)?;
+            match self.occupant(&parent, name)? {
+                Occupant::Nothing => return Err(OriginError::Absent),
+                occupant => self.check(path, &occupant, conditions, evidence)?,
+            }
+        }
+        match self.tree.find(path)? {
+            Found::File(file, _) => self.patch(&file, patches),
+            Found::Collection(handle, _) => self.patch(&handle, patches),
+        }
+    }
+
+    fn patch(&self, file: &impl AsFd, patches: &[Patch]) -> Result<(), OriginError> {
+        let before = stamp(file)?;
+        let held = self.tags.held(&before);
+        let mut properties = Properties::of(file);
+        let old = properties.clone();
+        let mut modified = None;
+        for patch in patches {
+            match patch {
+                Patch::Set(name, value) => drop(properties.0.insert(name.clone(), value.clone())),
+                Patch::Remove(name) => drop(properties.0.remove(name)),
+                Patch::Modified(seconds) => modified = Some(*seconds),
+            }
+        }
+        if properties != old {
+            let text = properties.text();
+            let value = (!properties.0.is_empty()).then_some(&text[..]);
+            attributes::set(file, ATTRIBUTE, value).map_err(|errno| match errno {
+                Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP | Errno::DQUOT => OriginError::NoRoom,
+                errno => OriginError::met("keep a property")(errno),
+            })?;
+            // The time of the bytes stands, so nobody has written any in between.
+            let now = stamp(file)?;
+            let same = |now: &Stamp| (now.size, now.modified) == (before.size, before.modified);
+            if let Some(held) = held.filter(|_| same(&now)) {
+                self.tags.carry(&now, held);
+            }
+        }
+        if let Some(seconds) = modified {
+            let times = Timestamps {
+                last_access: Timespec {
+                    tv_sec: 0,
+                    tv_nsec: UTIME_OMIT,
+                },
+                last_modification: Timespec {
+                    tv_sec: seconds,
+                    tv_nsec: 0,
+                },
+            };
+            futimens(file, &times).map_err(OriginError::met("set a file's time"))?;
+        }
+        rustix::fs::fsync(file).map_err(OriginError::met("write a property to the disk"))
+    }
+}

@@ -1,0 +1,457 @@
+//! A directory on the file systems that there are: subvolumes, bind mounts, FUSE, what is unmounted, removed, or hangs.
+//!
+//! Most of this needs root. Where a mount cannot be made the test says so, loudly, and is over.
+
+use crate::support::origin::send;
+use crate::support::{Film, Origin, PATIENCE, eventually};
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+/// What a command says and how it ends.
+fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(arguments).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn skip(why: &str) {
+    eprintln!("SKIPPED: {why}");
+}
+
+/// Something that is mounted as long as this lives.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(arguments: &[&str], at: &Path) -> Option<Self> {
+        let at = at.to_owned();
+        let text = at.display().to_string();
+        match run("mount", &[arguments, &[&text]].concat()) {
+            Ok(()) => Some(Self(at)),
+            Err(why) => {
+                skip(&format!("mount {}: {why}", arguments.join(" ")));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = run("umount", &["-l", &self.0.display().to_string()]);
+    }
+}
+
+/// A FUSE server in the foreground.
+struct Fuse {
+    child: Child,
+    at: PathBuf,
+}
+
+impl Fuse {
+    fn new(program: &str, arguments: &[&str], at: &Path) -> Option<Self> {
+        let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
+        let before = device(at);
+        let child = Command::new(program)
+            .args(arguments)
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        let Ok(child) = child else {
+            skip(&format!("{program} is not installed"));
+            return None;
+        };
+        let mut fuse = Self {
+            child,
+            at: at.to_owned(),
+        };
+        let began = std::time::Instant::now();
+        while device(at) == before {
+            if fuse.child.try_wait().expect("asked").is_some() || began.elapsed() > PATIENCE {
+                skip(&format!("{program} does not mount here"));
+                return None;
+            }
+            std::thread::yield_now();
+        }
+        Some(fuse)
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("sent");
+    }
+}
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        self.signal(rustix::process::Signal::CONT);
+        let _ = run("umount", &["-l", &self.at.display().to_string()]);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// All changes there are, in a collection that a rename from the top may not reach.
+fn changes_work_in(origin: &Origin, collection: &str) {
+    let at = |name: &str| format!("{collection}{name}");
+    let film = Film::new(3_000_000);
+    origin
+        .put(&at("new"), &[("If-None-Match", "*")], &film.bytes(0, film.len))
+        .expect(201);
+    film.check(0, &origin.get(&at("new")).expect(200).body);
+    let tag = origin.etag(&at("new"));
+    origin.put(&at("new"), &[("If-Match", "\"x\"")], b"no").expect(412);
+    origin.put(&at("new"), &[("If-Match", &tag)], b"replaced").expect(204);
+    origin.put(&at("new"), &[], b"again").expect(204);
+    origin
+        .request("COPY", &at("new"), &[("Destination", &at("copy"))])
+        .expect(201);
+    origin
+        .request("MOVE", &at("copy"), &[("Destination", &at("moved"))])
+        .expect(201);
+    // Over the border, both ways.
+    origin
+        .request("MOVE", &at("moved"), &[("Destination", "/over")])
+        .expect(201);
+    assert_eq!(origin.get("/over").text(), "again");
+    origin.get(&at("moved")).expect(404);
+    origin
+        .request("MOVE", "/over", &[("Destination", &at("back"))])
+        .expect(201);
+    origin.request("DELETE", &at("back"), &[("If-Match", "*")]).expect(204);
+    let begun = origin.put(&at("upload"), &[("Upload-Complete", "?0")], b"abc");
+    let place = begun.expect(201).header("location").expect("a place").to_owned();
+    let headers = [
+        ("Content-Type", "application/partial-upload"),
+        ("Upload-Offset", "3"),
+        ("Upload-Complete", "?1"),
+    ];
+    send(origin.address(), "PATCH", &place, &headers, b"def").expect(201);
+    assert_eq!(origin.get(&at("upload")).text(), "abcdef");
+    origin.request("MKCOL", &at("d/"), &[]).expect(201);
+    origin.put(&at("d/x"), &[], b"x").expect(201);
+    origin
+        .request("COPY", &at("d/"), &[("Destination", &at("e/"))])
+        .expect(201);
+    origin
+        .request("COPY", &at("d/"), &[("Destination", &at("e/"))])
+        .expect(204);
+    assert_eq!(origin.get(&at("e/x")).text(), "x");
+    for gone in ["d/", "e/", "upload", "new"] {
+        origin.request("DELETE", &at(gone), &[]).expect(204);
+    }
+    let left = || {
+        origin
+            .everything()
+            .into_iter()
+            .filter(|name| name.contains(".millpond") && !name.ends_with(".json"))
+    };
+    eventually("nothing of ours is left", || left().count() == 1);
+}
+
+#[test]
+fn changes_work_in_a_bind_mount_and_on_another_file_system() {
+    let origin = Origin::writable();
+    let behind = origin.outside().join("behind");
+    for dir in [&behind, &origin.root().join("bind"), &origin.root().join("tmp")] {
+        std::fs::create_dir(dir).expect("made");
+    }
+    let source = behind.display().to_string();
+    let Some(_bind) = Mounted::new(&["--bind", &source], &origin.root().join("bind")) else {
+        return;
+    };
+    let Some(_tmp) = Mounted::new(&["-t", "tmpfs", "none"], &origin.root().join("tmp")) else {
+        return;
+    };
+    changes_work_in(&origin, "/bind/");
+    changes_work_in(&origin, "/tmp/");
+    // What is mounted is no part of a collection that is removed or moved.
+    origin.put("/tmp/stays", &[], b"x").expect(201);
+    eventually("the mount is known", || {
+        origin.request("DELETE", "/tmp/", &[]).status == 409
+    });
+    origin
+        .request("MOVE", "/tmp/", &[("Destination", "/elsewhere/")])
+        .expect(409);
+    assert_eq!(origin.get("/tmp/stays").text(), "x");
+}
+
+#[test]
+fn a_collection_moves_to_another_file_system_with_all_that_it_holds() {
+    let origin = Origin::writable();
+    let disk = origin.root().join("disk");
+    std::fs::create_dir(&disk).expect("made");
+    let Some(_disk) = Mounted::new(&["-t", "tmpfs", "none"], &disk) else {
+        return;
+    };
+    origin.write("films/one/film.mkv", "film");
+    origin.write("films/two.mkv", "another");
+    let root = origin.root();
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let film = std::fs::File::open(root.join("films/one/film.mkv")).expect("open");
+    film.set_modified(time).expect("set");
+    std::fs::set_permissions(root.join("films/two.mkv"), PermissionsExt::from_mode(0o640)).expect("set");
+    std::os::unix::fs::symlink("two.mkv", root.join("films/link")).expect("linked");
+    let there = [("Destination", "/disk/films/")];
+    origin.request("MOVE", "/films/", &there).expect(201);
+    assert!(!root.join("films").exists(), "it is where it was");
+    assert_eq!(origin.get("/disk/films/one/film.mkv").text(), "film");
+    assert_eq!(origin.get("/disk/films/link").text(), "another");
+    let metadata = |name: &str| std::fs::metadata(disk.join(name)).expect("there");
+    assert_eq!(metadata("films/one/film.mkv").modified().expect("a time"), time);
+    assert_eq!(metadata("films/two.mkv").permissions().mode() & 0o777, 0o640);
+    // A pipe cannot be copied: nothing is lost, and nothing half made is left.
+    origin.write("more/a", "x");
+    run("mkfifo", &[&root.join("more/pipe").display().to_string()]).expect("made");
+    origin
+        .request("MOVE", "/more/", &[("Destination", "/disk/more/")])
+        .expect(409);
+    assert!(root.join("more/pipe").exists() && !disk.join("more").exists());
+    let left = |dir: &Path| {
+        let names = std::fs::read_dir(dir).expect("read");
+        let names = names.map(|entry| entry.expect("read").file_name());
+        names
+            .filter(|name| name.to_string_lossy().contains("put-") || name.to_string_lossy().starts_with(".millpond-"))
+            .count()
+    };
+    assert_eq!((left(&disk), left(&root.join(".millpond"))), (0, 0));
+}
+
+#[test]
+fn changes_work_in_a_subvolume() {
+    let origin = Origin::writable();
+    let image = origin.outside().join("image");
+    std::fs::File::create(&image)
+        .and_then(|file| file.set_len(300 << 20))
+        .expect("made");
+    let text = image.display().to_string();
+    if let Err(why) = run("mkfs.btrfs", &["-q", &text]) {
+        return skip(&format!("mkfs.btrfs: {why}"));
+    }
+    let root = origin.root().join("btrfs");
+    std::fs::create_dir(&root).expect("made");
+    let Some(_mounted) = Mounted::new(&["-o", "loop", &text], &root) else {
+        return;
+    };
+    let served = Origin::with(&[
+        ("writable", "true"),
+        ("root", &root.display().to_string()),
+        ("data", &origin.outside().join("data-btrfs").display().to_string()),
+    ]);
+    if let Err(why) = run(
+        "btrfs",
+        &["subvolume", "create", &root.join("photos").display().to_string()],
+    ) {
+        return skip(&format!("btrfs subvolume: {why}"));
+    }
+    changes_work_in(&served, "/photos/");
+}
+
+#[test]
+fn changes_work_where_the_file_system_knows_neither_noreplace_nor_links() {
+    let origin = Origin::writable();
+    let (behind, root) = (origin.outside().join("behind"), origin.outside().join("fuse"));
+    for dir in [&behind, &root] {
+        std::fs::create_dir(dir).expect("made");
+    }
+    let text = |path: &Path| path.display().to_string();
+    let cache = text(&origin.outside().join("rclone-cache"));
+    let arguments = [
+        "--config=/dev/null",
+        "mount",
+        &text(&behind),
+        &text(&root),
+        "--vfs-cache-mode=writes",
+        "--vfs-write-back=0s",
+        "--cache-dir",
+        &cache,
+    ];
+    let Some(_fuse) = Fuse::new("rclone", &arguments, &root) else {
+        return;
+    };
+    let served = Origin::with(&[
+        ("writable", "true"),
+        ("root", &text(&root)),
+        ("data", &text(&origin.outside().join("data-fuse"))),
+    ]);
+    served.put("/new.txt", &[("If-None-Match", "*")], b"1").expect(201);
+    served.put("/new.txt", &[("If-None-Match", "*")], b"2").expect(412);
+    served.put("/new.txt", &[], b"3").expect(204);
+    served.put("/new.txt", &[("If-Match", "*")], b"4").expect(204);
+    served
+        .request("MOVE", "/new.txt", &[("Destination", "/moved.txt")])
+        .expect(201);
+    assert_eq!(served.get("/moved.txt").text(), "4");
+    served.request("DELETE", "/moved.txt", &[("If-Match", "*")]).expect(204);
+}
+
+#[test]
+fn new_files_inherit_from_their_directory_and_replaced_ones_keep_what_they_had() {
+    let origin = Origin::writable();
+    let share = origin.root().join("share");
+    std::fs::create_dir(&share).expect("made");
+    let keep = origin.write("keep", "x");
+    if let Err(error) = std::os::unix::fs::chown(&share, None, Some(12345)) {
+        return skip(&format!("chown: {error}"));
+    }
+    std::fs::set_permissions(&share, std::fs::Permissions::from_mode(0o2775)).expect("set");
+    std::os::unix::fs::chown(&keep, Some(1234), Some(12345)).expect("given");
+    std::fs::set_permissions(&keep, std::fs::Permissions::from_mode(0o6660)).expect("set");
+    let attribute = rustix::fs::setxattr(&keep, "user.note", b"kept", rustix::fs::XattrFlags::empty());
+    origin.put("/share/new", &[], b"x").expect(201);
+    origin.put("/keep", &[], b"y").expect(204);
+    origin.put("/keep", &[("If-Match", "*")], b"z").expect(204);
+    let inspected = |path: &Path| std::fs::metadata(path).expect("inspected");
+    assert_eq!(inspected(&share.join("new")).gid(), 12345);
+    let kept = inspected(&keep);
+    // Rights to run as another are not for bytes that the owner has not seen.
+    assert_eq!((kept.uid(), kept.gid(), kept.mode() & 0o7777), (1234, 12345, 0o660));
+    let mut space = [0; 16];
+    let read = rustix::fs::getxattr(&keep, "user.note", &mut space[..]);
+    assert_eq!(read.is_ok(), attribute.is_ok());
+    let list = |path: &Path| {
+        let mut space = [0; 256];
+        let length = rustix::fs::getxattr(path, "system.posix_acl_access", &mut space[..]).unwrap_or(0);
+        space[..length].to_vec()
+    };
+    let text = share.display().to_string();
+    match run("setfacl", &["-d", "-m", "u:12345:rwx", &text]) {
+        Ok(()) => {
+            std::fs::write(share.join("by-hand"), "x").expect("written");
+            origin.put("/share/acl", &[], b"x").expect(201);
+            assert_eq!(list(&share.join("acl")), list(&share.join("by-hand")));
+            assert!(!list(&share.join("acl")).is_empty());
+        }
+        Err(why) => skip(&format!("setfacl: {why}")),
+    }
+}
+
+#[test]
+fn a_place_for_unfinished_files_that_was_removed_is_made_again() {
+    let origin = Origin::writable();
+    origin.put("/a", &[], b"a").expect(201);
+    std::fs::remove_dir_all(origin.root().join(".millpond")).expect("removed");
+    origin.put("/b", &[], b"b").expect(201);
+    origin.request("DELETE", "/b", &[("If-Match", "*")]).expect(204);
+    std::fs::rename(origin.root().join(".millpond"), origin.root().join("tidied")).expect("renamed");
+    origin.put("/c", &[], b"c").expect(201);
+    origin.request("GET", "/-/readyz", &[]).expect(200);
+}
+
+#[test]
+fn a_directory_that_was_removed_or_replaced_is_503_and_never_empty() {
+    let mut origin = Origin::writable();
+    origin.write("film.mkv", "x");
+    let root = origin.root();
+    let elsewhere = origin.outside().join("elsewhere");
+    let is_away = |origin: &Origin| {
+        for target in ["/", "/?as=json", "/film.mkv", "/-/readyz", "/-/uploads/x"] {
+            let answer = origin.get(target);
+            assert!(answer.expect(503).header("retry-after").is_some(), "{target}");
+        }
+        origin.put("/new", &[], b"x").expect(503);
+        origin.request("PROPFIND", "/", &[("Depth", "1")]).expect(503);
+        origin.get("/-/healthz").expect(200);
+    };
+    std::fs::rename(&root, &elsewhere).expect("renamed");
+    is_away(&origin);
+    std::fs::create_dir(&root).expect("made");
+    is_away(&origin);
+    // A start does not take the other for it.
+    origin.stop();
+    origin.restart();
+    is_away(&origin);
+    assert!(std::fs::read_dir(&root).expect("listed").next().is_none());
+    std::fs::remove_dir(&root).expect("removed");
+    std::fs::rename(&elsewhere, &root).expect("renamed");
+    eventually("it is back", || origin.get("/-/readyz").status == 200);
+    origin.get("/film.mkv").expect(200);
+    origin.put("/new", &[("If-None-Match", "*")], b"x").expect(201);
+    // Removed, and made again.
+    std::fs::remove_dir_all(&root).expect("removed");
+    std::fs::create_dir(&root).expect("made");
+    is_away(&origin);
+    origin.stop();
+    origin.set("new_root", "true");
+    origin.restart();
+    assert_eq!(origin.get("/?as=json").expect(200).json()["total"], 0);
+}
+
+#[test]
+fn an_unmounted_directory_is_503_until_it_is_mounted_again() {
+    let outer = Origin::writable();
+    let (behind, root) = (outer.outside().join("behind"), outer.outside().join("disk"));
+    for dir in [&behind, &root] {
+        std::fs::create_dir(dir).expect("made");
+    }
+    std::fs::write(behind.join("film"), "x").expect("written");
+    let source = behind.display().to_string();
+    let Some(mounted) = Mounted::new(&["--bind", &source], &root) else {
+        return;
+    };
+    let mut origin = Origin::with(&[
+        ("root", &root.display().to_string()),
+        ("data", &outer.outside().join("data-disk").display().to_string()),
+    ]);
+    origin.get("/film").expect(200);
+    drop(mounted);
+    origin.get("/?as=json").expect(503);
+    origin.stop();
+    origin.restart();
+    origin.get("/?as=json").expect(503);
+    let _mounted = Mounted::new(&["--bind", &source], &root);
+    eventually("it is back", || origin.get("/film").status == 200);
+}
+
+#[test]
+fn a_mount_that_hangs_takes_neither_its_siblings_nor_all_threads() {
+    let origin = Origin::writable();
+    let (behind, nas) = (origin.outside().join("behind"), origin.root().join("nas"));
+    for dir in [&behind, &nas, &origin.root().join("mine")] {
+        std::fs::create_dir(dir).expect("made");
+    }
+    std::fs::write(behind.join("film"), "x").expect("written");
+    let text = |path: &Path| path.display().to_string();
+    let arguments = [
+        "-f",
+        "-o",
+        "attr_timeout=0,entry_timeout=0",
+        &text(&behind),
+        &text(&nas),
+    ];
+    let Some(fuse) = Fuse::new("bindfs", &arguments, &nas) else {
+        return;
+    };
+    eventually("the mount is served", || origin.get("/nas/film").status == 200);
+    fuse.signal(rustix::process::Signal::STOP);
+    // Its parent is listed, with it.
+    let listing = origin.get("/?as=json");
+    assert_eq!(listing.expect(200).json()["total"], 2);
+    origin.request("PROPFIND", "/", &[("Depth", "1")]).expect(207);
+    // More than there are threads ask it.
+    let asking: Vec<TcpStream> = (0..300)
+        .map(|index| {
+            let mut stream = TcpStream::connect(origin.address()).expect("connected");
+            let target = if index % 2 == 0 { "/nas/" } else { "/nas/film" };
+            write!(stream, "GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+            stream
+        })
+        .collect();
+    let began = std::time::Instant::now();
+    origin.put("/mine/new", &[], b"x").expect(201);
+    assert_eq!(origin.get("/mine/?as=json").json()["total"], 1);
+    origin
+        .request("MOVE", "/mine/", &[("Destination", "/yours/")])
+        .expect(201);
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let refused = origin.get("/nas/film");
+    assert!(refused.expect(503).text().contains("does not answer"));
+    drop(asking);
+    fuse.signal(rustix::process::Signal::CONT);
+    eventually("it answers again", || origin.get("/nas/film").status == 200);
+}
