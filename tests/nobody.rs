@@ -1,6 +1,6 @@
 //! Promise 5: nobody cancels anybody, and nobody slows anybody.
 
-use crate::support::{Client, Ended, Film, Pond, Upstream, Valve, eventually, get, get_range, request};
+use crate::support::{Client, Ended, Film, Pond, Upstream, Valve, eventually, get, get_range};
 
 const LEN: u64 = 6_000_000;
 
@@ -72,56 +72,6 @@ fn what_a_reader_had_before_it_left_is_not_asked_for_again() {
     film.check(0, &get(pond.address(), "/film").expect(200).body);
     let asked: Vec<_> = upstream.requests().iter().map(|seen| seen.range(LEN)).collect();
     assert_eq!(asked, [Some((0, LEN)), Some((HAD, LEN))]);
-}
-
-/// An upstream that sends the whole whatever it is asked for.
-fn without_ranges(film: &Film) -> Upstream {
-    let film = film.clone();
-    Upstream::scripted(move |_, conn| {
-        let fields = [
-            ("Content-Type", "video/mp4".to_owned()),
-            ("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT".to_owned()),
-            ("Content-Length", film.len.to_string()),
-        ];
-        conn.head(200, &fields);
-        conn.body(&film, 0, film.len);
-    })
-}
-
-#[test]
-fn what_a_player_asks_first_costs_an_upstream_without_ranges_nothing() {
-    for (first, policy) in [("HEAD", "stop"), ("bytes=0-1", "stop"), ("HEAD", "complete")] {
-        let film = Film::new(64 << 20);
-        let upstream = without_ranges(&film);
-        let pond = Pond::with(&upstream, &[("after_last_reader", policy)]);
-        match first {
-            "HEAD" => assert_eq!(request(pond.address(), "HEAD", "/film.mp4", &[]).status, 200),
-            range => film.check(0, &get_range(pond.address(), "/film.mp4", range).expect(206).body),
-        }
-        film.check(0, &get(pond.address(), "/film.mp4").expect(200).body);
-        assert_eq!(
-            (upstream.requests().len(), upstream.sent()),
-            (1, film.len),
-            "after {first}"
-        );
-    }
-}
-
-#[test]
-fn with_stop_nothing_is_taken_while_the_reader_is_away_and_the_exchange_is_kept_for_the_next() {
-    let film = Film::new(256 << 20);
-    let upstream = without_ranges(&film);
-    let pond = Pond::with(&upstream, &[("after_last_reader", "stop")]);
-    let mut first = Client::open(pond.address(), "GET", "/film.mp4", &[]);
-    film.check(0, &first.read(1000));
-    drop(first);
-    // Sockets take some megabytes of their own; then nothing moves.
-    let fill = || get(pond.address(), "/-/api/v1/fills").json()["fills"][0].clone();
-    eventually("the session to be held", || fill()["sessions"][0]["stage"] == "held");
-    let came = fill()["present_bytes"].as_u64().expect("a number");
-    assert!(came < film.len / 2, "{came}");
-    film.check(0, &get(pond.address(), "/film.mp4").expect(200).body);
-    assert_eq!(upstream.requests().len(), 1);
 }
 
 #[test]

@@ -18,12 +18,11 @@ use crate::upstream::{Exchange, Framing, Permit, UpstreamError};
 use bytes::Bytes;
 use futures::poll;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 use tokio::time::timeout;
 
 /// The most that is written at once, in bytes: bounds what a session holds in memory.
@@ -50,9 +49,6 @@ pub(super) struct Position {
     stage: AtomicU8,
     /// When it was asked for.
     asked: OnceLock<Instant>,
-    /// Nothing more is taken from its connection for now.
-    held: AtomicBool,
-    released: Notify,
 }
 
 impl Position {
@@ -63,8 +59,6 @@ impl Position {
             moved: 0.into(),
             stage: (Stage::Queued as u8).into(),
             asked: OnceLock::new(),
-            held: false.into(),
-            released: Notify::new(),
         };
         position.set_stage(stage);
         Arc::new(position)
@@ -94,27 +88,7 @@ impl Position {
         SessionLine {
             at: self.at.load(Ordering::Acquire),
             stop: Some(self.stop.load(Ordering::Acquire)).filter(|stop| *stop != u64::MAX),
-            stage: match self.is_held() {
-                true => Stage::Held,
-                false => self.stage(),
-            },
-        }
-    }
-
-    /// Takes nothing more from its connection, or goes on. What has come is stored; the socket holds the rest back.
-    pub(super) fn hold(&self, held: bool) {
-        if self.held.swap(held, Ordering::AcqRel) && !held {
-            self.released.notify_one();
-        }
-    }
-
-    fn is_held(&self) -> bool {
-        self.held.load(Ordering::Acquire)
-    }
-
-    async fn until_released(&self) {
-        while self.is_held() {
-            self.released.notified().await;
+            stage: self.stage(),
         }
     }
 
@@ -228,14 +202,6 @@ pub(super) async fn receive(
             }
             let whole = at >= asked || brings.end.is_none();
             return if whole { Outcome::Reached } else { Outcome::Curtailed };
-        }
-        if position.is_held() {
-            batch = match sink.take(batch, at, stop).await {
-                Ok(batch) => batch,
-                Err(error) => return Outcome::Disk(error),
-            };
-            position.until_released().await;
-            continue;
         }
         let mut came = match left_over.take() {
             Some(piece) => Came::of(piece),

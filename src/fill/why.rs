@@ -53,8 +53,6 @@ pub enum Stage {
     Asked,
     /// Bytes come.
     Moving,
-    /// Nobody wants what it brings, and with `after_last_reader = stop` nothing is taken for nobody.
-    Held,
 }
 
 /// A session as it looks from outside.

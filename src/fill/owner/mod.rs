@@ -104,8 +104,6 @@ pub(super) struct Owner {
     recorded: Instant,
     /// When the rest will be fetched although nobody waits for it.
     background_at: Option<Instant>,
-    /// When a session has been held for long enough that nobody wants.
-    held_until: Option<Instant>,
     /// How many readers the latest plan was made for.
     planned_readers: usize,
     /// How far a stream had come when.
@@ -151,7 +149,6 @@ impl Owner {
             recording: false,
             recorded: Instant::now(),
             background_at: None,
-            held_until: None,
             planned_readers: 0,
             marks: Marks::new(),
             scarcity: None,
@@ -220,7 +217,6 @@ impl Owner {
             return;
         }
         self.background_at = None;
-        self.held_until = None;
         let readers = self.shared.readers.load(Ordering::Acquire);
         self.planned_readers = readers;
         if object.is_whole() {
@@ -244,7 +240,6 @@ impl Owner {
             self.stop_sessions();
             return;
         }
-        self.hold_unwanted(&wishes);
         if let Some(ahead) = wishes.at_most_ahead.filter(|_| self.resumes()) {
             self.rein_in(&wishes.paces, ahead);
         }
@@ -375,7 +370,6 @@ impl Owner {
             commit,
             look,
             self.background_at,
-            self.held_until,
             self.failures.retry_at,
             self.hold_ends(),
             self.patience_ends(),

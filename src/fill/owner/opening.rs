@@ -210,7 +210,6 @@ impl Owner {
             .stored
             .as_ref()
             .is_some_and(|stored| keeps(stored, &representation));
-        let is_shared = described.is_ok() && !stays;
         match described {
             Err(why) => {
                 tracing::debug!(url = self.shared.key.url(), %why, "not kept");
@@ -226,12 +225,8 @@ impl Owner {
         let only_head = !self.shared.bytes_wanted.load(Ordering::Acquire);
         let is_statement = self.object.as_ref().is_some_and(|object| object.is_statement());
         let brings_bytes = brings.end != Some(brings.at) || brings.total == Some(0);
-        if is_statement || (brings_bytes && (!only_head || brings.end == Some(1))) {
+        if is_statement || (brings_bytes && !(only_head && brings.end != Some(1))) {
             self.adopt(exchange, brings, permit);
-        } else if brings_bytes && is_shared && !self.resumes() {
-            // The whole has begun to come: who asks for its bytes next goes on with it.
-            self.adopt(exchange, brings, permit);
-            self.hold_sessions();
         }
         Ok(())
     }

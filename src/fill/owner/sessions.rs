@@ -4,10 +4,9 @@ use super::super::ask::{Question, ask, turn};
 use super::super::join::Brings;
 use super::super::meter::Meter;
 use super::super::place::Pace;
-use super::super::plan::{Running, class_of};
+use super::super::plan::Running;
 use super::super::session::{Outcome, Position, Sink, receive};
 use super::super::why::Stage;
-use super::wishes::Wishes;
 use super::{Event, Owner};
 use crate::header::StrongValidator;
 use crate::ranges::{ByteOffset, ByteRange};
@@ -16,18 +15,12 @@ use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::task::AbortHandle;
 
 /// So many bytes are compared where a weak tag and a date are all that joins two exchanges: an encoder's, a tagger's or an
 /// editor's change is seen in them wherever bytes move; what it cannot show is told in docs/decisions/0022.
 const OVERLAP_BYTES: u64 = 16 * 1024;
-
-/// How long a session that serves nobody is held with `after_last_reader = stop`: it has a connection of the upstream's.
-const HELD_FOR: Duration = Duration::from_secs(5);
-
-/// The same where another exchange would begin from the start.
-const HELD_FOR_WITHOUT_RANGES: Duration = Duration::from_secs(30);
 
 pub(super) struct Session {
     pub(super) id: u64,
@@ -37,8 +30,6 @@ pub(super) struct Session {
     pub(super) position: Arc<Position>,
     /// Its place in the budget, once it has one.
     pub(super) standby: Option<Standby>,
-    /// Since when nobody wants what it brings, where the fill is to bring nothing for nobody.
-    held_since: Option<Instant>,
     pub(super) task: AbortHandle,
 }
 
@@ -103,7 +94,6 @@ impl Owner {
             class,
             position,
             standby: None,
-            held_since: None,
             task: task.abort_handle(),
         });
     }
@@ -121,7 +111,6 @@ impl Owner {
             class: Class::Waiting,
             position,
             standby,
-            held_since: None,
             task,
         });
     }
@@ -184,34 +173,6 @@ impl Owner {
         if let Some(index) = self.sessions.iter().position(|session| session.id == id) {
             self.sessions.swap_remove(index).end();
         }
-    }
-
-    /// Where nothing is brought for nobody: takes nothing more of what no reader asked for, and ends what has been held for long
-    /// enough. A player that jumps about closes its connection and is back a moment later.
-    pub(super) fn hold_unwanted(&mut self, wishes: &Wishes) {
-        let limit = match self.resumes() {
-            true => HELD_FOR,
-            false => HELD_FOR_WITHOUT_RANGES,
-        };
-        let now = Instant::now();
-        let mut over = Vec::new();
-        for session in self.sessions.iter_mut().filter(|session| !session.is_queued()) {
-            let serves = class_of(&session.running(&wishes.paces), &wishes.waiting) != Class::Background;
-            let held = wishes.holds && !serves;
-            session.position.hold(held);
-            session.held_since = held.then(|| session.held_since.unwrap_or(now));
-            if session.held_since.is_some_and(|since| since + limit <= now) {
-                over.push(session.id);
-            }
-        }
-        over.into_iter().for_each(|id| self.end_session(id));
-        let until = |session: &Session| Some(session.held_since? + limit);
-        self.held_until = self.sessions.iter().filter_map(until).min();
-    }
-
-    /// Takes nothing from any connection until somebody wants it.
-    pub(super) fn hold_sessions(&self) {
-        self.sessions.iter().for_each(|session| session.position.hold(true));
     }
 
     pub(super) fn stop_sessions(&mut self) {

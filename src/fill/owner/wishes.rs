@@ -31,19 +31,6 @@ pub(super) struct Wishes {
     pub(super) at_most_ahead: Option<u64>,
     /// Nothing at all is wanted: sessions end.
     pub(super) rests: bool,
-    /// Nothing is wanted for nobody, for now: a session that serves no reader is held.
-    pub(super) holds: bool,
-}
-
-/// What becomes of the rest of an object when nobody reads it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    /// It is fetched.
-    Wanted,
-    /// `after_last_reader` says that it waits for the next reader.
-    Unwanted,
-    /// It cannot be kept, or cannot be had.
-    Hopeless,
 }
 
 impl Owner {
@@ -51,13 +38,9 @@ impl Owner {
         let mut waiting = object.waiting();
         let scarce = self.is_scarce();
         let at_most_ahead = self.at_most_ahead();
-        let rest = self.rest_of(object);
+        let completes = self.completes(object);
         // One who asked for the head only has not asked for a film.
-        let bytes_wanted = self.shared.bytes_wanted.load(Ordering::Acquire);
-        let (wanted, holds) = (
-            rest == Rest::Wanted && bytes_wanted,
-            rest == Rest::Unwanted || !bytes_wanted,
-        );
+        let wanted = completes && self.shared.bytes_wanted.load(Ordering::Acquire);
         // Readers in sequence are run ahead of; of others each has what it asks for under way.
         let (in_sequence, left) = self.shared.visits();
         let peace = left.map(|left| left + PEACE).filter(|at| *at > Instant::now());
@@ -68,8 +51,7 @@ impl Owner {
                 waiting,
                 background,
                 background_at: peace.or(next_try).filter(|_| wanted && !background),
-                rests: rest == Rest::Hopeless,
-                holds,
+                rests: !completes,
                 ..Wishes::default()
             };
         }
@@ -87,7 +69,6 @@ impl Owner {
                 waiting,
                 paces,
                 background,
-                holds,
                 ..Wishes::default()
             };
         }
@@ -109,19 +90,18 @@ impl Owner {
             ahead: ahead.collect(),
             paces,
             at_most_ahead,
-            holds,
             ..Wishes::default()
         }
     }
 
-    /// What becomes of the rest of the object when nobody reads it.
-    fn rest_of(&self, object: &Object) -> Rest {
+    /// Whether the rest of the object is worth fetching for nobody.
+    fn completes(&self, object: &Object) -> bool {
         let hopeless = self.scarcity.is_some_and(|scarcity| scarcity.is_hopeless());
         if self.failures.gave_up || hopeless || self.is_oversize() || self.is_detached() {
-            return Rest::Hopeless;
+            return false;
         }
         let policy = self.shared.target().after_last_reader;
-        let wanted = match policy.unwrap_or(self.context.settings.after_last_reader) {
+        match policy.unwrap_or(self.context.settings.after_last_reader) {
             AfterLastReader::Complete => true,
             AfterLastReader::Stop => false,
             AfterLastReader::Finish { percent, bytes } => object.length().is_some_and(|length| {
@@ -129,10 +109,6 @@ impl Owner {
                 let enough = u128::from(here) * 100 >= u128::from(length) * u128::from(percent);
                 enough || length.saturating_sub(here) <= bytes
             }),
-        };
-        match wanted {
-            true => Rest::Wanted,
-            false => Rest::Unwanted,
         }
     }
 }
