@@ -199,7 +199,7 @@ impl Follower {
     }
 }
 
-/// What follows a head.
+/// The place in a connection that follows a head.
 fn framing(head: &[u8]) -> Place {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);

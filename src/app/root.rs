@@ -35,7 +35,7 @@ pub(super) struct Directory {
     log: Option<Arc<AccessLog>>,
     threads: tokio::runtime::Handle,
     metrics: Arc<Metrics>,
-    /// What is open; `None` until the directory that is known is there for the first time.
+    /// The origin that is open; `None` until the directory that is known is there for the first time.
     origin: RwLock<Option<Arc<Origin>>>,
 }
 
@@ -58,7 +58,7 @@ impl Directory {
         }
     }
 
-    /// What is open.
+    /// The origin that is open.
     pub(super) fn current(&self) -> Option<Arc<Origin>> {
         self.origin.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

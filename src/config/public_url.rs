@@ -8,10 +8,10 @@
 
 use url::Url;
 
-/// What the operator says of the URL that clients use.
+/// The URL that clients use, as the operator says it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum PublicUrl {
-    /// Nothing: the request's own fields tell.
+    /// The operator says nothing: the request's own fields tell.
     #[default]
     Unknown,
     /// Every host is this one.
@@ -29,7 +29,7 @@ impl PublicUrl {
     /// Reads the setting.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The mistake in the setting, in words.
     pub fn read(text: &str) -> Result<Self, String> {
         match text {
             "none" => return Ok(Self::Unknown),
@@ -56,7 +56,7 @@ impl PublicUrl {
         }
     }
 
-    /// What stands before each path.
+    /// The path that stands before each path of the tree.
     pub fn prefix(&self) -> &str {
         match self {
             Self::Known { prefix, .. } => prefix,

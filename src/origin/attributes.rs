@@ -1,4 +1,4 @@
-//! What a file has beside its bytes: owner, group, rights, access lists, extended attributes.
+//! The attributes that a file has beside its bytes: owner, group, rights, access lists, extended attributes.
 //!
 //! A body is a new file, so what belongs to the file that it replaces is carried over before it takes its place. What the
 //! server's user may not carry over (another owner, say) is left as it is: it is no reason to lose the bytes. The set-user-ID and
