@@ -455,6 +455,20 @@ fn an_upstream_that_refuses_ranges_is_asked_once_more_without() {
 }
 
 #[test]
+fn an_upstream_that_takes_ranges_is_not_asked_again_for_what_is_gone() {
+    let film = Film::new(300_000);
+    let served = film.clone();
+    let upstream = Upstream::scripted(move |seen, conn| match seen.target.as_str() {
+        "/film.mp4" => conn.serve(&served, seen),
+        _ => conn.head(404, &[("Content-Length", "0".to_owned())]),
+    });
+    let pond = Pond::before(&upstream);
+    film.check(0, &get(pond.address(), "/film.mp4").expect(200).body);
+    get(pond.address(), "/gone.mp4").expect(404);
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[test]
 fn a_refusal_with_and_without_a_range_is_the_upstreams_own() {
     let upstream = Upstream::scripted(|seen, conn| {
         let body = if seen.header("range").is_some() {

@@ -27,7 +27,10 @@ const REFUSES_COMPANY: &[u16] = &[403, 458];
 const COMPANY_LEAVES: Duration = Duration::from_secs(3);
 
 /// Statuses by which upstreams answer a request that has a `Range`, and not the same without.
-const REFUSES_RANGES: &[u16] = &[400, 403, 404, 405, 406, 412, 500, 501];
+const REFUSES_RANGES: &[u16] = &[405, 406, 412, 501];
+
+/// The same, of which an upstream that takes ranges is believed that it means the resource.
+const MAY_REFUSE_RANGES: &[u16] = &[400, 403, 404, 500];
 
 /// How often nodes behind one name are asked again where one fails, and how long the first of them is waited for; each
 /// time twice as long.
@@ -253,7 +256,12 @@ impl Asking<'_> {
 
     /// Some upstreams refuse a request because it has a `Range`, which the client may not even have sent.
     async fn without_range(&mut self, result: Exchanged) -> Exchanged {
-        let refused = matches!(&result, Ok(exchange) if REFUSES_RANGES.contains(&exchange.reply.status));
+        let status = result.as_ref().map_or(0, |exchange| exchange.reply.status);
+        if self.ask.span != Span::Whole && matches!(status, 200 | 206) {
+            self.permit.ranges_are_taken();
+        }
+        let may_be = MAY_REFUSE_RANGES.contains(&status) && !self.permit.takes_ranges();
+        let refused = may_be || REFUSES_RANGES.contains(&status);
         let known = Context::object(self.shared);
         // Where parts have come, a refusal has another reason.
         let has_parts = known.is_some_and(|known| known.head().representation().gives_parts);

@@ -121,6 +121,8 @@ struct State {
     paced_until: Instant,
     /// The upstream has refused a second connection.
     allows_one: bool,
+    /// The upstream has answered a request with a `Range` by a success, whether it served the range or not.
+    takes_ranges: bool,
 }
 
 /// One exchange's place, seen from both sides.
@@ -152,6 +154,7 @@ impl Budget {
                 tokens: (burst, now),
                 paced_until: now,
                 allows_one: false,
+                takes_ranges: false,
             }),
             look_again: Notify::new(),
             released: Notify::new(),
@@ -414,6 +417,18 @@ impl Permit {
         if let Some(budget) = self.budget.upgrade() {
             budget.state().allows_one = true;
         }
+    }
+
+    /// The upstream has answered a request with a `Range` by a success: what it refuses it does not refuse for that.
+    pub fn ranges_are_taken(&self) {
+        if let Some(budget) = self.budget.upgrade() {
+            budget.state().takes_ranges = true;
+        }
+    }
+
+    /// Whether it has.
+    pub fn takes_ranges(&self) -> bool {
+        self.budget.upgrade().is_some_and(|budget| budget.state().takes_ranges)
     }
 
     /// It does not refuse it after all.
