@@ -1,6 +1,6 @@
 //! Promise 5: nobody cancels anybody, and nobody slows anybody.
 
-use crate::support::{Client, Ended, Film, Pond, Upstream, Valve, eventually, get, get_range};
+use crate::support::{Client, Ended, Film, Pond, Upstream, Valve, eventually, get, get_range, request};
 
 const LEN: u64 = 6_000_000;
 
@@ -166,4 +166,72 @@ fn an_error_page_that_never_ends_holds_up_nobody() {
     // It was promised more than came, and that is to be seen.
     assert_eq!(answer.ended, Ended::Cut);
     assert_eq!(other.join().expect("answered").status, 404);
+}
+
+/// An upstream that sends the whole whatever it is asked for, so many bytes a second.
+fn without_ranges(film: &Film, rate: u64) -> Upstream {
+    let film = film.clone();
+    Upstream::start(Valve::open(), rate, move |_, conn| {
+        let fields = [
+            ("Content-Type", "video/mp4".to_owned()),
+            ("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT".to_owned()),
+            ("Content-Length", film.len.to_string()),
+        ];
+        conn.head(200, &fields);
+        conn.body(&film, 0, film.len);
+    })
+}
+
+#[test]
+fn what_a_player_asks_first_costs_an_upstream_without_ranges_nothing() {
+    for (first, policy) in [("HEAD", "stop"), ("bytes=0-1", "stop"), ("HEAD", "complete")] {
+        let film = Film::new(LEN);
+        let upstream = without_ranges(&film, 2_000_000);
+        let pond = Pond::with(&upstream, &[("after_last_reader", policy)]);
+        match first {
+            "HEAD" => assert_eq!(request(pond.address(), "HEAD", "/film.mp4", &[]).status, 200),
+            range => film.check(0, &get_range(pond.address(), "/film.mp4", range).expect(206).body),
+        }
+        film.check(0, &get(pond.address(), "/film.mp4").expect(200).body);
+        assert_eq!(
+            (upstream.requests().len(), upstream.sent()),
+            (1, film.len),
+            "after {first}"
+        );
+    }
+}
+
+#[test]
+fn what_nobody_comes_back_for_ends_though_nothing_could_go_on_with_it() {
+    for first in ["HEAD", "GET"] {
+        let film = Film::new(64 << 20);
+        let upstream = without_ranges(&film, 2_000_000);
+        let pond = Pond::with(&upstream, &[("after_last_reader", "stop")]);
+        let mut client = Client::open(pond.address(), first, "/film.mp4", &[]);
+        if first == "GET" {
+            film.check(0, &client.read(1000));
+        }
+        eventually("its head is here", || pond.metric("millpond_fills") == 1);
+        drop(client);
+        eventually("the fill to end", || pond.metric("millpond_fills") == 0);
+        // Five seconds, or 16 MiB; what the sockets hold comes on top.
+        assert!(upstream.sent() < 48 << 20, "{} bytes", upstream.sent());
+    }
+}
+
+#[test]
+fn with_stop_what_a_seek_has_left_behind_ends_while_the_film_plays_elsewhere() {
+    const LEN: u64 = 12_000_000;
+    const PLACE: u64 = 6_000_000;
+    let film = Film::new(LEN);
+    let upstream = Upstream::limited(&film, Valve::open(), 1_000_000);
+    let pond = Pond::with(&upstream, &[("after_last_reader", "stop")]);
+    let mut start = Client::open(pond.address(), "GET", "/film", &[("Range", "bytes=0-")]);
+    film.check(0, &start.read(100_000));
+    drop(start);
+    let range = format!("bytes={PLACE}-");
+    film.check(PLACE, &get_range(pond.address(), "/film", &range).expect(206).body);
+    // What it would have brought beside is as much again.
+    let beside = upstream.sent() - (LEN - PLACE);
+    assert!(beside < 3_000_000, "{beside} bytes");
 }

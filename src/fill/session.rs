@@ -49,6 +49,8 @@ pub(super) struct Position {
     stage: AtomicU8,
     /// When it was asked for.
     asked: OnceLock<Instant>,
+    /// Up to where it goes on while it serves nobody.
+    leash: AtomicU64,
 }
 
 impl Position {
@@ -59,6 +61,7 @@ impl Position {
             moved: 0.into(),
             stage: (Stage::Queued as u8).into(),
             asked: OnceLock::new(),
+            leash: u64::MAX.into(),
         };
         position.set_stage(stage);
         Arc::new(position)
@@ -75,6 +78,21 @@ impl Position {
             stage if stage == Stage::Asked as u8 => Stage::Asked,
             _ => Stage::Moving,
         }
+    }
+
+    /// It serves nobody: from where it is now it brings so many bytes more and then ends, unless it is released before.
+    pub(super) fn leash(&self, bytes: u64) {
+        let end = self.at.load(Ordering::Acquire).saturating_add(bytes);
+        self.leash.fetch_min(end, Ordering::AcqRel);
+    }
+
+    /// It serves somebody.
+    pub(super) fn release(&self) {
+        self.leash.store(u64::MAX, Ordering::Release);
+    }
+
+    fn is_at_its_leash(&self, at: ByteOffset) -> bool {
+        at >= self.leash.load(Ordering::Acquire)
     }
 
     /// Whether it has brought enough to be called progress: a few bytes and a cut, over and over, are
@@ -139,6 +157,8 @@ pub(super) enum Outcome {
     Disk(StoreError),
     /// The connection was needed for somebody who waits.
     CalledBack,
+    /// It has brought as much as it may for nobody.
+    Unattended,
     /// The machine has slept: the connection is dead, known or not.
     Slept,
     /// The session's task panicked, or bytes that it was to compare are gone.
@@ -202,6 +222,12 @@ pub(super) async fn receive(
             }
             let whole = at >= asked || brings.end.is_none();
             return if whole { Outcome::Reached } else { Outcome::Curtailed };
+        }
+        if position.is_at_its_leash(at) {
+            return match sink.take(batch, at, stop).await {
+                Ok(_) => Outcome::Unattended,
+                Err(error) => Outcome::Disk(error),
+            };
         }
         let mut came = match left_over.take() {
             Some(piece) => Came::of(piece),

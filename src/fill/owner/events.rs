@@ -292,7 +292,7 @@ impl Owner {
                 };
                 return;
             }
-            Outcome::CalledBack => return,
+            Outcome::CalledBack | Outcome::Unattended => return,
             Outcome::Curtailed if progressed => return,
             Outcome::Curtailed => "the upstream gives next to nothing of what it is asked for".to_owned(),
             Outcome::Ended { length, unverified } => {

@@ -108,6 +108,8 @@ pub(super) struct Owner {
     planned_readers: usize,
     /// How far a stream had come when.
     marks: Marks,
+    /// When a session ends that serves nobody.
+    unattended_until: Option<Instant>,
     /// The disk took no more.
     scarcity: Option<Scarcity>,
     /// What was stored when it began.
@@ -151,6 +153,7 @@ impl Owner {
             background_at: None,
             planned_readers: 0,
             marks: Marks::new(),
+            unattended_until: None,
             scarcity: None,
             finished: false,
         }
@@ -217,6 +220,7 @@ impl Owner {
             return;
         }
         self.background_at = None;
+        self.unattended_until = None;
         let readers = self.shared.readers.load(Ordering::Acquire);
         self.planned_readers = readers;
         if object.is_whole() {
@@ -224,6 +228,8 @@ impl Owner {
             return;
         }
         if self.failures.retry_at.is_some_and(|at| at > Instant::now()) {
+            // A reader may have come back to what goes on meanwhile.
+            self.sessions.iter().for_each(|session| session.position.release());
             return;
         }
         let wishes = self.wishes(&object, readers);
@@ -240,6 +246,7 @@ impl Owner {
             self.stop_sessions();
             return;
         }
+        self.end_unattended(&wishes);
         if let Some(ahead) = wishes.at_most_ahead.filter(|_| self.resumes()) {
             self.rein_in(&wishes.paces, ahead);
         }
@@ -312,6 +319,12 @@ impl Owner {
         ranges && !self.distrusts_ranges
     }
 
+    /// Whether the upstream gives parts, be they joined or not.
+    fn has_ranges(&self) -> bool {
+        let object = self.object.as_ref();
+        !self.distrusts_ranges && object.is_some_and(|object| object.has_ranges() || object.gives_parts_apart())
+    }
+
     /// The byte from which on another exchange can bring what is missing, where its bytes have to be compared with those
     /// before; `None` where they need not be, or nothing may be joined.
     fn grows_at(&self) -> Option<ByteOffset> {
@@ -370,6 +383,7 @@ impl Owner {
             commit,
             look,
             self.background_at,
+            self.unattended_until,
             self.failures.retry_at,
             self.hold_ends(),
             self.patience_ends(),

@@ -210,6 +210,7 @@ impl Owner {
             .stored
             .as_ref()
             .is_some_and(|stored| keeps(stored, &representation));
+        let is_shared = described.is_ok() && !stays;
         match described {
             Err(why) => {
                 tracing::debug!(url = self.shared.key.url(), %why, "not kept");
@@ -225,7 +226,9 @@ impl Owner {
         let only_head = !self.shared.bytes_wanted.load(Ordering::Acquire);
         let is_statement = self.object.as_ref().is_some_and(|object| object.is_statement());
         let brings_bytes = brings.end != Some(brings.at) || brings.total == Some(0);
-        if is_statement || (brings_bytes && !(only_head && brings.end != Some(1))) {
+        // Of an upstream without ranges the whole has begun to come: who asks for its bytes next goes on with it.
+        let begins_the_whole = brings_bytes && !self.has_ranges() && is_shared;
+        if is_statement || begins_the_whole || (brings_bytes && !(only_head && brings.end != Some(1))) {
             self.adopt(exchange, brings, permit);
         }
         Ok(())

@@ -4,9 +4,10 @@ use super::super::ask::{Question, ask, turn};
 use super::super::join::Brings;
 use super::super::meter::Meter;
 use super::super::place::Pace;
-use super::super::plan::Running;
+use super::super::plan::{Running, class_of};
 use super::super::session::{Outcome, Position, Sink, receive};
 use super::super::why::Stage;
+use super::wishes::{PEACE, Wishes};
 use super::{Event, Owner};
 use crate::header::StrongValidator;
 use crate::ranges::{ByteOffset, ByteRange};
@@ -15,12 +16,38 @@ use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 /// So many bytes are compared where a weak tag and a date are all that joins two exchanges: an encoder's, a tagger's or an
 /// editor's change is seen in them wherever bytes move; what it cannot show is told in docs/decisions/0022.
 const OVERLAP_BYTES: u64 = 16 * 1024;
+
+/// So much a session brings at most for nobody, and for so long, where nothing is to be brought for nobody: its reader may be on
+/// its way to the next place, which is often the one that it has left.
+const UNATTENDED: Leash = Leash {
+    time: PEACE,
+    bytes: 256 * 1024,
+};
+
+/// The same of an upstream without ranges, where another exchange would begin at the start: players ask for the head or for two
+/// bytes before they ask for the film.
+const UNATTENDED_WHOLE: Leash = Leash {
+    time: Duration::from_secs(5),
+    bytes: 16 << 20,
+};
+
+/// The same while the reader that it was asked for has not come yet, nor left.
+const EXPECTED: Leash = Leash {
+    time: Duration::from_secs(5),
+    bytes: u64::MAX,
+};
+
+#[derive(Debug, Clone, Copy)]
+struct Leash {
+    time: Duration,
+    bytes: u64,
+}
 
 pub(super) struct Session {
     pub(super) id: u64,
@@ -30,6 +57,8 @@ pub(super) struct Session {
     pub(super) position: Arc<Position>,
     /// Its place in the budget, once it has one.
     pub(super) standby: Option<Standby>,
+    /// Since when it serves nobody, where nothing is to be brought for nobody.
+    unattended: Option<Instant>,
     pub(super) task: AbortHandle,
 }
 
@@ -94,6 +123,7 @@ impl Owner {
             class,
             position,
             standby: None,
+            unattended: None,
             task: task.abort_handle(),
         });
     }
@@ -111,6 +141,7 @@ impl Owner {
             class: Class::Waiting,
             position,
             standby,
+            unattended: None,
             task,
         });
     }
@@ -173,6 +204,35 @@ impl Owner {
         if let Some(index) = self.sessions.iter().position(|session| session.id == id) {
             self.sessions.swap_remove(index).end();
         }
+    }
+
+    /// Where nothing is to be brought for nobody, ends the sessions that have served no reader for a while.
+    pub(super) fn end_unattended(&mut self, wishes: &Wishes) {
+        let usual = match self.has_ranges() {
+            true => UNATTENDED,
+            false => UNATTENDED_WHOLE,
+        };
+        let (_, left) = self.shared.visits();
+        let only_head = !self.shared.bytes_wanted.load(Ordering::Acquire);
+        let now = Instant::now();
+        let mut over = Vec::new();
+        for session in self.sessions.iter_mut().filter(|session| !session.is_queued()) {
+            let serves = class_of(&session.running(&wishes.paces), &wishes.waiting) != Class::Background;
+            if serves || !wishes.only_for_readers {
+                session.unattended = None;
+                session.position.release();
+                continue;
+            }
+            let had_readers = only_head || left.is_some_and(|left| left >= session.position.asked());
+            let leash = if had_readers { usual } else { EXPECTED };
+            session.position.leash(leash.bytes);
+            let ends = *session.unattended.get_or_insert(now) + leash.time;
+            match ends <= now {
+                true => over.push(session.id),
+                false => self.unattended_until = Some(self.unattended_until.map_or(ends, |other| other.min(ends))),
+            }
+        }
+        over.into_iter().for_each(|id| self.end_session(id));
     }
 
     pub(super) fn stop_sessions(&mut self) {

@@ -252,7 +252,7 @@ impl Owner {
                 self.end_stream(State::Partial, &format!("the disk takes no more: {error}"))
                     .await
             }
-            Outcome::CalledBack => {
+            Outcome::CalledBack | Outcome::Unattended => {
                 self.end_stream(State::Partial, "its connection was needed for others")
                     .await
             }

@@ -12,7 +12,7 @@ pub(super) const LEAST_AHEAD: u64 = 4 << 20;
 
 /// Nothing is fetched for nobody before readers have been gone for so long: while they jump about,
 /// the next one may be on its way, and what it wants is better asked first.
-const PEACE: Duration = Duration::from_millis(250);
+pub(super) const PEACE: Duration = Duration::from_millis(250);
 
 /// A reader that has taken nothing for so long is paused.
 const PAUSED_AFTER: Duration = Duration::from_secs(30);
@@ -31,6 +31,19 @@ pub(super) struct Wishes {
     pub(super) at_most_ahead: Option<u64>,
     /// Nothing at all is wanted: sessions end.
     pub(super) rests: bool,
+    /// Nothing is wanted for nobody: a session that serves no reader ends before long.
+    pub(super) only_for_readers: bool,
+}
+
+/// What becomes of the rest of an object when nobody reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// It is fetched.
+    Wanted,
+    /// `after_last_reader` says that it waits for the next reader.
+    Unwanted,
+    /// It cannot be kept, or cannot be had.
+    Hopeless,
 }
 
 impl Owner {
@@ -38,9 +51,11 @@ impl Owner {
         let mut waiting = object.waiting();
         let scarce = self.is_scarce();
         let at_most_ahead = self.at_most_ahead();
-        let completes = self.completes(object);
+        let rest = self.rest_of(object);
         // One who asked for the head only has not asked for a film.
-        let wanted = completes && self.shared.bytes_wanted.load(Ordering::Acquire);
+        let bytes_wanted = self.shared.bytes_wanted.load(Ordering::Acquire);
+        let wanted = rest == Rest::Wanted && bytes_wanted;
+        let only_for_readers = rest == Rest::Unwanted || !bytes_wanted;
         // Readers in sequence are run ahead of; of others each has what it asks for under way.
         let (in_sequence, left) = self.shared.visits();
         let peace = left.map(|left| left + PEACE).filter(|at| *at > Instant::now());
@@ -51,7 +66,8 @@ impl Owner {
                 waiting,
                 background,
                 background_at: peace.or(next_try).filter(|_| wanted && !background),
-                rests: !completes,
+                rests: rest == Rest::Hopeless,
+                only_for_readers,
                 ..Wishes::default()
             };
         }
@@ -69,6 +85,7 @@ impl Owner {
                 waiting,
                 paces,
                 background,
+                only_for_readers,
                 ..Wishes::default()
             };
         }
@@ -90,18 +107,19 @@ impl Owner {
             ahead: ahead.collect(),
             paces,
             at_most_ahead,
+            only_for_readers,
             ..Wishes::default()
         }
     }
 
-    /// Whether the rest of the object is worth fetching for nobody.
-    fn completes(&self, object: &Object) -> bool {
+    /// What becomes of the rest of the object when nobody reads it.
+    fn rest_of(&self, object: &Object) -> Rest {
         let hopeless = self.scarcity.is_some_and(|scarcity| scarcity.is_hopeless());
         if self.failures.gave_up || hopeless || self.is_oversize() || self.is_detached() {
-            return false;
+            return Rest::Hopeless;
         }
         let policy = self.shared.target().after_last_reader;
-        match policy.unwrap_or(self.context.settings.after_last_reader) {
+        let wanted = match policy.unwrap_or(self.context.settings.after_last_reader) {
             AfterLastReader::Complete => true,
             AfterLastReader::Stop => false,
             AfterLastReader::Finish { percent, bytes } => object.length().is_some_and(|length| {
@@ -109,6 +127,10 @@ impl Owner {
                 let enough = u128::from(here) * 100 >= u128::from(length) * u128::from(percent);
                 enough || length.saturating_sub(here) <= bytes
             }),
+        };
+        match wanted {
+            true => Rest::Wanted,
+            false => Rest::Unwanted,
         }
     }
 }
