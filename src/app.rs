@@ -105,6 +105,9 @@ pub enum AppError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// The directory does not exist, and was never served.
+    #[error("{} does not exist; make the directory, or mount its disk first", .0.display())]
+    NoDirectory(PathBuf),
     /// The directory cannot be served.
     #[error("could not serve {}: {source}{}", path.display(), because(source))]
     Origin {

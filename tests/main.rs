@@ -31,6 +31,7 @@ mod origin_access;
 mod origin_clients;
 mod origin_crash;
 mod origin_file_systems;
+mod origin_half_way;
 mod origin_names;
 mod origin_ordinary;
 mod origin_read;

@@ -2,99 +2,14 @@
 //!
 //! Most of this needs root. Where a mount cannot be made the test says so, loudly, and is over.
 
+use crate::support::mounts::{Fuse, Mounted, run, skip};
 use crate::support::origin::send;
-use crate::support::{Film, Origin, PATIENCE, eventually};
+use crate::support::{Film, Origin, eventually};
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::path::Path;
 use std::time::Duration;
-
-/// What a command says and how it ends.
-fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new(program).args(arguments).output();
-    match output {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn skip(why: &str) {
-    eprintln!("SKIPPED: {why}");
-}
-
-/// Something that is mounted as long as this lives.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(arguments: &[&str], at: &Path) -> Option<Self> {
-        let at = at.to_owned();
-        let text = at.display().to_string();
-        match run("mount", &[arguments, &[&text]].concat()) {
-            Ok(()) => Some(Self(at)),
-            Err(why) => {
-                skip(&format!("mount {}: {why}", arguments.join(" ")));
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = run("umount", &["-l", &self.0.display().to_string()]);
-    }
-}
-
-/// A FUSE server in the foreground.
-struct Fuse {
-    child: Child,
-    at: PathBuf,
-}
-
-impl Fuse {
-    fn new(program: &str, arguments: &[&str], at: &Path) -> Option<Self> {
-        let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
-        let before = device(at);
-        let child = Command::new(program)
-            .args(arguments)
-            .stderr(std::process::Stdio::null())
-            .spawn();
-        let Ok(child) = child else {
-            skip(&format!("{program} is not installed"));
-            return None;
-        };
-        let mut fuse = Self {
-            child,
-            at: at.to_owned(),
-        };
-        let began = std::time::Instant::now();
-        while device(at) == before {
-            if fuse.child.try_wait().expect("asked").is_some() || began.elapsed() > PATIENCE {
-                skip(&format!("{program} does not mount here"));
-                return None;
-            }
-            std::thread::yield_now();
-        }
-        Some(fuse)
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).expect("sent");
-    }
-}
-
-impl Drop for Fuse {
-    fn drop(&mut self) {
-        self.signal(rustix::process::Signal::CONT);
-        let _ = run("umount", &["-l", &self.at.display().to_string()]);
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// All changes there are, in a collection that a rename from the top may not reach.
 fn changes_work_in(origin: &Origin, collection: &str) {
@@ -409,25 +324,108 @@ fn an_unmounted_directory_is_503_until_it_is_mounted_again() {
 }
 
 #[test]
-fn a_mount_that_hangs_takes_neither_its_siblings_nor_all_threads() {
-    let origin = Origin::writable();
+fn a_directory_whose_path_is_not_there_at_the_start_is_waited_for() {
+    let mut origin = Origin::writable();
+    origin.write("film", "x");
+    let (root, elsewhere) = (origin.root(), origin.outside().join("elsewhere"));
+    origin.stop();
+    std::fs::rename(&root, &elsewhere).expect("renamed");
+    origin.restart();
+    origin.get("/?as=json").expect(503);
+    origin.get("/-/readyz").expect(503);
+    std::fs::rename(&elsewhere, &root).expect("renamed");
+    eventually("it is there", || origin.get("/film").status == 200);
+}
+
+/// A mount in the directory that hangs on demand, and a file in it.
+fn nas(origin: &Origin) -> Option<Fuse> {
     let (behind, nas) = (origin.outside().join("behind"), origin.root().join("nas"));
     for dir in [&behind, &nas, &origin.root().join("mine")] {
         std::fs::create_dir(dir).expect("made");
     }
     std::fs::write(behind.join("film"), "x").expect("written");
     let text = |path: &Path| path.display().to_string();
-    let arguments = [
-        "-f",
-        "-o",
-        "attr_timeout=0,entry_timeout=0",
-        &text(&behind),
-        &text(&nas),
-    ];
-    let Some(fuse) = Fuse::new("bindfs", &arguments, &nas) else {
-        return;
-    };
+    let fresh = "attr_timeout=0,entry_timeout=0";
+    let fuse = Fuse::new("bindfs", &["-f", "-o", fresh, &text(&behind), &text(&nas)], &nas)?;
     eventually("the mount is served", || origin.get("/nas/film").status == 200);
+    Some(fuse)
+}
+
+/// Sends a request whose answer nobody waits for.
+fn ask(origin: &Origin, request: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(origin.address()).expect("connected");
+    let host = origin.address();
+    write!(stream, "{request} HTTP/1.1\r\nHost: {host}\r\n\r\n").expect("sent");
+    stream
+}
+
+#[test]
+fn a_mount_that_hangs_keeps_nobody_from_writing_elsewhere() {
+    let origin = Origin::writable();
+    let Some(fuse) = nas(&origin) else { return };
+    origin.write("old/film", "x");
+    fuse.signal(rustix::process::Signal::STOP);
+    // Each waits for the mount, with a lock of it.
+    let hanging: Vec<TcpStream> = (0..4)
+        .map(|index| ask(&origin, &format!("MKCOL /nas/{index}/")))
+        .chain([ask(&origin, "DELETE /nas/film")])
+        .collect();
+    origin.put("/mine/one", &[], b"x").expect(201);
+    // A change of a collection waits for all others on its own file system, and all others wait for it.
+    origin.request("DELETE", "/old/", &[]).expect(204);
+    origin.put("/mine/two", &[], b"x").expect(201);
+    origin
+        .request("MOVE", "/mine/", &[("Destination", "/yours/")])
+        .expect(201);
+    // What goes there waits as well, and has no lock of what it comes from meanwhile.
+    std::thread::scope(|scope| {
+        let moving = scope.spawn(|| origin.request("MOVE", "/yours/", &[("Destination", "/nas/yours/")]));
+        origin.put("/yours/three", &[], b"x").expect(201);
+        origin.request("DELETE", "/yours/two", &[]).expect(204);
+        origin.request("MKCOL", "/theirs/", &[]).expect(201);
+        origin.request("DELETE", "/theirs/", &[]).expect(204);
+        fuse.signal(rustix::process::Signal::CONT);
+        let moved = moving.join().expect("answered");
+        assert_eq!(moved.status, 201, "{}", moved.text());
+    });
+    assert_eq!(origin.get("/nas/yours/?as=json").json()["total"], 2);
+    origin.get("/yours/").expect(404);
+    drop(hanging);
+}
+
+#[test]
+fn a_link_into_a_mount_that_hangs_takes_neither_the_listing_nor_all_threads() {
+    let origin = Origin::writable();
+    let Some(fuse) = nas(&origin) else { return };
+    for (target, link) in [("nas/film", "film"), ("nas", "films")] {
+        std::os::unix::fs::symlink(target, origin.root().join(link)).expect("linked");
+    }
+    let listed = origin.get("/?as=json").expect(200).json();
+    assert_eq!((&listed["total"], &listed["skipped"]), (&4.into(), &0.into()));
+    let kinds: Vec<_> = (0..2).map(|index| listed["entries"][index]["type"].clone()).collect();
+    assert_eq!(kinds, ["file", "collection"]);
+    assert_eq!(origin.get("/film").text(), "x");
+    assert_eq!(origin.get("/films/?as=json").json()["total"], 1);
+    assert_eq!(origin.get("/films/film").text(), "x");
+    fuse.signal(rustix::process::Signal::STOP);
+    // More than there are threads ask through the links.
+    let asking: Vec<TcpStream> = (0..300)
+        .map(|index| ask(&origin, ["GET /film", "GET /films/film", "GET /films/"][index % 3]))
+        .collect();
+    let listed = origin.get("/?as=json").expect(200).json();
+    // What they lead to is not known now, which is not the same as gone.
+    assert_eq!((&listed["total"], &listed["skipped"]), (&2.into(), &2.into()));
+    origin.put("/mine/new", &[], b"x").expect(201);
+    assert!(origin.get("/film").expect(503).text().contains("does not answer"));
+    drop(asking);
+    fuse.signal(rustix::process::Signal::CONT);
+    eventually("it answers again", || origin.get("/film").status == 200);
+}
+
+#[test]
+fn a_mount_that_hangs_takes_neither_its_siblings_nor_all_threads() {
+    let origin = Origin::writable();
+    let Some(fuse) = nas(&origin) else { return };
     fuse.signal(rustix::process::Signal::STOP);
     // Its parent is listed, with it.
     let listing = origin.get("/?as=json");
@@ -435,12 +433,7 @@ fn a_mount_that_hangs_takes_neither_its_siblings_nor_all_threads() {
     origin.request("PROPFIND", "/", &[("Depth", "1")]).expect(207);
     // More than there are threads ask it.
     let asking: Vec<TcpStream> = (0..300)
-        .map(|index| {
-            let mut stream = TcpStream::connect(origin.address()).expect("connected");
-            let target = if index % 2 == 0 { "/nas/" } else { "/nas/film" };
-            write!(stream, "GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
-            stream
-        })
+        .map(|index| ask(&origin, ["GET /nas/", "GET /nas/film"][index % 2]))
         .collect();
     let began = std::time::Instant::now();
     origin.put("/mine/new", &[], b"x").expect(201);

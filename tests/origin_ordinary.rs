@@ -703,3 +703,35 @@ fn properties_that_clients_set_last() {
     )
     .expect(412);
 }
+
+#[test]
+fn a_time_that_a_client_sets_changes_no_tag() {
+    let origin = later(&[("writable", "true")]);
+    let film = Film::new(5 << 20);
+    let path = origin.write("film.mkv", film.bytes(0, film.len));
+    std::os::unix::fs::symlink("film.mkv", origin.root().join("link.mkv")).expect("linked");
+    eventually("its digest is known", || {
+        let asked = origin.request("HEAD", "/film.mkv", &[("Want-Repr-Digest", "sha-256=1")]);
+        asked.header("repr-digest").is_some()
+    });
+    let tag = origin.etag("/film.mkv");
+    let instruction = "<set><prop><lastmodified>1000000000</lastmodified></prop></set>";
+    assert!(proppatch(&origin, "/film.mkv", instruction).contains("200 OK"));
+    assert_eq!(std::fs::metadata(&path).expect("inspected").mtime(), 1_000_000_000);
+    assert_eq!(origin.etag("/film.mkv"), tag);
+    // The file that a link leads to is changed by its own path.
+    let body = format!("<propertyupdate xmlns='DAV:'>{instruction}</propertyupdate>");
+    send(origin.address(), "PROPPATCH", "/link.mkv", &[], body.as_bytes()).expect(409);
+}
+
+#[test]
+fn a_link_to_what_is_millponds_own_leads_nowhere() {
+    let origin = Origin::writable();
+    for (target, link) in [(".millpond", "door"), (".millpond/root", "mark"), ("/-", "own")] {
+        std::os::unix::fs::symlink(target, origin.root().join(link)).expect("linked");
+    }
+    for target in ["/door/", "/door/root", "/mark", "/own"] {
+        origin.get(target).expect(404);
+    }
+    assert_eq!(origin.get("/?as=json").json()["skipped"], 3);
+}

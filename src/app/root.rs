@@ -14,7 +14,7 @@
 use super::AppError;
 use crate::clock::SharedClock;
 use crate::config::OriginConfig;
-use crate::origin::{Changes, Identity, Locks, OriginError, Staging, Summing, Tags, Tree, Uploads, Watching};
+use crate::origin::{Changes, Identity, OriginError, Staging, Summing, Tags, Tree, Uploads, Watching};
 use crate::serve::{Access, AccessLog, Cursors, Origin, OriginSettings};
 use crate::telemetry::Metrics;
 use std::path::{Path, PathBuf};
@@ -76,16 +76,21 @@ impl Directory {
         let known = kept.as_deref().and_then(Identity::read);
         let first = self.current().is_none();
         let any = first && self.config.new_root;
-        let now = Identity::of(&self.config.root)?;
+        let tree = match Tree::open(&self.config.root) {
+            // The way to a mount point may not be there before its file system is.
+            Err(OriginError::Absent) if known.is_some() && !any => return Ok(false),
+            tree => Arc::new(tree?),
+        };
+        let now = tree.identity()?;
         if known.is_some_and(|known| !known.is_of(&now)) && !any {
             return Ok(false);
         }
         // The place for unfinished files is locked by the one who writes there.
         self.release();
-        let origin = self.open()?;
+        let origin = self.open(Arc::clone(&tree))?;
         *self.origin.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(origin));
         // Only now the mark is there.
-        let now = Identity::of(&self.config.root)?;
+        let now = tree.identity()?;
         if let Some(kept) = &kept
             && let Err(error) = now.keep(kept)
         {
@@ -94,9 +99,8 @@ impl Directory {
         Ok(true)
     }
 
-    fn open(&self) -> Result<Origin, OriginError> {
+    fn open(&self, tree: Arc<Tree>) -> Result<Origin, OriginError> {
         let config = &self.config;
-        let tree = Arc::new(Tree::open(&config.root)?);
         let tags = Arc::new(Tags::load(self.kept("tags"), Arc::clone(&self.clock)));
         let started = |source| OriginError::Disk {
             doing: "start a thread",
@@ -124,7 +128,7 @@ impl Directory {
             access: Arc::clone(&self.access),
             log: self.log.clone(),
             cursors: Arc::new(Cursors::default()),
-            locks: Locks::default(),
+            locks: Arc::default(),
             summing,
             watching,
             clock: Arc::clone(&self.clock),
@@ -144,8 +148,7 @@ impl Directory {
 
     /// Where something is kept of the directory at that path; nowhere if there is no place for it.
     fn kept(&self, what: &str) -> Option<PathBuf> {
-        let root = std::fs::canonicalize(&self.config.root);
-        let root = root.unwrap_or_else(|_| self.config.root.clone());
+        let root = resolved(&self.config.root);
         let id = blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex();
         match std::fs::create_dir_all(&self.config.data) {
             Ok(()) => Some(self.config.data.join(format!("origin-{}.{what}", &id[..16]))),
@@ -180,6 +183,22 @@ impl Directory {
     }
 }
 
+/// The path without links, also where its last part does not exist (yet).
+fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = path.ancestors().find_map(|above| {
+        let resolved = std::fs::canonicalize(above).ok()?;
+        let rest = path.strip_prefix(above).ok()?;
+        // Joining nothing would add a slash, and make another name for the same.
+        Some(if rest.as_os_str().is_empty() {
+            resolved
+        } else {
+            resolved.join(rest)
+        })
+    });
+    there.unwrap_or(path)
+}
+
 /// The thread that looks after the directory.
 #[derive(Debug)]
 pub(super) struct Roots {
@@ -193,13 +212,16 @@ impl Roots {
     /// # Errors
     /// Where it cannot be served.
     pub(super) fn start(directory: Arc<Directory>) -> Result<Self, AppError> {
-        let opened = directory.open_known().map_err(|source| AppError::Origin {
-            path: directory.config.root.clone(),
-            source,
+        let opened = directory.open_known().map_err(|source| {
+            let path = directory.config.root.clone();
+            match source {
+                OriginError::Absent => AppError::NoDirectory(path),
+                source => AppError::Origin { path, source },
+            }
         })?;
         if !opened {
             let path = directory.config.root.display();
-            tracing::error!(%path, "the directory is not the one that was served from this path before: is its disk mounted? Requests are answered 503 until it is; --new-root serves this one");
+            tracing::error!(%path, "the directory is not there, or not the one that was served from this path before: is its disk mounted? Requests are answered 503 until it is; --new-root serves this one");
         }
         let (stop, stopped) = channel();
         let look = move || {

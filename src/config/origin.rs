@@ -146,6 +146,8 @@ fn directory(path: &Path) -> Result<PathBuf, String> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(path.to_owned()),
         Ok(_) => Err("is not a directory".to_owned()),
+        // One that was served before is waited for (`app::root`): the way to its mount point may be on a disk, too.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(path.to_owned()),
         Err(error) => Err(format!("cannot be served: {error}")),
     }
 }
@@ -180,7 +182,7 @@ mod tests {
     #[test]
     fn all_mistakes_are_reported_at_once_with_their_mend() {
         let flags = [
-            ("root", "/nonexistent"),
+            ("root", "/proc/self/status"),
             ("writable", "perhaps"),
             ("largest_upload", "much"),
             ("tls_key", "/k"),

@@ -17,11 +17,12 @@ use super::gone::{Gone, remove_all};
 use super::list::twin;
 use super::path::TreePath;
 use super::placing::{Exchanged, Placed, exchange, is_same, rename_new, replace, settle_new};
+use super::replacing::{is_empty, may_be_discarded};
 use super::staging::{Arrived, Staging, sync};
 use super::tags::Tags;
 use super::tree::{Stamp, Tree, stamp};
 use crate::header::Preconditions;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, mkdirat, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -133,8 +134,8 @@ impl Changes {
     /// Puts a body in its place.
     ///
     /// # Errors
-    /// [`OriginError::Failed`] where a condition does not hold; and where no file can be there. Then nothing has
-    /// changed, and the body is as it was.
+    /// [`OriginError::Failed`] where a condition does not hold; [`OriginError::OutOfReach`] where the body has to be brought
+    /// nearer first ([`Changes::bring`]); and where no file can be there. Then nothing has changed, and the body is as it was.
     pub fn put(
         &self,
         path: &TreePath,
@@ -166,10 +167,18 @@ impl Changes {
                     return Ok(Done::new(matches!(occupant, Occupant::File(_)), now));
                 }
                 Placed::Disturbed => {}
-                Placed::OutOfReach => self.staging.bring(staged, &path.parent())?,
+                Placed::OutOfReach => return Err(OriginError::OutOfReach),
             }
         }
         Err(OriginError::Changing)
+    }
+
+    /// Copies a body beside its place, where a rename does not get it there. Takes no lock: it may be long.
+    ///
+    /// # Errors
+    /// Where the disk does not take it.
+    pub fn bring(&self, arrived: &mut Arrived, path: &TreePath) -> Result<(), OriginError> {
+        self.staging.bring(&mut arrived.staged, &path.parent())
     }
 
     /// Removes a file, a link, or a collection with as much as `loss` allows. What is named in the answer is gone
@@ -255,7 +264,7 @@ impl Changes {
     ///
     /// # Errors
     /// Where nothing is there, a condition does not hold, or the other path is taken; [`OriginError::OtherDisk`] where
-    /// no rename(2) can do it.
+    /// no rename(2) can do it. Where another file system is in between that is told without a look at either.
     pub fn rename(
         &self,
         from: &TreePath,
@@ -266,6 +275,10 @@ impl Changes {
     ) -> Result<(Done, Option<Gone>), OriginError> {
         self.permits(from)?;
         self.permits(to)?;
+        let mounts = self.tree.mounts();
+        if mounts.point(from.names()) != mounts.point(to.names()) {
+            return Err(OriginError::OtherDisk);
+        }
         let (source, name) = self.source(from)?;
         let occupant = self.occupant(&source, name)?;
         let moved = match &occupant {
@@ -303,21 +316,24 @@ impl Changes {
                 match exchange(&source, name, &target, new) {
                     Exchanged::Done => {
                         // What was there has the other name now: a crash here loses nothing.
-                        sync(&target)?;
-                        let taken = self.staging.take_away(&source, &from.parent(), name);
+                        let taken = sync(&target).and_then(|()| match may_be_discarded(&source, name, loss) {
+                            true => self.staging.take_away(&source, &from.parent(), name),
+                            false => Err(OriginError::NotEmpty),
+                        });
                         if taken.is_err() {
                             exchange(&source, name, &target, new);
                         }
                         gone = Some(taken?);
                     }
                     Exchanged::Unknown => {
-                        let old = self.make_room(&target, to, new, loss)?;
-                        renamed(rename_new(&source, name, &target, new)).inspect_err(|_| {
-                            if let Some(old) = &old {
-                                self.give_back(old, &target, new);
-                            }
-                        })?;
-                        gone = old;
+                        let kept = self.set_aside(&target, to, new, loss)?;
+                        if let Err(error) = renamed(rename_new(&source, name, &target, new)) {
+                            self.staging.give_back(kept);
+                            return Err(error);
+                        }
+                        // As long as the new name may be lost the old thing is kept.
+                        sync(&target)?;
+                        gone = Some(self.staging.let_go(kept));
                     }
                     Exchanged::Failed(errno) => renamed(Err(errno))?,
                 }
@@ -349,31 +365,6 @@ impl Changes {
                 Err(OriginError::NotEmpty)
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Takes away what is at a path that something else is to have, where the file system cannot exchange the two.
-    pub(super) fn make_room(
-        &self,
-        parent: &OwnedFd,
-        path: &TreePath,
-        name: &str,
-        loss: Loss,
-    ) -> Result<Option<Gone>, OriginError> {
-        self.may_make_room(parent, path, name, loss)?;
-        match self.occupant(parent, name)? {
-            Occupant::Nothing => Ok(None),
-            _ => self.staging.take_away(parent, &path.parent(), name).map(Some),
-        }
-    }
-
-    /// Puts back what was taken away for something that did not come.
-    pub(super) fn give_back(&self, old: &Gone, parent: &OwnedFd, name: &str) {
-        match rename_new(&old.dir, &old.name, parent, name) {
-            Ok(()) => old.forget_note(),
-            Err(errno) => {
-                tracing::error!(name, %errno, "what was to be replaced could not be put back; it lies in .millpond until the next start");
-            }
         }
     }
 
@@ -449,18 +440,6 @@ impl Occupant {
             _ => Ok(true),
         }
     }
-}
-
-fn is_empty(parent: &OwnedFd, name: &str) -> Result<bool, OriginError> {
-    let failed = OriginError::met("read a directory");
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inner = openat(parent, name, flags, Mode::empty()).map_err(&failed)?;
-    for entry in Dir::read_from(&inner).map_err(&failed)? {
-        if !matches!(entry.map_err(&failed)?.file_name().to_bytes(), b"." | b"..") {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Whether the file system takes different spellings for one name, tried with a name of ours.

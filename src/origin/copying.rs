@@ -6,13 +6,13 @@
 
 use super::attributes;
 use super::census::Census;
-use super::change::{Changes, Done, Loss, Occupant};
+use super::change::{Changes, Occupant};
 use super::error::OriginError;
-use super::gone::Gone;
-use super::path::{TreePath, UNFINISHED};
-use super::placing::{Exchanged, exchange, rename_new};
+use super::gone::Made;
+use super::moving::State;
+use super::path::{TreePath, is_unfinished};
 use super::staging::{Arrived, sync};
-use super::tree::{Found, Stamp, stamp};
+use super::tree::{Crossing, Found, Stamp, stamp};
 use crate::header::Preconditions;
 use rustix::fs::{
     AtFlags, Dir, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, readlinkat, statat, symlinkat, unlinkat,
@@ -37,13 +37,22 @@ pub enum Copying {
     Move,
 }
 
-/// A copy that has not been placed yet. One that never is goes as it is dropped, or at the next start.
+/// A copy that has not been placed yet, and the state of what it is a copy of. One that never is placed goes as it is dropped.
 #[derive(Debug)]
 pub enum Copied {
-    /// Of a file, in the state that it had.
-    File(Arrived, Stamp),
-    /// Of a collection, and what that held, if it is to be removed.
-    Collection(Gone, Census),
+    /// Of a file.
+    File(Arrived, State),
+    /// Of a collection or a link.
+    Made(Made, State),
+}
+
+impl Copied {
+    /// The state in which it was copied.
+    pub fn state(&self) -> State {
+        match self {
+            Self::File(_, state) | Self::Made(_, state) => *state,
+        }
+    }
 }
 
 impl Changes {
@@ -57,35 +66,42 @@ impl Changes {
         to: &TreePath,
         how: Copying,
         conditions: &Preconditions,
+        crossing: &Crossing,
     ) -> Result<Copied, OriginError> {
         self.permits(to)?;
+        if how == Copying::Move {
+            self.permits(from)?;
+            if self.tree.mounts().is_crossed_by(from) {
+                return Err(OriginError::Mounted);
+            }
+        }
         let evidence = self.read_ahead(from, conditions);
         if !from.is_root() {
             let (parent, name) = self.source(from)?;
             let occupant = self.occupant(&parent, name)?;
-            if how == Copying::Move && matches!(occupant, Occupant::Link(_) | Occupant::Special(_)) {
+            if how == Copying::Move && matches!(occupant, Occupant::Special(_)) {
                 return Err(OriginError::OtherDisk);
             }
             self.check(from, &occupant, conditions, &evidence)?;
+            if let Occupant::Link(stat) = &occupant
+                && how == Copying::Move
+            {
+                return self.copy_link(&parent, name, Stamp::of(stat), to);
+            }
         }
         if from.bare() == to.bare() || (how != Copying::Shallow && to.is_within(from)) || from.is_within(to) {
             return Err(OriginError::Within);
         }
-        match self.tree.find(from)? {
+        match self.tree.find_across(from, crossing)? {
             Found::File(original, _) => self.copy_file(original, to, how),
             Found::Collection(original, _) => {
                 let census = match how {
                     Copying::Move => Census::of(&original)?,
                     _ => Census::default(),
                 };
-                let made = self.staging.begin_collection(&to.parent())?;
-                match self.fill_collection(&original, &made, how) {
-                    Ok(()) => Ok(Copied::Collection(made, census)),
-                    Err(error) => {
-                        self.staging.discard(&made);
-                        Err(error)
-                    }
-                }
+                let mut made = self.staging.begin_collection(&to.parent(), false)?;
+                self.fill_collection(&original, &mut made, how)?;
+                Ok(Copied::Made(made, State::Collection(census)))
             }
         }
     }
@@ -115,17 +131,55 @@ impl Changes {
                 attributes::carry(&original, &arrived.staged.file)?;
                 arrived.modified = stamp(&arrived.staged.file)?.modified;
             }
-            return Ok(Copied::File(arrived, state));
+            return Ok(Copied::File(arrived, State::Single(state)));
         }
         Err(OriginError::Changing)
     }
 
-    fn fill_collection(&self, original: &OwnedFd, made: &Gone, how: Copying) -> Result<(), OriginError> {
-        let copy = open_directory(&made.dir, &made.name)?;
+    /// The same link elsewhere, with the same text.
+    fn copy_link(&self, parent: &OwnedFd, name: &str, state: Stamp, to: &TreePath) -> Result<Copied, OriginError> {
+        let target = readlinkat(parent, name, Vec::new()).map_err(OriginError::met("read a link"))?;
+        let made = self.staging.begin_link(&to.parent(), &target, false)?;
+        Ok(Copied::Made(made, State::Single(state)))
+    }
+
+    /// Copies what a rename does not get to its place once more, beside that. Takes no lock: it may be long.
+    ///
+    /// # Errors
+    /// Where the disk does not take it.
+    pub fn bring_copy(&self, copied: &mut Copied, to: &TreePath) -> Result<(), OriginError> {
+        let made = match copied {
+            Copied::File(arrived, _) => return self.bring(arrived, to),
+            Copied::Made(made, _) => made,
+        };
+        let place = made.place().ok_or(OriginError::Changing)?;
+        *made = match readlinkat(&*place.dir, &place.name, Vec::new()) {
+            Ok(target) => self.staging.begin_link(&to.parent(), &target, true)?,
+            // It is no link.
+            Err(_) => {
+                let original = open_directory(&place.dir, &place.name)?;
+                let mut beside = self.staging.begin_collection(&to.parent(), true)?;
+                self.fill_collection(&original, &mut beside, Copying::Move)?;
+                beside
+            }
+        };
+        Ok(())
+    }
+
+    fn fill_collection(&self, original: &OwnedFd, made: &mut Made, how: Copying) -> Result<(), OriginError> {
+        let place = made.place().ok_or(OriginError::Changing)?;
+        let copy = open_directory(&place.dir, &place.name)?;
         like(original, &copy);
         match how {
             Copying::Shallow => sync(&copy),
-            how => self.copy_members(original, &copy, how, 0),
+            how => {
+                self.copy_members(original, &copy, how, 0)?;
+                // A move may have to be undone, and others may have written to the copy by then.
+                if how == Copying::Move {
+                    made.counted(Census::of(&copy)?);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -137,7 +191,7 @@ impl Changes {
         for entry in Dir::read_from(from).map_err(&failed)? {
             let entry = entry.map_err(&failed)?;
             let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") || name.to_bytes().starts_with(UNFINISHED.as_bytes()) {
+            if matches!(name.to_bytes(), b"." | b"..") || name.to_str().is_ok_and(is_unfinished) {
                 continue;
             }
             let stat = match statat(from, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -195,105 +249,6 @@ impl Changes {
             unlinkat(to, name, AtFlags::empty()).map_err(&failed)?;
         }
         Err(OriginError::Changing)
-    }
-
-    /// Puts the copy of a collection in its place; the caller holds the lock. The second part of the answer is yet to be
-    /// discarded.
-    ///
-    /// # Errors
-    /// Where the path is taken, and may not be lost.
-    pub fn place_collection(
-        &self,
-        made: &Gone,
-        to: &TreePath,
-        loss: Loss,
-    ) -> Result<(Done, Option<Gone>), OriginError> {
-        let (target, new) = self.place(to)?;
-        let failed = OriginError::met("put a collection in its place");
-        let replaced = self.occupant(&target, new)?.may_be_lost(loss)?;
-        self.may_make_room(&target, to, new, loss)?;
-        let exchanged = match replaced {
-            true => exchange(&made.dir, &made.name, &target, new),
-            false => Exchanged::Unknown,
-        };
-        let old = match exchanged {
-            // What was there lies where the copy lay.
-            Exchanged::Done => Some(made.clone()),
-            Exchanged::Unknown => {
-                let old = self.make_room(&target, to, new, loss)?;
-                let renamed = rename_new(&made.dir, &made.name, &target, new);
-                renamed.map_err(failed).inspect_err(|_| {
-                    if let Some(old) = &old {
-                        self.give_back(old, &target, new);
-                    }
-                })?;
-                made.forget_note();
-                old
-            }
-            Exchanged::Failed(errno) => return Err(failed(errno)),
-        };
-        sync(&target)?;
-        let stat = statat(&target, new, AtFlags::SYMLINK_NOFOLLOW).map_err(OriginError::met("inspect a file"))?;
-        let now = Stamp::of(&stat);
-        Ok((Done::new(replaced, now), old))
-    }
-
-    /// Takes a collection away that a file is to replace.
-    ///
-    /// # Errors
-    /// Where it may not be lost.
-    pub fn clear(&self, to: &TreePath, loss: Loss) -> Result<Option<Gone>, OriginError> {
-        let (target, new) = self.place(to)?;
-        match self.occupant(&target, new)? {
-            Occupant::Collection(_) if loss != Loss::Nothing => self.make_room(&target, to, new, loss),
-            Occupant::Link(_) if loss != Loss::Nothing => self.make_room(&target, to, new, loss),
-            _ => Ok(None),
-        }
-    }
-
-    /// Puts back what was taken away for a file that did not come.
-    pub fn restore(&self, gone: &Gone, to: &TreePath) {
-        if let Ok((target, new)) = self.place(to) {
-            self.give_back(gone, &target, new);
-        }
-    }
-
-    /// Whether a collection still holds what it held when it was copied; nothing may change it meanwhile.
-    ///
-    /// # Errors
-    /// [`OriginError::Changing`] where it does not.
-    pub fn is_as_copied(&self, from: &TreePath, census: &Census) -> Result<(), OriginError> {
-        match self.tree.find(from)? {
-            Found::Collection(original, _) if Census::of(&original)? == *census => Ok(()),
-            _ => Err(OriginError::Changing),
-        }
-    }
-
-    /// Whether a file is still in the state that was copied.
-    ///
-    /// # Errors
-    /// [`OriginError::Changing`] where it is not.
-    pub fn is_in_state(&self, from: &TreePath, state: &Stamp) -> Result<(), OriginError> {
-        let (parent, name) = self.source(from)?;
-        match self.occupant(&parent, name)? {
-            Occupant::File(stat) if Stamp::of(&stat) == *state => Ok(()),
-            _ => Err(OriginError::Changing),
-        }
-    }
-
-    /// Removes the file that has been copied elsewhere, if it is still in the state that was copied.
-    ///
-    /// # Errors
-    /// [`OriginError::Changing`] where it is not.
-    pub fn remove_copied(&self, from: &TreePath, state: &Stamp) -> Result<(), OriginError> {
-        let (parent, name) = self.source(from)?;
-        match self.occupant(&parent, name)? {
-            Occupant::File(stat) if Stamp::of(&stat) == *state => {
-                unlinkat(&parent, name, AtFlags::empty()).map_err(OriginError::met("remove a file"))?;
-                sync(&parent)
-            }
-            _ => Err(OriginError::Changing),
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What can go wrong in a tree, and whose side it is on.
 
+use super::mounts::MountPoint;
 use rustix::io::Errno;
 use std::io;
 
@@ -59,6 +60,12 @@ pub enum OriginError {
     /// The file system does not answer.
     #[error("the file system that this is on does not answer; try again later")]
     Hangs,
+    /// A link leads to another file system, whose turn has to be waited for.
+    #[error("a link leads to another file system, which may not be waited for here")]
+    LeadsTo(MountPoint),
+    /// What is to be placed lies where no rename(2) gets it from.
+    #[error("the file system does not let a file be put in its place by a rename; try again")]
+    OutOfReach,
     /// A condition names the bytes of a file that has to be read first.
     #[error("what is there has changed while a condition was evaluated; try again")]
     Unread,

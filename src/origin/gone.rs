@@ -1,5 +1,12 @@
-//! What was taken out of the tree, or is not in it yet: a name where nobody looks, and the removal of all beneath it.
+//! What is not in the tree: taken out of it, or not in it yet. A name where nobody looks, and the removal of all beneath it.
+//!
+//! ```text
+//! Made    put together, to be placed; goes if it never is
+//! Kept    taken out, and may have to go back; a start puts it back where nothing else has its name (aside.rs)
+//! Gone    taken out for good, and yet to be discarded
+//! ```
 
+use super::census::Census;
 use super::error::OriginError;
 use super::staging::mount_of;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, fchmod, openat, unlinkat};
@@ -8,19 +15,96 @@ use rustix::path::Arg;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Something that was taken out of the tree, or is not in it yet.
+/// Where a note lies that tells where something else does.
+pub(super) type Note = (Arc<OwnedFd>, String);
+
+/// Something that was taken out of the tree for good.
 #[derive(Debug, Clone)]
 pub struct Gone {
     pub(super) dir: Arc<OwnedFd>,
     pub(super) name: String,
-    pub(super) note: Option<(Arc<OwnedFd>, String)>,
+    pub(super) note: Option<Note>,
 }
 
 impl Gone {
     /// It has no longer the name that the note tells.
     pub(super) fn forget_note(&self) {
-        if let Some((dir, note)) = &self.note {
-            let _ = unlinkat(&**dir, note, AtFlags::empty());
+        if let Some(note) = &self.note {
+            forget(note);
+        }
+    }
+}
+
+/// Removes a note, which has done its work.
+pub(super) fn forget((dir, note): &Note) {
+    let _ = unlinkat(&**dir, note, AtFlags::empty());
+}
+
+/// A collection or a link that was put together aside. One that is not placed goes as it is dropped.
+#[derive(Debug)]
+pub struct Made {
+    place: Option<Gone>,
+    /// What a collection holds, where that may have to be known later.
+    census: Option<Census>,
+}
+
+impl Made {
+    pub(super) fn new(made: Gone) -> Self {
+        Self {
+            place: Some(made),
+            census: None,
+        }
+    }
+
+    /// Where it lies.
+    pub(super) fn place(&self) -> Option<&Gone> {
+        self.place.as_ref()
+    }
+
+    pub(super) fn census(&self) -> Option<Census> {
+        self.census
+    }
+
+    /// It is put together.
+    pub(super) fn counted(&mut self, census: Census) {
+        self.census = Some(census);
+    }
+
+    /// It lies there no more.
+    pub(super) fn placed(&mut self) {
+        self.place = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if let Some(made) = self.place.take() {
+            // A collection may be large, and whoever drops this may serve others.
+            let remove = move || discard(&made);
+            let _ = std::thread::Builder::new()
+                .name("millpond-remove".to_owned())
+                .spawn(remove);
+        }
+    }
+}
+
+/// What was taken out of the tree and may have to go back: it is never removed as long as this is what it is.
+#[derive(Debug)]
+pub struct Kept {
+    pub(super) dir: Arc<OwnedFd>,
+    pub(super) name: String,
+    pub(super) note: Note,
+    /// Where it was.
+    pub(super) home: Arc<OwnedFd>,
+    pub(super) own: String,
+}
+
+/// Removes what was taken away, as far as it goes; the rest is tried again at the next start.
+pub(super) fn discard(gone: &Gone) {
+    match remove_all(&gone.dir, gone.name.as_str()) {
+        Ok(()) => gone.forget_note(),
+        Err(error) => {
+            tracing::warn!(name = gone.name, %error, "not all of what was removed could be; the rest lies in .millpond");
         }
     }
 }

@@ -14,7 +14,7 @@
 use super::error::OriginError;
 use super::path::STAGING;
 use super::staging::random;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, fstatvfs, openat, statx};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstatvfs, openat, statx};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -35,23 +35,21 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// That of the directory at the path.
+    /// That of an open directory.
     ///
     /// # Errors
-    /// Where nothing of the kind is there.
-    pub fn of(path: &Path) -> Result<Self, OriginError> {
+    /// What the disk reports.
+    pub(super) fn of(root: &OwnedFd) -> Result<Self, OriginError> {
         let failed = OriginError::met("inspect the directory");
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, path, flags, Mode::empty()).map_err(&failed)?;
         let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-        let stat = statx(&root, "", AtFlags::EMPTY_PATH, wanted).map_err(&failed)?;
+        let stat = statx(root, "", AtFlags::EMPTY_PATH, wanted).map_err(&failed)?;
         let has_birth = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
-        let file_system = fstatvfs(&root).map_err(failed)?.f_fsid;
+        let file_system = fstatvfs(root).map_err(failed)?.f_fsid;
         Ok(Self {
             inode: stat.stx_ino,
             born: has_birth.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)),
             file_system,
-            mark: mark_in(&root),
+            mark: mark_in(root),
         })
     }
 

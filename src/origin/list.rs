@@ -18,6 +18,7 @@ use super::tree::{Stamp, Tree, stamp};
 use rustix::fs::{AtFlags, Dir, FileType, StatxFlags, statat, statx};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// How often a directory that changes is read.
 const MAX_READINGS: usize = 6;
@@ -82,7 +83,7 @@ impl Names {
     ///
     /// # Errors
     /// Where the disk does not give them.
-    pub fn read(tree: &Tree, path: &TreePath, handle: &OwnedFd, hidden: bool) -> Result<Self, OriginError> {
+    pub fn read(tree: &Arc<Tree>, path: &TreePath, handle: &OwnedFd, hidden: bool) -> Result<Self, OriginError> {
         let mut last = None;
         for _ in 0..MAX_READINGS {
             let before = stamp(handle)?;
@@ -102,7 +103,7 @@ impl Names {
         last.ok_or(OriginError::Changing)
     }
 
-    fn once(tree: &Tree, path: &TreePath, handle: &OwnedFd, hidden: bool) -> Result<(Self, Sum), OriginError> {
+    fn once(tree: &Arc<Tree>, path: &TreePath, handle: &OwnedFd, hidden: bool) -> Result<(Self, Sum), OriginError> {
         let failed = OriginError::met("read a directory");
         let path = path.with_slash();
         let (mut found, mut skipped, mut sum) = (Vec::new(), 0, Sum::default());
@@ -117,7 +118,7 @@ impl Names {
                 Ok(name) if !tree.serves_member(&path, name) || (!hidden && name.starts_with('.')) => {}
                 Ok(name) => {
                     let leads_nowhere =
-                        entry.file_type() == FileType::Symlink && tree.inspect(&path.child(name)).is_err();
+                        entry.file_type() == FileType::Symlink && tree.inspect_across(&path.child(name)).is_err();
                     match leads_nowhere {
                         true => skipped += 1,
                         false => found.push(name.to_owned()),
@@ -202,7 +203,7 @@ fn summed(handle: &OwnedFd) -> Result<Sum, OriginError> {
 /// # Errors
 /// Where the disk does not tell.
 pub fn member(
-    tree: &Tree,
+    tree: &Arc<Tree>,
     tags: &Tags,
     path: &TreePath,
     handle: &OwnedFd,
@@ -219,8 +220,10 @@ pub fn member(
     let link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
     let stat = match link {
         // What leads nowhere, or out of the tree, is not there for a client either.
-        true => match tree.inspect(&path.with_slash().child(name)) {
+        true => match tree.inspect_across(&path.with_slash().child(name)) {
             Ok(stat) => stat,
+            // A listing without it would say that it is gone.
+            Err(OriginError::Hangs) => return Err(OriginError::Hangs),
             Err(_) => return Ok(None),
         },
         false => stat,

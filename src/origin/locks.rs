@@ -3,11 +3,15 @@
 //! ```text
 //! change of a file                 the tree shared, then the path's own lock
 //! move or removal of a collection  the tree alone: paths beneath it change their meaning
-//! two paths (MOVE, COPY)           their locks in the order of the paths
+//! two paths (MOVE)                 their locks in the order of the paths
 //! ```
+//!
+//! "The tree" is the part of it on one mount: a collection with a mount beneath it is neither moved nor removed, so no change
+//! above a mount gives paths beneath it another meaning, and a file system that hangs keeps nobody from writing elsewhere.
 //!
 //! Locks are held for a rename and a look, never while a client sends. Waiting costs no thread.
 
+use super::mounts::{MountPoint, Mounts};
 use super::path::{TreePath, folded};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -18,23 +22,25 @@ type PathLock = tokio::sync::Mutex<()>;
 /// The locks of one tree.
 #[derive(Debug, Default)]
 pub struct Locks {
-    tree: Arc<RwLock<()>>,
+    trees: Mutex<HashMap<MountPoint, Arc<RwLock<()>>>>,
     paths: Mutex<HashMap<String, Weak<PathLock>>>,
 }
 
-/// What is held while a change is made.
+/// What is held while a change is made. What is held of paths goes before what is held of trees.
 #[derive(Debug)]
-pub enum Held {
-    /// These paths.
-    Paths(Vec<OwnedMutexGuard<()>>, OwnedRwLockReadGuard<()>),
-    /// Everything.
-    Tree(OwnedRwLockWriteGuard<()>),
+pub struct Held {
+    _paths: Vec<OwnedMutexGuard<()>>,
+    _shared: Vec<OwnedRwLockReadGuard<()>>,
+    _alone: Vec<OwnedRwLockWriteGuard<()>>,
 }
 
 impl Locks {
     /// Waits until nobody else changes any of the paths.
-    pub async fn paths(&self, paths: &[&TreePath]) -> Held {
-        let tree = Arc::clone(&self.tree).read_owned().await;
+    pub async fn paths(&self, mounts: &Mounts, paths: &[TreePath]) -> Held {
+        let mut shared = Vec::new();
+        for tree in self.trees(mounts, paths) {
+            shared.push(tree.read_owned().await);
+        }
         // On a file system that folds, two spellings are one file; elsewhere they merely wait for each other.
         let mut keys: Vec<String> = paths.iter().map(|path| folded(&path.bare().to_string())).collect();
         keys.sort_unstable();
@@ -43,12 +49,40 @@ impl Locks {
         for key in keys {
             held.push(self.lock(key).lock_owned().await);
         }
-        Held::Paths(held, tree)
+        Held {
+            _paths: held,
+            _shared: shared,
+            _alone: Vec::new(),
+        }
     }
 
-    /// Waits until nobody else changes anything.
-    pub async fn tree(&self) -> Held {
-        Held::Tree(Arc::clone(&self.tree).write_owned().await)
+    /// Waits until nobody else changes anything on the mounts that the paths are on.
+    pub async fn trees_of(&self, mounts: &Mounts, paths: &[TreePath]) -> Held {
+        let mut alone = Vec::new();
+        for tree in self.trees(mounts, paths) {
+            alone.push(tree.write_owned().await);
+        }
+        Held {
+            _paths: Vec::new(),
+            _shared: Vec::new(),
+            _alone: alone,
+        }
+    }
+
+    /// The trees that the paths are in, in the order in which everybody locks them.
+    fn trees(&self, mounts: &Mounts, paths: &[TreePath]) -> Vec<Arc<RwLock<()>>> {
+        let mut points: Vec<MountPoint> = paths.iter().map(|path| mounts.point(path.names())).collect();
+        points.sort_unstable();
+        points.dedup();
+        let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        // What comes and goes by itself (autofs) leaves nothing behind.
+        if trees.len() >= 1024 {
+            trees.retain(|_, tree| Arc::strong_count(tree) > 1);
+        }
+        let each = points
+            .into_iter()
+            .map(|point| Arc::clone(trees.entry(point).or_default()));
+        each.collect()
     }
 
     fn lock(&self, key: String) -> Arc<PathLock> {

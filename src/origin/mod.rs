@@ -7,8 +7,9 @@
 //! tags        which bytes a file holds: SHA-256 remembered by stamp; summing reads large ones for them
 //! list        what is in a collection, and whether that is all
 //! change      put, remove, make, move: wholly or not at all; evaluation of conditions before, placing as the last step,
-//!             copying (census tells whether the original has changed), attributes and properties beside the bytes; locks the paths
-//! staging     what is not whole, or on its way out (gone)
+//!             attributes and properties beside the bytes; locks the paths
+//! copying     copies, placed by replacing; moving: the removal of what was copied elsewhere (census tells whether it has changed)
+//! staging     what is not whole; aside: what was taken out of the tree, for good or not (gone)
 //! uploads     bodies that come in several requests
 //! access      who may do what: tokens, of which hashes are kept
 //! error       what can go wrong
@@ -17,6 +18,7 @@
 //! Nothing here knows HTTP beyond entity tags and conditions; `serve::origin` carries it to clients.
 
 mod access;
+mod aside;
 mod attributes;
 mod census;
 mod change;
@@ -28,9 +30,11 @@ mod identity;
 mod list;
 mod locks;
 mod mounts;
+mod moving;
 mod path;
 mod placing;
 mod properties;
+mod replacing;
 mod staging;
 mod summing;
 mod tags;
@@ -44,16 +48,18 @@ pub use change::{Changes, Done, Loss};
 pub use copying::{Copied, Copying};
 pub use error::OriginError;
 pub use evaluation::Evidence;
-pub use gone::Gone;
+pub use gone::{Gone, Kept, Made};
 pub use identity::Identity;
 pub use list::{Fingerprint, Kind, Member, Names, member};
 pub use locks::{Held, Locks};
-pub use mounts::Mounts;
+pub use mounts::{MountPoint, Mounts};
+pub use moving::{Original, Removed, State};
 pub use path::{PathError, TreePath, encode};
 pub use properties::{Patch, Properties, PropertyName};
+pub use replacing::Displaced;
 pub use staging::{Arrived, Incoming, Staging};
 pub use summing::Summing;
 pub use tags::{Digest, INLINE_BYTES, Tag, Tags, sum, weak_tag};
-pub use tree::{Found, LAST_SECOND, Stamp, Tree, remembered_stamp, stamp};
+pub use tree::{Crossing, Found, LAST_SECOND, MAX_CROSSED, Stamp, Tree, remembered_stamp, stamp};
 pub use uploads::{Record, Turn, Upload, Uploads};
 pub use watching::Watching;

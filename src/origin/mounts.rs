@@ -1,21 +1,51 @@
 //! The file systems that are mounted beneath the directory, as the kernel lists them.
 //!
-//! `/proc/self/mountinfo` is read without a look at any of the file systems, so it answers while one of them hangs. Two things
-//! go by it: requests to one mount never take the threads of all (`serve::origin`), and a collection with a mount in it
-//! is neither removed nor moved as one.
+//! `/proc/self/mountinfo` is read without a look at any of the file systems, so it answers while one of them hangs. Three
+//! things go by it: requests to one mount never take the threads of all (`serve::origin`), each mount has its own locks
+//! (`locks`), and a collection with a mount in it is neither removed nor moved as one.
 
 use super::path::TreePath;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long a reading of the list is believed.
 const BELIEVED_FOR: Duration = Duration::from_millis(500);
 
 /// How many requests may wait for one mount at once.
 const MAX_WAITING: usize = 16;
+
+/// How many of those who hold a turn of another mount may wait for one: what hangs takes so many of its neighbours' turns.
+const MAX_CROSSINGS: usize = 8;
+
+/// How many listings may look at once at what links lead to on one mount.
+const MAX_GLANCES: usize = 4;
+
+/// Where a file system is mounted: the names that lead there from the directory. None of them is the directory's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MountPoint(Vec<String>);
+
+impl MountPoint {
+    /// Whether this is the directory's own file system.
+    pub fn is_own(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the other is this, or mounted beneath it.
+    pub(super) fn is_above(&self, other: &Self) -> bool {
+        other.0.starts_with(&self.0)
+    }
+}
+
+/// Those who wait for one mount.
+#[derive(Debug, Clone)]
+struct Waiting {
+    turns: Arc<Semaphore>,
+    crossings: Arc<Semaphore>,
+    glances: Arc<Semaphore>,
+}
 
 /// What is mounted beneath one directory.
 #[derive(Debug)]
@@ -27,8 +57,7 @@ pub struct Mounts {
 #[derive(Debug, Default)]
 struct State {
     read: Option<Instant>,
-    /// Each with the turns of those who wait for it.
-    beneath: HashMap<Vec<String>, Arc<Semaphore>>,
+    beneath: HashMap<Vec<String>, Waiting>,
 }
 
 impl Mounts {
@@ -42,14 +71,47 @@ impl Mounts {
 
     /// The turns of those who wait for the mount that the path is on; `None` on the directory's own file system.
     pub fn turns(&self, path: &TreePath) -> Option<Arc<Semaphore>> {
+        self.turns_at(&self.point(path.names()))
+    }
+
+    /// The turns of those who wait for that mount; `None` where nothing is mounted there (any more).
+    pub fn turns_at(&self, mount: &MountPoint) -> Option<Arc<Semaphore>> {
+        let state = self.current();
+        state.beneath.get(&mount.0).map(|waiting| Arc::clone(&waiting.turns))
+    }
+
+    /// The turns of those who wait for that mount with a turn of another.
+    pub fn crossings_at(&self, mount: &MountPoint) -> Option<Arc<Semaphore>> {
+        let state = self.current();
+        state
+            .beneath
+            .get(&mount.0)
+            .map(|waiting| Arc::clone(&waiting.crossings))
+    }
+
+    /// The turn of a listing that looks at what a link leads to on that mount; `None` where those before it still wait.
+    pub(super) fn glance(&self, mount: &MountPoint) -> Option<OwnedSemaphorePermit> {
+        let glances = self
+            .current()
+            .beneath
+            .get(&mount.0)
+            .map(|waiting| Arc::clone(&waiting.glances));
+        // Where it is mounted no more, the look is as quick as any.
+        let glances = glances.unwrap_or_else(|| Arc::new(Semaphore::new(1)));
+        glances.try_acquire_owned().ok()
+    }
+
+    /// The mount that these names lead to.
+    pub fn point(&self, names: &[String]) -> MountPoint {
         let state = self.current();
         if state.beneath.is_empty() {
-            return None;
+            return MountPoint::default();
         }
-        let names = path.names();
-        (1..=names.len())
+        let deepest = (1..=names.len())
             .rev()
-            .find_map(|depth| state.beneath.get(names.get(..depth)?).cloned())
+            .filter_map(|depth| names.get(..depth))
+            .find(|above| state.beneath.contains_key(*above));
+        MountPoint(deepest.unwrap_or_default().to_vec())
     }
 
     /// Whether a file system is mounted at the path or beneath it.
@@ -77,8 +139,12 @@ impl Mounts {
             let found = mount_points(&text).filter_map(|point| names_beneath(&self.root, &point));
             let mut beneath = HashMap::new();
             for names in found {
-                let turns = state.beneath.remove(&names);
-                beneath.insert(names, turns.unwrap_or_else(|| Arc::new(Semaphore::new(MAX_WAITING))));
+                let waiting = state.beneath.remove(&names).unwrap_or_else(|| Waiting {
+                    turns: Arc::new(Semaphore::new(MAX_WAITING)),
+                    crossings: Arc::new(Semaphore::new(MAX_CROSSINGS)),
+                    glances: Arc::new(Semaphore::new(MAX_GLANCES)),
+                });
+                beneath.insert(names, waiting);
             }
             state.beneath = beneath;
         }

@@ -24,7 +24,7 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 /// The name at the root of the tree under which unfinished bodies lie; no path can name it.
 pub(super) const STAGING: &str = ".millpond";
 
-/// What the names of unfinished bodies begin with, wherever they lie; no path can name them.
+/// What the names of unfinished bodies begin with, wherever they lie; no path can name them, in any letters.
 pub(super) const UNFINISHED: &str = ".millpond-";
 
 /// Why a path names nothing.
@@ -157,7 +157,7 @@ impl TreePath {
     /// Whether it leads to what is ours.
     pub fn is_reserved(&self) -> bool {
         self.names.first().is_some_and(|name| is_reserved_at_root(name))
-            || self.names.iter().any(|name| name.starts_with(UNFINISHED))
+            || self.names.iter().any(|name| is_unfinished(name))
     }
 
     /// Why the last name would not do on other systems; `None` where it would.
@@ -198,7 +198,13 @@ pub fn encode(name: &str) -> impl fmt::Display + '_ {
 
 /// Whether the name, at the root, is ours: `/-/`, and what is not finished.
 pub(super) fn is_reserved_at_root(name: &str) -> bool {
-    name == "-" || name == STAGING || name.starts_with(UNFINISHED)
+    name == "-" || name.eq_ignore_ascii_case(STAGING) || is_unfinished(name)
+}
+
+/// Whether the name is one of ours for what is unfinished, at any depth. Some file systems take other letters for the same.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    let start = name.as_bytes().get(..UNFINISHED.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(UNFINISHED.as_bytes()))
 }
 
 /// Whether a path can lead to a file of that name: what our own writes never make, others may. The two last code points
@@ -303,6 +309,7 @@ mod tests {
         let path = |raw| TreePath::parse(raw).expect("a path");
         assert!(path("/.millpond/x").is_reserved());
         assert!(path("/a/.millpond-1").is_reserved());
+        assert!(path("/.MillPond/x").is_reserved() && path("/a/.MILLPOND-1").is_reserved());
         assert!(path("/-/x").is_reserved());
         assert!(!path("/a/-").is_reserved() && !path("/a/.millpond").is_reserved());
         assert!(path("/a/.b/c").is_hidden() && !path("/a.b").is_hidden());

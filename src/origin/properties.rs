@@ -105,6 +105,8 @@ impl Changes {
             let (parent, name) = self.source(path)?;
             match self.occupant(&parent, name)? {
                 Occupant::Nothing => return Err(OriginError::Absent),
+                // The file that it leads to has another path, and that its own lock.
+                Occupant::Link(_) => return Err(OriginError::Link),
                 occupant => self.check(path, &occupant, conditions, evidence)?,
             }
         }
@@ -152,7 +154,14 @@ impl Changes {
                     tv_nsec: 0,
                 },
             };
+            let ready = stamp(file)?;
+            let held = self.tags.held(&ready);
             futimens(file, &times).map_err(OriginError::met("set a file's time"))?;
+            // Its bytes are what they were.
+            let now = stamp(file)?;
+            if let Some(held) = held.filter(|_| (now.ino, now.size) == (ready.ino, ready.size)) {
+                self.tags.carry(&now, held);
+            }
         }
         rustix::fs::fsync(file).map_err(OriginError::met("write a property to the disk"))
     }

@@ -3,14 +3,14 @@
 //! ```text
 //! DIR/.millpond/           0700, no path can name it; locked (flock) by the one process that writes to DIR
 //!   put-<random>           a body on its way
-//!   gone-<random>          a file or collection on its way out
-//!   note-<random>          where something lies that had to be put down beside its place
+//!   gone-, kept-, note-    what was taken out of the tree (aside.rs)
 //!   upload-<id>, .json     an upload that can be resumed (uploads.rs)
 //!   root                   a mark by which the directory is known again (identity.rs)
 //! DIR/disk2/.millpond-<random>   such a thing
 //! ```
 //!
-//! A start removes all of it but the uploads and the mark. Dropping a [`Staged`] that was not put in its place removes that one.
+//! A start removes all of it but the uploads, the mark and what is kept. Dropping a [`Staged`] that was not put in its place
+//! removes that one.
 //!
 //! A body lies beside its place where a rename(2) from `.millpond` would not reach it (another mount, a subvolume, a branch of a
 //! union), and where new files inherit something from their directory (its group, its default access list).
@@ -24,8 +24,8 @@
 
 use super::attributes::is_inherited_from;
 use super::error::OriginError;
-use super::gone::{Gone, remove_all};
-use super::identity::{MARK, mark};
+use super::gone::{Gone, Made, Note};
+use super::identity::mark;
 use super::path::{STAGING, TreePath, UNFINISHED};
 use super::tags::{Digest, finished};
 use super::tree::Tree;
@@ -33,12 +33,13 @@ use crate::clock::SharedClock;
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use rustix::fs::{
-    AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags, Stat, StatxFlags, Timespec, Timestamps, fallocate,
-    flock, futimens, mkdirat, openat, renameat, statat, statx, unlinkat,
+    AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, Stat, StatxFlags, Timespec, Timestamps, fallocate, flock,
+    futimens, mkdirat, openat, statat, statx, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
+use std::ffi::CStr;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::Seek;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -74,7 +75,7 @@ pub(super) struct Staged {
     pub(super) dir: Arc<OwnedFd>,
     pub(super) name: String,
     /// Says where it lies, if that is elsewhere.
-    note: Option<(Arc<OwnedFd>, String)>,
+    pub(super) note: Option<Note>,
     /// It has been put in its place under another name: nothing is left to remove.
     pub(super) placed: bool,
 }
@@ -163,7 +164,7 @@ impl Staging {
     /// A new body beside its place, with a note of where it lies.
     fn beside(&self, dir: Arc<OwnedFd>, collection: &TreePath, parent: OwnedFd) -> Result<Staged, OriginError> {
         let name = format!("{UNFINISHED}{}", random());
-        let note = self.note(&dir, collection, &name)?;
+        let note = self.note(&dir, &collection.child(&name), None)?;
         make(Arc::new(parent), name, Some((dir, note)))
     }
 
@@ -300,54 +301,28 @@ impl Staging {
         self.settle(staged, digest, modified)
     }
 
-    /// Takes something out of the tree; it is gone for everybody, and yet to be discarded ([`Staging::discard`]).
-    pub(super) fn take_away(&self, parent: &OwnedFd, collection: &TreePath, name: &str) -> Result<Gone, OriginError> {
-        let failed = |errno| match errno {
-            Errno::BUSY => OriginError::Mounted,
-            errno => OriginError::met("take something out of the directory")(errno),
-        };
-        let dir = self.dir()?;
-        let gone = format!("gone-{}", random());
-        match renameat(parent, name, &dir, &gone) {
-            Ok(()) => {
-                let (name, note) = (gone, None);
-                return Ok(Gone { dir, name, note });
-            }
-            Err(Errno::XDEV) => {}
-            Err(errno) => return Err(failed(errno)),
-        }
-        let gone = format!("{UNFINISHED}{}", random());
-        let note = Some((Arc::clone(&dir), self.note(&dir, collection, &gone)?));
-        let parent = Arc::new(parent.try_clone().map_err(OriginError::io("hold a directory"))?);
-        let taken = Gone {
-            dir: Arc::clone(&parent),
-            name: gone,
-            note,
-        };
-        match renameat(&*parent, name, &*parent, &taken.name) {
-            Ok(()) => Ok(taken),
-            Err(errno) => {
-                taken.forget_note();
-                Err(failed(errno))
-            }
-        }
+    /// A new directory in which a collection is put together, where a rename can then put it in its place: in `.millpond`, or
+    /// beside its place where that is the only way.
+    pub(super) fn begin_collection(&self, collection: &TreePath, beside: bool) -> Result<Made, OriginError> {
+        self.begin_made(collection, beside, |dir, name| {
+            mkdirat(dir, name, Mode::from_raw_mode(0o777))
+        })
     }
 
-    /// Removes what was taken away, as far as it goes; the rest is tried again at the next start.
-    pub fn discard(&self, gone: &Gone) {
-        match remove_all(&gone.dir, gone.name.as_str()) {
-            Ok(()) => gone.forget_note(),
-            Err(error) => {
-                tracing::warn!(name = gone.name, %error, "not all of what was removed could be; the rest lies in .millpond");
-            }
-        }
+    /// A new link to be placed, to that target.
+    pub(super) fn begin_link(&self, collection: &TreePath, target: &CStr, beside: bool) -> Result<Made, OriginError> {
+        self.begin_made(collection, beside, |dir, name| symlinkat(target, dir, name))
     }
 
-    /// A new directory in which a collection is put together, where a rename can then put it in its place.
-    pub(super) fn begin_collection(&self, collection: &TreePath) -> Result<Gone, OriginError> {
+    fn begin_made(
+        &self,
+        collection: &TreePath,
+        beside: bool,
+        make: impl FnOnce(&OwnedFd, &str) -> rustix::io::Result<()>,
+    ) -> Result<Made, OriginError> {
         let (dir, parent) = (self.dir()?, self.tree.for_writing(collection)?);
         let failed = OriginError::met("make a collection");
-        let made = match Self::is_near(&dir, &parent)? {
+        let place = match !beside && Self::is_near(&dir, &parent)? {
             true => Gone {
                 name: format!("put-{}", random()),
                 dir,
@@ -355,13 +330,17 @@ impl Staging {
             },
             false => {
                 let name = format!("{UNFINISHED}{}", random());
-                let note = Some((Arc::clone(&dir), self.note(&dir, collection, &name)?));
-                let dir = Arc::new(parent);
+                let note = self.note(&dir, &collection.child(&name), None)?;
+                let (note, dir) = (Some((dir, note)), Arc::new(parent));
                 Gone { dir, name, note }
             }
         };
-        mkdirat(&*made.dir, &made.name, Mode::from_raw_mode(0o777)).map_err(failed)?;
-        Ok(made)
+        make(&place.dir, &place.name).map_err(failed)?;
+        Ok(Made::new(place))
+    }
+
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
     }
 
     /// Gives a body that is whole its time, and returns when all of it is on the disk.
@@ -382,7 +361,8 @@ impl Staging {
             tv_sec: modified.unwrap_or(i64::try_from(now.as_secs()).unwrap_or(i64::MAX)),
             tv_nsec: i64::from(now.subsec_nanos()),
         };
-        // Some file systems set no times; then the tag is not believed at once, and nothing else is lost.
+        // Some file systems set no times, or keep none of the fraction. Then the tag is not believed at once, for a later write
+        // could have the same time, and nothing else is lost.
         let _ = futimens(file, &both(time));
         file.sync_all().map_err(OriginError::io("write a file to the disk"))?;
         Ok(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))
@@ -391,58 +371,6 @@ impl Staging {
     /// A copy that has come whole: its bytes and the digest of what it is a copy of.
     pub(super) fn settle_copy(&self, incoming: Incoming, digest: Digest) -> Result<Arrived, OriginError> {
         self.settle(incoming.staged, digest, None)
-    }
-
-    /// Writes down where something lies that is not here, before it is made.
-    fn note(&self, dir: &Arc<OwnedFd>, collection: &TreePath, name: &str) -> Result<String, OriginError> {
-        let note = format!("note-{}", random());
-        let mut staged = make(Arc::clone(dir), note.clone(), None)?;
-        let text = collection.child(name).to_string();
-        let written = staged
-            .file
-            .write_all(text.as_bytes())
-            .and_then(|()| staged.file.sync_all());
-        written.map_err(OriginError::io("write a note"))?;
-        sync(dir)?;
-        staged.placed = true;
-        Ok(note)
-    }
-
-    fn clean(&self) -> Result<(), OriginError> {
-        let failed = OriginError::met("clean .millpond in the directory");
-        let dir = self.dir()?;
-        for entry in Dir::read_from(&dir).map_err(&failed)? {
-            let entry = entry.map_err(&failed)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name == "." || name == ".." || name == MARK || name.starts_with(UPLOAD) {
-                continue;
-            }
-            if name.starts_with("note-") && !self.follow(&dir, &name) {
-                continue;
-            }
-            let (dir, note) = (Arc::clone(&dir), None);
-            self.discard(&Gone { dir, name, note });
-        }
-        Ok(())
-    }
-
-    /// Removes what a note speaks of; whether the note has done its work.
-    fn follow(&self, dir: &OwnedFd, note: &str) -> bool {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(file) = openat(dir, note, flags, Mode::empty()) else {
-            return true;
-        };
-        let mut text = String::new();
-        let read = File::from(file).take(1 << 20).read_to_string(&mut text);
-        let path = read.ok().and_then(|_| TreePath::parse(&text).ok());
-        // A note that was not written whole is of a body that was not made.
-        let Some(path) = path.filter(|path| path.name().is_some_and(|name| name.starts_with(UNFINISHED))) else {
-            return true;
-        };
-        match (self.tree.for_writing(&path.parent()), path.name()) {
-            (Ok(parent), Some(name)) => remove_all(&parent, name).is_ok(),
-            _ => true,
-        }
     }
 }
 
@@ -555,7 +483,7 @@ impl Drop for Staged {
     }
 }
 
-fn make(dir: Arc<OwnedFd>, name: String, note: Option<(Arc<OwnedFd>, String)>) -> Result<Staged, OriginError> {
+pub(super) fn make(dir: Arc<OwnedFd>, name: String, note: Option<Note>) -> Result<Staged, OriginError> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // As any new file, to the umask's taste.
     let file = openat(&dir, &name, flags, Mode::from_raw_mode(0o666)).map_err(OriginError::met("make a file"))?;

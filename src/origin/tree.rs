@@ -5,12 +5,16 @@
 //! tree, absolute ones too; writes never follow one. A look that needs no disk is done at once (`RESOLVE_CACHED`), so a
 //! worker that serves others need not wait for a thread.
 //!
+//! Links are followed step by step, by their text: so it is known before anything is touched whether one leads to another
+//! file system, which may hang, and to a name that no path may have. A caller allows each such mount by itself ([`Crossing`]).
+//!
 //! A path is opened without its file's driver first (`O_PATH`): a pipe or a device is seen for what it is before
 //! an open could wake a writer or rewind a tape.
 
 use super::error::OriginError;
-use super::mounts::Mounts;
-use super::path::{TreePath, UNFINISHED, is_reserved_at_root};
+use super::identity::Identity;
+use super::mounts::{MountPoint, Mounts};
+use super::path::{TreePath, is_reserved_at_root, is_unfinished};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, Statx, StatxFlags, StatxTimestamp, makedev, open, openat,
     openat2, readlinkat, statx,
@@ -21,6 +25,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How often a resolution is tried again that a rename elsewhere has disturbed.
@@ -31,6 +37,12 @@ const MAX_ABSENT: usize = 4;
 
 /// How many links one path may lead through.
 const MAX_LINKS: usize = 40;
+
+/// How many mounts the links of one path may lead to.
+pub const MAX_CROSSED: usize = 4;
+
+/// How long a listing waits for what a link leads to on another mount.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// The longest path that the kernel takes at once, in bytes.
 const MAX_STEP_BYTES: usize = 4000;
@@ -104,6 +116,31 @@ pub enum Found {
     Collection(OwnedFd, Stamp),
 }
 
+/// The mounts to which links may lead that one look follows: those whose turns the caller holds.
+#[derive(Debug, Clone, Default)]
+pub struct Crossing(Vec<MountPoint>);
+
+impl Crossing {
+    /// The same with one more.
+    pub fn with(&self, mount: MountPoint) -> Self {
+        Self(self.0.iter().cloned().chain([mount]).collect())
+    }
+
+    /// The mount that was allowed last; `None` where no link was to lead to one.
+    pub fn last(&self) -> Option<&MountPoint> {
+        self.0.last()
+    }
+
+    /// All of them.
+    pub fn mounts(&self) -> &[MountPoint] {
+        &self.0
+    }
+
+    fn allows(&self, mount: &MountPoint) -> bool {
+        self.0.iter().any(|allowed| mount.is_above(allowed))
+    }
+}
+
 /// A directory that is served.
 #[derive(Debug)]
 pub struct Tree {
@@ -136,6 +173,14 @@ impl Tree {
         })
     }
 
+    /// What tells the directory that was opened from another.
+    ///
+    /// # Errors
+    /// What the disk reports.
+    pub fn identity(&self) -> Result<Identity, OriginError> {
+        Identity::of(&self.root)
+    }
+
     /// The file systems that are mounted beneath it.
     pub fn mounts(&self) -> &Mounts {
         &self.mounts
@@ -164,7 +209,20 @@ impl Tree {
             Ok(there) => rustix::fs::fstat(there).map_err(|_| OriginError::Vanished)?,
             // Kernels before 5.12 do not know the flag.
             Err(Errno::AGAIN | Errno::INVAL) if how == ResolveFlags::CACHED => return Err(OriginError::Changing),
-            Err(_) => return Err(OriginError::Vanished),
+            // Nothing is there, or a file system that is dead.
+            Err(
+                Errno::NOENT
+                | Errno::NOTDIR
+                | Errno::LOOP
+                | Errno::NOTCONN
+                | Errno::STALE
+                | Errno::IO
+                | Errno::HOSTDOWN,
+            ) => {
+                return Err(OriginError::Vanished);
+            }
+            // Our own want (of descriptors, of memory) says nothing of the directory.
+            Err(errno) => return Err(OriginError::met("inspect the directory")(errno)),
         };
         match held.st_nlink > 0 && (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino) {
             true => Ok(()),
@@ -188,15 +246,24 @@ impl Tree {
 
     /// Whether a member of a collection that is served is served too; hidden ones are to some.
     pub(super) fn serves_member(&self, collection: &TreePath, name: &str) -> bool {
-        !(name.starts_with(UNFINISHED) || (collection.is_root() && is_reserved_at_root(name)))
+        !(is_unfinished(name) || (collection.is_root() && is_reserved_at_root(name)))
     }
 
     /// What the path leads to.
     ///
     /// # Errors
-    /// [`OriginError::Absent`] where nothing is there that is served.
+    /// [`OriginError::Absent`] where nothing is there that is served; [`OriginError::LeadsTo`] where a link leads to another
+    /// mount than the path's own.
     pub fn find(&self, path: &TreePath) -> Result<Found, OriginError> {
-        self.look(path, ResolveFlags::empty())
+        self.find_across(path, &Crossing::default())
+    }
+
+    /// The same through links to those mounts.
+    ///
+    /// # Errors
+    /// As [`Tree::find`].
+    pub fn find_across(&self, path: &TreePath, crossing: &Crossing) -> Result<Found, OriginError> {
+        self.look(path, ResolveFlags::empty(), crossing)
     }
 
     /// The same without waiting for the disk; `None` where that is needed.
@@ -204,7 +271,7 @@ impl Tree {
     /// # Errors
     /// As [`Tree::find`].
     pub fn find_now(&self, path: &TreePath) -> Result<Option<Found>, OriginError> {
-        match self.look(path, ResolveFlags::CACHED) {
+        match self.look(path, ResolveFlags::CACHED, &Crossing::default()) {
             Ok(found) => Ok(Some(found)),
             Err(OriginError::Changing) => Ok(None),
             // Kernels before 5.12 do not know the flag.
@@ -213,44 +280,105 @@ impl Tree {
         }
     }
 
-    fn look(&self, path: &TreePath, how: ResolveFlags) -> Result<Found, OriginError> {
+    fn look(&self, path: &TreePath, how: ResolveFlags, crossing: &Crossing) -> Result<Found, OriginError> {
         if !self.serves(path) {
             return Err(OriginError::Absent);
         }
-        let there = self.resolve(path, OFlags::PATH, how)?;
+        let there = self.resolve(path, OFlags::PATH, how, crossing)?;
         let stat = rustix::fs::fstat(&there).map_err(OriginError::met("inspect a file"))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile if path.has_slash() => Err(OriginError::Absent),
             FileType::RegularFile => Ok(Found::File(
-                File::from(self.reopen(&there, path, how)?),
+                File::from(self.reopen(&there, path, how, crossing)?),
                 Stamp::of(&stat),
             )),
-            FileType::Directory => Ok(Found::Collection(self.reopen(&there, path, how)?, Stamp::of(&stat))),
+            FileType::Directory => Ok(Found::Collection(
+                self.reopen(&there, path, how, crossing)?,
+                Stamp::of(&stat),
+            )),
             _ => Err(OriginError::Absent),
         }
     }
 
     /// A handle for reading of what another handle only names. A pipe or device has been told apart by then.
-    fn reopen(&self, there: &OwnedFd, path: &TreePath, how: ResolveFlags) -> Result<OwnedFd, OriginError> {
+    fn reopen(
+        &self,
+        there: &OwnedFd,
+        path: &TreePath,
+        how: ResolveFlags,
+        crossing: &Crossing,
+    ) -> Result<OwnedFd, OriginError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let named = format!("/proc/self/fd/{}", there.as_raw_fd());
         match open(named, flags | OFlags::CLOEXEC, Mode::empty()) {
             // Without /proc the path is resolved again.
-            Err(Errno::NOENT) => self.resolve(path, flags, how),
+            Err(Errno::NOENT) => self.resolve(path, flags, how, crossing),
             opened => opened.map_err(OriginError::met("open a file")),
+        }
+    }
+
+    /// Whether a collection is there; a link to one is none, and what does not exist is none either.
+    ///
+    /// # Errors
+    /// What the disk reports.
+    pub fn is_collection(&self, path: &TreePath) -> Result<bool, OriginError> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        match self.resolve(path, flags, ResolveFlags::NO_SYMLINKS, &Crossing::default()) {
+            Ok(there) => {
+                let stat = rustix::fs::fstat(&there).map_err(OriginError::met("inspect a file"))?;
+                Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+            }
+            Err(OriginError::Absent) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
     /// What the path leads to now, links within the tree followed, without opening it for reading.
     pub(super) fn inspect(&self, path: &TreePath) -> Result<Stat, OriginError> {
-        let handle = self.resolve(path, OFlags::PATH, ResolveFlags::empty())?;
+        let handle = self.resolve(path, OFlags::PATH, ResolveFlags::empty(), &Crossing::default())?;
         rustix::fs::fstat(&handle).map_err(OriginError::met("inspect a file"))
+    }
+
+    /// The same where a link may lead to another mount: a thread of its own looks there, and is waited for only so long.
+    ///
+    /// # Errors
+    /// [`OriginError::Hangs`] where the mount does not answer in time.
+    pub(super) fn inspect_across(self: &Arc<Self>, path: &TreePath) -> Result<Stat, OriginError> {
+        let mut crossing = Crossing::default();
+        loop {
+            match self.look_aside(path, &crossing) {
+                Err(OriginError::LeadsTo(mount)) if crossing.0.len() < MAX_CROSSED => crossing = crossing.with(mount),
+                looked => return looked,
+            }
+        }
+    }
+
+    fn look_aside(self: &Arc<Self>, path: &TreePath, crossing: &Crossing) -> Result<Stat, OriginError> {
+        let Some(mount) = crossing.last() else {
+            return self.inspect(path);
+        };
+        let turn = self.mounts.glance(mount).ok_or(OriginError::Hangs)?;
+        let (tree, of, through) = (Arc::clone(self), path.clone(), crossing.clone());
+        let (tell, told) = channel();
+        let look = move || {
+            let _turn = turn;
+            let handle = tree.resolve(&of, OFlags::PATH, ResolveFlags::empty(), &through);
+            let failed = OriginError::met("inspect a file");
+            let stat = handle.and_then(|handle| rustix::fs::fstat(&handle).map_err(failed));
+            // Nobody waits any more where it took too long.
+            let _ = tell.send(stat);
+        };
+        let started = std::thread::Builder::new()
+            .name("millpond-glance".to_owned())
+            .spawn(look);
+        started.map_err(OriginError::io("start a thread"))?;
+        told.recv_timeout(GLANCE).unwrap_or(Err(OriginError::Hangs))
     }
 
     /// The collection that something is to be written in; no link leads there.
     pub(super) fn for_writing(&self, path: &TreePath) -> Result<OwnedFd, OriginError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        self.resolve(path, flags, ResolveFlags::NO_SYMLINKS)
+        self.resolve(path, flags, ResolveFlags::NO_SYMLINKS, &Crossing::default())
             .map_err(|error| match error {
                 OriginError::Absent => self.why_no_parent(path),
                 error => error,
@@ -260,7 +388,8 @@ impl Tree {
     fn why_no_parent(&self, path: &TreePath) -> OriginError {
         let mut above = path.bare();
         while !above.is_root() {
-            match self.resolve(&above, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::NO_SYMLINKS) {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW;
+            match self.resolve(&above, flags, ResolveFlags::NO_SYMLINKS, &Crossing::default()) {
                 Ok(handle) => {
                     let kind = rustix::fs::fstat(&handle).map(|stat| FileType::from_raw_mode(stat.st_mode));
                     return match kind {
@@ -275,12 +404,18 @@ impl Tree {
         OriginError::NoParent
     }
 
-    fn resolve(&self, path: &TreePath, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd, OriginError> {
+    fn resolve(
+        &self,
+        path: &TreePath,
+        flags: OFlags,
+        how: ResolveFlags,
+        crossing: &Crossing,
+    ) -> Result<OwnedFd, OriginError> {
         let names = path.names().iter().map(String::as_str);
-        match self.open_beneath(&relative(names), flags, how) {
-            // Links were met that lead out of the tree, or that begin at the top of the file system.
-            Err(Errno::XDEV) if how.contains(ResolveFlags::CACHED) => Err(OriginError::Changing),
-            Err(Errno::XDEV) if !how.contains(ResolveFlags::NO_SYMLINKS) => self.follow(path, flags),
+        match self.open_beneath(&relative(names), flags, how | ResolveFlags::NO_SYMLINKS) {
+            // There is a link. Following it takes more than one look.
+            Err(Errno::LOOP) if how.contains(ResolveFlags::CACHED) => Err(OriginError::Changing),
+            Err(Errno::LOOP) if !how.contains(ResolveFlags::NO_SYMLINKS) => self.follow(path, flags, crossing),
             Err(Errno::XDEV) => Err(OriginError::Absent),
             Err(Errno::AGAIN) => Err(OriginError::Changing),
             found => found.map_err(OriginError::met("open a file")),
@@ -316,8 +451,9 @@ impl Tree {
 
     /// Opens a path through links that may be absolute, as long as each stays in the tree. Each step is taken by the
     /// kernel beneath the root and without links, so a change meanwhile leads nowhere else.
-    fn follow(&self, path: &TreePath, flags: OFlags) -> Result<OwnedFd, OriginError> {
+    fn follow(&self, path: &TreePath, flags: OFlags, crossing: &Crossing) -> Result<OwnedFd, OriginError> {
         let failed = OriginError::met("open a file");
+        let own = self.mounts.point(path.names());
         let mut ahead: VecDeque<String> = path.names().iter().cloned().collect();
         let (mut behind, mut links) = (Vec::<String>::new(), 0);
         let plain = ResolveFlags::NO_SYMLINKS;
@@ -327,6 +463,10 @@ impl Tree {
                 continue;
             }
             behind.push(name);
+            let mount = self.mounts.point(&behind);
+            if !mount.is_above(&own) && !crossing.allows(&mount) {
+                return Err(OriginError::LeadsTo(mount));
+            }
             let here = relative(behind.iter().map(String::as_str));
             let step = self
                 .open_beneath(&here, OFlags::PATH | OFlags::NOFOLLOW, plain)

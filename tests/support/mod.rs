@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod film;
+pub(crate) mod mounts;
 pub(crate) mod origin;
 pub(crate) mod pond;
 pub(crate) mod upstream;

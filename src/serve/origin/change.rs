@@ -6,9 +6,12 @@
 //! the setting `deep_delete = false`, for all.
 
 use super::put::{conditions, placed, text};
+use super::writer::{Locked, Writer};
 use super::{Origin, forwarded, misnamed, refused};
 use crate::header::{Preconditions, boolean};
-use crate::origin::{Arrived, Changes, Copied, Copying, Done, Evidence, Gone, Loss, OriginError, Tag, TreePath};
+use crate::origin::{
+    Changes, Copied, Copying, Crossing, Displaced, Done, Evidence, Gone, Loss, OriginError, Original, Tag, TreePath,
+};
 use crate::serve::problem::Problem;
 use actix_http::Payload;
 use actix_web::HttpResponse;
@@ -20,16 +23,8 @@ use std::sync::Arc;
 /// Demands that no collection with members is lost.
 const ONLY_EMPTY: HeaderName = HeaderName::from_static("millpond-only-empty");
 
-/// How often a change is tried whose condition has to be read for again.
-const MAX_UNREAD: usize = 8;
-
-/// What is locked while a change is made.
-#[derive(Debug, Clone)]
-pub(super) enum Locked {
-    Paths(Vec<TreePath>),
-    /// A collection is moved or removed: paths beneath it change their meaning.
-    Tree,
-}
+/// How often a turn at a file system that hangs is waited for to undo a move: five minutes.
+const MAX_UNDOING: usize = 60;
 
 /// A MOVE or COPY, read.
 struct Transfer {
@@ -49,63 +44,23 @@ impl Origin {
             true => Loss::Single,
             false => self.allowed_loss(head)?,
         };
-        let locked = match self.is_collection(path).await {
-            true => Locked::Tree,
-            false => Locked::Paths(vec![path.clone()]),
-        };
-        let of = path.clone();
-        let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, _: &mut ()| {
-            changes.remove(&of, loss, conditions, evidence)
-        };
-        let gone = self.change(path, &locked, conditions, (), work).await;
-        self.discard(gone.map_err(|error| refused(&error))?)?;
+        let removed = self.removed(path, loss, conditions).await;
+        removed.map_err(|error| refused(&error))?;
         Ok(HttpResponse::NoContent().finish())
     }
 
-    /// Makes a change under its locks. What its conditions name is read before, and again where it has changed in between.
-    pub(super) async fn change<T: Send + 'static, S: Send + 'static>(
-        &self,
-        path: &TreePath,
-        locked: &Locked,
-        conditions: Preconditions,
-        state: S,
-        work: impl Fn(&Changes, &Evidence, &Preconditions, &mut S) -> Result<T, OriginError> + Clone + Send + 'static,
-    ) -> Result<T, OriginError> {
-        let changes = self.changes.clone().ok_or(OriginError::ReadOnly)?;
-        let mut state = Some(state);
-        for _ in 0..MAX_UNREAD {
-            let (with, of, named) = (Arc::clone(&changes), path.clone(), conditions.clone());
-            let evidence = match conditions.need_tag() {
-                true => self.at_disk(path, move || Ok(with.read_ahead(&of, &named))).await?,
-                false => Evidence::default(),
-            };
-            let held = match locked {
-                Locked::Tree => self.locks.tree().await,
-                Locked::Paths(paths) => self.locks.paths(&paths.iter().collect::<Vec<_>>()).await,
-            };
-            let (with, work, conditions) = (Arc::clone(&changes), work.clone(), conditions.clone());
-            let mut mine = state.take().ok_or(OriginError::Changing)?;
-            // The lock goes with the work, which goes on though its client may leave.
-            let done = self.at_disk(path, move || {
-                let _held = held;
-                let done = work(&with, &evidence, &conditions, &mut mine);
-                Ok((done, mine))
-            });
-            let (done, mine) = done.await?;
-            match done {
-                Err(OriginError::Unread) => state = Some(mine),
-                done => return done,
-            }
-        }
-        Err(OriginError::Changing)
-    }
-
-    /// Removes what was taken away. It is gone for everybody; no client needs to wait until its bytes are.
-    fn discard(&self, gone: impl IntoIterator<Item = Gone>) -> Result<(), Problem> {
-        for gone in gone {
-            let changes = self.changes()?;
-            self.threads.spawn_blocking(move || changes.staging.discard(&gone));
-        }
+    async fn removed(&self, path: &TreePath, loss: Loss, conditions: Preconditions) -> Result<(), OriginError> {
+        let locked = match self.is_collection(path).await? {
+            true => Locked::Trees(vec![path.clone()]),
+            false => Locked::Paths(vec![path.clone()]),
+        };
+        let of = path.clone();
+        let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, (): &mut ()| {
+            changes.remove(&of, loss, conditions, evidence)
+        };
+        let writer = self.writer()?;
+        let gone = writer.change(path, &locked, conditions, (), work).await?;
+        writer.discard(gone);
         Ok(())
     }
 
@@ -140,7 +95,8 @@ impl Origin {
         let work = move |changes: &Changes, _: &Evidence, conditions: &Preconditions, _: &mut ()| {
             changes.make_collection(&of, conditions)
         };
-        match self.change(path, &locked, conditions, (), work).await {
+        let writer = self.writer().map_err(|error| refused(&error))?;
+        match writer.change(path, &locked, conditions, (), work).await {
             Ok(()) => Ok(HttpResponse::Created().finish()),
             // RFC 4918 §9.3.1.
             Err(error @ OriginError::Exists) => {
@@ -156,70 +112,51 @@ impl Origin {
         let Transfer {
             to, loss, conditions, ..
         } = self.transfer(head)?;
-        let (collection, over_collection) = (self.is_collection(path).await, self.is_collection(&to).await);
-        if !collection && to.has_slash() && !over_collection {
-            return Err(no_collection());
-        }
-        let locked = match collection || over_collection {
-            true => Locked::Tree,
-            false => Locked::Paths(vec![path.clone(), to.clone()]),
-        };
-        let (from, target) = (path.clone(), to.clone());
-        let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, _: &mut ()| {
-            changes.rename(&from, &target, loss, conditions, evidence)
-        };
-        let (done, gone) = match self.change(path, &locked, conditions.clone(), (), work).await {
-            Err(OriginError::OtherDisk) => self.move_by_copy(path, &to, loss, conditions, &locked).await?,
-            done => {
-                let (done, gone) = done.map_err(|error| refused(&error))?;
-                (done, gone.into_iter().collect())
-            }
-        };
-        self.discard(gone)?;
-        Ok(moved(done))
+        let moved = self.moved(path, &to, loss, conditions).await;
+        Ok(told(moved.map_err(|error| refused(&error))?))
     }
 
-    /// Something goes where no rename(2) gets it: it is copied, and removed if it is still what was copied.
-    async fn move_by_copy(
+    async fn moved(
         &self,
         path: &TreePath,
         to: &TreePath,
         loss: Loss,
         conditions: Preconditions,
-        locked: &Locked,
-    ) -> Result<(Done, Vec<Gone>), Problem> {
-        let copied = self.copied(path, to, Copying::Move, conditions).await?;
-        let locked = match &copied {
-            Copied::Collection(..) => &Locked::Tree,
-            Copied::File(..) => locked,
+    ) -> Result<Result<Done, Problem>, OriginError> {
+        let (collection, over_collection) = (self.is_collection(path).await?, self.is_collection(to).await?);
+        if !collection && to.has_slash() && !over_collection {
+            return Ok(Err(no_collection()));
+        }
+        let writer = self.writer()?;
+        let mounts = self.tree.mounts();
+        let renamed = match mounts.point(path.names()) == mounts.point(to.names()) {
+            true => {
+                let paths = vec![path.clone(), to.clone()];
+                let locked = match collection || over_collection {
+                    true => Locked::Trees(paths),
+                    false => Locked::Paths(paths),
+                };
+                let (from, target) = (path.clone(), to.clone());
+                let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, (): &mut ()| {
+                    changes.rename(&from, &target, loss, conditions, evidence)
+                };
+                writer.change(path, &locked, conditions.clone(), (), work).await
+            }
+            // No rename gets there, and a file system that hangs is not looked at under the other's lock.
+            false => Err(OriginError::OtherDisk),
         };
-        let (from, target) = (path.clone(), to.clone());
-        let work =
-            move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, copied: &mut Copied| match copied
-            {
-                Copied::File(arrived, state) => {
-                    // Before anything is replaced by what may be a stale copy.
-                    changes.is_in_state(&from, state)?;
-                    let gone = changes.clear(&target, loss)?;
-                    let done = put_or_restore(changes, &target, arrived, conditions, evidence, gone.as_ref())?;
-                    changes.remove_copied(&from, state)?;
-                    Ok((done, gone.into_iter().collect()))
-                }
-                Copied::Collection(made, census) => {
-                    let placed = changes.is_as_copied(&from, census);
-                    let placed = placed.and_then(|()| changes.place_collection(made, &target, loss));
-                    let (done, gone) = placed.inspect_err(|_| changes.staging.discard(made))?;
-                    let only_it = Preconditions::default();
-                    // Where it cannot be removed both are there, and nothing is lost.
-                    let original = changes
-                        .remove(&from, Loss::Everything, &only_it, &Evidence::default())
-                        .inspect_err(|_| gone.iter().for_each(|gone| changes.staging.discard(gone)))?;
-                    Ok((done, gone.into_iter().chain(original).collect()))
-                }
-            };
-        let only_new = at_target(loss);
-        let done = self.change(to, locked, only_new, copied, work).await;
-        done.map_err(|error| refused(&error))
+        let (done, gone) = match renamed {
+            Err(OriginError::OtherDisk) => {
+                let copied = self.copied(path, to, Copying::Move, conditions).await?;
+                let (from, target) = (path.clone(), to.clone());
+                let moving = async move { writer.move_copied(&from, &target, loss, copied).await };
+                // What is half done is finished, though its client may leave.
+                return self.threads.spawn(moving).await.map_err(lost)?.map(Ok);
+            }
+            renamed => renamed?,
+        };
+        writer.discard(gone);
+        Ok(Ok(done))
     }
 
     /// The answer to COPY.
@@ -230,13 +167,14 @@ impl Origin {
             conditions,
             how,
         } = self.transfer(head)?;
-        let copied = self.copied(path, &to, how, conditions).await?;
-        let over_collection = self.is_collection(&to).await;
+        let copied = self.copied(path, &to, how, conditions).await;
+        let copied = copied.map_err(|error| refused(&error))?;
+        let over_collection = self.is_collection(&to).await.map_err(|error| refused(&error))?;
         if matches!(copied, Copied::File(..)) && to.has_slash() && !over_collection {
             return Err(no_collection());
         }
-        let locked = match over_collection || matches!(copied, Copied::Collection(..)) {
-            true => Locked::Tree,
+        let locked = match over_collection || matches!(copied, Copied::Made(..)) {
+            true => Locked::Trees(vec![to.clone()]),
             false => Locked::Paths(vec![to.clone()]),
         };
         let target = to.clone();
@@ -244,27 +182,21 @@ impl Origin {
             move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, copied: &mut Copied| match copied
             {
                 Copied::File(arrived, _) => {
-                    let gone = changes.clear(&target, loss)?;
-                    let replaced = gone.is_some();
-                    let done = put_or_restore(changes, &target, arrived, conditions, evidence, gone.as_ref())?;
-                    let done = match replaced {
-                        true => Done::Replaced(*done.stamp()),
-                        false => done,
-                    };
+                    let (done, gone) = changes.place_copy(arrived, &target, loss, conditions, evidence)?;
                     Ok((done, gone, Some(Tag::Strong(arrived.digest))))
                 }
-                Copied::Collection(made, _) => {
-                    let placed = changes.place_collection(made, &target, loss);
-                    let (done, gone) = placed.inspect_err(|_| changes.staging.discard(made))?;
-                    Ok((done, gone, None))
+                Copied::Made(made, _) => {
+                    let (done, displaced) = changes.place_made(made, &target, loss)?;
+                    Ok((done, changes.settle(displaced), None))
                 }
             };
-        let done = self.change(&to, &locked, at_target(loss), copied, work).await;
+        let writer = self.writer().map_err(|error| refused(&error))?;
+        let done = writer.change(&to, &locked, at_target(loss), copied, work).await;
         let (done, gone, tag) = done.map_err(|error| refused(&error))?;
-        self.discard(gone)?;
+        writer.discard(gone);
         Ok(match tag {
             Some(tag) => placed((done, tag), self.clock.now(), false),
-            None => moved(done),
+            None => told(Ok(done)),
         })
     }
 
@@ -274,10 +206,14 @@ impl Origin {
         to: &TreePath,
         how: Copying,
         conditions: Preconditions,
-    ) -> Result<Copied, Problem> {
-        let (changes, from, target) = (self.changes()?, path.clone(), to.clone());
-        let copied = self.at_disk(path, move || changes.copy(&from, &target, how, &conditions));
-        copied.await.map_err(|error| refused(&error))
+    ) -> Result<Copied, OriginError> {
+        let writer = self.writer()?;
+        let (changes, from, target) = (writer.changes, path.clone(), to.clone());
+        // The copy is written to the other mount.
+        let other = self.tree.mounts().point(to.names());
+        let copy = move |crossing: &Crossing| changes.copy(&from, &target, how, &conditions, crossing);
+        let copied = writer.disk.across(path, Crossing::default().with(other), copy).await;
+        copied.map(|(copied, _)| copied)
     }
 
     /// Where a MOVE or COPY goes, what it may replace, and its conditions.
@@ -311,10 +247,10 @@ impl Origin {
         })
     }
 
-    async fn is_collection(&self, path: &TreePath) -> bool {
+    /// Whether the path leads to a collection; a link to one is none.
+    async fn is_collection(&self, path: &TreePath) -> Result<bool, OriginError> {
         let (tree, of) = (Arc::clone(&self.tree), path.clone());
-        let look = move || tree.find(&of);
-        matches!(self.at_disk(path, look).await, Ok(crate::origin::Found::Collection(..)))
+        self.at_disk(path, move || tree.is_collection(&of)).await
     }
 
     /// The path of a Destination (RFC 4918 §10.3): a URL of ours or an absolute path.
@@ -361,22 +297,6 @@ impl Origin {
     }
 }
 
-/// Puts a copy in its place; where that fails, what was taken away for it is put back.
-fn put_or_restore(
-    changes: &Changes,
-    target: &TreePath,
-    arrived: &mut Arrived,
-    conditions: &Preconditions,
-    evidence: &Evidence,
-    gone: Option<&Gone>,
-) -> Result<Done, OriginError> {
-    changes.put(target, arrived, conditions, evidence).inspect_err(|_| {
-        if let Some(gone) = gone {
-            changes.restore(gone, target);
-        }
-    })
-}
-
 /// What must be true of the path that a copy gets.
 fn at_target(loss: Loss) -> Preconditions {
     match loss {
@@ -391,9 +311,82 @@ fn no_collection() -> Problem {
     Problem::of_origin(StatusCode::CONFLICT, what)
 }
 
-fn moved(done: Done) -> HttpResponse {
+fn told(done: Result<Done, Problem>) -> HttpResponse {
     match done {
-        Done::Made(_) => HttpResponse::Created().finish(),
-        Done::Replaced(_) => HttpResponse::NoContent().finish(),
+        Ok(Done::Made(_)) => HttpResponse::Created().finish(),
+        Ok(Done::Replaced(_)) => HttpResponse::NoContent().finish(),
+        Err(problem) => problem.response(),
+    }
+}
+
+fn lost(error: tokio::task::JoinError) -> OriginError {
+    OriginError::Disk {
+        doing: "finish a move: its task was lost",
+        source: std::io::Error::other(error),
+    }
+}
+
+impl Writer {
+    /// Something goes where no rename(2) gets it, and has been copied: the copy gets its place, and then the original is removed
+    /// if it is still what was copied. Else all is as it was. Each of the two is a change of its own, under the locks of its
+    /// own mount.
+    async fn move_copied(
+        &self,
+        from: &TreePath,
+        to: &TreePath,
+        loss: Loss,
+        copied: Copied,
+    ) -> Result<Done, OriginError> {
+        let (state, collection) = (copied.state(), matches!(copied, Copied::Made(..)));
+        let locked = |path: &TreePath| match collection {
+            true => Locked::Trees(vec![path.clone()]),
+            false => Locked::Paths(vec![path.clone()]),
+        };
+        let target = to.clone();
+        let place = move |changes: &Changes, _: &Evidence, _: &Preconditions, copied: &mut Copied| match copied {
+            Copied::File(arrived, _) => changes.place_file(arrived, &target, loss),
+            Copied::Made(made, _) => changes.place_made(made, &target, loss),
+        };
+        let over = Locked::Trees(vec![to.clone()]);
+        let (done, displaced) = self.change(to, &over, Preconditions::default(), copied, place).await?;
+        let (changes, source) = (Arc::clone(&self.changes), from.clone());
+        let remove = move |changes: &Changes, _: &Evidence, _: &Preconditions, (): &mut ()| {
+            changes.remove_copied(&source, &state)
+        };
+        let removed = self
+            .change(from, &locked(from), Preconditions::default(), (), remove)
+            .await;
+        let original = match removed {
+            // Without a turn, which might not be had while it has no name.
+            Ok(removed) => self.disk.blocking(move || Ok(changes.count_taken(removed))).await,
+            Err(error) => Ok(Original::There(error)),
+        };
+        let (gone, done) = match original {
+            Ok(Original::Gone(gone)) => (gone, Ok(done)),
+            Ok(Original::There(error)) => {
+                self.discard(self.undone(to, &over, displaced).await);
+                return Err(error);
+            }
+            // The copy stays: it is there twice, or the only one.
+            Ok(Original::Lost(error)) | Err(error) => (None, Err(error)),
+        };
+        self.discard(gone.into_iter().chain(self.changes.settle(displaced)));
+        done
+    }
+
+    /// Takes a copy out again whose original is where it was; what is to be discarded.
+    async fn undone(&self, to: &TreePath, over: &Locked, displaced: Displaced) -> Option<Gone> {
+        for _ in 0..MAX_UNDOING {
+            let Ok(turn) = self.disk.turn(to).await else { continue };
+            let Ok(held) = self.locks(over).await else { continue };
+            let changes = Arc::clone(&self.changes);
+            let undo = move || {
+                let _held = (held, turn);
+                Ok(changes.undo(displaced))
+            };
+            return self.disk.blocking(undo).await.ok().flatten();
+        }
+        tracing::error!(path = %to, "a move that failed could not be undone, for its file system does not answer; what it has copied is there twice");
+        self.changes.settle(displaced)
     }
 }

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::Semaphore;
 
 /// How many members a page of JSON holds, unless asked for fewer, and at most.
 const PAGE_MEMBERS: usize = 1000;
@@ -153,12 +154,10 @@ impl Origin {
     /// The answer to a GET or HEAD of a collection.
     pub(super) async fn send_collection(
         &self,
-        path: &TreePath,
-        handle: OwnedFd,
+        opened: Opened,
         request: &Request<'_>,
         headers: &HeaderMap,
         query: &str,
-        hidden: bool,
     ) -> HttpResponse {
         let view = match View::read(query) {
             Ok(view) => view,
@@ -169,11 +168,12 @@ impl Origin {
             tree: Arc::clone(&self.tree),
             tags: Arc::clone(&self.tags),
             cursors: Arc::clone(&self.cursors),
-            path: path.clone(),
-            handle,
-            hidden,
+            path: opened.path,
+            handle: opened.handle,
+            hidden: opened.hidden,
         };
-        let made = self.at_disk(path, move || {
+        let disk = self.disk();
+        let made = disk.among(opened.turns, move || {
             Ok(match form {
                 Form::Json => Some(reading.json(&view)?),
                 Form::Html => {
@@ -198,7 +198,7 @@ impl Origin {
             &text,
             form,
             request,
-            self.cache_control(hidden && !self.settings.hidden),
+            self.cache_control(opened.hidden && !self.settings.hidden),
         )
     }
 }
@@ -238,6 +238,16 @@ fn answered(text: &Bytes, form: Form, request: &Request<'_>, caching: &'static s
         true => head.body(HeadOnly::of(&[Segment::Text(text.clone())])),
         false => head.body(text.clone()),
     }
+}
+
+/// A collection that was found.
+pub(super) struct Opened {
+    pub(super) path: TreePath,
+    pub(super) handle: OwnedFd,
+    /// Whether names that begin with a dot are shown.
+    pub(super) hidden: bool,
+    /// The turns of those who wait for the mount that it is on; `None` on the directory's own.
+    pub(super) turns: Option<Arc<Semaphore>>,
 }
 
 /// A collection that is open to be listed.

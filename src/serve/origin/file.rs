@@ -7,7 +7,7 @@
 use super::body::{FileBody, Readers, Source};
 use super::{Origin, http_date};
 use crate::header::{EntityTag, Known, list_members, repr_digest};
-use crate::origin::{Found, INLINE_BYTES, OriginError, Stamp, Tag, TreePath};
+use crate::origin::{Crossing, Found, INLINE_BYTES, OriginError, Stamp, Tag, TreePath};
 use crate::ranges::ByteRange;
 use crate::serve::answer::{Answer, Facts, Question, answer};
 use crate::serve::body::HeadOnly;
@@ -20,6 +20,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio::sync::Semaphore;
 
 /// How often a file is opened again that is written while it is read for its tag.
 const MAX_CHANGING: usize = 3;
@@ -35,19 +36,34 @@ pub(super) struct Tagged {
     file: File,
     pub(super) stamp: Stamp,
     pub(super) tag: Tag,
+    /// The turns of those who wait for the mount that it is on; `None` on the directory's own.
+    turns: Option<Arc<Semaphore>>,
 }
 
 impl Origin {
     /// The tag of an open file: read at once where the file is small, later where it is not.
-    pub(super) async fn tagged(&self, path: &TreePath, file: File, stamp: Stamp) -> Result<Tagged, OriginError> {
+    pub(super) async fn tagged(
+        &self,
+        path: &TreePath,
+        crossing: &Crossing,
+        file: File,
+        stamp: Stamp,
+    ) -> Result<Tagged, OriginError> {
+        let turns = self.turns(path, crossing);
         let tag = self.tags.at_once(&stamp);
         if stamp.size > INLINE_BYTES && self.tags.known(&stamp).is_none() {
             self.summing.ask(path);
         }
         if tag.is_strong() || stamp.size > INLINE_BYTES {
-            return Ok(Tagged { file, stamp, tag });
+            return Ok(Tagged {
+                file,
+                stamp,
+                tag,
+                turns,
+            });
         }
         let (tree, tags, of) = (Arc::clone(&self.tree), Arc::clone(&self.tags), path.clone());
+        let (crossing, reading) = (crossing.clone(), turns.clone());
         let read = move || {
             let mut file = file;
             for _ in 0..MAX_CHANGING {
@@ -57,26 +73,37 @@ impl Origin {
                             file,
                             stamp,
                             tag: Tag::Strong(digest),
+                            turns,
                         });
                     }
                     Err(OriginError::Changing) => {}
                     Err(error) => return Err(error),
                 }
-                match tree.find(&of)? {
+                match tree.find_across(&of, &crossing)? {
                     Found::File(again, _) => file = again,
                     Found::Collection(..) => return Err(OriginError::Changing),
                 }
             }
             let stamp = crate::origin::stamp(&file)?;
             let tag = Tag::Weak(stamp);
-            Ok(Tagged { file, stamp, tag })
+            Ok(Tagged {
+                file,
+                stamp,
+                tag,
+                turns,
+            })
         };
-        self.at_disk(path, read).await
+        self.disk().among(reading, read).await
     }
 
     /// The answer to a GET or HEAD of a file.
     pub(super) fn send_file(&self, path: &TreePath, request: &Request<'_>, tagged: Tagged) -> HttpResponse {
-        let Tagged { file, stamp, tag } = tagged;
+        let Tagged {
+            file,
+            stamp,
+            tag,
+            turns,
+        } = tagged;
         let etag = tag.entity_tag();
         let theirs = request.question.conditions.if_none_match;
         let given = Given::new(self, &stamp, &etag, request.question);
@@ -151,7 +178,7 @@ impl Origin {
             tags: Arc::clone(&self.tags),
             readers: Readers {
                 threads: self.threads.clone(),
-                turns: self.tree.mounts().turns(path),
+                turns,
             },
         };
         head.body(FileBody::new(source, segments, Arc::clone(&self.metrics)))

@@ -7,7 +7,8 @@
 //! access      who asks, and whether that one may; forwarded knows what a proxy says of that
 //! log         what is written down of each request
 //! upload      PUT in several requests
-//! put         PUT; change: DELETE, MKCOL, MOVE, COPY
+//! put         PUT; change: DELETE, MKCOL, MOVE, COPY; writer makes each change under its locks
+//! disk        waiting for file systems, which may hang
 //! ```
 //!
 //! `crate::origin` knows the directory and the rules of writing; here its verdicts become HTTP.
@@ -17,6 +18,7 @@ mod body;
 mod change;
 mod collection;
 mod cursors;
+mod disk;
 mod file;
 mod forwarded;
 mod log;
@@ -24,18 +26,24 @@ mod page;
 mod properties;
 mod put;
 mod upload;
+mod writer;
 mod xml;
 
 pub use access::{Access, BadTokens};
 pub use cursors::Cursors;
 pub use log::AccessLog;
 
+use self::collection::Opened;
+use self::disk::Disk;
+use self::writer::Writer;
 use super::problem::Problem;
 use super::request::Request;
 use crate::clock::SharedClock;
 use crate::config::{Delivery, PublicUrl};
 use crate::header::print_date;
-use crate::origin::{Changes, Found, Locks, OriginError, PathError, Summing, Tags, Tree, TreePath, Uploads, Watching};
+use crate::origin::{
+    Changes, Crossing, Found, Locks, OriginError, PathError, Summing, Tags, Tree, TreePath, Uploads, Watching,
+};
 use crate::telemetry::Metrics;
 use actix_http::Payload;
 use actix_web::HttpResponse;
@@ -46,14 +54,12 @@ use futures::StreamExt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
 
 /// The longest path that is served, in bytes as the file system has them, and the longest request target: each byte of a path
 /// may come as three.
 const MAX_PATH_BYTES: usize = 8 * 1024;
 const MAX_TARGET_BYTES: usize = 4 * MAX_PATH_BYTES;
-
-/// How long a request waits for a turn at a file system that is mounted beneath the directory.
-const MOUNT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A cache asks each time, which costs a 304; while it cannot reach us it may use what it has.
 const CACHE_CONTROL: &str = "max-age=0, stale-if-error=604800";
@@ -101,7 +107,7 @@ pub struct Origin {
     /// Readings of collections that are being paged through.
     pub cursors: Arc<Cursors>,
     /// Who changes what at the moment.
-    pub locks: Locks,
+    pub locks: Arc<Locks>,
     /// Reads large files.
     pub summing: Summing,
     /// Tells what appears.
@@ -264,7 +270,7 @@ impl Origin {
         let Some(request) = Request::read(head, Delivery::Follow) else {
             return self.not_allowed(head.method.as_str());
         };
-        let found = match self.find(path).await {
+        let (found, crossing) = match self.find(path).await {
             Ok(found) => found,
             Err(error) => return refused(&error).response(),
         };
@@ -272,10 +278,15 @@ impl Origin {
             Found::Collection(..) if !path.has_slash() => elsewhere(path, query),
             Found::Collection(handle, _) => {
                 let headers = &head.headers;
-                self.send_collection(path, handle, &request, headers, query, hidden)
-                    .await
+                let opened = Opened {
+                    path: path.clone(),
+                    handle,
+                    hidden,
+                    turns: self.turns(path, &crossing),
+                };
+                self.send_collection(opened, &request, headers, query).await
             }
-            Found::File(file, stamp) => match self.tagged(path, file, stamp).await {
+            Found::File(file, stamp) => match self.tagged(path, &crossing, file, stamp).await {
                 Ok(tagged) => self.send_file(path, &request, tagged),
                 Err(error) => refused(&error).response(),
             },
@@ -283,42 +294,49 @@ impl Origin {
     }
 
     /// What the path leads to: at once where the kernel knows, else from a thread that may wait for the disk.
-    async fn find(&self, path: &TreePath) -> Result<Found, OriginError> {
+    async fn find(&self, path: &TreePath) -> Result<(Found, Crossing), OriginError> {
         // An open on another mount may wait for its server, whatever the kernel remembers of the path.
         if self.tree.mounts().turns(path).is_none()
             && let Some(found) = self.tree.find_now(path)?
         {
-            return Ok(found);
+            return Ok((found, Crossing::default()));
         }
         let (tree, of) = (Arc::clone(&self.tree), path.clone());
-        self.at_disk(path, move || tree.find(&of)).await
+        let look = move |crossing: &Crossing| tree.find_across(&of, crossing);
+        self.disk().across(path, Crossing::default(), look).await
     }
 
-    /// Runs what may wait for the file system that the path is on. Those who wait for one mount leave threads to all others.
+    /// The turns of those who read what a path leads to; `None` on the directory's own file system.
+    fn turns(&self, path: &TreePath, crossing: &Crossing) -> Option<Arc<Semaphore>> {
+        match crossing.last() {
+            Some(mount) => self.tree.mounts().turns_at(mount),
+            None => self.tree.mounts().turns(path),
+        }
+    }
+
+    fn disk(&self) -> Disk {
+        Disk {
+            tree: Arc::clone(&self.tree),
+            threads: self.threads.clone(),
+        }
+    }
+
+    /// What changes the directory, where it may be changed.
+    fn writer(&self) -> Result<Writer, OriginError> {
+        Ok(Writer {
+            changes: self.changes.clone().ok_or(OriginError::ReadOnly)?,
+            locks: Arc::clone(&self.locks),
+            disk: self.disk(),
+        })
+    }
+
+    /// Runs what may wait for the file system that the path is on.
     async fn at_disk<T: Send + 'static>(
         &self,
         path: &TreePath,
         work: impl FnOnce() -> Result<T, OriginError> + Send + 'static,
     ) -> Result<T, OriginError> {
-        let Some(turns) = self.tree.mounts().turns(path) else {
-            return self.blocking(work).await;
-        };
-        let turn = tokio::time::timeout(MOUNT_PATIENCE, turns.acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else {
-            return Err(OriginError::Hangs);
-        };
-        self.blocking(move || {
-            let _turn = turn;
-            work()
-        })
-        .await
-    }
-
-    fn cache_control(&self, private: bool) -> &'static str {
-        match private {
-            true => CACHE_CONTROL_PRIVATE,
-            false => CACHE_CONTROL,
-        }
+        self.disk().at(path, work).await
     }
 
     /// Runs what may wait for the disk.
@@ -326,13 +344,14 @@ impl Origin {
         &self,
         work: impl FnOnce() -> Result<T, OriginError> + Send + 'static,
     ) -> Result<T, OriginError> {
-        let done = self.threads.spawn_blocking(work).await;
-        done.unwrap_or_else(|lost| {
-            Err(OriginError::Disk {
-                doing: "finish what was asked: a thread was lost",
-                source: std::io::Error::other(lost),
-            })
-        })
+        self.disk().blocking(work).await
+    }
+
+    fn cache_control(&self, private: bool) -> &'static str {
+        match private {
+            true => CACHE_CONTROL_PRIVATE,
+            false => CACHE_CONTROL,
+        }
     }
 
     async fn own(&self, own: &str, head: &RequestHead) -> HttpResponse {
@@ -467,8 +486,12 @@ fn refused(error: &OriginError) -> Problem {
         E::TooManyUploads => {
             return Problem::later(Duration::from_secs(60), &error.to_string()).without_story();
         }
-        E::Changing | E::Unread => return Problem::later(Duration::from_secs(1), &error.to_string()).without_story(),
-        E::Vanished | E::Hangs => return Problem::later(Duration::from_secs(5), &error.to_string()).without_story(),
+        E::Changing | E::Unread | E::OutOfReach => {
+            return Problem::later(Duration::from_secs(1), &error.to_string()).without_story();
+        }
+        E::Vanished | E::Hangs | E::LeadsTo(_) => {
+            return Problem::later(Duration::from_secs(5), &error.to_string()).without_story();
+        }
         E::Disk { source, .. } => {
             tracing::error!(%error, cause = %source, "the directory failed");
             let what = "the server's disk failed; its log says how";

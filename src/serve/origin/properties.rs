@@ -6,9 +6,9 @@
 //! An answer is written while it goes out: a piece of it holds [`PIECE_MEMBERS`] members, and no thread waits for a slow
 //! client. Where a directory would not hold still, the last response has status 507, which says that something may be missing.
 
-use super::change::Locked;
 use super::file::media_type;
 use super::page::Text;
+use super::writer::Locked;
 use super::xml::{self, DAV, Instruction, Wanted};
 use super::{Origin, http_date};
 use crate::header::Preconditions;
@@ -93,7 +93,11 @@ impl Origin {
         };
         let (tree, tags, of) = (Arc::clone(&self.tree), Arc::clone(&self.tags), path.clone());
         let prefix = self.settings.public_url.prefix().to_owned();
-        let look = move || match tree.find(&of)? {
+        let (found, crossing) = match self.find(path).await {
+            Ok(found) => found,
+            Err(error) => return super::refused(&error).response(),
+        };
+        let look = move || match found {
             Found::File(file, stamp) => {
                 let tag = match stamp.size > INLINE_BYTES {
                     true => tags.at_once(&stamp),
@@ -151,7 +155,7 @@ impl Origin {
                 Ok((text, rest.then_some(members)))
             }
         };
-        match self.at_disk(path, look).await {
+        match self.disk().among(self.turns(path, &crossing), look).await {
             Ok((text, None)) => multistatus(text),
             Ok((text, Some(members))) => multistatus(Pieces {
                 ready: Some(Bytes::from(text)),
@@ -190,7 +194,8 @@ impl Origin {
         let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, (): &mut ()| {
             changes.patch_properties(&of, &all, conditions, evidence)
         };
-        let verdict = match self.change(path, &locked, conditions, (), work).await {
+        let writer = self.writer().map_err(|error| super::refused(&error))?;
+        let verdict = match writer.change(path, &locked, conditions, (), work).await {
             Ok(()) => Verdict::Done,
             Err(OriginError::NoRoom) => Verdict::NoRoom,
             Err(error) => return Err(super::refused(&error)),

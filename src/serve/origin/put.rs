@@ -3,8 +3,8 @@
 //! What can be refused without the body is refused before it comes; a client that waits (`Expect: 100-continue`)
 //! then sends none. No lock is held while it does.
 
-use super::change::Locked;
 use super::file::tell_date;
+use super::writer::Locked;
 use super::{Origin, refused};
 use crate::header::{Claim, Preconditions, claim};
 use crate::origin::{Arrived, Changes, Done, Evidence, Incoming, LAST_SECOND, OriginError, Tag, TreePath};
@@ -101,7 +101,8 @@ impl Origin {
         let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, arrived: &mut Arrived| {
             changes.put(&of, arrived, conditions, evidence)
         };
-        let done = self.change(path, &locked, conditions, arrived, work).await;
+        let writer = self.writer().map_err(|error| refused(&error))?;
+        let done = writer.change(path, &locked, conditions, arrived, work).await;
         done.map(|done| (done, tag)).map_err(|error| refused(&error))
     }
 

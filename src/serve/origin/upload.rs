@@ -10,8 +10,8 @@
 //! Interim responses (104) are not sent: a client that wants to resume begins with `?0`, which tells it the place. A
 //! request takes over from one that still appends, whose client must have failed. An offset that is told is on the disk.
 
-use super::change::Locked;
 use super::put::{Batches, Put, Sums, claims, placed, text};
+use super::writer::Locked;
 use super::{Origin, refused};
 use crate::header::{Claim, Preconditions, boolean, count};
 use crate::origin::{Changes, Evidence, OriginError, Record, Right, Tag, TreePath, Turn, Upload, Uploads};
@@ -377,7 +377,7 @@ impl Origin {
                 Err(_) => Err(OriginError::Changing),
             };
             let recorded = match &put {
-                Err(OriginError::Unread) => return put.map(Ok),
+                Err(OriginError::Unread | OriginError::OutOfReach) => return put.map(Ok),
                 Ok(_) | Err(OriginError::Failed | OriginError::WrongDigest(_)) => with.placed(turn),
                 Err(_) => with.not_placed(turn),
             };
@@ -390,7 +390,8 @@ impl Origin {
                 Err(error) => Err(error),
             }
         };
-        let put = self.change(&of, &locked, conditions, (turn, arrived), work).await;
+        let writer = self.writer().map_err(|error| refused(&error))?;
+        let put = writer.change(&of, &locked, conditions, (turn, arrived), work).await;
         Ok(match put.map_err(|error| refused(&error))? {
             Ok(done) => placed((done, tag), self.clock.now(), timed),
             Err(error) => refused(&error).response(),
