@@ -133,11 +133,12 @@ def end(process):
 
 
 class Millpond:
-    """A millpond in front of an upstream, on a data directory of its own."""
+    """A millpond in front of an upstream, on a data directory of its own; `settings` are told by its environment."""
 
-    def __init__(self, binary, data, upstream, *flags):
+    def __init__(self, binary, data, upstream, *flags, **settings):
         command = [binary, "serve", "--listen", "127.0.0.1:0", "--data", data, "--upstream", upstream, "--log", "error"]
-        self.process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True)
+        environment = {f"MILLPOND_{name.upper()}": value for name, value in settings.items()}
+        self.process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
         line = self.process.stdout.readline()
         if not line.startswith("listening on "):
             sys.exit(f"millpond did not start: {line!r}")

@@ -49,4 +49,5 @@ mod small;
 mod streams;
 mod tidy;
 mod truncated;
+mod upstream_matrix;
 mod why;
