@@ -49,7 +49,7 @@ pub(super) struct Position {
     stage: AtomicU8,
     /// When it was asked for.
     asked: OnceLock<Instant>,
-    /// Up to where it goes on while it serves nobody.
+    /// The byte at which it ends while it serves nobody.
     leash: AtomicU64,
 }
 

@@ -7,7 +7,7 @@
 //!                 and a second for what is kept: the path that it had
 //! ```
 //!
-//! What is replaced where the file system can exchange two names is never kept: it has a name at every moment. Elsewhere there is
+//! Nothing is kept where the file system can exchange two names: a thing has a name at every moment there. Elsewhere there is
 //! a time between two renames in which what was there is nowhere, and a crash then must not lose it.
 
 use super::error::OriginError;
@@ -23,10 +23,10 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// What the names of kept things begin with.
+/// The start of the names of kept things.
 const KEPT: &str = "kept-";
 
-/// What the names of notes begin with.
+/// The start of the names of notes.
 const NOTE: &str = "note-";
 
 /// The longest note that is read, in bytes: two paths.
@@ -108,7 +108,7 @@ impl Staging {
         }
     }
 
-    /// What was set aside is not needed any more.
+    /// Gives up what was set aside: it is not needed any more.
     pub(super) fn let_go(&self, kept: Kept) -> Gone {
         let (dir, _) = &kept.note;
         let renamed = format!("gone-{}", random());
@@ -170,7 +170,7 @@ impl Staging {
             let entry = entry.map_err(&failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let stays = name == "." || name == ".." || name == MARK || name.starts_with(UPLOAD);
-            // What is kept is told of by its note.
+            // A note tells of each kept thing.
             if stays || name.starts_with(KEPT) || (name.starts_with(NOTE) && !self.follow(&dir, &name)) {
                 continue;
             }
@@ -240,7 +240,7 @@ fn not_taken(errno: Errno) -> OriginError {
     }
 }
 
-/// What a note says: where something lies, and the path that it had if it is to go back.
+/// The words of a note: where something lies, and the path that it had if it is to go back.
 fn noted(dir: &OwnedFd, note: &str) -> Option<(TreePath, Option<TreePath>)> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(dir, note, flags, Mode::empty()).ok()?;

@@ -88,7 +88,7 @@ impl Drop for Made {
     }
 }
 
-/// What was taken out of the tree and may have to go back: it is never removed as long as this is what it is.
+/// A thing that was taken out of the tree and may have to go back: it is not removed before it is let go.
 #[derive(Debug)]
 pub struct Kept {
     pub(super) dir: Arc<OwnedFd>,

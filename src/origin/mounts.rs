@@ -60,6 +60,17 @@ struct State {
     beneath: HashMap<Vec<String>, Waiting>,
 }
 
+impl State {
+    /// The names of the mount that these lead to; `None` on the directory's own file system.
+    fn deepest<'a>(&self, names: &'a [String]) -> Option<&'a [String]> {
+        if self.beneath.is_empty() {
+            return None;
+        }
+        let above = (1..=names.len()).rev().filter_map(|depth| names.get(..depth));
+        above.into_iter().find(|above| self.beneath.contains_key(*above))
+    }
+}
+
 impl Mounts {
     /// The mounts beneath that directory, whose links are resolved.
     pub fn new(root: &Path) -> Self {
@@ -71,7 +82,9 @@ impl Mounts {
 
     /// The turns of those who wait for the mount that the path is on; `None` on the directory's own file system.
     pub fn turns(&self, path: &TreePath) -> Option<Arc<Semaphore>> {
-        self.turns_at(&self.point(path.names()))
+        let state = self.current();
+        let waiting = state.beneath.get(state.deepest(path.names())?)?;
+        Some(Arc::clone(&waiting.turns))
     }
 
     /// The turns of those who wait for that mount; `None` where nothing is mounted there (any more).
@@ -103,15 +116,7 @@ impl Mounts {
 
     /// The mount that these names lead to.
     pub fn point(&self, names: &[String]) -> MountPoint {
-        let state = self.current();
-        if state.beneath.is_empty() {
-            return MountPoint::default();
-        }
-        let deepest = (1..=names.len())
-            .rev()
-            .filter_map(|depth| names.get(..depth))
-            .find(|above| state.beneath.contains_key(*above));
-        MountPoint(deepest.unwrap_or_default().to_vec())
+        MountPoint(self.current().deepest(names).unwrap_or_default().to_vec())
     }
 
     /// Whether a file system is mounted at the path or beneath it.

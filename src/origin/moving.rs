@@ -13,7 +13,7 @@ use super::staging::sync;
 use super::tree::{Found, Stamp};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 
-/// What something was like when it was copied.
+/// The state in which something was copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// A file, or a link itself.
@@ -29,11 +29,11 @@ pub enum Removed {
     Gone(Option<Gone>),
     /// The collection is out of the tree, and has to be counted ([`Changes::count_taken`]).
     Taken(Kept, Census),
-    /// Some of it is gone, or none of it is where it was: the copy is all that has its path.
+    /// Some of it may be gone: the copy must stay.
     Partly(OriginError),
 }
 
-/// What became of the original.
+/// The fate of the original.
 #[derive(Debug)]
 pub enum Original {
     /// It is gone; a collection is yet to be discarded.
@@ -54,12 +54,16 @@ impl Changes {
         let occupant = self.occupant(&parent, name)?;
         let removed = match (state, occupant) {
             (State::Single(state), Occupant::File(stat) | Occupant::Link(stat)) if Stamp::of(&stat) == *state => {
-                let removed = unlinkat(&parent, name, AtFlags::empty());
-                // An answer of a file server may be lost after it has done what was asked.
-                let there = matches!(self.occupant(&parent, name)?, Occupant::File(now) | Occupant::Link(now) if now.st_ino == stat.st_ino);
-                match removed {
-                    Err(errno) if there => return Err(OriginError::met("remove a file")(errno)),
-                    _ => Removed::Gone(None),
+                match unlinkat(&parent, name, AtFlags::empty()).map_err(OriginError::met("remove a file")) {
+                    Ok(()) => Removed::Gone(None),
+                    // A file server's answer may be lost after it has done what was asked.
+                    Err(error) => match self.occupant(&parent, name) {
+                        Ok(Occupant::File(now) | Occupant::Link(now)) if now.st_ino == stat.st_ino => {
+                            return Err(error);
+                        }
+                        Ok(_) => Removed::Gone(None),
+                        Err(_) => Removed::Partly(error),
+                    },
                 }
             }
             (State::Collection(_), Occupant::Collection(_)) if self.tree.mounts().is_crossed_by(from) => {

@@ -23,7 +23,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat, openat, statat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
-/// What had a name that something else has now. It is settled or undone; a start settles it.
+/// A thing whose name something else has now. It is settled or undone; a start settles it.
 #[derive(Debug)]
 pub struct Displaced {
     path: TreePath,
@@ -95,6 +95,7 @@ impl Changes {
             false => {
                 rename_new(&place.dir, &place.name, &target, name).map_err(failed)?;
                 place.forget_note();
+                sync_placed(&target, to);
                 Old::Nothing
             }
             true => {
@@ -120,15 +121,13 @@ impl Changes {
                             return Err(failed(errno));
                         }
                         place.forget_note();
+                        sync_placed(&target, to);
                         Old::Aside(kept)
                     }
                     Exchanged::Failed(errno) => return Err(failed(errno)),
                 }
             }
         };
-        if let Err(error) = sync(&target) {
-            tracing::warn!(path = %to, %error, "a change may be lost by a crash");
-        }
         let displaced = Displaced {
             path: to.clone(),
             new: New { stamp, census },
@@ -248,31 +247,44 @@ impl Changes {
             Ok(_) | Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(OriginError::met("inspect a file")(errno)),
         }
+        // Somebody may have written to it since it was there, and was told so: then it stays.
+        let untouched = |dir: &OwnedFd, name: &str| displaced.new.is_untouched(dir, name);
         let gone = match &displaced.old {
-            Old::Exchanged(gone) => match exchange(&gone.dir, &gone.name, &target, name) {
-                Exchanged::Done => gone.clone(),
-                Exchanged::Unknown => return Err(OriginError::OutOfReach),
-                Exchanged::Failed(errno) => return Err(OriginError::met("put a file back")(errno)),
-            },
-            _ => self.staging.take_away(&target, &displaced.path.parent(), name)?,
+            Old::Exchanged(gone) => {
+                swap(gone, &target, name)?;
+                if !untouched(&gone.dir, &gone.name) {
+                    swap(gone, &target, name)?;
+                    return Ok(None);
+                }
+                gone.clone()
+            }
+            _ => {
+                let kept = self.staging.set_aside(&target, &displaced.path, name)?;
+                if !untouched(&kept.dir, &kept.name) {
+                    self.staging.give_back(kept);
+                    return Ok(None);
+                }
+                self.staging.let_go(kept)
+            }
         };
-        if displaced.new.is_untouched(&gone.dir, &gone.name) {
-            let _ = sync(&target);
-            return Ok(Some(gone));
-        }
-        // Somebody has written to it since it was there, and was told so.
-        let back = match &displaced.old {
-            Old::Exchanged(_) => exchange(&gone.dir, &gone.name, &target, name) == Exchanged::Done,
-            _ => rename_new(&gone.dir, &gone.name, &target, name).is_ok(),
-        };
-        if !back {
-            tracing::error!(path = %displaced.path, lies_at = gone.name, "what was written to the copy of a failed move could not be put back");
-            return Err(OriginError::Changing);
-        }
-        if !matches!(displaced.old, Old::Exchanged(_)) {
-            gone.forget_note();
-        }
-        Ok(None)
+        sync_placed(&target, &displaced.path);
+        Ok(Some(gone))
+    }
+}
+
+/// Exchanges what lies aside with what has the name.
+fn swap(gone: &Gone, target: &OwnedFd, name: &str) -> Result<(), OriginError> {
+    match exchange(&gone.dir, &gone.name, target, name) {
+        Exchanged::Done => Ok(()),
+        Exchanged::Unknown => Err(OriginError::OutOfReach),
+        Exchanged::Failed(errno) => Err(OriginError::met("put a file back")(errno)),
+    }
+}
+
+/// Writes a directory to the disk after a step that is not taken back any more.
+fn sync_placed(target: &OwnedFd, path: &TreePath) {
+    if let Err(error) = sync(target) {
+        tracing::warn!(%path, %error, "a change may be lost by a crash");
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod disk;
 mod events;
+mod joining;
 mod opening;
 mod scarcity;
 mod sessions;
@@ -311,38 +312,6 @@ impl Owner {
         }
         self.begin_session(wish, at, stop, class);
         None
-    }
-
-    /// Whether pieces from anywhere are joined.
-    fn joins_anywhere(&self) -> bool {
-        let ranges = self.object.as_ref().is_some_and(|object| object.has_ranges());
-        ranges && !self.distrusts_ranges
-    }
-
-    /// Whether the upstream gives parts, be they joined or not.
-    fn has_ranges(&self) -> bool {
-        let object = self.object.as_ref();
-        !self.distrusts_ranges && object.is_some_and(|object| object.has_ranges() || object.gives_parts_apart())
-    }
-
-    /// The byte from which on another exchange can bring what is missing, where its bytes have to be compared with those
-    /// before; `None` where they need not be, or nothing may be joined.
-    fn grows_at(&self) -> Option<ByteOffset> {
-        let object = self.object.as_ref().filter(|object| !object.has_ranges())?;
-        let joins = object.gives_parts_apart() && object.head().representation().overlap_validator().is_some();
-        let end = object.available().run_at(self.base).unwrap_or(self.base);
-        (joins && !self.distrusts_ranges).then_some(end)
-    }
-
-    /// Whether it brings a part, its exchange is over, and no other can go on with it.
-    fn is_stranded(&self) -> bool {
-        let is_part = self.shared.not_stored.get() == Some(&NotStored::Part);
-        is_part && self.sessions.is_empty() && self.grows_at().is_none()
-    }
-
-    /// Whether what was cut goes on where it was.
-    fn resumes(&self) -> bool {
-        self.joins_anywhere() || self.grows_at().is_some()
     }
 
     /// Says how things stand, for those who ask why they wait.

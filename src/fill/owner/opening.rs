@@ -227,8 +227,9 @@ impl Owner {
         let is_statement = self.object.as_ref().is_some_and(|object| object.is_statement());
         let brings_bytes = brings.end != Some(brings.at) || brings.total == Some(0);
         // Of an upstream without ranges the whole has begun to come: who asks for its bytes next goes on with it.
-        let begins_the_whole = brings_bytes && !self.has_ranges() && is_shared;
-        if is_statement || begins_the_whole || (brings_bytes && !(only_head && brings.end != Some(1))) {
+        let begins_the_whole = !self.has_ranges() && is_shared;
+        let is_wanted = !only_head || brings.end == Some(1) || begins_the_whole;
+        if is_statement || (brings_bytes && is_wanted) {
             self.adopt(exchange, brings, permit);
         }
         Ok(())

@@ -23,8 +23,8 @@ use tokio::task::AbortHandle;
 /// editor's change is seen in them wherever bytes move; what it cannot show is told in docs/decisions/0022.
 const OVERLAP_BYTES: u64 = 16 * 1024;
 
-/// So much a session brings at most for nobody, and for so long, where nothing is to be brought for nobody: its reader may be on
-/// its way to the next place, which is often the one that it has left.
+/// A session that serves nobody goes on for so long and for so many bytes, where nothing is to be brought for nobody: its
+/// reader may be on its way to the next place, which is often the one that it has left.
 const UNATTENDED: Leash = Leash {
     time: PEACE,
     bytes: 256 * 1024,
@@ -57,7 +57,7 @@ pub(super) struct Session {
     pub(super) position: Arc<Position>,
     /// Its place in the budget, once it has one.
     pub(super) standby: Option<Standby>,
-    /// Since when it serves nobody, where nothing is to be brought for nobody.
+    /// The time since which it serves nobody, where nothing is to be brought for nobody.
     unattended: Option<Instant>,
     pub(super) task: AbortHandle,
 }

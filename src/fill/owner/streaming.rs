@@ -252,12 +252,15 @@ impl Owner {
                 self.end_stream(State::Partial, &format!("the disk takes no more: {error}"))
                     .await
             }
-            Outcome::CalledBack | Outcome::Unattended => {
+            Outcome::CalledBack => {
                 self.end_stream(State::Partial, "its connection was needed for others")
                     .await
             }
             Outcome::Slept => self.end_stream(State::Partial, "the machine has slept").await,
-            Outcome::Lost | Outcome::Disagrees => self.end_stream(State::Partial, "its session was lost").await,
+            // A stream's session is on no leash.
+            Outcome::Lost | Outcome::Disagrees | Outcome::Unattended => {
+                self.end_stream(State::Partial, "its session was lost").await
+            }
         }
     }
 

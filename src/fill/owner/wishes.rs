@@ -31,7 +31,7 @@ pub(super) struct Wishes {
     pub(super) at_most_ahead: Option<u64>,
     /// Nothing at all is wanted: sessions end.
     pub(super) rests: bool,
-    /// Nothing is wanted for nobody: a session that serves no reader ends before long.
+    /// Sessions are for readers alone: one that serves none ends before long.
     pub(super) only_for_readers: bool,
 }
 

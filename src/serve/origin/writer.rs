@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// How often a change is tried whose condition has to be read for again.
 const MAX_UNREAD: usize = 8;
 
-/// What is locked while a change is made.
+/// The locks of a change.
 #[derive(Debug, Clone)]
 pub(super) enum Locked {
     /// These paths.
@@ -34,7 +34,7 @@ impl Locked {
     }
 }
 
-/// What a change puts in its place.
+/// A thing that a change puts in its place.
 pub(super) trait Placeable: Send + 'static {
     /// Copies it to where a rename gets it to that path.
     fn bring(&mut self, changes: &Changes, path: &TreePath) -> Result<(), OriginError>;
@@ -64,7 +64,7 @@ impl Placeable for Copied {
     }
 }
 
-/// All that a change needs; it outlives the request that asked for it.
+/// The means of a change; they outlive the request that asked for it.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     pub(super) changes: Arc<Changes>,
