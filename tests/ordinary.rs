@@ -213,6 +213,40 @@ fn nothing_is_joined_under_a_young_date_another_length_or_no_validator() {
 }
 
 #[test]
+fn a_reader_behind_an_exchange_that_has_ended_gets_one_of_its_own_where_nothing_joins_them() {
+    const LEN: u64 = 20_000_000;
+    const HEAD: usize = 200_000;
+    let film = Film::new(LEN);
+    let served = film.clone();
+    let upstream = Upstream::start(Valve::open(), 10_000_000, move |seen, conn| {
+        serve(conn, seen, &served, NOTHING)
+    });
+    let pond = Pond::with(&upstream, &[("after_last_reader", "stop")]);
+    // The third request of a player comes at any moment around the end of the first exchange: several players meet it.
+    for path in (0..6).map(|number| format!("/{number}.mp4")) {
+        let first = upstream.requests().len();
+        for (start, bytes) in [(0, HEAD), (LEN - 500_000, 500_000), (HEAD as u64, 1_000_000)] {
+            let range = format!("bytes={start}-");
+            let mut reader = Client::open(pond.address(), "GET", &path, &[("Range", &range)]);
+            film.check(start, &reader.read(bytes));
+        }
+        let asked: Vec<_> = upstream.requests()[first..]
+            .iter()
+            .map(|seen| seen.range(LEN))
+            .collect();
+        let starts: Vec<_> = asked.iter().map(|range| range.map(|(start, _)| start)).collect();
+        let of_its_own = Some(HEAD as u64);
+        assert!(
+            starts
+                .iter()
+                .skip(1)
+                .all(|start| *start == of_its_own || *start == Some(LEN - 500_000)),
+            "the whole was asked for again: {asked:?}"
+        );
+    }
+}
+
+#[test]
 fn a_stored_film_that_changes_under_a_weak_tag_is_given_whole_to_its_first_reader() {
     let edition = Arc::new(AtomicU64::new(1));
     let shown = Arc::clone(&edition);

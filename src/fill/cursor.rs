@@ -91,21 +91,29 @@ impl Cursor {
         }
     }
 
-    /// Whether the byte at `start` of what a single exchange brings in order is here, or will be in a moment.
-    pub fn comes_soon(&self, object: &Object, start: ByteOffset) -> bool {
-        let here = object.available();
-        let end = here.run_at(0).unwrap_or_default();
-        if here.run_at(start).is_some() || (start >= end && start - end <= NEAR_BYTES) {
+    /// Whether the first of these bytes of what a single exchange brings in order is here, or will be in a moment, and the
+    /// exchange goes on behind it.
+    pub fn comes_soon(&self, object: &Object, wanted: ByteRange) -> bool {
+        let (here, start) = (object.available(), wanted.start());
+        if here.covers(wanted) {
             return true;
         }
+        let end = here.run_at(0).unwrap_or_default();
+        let is_near = here.run_at(start).is_some() || (start >= end && start - end <= NEAR_BYTES);
         let reach = self
             .shared
             .rate()
             .map_or(0, |rate| (rate * NEAR_SECONDS) as u64)
             .max(NEAR_BYTES);
         let status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_near && !status.dead_end {
+            return true;
+        }
         let mut lines = status.sessions.iter().map(|position| position.line());
-        lines.any(|line| line.at <= start && start - line.at <= reach && line.stop.is_none_or(|stop| start < stop))
+        lines.any(|line| {
+            let comes = is_near || (line.at <= start && start - line.at <= reach);
+            comes && line.stop.is_none_or(|stop| start < stop)
+        })
     }
 
     /// Why the fill makes no progress at the moment.

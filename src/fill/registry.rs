@@ -186,6 +186,8 @@ pub(super) struct Shared {
     pub(super) phase: watch::Sender<Phase>,
     pub(super) trouble: watch::Sender<Option<Trouble>>,
     pub(super) readers: AtomicUsize,
+    /// How many readers have ever come.
+    arrivals: AtomicU64,
     /// Somebody has asked for bytes, so completing the object is worth while.
     pub(super) bytes_wanted: AtomicBool,
     /// Where readers were last: the holes after it are filled first.
@@ -215,6 +217,8 @@ pub(super) struct Status {
     /// The last failure was the disk's.
     pub(super) disk: bool,
     pub(super) ranges: bool,
+    /// No other exchange can go on where the sessions end.
+    pub(super) dead_end: bool,
 }
 
 /// How long the place that redirects led to is asked directly.
@@ -231,6 +235,7 @@ impl Shared {
             phase: watch::Sender::new(Phase::Opening),
             trouble: watch::Sender::new(None),
             readers: AtomicUsize::new(0),
+            arrivals: AtomicU64::new(0),
             // Set before the owner starts: it must not take the first reader for one of the head.
             bytes_wanted: AtomicBool::new(bytes_wanted),
             hint: AtomicU64::new(0),
@@ -354,6 +359,29 @@ impl Shared {
         (visits.in_sequence, visits.left)
     }
 
+    /// Counts a reader that comes.
+    fn count_reader(&self) {
+        self.arrivals.fetch_add(1, Ordering::AcqRel);
+        self.readers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many readers have ever come.
+    pub(super) fn arrivals(&self) -> u64 {
+        self.arrivals.load(Ordering::Acquire)
+    }
+
+    /// Marks a session as ended that serves no reader, unless one has come since there had been so many `arrivals`. A reader
+    /// is counted before it looks, under the same lock, which sessions there are (`Cursor::comes_soon`): so none relies on
+    /// a session that is about to end.
+    pub(super) fn ends_unattended(&self, position: &Position, arrivals: u64) -> bool {
+        let _looks = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = self.arrivals() == arrivals;
+        if ends {
+            position.stop.store(0, Ordering::Release);
+        }
+        ends
+    }
+
     pub(super) fn has_readers(&self) -> bool {
         self.readers.load(Ordering::Acquire) > 0
     }
@@ -423,7 +451,7 @@ impl Registry {
             begins = Some(Owner::new(Arc::clone(&self.context), Arc::clone(&shared), known));
             shared
         });
-        shared.readers.fetch_add(1, Ordering::AcqRel);
+        shared.count_reader();
         drop(fills);
         if collapsed {
             shared.renew(target);
@@ -491,7 +519,7 @@ impl Registry {
     pub fn join_alone(&self, target: &Arc<Target>, want: Want) -> Cursor {
         let shared = Arc::new(Shared::new(Arc::clone(target), want.is_for_bytes()));
         shared.detached.store(true, Ordering::Release);
-        shared.readers.fetch_add(1, Ordering::AcqRel);
+        shared.count_reader();
         let owner = Owner::new(Arc::clone(&self.context), Arc::clone(&shared), None);
         let cursor = self.cursor(shared, Place::new(0, u64::MAX, Instant::now()), false);
         self.spawn(owner, Start::Want(want));

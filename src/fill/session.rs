@@ -49,8 +49,9 @@ pub(super) struct Position {
     stage: AtomicU8,
     /// When it was asked for.
     asked: OnceLock<Instant>,
-    /// The byte at which it ends while it serves nobody.
+    /// The byte at which it ends while it serves nobody, and how many readers had come when that was set.
     leash: AtomicU64,
+    leashed_at_arrival: AtomicU64,
 }
 
 impl Position {
@@ -62,6 +63,7 @@ impl Position {
             stage: (Stage::Queued as u8).into(),
             asked: OnceLock::new(),
             leash: u64::MAX.into(),
+            leashed_at_arrival: 0.into(),
         };
         position.set_stage(stage);
         Arc::new(position)
@@ -80,9 +82,11 @@ impl Position {
         }
     }
 
-    /// It serves nobody: from where it is now it brings so many bytes more and then ends, unless it is released before.
-    pub(super) fn leash(&self, bytes: u64) {
+    /// It serves none of the readers that have come, so many so far: from where it is now it brings so many bytes more and
+    /// then ends, unless it is released before, or another comes.
+    pub(super) fn leash(&self, bytes: u64, arrivals: u64) {
         let end = self.at.load(Ordering::Acquire).saturating_add(bytes);
+        self.leashed_at_arrival.store(arrivals, Ordering::Release);
         self.leash.fetch_min(end, Ordering::AcqRel);
     }
 
@@ -224,6 +228,12 @@ pub(super) async fn receive(
             return if whole { Outcome::Reached } else { Outcome::Curtailed };
         }
         if position.is_at_its_leash(at) {
+            let arrivals = position.leashed_at_arrival.load(Ordering::Acquire);
+            if !sink.shared.ends_unattended(position, arrivals) {
+                // The owner decides anew, with the reader that has come.
+                position.release();
+                continue;
+            }
             return match sink.take(batch, at, stop).await {
                 Ok(_) => Outcome::Unattended,
                 Err(error) => Outcome::Disk(error),

@@ -220,14 +220,15 @@ async fn far_from(cursor: &Cursor, span: Span) -> Option<Arc<Object>> {
         return None;
     };
     let length = object.length()?;
-    let start = match span {
-        Span::From(start) => start,
-        Span::Range(range) => range.start(),
-        Span::Suffix(count) => length.saturating_sub(count),
-        Span::Whole => 0,
+    let (start, end) = match span {
+        Span::From(start) => (start, length),
+        Span::Range(range) => (range.start(), range.end().min(length)),
+        Span::Suffix(count) => (length.saturating_sub(count), length),
+        Span::Whole => (0, length),
     };
-    let waits = object.gives_parts_apart() && !object.is_whole() && start < length;
-    (waits && !cursor.comes_soon(&object, start)).then_some(object)
+    let wanted = ByteRange::new(start, end)?;
+    let waits = object.gives_parts_apart() && !object.is_whole();
+    (waits && !cursor.comes_soon(&object, wanted)).then_some(object)
 }
 
 /// Whether what another reader's fill brings may answer this one too.

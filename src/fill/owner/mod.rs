@@ -222,6 +222,8 @@ impl Owner {
         }
         self.background_at = None;
         self.unattended_until = None;
+        // The arrivals first: a reader that is counted among them is among the readers too, or has left.
+        let arrivals = self.shared.arrivals();
         let readers = self.shared.readers.load(Ordering::Acquire);
         self.planned_readers = readers;
         if object.is_whole() {
@@ -247,7 +249,7 @@ impl Owner {
             self.stop_sessions();
             return;
         }
-        self.end_unattended(&wishes);
+        self.end_unattended(&wishes, readers, arrivals);
         if let Some(ahead) = wishes.at_most_ahead.filter(|_| self.resumes()) {
             self.rein_in(&wishes.paces, ahead);
         }
@@ -326,6 +328,7 @@ impl Owner {
             retry_at: self.failures.retry_at,
             disk: self.scarcity.is_some(),
             ranges: self.joins_anywhere(),
+            dead_end: !self.resumes(),
         };
     }
 

@@ -37,11 +37,8 @@ const UNATTENDED_WHOLE: Leash = Leash {
     bytes: 16 << 20,
 };
 
-/// The same while the reader that it was asked for has not come yet, nor left.
-const EXPECTED: Leash = Leash {
-    time: Duration::from_secs(5),
-    bytes: u64::MAX,
-};
+/// When an unattended session is looked at again whose end a new reader has put off: by then that one has said its place.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone, Copy)]
 struct Leash {
@@ -207,32 +204,38 @@ impl Owner {
     }
 
     /// Where nothing is to be brought for nobody, ends the sessions that have served no reader for a while.
-    pub(super) fn end_unattended(&mut self, wishes: &Wishes) {
-        let usual = match self.has_ranges() {
+    pub(super) fn end_unattended(&mut self, wishes: &Wishes, readers: usize, arrivals: u64) {
+        let leash = match self.has_ranges() {
             true => UNATTENDED,
             false => UNATTENDED_WHOLE,
         };
-        let (_, left) = self.shared.visits();
-        let only_head = !self.shared.bytes_wanted.load(Ordering::Acquire);
+        // A reader that has come says its place a moment later.
+        let is_expected = readers > wishes.paces.len();
         let now = Instant::now();
         let mut over = Vec::new();
         for session in self.sessions.iter_mut().filter(|session| !session.is_queued()) {
             let serves = class_of(&session.running(&wishes.paces), &wishes.waiting) != Class::Background;
-            if serves || !wishes.only_for_readers {
+            if serves || is_expected || !wishes.only_for_readers {
                 session.unattended = None;
                 session.position.release();
                 continue;
             }
-            let had_readers = only_head || left.is_some_and(|left| left >= session.position.asked());
-            let leash = if had_readers { usual } else { EXPECTED };
-            session.position.leash(leash.bytes);
+            session.position.leash(leash.bytes, arrivals);
             let ends = *session.unattended.get_or_insert(now) + leash.time;
             match ends <= now {
                 true => over.push(session.id),
                 false => self.unattended_until = Some(self.unattended_until.map_or(ends, |other| other.min(ends))),
             }
         }
-        over.into_iter().for_each(|id| self.end_session(id));
+        for id in over {
+            let ending = self.sessions.iter().find(|session| session.id == id);
+            let position = ending.map(|session| Arc::clone(&session.position));
+            match position.is_some_and(|position| self.shared.ends_unattended(&position, arrivals)) {
+                true => self.end_session(id),
+                // A reader has come meanwhile, and may want what this session brings.
+                false => self.unattended_until = Some(now + LOOK_AGAIN_AFTER),
+            }
+        }
     }
 
     pub(super) fn stop_sessions(&mut self) {
