@@ -6,7 +6,7 @@
 use super::{not_understood, on_disk};
 use crate::key::ObjectId;
 use crate::serve::{Problem, Service};
-use crate::store::{Expired, How, Removed, Which, line_of};
+use crate::store::{Expired, PurgeMode, PurgeScope, Purged, summary_of};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use std::borrow::Cow;
@@ -67,7 +67,7 @@ pub(super) async fn pin(service: &Service, id: &str, pinned: bool) -> HttpRespon
     let store = Arc::clone(&service.store);
     on_disk(
         move || store.pin(id, pinned),
-        |found| found.map_or_else(unknown, |object| HttpResponse::Ok().json(line_of(&object))),
+        |found| found.map_or_else(unknown, |object| HttpResponse::Ok().json(summary_of(&object))),
     )
     .await
 }
@@ -79,13 +79,12 @@ pub(super) async fn purge(service: &Service, id: &str, query: &str) -> HttpRespo
         Ok(how) => how,
         Err(other) => return not_understood("soft", &other, "true and false"),
     };
-    on_disk(
-        purging(service, Purge::One(id), how),
-        |removed: Removed| match removed.removed {
+    on_disk(purging(service, Purge::One(id), how), |removed: Purged| {
+        match removed.removed {
             0 => unknown(),
             _ => HttpResponse::Ok().json(removed),
-        },
-    )
+        }
+    })
     .await
 }
 
@@ -99,11 +98,12 @@ pub(super) async fn purge_many(service: &Service, query: &str) -> HttpResponse {
     let [(name, value)] = &wanted[..] else {
         return Problem::new(StatusCode::BAD_REQUEST, format!("say what to remove: {KNOWN}")).response();
     };
-    let named = |which: fn(String) -> Which| (!value.is_empty()).then(|| Purge::All(which(value.clone().into_owned())));
+    let named =
+        |which: fn(String) -> PurgeScope| (!value.is_empty()).then(|| Purge::All(which(value.clone().into_owned())));
     let purge = match name.as_ref() {
         "url" => id_of(service, value).map(Purge::Url),
-        "prefix" => named(Which::Prefix),
-        "tag" => named(Which::Tag),
+        "prefix" => named(PurgeScope::Prefix),
+        "tag" => named(PurgeScope::Tag),
         _ => None,
     };
     match purge {
@@ -113,11 +113,11 @@ pub(super) async fn purge_many(service: &Service, query: &str) -> HttpResponse {
 }
 
 /// Takes `soft` out of the query.
-fn how(query: &mut Vec<(Cow<'_, str>, Cow<'_, str>)>) -> Result<How, String> {
+fn how(query: &mut Vec<(Cow<'_, str>, Cow<'_, str>)>) -> Result<PurgeMode, String> {
     let soft = query.iter().position(|(name, _)| name == "soft");
     match soft.map(|index| query.remove(index).1.into_owned()).as_deref() {
-        None | Some("false") => Ok(How::Remove),
-        Some("true") => Ok(How::Expire),
+        None | Some("false") => Ok(PurgeMode::Remove),
+        Some("true") => Ok(PurgeMode::Expire),
         Some(other) => Err(other.to_owned()),
     }
 }
@@ -126,29 +126,31 @@ enum Purge {
     One(ObjectId),
     /// The object that the URL stands for, and its variants.
     Url(ObjectId),
-    All(Which),
+    All(PurgeScope),
 }
 
 /// Whoever comes after a removal finds neither the object nor the fill that still serves its readers.
 fn purging(
     service: &Service,
     purge: Purge,
-    how: How,
-) -> impl FnOnce() -> Result<Removed, crate::store::StoreError> + Send + use<> {
+    how: PurgeMode,
+) -> impl FnOnce() -> Result<Purged, crate::store::StoreError> + Send + use<> {
     let (store, fills) = (Arc::clone(&service.store), service.fills.clone());
     move || {
         let which = match purge {
             Purge::Url(id) if store.has_variants(id)? => {
                 let object = store.load_id(id)?;
-                object.map_or(Which::Url(String::new()), |object| Which::Url(object.url().to_owned()))
+                object.map_or(PurgeScope::Url(String::new()), |object| {
+                    PurgeScope::Url(object.url().to_owned())
+                })
             }
             // The store first: a fill that begins in between does not take what is gone for what is known.
             Purge::One(id) | Purge::Url(id) => {
                 let removed = match how {
-                    How::Remove => store.purge(id),
-                    How::Expire => store.expire(id, Expired::Stale),
+                    PurgeMode::Remove => store.purge(id),
+                    PurgeMode::Expire => store.expire(id, Expired::Stale),
                 };
-                if how == How::Remove {
+                if how == PurgeMode::Remove {
                     fills.detach(id);
                 }
                 return removed;
@@ -156,7 +158,7 @@ fn purging(
             Purge::All(which) => which,
         };
         let removed = store.purge_all(&which, how);
-        if how == How::Remove {
+        if how == PurgeMode::Remove {
             fills.detach_all(&which);
         }
         removed
@@ -167,7 +169,7 @@ pub(super) async fn stats(service: &Arc<Service>) -> HttpResponse {
     let store = Arc::clone(&service.store);
     let service = Arc::clone(service);
     on_disk(
-        move || store.sums(),
+        move || store.totals(),
         move |sums| {
             let (store, metrics) = (&service.store, &service.metrics);
             HttpResponse::Ok().json(serde_json::json!({

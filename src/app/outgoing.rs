@@ -52,7 +52,7 @@ impl<'a> Outgoing<'a> {
     /// Sends the header, and a small body with it, as far as the socket takes them; returns the rest.
     pub(super) fn begin_hit(&self, header: &mut Vec<u8>, body: QuickBody) -> (Bytes, QuickBody) {
         let (flags, body) = match body {
-            QuickBody::Kept(bytes) => {
+            QuickBody::SmallBody(bytes) => {
                 header.extend_from_slice(&bytes);
                 (SendFlags::NOSIGNAL, QuickBody::Empty)
             }
@@ -72,7 +72,7 @@ impl<'a> Outgoing<'a> {
         self.write(header).await?;
         let (object, range, place) = match body {
             QuickBody::Empty => return Ok(()),
-            QuickBody::Kept(bytes) => return self.write(&bytes).await,
+            QuickBody::SmallBody(bytes) => return self.write(&bytes).await,
             QuickBody::Object { object, range, place } => (object, range, place),
         };
         let count = |bytes| {

@@ -9,7 +9,7 @@ use super::owner::on_disk;
 use super::plan::NEAR_BYTES;
 use super::session::Sink;
 use crate::ranges::ByteOffset;
-use crate::store::{HandedOn, StoreError};
+use crate::store::{InFlightWrite, StoreError};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(super) struct Batch {
     unwritten: Pieces,
     /// When the first of them came.
     since: Instant,
-    handed: HandedOn,
+    handed: InFlightWrite,
     /// It is written for the last time, whatever comes of it.
     is_last: bool,
 }
@@ -51,7 +51,7 @@ impl Batch {
             sink: sink.clone(),
             unwritten: Pieces::at(at),
             since: Instant::now(),
-            handed: sink.object.handing(),
+            handed: sink.object.in_flight_write(),
             is_last: false,
         }
     }
@@ -74,7 +74,7 @@ impl Batch {
     /// and where the disk has refused before.
     pub(super) fn may_wait(&self) -> Option<Duration> {
         let has_all = self.handed.end() >= self.end();
-        let may = !self.unwritten.is_empty() && has_all && self.sink.object.passing().is_none();
+        let may = !self.unwritten.is_empty() && has_all && self.sink.object.pass_through_reason().is_none();
         may.then(|| LINGER.saturating_sub(self.since.elapsed()))
     }
 
@@ -85,18 +85,18 @@ impl Batch {
         if self.unwritten.is_empty() {
             self.since = Instant::now();
         }
-        self.hand_on(at, &pieces);
+        self.publish(at, &pieces);
         self.unwritten.add(pieces);
     }
 
-    fn hand_on(&mut self, at: ByteOffset, pieces: &[Bytes]) {
+    fn publish(&mut self, at: ByteOffset, pieces: &[Bytes]) {
         let (object, position) = (&self.sink.object, &self.sink.position);
         // Of a stream, who reads along is told where it is after it is written.
         if self.sink.shared.stream().is_some() || position.stop.load(Ordering::Acquire) == 0 {
             return;
         }
         // Where there may be no room for it, its first readers are told so: it is tried before they have any of it.
-        if !object.is_settled() && self.sink.context.store.room().is_some_and(|room| room < SCARCE_BYTES) {
+        if !object.is_materialized() && self.sink.context.store.room().is_some_and(|room| room < SCARCE_BYTES) {
             return;
         }
         let most = object
@@ -111,7 +111,7 @@ impl Batch {
         let moves_on = || {
             position.at.fetch_max(at + bytes, Ordering::AcqRel);
         };
-        self.handed.hand_on(at, &handed, moves_on);
+        self.handed.publish(at, &handed, moves_on);
     }
 
     /// Whether it has bytes before `until`.
@@ -124,7 +124,7 @@ impl Batch {
         if !self.begins_before(until) {
             return (self, Ok(()));
         }
-        if self.write_at_once(until) {
+        if self.write_inline(until) {
             // Where the next bytes are here already, it is the turn of the others on this thread.
             tokio::task::yield_now().await;
         }
@@ -152,7 +152,7 @@ impl Batch {
 
     /// Writes what it can without waiting for more than a copy, on the thread that has received it. What fails is tried
     /// again by one that may wait, and make room. Whether anything was written.
-    fn write_at_once(&mut self, until: ByteOffset) -> bool {
+    fn write_inline(&mut self, until: ByteOffset) -> bool {
         let (object, position) = (Arc::clone(&self.sink.object), Arc::clone(&self.sink.position));
         // Of a stream more is to be done, and what was ended is to be recorded.
         if self.sink.shared.stream().is_some() || object.is_discarded() {
@@ -160,7 +160,7 @@ impl Batch {
         }
         let begun = self.unwritten.at;
         while position.stop.load(Ordering::Acquire) != 0 && self.begins_before(until) {
-            let write = |at, step: &[Bytes]| object.write_at_once(at, step).then_some(()).ok_or(());
+            let write = |at, step: &[Bytes]| object.write_inline(at, step).then_some(()).ok_or(());
             if self.write_step(until, write).is_err() {
                 break;
             }
@@ -229,7 +229,7 @@ impl Batch {
             // Its fill gives back what its sessions leave.
             return;
         }
-        if let Err(error) = object.give_back_ahead() {
+        if let Err(error) = object.release_preallocated() {
             tracing::debug!(url = object.url(), %error, "could not give back the room that an ended session had ahead");
         }
     }
@@ -248,7 +248,7 @@ impl Drop for Batch {
         if self.is_last || self.unwritten.is_empty() || self.handed.end() <= self.unwritten.at {
             return;
         }
-        let nothing = self.sink.object.handing();
+        let nothing = self.sink.object.in_flight_write();
         let mut owed = Self {
             sink: self.sink.clone(),
             unwritten: std::mem::replace(&mut self.unwritten, Pieces::at(0)),

@@ -17,7 +17,7 @@ use crate::key::{ObjectId, ObjectKey};
 use crate::live::{Stream, Streams};
 use crate::policy::{NotStored, selects};
 use crate::ranges::ByteOffset;
-use crate::store::{Object, Representation, Store, Which};
+use crate::store::{Object, PurgeScope, Representation, Store};
 use crate::upstream::{Client, Span, Target, Trust, UpstreamError};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -559,7 +559,7 @@ impl Registry {
     }
 
     /// [`Registry::detach`] for all objects that are meant.
-    pub fn detach_all(&self, which: &Which) {
+    pub fn detach_all(&self, which: &PurgeScope) {
         let meant = |shared: &Shared| match Context::object(shared) {
             Some(object) => which.means(object.url(), object.head().representation()),
             None => which.means(shared.key.url(), &Representation::default()),

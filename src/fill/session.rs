@@ -13,7 +13,7 @@ use super::registry::Shared;
 use super::why::{SessionLine, Stage};
 use crate::live::Stream;
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::store::{Object, Passing, StoreError};
+use crate::store::{Object, PassThroughReason, StoreError};
 use crate::upstream::{Exchange, Framing, Permit, UpstreamError};
 use bytes::Bytes;
 use futures::poll;
@@ -443,21 +443,21 @@ impl Sink {
             return written.map(|()| batch);
         }
         let Err(error) = written else {
-            if writes && self.object.passing().is_some() && self.object.is_settled() {
+            if writes && self.object.pass_through_reason().is_some() && self.object.is_materialized() {
                 tracing::info!(url = self.object.url(), "the disk takes bytes again");
-                self.object.end_passing();
+                self.object.stop_pass_through();
             }
             return Ok(batch);
         };
         let why = if error.missing_bytes().is_some() {
-            Passing::DiskFull
+            PassThroughReason::DiskFull
         } else {
-            Passing::DiskFailed
+            PassThroughReason::DiskFailed
         };
-        if self.object.passing() != Some(why) {
+        if self.object.pass_through_reason() != Some(why) {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(url = self.object.url(), error, "passing bytes on without storing them");
-            self.object.begin_passing(why);
+            self.object.begin_pass_through(why);
         }
         let (mut at, pieces) = batch.give_up();
         for piece in pieces {
@@ -465,7 +465,7 @@ impl Sink {
                 return Err(error);
             }
             let count = piece.len() as u64;
-            self.object.pass_on(self.session, at, piece, why);
+            self.object.forward_unstored(self.session, at, piece, why);
             at += count;
             self.position.at.store(at, Ordering::Release);
         }

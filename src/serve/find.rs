@@ -116,7 +116,7 @@ impl Service {
         ) {
             (Reuse::Refetch(reason), _) => (refetch, reason),
             // Who has shown other credentials may have been shown another page; of what lasts there is one.
-            (_, false) if object.is_statement() || !is_for_all(object) => (refetch, Reason::Unknown),
+            (_, false) if object.is_bare_response() || !is_for_all(object) => (refetch, Reason::Unknown),
             (Reuse::Revalidate(reason), _) => (validity, reason),
             (_, false) => return (bytes, CacheStatus::forwarded(Forwarded::Partial)),
             // It has become so in this moment: somebody else has asked.

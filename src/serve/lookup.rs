@@ -359,7 +359,7 @@ impl Service {
         // A whole object needs no fill; holding the cursor would only count as a reader.
         let cursor = Some(found.cursor).filter(|_| !found.object.is_whole());
         let mut story = found.story;
-        if let Some(passing) = found.object.passing() {
+        if let Some(passing) = found.object.pass_through_reason() {
             story.stored = false;
             story = story.detail(passing.detail());
         }

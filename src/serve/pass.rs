@@ -7,7 +7,7 @@ use super::route::Routes;
 use crate::fill::{Outgoing, Passed, Registry, Seen};
 use crate::header::{CacheStatus, Forwarded, value_of};
 use crate::key::ObjectKey;
-use crate::store::{Expired, Removed, Store};
+use crate::store::{Expired, Purged, Store};
 use crate::upstream::Target;
 use actix_web::HttpResponse;
 use actix_web::body::SizedStream;
@@ -119,10 +119,10 @@ fn changed(target: &Target, fields: &[(String, String)], routes: &Routes) -> Vec
 /// send such a request, and a film that is unchanged need not be fetched twice.
 fn invalidate(store: &Store, fills: &Registry, key: &ObjectKey) {
     let done = match store.load(key) {
-        Ok(Some(object)) if object.is_whole() => store.expire(key.id(), Expired::Changed),
+        Ok(Some(object)) if object.is_whole() => store.expire(key.id(), Expired::Invalidated),
         // What is still being fetched may be of before and of after: its readers finish, and nobody else joins.
         Ok(Some(_)) => store.purge(key.id()),
-        Ok(None) => Ok(Removed::default()),
+        Ok(None) => Ok(Purged::default()),
         Err(error) => Err(error),
     };
     if let Err(error) = done {

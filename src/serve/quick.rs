@@ -15,7 +15,7 @@ use super::route::Routed;
 use crate::clock::{from_unix_seconds, unix_seconds};
 use crate::header::{Selection, print_date, select, select_one};
 use crate::ranges::ByteRange;
-use crate::store::{Head, Kept, Object, Tally, Watch};
+use crate::store::{Head, HitCounter, Object, SmallBody, Watch};
 use actix_web::HttpResponse;
 use actix_web::body::MessageBody;
 use actix_web::dev::RequestHead;
@@ -150,7 +150,7 @@ pub enum QuickBody {
     /// None.
     Empty,
     /// All of it.
-    Kept(Bytes),
+    SmallBody(Bytes),
     /// A range of an object, to be sent by [`Object::send_now`], or read on by [`Service::read_on`].
     Object {
         /// The object. Who holds it keeps it open.
@@ -172,8 +172,8 @@ pub(super) struct Template {
     until: Duration,
     /// All fields but those of the framing, each with its end of line.
     fields: Vec<u8>,
-    kept: Option<Arc<Kept>>,
-    tally: Tally,
+    kept: Option<Arc<SmallBody>>,
+    tally: HitCounter,
     /// How often it was given, and how often of those its object was told of.
     given: u32,
     told: u32,
@@ -209,7 +209,7 @@ impl Service {
             self.count(is_part);
             let body = template.kept.as_ref().zip(range).map(|(kept, range)| {
                 self.metrics.sent_bytes.inc_by(range.len());
-                QuickBody::Kept(kept.part(range))
+                QuickBody::SmallBody(kept.part(range))
             });
             return Some(body.unwrap_or(QuickBody::Empty));
         }
@@ -234,7 +234,7 @@ impl Service {
             (None, _) => QuickBody::Empty,
             (Some(range), Some(kept)) => {
                 self.metrics.sent_bytes.inc_by(range.len());
-                QuickBody::Kept(kept.part(range))
+                QuickBody::SmallBody(kept.part(range))
             }
             (Some(range), None) => QuickBody::Object {
                 object,
@@ -300,7 +300,7 @@ impl Service {
             fields: lines_of(&response, self.clock.now()),
             kept: kept.filter(|kept| kept.bytes().len() as u64 == length),
             head,
-            tally: object.tally(),
+            tally: object.hit_counter(),
             given: 0,
             told: 0,
         })

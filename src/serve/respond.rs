@@ -84,7 +84,7 @@ impl Response<'_> {
         }
         if self.cursor.is_none()
             && let [Segment::Object(range)] = segments[..]
-            && let Some(bytes) = object.kept(range)
+            && let Some(bytes) = object.small_body_part(range)
         {
             metrics.sent_bytes.inc_by(range.len());
             return head.body(bytes);

@@ -33,8 +33,8 @@ impl Service {
         let age = match expired {
             // Its time is over now, however long it was to be.
             Expired::Stale => age_for_reuse(object, &head, elapsed).max(terms.lifetime(leeway).unwrap_or_default()),
-            Expired::Changed if terms.has_validator => return Reuse::Revalidate(Reason::Stale),
-            Expired::Changed => return Reuse::Refetch(Reason::Stale),
+            Expired::Invalidated if terms.has_validator => return Reuse::Revalidate(Reason::Stale),
+            Expired::Invalidated => return Reuse::Refetch(Reason::Stale),
             Expired::No => age_for_reuse(object, &head, elapsed),
         };
         match terms.reuse(asked, age, leeway) {
@@ -59,7 +59,7 @@ impl Service {
         let head = object.head();
         let age = age_for_reuse(object, &head, self.clock.elapsed());
         let terms = &Prepared::of(&head, object).terms;
-        head.representation().expired != Expired::Changed
+        head.representation().expired != Expired::Invalidated
             && terms.may_outlive_errors(&request.asked, age, self.leeway(&head, object))
     }
 

@@ -50,7 +50,7 @@ impl Service {
         if let Some(object) = self.store.resident(&target.key) {
             return Ok(Some(object));
         }
-        if self.store.is_absent_now(&target.key) {
+        if self.store.known_absent(&target.key) {
             return Ok(None);
         }
         let (store, key) = (Arc::clone(&self.store), target.key.clone());

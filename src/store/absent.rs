@@ -5,9 +5,9 @@
 //! upstream. So it is measured: after some look-ups in a row that were quick, the next is made where it is wanted; the
 //! first that was slow ends that.
 
-use super::index::Store;
 use super::object::Object;
 use super::representation::Representation;
+use super::store::Store;
 use crate::key::ObjectKey;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,16 +16,16 @@ use std::time::{Duration, Instant};
 /// A look-up that takes longer may have waited for the disk.
 const QUICK: Duration = Duration::from_micros(300);
 
-/// So many in a row must have been quick.
+/// Look-ups in a row that must have been quick.
 const ENOUGH: u32 = 16;
 
 /// How many look-ups in a row were quick.
 #[derive(Debug, Default)]
-pub(super) struct Lookups {
+pub(super) struct CatalogLatency {
     quick: AtomicU32,
 }
 
-impl Lookups {
+impl CatalogLatency {
     fn are_quick(&self) -> bool {
         self.quick.load(Ordering::Relaxed) >= ENOUGH
     }
@@ -42,14 +42,14 @@ impl Lookups {
 impl Store {
     /// Whether it is certain, without waiting for the disk, that nothing is stored under that URL. Where it is not,
     /// [`Store::load`] tells.
-    pub fn is_absent_now(&self, key: &ObjectKey) -> bool {
-        if !self.lookups.are_quick() || self.is_restoring() {
+    pub fn known_absent(&self, key: &ObjectKey) -> bool {
+        if !self.catalog_latency.are_quick() || self.is_restoring() {
             return false;
         }
         let begun = Instant::now();
         // In this order: an object is open before it has a record.
         let is_absent = self.shared.catalog.has_none_now(key.id()) && self.open.get(key.id()).is_none();
-        self.lookups.took(begun.elapsed());
+        self.catalog_latency.took(begun.elapsed());
         is_absent
     }
 
@@ -58,10 +58,10 @@ impl Store {
     pub fn create_now(&self, key: &ObjectKey, representation: &Representation) -> Option<Arc<Object>> {
         let changing = self.open.changing_now()?;
         // In this turn nothing else comes to be there.
-        if !self.is_absent_now(key) {
+        if !self.known_absent(key) {
             return None;
         }
-        self.stock_now()?.touch(key.id(), 0);
+        self.try_recount()?.touch(key.id(), 0);
         let object = self.generation(key, representation.clone(), None);
         changing.hold_now(&object).then_some(object)
     }
@@ -74,7 +74,7 @@ mod tests {
     use tempfile::TempDir;
 
     fn know_to_be_quick(store: &Store) {
-        (0..ENOUGH).for_each(|_| store.lookups.took(QUICK / 2));
+        (0..ENOUGH).for_each(|_| store.catalog_latency.took(QUICK / 2));
     }
 
     #[test]
@@ -93,9 +93,9 @@ mod tests {
         let turn = store.open.changing();
         assert!(make_quickly(2).is_none(), "another changes what is open");
         drop(turn);
-        let stock = store.stock();
+        let recount = store.recount();
         assert!(make_quickly(2).is_none(), "another counts");
-        drop(stock);
+        drop(recount);
         assert!(store.resident(&key(2)).is_none());
         make_quickly(2).expect("nobody is in the way");
     }
@@ -130,15 +130,15 @@ mod tests {
 
     #[test]
     fn one_slow_look_up_ends_a_row_of_quick_ones() {
-        let lookups = Lookups::default();
+        let latency = CatalogLatency::default();
         for _ in 0..ENOUGH {
-            assert!(!lookups.are_quick());
-            lookups.took(QUICK / 2);
+            assert!(!latency.are_quick());
+            latency.took(QUICK / 2);
         }
-        assert!(lookups.are_quick());
-        lookups.took(QUICK * 2);
-        assert!(!lookups.are_quick());
-        lookups.took(QUICK / 2);
-        assert!(!lookups.are_quick());
+        assert!(latency.are_quick());
+        latency.took(QUICK * 2);
+        assert!(!latency.are_quick());
+        latency.took(QUICK / 2);
+        assert!(!latency.are_quick());
     }
 }

@@ -1,4 +1,4 @@
-//! One body: a sparse file, opened once, read and written at positions.
+//! The body of an object: a sparse file, opened once, read and written at positions.
 
 use super::StoreError;
 use super::{reading, space};
@@ -14,10 +14,10 @@ use std::sync::OnceLock;
 /// The unit in which the number of a file's blocks is told, whatever the file system's own.
 const STAT_BLOCK_BYTES: u64 = 512;
 
-/// So many pieces the kernel takes in one call (`IOV_MAX`).
+/// The most pieces that the kernel takes in one call (`IOV_MAX`).
 const MOST_PIECES: usize = 1024;
 
-/// Nobody asks when a body was last read, and each read would look whether that is to be written down (open(2)).
+/// Access times of bodies are not used, and without `O_NOATIME` each read checks whether to update them (open(2)).
 /// Where the file is another's, or its file system will not have it, reads are merely slower.
 fn undated(file: File) -> File {
     if let Ok(flags) = rustix::fs::fcntl_getfl(&file) {
@@ -33,7 +33,7 @@ pub(super) struct Body {
     path: PathBuf,
 }
 
-/// What a file takes on the disk, in bytes.
+/// Disk space of a file, in bytes.
 pub(super) fn disk_bytes(file: &Metadata) -> u64 {
     file.blocks() * STAT_BLOCK_BYTES
 }
@@ -59,7 +59,7 @@ impl Body {
             _ => Err(error),
         });
         let file = file.map_err(StoreError::file("create", &self.path))?;
-        // Whoever was first has made the file.
+        // The first caller has made the file.
         let _ = self.file.set(undated(file));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The catalog: sled, reduced to typed records by object id.
 //!
-//! What sled does badly is met here.
+//! Weaknesses of sled are worked around here.
 //!
 //! - It can panic or fail on opening after a hard stop: opening runs on a thread of its own, after the
 //!   snapshots that a crash left half-written are removed, and a catalog that still fails is set aside, not
@@ -32,7 +32,7 @@ const CACHE_BYTES: u64 = 2 << 20;
 /// A catalog that failed is tried again this often.
 const HEAL_EVERY: Duration = Duration::from_secs(1);
 
-/// So much must be free for that, and one byte more for each so many of its file: opening writes a snapshot,
+/// The free space that opening needs, and one byte more for each so many of its file: opening writes a snapshot,
 /// which grows with what is in it, and begins a segment of half a MiB.
 const HEALING_ROOM: u64 = 2 << 20;
 const FILE_BYTES_PER_ROOM: u64 = 16;
@@ -43,7 +43,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The version of a group of checksums.
 const SUMS_VERSION: u8 = 1;
 
-/// So many records are read at once: few at first, since often the first will do.
+/// Records that are read at once: few at first, since often the first will do.
 const SCAN_FIRST: usize = 16;
 const SCAN_BATCH: usize = 256;
 
@@ -78,12 +78,12 @@ struct Health {
     said: String,
 }
 
-/// What looking after the catalog has changed.
+/// The outcome of looking after the catalog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Healed {
     /// Nothing.
     No,
-    /// It is open again, with what was written out before it failed.
+    /// The catalog is open again, with what was written out before it failed.
     Reopened,
     /// A new one has begun: the old one was deleted.
     BegunAnew,

@@ -11,9 +11,9 @@
 
 use super::error::StoreError;
 use super::fault;
+use super::inline_gate::Write;
 use super::manifest::Manifest;
 use super::object::{Object, wake};
-use super::prompt::Write;
 use super::representation::{Expired, Representation};
 use super::space::PAGE_BYTES;
 use super::sums::{self, Group, Sum};
@@ -29,17 +29,17 @@ use std::time::Instant;
 impl Object {
     /// Makes the files and the record of a new generation, where that is still to be done: a disk that
     /// refused may have come to its senses.
-    pub(super) fn settle(&self) -> Result<(), StoreError> {
-        if self.settled.load(Ordering::Acquire) {
+    pub(super) fn materialize(&self) -> Result<(), StoreError> {
+        if self.materialized.load(Ordering::Acquire) {
             return Ok(());
         }
         let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.settled.load(Ordering::Acquire) {
+        if self.materialized.load(Ordering::Acquire) {
             return Ok(());
         }
         let made = self.make_files(&durable);
         match &made {
-            Ok(()) => self.settled.store(true, Ordering::Release),
+            Ok(()) => self.materialized.store(true, Ordering::Release),
             Err(_) => self.shared.space.release(self.manifest_bytes.swap(0, Ordering::AcqRel)),
         }
         made
@@ -49,7 +49,7 @@ impl Object {
         self.body.ensure()?;
         fault::point("body-created");
         if self.discarded.load(Ordering::Acquire) {
-            // Nobody finds it by its name; it lasts as long as it is open.
+            // A discarded object has no name in the directory; its file lasts as long as it is open.
             let path = self.body.path();
             return match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::file("remove", path)(error)),
@@ -84,17 +84,17 @@ impl Object {
         let Some(range) = ByteRange::with_len(at, bytes as u64) else {
             return Ok(());
         };
-        self.settle()?;
+        self.materialize()?;
         let gaps: Vec<ByteRange> = self.progress().present.gaps(range).collect();
         for gap in gaps {
-            // What takes bytes away waits until this piece is written and present.
+            // Retraction takes this lock alone: it waits until this piece is written and present.
             let writing = self.io.read().unwrap_or_else(PoisonError::into_inner);
-            let write = self.shared.writes.begin(Instant::now());
-            self.hold(gap)?;
+            let write = self.shared.inline_writes.begin(Instant::now());
+            self.reserve(gap)?;
             fault::point("room-taken");
             if let Err(source) = self.write_gap(&write, gap, at, pieces) {
                 drop((write, writing));
-                // What room it has taken goes back, whatever part of it was written.
+                // The room of the gap goes back, whatever part of it was written.
                 if let Err(error) = self.punch(gap) {
                     tracing::debug!(url = self.url, %error, "could not give back what was not written");
                 }
@@ -172,7 +172,7 @@ impl Object {
     /// # Errors
     /// Where the disk or the catalog refuses; nothing is then recorded that is not durable.
     pub fn commit(&self) -> Result<(), StoreError> {
-        if !self.settled.load(Ordering::Acquire) {
+        if !self.materialized.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -199,7 +199,7 @@ impl Object {
         match self.record_batch(&mut durable, &batch) {
             Ok(more) => *durable = more,
             Err(error) => {
-                // It is durable, but no record says so yet.
+                // The batch is durable, but no record says so yet: the next commit records it.
                 let mut progress = self.progress();
                 progress.unsynced.union(&batch);
                 let gone: Vec<ByteRange> = batch.iter().flat_map(|run| progress.present.gaps(run)).collect();
@@ -212,7 +212,7 @@ impl Object {
         if self.is_whole() && self.length() == Some(durable.total()) && !self.complete_manifest.load(Ordering::Acquire)
         {
             match self.write_manifest(&durable) {
-                // It is written with the next change; until then the catalog alone knows.
+                // The manifest is written with the next change; until then the catalog alone knows that the object is whole.
                 Err(error) if error.missing_bytes().is_some() => {
                     tracing::warn!(url = self.url, %error, "no room for the manifest of a complete object");
                 }
@@ -318,13 +318,13 @@ impl Object {
     pub fn expire(&self, why: Expired) -> Result<(), StoreError> {
         let now = self.representation();
         let representation = Representation {
-            // What has changed stays so, until the upstream has been asked.
-            expired: if now.expired == Expired::Changed {
+            // An invalidated reply stays invalidated until the upstream has validated it.
+            expired: if now.expired == Expired::Invalidated {
                 now.expired
             } else {
                 why
             },
-            invalidated: now.invalidated.wrapping_add(u32::from(why == Expired::Changed)),
+            invalidated: now.invalidated.wrapping_add(u32::from(why == Expired::Invalidated)),
             ..now
         };
         self.set_head(representation, self.validated());
@@ -337,7 +337,7 @@ impl Object {
     /// Where the catalog refuses.
     pub fn record_use(&self) -> Result<(), StoreError> {
         let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.discarded.load(Ordering::Acquire) || !self.settled.load(Ordering::Acquire) {
+        if self.discarded.load(Ordering::Acquire) || !self.materialized.load(Ordering::Acquire) {
             return Ok(());
         }
         self.shared.catalog.put(self.id, &self.record(&durable))
@@ -346,7 +346,7 @@ impl Object {
     /// Records whether the object is pinned, where a lost catalog would not lose it too.
     pub(super) fn record_pin(&self) -> Result<(), StoreError> {
         let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.discarded.load(Ordering::Acquire) || !self.settled.load(Ordering::Acquire) {
+        if self.discarded.load(Ordering::Acquire) || !self.materialized.load(Ordering::Acquire) {
             return Ok(());
         }
         self.write_manifest(&durable)?;

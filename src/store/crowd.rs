@@ -212,7 +212,7 @@ impl Object {
         let Some(range) = self.length().and_then(|length| range_of(block, length)) else {
             return false;
         };
-        !self.has_passing() && self.is_checked(range.start(), range.len() as usize) && self.covers(range)
+        !self.has_pass_through() && self.is_checked(range.start(), range.len() as usize) && self.covers(range)
     }
 
     /// Counts a reader that was sent `count` bytes from `from` on; brings the blocks into memory to which a crowd has

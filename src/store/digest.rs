@@ -2,10 +2,10 @@
 //! stated one.
 
 use super::error::StoreError;
-use super::index::Store;
 use super::object::Object;
 use super::pool;
 use super::presence::Broken;
+use super::store::Store;
 use crate::header::{repr_digest, stated_sha256};
 use aws_lc_rs::digest::{Context, SHA256};
 use std::sync::{Arc, PoisonError};

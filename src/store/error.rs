@@ -1,4 +1,4 @@
-//! What can go wrong on the disk, named by operation and object.
+//! Errors of the disk, named by operation and object.
 
 use super::space::{PAGE_BYTES, Shortage};
 use crate::ranges::ByteCount;
@@ -15,7 +15,7 @@ pub enum StoreError {
     InUse {
         /// The directory.
         dir: PathBuf,
-        /// What the lock file says of its owner.
+        /// The owner, as the lock file names it.
         holder: String,
     },
     /// A file operation failed.
@@ -60,7 +60,7 @@ pub enum StoreError {
         url: String,
         /// How many bytes.
         bytes: u64,
-        /// What runs short.
+        /// The resource that runs short.
         shortage: Shortage,
     },
     /// The catalog failed.
@@ -90,7 +90,7 @@ pub enum StoreError {
     /// A record does not decode.
     #[error("a record of the catalog is damaged: {what}")]
     Damaged {
-        /// What does not fit.
+        /// The mismatch, in words.
         what: String,
     },
 }

@@ -10,9 +10,9 @@
 
 use super::error::StoreError;
 use super::fault;
-use super::index::Store;
 use super::open::Taken;
 use super::record::Record;
+use super::store::Store;
 use crate::clock::unix_seconds;
 use crate::key::ObjectId;
 use std::sync::atomic::Ordering;
@@ -37,19 +37,19 @@ const BARREN_FOR_AT_MOST: Duration = Duration::from_secs(2);
 /// How often room is made for one piece: others may take it first.
 const MAX_TRIES: usize = 64;
 
-/// What decides whether an object stays.
+/// The facts by which an object is chosen for eviction.
 #[derive(Debug, Clone, Copy)]
-struct Standing {
-    /// What it takes on the disk, in bytes.
+struct EvictionCandidate {
+    /// Disk space of the object, in bytes.
     size: u64,
     /// In seconds since 1970.
     last_used: u64,
     hits: u64,
 }
 
-impl Standing {
-    /// How readily the object is evicted: the greatest of a draw goes.
-    fn readiness(self, now: u64) -> f64 {
+impl EvictionCandidate {
+    /// The greatest score of a draw is evicted: idle seconds × ∛size ÷ √hits (`benches/eviction.rs`).
+    fn eviction_score(self, now: u64) -> f64 {
         let idle = now.saturating_sub(self.last_used).saturating_add(1) as f64;
         let hits = self.hits.saturating_add(1) as f64;
         idle * (self.size as f64).cbrt() / hits.sqrt()
@@ -66,15 +66,15 @@ impl Store {
             if !lacks_room(&done) {
                 return done;
             }
-            // One at a time, each with another look first: room for one piece is not made twice.
+            // One caller evicts at a time, and tries its work again first: room for one piece is not made twice.
             let mut barren = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
             done = work();
             if !lacks_room(&done) || barren.is_some_and(|until| until > Instant::now()) {
                 return done;
             }
             *barren = None;
-            if self.recall_ahead() > 0 {
-                // What nobody has written yet is no reason to lose what somebody has.
+            if self.reclaim_preallocated() > 0 {
+                // Release preallocated, unwritten space before evicting objects.
                 drop(barren);
                 done = work();
                 continue;
@@ -112,11 +112,11 @@ impl Store {
         let now = unix_seconds(self.shared.clock.now());
         for _ in 0..DRAWS {
             let drawn = self.shared.catalog.draw(DRAWN)?;
-            let standings = drawn.iter().filter_map(|(id, record)| {
-                let standing = self.standing(*id, record)?;
-                Some((standing.readiness(now), *id))
+            let candidates = drawn.iter().filter_map(|(id, record)| {
+                let candidate = self.candidate(*id, record)?;
+                Some((candidate.eviction_score(now), *id))
             });
-            let mut drawn: Vec<(f64, ObjectId)> = standings.collect();
+            let mut drawn: Vec<(f64, ObjectId)> = candidates.collect();
             drawn.sort_unstable_by(|left, right| right.0.total_cmp(&left.0));
             let mut room = 0;
             for (_, id) in drawn.iter().take(MOST_AT_ONCE) {
@@ -131,7 +131,7 @@ impl Store {
         }
         for record in self.shared.catalog.scan(None) {
             let (id, record) = record?;
-            if self.standing(id, &record).is_some()
+            if self.candidate(id, &record).is_some()
                 && let Some(bytes) = self.evict(id)?
             {
                 return Ok(Some(bytes));
@@ -147,20 +147,20 @@ impl Store {
             return true;
         }
         let drawn = self.shared.catalog.draw(DRAWN).unwrap_or_default();
-        drawn.iter().any(|(id, record)| self.standing(*id, record).is_some())
+        drawn.iter().any(|(id, record)| self.candidate(*id, record).is_some())
     }
 
-    /// How an object stands; `None` where it may not go.
-    fn standing(&self, id: ObjectId, record: &Record) -> Option<Standing> {
+    /// The object as a candidate; `None` where it may not be evicted.
+    fn candidate(&self, id: ObjectId, record: &Record) -> Option<EvictionCandidate> {
         self.open.look(id, |open| match open {
             Some(object) if object.is_pinned() || Arc::strong_count(object) > 1 => None,
-            Some(object) => Some(Standing {
+            Some(object) => Some(EvictionCandidate {
                 size: object.disk_bytes(),
                 last_used: object.last_used(),
-                hits: object.uses.hits(),
+                hits: object.access.hits(),
             }),
             None if record.pinned => None,
-            None => Some(Standing {
+            None => Some(EvictionCandidate {
                 size: record.disk_bytes(),
                 last_used: record.last_used,
                 hits: record.hits,
@@ -192,8 +192,8 @@ impl Store {
                 };
                 let bytes = record.disk_bytes();
                 {
-                    let mut stock = self.stock();
-                    stock.touch(id, bytes);
+                    let mut recount = self.recount();
+                    recount.touch(id, bytes);
                     self.shared.catalog.remove(id, record.generation)?;
                 }
                 drop(changing);

@@ -6,19 +6,19 @@
 use super::body;
 use super::catalog::Healed;
 use super::error::StoreError;
-use super::index::Store;
 use super::layout::parse_name;
 use super::manifest::Manifest;
 use super::object::Object;
 use super::open::Taken;
 use super::recover;
+use super::store::Store;
 use std::fs;
 use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// What a start owes and could not do is tried this often.
+/// Work of a start that failed is tried again this often.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 
 impl Store {
@@ -69,8 +69,8 @@ impl Store {
     /// Tells a catalog that is open again what it has not written out, and what came meanwhile.
     fn tell_catalog(&self, healed: Healed) -> Result<(), StoreError> {
         self.restoring.store(true, Ordering::Release);
-        // What it had not written out may have been a change of what is taken.
-        self.stock().exact = false;
+        // Records that were lost with the failure may have stated other sizes.
+        self.recount().is_exact = false;
         let untold = self.untold().clone();
         for (id, generation) in &untold {
             self.shared.catalog.remove(*id, *generation)?;
@@ -89,9 +89,9 @@ impl Store {
         }
         let freed = self.remove_strays()?;
         match healed {
-            Healed::BegunAnew => self.recount()?,
+            Healed::BegunAnew => self.begin_recount()?,
             // The count that is to come says what there is without it.
-            _ if self.stock().due => {}
+            _ if self.recount().due => {}
             _ => self.shared.space.release(freed),
         }
         self.shared.catalog.flush()?;
@@ -113,7 +113,7 @@ impl Store {
     }
 
     /// Counts what is stored where others have removed files.
-    fn recount(&self) -> Result<(), StoreError> {
+    fn begin_recount(&self) -> Result<(), StoreError> {
         let _changing = self.open.changing();
         let believed = self.used_bytes();
         let mut closed = 0;
@@ -125,7 +125,7 @@ impl Store {
         }
         let held: u64 = self.open.all().iter().map(|object| object.disk_bytes()).sum();
         self.shared.space.correct(believed, closed + held);
-        self.stock().counted_nearly();
+        self.recount().counted_nearly();
         Ok(())
     }
 
@@ -171,7 +171,7 @@ impl Store {
             return 0;
         };
         let bytes = body::disk_bytes(&taken) + fs::metadata(manifest).map_or(0, |manifest| body::disk_bytes(&manifest));
-        self.stock().touch(id, bytes);
+        self.recount().touch(id, bytes);
         self.remove_files(id, generation);
         self.shared.space.release(bytes);
         self.untold().push((id, generation));

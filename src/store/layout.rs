@@ -73,7 +73,7 @@ pub(super) fn lock(dir: &Path) -> Result<DirLock, StoreError> {
             holder,
         });
     }
-    // Who holds it is for people; a full disk is no reason not to start.
+    // The owner's name is for people; a full disk is no reason not to start.
     if let Err(error) = file
         .set_len(0)
         .and_then(|()| writeln!(file, "process {}", std::process::id()))

@@ -13,22 +13,22 @@
 //! what takes bytes away), `arriving`, then `progress` (held for moments, by readers too). Wakers are
 //! called with none of the last three held.
 
-use super::ahead::Ahead;
+use super::access_stats::{AccessStats, HitCounter};
 use super::body::Body;
 use super::catalog::Catalog;
 use super::crowd::Crowds;
 use super::error::StoreError;
-use super::kept::{Kept, KeptBytes, SMALL_BYTES};
+use super::inline_gate::InlineWriteGate;
 use super::layout::DirLock;
-use super::looks::Looks;
+use super::preallocate::Preallocation;
 use super::presence::{Broken, Presence, Progress, WaitingAt};
-use super::prompt::Writes;
 use super::record::Record;
 use super::representation::{Head, Joined, Representation};
+use super::residency::ResidencyProbe;
 use super::sending::Sending;
+use super::small_body::{SMALL_BYTES, SmallBody, SmallBodyCache};
 use super::space::{Space, pages_of};
 use super::sums::{Arriving, Group, Unchecked};
-use super::uses::{Tally, Uses};
 use crate::clock::{SharedClock, unix_seconds};
 use crate::header::EntityTag;
 use crate::key::{self, ObjectId, ObjectKey};
@@ -57,17 +57,17 @@ pub enum ObjectState {
     Unverified,
 }
 
-/// What objects share with the store that made them.
+/// The parts of a store that its objects use.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct StoreContext {
     pub(super) catalog: Catalog,
     pub(super) clock: SharedClock,
     pub(super) space: Space,
-    pub(super) ahead: Ahead,
+    pub(super) preallocation: Preallocation,
     /// Whether writing waits for the disk.
-    pub(super) writes: Writes,
+    pub(super) inline_writes: InlineWriteGate,
     /// Small bodies in memory.
-    pub(super) kept: Arc<KeptBytes>,
+    pub(super) small_bodies: Arc<SmallBodyCache>,
     /// Whether bytes can be sent without a copy.
     pub(super) sending: Sending,
     /// What many readers on this machine read now.
@@ -99,36 +99,36 @@ pub struct Object {
     shows_etag: bool,
     head: ArcSwap<Head>,
     /// The whole body, where it is small; gone as soon as the epoch rises.
-    pub(super) kept: ArcSwapOption<Kept>,
+    pub(super) small_body: ArcSwapOption<SmallBody>,
     pub(super) body: Body,
-    /// Its files and its record exist.
-    pub(super) settled: AtomicBool,
+    /// The files and the record of the object exist.
+    pub(super) materialized: AtomicBool,
     /// The room that was taken for its manifest.
     pub(super) manifest_bytes: AtomicU64,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<StoreContext>,
     whole: AtomicBool,
     unverified: AtomicBool,
     /// The length, for those who would not wait for the lock; [`UNKNOWN`] where it is not known.
     known_length: AtomicU64,
-    /// The upstream gives no parts of it after all.
+    /// The upstream was found to give no parts of it.
     without_parts: AtomicBool,
     pub(super) discarded: AtomicBool,
-    pub(super) uses: Arc<Uses>,
+    pub(super) access: Arc<AccessStats>,
     demand: Notify,
     /// Rung when a reader begins to wait: a session that has bytes which the disk does not take may listen.
-    pub(super) passed_on: Notify,
-    /// Why bytes pass by unstored: 0 they do not, or a [`super::Passing`].
-    pub(super) passing: AtomicU8,
-    /// Some of it is still held for readers.
-    pub(super) has_passing: AtomicBool,
-    /// Some of it is being written, and held for readers until then.
-    pub(super) has_handing: AtomicBool,
+    pub(super) pass_through_demand: Notify,
+    /// Why bytes are forwarded unstored: 0 where they are not, else a [`super::PassThroughReason`].
+    pub(super) pass_through: AtomicU8,
+    /// The pass-through buffer holds bytes.
+    pub(super) has_pass_through: AtomicBool,
+    /// Bytes of it are in flight: being written, and held for readers until then.
+    pub(super) has_in_flight: AtomicBool,
     epoch: AtomicU64,
-    /// Whether it has to be looked whether its bytes are in memory.
-    pub(super) looks: CachePadded<Looks>,
+    /// Whether its bytes have to be probed for in the page cache before they are sent.
+    pub(super) residency: CachePadded<ResidencyProbe>,
     progress: Mutex<Progress>,
     pub(super) recorded: Mutex<RangeSet>,
-    /// Readers write to it as well, each of its calls: nothing else lies in its line of the caches.
+    /// Taking it for a read writes to it too, once a call: no other field shares its cache line.
     pub(super) io: CachePadded<RwLock<()>>,
     pub(super) arriving: Mutex<Arriving>,
     pub(super) unchecked: Mutex<Unchecked>,
@@ -142,7 +142,7 @@ pub struct Object {
     /// The manifest says that all bytes are here.
     pub(super) complete_manifest: AtomicBool,
     digest: Mutex<Option<[u8; 32]>>,
-    /// Held while it is computed.
+    /// Held while the digest is computed.
     pub(super) digesting: Mutex<()>,
 }
 
@@ -153,7 +153,7 @@ impl Object {
         generation: u64,
         representation: Representation,
         body: Body,
-        shared: Arc<Shared>,
+        shared: Arc<StoreContext>,
     ) -> Self {
         let now = unix_seconds(shared.clock.now());
         let record = Record {
@@ -172,7 +172,7 @@ impl Object {
             manifest_bytes: 0,
         };
         let object = Self::from_record(key.id(), record, RangeSet::new(), body, shared);
-        object.settled.store(false, Ordering::Release);
+        object.materialized.store(false, Ordering::Release);
         object
     }
 
@@ -182,24 +182,24 @@ impl Object {
         record: Record,
         durable: RangeSet,
         body: Body,
-        shared: Arc<Shared>,
+        shared: Arc<StoreContext>,
     ) -> Self {
         let progress = Progress::recorded(durable.clone(), record.complete_length, record.unverified);
         let unchecked = Unchecked::of(&durable);
         let whole = progress.is_whole();
         Self {
             id,
-            uses: Arc::new(Uses::of(&record)),
+            access: Arc::new(AccessStats::of(&record)),
             etag: etag_for(&record.representation, id, record.generation),
             shows_etag: shows_etag(&record.representation),
             url: record.url,
             generation: record.generation,
             created: record.created,
             pinned: AtomicBool::new(record.pinned),
-            kept: ArcSwapOption::empty(),
+            small_body: ArcSwapOption::empty(),
             head: ArcSwap::new(Head::new(record.representation, record.validated, &*shared.clock)),
             body,
-            settled: AtomicBool::new(true),
+            materialized: AtomicBool::new(true),
             manifest_bytes: AtomicU64::new(record.manifest_bytes),
             shared,
             whole: AtomicBool::new(whole),
@@ -208,12 +208,12 @@ impl Object {
             without_parts: AtomicBool::new(false),
             discarded: AtomicBool::new(false),
             demand: Notify::new(),
-            passed_on: Notify::new(),
-            passing: AtomicU8::new(0),
-            has_passing: AtomicBool::new(false),
-            has_handing: AtomicBool::new(false),
+            pass_through_demand: Notify::new(),
+            pass_through: AtomicU8::new(0),
+            has_pass_through: AtomicBool::new(false),
+            has_in_flight: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
-            looks: CachePadded::default(),
+            residency: CachePadded::default(),
             progress: Mutex::new(progress),
             recorded: Mutex::new(durable),
             io: CachePadded::default(),
@@ -243,7 +243,7 @@ impl Object {
         self.generation
     }
 
-    /// What the upstream said of it, as it stands now.
+    /// The upstream's head of it, as it stands now.
     pub fn head(&self) -> Guard<Arc<Head>> {
         self.head.load()
     }
@@ -282,7 +282,7 @@ impl Object {
     }
 
     /// Whether it is a reply with another status than 200: what it says of the resource, none of its bytes.
-    pub fn is_statement(&self) -> bool {
+    pub fn is_bare_response(&self) -> bool {
         self.head.load().representation.status != 200
     }
 
@@ -290,7 +290,7 @@ impl Object {
     pub(super) fn set_head(&self, representation: Representation, validated: u64) {
         self.head
             .store(Head::new(representation, validated, &*self.shared.clock));
-        self.withdraw();
+        self.invalidate_small_body();
     }
 
     /// The tag that clients are given: strong, and the same from the first byte to the last.
@@ -340,7 +340,7 @@ impl Object {
     /// To be called under the lock, before bytes that are here are touched.
     pub(super) fn raise_epoch(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.withdraw();
+        self.invalidate_small_body();
     }
 
     /// Whether it was removed or replaced: later requests do not find it.
@@ -349,8 +349,8 @@ impl Object {
     }
 
     /// Whether its files could be made; where not, its bytes only pass by.
-    pub fn is_settled(&self) -> bool {
-        self.settled.load(Ordering::Acquire)
+    pub fn is_materialized(&self) -> bool {
+        self.materialized.load(Ordering::Acquire)
     }
 
     /// Whether the object is never to be evicted.
@@ -371,7 +371,7 @@ impl Object {
         *self.digest.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
     }
 
-    /// What the object takes on the disk, in bytes.
+    /// Disk space of the object, in bytes.
     pub fn disk_bytes(&self) -> u64 {
         self.progress().held.total() + self.manifest_bytes.load(Ordering::Acquire)
     }
@@ -385,7 +385,7 @@ impl Object {
     pub fn available(&self) -> RangeSet {
         let progress = self.progress();
         let mut all = progress.present.clone();
-        for range in progress.handing.ranges() {
+        for range in progress.in_flight.ranges() {
             all.insert(range);
         }
         all
@@ -396,7 +396,7 @@ impl Object {
         self.progress().present.total()
     }
 
-    /// What a reader finds at `at` now; `None` means absent, and it may wait with a [`super::Watch`].
+    /// The presence at `at` now; `None` means absent, and the reader may wait with a [`super::Watch`].
     pub fn look(&self, at: ByteOffset) -> Option<Presence> {
         if self.is_whole() {
             let length = self.length().unwrap_or_default();
@@ -437,10 +437,10 @@ impl Object {
         if !self.is_checked(at, len) {
             return Ok(None);
         }
-        if let Some(kept) = &*self.kept.load() {
+        if let Some(kept) = &*self.small_body.load() {
             return Ok(Some(kept.slice(at, len)));
         }
-        // A failure is met where there is time for it.
+        // A read error is reported by the blocking read that follows, which may take its time.
         let block = self.body.read_now(at, len).unwrap_or_default();
         if let Some(block) = &block
             && at == 0
@@ -448,19 +448,19 @@ impl Object {
             && self.is_whole()
             && self.length() == Some(block.len() as u64)
         {
-            self.keep(block);
+            self.cache_small_body(block);
         }
         Ok(block)
     }
 
-    /// What is held in memory from `at` on, of bytes that are being written or pass by, in one piece.
+    /// The piece in memory that holds `at`, from there on, of bytes that are being written or pass through unstored.
     pub fn held(&self, at: ByteOffset) -> Option<Bytes> {
-        if !self.has_passing() && !self.has_handing.load(Ordering::Acquire) {
+        if !self.has_pass_through() && !self.has_in_flight.load(Ordering::Acquire) {
             return None;
         }
         let progress = self.progress();
-        let passing = || progress.transit.piece_at(at);
-        progress.handing.piece_at(at).or_else(passing)
+        let passing_through = || progress.pass_through.piece_at(at);
+        progress.in_flight.piece_at(at).or_else(passing_through)
     }
 
     /// Up to `len` bytes at `at`, waiting for the disk: for a blocking thread. Blocks that were not read
@@ -474,7 +474,7 @@ impl Object {
             self.check(at, len);
         }
         self.body.read_blocking(at, len).map_err(|source| {
-            // What the disk does not give is absent: whoever looks again waits until it is fetched.
+            // Bytes that do not read are made absent, so that a reader which looks again waits until they are fetched.
             self.drop_unreadable(at, &source);
             self.read_error(at, source)
         })
@@ -490,17 +490,17 @@ impl Object {
 
     /// Notes that the object answered a request at `now`, in seconds since 1970.
     pub fn touch(&self, now: u64) {
-        self.uses.add(now);
+        self.access.add(now);
     }
 
     /// Where more answers are told than those that are noted here.
-    pub fn tally(&self) -> Tally {
-        Tally(Arc::clone(&self.uses))
+    pub fn hit_counter(&self) -> HitCounter {
+        HitCounter(Arc::clone(&self.access))
     }
 
     /// When the object last answered a request, in seconds since 1970.
     pub fn last_used(&self) -> u64 {
-        self.uses.last()
+        self.access.last()
     }
 
     /// When the upstream last said that this is its representation, in seconds since 1970.
@@ -539,7 +539,7 @@ impl Object {
     }
 
     pub(super) fn record(&self, durable: &RangeSet) -> Record {
-        self.uses.told();
+        self.access.persisted();
         let (length, unverified) = {
             let progress = self.progress();
             (progress.length, progress.unverified)
@@ -554,7 +554,7 @@ impl Object {
             created: self.created,
             validated: self.validated(),
             last_used: self.last_used(),
-            hits: self.uses.hits(),
+            hits: self.access.hits(),
             pinned: self.is_pinned(),
             digest: self.digest(),
             manifest_bytes: self.manifest_bytes.load(Ordering::Acquire),
@@ -570,11 +570,11 @@ impl Object {
 
 impl Drop for Object {
     fn drop(&mut self) {
-        let room = if self.discarded.load(Ordering::Acquire) || !self.settled.load(Ordering::Acquire) {
-            // As long as somebody reads it, what is discarded is still on the disk.
+        let room = if self.discarded.load(Ordering::Acquire) || !self.materialized.load(Ordering::Acquire) {
+            // A removed file keeps its disk space until its last descriptor closes.
             self.disk_bytes()
         } else {
-            // The next who opens it goes by the record.
+            // The next opening goes by the record, which knows nothing of this room.
             let room = self.unrecorded_room();
             if room > 0 {
                 self.shared.is_exact.store(false, Ordering::Release);

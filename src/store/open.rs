@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 const MAX_IDLE_OPEN: usize = 2048;
 const LEAST_IDLE_OPEN: usize = 256;
 
-/// So many of them are closed in one go.
+/// Objects that are closed in one go.
 const CLOSED_AT_ONCE: usize = 32;
 
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl OpenObjects {
         self.map().values().cloned().collect()
     }
 
-    /// What `look` says of an object that is open, or of none; it must not wait for anything.
+    /// The result of `look` for the open object of that id, or for none; `look` runs under the map's lock and must not block.
     pub(super) fn look<T>(&self, id: ObjectId, look: impl FnOnce(Option<&Arc<Object>>) -> T) -> T {
         look(self.map().get(&id))
     }
@@ -87,13 +87,13 @@ pub(super) struct Changing<'a> {
     _turn: MutexGuard<'a, ()>,
 }
 
-/// What became of an object that was to be taken.
+/// The outcome of taking an object out of the map.
 pub(super) enum Taken {
-    /// It is not open.
+    /// No object of that id is open.
     NotOpen,
-    /// It is pinned, or somebody reads or fills it.
+    /// The object is pinned, or a reader or a fill holds it.
     InUse,
-    /// It is in the map no more, and in nobody's hands.
+    /// The object has left the map, and this is its only reference.
     Idle(Arc<Object>),
 }
 
@@ -117,7 +117,7 @@ impl Changing<'_> {
     pub(super) fn hold(&self, object: &Arc<Object>) {
         for closed in self.hold_and_close(object) {
             // In this turn: a second handle would be opened from a record without this one's use.
-            if !closed.uses.are_news() {
+            if !closed.access.are_news() {
                 continue;
             }
             if let Err(error) = closed.record_use() {
@@ -140,8 +140,8 @@ impl Changing<'_> {
         idle.sort_unstable();
         let least = idle.iter().take(CLOSED_AT_ONCE);
         let closed: Vec<_> = least.filter_map(|(_, id)| map.remove(id)).collect();
-        // Who opens it next counts from its record.
-        closed.iter().for_each(|object| object.withdraw());
+        // The cached small body is invalidated; after reopening, hits are counted from the persisted record.
+        closed.iter().for_each(|object| object.invalidate_small_body());
         // Where most are in use, they are not looked at again for each one that comes.
         let crowded_at = self.objects.idle.max(map.len() + CLOSED_AT_ONCE / 2);
         self.objects.crowded_at.store(crowded_at, Ordering::Relaxed);

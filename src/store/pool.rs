@@ -12,7 +12,7 @@ use std::io;
 /// (`docs/decisions/0003-block-size.md`).
 pub const BLOCK_BYTES: usize = 256 * 1024;
 
-/// So much or less is read into a smaller buffer: many small answers at once would hold a block each, and threads that
+/// Reads up to this length use a smaller buffer: many small answers at once would hold a block each, and threads that
 /// read for others would leave one in each of their heaps.
 const SMALL_BYTES: usize = 32 * 1024;
 

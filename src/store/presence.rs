@@ -5,17 +5,17 @@
 //! nobody else, however many read along. A reader that will get nothing more is told so in words
 //! ([`Broken`]); silence never means the end.
 
-use super::handing::Handing;
+use super::in_flight::InFlight;
 use super::object::Object;
+use super::pass_through_buffer::PassThroughBuffer;
 use super::space::pages_of;
-use super::transit::Transit;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-/// What a reader finds at a position.
+/// The answer to a reader's look at a position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {
     /// Bytes are here, up to this end.
@@ -77,14 +77,14 @@ pub(super) struct Progress {
     pub(super) unsynced: RangeSet,
     /// The pages that room has been taken for.
     pub(super) held: RangeSet,
-    /// What is being written.
-    pub(super) handing: Handing,
-    /// What passes by without being stored.
-    pub(super) transit: Transit,
+    /// Bytes that are being written.
+    pub(super) in_flight: InFlight,
+    /// Bytes that are forwarded without being stored.
+    pub(super) pass_through: PassThroughBuffer,
     pub(super) length: Option<u64>,
     pub(super) unverified: bool,
     broken: Option<Broken>,
-    /// What is absent before this will not come again.
+    /// Absent bytes before this offset will not come again.
     dropped: ByteOffset,
     waiters: BTreeMap<(ByteOffset, u64), Waiter>,
     next_ticket: u64,
@@ -103,7 +103,7 @@ impl Progress {
     }
 
     pub(super) fn look(&self, at: ByteOffset) -> Option<Presence> {
-        let held = || self.handing.run_at(at).or_else(|| self.transit.run_at(at));
+        let held = || self.in_flight.run_at(at).or_else(|| self.pass_through.run_at(at));
         if let Some(end) = self.present.run_at(at).or_else(held) {
             return Some(Presence::Here(end));
         }
@@ -128,7 +128,7 @@ impl Progress {
     }
 
     /// Wakes those who wait for a byte of the range, which passes by, or is in memory.
-    pub(super) fn passing(&mut self, range: ByteRange) -> Vec<Waker> {
+    pub(super) fn take_waiters_in(&mut self, range: ByteRange) -> Vec<Waker> {
         self.take_waiters((range.start(), 0), (range.end(), 0))
     }
 
@@ -177,7 +177,7 @@ impl Progress {
         woken
     }
 
-    /// What is before `first` will not come again.
+    /// Bytes before `first` will not come again.
     /// Returns where what was dropped before ends, and who waits in vain now.
     pub(super) fn drop_before(&mut self, first: ByteOffset) -> (ByteOffset, Vec<Waker>) {
         let before = self.dropped;
@@ -206,7 +206,7 @@ impl Progress {
     }
 }
 
-/// One reader's place in the queue of an object; leaves it when dropped.
+/// A reader's place in the queue of an object; leaves the queue when dropped.
 #[derive(Debug)]
 pub struct Watch {
     object: Arc<Object>,
@@ -230,7 +230,7 @@ impl Watch {
         &self.object
     }
 
-    /// What is at `at`, now or when it is decided; the reader wants the bytes up to `end`.
+    /// The presence at `at`, now or when it is decided; the reader wants the bytes up to `end`.
     pub fn poll(&mut self, at: ByteOffset, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Presence> {
         if self.place.is_none()
             && self.object.is_whole()
@@ -269,7 +269,7 @@ impl Watch {
         self.place = Some(place);
         drop(progress);
         self.object.demand().notify_one();
-        self.object.rouse_passing();
+        self.object.wake_pass_through();
         Poll::Pending
     }
 

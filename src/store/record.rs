@@ -1,4 +1,4 @@
-//! One record of the catalog: `[version byte] + postcard`.
+//! The record of an object in the catalog: `[version byte] + postcard`.
 //!
 //! A released version is frozen: a change of shape is a new struct, a new version byte and a new
 //! numbered step in `migrations/`.
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 const VERSION: u8 = 4;
 
-/// What the catalog knows of one object; times are whole seconds since 1970.
+/// The catalog's knowledge of one object; times are whole seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) url: String,
@@ -29,11 +29,11 @@ pub(super) struct Record {
     pub(super) pinned: bool,
     /// The SHA-256 of the complete representation, where it has been computed.
     pub(super) digest: Option<[u8; 32]>,
-    /// What the manifest takes on the disk, in bytes.
+    /// Disk space of the manifest, in bytes.
     pub(super) manifest_bytes: u64,
 }
 
-/// What version 3 knows of a representation. Its texts of field values were UTF-8, where other bytes had been left out.
+/// The representation in records of version 3. Its texts of field values were UTF-8, where other bytes had been left out.
 #[derive(Debug, Deserialize)]
 struct Representation3 {
     status: u16,
@@ -114,7 +114,7 @@ impl From<Record3> for Record {
     }
 }
 
-/// What versions 1 and 2 know of a representation: only replies with status 200 or 206 were kept.
+/// The representation in records of versions 1 and 2: only replies with status 200 or 206 were kept.
 #[derive(Debug, Deserialize)]
 struct Representation2 {
     complete_length: Option<u64>,
@@ -224,7 +224,7 @@ impl Record {
             .is_ok_and(|durable| self.complete_length == Some(durable.total()))
     }
 
-    /// What the object takes on the disk, in bytes.
+    /// Disk space of the object, in bytes.
     pub(super) fn disk_bytes(&self) -> u64 {
         self.durable().map_or(0, |durable| pages_of(&durable).total()) + self.manifest_bytes
     }

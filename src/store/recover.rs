@@ -1,4 +1,4 @@
-//! What a start does about a catalog that was lost.
+//! Recovery of a lost catalog, at a start.
 //!
 //! A catalog that will not open is set aside under its own name with the time, and a new one is
 //! written from the manifests: complete objects come back whole, incomplete ones are begun again. That
@@ -124,7 +124,7 @@ fn restored(path: &Path, manifest: Manifest) -> Result<Restored, StoreError> {
 /// The directories of bodies.
 pub(super) fn shards(layout: &Layout) -> Result<Vec<PathBuf>, StoreError> {
     let shards = match entries(&layout.objects()) {
-        // Somebody has deleted it: it is made anew with the next object.
+        // A deleted `objects` directory is made anew with the next object.
         Err(StoreError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
         shards => shards?,
     };

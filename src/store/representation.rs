@@ -1,4 +1,4 @@
-//! What the upstream said of the bytes of an object, and what the layer above made of it.
+//! The upstream's description of an object's bytes: status, validators, fields; and the head that is made of it.
 
 use crate::clock::{Clock, unix_seconds};
 use crate::header::{OverlapValidator, Validators};
@@ -8,7 +8,7 @@ use std::any::Any;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// What the upstream said of the bytes. Fixed for a generation, but for the fields that a 304 brings anew
+/// The upstream's description of the bytes. Fixed for a generation, but for the fields that a 304 brings anew
 /// (RFC 9111 §3.2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Representation {
@@ -66,14 +66,14 @@ pub enum Joined {
 /// Whether the time of a reply was ended before it was over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expired {
-    /// It was not.
+    /// The lifetime was not ended.
     #[default]
     No,
-    /// It is stale (a soft purge).
+    /// The reply is stale by order (a soft purge).
     Stale,
-    /// It may have changed, by a request that has succeeded: it must be validated before it is used
+    /// A request that has succeeded may have changed the resource: the reply must be validated before it is used
     /// (RFC 9111 §4.4).
-    Changed,
+    Invalidated,
 }
 
 pub(super) fn ok() -> u16 {
@@ -127,7 +127,7 @@ impl Head {
         })
     }
 
-    /// What the upstream said.
+    /// The upstream's description.
     pub fn representation(&self) -> &Representation {
         &self.representation
     }
@@ -143,7 +143,7 @@ impl Head {
         self.age.saturating_add(elapsed.saturating_sub(self.made))
     }
 
-    /// What the layer above made of it, made once: `make` runs at the first call.
+    /// A value that the layer above derives from the head, derived once: `make` runs at the first call.
     ///
     /// # Panics
     /// Where a second type asks: there is one such thing.

@@ -159,7 +159,7 @@ impl Object {
         if !self.has_unchecked.load(Ordering::Acquire) {
             return Vec::new();
         }
-        // One at a time, so that a block is read once however many ask for it.
+        // One comparison at a time, so that a block is read once however many readers ask for it.
         let _one = self.comparing.lock().unwrap_or_else(PoisonError::into_inner);
         let unchecked = || self.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
         if !unchecked().contains(block) {
@@ -168,7 +168,7 @@ impl Object {
         let bad = match self.compare(block) {
             Ok(bad) => bad,
             Err(error) => {
-                // It stays unchecked, for when the catalog is back.
+                // The block stays unchecked until the catalog is back.
                 tracing::debug!(url = self.url, block, %error, "could not read the checksums of a block");
                 return Vec::new();
             }
@@ -204,7 +204,7 @@ impl Object {
             .collect();
         let mut bad = Vec::new();
         for (run, sum) in &sums {
-            // That of a run from before it grew says nothing more.
+            // The checksum of a run from before it grew says nothing more.
             let grown = |other: &ByteRange| other != run && other.start() <= run.start() && run.end() <= other.end();
             if sums.iter().any(|(other, _)| grown(other)) {
                 continue;

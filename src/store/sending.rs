@@ -11,9 +11,9 @@
 //! - No page is given back while the lock that writers share is held. Pages that a socket holds already keep their
 //!   bytes when the file gives them back, since whole pages are given back and never written to again.
 
-use super::looks::Looks;
 use super::object::Object;
 use super::reading;
+use super::residency::ResidencyProbe;
 use crate::ranges::{ByteOffset, ByteRange};
 use rustix::io::Errno;
 use std::cell::Cell;
@@ -33,7 +33,7 @@ const SUSPECT: Duration = Duration::from_millis(5);
 /// No processor is waited for so long.
 const WAITED: Duration = Duration::from_millis(250);
 
-/// What a thread is known to have read is looked up anew after this.
+/// A thread's count of disk reads is looked up anew after this time.
 const READS_LAST: Duration = Duration::from_secs(1);
 
 /// How long nothing is sent this way then.
@@ -75,7 +75,7 @@ impl Object {
     /// instead: they are absent, unchecked, not in memory, or the file system does not do this.
     ///
     /// # Errors
-    /// What the socket reports; [`io::ErrorKind::WouldBlock`] where it takes nothing now.
+    /// The error of the socket; [`io::ErrorKind::WouldBlock`] where it takes nothing now.
     pub fn send_now(&self, to: impl AsFd, at: ByteOffset, len: usize) -> io::Result<Option<usize>> {
         self.send_after(|| (), to, at, len)
     }
@@ -91,10 +91,10 @@ impl Object {
         let sending = &self.shared.sending;
         let begun = Instant::now();
         let reads = ThreadReads::known(begun);
-        if sending.rests(begun) || self.has_passing() || !self.is_checked(at, len) {
+        if sending.rests(begun) || self.has_pass_through() || !self.is_checked(at, len) {
             return Ok(None);
         }
-        // Who gives pages back waits for this, and finds them absent before.
+        // Retraction waits for this lock, and has made the pages absent before.
         let Ok(_kept) = self.io.try_read() else {
             return Ok(None);
         };
@@ -113,9 +113,9 @@ impl Object {
         if reads.has_waited(begun, ended) {
             tracing::debug!(url = self.url(), at, "sending has waited for the disk; it rests");
             sending.rest(ended);
-            self.looks.missed(sending.millis(ended), look == Look::LeftOut);
+            self.residency.missed(sending.millis(ended), look == Look::LeftOut);
         } else if let (Look::Found { last, length }, Ok(Some(_))) = (look, &sent) {
-            self.looks.found(sending.millis(begun), last, length);
+            self.residency.found(sending.millis(begun), last, length);
         }
         sent
     }
@@ -123,15 +123,15 @@ impl Object {
     /// Looks for the bytes in memory, as far as that is due.
     fn look_for(&self, file: &File, at: ByteOffset, len: usize, now: u64, reads: &ThreadReads) -> Look {
         let last = at + (len as u64).max(1) - 1;
-        // Who would not see that a call has waited looks each time.
+        // A kernel that does not tell a thread's disk reads cannot show that a call has waited: probe each time.
         let length = self.length().filter(|_| reads.bytes.is_some());
         let length = length.filter(|_| len as u64 <= STRETCH_BYTES);
-        let is_trusted = length.is_some_and(|length| self.looks.are_left_out(now, last, length));
-        if is_trusted && !Looks::is_turn() {
+        let is_trusted = length.is_some_and(|length| self.residency.may_skip(now, last, length));
+        if is_trusted && !ResidencyProbe::is_turn() {
             return Look::LeftOut;
         }
         if !is_in_memory(file, at, len) {
-            self.looks.missed(now, is_trusted);
+            self.residency.missed(now, is_trusted);
             // The kernel has begun to read it, on this thread's account.
             ThreadReads::forget();
             return Look::Missed;
@@ -143,7 +143,7 @@ impl Object {
     }
 }
 
-/// What became of the look for the bytes that are to be sent.
+/// The outcome of the residency probe before a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
     LeftOut,
@@ -157,7 +157,7 @@ enum Look {
     FoundMore,
 }
 
-/// What a thread had had read from disks, lately: where a call takes long, it is asked whether that was more
+/// A thread's disk reads, lately: where a call takes long, the kernel is asked whether they were more
 /// afterwards. What the thread has read for other reasons, its own code for one, is no more than that of a second.
 #[derive(Debug, Clone, Copy)]
 struct ThreadReads {
@@ -171,7 +171,7 @@ thread_local! {
 }
 
 impl ThreadReads {
-    /// Those of this thread, as they were a second before `now` or later.
+    /// The disk reads of this thread, as they were a second before `now` or later.
     fn known(now: Instant) -> Self {
         let known = READS
             .get()
@@ -189,7 +189,7 @@ impl ThreadReads {
         reads
     }
 
-    /// What it has read is to be looked up anew.
+    /// The count of disk reads is to be looked up anew.
     fn forget() {
         READS.set(None);
     }
@@ -257,7 +257,7 @@ mod tests {
             }
         }
         let now = object.shared.sending.millis(Instant::now());
-        !object.looks.are_left_out(now, 4095, object.length().expect("known"))
+        !object.residency.may_skip(now, 4095, object.length().expect("known"))
     }
 
     #[test]
@@ -278,7 +278,7 @@ mod tests {
         if reading::is_in_memory(file, 0) {
             return; // A file system that lies in memory drops nothing.
         }
-        while object.looks.doubts() == 0 {
+        while object.residency.penalty() == 0 {
             assert!(begun.elapsed() < PATIENCE, "what is dropped is not noticed");
             // Where the second of trust is over, it comes anew.
             if send_first_page(&object, 1500) {

@@ -42,7 +42,7 @@ pub(super) fn pages_of(set: &RangeSet) -> RangeSet {
     set.iter().map(pages).collect()
 }
 
-/// What runs short.
+/// The resource that runs short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shortage {
     /// The quota is used up by what may not be evicted.
@@ -64,7 +64,7 @@ pub(super) struct Space {
 
 #[derive(Debug)]
 struct Free {
-    /// What may still be taken before the file system is asked again.
+    /// Bytes that may still be taken before the file system is asked again.
     left: u64,
     asked: Option<Instant>,
 }
@@ -142,7 +142,7 @@ impl Space {
         quota.min(self.free.lock().unwrap_or_else(PoisonError::into_inner).left)
     }
 
-    /// What the file system has free, floor and all; `None` where it does not say.
+    /// Free bytes of the file system, including the floor; `None` where it does not say.
     pub(super) fn free(&self) -> Option<u64> {
         let disk = rustix::fs::statvfs(&self.dir).ok()?;
         Some(disk.f_bavail.saturating_mul(disk.f_frsize))
@@ -195,12 +195,12 @@ impl Space {
     }
 }
 
-/// What a ledger says of the bytes used.
+/// The ledger's statement of the bytes used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stated {
     /// The server was stopped in order.
     Exactly(u64),
-    /// It was not: no more than this.
+    /// The store was not closed in order: no more than this.
     AtMost(u64),
     /// There is no ledger, or it does not read.
     Nothing,

@@ -1,9 +1,9 @@
-//! What is recorded of streams, beside the objects that are their logs.
+//! Records of streams, beside the objects that are their logs.
 
 use super::error::StoreError;
-use super::index::Store;
 use super::object::{Object, ObjectState};
 use super::presence::Broken;
+use super::store::Store;
 use crate::key::ObjectKey;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub struct StreamRecord {
     pub url: String,
     /// The method.
     pub method: String,
-    /// It was asked for as something that outlives its client.
+    /// The request asked that it outlive its client.
     pub detached: bool,
     /// Tells one request from another.
     pub request: Option<[u8; 32]>,
@@ -32,7 +32,7 @@ pub struct StreamRecord {
     pub code: Option<u16>,
     /// When it ended, in seconds since 1970.
     pub ended: Option<u64>,
-    /// Its log has gone.
+    /// The log has gone.
     pub gone: bool,
     /// The id and generation of the object that is its log.
     pub log: Option<([u8; 16], u64)>,

@@ -1,6 +1,6 @@
 //! Checksums of what is on the disk: one for each run of durable bytes within a block of 1 MiB.
 //!
-//! They are taken from the bytes as they arrive, stored with the record that names those bytes durable,
+//! Checksums are taken from the bytes as they arrive, stored with the record that names those bytes durable,
 //! and compared when a body is first read after a start and by `verify`. A block that is only half here
 //! has sums too, so that what a crash left is no blind spot. The hash is XXH3 of 64 bits: it is met by
 //! disks that lie, not by people who do.
@@ -14,7 +14,7 @@ use twox_hash::XxHash3_64;
 /// The length of a block, in bytes.
 pub(super) const BLOCK_BYTES: u64 = 1 << 20;
 
-/// So many blocks stand in one value of the catalog: below a kilobyte for a film that is all here.
+/// Blocks in one value of the catalog: it stays below a kilobyte where the whole of a film is here.
 pub(super) const BLOCKS_PER_GROUP: u64 = 64;
 
 /// The most blocks of an object whose arrival is followed at once; others are read back.

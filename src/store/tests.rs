@@ -1,4 +1,4 @@
-//! What must stay true between threads, starts and failures, where no request could show it reliably.
+//! Invariants between threads, starts and failures, where no request could show them reliably.
 
 use super::*;
 use crate::clock::{ManualClock, from_unix_seconds};
@@ -84,7 +84,7 @@ fn a_catalog_that_cannot_be_asked_is_no_reason_to_remove_a_file() {
     store.count(store.believed).expect_err("no catalog");
     assert_eq!(files(dir.path()).len(), 2);
     assert_eq!(store.used_bytes(), believed);
-    assert!(!store.stock().exact);
+    assert!(!store.recount().is_exact);
 }
 
 #[test]
@@ -200,14 +200,14 @@ fn what_changes_before_it_is_counted_is_counted_once() {
         .expect("taken");
     store.write(&load(1), 1 << 20, &[vec![7; 1 << 20]]).expect("room");
     load(1).commit().expect("recorded");
-    load(1).give_back_ahead().expect("given back");
+    load(1).release_preallocated().expect("given back");
     store.purge(key(2).id()).expect("removed");
     drop(film(&store, 3, 1 << 18, 4 << 20));
     drop(film(&store, 4, 1 << 18, 1 << 18));
     store.look_after();
     let bodies = (1 << 19) + (2 << 20) + 2 * (1 << 18);
     assert_eq!(store.used_bytes(), bodies + 4 * PAGE);
-    assert!(store.stock().exact);
+    assert!(store.recount().is_exact);
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn what_a_failed_catalog_had_not_written_out_is_known_again() {
     });
     assert_eq!(on_disk.sum::<u64>(), store.used_bytes());
     // The next start counts: bytes may have come while this was counted.
-    assert!(!store.stock().exact);
+    assert!(!store.recount().is_exact);
 }
 
 #[test]
@@ -430,8 +430,8 @@ fn readers_have_the_bytes_before_they_are_written() {
     let mut watch = Watch::new(Arc::clone(&object));
     assert_eq!(looks(&mut watch, 11), None);
     let epoch = object.epoch();
-    let mut handed = object.handing();
-    handed.hand_on(10, &pieces, || ());
+    let mut handed = object.in_flight_write();
+    handed.publish(10, &pieces, || ());
     assert_eq!(handed.end(), 17);
     assert!(files(dir.path()).is_empty(), "no file is made for that");
     assert_eq!(looks(&mut watch, 11), Some(Presence::Here(13)));
@@ -459,14 +459,14 @@ fn what_was_handed_on_and_never_written_is_absent_again() {
     let mut watch = Watch::new(Arc::clone(&object));
     assert_eq!(looks(&mut watch, 0), None);
     let epoch = object.epoch();
-    let mut handed = object.handing();
-    handed.hand_on(0, &[Bytes::from_static(b"abc")], || ());
+    let mut handed = object.in_flight_write();
+    handed.publish(0, &[Bytes::from_static(b"abc")], || ());
     assert_eq!(looks(&mut watch, 0), Some(Presence::Here(3)));
-    let mut others = object.handing();
-    others.hand_on(10, &[Bytes::from_static(b"def")], || ());
+    let mut others = object.in_flight_write();
+    others.publish(10, &[Bytes::from_static(b"def")], || ());
     drop(handed);
     assert!(object.held(10).is_some(), "what another has in hand stays");
-    // Who has read where they were does not believe it.
+    // A reader that read the removed bytes discards them (the epoch changed).
     assert!(object.epoch() > epoch);
     assert_eq!(looks(&mut watch, 0), None);
     assert_eq!(object.held(0), None);
@@ -477,9 +477,9 @@ fn an_object_of_which_only_the_head_was_asked_gets_its_record() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let object = store.create(&key(1), representation(1000)).expect("made").object;
-    assert!(!object.is_settled());
-    store.settle(&object);
-    assert!(object.is_settled());
+    assert!(!object.is_materialized());
+    store.materialize(&object);
+    assert!(object.is_materialized());
     drop(object);
     close(store, true);
     let store = open(dir.path());
@@ -490,9 +490,9 @@ fn an_object_of_which_only_the_head_was_asked_gets_its_record() {
 fn what_is_purged_before_anything_of_it_is_written_is_gone() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
-    let all = Which::Prefix(String::new());
+    let all = PurgeScope::Prefix(String::new());
     let object = store.create(&key(1), representation(1000)).expect("made").object;
-    assert_eq!(store.purge_all(&all, How::Remove).expect("purged").removed, 1);
+    assert_eq!(store.purge_all(&all, PurgeMode::Remove).expect("purged").removed, 1);
     assert!(object.is_discarded());
     assert!(store.load(&key(1)).expect("looked for").is_none());
 }
@@ -516,12 +516,12 @@ fn what_is_not_stored_is_told_at_once_and_what_is_never() {
     drop(object);
     close(store, true);
     let store = open(dir.path());
-    assert!(!store.is_absent_now(&key(2)), "how long it takes is not known yet");
+    assert!(!store.known_absent(&key(2)), "how long it takes is not known yet");
     for _ in 0..100 {
         assert!(store.load(&key(2)).expect("looked for").is_none());
     }
     // Quick or not: what is stored is never taken for absent.
     for number in 0..100 {
-        assert!(!store.is_absent_now(&key(1)), "{number}");
+        assert!(!store.known_absent(&key(1)), "{number}");
     }
 }

@@ -1,8 +1,8 @@
 //! Compares everything that is stored with its checksums, at the operator's word.
 
 use super::error::StoreError;
-use super::index::{Store, StoreSettings};
 use super::object::Object;
+use super::store::{Store, StoreSettings};
 use super::sums;
 use crate::clock::SystemClock;
 use crate::key::ObjectId;
@@ -10,7 +10,7 @@ use crate::ranges::{ByteRange, RangeSet};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-/// What a verification tells as it goes.
+/// One line of a verification's report.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
@@ -29,15 +29,15 @@ pub enum Check {
     Bad {
         /// The object.
         id: String,
-        /// Its canonical URL.
+        /// The object's canonical URL.
         url: String,
         /// The number of the block of 1 MiB.
         block: u64,
         /// The first damaged byte's run, in bytes from the object's first.
         start: u64,
-        /// Its end.
+        /// The end of that run.
         end: u64,
-        /// What does not fit.
+        /// The mismatch, in words.
         what: String,
     },
     /// The end.
@@ -48,7 +48,7 @@ pub enum Check {
         bytes: u64,
         /// Damaged runs.
         bad_blocks: u64,
-        /// Those that were made absent, to be fetched again.
+        /// Damaged runs that were made absent, to be fetched again.
         repaired: u64,
         /// Bytes that had no checksum before; they have one now where repairs were asked for.
         unchecked_bytes: u64,
@@ -59,7 +59,7 @@ pub enum Check {
 pub type Report<'a> = &'a mut dyn FnMut(Check) -> bool;
 
 #[derive(Default)]
-struct Tally {
+struct VerifyTotals {
     objects: u64,
     bytes: u64,
     bad: u64,
@@ -83,7 +83,7 @@ impl Store {
                 all.1 += record.durable().map_or(0, |durable| durable.total());
             }
         }
-        let mut tally = Tally::default();
+        let mut totals = VerifyTotals::default();
         for record in self.shared.catalog.scan(None) {
             let id = record?.0;
             if !chosen(id) {
@@ -97,18 +97,18 @@ impl Store {
                     continue;
                 }
             };
-            if !self.verify_one(&object, repair, all, &mut tally, report)? {
+            if !self.verify_one(&object, repair, all, &mut totals, report)? {
                 return Ok(());
             }
-            tally.objects += 1;
+            totals.objects += 1;
         }
         self.shared.catalog.flush()?;
         report(Check::Verified {
-            objects: tally.objects,
-            bytes: tally.bytes,
-            bad_blocks: tally.bad,
-            repaired: tally.repaired,
-            unchecked_bytes: tally.unchecked,
+            objects: totals.objects,
+            bytes: totals.bytes,
+            bad_blocks: totals.bad,
+            repaired: totals.repaired,
+            unchecked_bytes: totals.unchecked,
         });
         Ok(())
     }
@@ -118,7 +118,7 @@ impl Store {
         object: &Arc<Object>,
         repair: bool,
         all: (u64, u64),
-        tally: &mut Tally,
+        totals: &mut VerifyTotals,
         report: Report<'_>,
     ) -> Result<bool, StoreError> {
         let durable = object.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -126,9 +126,9 @@ impl Store {
             let runs = sums::runs_within(&durable, block);
             let bytes: u64 = runs.iter().map(|run| ByteRange::len(*run)).sum();
             let known = object.known_bytes(block, &runs)?;
-            tally.unchecked += bytes.saturating_sub(known);
+            totals.unchecked += bytes.saturating_sub(known);
             for (bad, what) in object.compare_again(block)? {
-                tally.bad += 1;
+                totals.bad += 1;
                 let told = report(Check::Bad {
                     id: object.id().to_string(),
                     url: object.url().to_owned(),
@@ -139,7 +139,7 @@ impl Store {
                 });
                 if repair {
                     object.drop_damaged(block, bad, &what);
-                    tally.repaired += 1;
+                    totals.repaired += 1;
                 }
                 if !told {
                     return Ok(false);
@@ -148,11 +148,11 @@ impl Store {
             if repair && known < bytes {
                 object.sum_anew(block)?;
             }
-            tally.bytes += bytes;
+            totals.bytes += bytes;
             let going_on = report(Check::Progress {
-                objects_done: tally.objects,
+                objects_done: totals.objects,
                 objects: all.0,
-                bytes_done: tally.bytes,
+                bytes_done: totals.bytes,
                 bytes: all.1,
             });
             if !going_on {
@@ -168,7 +168,7 @@ impl Object {
     fn known_bytes(&self, block: u64, runs: &[ByteRange]) -> Result<u64, StoreError> {
         let number = sums::Group::number_of(block);
         let group = self.shared.catalog.sums(self.id, self.generation, number)?;
-        // One that speaks of more than is recorded is passed over.
+        // A checksum of a run that reaches beyond what is recorded is skipped.
         let recorded: RangeSet = runs.iter().copied().collect();
         let sums = group.get(block).iter().filter_map(|sum| sum.range(block));
         let known: RangeSet = sums.filter(|run| recorded.covers(*run)).collect();

@@ -20,7 +20,7 @@ pub(super) async fn give_back(object: &Arc<Object>) {
         return;
     }
     let incomplete = Arc::clone(object);
-    if let Err(error) = on_disk(move || incomplete.give_back_ahead()).await {
+    if let Err(error) = on_disk(move || incomplete.release_preallocated()).await {
         tracing::warn!(url = object.url(), %error, "could not give back the room that was taken ahead");
     }
 }

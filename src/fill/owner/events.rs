@@ -8,7 +8,7 @@ use super::scarcity::Scarcity;
 use super::sessions::Session;
 use super::{Event, Failures, Owner, on_disk};
 use crate::ranges::ByteOffset;
-use crate::store::{Broken, Object, Passing, StoreError};
+use crate::store::{Broken, Object, PassThroughReason, StoreError};
 use crate::upstream::{Exchange, Permit, Span, Target, backoff, random};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -284,10 +284,14 @@ impl Owner {
         let resumes = self.resumes();
         let what = match outcome {
             Outcome::Reached => {
-                self.scarcity = match (object.passing(), self.scarcity.take()) {
+                self.scarcity = match (object.pass_through_reason(), self.scarcity.take()) {
                     (None, _) => None,
                     // It has passed by, and would again: for nobody it is not asked for.
-                    (Some(why), None) => Some(Scarcity::after(None, why == Passing::DiskFull, Instant::now())),
+                    (Some(why), None) => Some(Scarcity::after(
+                        None,
+                        why == PassThroughReason::DiskFull,
+                        Instant::now(),
+                    )),
                     (Some(_), known) => known,
                 };
                 return;
@@ -310,7 +314,7 @@ impl Owner {
                 tracing::warn!(url = object.url(), error, "the disk takes no more for now");
                 self.scarcity = Some(Scarcity::after(self.scarcity.take(), by_limit, Instant::now()));
                 if !self.shared.has_readers() {
-                    object.end_passing();
+                    object.stop_pass_through();
                 }
                 return;
             }
@@ -360,7 +364,7 @@ impl Owner {
         let rest = backoff(self.failures.in_a_row, random()).max(at_least.unwrap_or_default());
         self.failures.retry_at = self.failures.retry_at.max(Some(now + rest));
         tracing::warn!(url = self.shared.key.url(), what, ?rest, "the fill rests");
-        if let Some(object) = self.object.as_ref().filter(|object| object.is_statement()) {
+        if let Some(object) = self.object.as_ref().filter(|object| object.is_bare_response()) {
             // Its status has been told, and asking again might bring another.
             self.failures.gave_up = true;
             object.break_for_good(Broken::Upstream(what.as_str().into()));

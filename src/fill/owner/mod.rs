@@ -435,10 +435,10 @@ impl Owner {
     /// Leaves the map with everything recorded; `false` where a reader has come meanwhile.
     async fn retire(&mut self) -> bool {
         let Some(object) = self.object.clone() else { return true };
-        if !self.is_detached() && !object.is_settled() && self.unstorable(&object).is_none() {
+        if !self.is_detached() && !object.is_materialized() && self.unstorable(&object).is_none() {
             // Nothing of it was written: it is found all the same, by its head.
-            let (store, unsettled) = (Arc::clone(&self.context.store), Arc::clone(&object));
-            on_disk(move || store.settle(&unsettled)).await;
+            let (store, unmaterialized) = (Arc::clone(&self.context.store), Arc::clone(&object));
+            on_disk(move || store.materialize(&unmaterialized)).await;
         }
         let _ = record(Arc::clone(&object)).await;
         let stream = self.shared.stream().cloned();
@@ -451,14 +451,14 @@ impl Owner {
             self.keep_stream(&stream, &object).await;
             return true;
         }
-        object.end_passing();
-        object.let_pass(u64::MAX);
+        object.stop_pass_through();
+        object.release_before(u64::MAX);
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
         self.check_digest(&object).await;
         let unstorable = self.unstorable(&object);
         if self.is_detached() {
             // It was never to be found by others.
-        } else if unstorable.is_some() || !object.is_settled() {
+        } else if unstorable.is_some() || !object.is_materialized() {
             tracing::debug!(url = object.url(), why = ?unstorable, "not kept");
             // It was shared with those who waited for it; later requests shall not find it, or could not.
             let store = Arc::clone(&self.context.store);

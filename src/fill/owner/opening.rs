@@ -34,7 +34,7 @@ impl Owner {
     /// Comes to an object, with its first session under way where that brings bytes.
     pub(super) async fn open(&mut self, want: Want) -> Result<(), Phase> {
         let known = self.object.clone();
-        let known = known.as_ref().filter(|object| !object.is_statement());
+        let known = known.as_ref().filter(|object| !object.is_bare_response());
         let Some(wanted) = want.span() else {
             return match (want, known) {
                 (Want::Validity { bytes }, _) => self.revalidate(bytes).await,
@@ -224,12 +224,12 @@ impl Owner {
             Phase::Disk(error.to_string().into())
         })?;
         let only_head = !self.shared.bytes_wanted.load(Ordering::Acquire);
-        let is_statement = self.object.as_ref().is_some_and(|object| object.is_statement());
+        let is_bare_response = self.object.as_ref().is_some_and(|object| object.is_bare_response());
         let brings_bytes = brings.end != Some(brings.at) || brings.total == Some(0);
         // Of an upstream without ranges the whole has begun to come: who asks for its bytes next goes on with it.
         let begins_the_whole = !self.has_ranges() && is_shared;
         let is_wanted = !only_head || brings.end == Some(1) || begins_the_whole;
-        if is_statement || (brings_bytes && is_wanted) {
+        if is_bare_response || (brings_bytes && is_wanted) {
             self.adopt(exchange, brings, permit);
         }
         Ok(())
@@ -444,7 +444,7 @@ fn is_resumable(object: &Object) -> bool {
     let representation = head.representation();
     let grows = || representation.gives_parts && representation.overlap_validator().is_some();
     let joins = representation.validators.strong().is_some() || object.is_whole() || grows();
-    !object.is_statement() && joins
+    !object.is_bare_response() && joins
 }
 
 /// Whether a reply that is not all of its representation can be the first of an object to which others are joined.

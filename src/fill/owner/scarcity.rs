@@ -93,9 +93,9 @@ impl Owner {
     /// What passed by unstored goes when all readers have it, once bytes are stored again.
     pub(super) fn let_pass(&self) {
         let Some(object) = &self.object else { return };
-        if object.has_passing() && object.passing().is_none() {
+        if object.has_pass_through() && object.pass_through_reason().is_none() {
             let last = self.shared.paces().iter().map(|pace| pace.at).min();
-            object.let_pass(last.unwrap_or(u64::MAX));
+            object.release_before(last.unwrap_or(u64::MAX));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Whether a write waits for anything but a copy into memory.
+//! The inline write gate: whether a write may be made on the thread that received the bytes.
 //!
 //! Most writes of a fill do not: their room is laid out (ahead.rs), and the kernel writes it out later. A fill that makes
 //! such a write where it has received the bytes saves two changes of threads a piece. But where more was written than the
@@ -21,38 +21,38 @@ const PROMPT: Duration = Duration::from_millis(20);
 /// While one takes longer, no other is made by a thread that is not to wait.
 const HANGS: Duration = Duration::from_millis(1);
 
-/// So many in a row must have been prompt.
+/// Writes in a row that must have been prompt before one is made inline.
 const ENOUGH: u32 = 16;
 
 /// How long no write is believed to be prompt after one that was not, and how often that doubles at most.
 const REST: Duration = Duration::from_secs(1);
-const MOST_DOUBTS: u32 = 6;
+const MAX_PENALTY: u32 = 6;
 
-/// One doubt is forgiven after so long a time of trust.
+/// The penalty falls by one after this time of trust.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(64);
 
-/// What the last writes to the data directory have come to.
+/// The gate, fed by the times that writes to the data directory took.
 #[derive(Debug, Default)]
-pub(super) struct Writes {
+pub(super) struct InlineWriteGate {
     state: Mutex<State>,
     /// Held by the one that is made by a thread that is not to wait: should it wait after all, the others do not.
-    at_once: Mutex<()>,
+    permit: Mutex<()>,
 }
 
 /// A write under way, from before its room is taken.
 pub(super) struct Write<'a> {
-    writes: &'a Writes,
+    writes: &'a InlineWriteGate,
     number: u64,
 }
 
 #[derive(Debug, Default)]
 struct State {
     begun: u64,
-    /// Those under way, and since when.
+    /// Writes under way, and since when.
     under_way: Vec<(u64, Instant)>,
     in_a_row: u32,
     /// How often trust was misplaced lately.
-    doubts: u32,
+    penalty: u32,
     rests_until: Option<Instant>,
     /// When trust began, or a doubt was last forgiven.
     since: Option<Instant>,
@@ -71,10 +71,10 @@ impl State {
     }
 }
 
-impl Writes {
+impl InlineWriteGate {
     /// Leave to make one write that is a copy and nothing more, as far as can be told.
-    fn at_once(&self, now: Instant) -> Option<MutexGuard<'_, ()>> {
-        let leave = unless_held(self.at_once.try_lock())?;
+    fn try_inline(&self, now: Instant) -> Option<MutexGuard<'_, ()>> {
+        let leave = unless_held(self.permit.try_lock())?;
         let state = self.state();
         (state.is_trusted(now) && !state.hangs(now)).then_some(leave)
     }
@@ -92,8 +92,8 @@ impl Writes {
         let mut state = self.state();
         let was_trusted = state.is_trusted(now);
         if time > PROMPT {
-            state.doubts = (state.doubts + u32::from(was_trusted)).min(MOST_DOUBTS);
-            state.rests_until = now.checked_add(REST * (1 << state.doubts.saturating_sub(1)));
+            state.penalty = (state.penalty + u32::from(was_trusted)).min(MAX_PENALTY);
+            state.rests_until = now.checked_add(REST * (1 << state.penalty.saturating_sub(1)));
             (state.in_a_row, state.since) = (0, None);
             return;
         }
@@ -103,7 +103,7 @@ impl Writes {
         }
         let since = *state.since.get_or_insert(now);
         if now.saturating_duration_since(since) >= FORGIVEN_AFTER {
-            state.doubts = state.doubts.saturating_sub(1);
+            state.penalty = state.penalty.saturating_sub(1);
             state.since = Some(now);
         }
     }
@@ -114,7 +114,7 @@ impl Writes {
 }
 
 impl Write<'_> {
-    /// What `write` comes to, and how long it takes. One that fails is as bad as a slow one.
+    /// Runs `write` and notes how long it took. A failed write counts as a slow one.
     pub(super) fn measure<E>(&self, write: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let begun = Instant::now();
         let written = write();
@@ -135,16 +135,16 @@ impl Drop for Write<'_> {
 impl Object {
     /// [`Object::write_missing`] where that is, as far as can be told, a copy into memory: the room is laid out,
     /// nobody takes any away, and the disk keeps up. `false` where it is not, or fails; some of it may be present then.
-    pub fn write_at_once(&self, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> bool {
+    pub fn write_inline(&self, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> bool {
         let bytes: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
         let Some(range) = ByteRange::with_len(at, bytes as u64) else {
             return true;
         };
-        if !self.is_settled() {
+        if !self.is_materialized() {
             return false;
         }
         let now = Instant::now();
-        let Some(_leave) = self.shared.writes.at_once(now) else {
+        let Some(_leave) = self.shared.inline_writes.try_inline(now) else {
             return false;
         };
         // While this is held nobody takes room away.
@@ -158,7 +158,7 @@ impl Object {
             }
             progress.present.gaps(range).collect()
         };
-        let write = self.shared.writes.begin(now);
+        let write = self.shared.inline_writes.begin(now);
         gaps.into_iter().all(|gap| {
             let written = self.write_gap(&write, gap, at, pieces);
             match &written {
@@ -178,71 +178,71 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn know_to_be_prompt(writes: &Writes, now: Instant) {
+    fn know_to_be_prompt(writes: &InlineWriteGate, now: Instant) {
         (0..ENOUGH).for_each(|_| writes.took(now, PROMPT));
     }
 
     #[test]
     fn one_slow_write_ends_trust_for_a_while_and_the_next_for_longer() {
-        let (writes, mut now) = (Writes::default(), Instant::now());
-        let are_prompt = |now: Instant| writes.at_once(now).is_some();
+        let (writes, mut now) = (InlineWriteGate::default(), Instant::now());
+        let are_prompt = |now: Instant| writes.try_inline(now).is_some();
         assert!(!are_prompt(now));
         know_to_be_prompt(&writes, now);
         assert!(are_prompt(now));
-        for doubts in 1..=MOST_DOUBTS + 2 {
+        for penalty in 1..=MAX_PENALTY + 2 {
             writes.took(now, PROMPT * 2);
             know_to_be_prompt(&writes, now);
-            let rest = REST * (1 << (doubts.min(MOST_DOUBTS) - 1));
-            assert!(!are_prompt(now + rest - Duration::from_millis(1)), "{doubts}");
+            let rest = REST * (1 << (penalty.min(MAX_PENALTY) - 1));
+            assert!(!are_prompt(now + rest - Duration::from_millis(1)), "{penalty}");
             now += rest;
-            assert!(are_prompt(now), "{doubts}");
+            assert!(are_prompt(now), "{penalty}");
         }
         // Slow ones that were not trusted are no mistakes.
         writes.took(now, PROMPT * 2);
-        let doubts = writes.state().doubts;
+        let penalty = writes.state().penalty;
         writes.took(now, PROMPT * 2);
-        assert_eq!(writes.state().doubts, doubts);
+        assert_eq!(writes.state().penalty, penalty);
         assert!(!are_prompt(now + REST * 64), "none was prompt since");
     }
 
     #[test]
     fn doubts_are_forgiven_by_times_of_trust() {
-        let (writes, mut now) = (Writes::default(), Instant::now());
+        let (writes, mut now) = (InlineWriteGate::default(), Instant::now());
         know_to_be_prompt(&writes, now);
         writes.took(now, PROMPT * 2);
-        assert_eq!(writes.state().doubts, 1);
+        assert_eq!(writes.state().penalty, 1);
         now += REST;
         know_to_be_prompt(&writes, now);
         writes.took(now, PROMPT);
         writes.took(now + FORGIVEN_AFTER / 2, PROMPT);
-        assert_eq!(writes.state().doubts, 1);
+        assert_eq!(writes.state().penalty, 1);
         writes.took(now + FORGIVEN_AFTER, PROMPT);
-        assert_eq!(writes.state().doubts, 0);
+        assert_eq!(writes.state().penalty, 0);
     }
 
     #[test]
     fn while_one_write_hangs_no_other_is_made_at_once() {
-        let (writes, now) = (Writes::default(), Instant::now());
+        let (writes, now) = (InlineWriteGate::default(), Instant::now());
         know_to_be_prompt(&writes, now);
         let hanging = writes.begin(now);
-        assert!(writes.at_once(now).is_some(), "it has just begun");
+        assert!(writes.try_inline(now).is_some(), "it has just begun");
         let _another = writes.begin(now + HANGS);
-        assert!(writes.at_once(now + HANGS).is_none());
+        assert!(writes.try_inline(now + HANGS).is_none());
         drop(hanging);
-        let leave = writes.at_once(now + HANGS).expect("the other has just begun");
-        assert!(writes.at_once(now + HANGS).is_none(), "one at a time");
+        let leave = writes.try_inline(now + HANGS).expect("the other has just begun");
+        assert!(writes.try_inline(now + HANGS).is_none(), "one at a time");
         drop(leave);
     }
 
     #[test]
     fn a_write_that_fails_ends_trust() {
-        let writes = Writes::default();
+        let writes = InlineWriteGate::default();
         know_to_be_prompt(&writes, Instant::now());
         let write = writes.begin(Instant::now());
         write
             .measure(|| Err(std::io::Error::other("on purpose")))
             .expect_err("it fails");
-        assert!(writes.at_once(Instant::now()).is_none());
+        assert!(writes.try_inline(Instant::now()).is_none());
     }
 
     #[test]
@@ -252,16 +252,16 @@ mod tests {
         let object = film(&store, 1, MIB, 8 * MIB);
         let step = [[9; 64 * 1024]; 2];
         let write_of = |object: &Object, at: u64| {
-            *store.shared.writes.state() = State::default();
-            know_to_be_prompt(&store.shared.writes, Instant::now());
-            object.write_at_once(at, &step)
+            *store.shared.inline_writes.state() = State::default();
+            know_to_be_prompt(&store.shared.inline_writes, Instant::now());
+            object.write_inline(at, &step)
         };
-        // What follows a megabyte is given a megabyte ahead.
+        // A write behind a megabyte gets a megabyte preallocated.
         assert!(!write_of(&object, MIB));
         store.write(&object, MIB, &[[7; 4096]]).expect("room");
         let at = MIB + 4096;
-        *store.shared.writes.state() = State::default();
-        assert!(!object.write_at_once(at, &step), "nothing is known of the disk");
+        *store.shared.inline_writes.state() = State::default();
+        assert!(!object.write_inline(at, &step), "nothing is known of the disk");
         let alone = object.io.write().expect("no panic");
         assert!(!write_of(&object, at), "somebody takes bytes away");
         drop(alone);

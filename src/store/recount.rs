@@ -6,45 +6,45 @@
 
 use super::body;
 use super::error::StoreError;
-use super::index::Store;
 use super::layout::parse_name;
 use super::object::Object;
 use super::record::Record;
 use super::recover;
 use super::space::Stated;
+use super::store::Store;
 use crate::key::ObjectId;
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-/// So many records are counted before others get a turn.
+/// Records that are counted before other threads get the lock.
 const BATCH: usize = 256;
 
 /// The count, while it lasts.
 #[derive(Debug, Default)]
-pub(super) struct Stock {
+pub(super) struct UsageRecount {
     /// All up to and with this one are counted.
     up_to: Option<ObjectId>,
-    /// What those took in the beginning, in bytes, that were touched before they were counted.
+    /// The space at the start, in bytes, of objects that were changed before they were counted.
     touched: HashMap<ObjectId, u64>,
     counted: u64,
     /// The count is right, or the ledger was: so the next start may believe it.
-    pub(super) exact: bool,
-    /// It is still to be counted.
+    pub(super) is_exact: bool,
+    /// The recount is still due.
     pub(super) due: bool,
 }
 
-impl Stock {
+impl UsageRecount {
     pub(super) fn new(stated: Stated) -> Self {
         Self {
-            exact: matches!(stated, Stated::Exactly(_)),
+            is_exact: matches!(stated, Stated::Exactly(_)),
             due: !matches!(stated, Stated::Exactly(_)),
             ..Self::default()
         }
     }
 
-    /// It was counted while bytes were written.
+    /// The count was made while bytes were written, so it is not exact.
     pub(super) fn counted_nearly(&mut self) {
         *self = Self::default();
     }
@@ -71,8 +71,8 @@ impl Store {
     /// Where the catalog or the directory cannot be read.
     pub(super) fn tidy_up(&self) -> Result<(), StoreError> {
         self.restore_lost()?;
-        if self.stock().due {
-            // What no record speaks of goes before the count says how much there is.
+        if self.recount().due {
+            // Files without a record are removed before the count states the usage.
             self.remove_strays()?;
             self.count(self.believed)?;
         }
@@ -84,14 +84,14 @@ impl Store {
     pub(super) fn count(&self, believed: u64) -> Result<(), StoreError> {
         let mut unproven = Vec::new();
         loop {
-            let mut stock = self.stock();
-            let records = self.shared.catalog.scan(stock.up_to).take(BATCH);
+            let mut recount = self.recount();
+            let records = self.shared.catalog.scan(recount.up_to).take(BATCH);
             let batch: Vec<_> = records.collect::<Result<_, _>>()?;
             let Some((last, _)) = batch.last() else {
-                let counted = stock.counted + stock.touched.values().sum::<u64>();
+                let counted = recount.counted + recount.touched.values().sum::<u64>();
                 self.shared.space.correct(believed, counted);
-                *stock = Stock::new(Stated::Exactly(self.used_bytes()));
-                drop(stock);
+                *recount = UsageRecount::new(Stated::Exactly(self.used_bytes()));
+                drop(recount);
                 tracing::info!(bytes = self.used_bytes(), "counted what is stored");
                 return self.prove(&unproven);
             };
@@ -101,10 +101,10 @@ impl Store {
                     .filter(|(_, record)| is_unproven(record))
                     .map(|(id, _)| *id),
             );
-            stock.up_to = Some(*last);
-            let untouched = batch.iter().filter(|(id, _)| !stock.touched.contains_key(id));
+            recount.up_to = Some(*last);
+            let untouched = batch.iter().filter(|(id, _)| !recount.touched.contains_key(id));
             let counted: u64 = untouched.map(|(_, record)| record.disk_bytes()).sum();
-            stock.counted += counted;
+            recount.counted += counted;
         }
     }
 
@@ -148,7 +148,7 @@ impl Store {
                     let taken = || fs::symlink_metadata(&path).map_or(0, |file| body::disk_bytes(&file));
                     let before = taken();
                     if let Some(record) = known.filter(|_| extension != "new") {
-                        // Nobody begins to write to it now: it would have to be opened first.
+                        // No write to it can begin now: the object would have to be opened first.
                         let trimmed = if extension == "body" {
                             self.trim(id, &record)
                         } else {
@@ -163,7 +163,7 @@ impl Store {
                     tracing::info!(path = %path.display(), "removing a file that no record speaks of");
                     match fs::remove_file(&path) {
                         Err(error) if error.kind() != ErrorKind::NotFound => {
-                            self.stock().exact = false;
+                            self.recount().is_exact = false;
                             tracing::warn!(path = %path.display(), %error, "could not remove a file");
                         }
                         _ => freed += before,

@@ -1,4 +1,4 @@
-//! Whether the bytes of an object have to be looked for in memory before each is sent.
+//! The residency probe: whether the bytes of an object have to be probed for in the page cache before each send.
 //!
 //! The look costs an eighth of what it takes to send 16 KiB. What is asked for a thousand times in a second, and was in
 //! memory each time, is asked for again, and stays there: the kernel drops what was not used for longest. So for the
@@ -10,30 +10,30 @@ use crate::ranges::ByteOffset;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// So often within one period it was looked, and found each time, before looks are left out for one.
+/// Probes that must have hit within one period before they are skipped for the next.
 const TRUSTED_AFTER: u64 = 1024;
 const PERIOD_MILLIS: u64 = 1000;
 
-/// One call in so many looks all the same.
+/// While probes are skipped, one call in this many probes all the same.
 const ONE_IN: u32 = 16;
 
 /// The most doubts: every call looks for a period with the first, and for twice as long with each more. One is forgiven
 /// after so many periods of trust.
-const MOST_DOUBTS: u64 = 6;
+const MAX_PENALTY: u64 = 6;
 const FORGIVEN_AFTER: u64 = 64;
 
 /// Into so many parts an object is divided: the bits of a word.
 const PARTS: u64 = 64;
 
-/// What the last looks at an object have come to. Times are in milliseconds of one clock, the caller's.
+/// The outcomes of an object's last probes. Times are in milliseconds of one clock, the caller's.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub(super) struct ResidencyProbe {
     state: AtomicU64,
     /// In which parts something was found since the last period of trust, or the last miss.
     seen: AtomicU64,
 }
 
-/// One word.
+/// The state, packed into one atomic word.
 #[derive(Debug, Clone, Copy)]
 struct State {
     /// When the period has begun, or will.
@@ -41,13 +41,13 @@ struct State {
     /// How many looks have found what they looked for in it.
     count: u64,
     /// How often trust was misplaced lately.
-    doubts: u64,
+    penalty: u64,
     /// How many periods of trust went well since.
     well: u64,
 }
 
 const COUNT_BITS: u32 = 12;
-const DOUBT_BITS: u32 = 4;
+const PENALTY_BITS: u32 = 4;
 const WELL_BITS: u32 = 8;
 
 thread_local! {
@@ -59,9 +59,9 @@ fn part_of(at: ByteOffset, length: u64) -> u64 {
     1 << (at / length.div_ceil(PARTS).max(1)).min(PARTS - 1)
 }
 
-impl Looks {
+impl ResidencyProbe {
     /// Whether looks are left out now where the byte at `at` lies, but for one in so many.
-    pub(super) fn are_left_out(&self, now: u64, at: ByteOffset, length: u64) -> bool {
+    pub(super) fn may_skip(&self, now: u64, at: ByteOffset, length: u64) -> bool {
         let state = State::unpack(self.state.load(Ordering::Relaxed));
         state.is_trusted() && !state.is_over(now) && self.seen.load(Ordering::Relaxed) & part_of(at, length) != 0
     }
@@ -96,7 +96,7 @@ impl Looks {
             let since = if count == TRUSTED_AFTER { now } else { state.since };
             State { since, count, ..state }
         };
-        // One that is not counted means one more look. What another has just found missing stays.
+        // A lost update means one more probe; another thread's miss, which is the one that matters, stays.
         let _ = self
             .state
             .compare_exchange(packed, next.pack(), Ordering::Relaxed, Ordering::Relaxed);
@@ -105,11 +105,11 @@ impl Looks {
     /// Bytes were not in memory; `was_trusted` where looks were left out when the call began.
     pub(super) fn missed(&self, now: u64, was_trusted: bool) {
         let state = State::unpack(self.state.load(Ordering::Relaxed));
-        let doubts = (state.doubts + u64::from(was_trusted)).min(MOST_DOUBTS);
+        let penalty = (state.penalty + u64::from(was_trusted)).min(MAX_PENALTY);
         let next = State {
-            since: now + (PERIOD_MILLIS << doubts.saturating_sub(1)),
+            since: now + (PERIOD_MILLIS << penalty.saturating_sub(1)),
             count: 0,
-            doubts,
+            penalty,
             well: 0,
         };
         self.state.store(next.pack(), Ordering::Relaxed);
@@ -117,8 +117,8 @@ impl Looks {
     }
 
     #[cfg(test)]
-    pub(super) fn doubts(&self) -> u64 {
-        State::unpack(self.state.load(Ordering::Relaxed)).doubts
+    pub(super) fn penalty(&self) -> u64 {
+        State::unpack(self.state.load(Ordering::Relaxed)).penalty
     }
 }
 
@@ -138,7 +138,7 @@ impl State {
         Self {
             since: now,
             count: 1,
-            doubts: self.doubts.saturating_sub(forgiven.into()),
+            penalty: self.penalty.saturating_sub(forgiven.into()),
             well: if forgiven { 0 } else { well },
         }
     }
@@ -147,18 +147,18 @@ impl State {
         let Self {
             since,
             count,
-            doubts,
+            penalty,
             well,
         } = self;
-        (((since << COUNT_BITS | count) << DOUBT_BITS | doubts) << WELL_BITS) | well
+        (((since << COUNT_BITS | count) << PENALTY_BITS | penalty) << WELL_BITS) | well
     }
 
     fn unpack(word: u64) -> Self {
         let low = |word: u64, bits: u32| word & ((1 << bits) - 1);
         Self {
-            since: word >> (WELL_BITS + DOUBT_BITS + COUNT_BITS),
-            count: low(word >> (WELL_BITS + DOUBT_BITS), COUNT_BITS),
-            doubts: low(word >> WELL_BITS, DOUBT_BITS),
+            since: word >> (WELL_BITS + PENALTY_BITS + COUNT_BITS),
+            count: low(word >> (WELL_BITS + PENALTY_BITS), COUNT_BITS),
+            penalty: low(word >> WELL_BITS, PENALTY_BITS),
             well: low(word, WELL_BITS),
         }
     }
@@ -170,51 +170,51 @@ mod tests {
 
     const LEN: u64 = 1 << 30;
 
-    fn is_trusted(looks: &Looks, now: u64) -> bool {
-        looks.are_left_out(now, 5, LEN)
+    fn is_trusted(probe: &ResidencyProbe, now: u64) -> bool {
+        probe.may_skip(now, 5, LEN)
     }
 
     /// Finds the first bytes so often; they are looked for each time.
-    fn find(looks: &Looks, times: u64, now: u64) {
+    fn find(probe: &ResidencyProbe, times: u64, now: u64) {
         for _ in 0..times {
             assert!(!is_trusted(looks, now), "not known well enough yet");
-            looks.found(now, 5, LEN);
+            probe.found(now, 5, LEN);
         }
     }
 
     #[test]
     fn what_was_found_a_thousand_times_in_a_second_is_looked_for_now_and_then() {
-        let looks = Looks::default();
-        find(&looks, TRUSTED_AFTER - 1, 50);
-        find(&looks, 1, 900);
-        assert!(is_trusted(&looks, 1800));
-        looks.found(1800, 5, LEN);
-        assert!(is_trusted(&looks, 1899));
-        find(&looks, TRUSTED_AFTER, 1900);
-        assert!(is_trusted(&looks, 1900));
-        let turns = (0..1600).filter(|_| Looks::is_turn()).count();
+        let probe = ResidencyProbe::default();
+        find(&probe, TRUSTED_AFTER - 1, 50);
+        find(&probe, 1, 900);
+        assert!(is_trusted(&probe, 1800));
+        probe.found(1800, 5, LEN);
+        assert!(is_trusted(&probe, 1899));
+        find(&probe, TRUSTED_AFTER, 1900);
+        assert!(is_trusted(&probe, 1900));
+        let turns = (0..1600).filter(|_| ResidencyProbe::is_turn()).count();
         assert_eq!(turns, 100);
     }
 
     #[test]
     fn what_is_asked_for_less_often_is_always_looked_for() {
-        let looks = Looks::default();
+        let probe = ResidencyProbe::default();
         for second in 0..10 {
-            find(&looks, TRUSTED_AFTER - 1, second * PERIOD_MILLIS);
+            find(&probe, TRUSTED_AFTER - 1, second * PERIOD_MILLIS);
         }
     }
 
     #[test]
     fn the_beginning_of_a_film_says_nothing_of_its_end() {
-        let looks = Looks::default();
-        find(&looks, TRUSTED_AFTER, 0);
-        assert!(!looks.are_left_out(0, LEN - 1, LEN));
-        looks.found(0, LEN - 1, LEN);
-        assert!(looks.are_left_out(0, LEN - 5000, LEN));
-        assert!(!looks.are_left_out(0, LEN / 2, LEN));
+        let probe = ResidencyProbe::default();
+        find(&probe, TRUSTED_AFTER, 0);
+        assert!(!probe.may_skip(0, LEN - 1, LEN));
+        probe.found(0, LEN - 1, LEN);
+        assert!(probe.may_skip(0, LEN - 5000, LEN));
+        assert!(!probe.may_skip(0, LEN / 2, LEN));
         // What was seen in one period is not known of the next.
-        find(&looks, TRUSTED_AFTER, PERIOD_MILLIS);
-        assert!(!looks.are_left_out(PERIOD_MILLIS, LEN - 1, LEN));
+        find(&probe, TRUSTED_AFTER, PERIOD_MILLIS);
+        assert!(!probe.may_skip(PERIOD_MILLIS, LEN - 1, LEN));
         for (at, length, part) in [
             (0, 1, 0),
             (0, 0, 0),
@@ -229,40 +229,40 @@ mod tests {
 
     #[test]
     fn who_was_trusted_wrongly_is_doubted_for_longer_each_time() {
-        let looks = Looks::default();
+        let probe = ResidencyProbe::default();
         let mut now = 0;
         for seconds in [1, 2, 4, 8, 16, 32, 32] {
-            find(&looks, TRUSTED_AFTER, now);
+            find(&probe, TRUSTED_AFTER, now);
             // A call that began in the time of trust may end long after it.
             now += 5 * PERIOD_MILLIS;
-            looks.missed(now, true);
+            probe.missed(now, true);
             now += seconds * PERIOD_MILLIS;
-            find(&looks, 2 * TRUSTED_AFTER, now - 1);
+            find(&probe, 2 * TRUSTED_AFTER, now - 1);
         }
         // What is missed while everything is looked for says nothing new, but that it is not over.
-        looks.missed(now, false);
+        probe.missed(now, false);
         now += 32 * PERIOD_MILLIS;
-        find(&looks, TRUSTED_AFTER, now - 1);
+        find(&probe, TRUSTED_AFTER, now - 1);
     }
 
     #[test]
     fn doubt_is_forgiven_slowly() {
-        let looks = Looks::default();
-        looks.missed(0, true);
-        looks.missed(0, true);
+        let probe = ResidencyProbe::default();
+        probe.missed(0, true);
+        probe.missed(0, true);
         let mut now = 5 * PERIOD_MILLIS;
         for _ in 0..FORGIVEN_AFTER {
-            assert_eq!(looks.doubts(), 2);
-            find(&looks, TRUSTED_AFTER, now);
+            assert_eq!(probe.penalty(), 2);
+            find(&probe, TRUSTED_AFTER, now);
             now += PERIOD_MILLIS;
         }
-        find(&looks, TRUSTED_AFTER, now);
-        assert_eq!(looks.doubts(), 1);
-        looks.missed(now, true);
+        find(&probe, TRUSTED_AFTER, now);
+        assert_eq!(probe.penalty(), 1);
+        probe.missed(now, true);
         for _ in 0..FORGIVEN_AFTER {
             now += 5 * PERIOD_MILLIS;
-            find(&looks, 1, now);
+            find(&probe, 1, now);
         }
-        assert_eq!(looks.doubts(), 2, "nobody was trusted");
+        assert_eq!(probe.penalty(), 2, "nobody was trusted");
     }
 }

@@ -3,22 +3,22 @@
 //! Open objects are held in a map so that a hit costs one lock and no disk. Nothing is scanned at
 //! start: a record is read when its object is first asked for.
 
-use super::absent::Lookups;
-use super::ahead::Ahead;
+use super::absent::CatalogLatency;
 use super::body::Body;
 use super::catalog::{Catalog, OpenFailure};
 use super::crowd::Crowds;
 use super::error::StoreError;
+use super::inline_gate::InlineWriteGate;
 use super::layout::{Layout, lock};
-use super::object::{Object, Shared};
+use super::object::{Object, StoreContext};
 use super::open::OpenObjects;
-use super::prompt::Writes;
+use super::preallocate::Preallocation;
 use super::record::Record;
+use super::recount::UsageRecount;
 use super::recover;
 use super::representation::Representation;
 use super::sending::Sending;
 use super::space::{Space, Stated, pages_of};
-use super::stock::Stock;
 use super::{fault, sums, unless_held};
 use crate::clock::{SharedClock, unix_nanoseconds, unix_seconds};
 use crate::key::{ObjectId, ObjectKey};
@@ -37,7 +37,7 @@ pub struct StoreSettings {
     pub dir: PathBuf,
     /// The most bytes that objects may take on the disk; `None` is no limit.
     pub quota_bytes: Option<u64>,
-    /// What is left free in the file system, in bytes; `None` is 256 MiB, or a twentieth of a small one.
+    /// Free space to leave in the file system, in bytes; `None` is 256 MiB, or a twentieth of a small one.
     pub min_free_bytes: Option<u64>,
 }
 
@@ -45,20 +45,20 @@ pub struct StoreSettings {
 #[derive(Debug)]
 pub struct Store {
     pub(super) layout: Layout,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<StoreContext>,
     pub(super) open: OpenObjects,
-    pub(super) lookups: Lookups,
+    pub(super) catalog_latency: CatalogLatency,
     ended: Mutex<Option<Receiver<()>>>,
     /// The greatest number that was given: two generations never share a file.
     latest_generation: AtomicU64,
-    /// What the ledger said at the start, in bytes.
+    /// The used bytes that the ledger stated at the start.
     pub(super) believed: u64,
-    stock: Mutex<Stock>,
+    recount: Mutex<UsageRecount>,
     /// The catalog was lost, and is not all written anew yet.
     pub(super) restoring: AtomicBool,
     /// When what a start owes is done, or tried again; `None` once it was.
     pub(super) tidy_at: Mutex<Option<Instant>>,
-    /// Held by who evicts; until when nothing at all can go.
+    /// The eviction lock; its value is the time until which eviction is known to be futile.
     pub(super) evicting: Mutex<Option<Instant>>,
     /// How many objects were evicted.
     pub(super) evicted: AtomicU64,
@@ -96,7 +96,7 @@ impl Store {
         if let Stated::Exactly(bytes) = stated
             && is_new
         {
-            // What the lost catalog knew of incomplete objects is lost, and what they took is to be found.
+            // Incomplete objects are lost with the catalog: the space of their bodies is found by a recount.
             stated = Stated::AtMost(bytes);
         }
         let (alive, ended) = channel();
@@ -104,15 +104,15 @@ impl Store {
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let store = Self {
             layout,
-            shared: Arc::new(Shared {
+            shared: Arc::new(StoreContext {
                 catalog,
                 clock,
                 space,
-                kept: Arc::default(),
+                small_bodies: Arc::default(),
                 sending: Sending::default(),
                 crowds: Crowds::default(),
-                ahead: Ahead::default(),
-                writes: Writes::default(),
+                preallocation: Preallocation::default(),
+                inline_writes: InlineWriteGate::default(),
                 is_exact: AtomicBool::new(true),
                 bad_blocks: AtomicU64::new(0),
                 punched_bytes: AtomicU64::new(0),
@@ -120,14 +120,14 @@ impl Store {
                 _alive: alive,
             }),
             open: OpenObjects::new(descriptors),
-            lookups: Lookups::default(),
+            catalog_latency: CatalogLatency::default(),
             ended: Mutex::new(Some(ended)),
             latest_generation: AtomicU64::new(began),
             believed: match stated {
                 Stated::Exactly(bytes) | Stated::AtMost(bytes) => bytes,
                 Stated::Nothing => 0,
             },
-            stock: Mutex::new(Stock::new(stated)),
+            recount: Mutex::new(UsageRecount::new(stated)),
             restoring: AtomicBool::new(is_new),
             tidy_at: Mutex::new(Some(Instant::now())),
             evicting: Mutex::default(),
@@ -192,14 +192,14 @@ impl Store {
         if self.is_restoring() && self.shared.catalog.get(id)?.is_none() {
             recover::rebuild_one(&self.layout, &self.shared.catalog, id)?;
         }
-        // One at a time: two handles of one object would each have a truth of their own.
+        // Under the map's turn: two `Object`s of one generation would each have a progress of their own.
         let changing = self.open.changing();
         if let Some(object) = self.open.get(id) {
             return Ok(Some(object));
         }
         let begun = Instant::now();
         let record = self.shared.catalog.get(id)?;
-        self.lookups.took(begun.elapsed());
+        self.catalog_latency.took(begun.elapsed());
         let Some(record) = record else {
             return Ok(None);
         };
@@ -236,8 +236,8 @@ impl Store {
         }
         self.cut_off(&record, &mut durable, body.file_len()?);
         body.trim_to(&durable)?;
-        self.stock().touch(id, record.disk_bytes());
-        // Somebody has cut the body: what went takes no room any more.
+        self.recount().touch(id, record.disk_bytes());
+        // A body that was cut behind our back takes less room than its record says.
         let held = pages_of(&durable).total() + record.manifest_bytes;
         self.shared.space.release(record.disk_bytes().saturating_sub(held));
         let generation = record.generation;
@@ -254,7 +254,7 @@ impl Store {
         if end <= file_len {
             return;
         }
-        // What is left of the block has no checksum of its own.
+        // The rest of the cut block has no checksum of its own.
         let block = sums::block_of(file_len);
         durable.truncate(block * sums::BLOCK_BYTES);
         self.shared.bad_blocks.fetch_add(1, Ordering::Relaxed);
@@ -281,13 +281,13 @@ impl Store {
         let object = self.generation(key, representation, before.as_deref());
         object.set_pinned(before.as_ref().is_some_and(|before| before.is_pinned()));
         if before.is_none() {
-            self.stock().touch(key.id(), 0);
+            self.recount().touch(key.id(), 0);
         }
         // Before its record: what is not in the map is taken for something that nobody uses.
         self.open.changing().hold(&object);
         // Where something goes for it, its record comes first. Else its first bytes do not wait for its files.
         if before.is_some() {
-            self.settle(&object);
+            self.materialize(&object);
         }
         if let Some(before) = &before {
             self.discard(before);
@@ -316,9 +316,9 @@ impl Store {
     }
 
     /// Makes the files and the record of a new generation, where that is still to be done: for a blocking thread.
-    /// Its first bytes do that too; of some there come none.
-    pub fn settle(&self, object: &Object) {
-        if let Err(error) = self.with_room(|| object.settle()) {
+    /// The first write does that too; an object without bytes has none.
+    pub fn materialize(&self, object: &Object) {
+        if let Err(error) = self.with_room(|| object.materialize()) {
             tracing::error!(
                 url = object.url(),
                 error = &error as &dyn std::error::Error,
@@ -347,7 +347,7 @@ impl Store {
     /// As [`Object::write_missing`]; for want of room only where nothing more can be evicted.
     pub fn write(&self, object: &Object, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> Result<(), StoreError> {
         if object.is_discarded() {
-            // What nobody will find again is not worth what is stored: it passes by where there is no room.
+            // Nothing is evicted for an object that no later request finds: where there is no room it is forwarded unstored.
             return object.write_missing(at, pieces);
         }
         self.with_room(|| object.write_missing(at, pieces))
@@ -358,7 +358,7 @@ impl Store {
         let now = unix_nanoseconds(self.shared.clock.now());
         let floor = before.map_or(now, |before| now.max(before.generation.saturating_add(1)));
         let next = |last: u64| floor.max(last.saturating_add(1));
-        // What was there before is what `fetch_update` returns.
+        // `fetch_update` returns the previous value.
         let last = self
             .latest_generation
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(next(last)));
@@ -384,7 +384,7 @@ impl Store {
         // A record that is being written is written first.
         let _recorded = object.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         object.discarded.store(true, Ordering::Release);
-        object.withdraw();
+        object.invalidate_small_body();
     }
 
     /// Gives back what a crash left in the body of an object beyond what its record speaks of.
@@ -397,8 +397,8 @@ impl Store {
     fn forget(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
         let bytes = record.disk_bytes();
         {
-            let mut stock = self.stock();
-            stock.touch(id, bytes);
+            let mut recount = self.recount();
+            recount.touch(id, bytes);
             self.shared.catalog.remove(id, record.generation)?;
         }
         self.remove_files(id, record.generation);
@@ -416,7 +416,7 @@ impl Store {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     // No record speaks of it: the next start that counts removes it.
-                    self.stock().exact = false;
+                    self.recount().is_exact = false;
                     tracing::warn!(path = %path.display(), %error, "could not remove a file");
                 }
                 _ => {}
@@ -480,7 +480,8 @@ impl Store {
     /// Where the catalog refuses.
     pub fn flush(&self) -> Result<(), StoreError> {
         let open = self.open.all();
-        let mut exact = self.stock().exact && self.untold().is_empty() && self.shared.is_exact.load(Ordering::Acquire);
+        let mut exact =
+            self.recount().is_exact && self.untold().is_empty() && self.shared.is_exact.load(Ordering::Acquire);
         for object in open {
             object.record_use()?;
             exact &= object.unrecorded_room() == 0;
@@ -496,13 +497,13 @@ impl Store {
         self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn stock(&self) -> MutexGuard<'_, Stock> {
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn recount(&self) -> MutexGuard<'_, UsageRecount> {
+        self.recount.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// [`Store::stock`], where nobody holds it: who counts reads the catalog meanwhile.
-    pub(super) fn stock_now(&self) -> Option<MutexGuard<'_, Stock>> {
-        unless_held(self.stock.try_lock())
+    /// [`Store::recount`], where nobody holds it: who counts reads the catalog meanwhile.
+    pub(super) fn try_recount(&self) -> Option<MutexGuard<'_, UsageRecount>> {
+        unless_held(self.recount.try_lock())
     }
 }
 

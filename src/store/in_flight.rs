@@ -1,4 +1,4 @@
-//! Bytes in the hands of a session: readers have them from memory until they are written.
+//! In-flight writes: bytes that a session has received and not written yet, which readers have from memory until then.
 //!
 //! A reader at the head of a fill would else wait for its bytes to be written, and read them back. Nobody waits for
 //! the disk to begin: not for its files to be made, not for a page of it. What is here is held for the length of one
@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Told apart also where a fill has ended and another has begun.
 static LATEST: AtomicU64 = AtomicU64::new(0);
 
-/// The pieces that are being written, by their offset, with the number of the [`HandedOn`] whose they are. Guarded by the
+/// The pieces that are being written, by their offset, with the number of the [`InFlightWrite`] whose they are. Guarded by the
 /// object's lock.
 #[derive(Debug, Default)]
-pub(super) struct Handing {
+pub(super) struct InFlight {
     pieces: BTreeMap<ByteOffset, (u64, Bytes)>,
 }
 
-impl Handing {
+impl InFlight {
     /// The bytes from `at` on that are held in one piece.
     pub(super) fn piece_at(&self, at: ByteOffset) -> Option<Bytes> {
         let (start, (_, bytes)) = self.pieces.range(..=at).next_back()?;
@@ -34,7 +34,7 @@ impl Handing {
         self.piece_at(at).map(|bytes| at + bytes.len() as u64)
     }
 
-    /// What is held.
+    /// The ranges in flight.
     pub(super) fn ranges(&self) -> impl Iterator<Item = ByteRange> {
         let range = |(at, (_, bytes)): (&u64, &(u64, Bytes))| ByteRange::with_len(*at, bytes.len() as u64);
         self.pieces.iter().filter_map(range)
@@ -51,18 +51,18 @@ impl Handing {
     }
 }
 
-/// What a session has handed on and not yet written; taken back when this is dropped.
+/// The bytes that a session has published and not yet written; withdrawn when this is dropped.
 #[derive(Debug)]
-pub struct HandedOn {
+pub struct InFlightWrite {
     object: Arc<Object>,
     number: u64,
     end: ByteOffset,
 }
 
 impl Object {
-    /// Nothing yet, of a session that brings bytes which no other brings.
-    pub fn handing(self: &Arc<Self>) -> HandedOn {
-        HandedOn {
+    /// An empty in-flight write, for a session whose bytes no other session brings.
+    pub fn in_flight_write(self: &Arc<Self>) -> InFlightWrite {
+        InFlightWrite {
             object: Arc::clone(self),
             number: LATEST.fetch_add(1, Ordering::Relaxed),
             end: 0,
@@ -70,52 +70,52 @@ impl Object {
     }
 }
 
-impl HandedOn {
-    /// Where the last that was handed on ends.
+impl InFlightWrite {
+    /// The end of the last published piece.
     pub fn end(&self) -> ByteOffset {
         self.end
     }
 
     /// Lets readers have the bytes at `at`, which are about to be written, and wakes those who wait for them. `handed`
     /// is called when they can be found, and before anybody is woken to take them.
-    pub fn hand_on(&mut self, at: ByteOffset, pieces: &[Bytes], handed: impl FnOnce()) {
+    pub fn publish(&mut self, at: ByteOffset, pieces: &[Bytes], handed: impl FnOnce()) {
         let bytes: usize = pieces.iter().map(Bytes::len).sum();
         let Some(range) = ByteRange::with_len(at, bytes as u64) else {
             return;
         };
         let woken = {
             let mut progress = self.object.progress();
-            if progress.handing.has_others(self.number, range) {
-                // A shorter piece may hide a longer one: who believes that it has bytes in hand looks again.
+            if progress.in_flight.has_others(self.number, range) {
+                // A shorter piece may hide a longer one of another session: a reader that has looked must look again.
                 self.object.raise_epoch();
             }
             let mut at = at;
             for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-                progress.handing.pieces.insert(at, (self.number, piece.clone()));
+                progress.in_flight.pieces.insert(at, (self.number, piece.clone()));
                 at += piece.len() as u64;
             }
-            self.object.has_handing.store(true, Ordering::Release);
-            progress.passing(range)
+            self.object.has_in_flight.store(true, Ordering::Release);
+            progress.take_waiters_in(range)
         };
         self.end = range.end();
         handed();
         wake(woken);
     }
 
-    /// Lets go of the pieces that end at `at` or before: they were written, and are found in their place.
+    /// Drops the pieces that end at `at` or before: they were written, and are read from the body.
     pub fn written_to(&mut self, at: ByteOffset) {
         if self.end == 0 {
             return;
         }
         let mut progress = self.object.progress();
-        let pieces = &mut progress.handing.pieces;
+        let pieces = &mut progress.in_flight.pieces;
         pieces.retain(|start, (number, bytes)| *number != self.number || start + bytes.len() as u64 > at);
         self.object
-            .has_handing
-            .store(!progress.handing.is_empty(), Ordering::Release);
+            .has_in_flight
+            .store(!progress.in_flight.is_empty(), Ordering::Release);
     }
 
-    /// Takes all back. What was not written is absent again, and nobody is to believe that he has read it there.
+    /// Withdraws all pieces. Bytes that were not written are absent again; a reader that has just read them discards them (the epoch changes).
     pub fn take_back(&mut self) {
         if self.end == 0 {
             return;
@@ -123,7 +123,7 @@ impl HandedOn {
         let mut progress = self.object.progress();
         let own = |piece: &(u64, Bytes)| piece.0 == self.number;
         let is_written = progress
-            .handing
+            .in_flight
             .pieces
             .iter()
             .filter(|(_, piece)| own(piece))
@@ -132,15 +132,15 @@ impl HandedOn {
         if !is_written {
             self.object.raise_epoch();
         }
-        progress.handing.pieces.retain(|_, piece| !own(piece));
+        progress.in_flight.pieces.retain(|_, piece| !own(piece));
         self.end = 0;
         self.object
-            .has_handing
-            .store(!progress.handing.is_empty(), Ordering::Release);
+            .has_in_flight
+            .store(!progress.in_flight.is_empty(), Ordering::Release);
     }
 }
 
-impl Drop for HandedOn {
+impl Drop for InFlightWrite {
     fn drop(&mut self) {
         self.take_back();
     }

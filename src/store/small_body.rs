@@ -1,5 +1,5 @@
-//! Small bodies in memory: what is asked for most often on a page is no larger than a packet or two, and a
-//! system call for each read would cost as much as all the rest.
+//! The cache of small bodies in memory: the most requested objects of a page are no larger than a packet or two, and a
+//! system call for each read would cost as much as all the rest (the row "1 KiB objects" of scripts/bench).
 //!
 //! A body is kept when it has been read whole, for as long as its object is open, and as long as all that are kept
 //! take no more than [`MOST_BYTES`].
@@ -13,39 +13,39 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// The longest body that is kept.
 pub(super) const SMALL_BYTES: u64 = 16 * 1024;
 
-/// What all of them may take.
+/// The most that the cached bodies of a store take together, in bytes.
 const MOST_BYTES: u64 = 16 << 20;
 
-/// How much is kept by all objects of a store.
+/// The size of all cached bodies of a store, in bytes.
 #[derive(Debug, Default)]
-pub(super) struct KeptBytes(AtomicU64);
+pub(super) struct SmallBodyCache(AtomicU64);
 
 /// A body in memory. Who holds one may answer from it without its object for as long as it [is current].
 ///
 /// [is current]: Kept::is_current
 #[derive(Debug)]
-pub struct Kept {
+pub struct SmallBody {
     bytes: Bytes,
-    all: Arc<KeptBytes>,
-    withdrawn: AtomicBool,
+    all: Arc<SmallBodyCache>,
+    invalidated: AtomicBool,
 }
 
-impl Kept {
+impl SmallBody {
     /// Keeps a body, where there is room.
-    fn new(body: &[u8], all: &Arc<KeptBytes>) -> Option<Arc<Self>> {
+    fn new(body: &[u8], all: &Arc<SmallBodyCache>) -> Option<Arc<Self>> {
         let taken = body.len() as u64;
         let room = |used: u64| Some(used + taken).filter(|used| *used <= MOST_BYTES);
         all.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
         Some(Arc::new(Self {
             bytes: Bytes::copy_from_slice(body),
             all: Arc::clone(all),
-            withdrawn: AtomicBool::new(false),
+            invalidated: AtomicBool::new(false),
         }))
     }
 
     /// Whether these are still the bytes of the object that requests find, under the same head.
     pub fn is_current(&self) -> bool {
-        !self.withdrawn.load(Ordering::Acquire)
+        !self.invalidated.load(Ordering::Acquire)
     }
 
     /// The whole body.
@@ -67,7 +67,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for SmallBody {
     fn drop(&mut self) {
         self.all.0.fetch_sub(self.bytes.len() as u64, Ordering::AcqRel);
     }
@@ -75,44 +75,44 @@ impl Drop for Kept {
 
 impl Object {
     /// These bytes, where the whole body is kept in memory.
-    pub fn kept(&self, range: ByteRange) -> Option<Bytes> {
+    pub fn small_body_part(&self, range: ByteRange) -> Option<Bytes> {
         let epoch = self.epoch();
         let len = usize::try_from(range.len()).ok()?;
-        let bytes = self.kept.load().as_ref()?.slice(range.start(), len);
+        let bytes = self.small_body.load().as_ref()?.slice(range.start(), len);
         (bytes.len() == len && self.epoch() == epoch).then_some(bytes)
     }
 
     /// The whole body, where it is kept in memory.
-    pub fn kept_body(&self) -> Option<Arc<Kept>> {
-        self.kept.load_full()
+    pub fn resident_small_body(&self) -> Option<Arc<SmallBody>> {
+        self.small_body.load_full()
     }
 
     /// Keeps a small body in memory, unless what was read may have been taken away meanwhile.
-    pub(super) fn keep(&self, body: &[u8]) {
+    pub(super) fn cache_small_body(&self, body: &[u8]) {
         let epoch = self.epoch();
-        self.put(Kept::new(body, &self.shared.kept));
+        self.put(SmallBody::new(body, &self.shared.small_bodies));
         if self.epoch() != epoch || self.is_discarded() {
-            self.withdraw();
+            self.invalidate_small_body();
         }
     }
 
     /// The body, where it is small and in memory, or can be read without a wait.
-    pub fn small_body(&self) -> Option<Arc<Kept>> {
+    pub fn small_body(&self) -> Option<Arc<SmallBody>> {
         let length = self.length().filter(|length| *length <= SMALL_BYTES)?;
-        self.kept_body().or_else(|| {
+        self.resident_small_body().or_else(|| {
             self.read_now(0, usize::try_from(length).ok()?).ok()??;
-            self.kept_body()
+            self.resident_small_body()
         })
     }
 
-    /// What is kept answers no more: bytes go, the head is another, or later requests find another object.
-    pub(super) fn withdraw(&self) {
+    /// Invalidates the cached body: its bytes go, its head is replaced, or later requests find another object.
+    pub(super) fn invalidate_small_body(&self) {
         self.put(None);
     }
 
-    fn put(&self, kept: Option<Arc<Kept>>) {
-        if let Some(before) = self.kept.swap(kept) {
-            before.withdrawn.store(true, Ordering::Release);
+    fn put(&self, kept: Option<Arc<SmallBody>>) {
+        if let Some(before) = self.small_body.swap(kept) {
+            before.invalidated.store(true, Ordering::Release);
         }
     }
 }
@@ -123,15 +123,15 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_and_given_back() {
-        let all = Arc::new(KeptBytes::default());
+        let all = Arc::new(SmallBodyCache::default());
         let body = vec![7; SMALL_BYTES as usize];
-        let kept: Vec<_> = std::iter::from_fn(|| Kept::new(&body, &all)).collect();
+        let kept: Vec<_> = std::iter::from_fn(|| SmallBody::new(&body, &all)).collect();
         assert_eq!(kept.len() as u64, MOST_BYTES / SMALL_BYTES);
         assert_eq!(kept[0].slice(3, 4), vec![7; 4]);
         assert_eq!(kept[0].slice(SMALL_BYTES - 1, 4).len(), 1);
         assert!(kept[0].slice(SMALL_BYTES + 1, 4).is_empty());
         drop(kept);
         assert_eq!(all.0.load(Ordering::Acquire), 0);
-        assert!(Kept::new(&body, &all).is_some());
+        assert!(SmallBody::new(&body, &all).is_some());
     }
 }

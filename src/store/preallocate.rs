@@ -1,17 +1,17 @@
-//! Room that is taken ahead of what is written.
+//! Preallocation: disk space that is taken ahead of what is written.
 //!
 //! A file system that hears of a stretch before its bytes come lays it in one piece, however many fills write beside
-//! it, and keeps its books once for all of it instead of once a page. So who writes on and on is given as much ahead as
-//! lies behind him: the first megabyte of a seek costs what it takes, a film that fills takes the most there is at a time. It counts
+//! it, and keeps its books once for all of it instead of once a page. So a sequential writer is given as much ahead as
+//! it has written: the first megabyte of a seek costs what it takes, a film that fills takes the most there is at a time. It counts
 //! as room like any other, only where there is plenty, and what was not written goes back when the fill is over; after a
 //! crash, when the object is next opened.
 
 use super::body::Body;
 use super::error::StoreError;
-use super::index::Store;
 use super::object::Object;
 use super::presence::Progress;
 use super::space::{PAGE_BYTES, pages, pages_of};
+use super::store::Store;
 use crate::ranges::{ByteCount, ByteRange};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -24,19 +24,19 @@ const MOST_BYTES: u64 = 16 << 20;
 /// Less is not worth a call; also the grain of what is taken.
 const LEAST_BYTES: u64 = 1 << 20;
 
-/// One write takes no more than such a part of the room that is left.
+/// One write preallocates at most the room that is left, divided by this.
 const PART_OF_ROOM: u64 = 64;
 
 /// Whether the file system of the data directory takes room ahead.
 #[derive(Debug, Default)]
-pub(super) struct Ahead {
-    /// It does not, or does not take it back.
+pub(super) struct Preallocation {
+    /// The file system has refused to preallocate, or to release.
     refused: AtomicBool,
-    /// Something may have been taken since it was last asked for back.
+    /// Room may have been preallocated since it was last reclaimed.
     outstanding: AtomicBool,
 }
 
-impl Ahead {
+impl Preallocation {
     fn heed(&self, error: &io::Error) {
         if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) {
             self.refused.store(true, Ordering::Relaxed);
@@ -45,15 +45,15 @@ impl Ahead {
 }
 
 impl Store {
-    /// Has all that is open give back what was taken ahead and not written, in bytes: somebody else needs it now. For a
+    /// Reclaims preallocated, unwritten space of all open objects, in bytes: another write needs it now. For a
     /// blocking thread.
-    pub(super) fn recall_ahead(&self) -> ByteCount {
-        if !self.shared.ahead.outstanding.swap(false, Ordering::AcqRel) {
+    pub(super) fn reclaim_preallocated(&self) -> ByteCount {
+        if !self.shared.preallocation.outstanding.swap(false, Ordering::AcqRel) {
             return 0;
         }
         let mut freed = 0;
         for object in self.open.all() {
-            match object.give_back_ahead() {
+            match object.release_preallocated() {
                 Ok(bytes) => freed += bytes,
                 Err(error) => tracing::debug!(url = object.url, %error, "could not give back what was taken ahead"),
             }
@@ -63,7 +63,7 @@ impl Store {
 }
 
 impl Progress {
-    /// What to take beyond `pages`, which are about to be written: no more than `most`, nor than lies before them without a
+    /// The range to preallocate beyond `pages`, which are about to be written: no more than `most`, nor than lies before them without a
     /// gap, and nothing that is held already.
     fn ahead_of(&self, pages: ByteRange, most: ByteCount) -> Option<ByteRange> {
         let behind = match ByteRange::new(pages.start().saturating_sub(most), pages.start()) {
@@ -87,7 +87,7 @@ impl Object {
     /// Takes room for the pages of the range that have none, and for some more where much follows. They are held until they are
     /// punched out or the object goes: a write that fails may have used some of them. Called by who has the
     /// right to write.
-    pub(super) fn hold(&self, range: ByteRange) -> Result<(), StoreError> {
+    pub(super) fn reserve(&self, range: ByteRange) -> Result<(), StoreError> {
         let pages = pages(range);
         let (new, ahead) = {
             let progress = self.progress();
@@ -97,13 +97,13 @@ impl Object {
             }
             (new, self.ahead_of(&progress, pages))
         };
-        // Both may wait for the disk: nobody who looks at the object waits with them.
+        // statvfs and fallocate may block, so they run without the progress lock.
         if let Some(ahead) = ahead
             && self.shared.space.take(new + ahead.len()).is_ok()
         {
             let all = pages.hull(ahead);
-            self.shared.ahead.outstanding.store(true, Ordering::Release);
-            self.lay_out(all);
+            self.shared.preallocation.outstanding.store(true, Ordering::Release);
+            self.preallocate(all);
             self.has_taken(all, new + ahead.len());
             return Ok(());
         }
@@ -115,7 +115,7 @@ impl Object {
         Ok(())
     }
 
-    /// So many bytes were taken for the pages, some of which another may have taken meanwhile: those go back. None of them can
+    /// Accounts for `bytes` that were taken for the pages. Those that another session has taken meanwhile go back; none can
     /// have been given back, since the caller has the right to write.
     fn has_taken(&self, pages: ByteRange, bytes: ByteCount) {
         let more = {
@@ -128,7 +128,7 @@ impl Object {
     }
 
     fn ahead_of(&self, progress: &Progress, pages: ByteRange) -> Option<ByteRange> {
-        if self.shared.ahead.refused.load(Ordering::Relaxed) {
+        if self.shared.preallocation.refused.load(Ordering::Relaxed) {
             return None;
         }
         let most = self.shared.space.believed_room() / PART_OF_ROOM;
@@ -137,19 +137,19 @@ impl Object {
 
     /// Tells the file system of what was taken. Where it does not listen the room stays taken: it may have laid out some of
     /// it, and another session may have written there.
-    fn lay_out(&self, all: ByteRange) {
-        let Err(error) = self.body.lay_out(self.length(), all) else {
+    fn preallocate(&self, all: ByteRange) {
+        let Err(error) = self.body.preallocate(self.length(), all) else {
             return;
         };
         tracing::debug!(url = self.url, %error, "no room could be laid out ahead");
-        self.shared.ahead.heed(&error);
+        self.shared.preallocation.heed(&error);
     }
 
     /// Gives back the room that was taken and not written, in bytes: for a blocking thread, when no more comes.
     ///
     /// # Errors
     /// Where the file system does not take it; it is tried again when the object is next opened.
-    pub fn give_back_ahead(&self) -> Result<ByteCount, StoreError> {
+    pub fn release_preallocated(&self) -> Result<ByteCount, StoreError> {
         let spare: Vec<ByteRange> = {
             let progress = self.progress();
             let written = pages_of(&progress.present);
@@ -163,7 +163,7 @@ impl Object {
         for run in spare {
             freed += self.punch(run).inspect_err(|error| {
                 if let StoreError::File { source, .. } = error {
-                    self.shared.ahead.heed(source);
+                    self.shared.preallocation.heed(source);
                 }
             })?;
         }
@@ -173,7 +173,7 @@ impl Object {
 
 impl Body {
     /// Has the file system lay out the range, which ends where the body does at the latest.
-    fn lay_out(&self, length: Option<u64>, range: ByteRange) -> io::Result<()> {
+    fn preallocate(&self, length: Option<u64>, range: ByteRange) -> io::Result<()> {
         // Room behind the end of a file is not given back with a hole.
         let end = length.map_or(range.end(), |length| length.min(range.end()));
         let bytes = end.saturating_sub(range.start());
@@ -278,11 +278,14 @@ mod tests {
         assert!(on_disk(dir.path()) >= body + 3 * MIB);
         store.write(&object, 3 * MIB + 1000, &[vec![7; 5000]]).expect("room");
         assert_eq!(store.used_bytes(), used + 3 * MIB, "this room was taken");
-        assert_eq!(object.give_back_ahead().expect("given back"), 3 * MIB - 2 * PAGE_BYTES);
+        assert_eq!(
+            object.release_preallocated().expect("given back"),
+            3 * MIB - 2 * PAGE_BYTES
+        );
         assert_eq!(store.used_bytes(), used + 2 * PAGE_BYTES);
         assert!(on_disk(dir.path()) < body + MIB);
         object.commit().expect("recorded");
-        assert_eq!(object.give_back_ahead().expect("nothing"), 0);
+        assert_eq!(object.release_preallocated().expect("nothing"), 0);
         let bytes = object.read_blocking(3 * MIB, 6000).expect("read");
         assert!(bytes.len() == 6000 && bytes.iter().all(|byte| *byte == 7));
     }
@@ -345,7 +348,7 @@ mod tests {
         drop(object);
         close(store, true);
         let store = open(dir.path());
-        assert!(!store.stock().exact);
+        assert!(!store.recount().is_exact);
         store.look_after();
         assert!(on_disk(dir.path()) < 9 * MIB);
         assert_eq!(store.used_bytes(), 8 * MIB + 2 * PAGE_BYTES);

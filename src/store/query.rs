@@ -1,0 +1,182 @@
+//! Objects and totals as people and programs are told of them: a page of the list, one object, the store in sum.
+//!
+//! An object that is open knows more than its record, so it is asked first. A list fails while the catalog does not name
+//! all that is stored: one that ends early would say that there is no more.
+
+use super::error::StoreError;
+use super::object::{Object, ObjectState};
+use super::record::Record;
+use super::representation::Joined;
+use super::store::Store;
+use crate::key::ObjectId;
+use crate::ranges::RangeSet;
+use std::sync::Arc;
+
+/// An object in the list, read from the catalog or from the open object.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ObjectSummary {
+    /// The digest of the URL, as 32 hexadecimal digits.
+    pub id: String,
+    /// The canonical URL.
+    pub url: String,
+    /// How much is here.
+    pub state: ObjectState,
+    /// The complete length in bytes, where known.
+    pub complete_length: Option<u64>,
+    /// The bytes that are here, as half-open pairs `[start, end)`.
+    pub present: Vec<[u64; 2]>,
+    /// How many bytes are here.
+    pub present_bytes: u64,
+    /// Disk space of the object, in bytes.
+    pub disk_bytes: u64,
+    /// The tag that clients are given.
+    pub etag: String,
+    /// How its bytes came together.
+    pub joined: Joined,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// When it last answered a request, in seconds since 1970.
+    pub last_used: u64,
+    /// How many requests it has answered.
+    pub hits: u64,
+    /// Whether the object is exempt from eviction.
+    pub pinned: bool,
+}
+
+/// Totals of the store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct StoreTotals {
+    /// Objects.
+    pub objects: u64,
+    /// Objects of which every byte is here.
+    pub complete: u64,
+    /// Objects of which bytes are missing.
+    pub incomplete: u64,
+    /// Objects that are never evicted.
+    pub pinned: u64,
+    /// Bytes of all of them that are here.
+    pub present_bytes: u64,
+}
+
+impl Store {
+    /// Up to `limit` objects in the order of their ids, after `after`, whose URLs begin with `prefix`: for a
+    /// blocking thread.
+    ///
+    /// # Errors
+    /// Where the catalog cannot be read: a list that ends there would say that there is no more.
+    pub fn list(&self, after: Option<ObjectId>, limit: usize, prefix: &str) -> Result<Vec<ObjectSummary>, StoreError> {
+        self.knows_all()?;
+        let records = self.shared.catalog.scan(after);
+        records
+            .filter(|record| {
+                record
+                    .as_ref()
+                    .map_or(true, |(_, record)| record.url.starts_with(prefix))
+            })
+            .take(limit)
+            .map(|record| record.map(|(id, record)| self.summary(id, record)))
+            .collect()
+    }
+
+    /// The summary of one object.
+    ///
+    /// # Errors
+    /// Where the catalog cannot be read.
+    pub fn show(&self, id: ObjectId) -> Result<Option<ObjectSummary>, StoreError> {
+        if self.is_restoring() {
+            // While the catalog is being rebuilt an object may be known by its manifest alone.
+            self.load_id(id)?;
+        }
+        Ok(self.shared.catalog.get(id)?.map(|record| self.summary(id, record)))
+    }
+
+    /// Fails while the catalog does not name all that is stored.
+    pub(super) fn knows_all(&self) -> Result<(), StoreError> {
+        match (self.has_catalog(), self.is_restoring()) {
+            (false, _) => Err(StoreError::NoCatalog),
+            (true, true) => Err(StoreError::Restoring),
+            (true, false) => Ok(()),
+        }
+    }
+
+    /// All objects in sum: for a blocking thread, since each is looked at.
+    ///
+    /// # Errors
+    /// Where the catalog cannot be read.
+    pub fn totals(&self) -> Result<StoreTotals, StoreError> {
+        self.knows_all()?;
+        let mut sums = StoreTotals::default();
+        for record in self.shared.catalog.scan(None) {
+            let (id, record) = record?;
+            let line = self.summary(id, record);
+            let whole = line.state != ObjectState::Incomplete;
+            sums.objects += 1;
+            sums.complete += u64::from(whole);
+            sums.incomplete += u64::from(!whole);
+            sums.pinned += u64::from(line.pinned);
+            sums.present_bytes += line.present_bytes;
+        }
+        Ok(sums)
+    }
+
+    /// Whether other objects are stored under the same URL.
+    ///
+    /// # Errors
+    /// Where the catalog refuses.
+    pub fn has_variants(&self, id: ObjectId) -> Result<bool, StoreError> {
+        let object = self.load_id(id)?;
+        Ok(object.is_some_and(|object| !object.head().representation().selected_by.is_empty()))
+    }
+
+    /// The open object knows more than its record: bytes that are present but not yet durable.
+    fn summary(&self, id: ObjectId, record: Record) -> ObjectSummary {
+        if let Some(object) = self.open.get(id) {
+            return summary_of(&object);
+        }
+        let present = record.durable().unwrap_or_default();
+        let whole = record.complete_length == Some(present.total());
+        ObjectSummary {
+            id: id.to_string(),
+            state: match (whole, record.unverified) {
+                (false, _) => ObjectState::Incomplete,
+                (true, false) => ObjectState::Complete,
+                (true, true) => ObjectState::Unverified,
+            },
+            complete_length: record.complete_length,
+            present: pairs(&present),
+            present_bytes: present.total(),
+            disk_bytes: record.disk_bytes(),
+            etag: record.representation.validators.etag.clone().unwrap_or_default(),
+            joined: record.representation.joined,
+            created: record.created,
+            last_used: record.last_used,
+            hits: record.hits,
+            pinned: record.pinned,
+            url: record.url,
+        }
+    }
+}
+
+/// The line of an open object.
+pub fn summary_of(object: &Arc<Object>) -> ObjectSummary {
+    let present = object.present();
+    ObjectSummary {
+        id: object.id().to_string(),
+        url: object.url().to_owned(),
+        state: object.state(),
+        complete_length: object.length(),
+        present: pairs(&present),
+        present_bytes: present.total(),
+        disk_bytes: object.disk_bytes(),
+        etag: object.etag().to_string(),
+        joined: object.head().representation().joined,
+        created: object.created,
+        last_used: object.last_used(),
+        hits: object.access.hits(),
+        pinned: object.is_pinned(),
+    }
+}
+
+fn pairs(set: &RangeSet) -> Vec<[u64; 2]> {
+    set.iter().map(|run| [run.start(), run.end()]).collect()
+}
