@@ -264,7 +264,7 @@ fn the_end_of_a_long_body_is_not_kept_back_for_more() {
 }
 
 #[test]
-fn a_crowd_on_this_machine_gets_every_byte() {
+fn many_readers_of_one_film_at_once_get_every_byte() {
     let film = Film::new((9 << 20) + 77);
     let upstream = serving(&film);
     let pond = Pond::before(&upstream);

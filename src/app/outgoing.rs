@@ -226,7 +226,6 @@ impl<'a> Outgoing<'a> {
         let mut brought = at;
         let is_long = range.len() > CALL_BYTES;
         let _corked = is_long.then(|| Corked::new(self.stream));
-        let is_local = is_long && is_on_this_machine(self.stream);
         while at < end {
             if turn >= MOST_CALL_BYTES {
                 turn = 0;
@@ -235,10 +234,7 @@ impl<'a> Outgoing<'a> {
             let asked = (end - at).min(call);
             let len = usize::try_from(asked).unwrap_or(usize::MAX);
             let stream = self.stream;
-            let send = || match is_local && asked > CALL_BYTES {
-                true => object.send_to_crowd(stream, at, len),
-                false => object.send_now(stream, at, len),
-            };
+            let send = || object.send_now(stream, at, len);
             match stream.try_io(Interest::WRITABLE, send) {
                 Ok(Some(count)) => {
                     let count = count as u64;
@@ -350,12 +346,6 @@ impl Drop for Corked<'_> {
         // It fails where the connection has broken.
         let _ = rustix::net::sockopt::set_tcp_cork(self.0, false);
     }
-}
-
-/// Whether the client is on this machine: it has the address to which it has connected.
-fn is_on_this_machine(stream: &TcpStream) -> bool {
-    let addresses = (stream.peer_addr(), stream.local_addr());
-    matches!(addresses, (Ok(theirs), Ok(ours)) if theirs.ip() == ours.ip())
 }
 
 /// Has what was written go out now, not when the kernel has waited for more to go with it; also where it is corked

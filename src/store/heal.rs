@@ -27,7 +27,6 @@ impl Store {
     /// at the start and then every second or so.
     pub fn look_after(&self) {
         self.open.look_for_idle();
-        self.shared.crowds.forget_idle(Instant::now());
         if !self.has_catalog() {
             // Until it has been told, what it does not name may be stored all the same.
             self.restoring.store(true, Ordering::Release);

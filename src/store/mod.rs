@@ -18,7 +18,6 @@ mod access_stats;
 mod body;
 mod catalog;
 mod commit;
-mod crowd;
 mod digest;
 mod error;
 mod evict;

@@ -16,7 +16,6 @@
 use super::access_stats::{AccessStats, HitCounter};
 use super::body::Body;
 use super::catalog::Catalog;
-use super::crowd::Crowds;
 use super::error::StoreError;
 use super::inline_gate::InlineWriteGate;
 use super::layout::DirLock;
@@ -70,8 +69,6 @@ pub(super) struct StoreContext {
     pub(super) small_bodies: Arc<SmallBodyCache>,
     /// Whether bytes can be sent without a copy.
     pub(super) sending: Sending,
-    /// What many readers on this machine read now.
-    pub(super) crowds: Crowds,
     /// No object was closed that has more on the disk than its record speaks of.
     pub(super) is_exact: AtomicBool,
     /// Blocks that did not match their checksums.

@@ -31,19 +31,6 @@ pub fn read_now(file: &File, at: ByteOffset, len: usize) -> io::Result<Option<By
     }
 }
 
-/// Fills the space from what is in memory at `at`; `None` where that is not enough.
-pub(super) fn fill_now(file: &File, at: ByteOffset, space: &mut [u8]) -> Option<()> {
-    let mut filled = 0;
-    while filled < space.len() {
-        let mut slices = [IoSliceMut::new(&mut space[filled..])];
-        match rustix::io::preadv2(file, &mut slices, at + filled as u64, ReadWriteFlags::NOWAIT) {
-            Ok(0) | Err(_) => return None,
-            Ok(count) => filled += count,
-        }
-    }
-    Some(())
-}
-
 /// Whether the byte at `at` is in memory.
 pub(super) fn is_in_memory(file: &File, at: ByteOffset) -> bool {
     let mut byte = [0];

@@ -6,7 +6,6 @@
 use super::absent::CatalogLatency;
 use super::body::Body;
 use super::catalog::{Catalog, OpenFailure};
-use super::crowd::Crowds;
 use super::error::StoreError;
 use super::inline_gate::InlineWriteGate;
 use super::layout::{Layout, lock};
@@ -110,7 +109,6 @@ impl Store {
                 space,
                 small_bodies: Arc::default(),
                 sending: Sending::default(),
-                crowds: Crowds::default(),
                 preallocation: Preallocation::default(),
                 inline_writes: InlineWriteGate::default(),
                 is_exact: AtomicBool::new(true),
