@@ -25,7 +25,7 @@ use self::listen::listen_at;
 use crate::admin;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
-use crate::fill::{FillSettings, Registry, RunningThreads, Served, Threads};
+use crate::fill::{FillRuntimes, FillSettings, Registry, RunningRuntimes, Served};
 use crate::live::{Limits, Rules, Streams};
 use crate::serve::{Problem, Recent, Routed, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
@@ -162,8 +162,8 @@ pub struct Server {
     address: SocketAddr,
     handle: ServerHandle,
     thread: JoinHandle<std::io::Result<()>>,
-    threads: Threads,
-    running: RunningThreads,
+    threads: FillRuntimes,
+    running: RunningRuntimes,
     /// The thread of [`Service::lookups`].
     lookups: tokio::runtime::Runtime,
     service: Arc<Service>,
@@ -335,10 +335,10 @@ async fn watch_for_sleep(clock: SharedClock, fills: Registry) {
     }
 }
 
-fn start_fill_threads() -> std::io::Result<(Threads, RunningThreads)> {
+fn start_fill_threads() -> std::io::Result<(FillRuntimes, RunningRuntimes)> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let count = processors.clamp(LEAST_FILL_THREADS, MOST_FILL_THREADS);
-    Threads::start(count, LEAST_WRITE_THREADS.max(WRITE_THREADS / count))
+    FillRuntimes::start(count, LEAST_WRITE_THREADS.max(WRITE_THREADS / count))
 }
 
 fn stream_limits(config: &Config) -> Limits {

@@ -1,9 +1,9 @@
 //! One request to the upstream with all that surrounds it: its turn in the budget, where redirects
 //! led the last time, and what a refusal says.
 
+use super::classify_reply::{is_media, is_page};
 use super::context::Context;
-use super::join::{is_media, is_page};
-use super::registry::{Refusal, Shared};
+use super::registry::{FillState, Refusal};
 use crate::policy::Terms;
 use crate::store::Object;
 use crate::upstream::{Ask, Class, Exchange, Framing, Permit, Span, Target, UpstreamError};
@@ -52,7 +52,7 @@ pub(super) enum Reply {
 
 pub(super) type Asked = Result<Reply, UpstreamError>;
 
-/// What to ask for.
+/// The question to an upstream.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Question {
     pub(super) if_match: Option<String>,
@@ -62,14 +62,20 @@ pub(super) struct Question {
 }
 
 /// Waits for a turn. Dropping the future gives it up.
-pub(super) async fn turn(context: &Context, shared: &Shared, class: Class) -> Permit {
+pub(super) async fn turn(context: &Context, shared: &FillState, class: Class) -> Permit {
     let url = shared.location().unwrap_or_else(|| shared.target().url.clone());
     context.client.budget_of(&url).acquire(class).await
 }
 
 /// Asks for `span`. A place that redirects once led to and that has nothing any more is forgotten, and
 /// the URL itself asked again: it may lead elsewhere now, or carry a new signature.
-pub(super) async fn ask(context: &Context, shared: &Shared, permit: &Permit, span: Span, question: Question) -> Asked {
+pub(super) async fn ask(
+    context: &Context,
+    shared: &FillState,
+    permit: &Permit,
+    span: Span,
+    question: Question,
+) -> Asked {
     let exchange = ask_any(context, shared, permit, span, question).await?;
     if brings_bytes(exchange.reply.status) {
         return Ok(Reply::Exchange(Box::new(exchange)));
@@ -86,7 +92,7 @@ pub(super) fn brings_bytes(status: u16) -> bool {
 /// The same; any status is an exchange.
 pub(super) async fn ask_any(
     context: &Context,
-    shared: &Shared,
+    shared: &FillState,
     permit: &Permit,
     span: Span,
     question: Question,
@@ -131,7 +137,7 @@ pub(super) async fn ask_any(
 /// reply brings nothing.
 struct Asking<'a> {
     context: &'a Context,
-    shared: &'a Shared,
+    shared: &'a FillState,
     permit: &'a Permit,
     ask: Ask,
 }
@@ -206,7 +212,7 @@ impl Asking<'_> {
                 return result;
             }
         }
-        // It refuses one that is alone: that was not the reason.
+        // The upstream refuses a single connection too: their number was not the reason.
         self.permit.allow_all();
         result
     }

@@ -1,8 +1,8 @@
-//! What all fills share, and which of them there are.
+//! The context that all fills share, with the map of fills under way.
 
-use super::registry::{FillSettings, Shared};
-use super::threads::Threads;
-use super::unshared::Unshared;
+use super::hit_for_miss::HitForMiss;
+use super::registry::{FillSettings, FillState};
+use super::runtimes::FillRuntimes;
 use crate::key::ObjectId;
 use crate::live::Streams;
 use crate::policy::NotStored;
@@ -15,24 +15,24 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// What all fills share.
+/// The context that all fills share.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) store: Arc<Store>,
     pub(super) streams: Arc<Streams>,
     pub(super) client: Client,
     pub(super) settings: FillSettings,
-    pub(super) threads: Threads,
+    pub(super) threads: FillRuntimes,
     pub(super) stopping: watch::Sender<bool>,
     /// Counts the times that the machine has slept.
     pub(super) woken: watch::Sender<u64>,
     /// Held by who makes room inside objects.
     pub(super) punching: Mutex<()>,
-    fills: Mutex<HashMap<ObjectId, Arc<Shared>>>,
+    fills: Mutex<HashMap<ObjectId, Arc<FillState>>>,
     /// URLs whose replies are for one client each.
-    unshared: Mutex<Unshared>,
+    hit_for_miss: Mutex<HitForMiss>,
     /// URLs under whose weak validators bytes have differed.
-    distrusted: Mutex<Unshared>,
+    distrusted: Mutex<HitForMiss>,
     pub(super) owners: Mutex<JoinSet<()>>,
 }
 
@@ -42,7 +42,7 @@ impl Context {
         streams: Arc<Streams>,
         client: Client,
         settings: FillSettings,
-        threads: Threads,
+        threads: FillRuntimes,
     ) -> Self {
         Self {
             store,
@@ -54,18 +54,18 @@ impl Context {
             woken: watch::Sender::new(0),
             punching: Mutex::default(),
             fills: Mutex::default(),
-            unshared: Mutex::default(),
+            hit_for_miss: Mutex::default(),
             distrusted: Mutex::default(),
             owners: Mutex::default(),
         }
     }
 
-    pub(super) fn fills(&self) -> MutexGuard<'_, HashMap<ObjectId, Arc<Shared>>> {
+    pub(super) fn fills(&self) -> MutexGuard<'_, HashMap<ObjectId, Arc<FillState>>> {
         self.fills.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the fill brings is for those who have joined it: whoever comes from now on asks for himself.
-    pub(super) fn set_apart(&self, shared: &Arc<Shared>, why: NotStored) {
+    /// The fill goes on for the readers that have joined it: requests arriving after this are not coalesced.
+    pub(super) fn set_apart(&self, shared: &Arc<FillState>, why: NotStored) {
         let _ = shared.not_stored.set(why);
         shared.detached.store(true, Ordering::Release);
         let id = shared.key.id();
@@ -75,17 +75,17 @@ impl Context {
         }
         drop(fills);
         if why.is_of_the_url() {
-            self.unshared().note(id, Instant::now());
+            self.hit_for_miss().note(id, Instant::now());
         }
     }
 
     /// A reply came that others may share.
-    pub(super) fn set_shared(&self, shared: &Shared) {
-        self.unshared().forget(shared.key.id());
+    pub(super) fn set_shared(&self, shared: &FillState) {
+        self.hit_for_miss().forget(shared.key.id());
     }
 
-    pub(super) fn unshared(&self) -> MutexGuard<'_, Unshared> {
-        self.unshared.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn hit_for_miss(&self) -> MutexGuard<'_, HitForMiss> {
+        self.hit_for_miss.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes of the URL have differed under one weak tag and date: what these say is not believed for a while.
@@ -101,7 +101,7 @@ impl Context {
     }
 
     /// Takes a fill off the map, unless it still has readers to serve.
-    pub(super) fn retire(&self, shared: &Arc<Shared>, even_with_readers: bool) -> bool {
+    pub(super) fn retire(&self, shared: &Arc<FillState>, even_with_readers: bool) -> bool {
         let mut fills = self.fills();
         if !even_with_readers && shared.readers.load(Ordering::Acquire) > 0 {
             return false;

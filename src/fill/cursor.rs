@@ -1,10 +1,10 @@
 //! The handle by which a reader holds a fill.
 
 use super::context::Context;
-use super::place::Place;
 use super::plan::{NEAR_BYTES, NEAR_SECONDS};
-use super::registry::{Phase, Refusal, Shared, Trouble};
-use super::why::Why;
+use super::position::ReaderPosition;
+use super::registry::{FillState, Phase, Refusal, Trouble};
+use super::wait_reason::WaitReason;
 use crate::live::Stream;
 use crate::policy::NotStored;
 use crate::ranges::{ByteOffset, ByteRange};
@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 /// A reader's share in a fill; while any is held the fill goes on.
 #[derive(Debug)]
 pub struct Cursor {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<FillState>,
     pub(super) context: Arc<Context>,
-    pub(super) place: Arc<Place>,
+    pub(super) position: Arc<ReaderPosition>,
     pub(super) collapsed: bool,
 }
 
@@ -29,7 +29,7 @@ impl Cursor {
         self.collapsed
     }
 
-    /// Whose request the fill makes.
+    /// The target whose request the fill makes.
     pub fn target(&self) -> Arc<Target> {
         self.shared.target()
     }
@@ -44,18 +44,18 @@ impl Cursor {
         self.shared.not_stored.get().copied()
     }
 
-    /// Whether the fill has ended: who needs bytes of it must join another.
+    /// Whether the fill has ended: a reader that needs bytes of it must join another.
     pub fn is_over(&self) -> bool {
         self.shared.over.load(Ordering::Acquire)
     }
 
     /// The reader has taken `bytes` more and is at `at` now, of a wish that ends at `end`.
     pub fn reached(&self, at: ByteOffset, end: ByteOffset, bytes: u64) {
-        self.place.reached(at, end, bytes, Instant::now());
+        self.position.reached(at, end, bytes, Instant::now());
     }
 
     /// Why a reader at `at` waits.
-    pub fn why(&self, at: ByteOffset) -> Why {
+    pub fn why(&self, at: ByteOffset) -> WaitReason {
         self.context.situation(&self.shared).why(at)
     }
 
@@ -64,7 +64,7 @@ impl Cursor {
         self.shared.phase.borrow().clone()
     }
 
-    /// What the fill comes to: any phase but [`Phase::Opening`].
+    /// The phase after [`Phase::Opening`], as soon as it is reached.
     pub async fn opened(&self) -> Phase {
         let mut phase = self.shared.phase.subscribe();
         match phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await {
@@ -109,7 +109,7 @@ impl Cursor {
         if is_near && !status.dead_end {
             return true;
         }
-        let mut lines = status.sessions.iter().map(|position| position.line());
+        let mut lines = status.sessions.iter().map(|position| position.summary());
         lines.any(|line| {
             let comes = is_near || (line.at <= start && start - line.at <= reach);
             comes && line.stop.is_none_or(|stop| start < stop)
@@ -142,9 +142,9 @@ impl Cursor {
 impl Drop for Cursor {
     fn drop(&mut self) {
         // Before the count: whoever sees that nobody is left must see since when.
-        let mut visits = self.shared.visits.lock().unwrap_or_else(PoisonError::into_inner);
-        visits.left = Some(Instant::now());
-        drop(visits);
+        let mut access = self.shared.access.lock().unwrap_or_else(PoisonError::into_inner);
+        access.left = Some(Instant::now());
+        drop(access);
         self.shared.readers.fetch_sub(1, Ordering::AcqRel);
         self.shared.changed.notify_one();
     }

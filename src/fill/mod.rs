@@ -1,10 +1,10 @@
 //! Fills: bringing bytes in, once, where a reader waits.
 //!
-//! One owner task per object (owner.rs) holds its state; readers are cursors over the object and
-//! never talk to a session. What to ask for is decided by a pure function (plan.rs), what a reply
-//! is worth by another (join.rs). A session (session.rs) is one exchange that moves bytes from the
-//! upstream to the store and knows nothing else; what it has received and not written yet is in batch.rs.
-//! All of a fill runs on one thread (threads.rs). The registry (registry.rs) makes sure that there is one owner per object, however many readers come.
+//! An owner task per object (owner/) holds the state of its fill; readers are cursors over the object and
+//! never talk to a session. What to ask for is decided by a pure function (plan.rs); another classifies
+//! the replies (classify_reply.rs). A session (session.rs) is one exchange that moves bytes from the
+//! upstream to the store and knows nothing else; what it has received and not written yet is in write_batch.rs.
+//! All of a fill runs on one thread (runtimes.rs). The registry (registry.rs) makes sure that there is one owner per object, however many readers come.
 //!
 //! ```text
 //! reader ──join──► registry ──► owner ──plan──► session ──► upstream
@@ -13,8 +13,8 @@
 //! ```
 //!
 //! Every exchange waits for its turn in the budget of its upstream (ask.rs). What readers want now and
-//! soon is gathered in owner/wishes.rs; why one waits is told by why.rs. Where the disk has no room for
-//! more, room.rs takes what was watched, and session.rs passes on what it cannot store.
+//! soon is gathered in owner/wishes.rs; why one waits is told by wait_reason.rs. Where the disk has no room for
+//! more, retention.rs takes what was watched, and session.rs forwards what it cannot store.
 //!
 //! What one exchange brings is one representation, whatever its validator. Bytes of another are joined under a strong one
 //! anywhere, under a weak tag and an old date where they agree with the last that are here, and else never: a reader that is
@@ -23,28 +23,28 @@
 //! A reader that leaves stops nobody: the fill goes on as `after_last_reader` says.
 
 mod ask;
-mod batch;
+mod classify_reply;
 mod context;
 mod cursor;
-mod join;
-mod line;
-mod meter;
+mod hit_for_miss;
 mod owner;
-mod passage;
-mod place;
 mod plan;
+mod position;
 mod registry;
-mod room;
+mod relay;
+mod retention;
+mod runtimes;
 mod session;
-mod threads;
-mod unshared;
-mod why;
+mod summary;
+mod throughput;
+mod wait_reason;
+mod write_batch;
 
 pub use cursor::Cursor;
-pub use line::{FillLine, WaitingLine};
-pub use passage::{Outgoing, Passed, Seen, Sending};
 pub use registry::{FillSettings, Moved, Phase, Refusal, Registry, Served, Trouble, Want};
-pub use threads::{RunningThreads, Threads};
-pub use why::{SessionLine, Stage, Why};
+pub use relay::{DetachedRequest, Relayed, RequestBody, Seen};
+pub use runtimes::{FillRuntimes, RunningRuntimes};
+pub use summary::{FillSummary, WaiterSummary};
+pub use wait_reason::{SessionSummary, Stage, WaitReason};
 
 pub use crate::config::AfterLastReader;

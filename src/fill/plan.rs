@@ -1,4 +1,4 @@
-//! What to ask the upstream for next. Pure: wanted − present − in flight → start, shorten, stop.
+//! The plan of requests to the upstream. Pure: wanted − present − in flight → start, shorten, stop.
 //!
 //! - A reader near ahead of a session waits for it; one that is far gets a session of its own, and
 //!   the session that would have come there is shortened to end where the new one begins.
@@ -20,14 +20,14 @@ use std::time::{Duration, Instant};
 /// A reader this close ahead of a session waits for it: asking anew would cost more.
 pub(super) const NEAR_BYTES: u64 = 512 * 1024;
 
-/// So does one that the session reaches within this time.
+/// A position that a session reaches within this time counts as near too.
 pub(super) const NEAR_SECONDS: f64 = 0.25;
 
 /// A session with no more than this to bring is not shortened: its bytes are on the way already. Nor
 /// is one that will have brought them within [`SHORT_SECONDS`].
 const SHORT_BYTES: u64 = 4 << 20;
 
-/// Who waits within this much of the start of a request is taken along by it.
+/// Readers that wait within this many bytes of the start of a request are taken along by it.
 const ALONG_BYTES: u64 = 2 << 20;
 const SHORT_SECONDS: f64 = 1.0;
 
@@ -40,10 +40,10 @@ const WORTHWHILE_BYTES: u64 = 256 * 1024;
 /// Wishes with no more than this between them become one request.
 const CRUMB_BYTES: u64 = 64 * 1024;
 
-/// What nobody waits for is asked in stretches of this length: a reader may come at any time.
+/// Background requests have this length: a reader may come at any time.
 const STRETCH_BYTES: u64 = 32 << 20;
 
-/// One session that has been asked for, as the plan sees it.
+/// A session that has been asked for, as the plan sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Running {
     pub(super) id: u64,
@@ -51,7 +51,7 @@ pub(super) struct Running {
     pub(super) at: ByteOffset,
     /// Where it ends; `u64::MAX` where only the upstream knows.
     pub(super) stop: ByteOffset,
-    /// What it has brought.
+    /// Bytes that it has brought.
     pub(super) moved: u64,
     /// When it was asked for.
     pub(super) asked: Instant,
@@ -66,7 +66,7 @@ pub(super) struct View<'a> {
     pub(super) present: &'a RangeSet,
     /// In the order of their positions.
     pub(super) waiting: &'a [WaitingAt],
-    /// What readers will want soon, in the order of urgency.
+    /// Ranges that readers will want soon, in the order of urgency.
     pub(super) ahead: &'a [ByteRange],
     pub(super) running: &'a [Running],
     /// Whether pieces may be asked for and joined.
@@ -83,7 +83,7 @@ pub(super) struct View<'a> {
     pub(super) now: Instant,
 }
 
-/// One step to take, in order.
+/// A step to take, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Asks for the whole, from 0.
@@ -143,7 +143,7 @@ fn grow(view: &View<'_>, length: u64, class: Class) -> Vec<Step> {
     range.map(|range| Step::Start(range, class)).into_iter().collect()
 }
 
-/// What a session is for, as readers stand now.
+/// The class of a session, as readers stand now.
 pub(super) fn class_of(session: &Running, waiting: &[WaitingAt]) -> Class {
     let serves = |waiter: &WaitingAt| session.at <= waiter.at && waiter.at < session.stop;
     match waiting.iter().any(serves) {
@@ -262,7 +262,7 @@ impl<'a> Draft<'a> {
             session.stop.saturating_sub(session.at) <= SHORT_BYTES
                 && share.is_none_or(|share| (at - session.at) as f64 <= share * SHORT_SECONDS)
         };
-        // It waited already when the request was made, which takes it along (`with_neighbours`).
+        // A reader that waited already when the request was made is taken along by it (`with_neighbours`).
         let taken_along = |session: &Running| waiter.since <= session.asked && at - session.at <= ALONG_BYTES;
         self.running
             .iter()

@@ -6,13 +6,13 @@
 use super::AfterLastReader;
 use super::context::Context;
 use super::cursor::Cursor;
-use super::line::FillLine;
-use super::meter::Meter;
 use super::owner::{Owner, Start};
-use super::passage::Sending;
-use super::place::{Pace, Place, Visits};
-use super::session::Position;
-use super::threads::Threads;
+use super::position::{AccessPattern, ReaderPosition, ReaderProgress};
+use super::relay::DetachedRequest;
+use super::runtimes::FillRuntimes;
+use super::session::SessionPosition;
+use super::summary::FillSummary;
+use super::throughput::Throughput;
 use crate::key::{ObjectId, ObjectKey};
 use crate::live::{Stream, Streams};
 use crate::policy::{NotStored, selects};
@@ -34,7 +34,7 @@ pub struct FillSettings {
     pub hold_limit: Duration,
     /// The longest that a reader waits for the upstream to confirm a stale object.
     pub revalidate_wait: Duration,
-    /// What to do when the last reader has left.
+    /// The policy for a fill whose last reader has left.
     pub after_last_reader: AfterLastReader,
     /// How far ahead of a reader is fetched, in time at its own rate; `None` is all.
     pub read_ahead: Option<Duration>,
@@ -42,7 +42,7 @@ pub struct FillSettings {
     pub served: Served,
 }
 
-/// What a reader that joins is after.
+/// The wish of a reader that joins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
     /// The head only: no byte need be fetched for it.
@@ -97,7 +97,7 @@ pub enum Phase {
     Failed(Arc<UpstreamError>),
     /// The upstream is left alone for so long: it asked for that, or is known to be down.
     Resting(Duration),
-    /// What the URL leads to has relative names in it, so the client must know where it is.
+    /// The URL redirects to a document with relative names in it, so the client must know where that is.
     Redirected(Arc<Moved>),
     /// The upstream gives no parts: what is wanted comes with the whole.
     WithoutParts,
@@ -121,7 +121,7 @@ pub struct Moved {
 pub struct Served(Arc<dyn Fn(&Url) -> bool + Send + Sync>);
 
 impl Served {
-    /// Those of which `is_served` says so.
+    /// The URLs of which `is_served` is true.
     pub fn new(is_served: impl Fn(&Url) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(is_served))
     }
@@ -142,7 +142,7 @@ impl std::fmt::Debug for Served {
 pub struct Refusal {
     /// The status: 4xx, 5xx, or another that is neither a success nor a redirect.
     pub status: u16,
-    /// Its end-to-end fields.
+    /// The end-to-end fields of the answer.
     pub headers: Vec<(String, String)>,
     /// `Retry-After`, as it came.
     pub retry_after: Option<String>,
@@ -157,7 +157,7 @@ pub struct Refusal {
 /// Why a fill makes no progress at the moment.
 #[derive(Debug, Clone)]
 pub struct Trouble {
-    /// What happened, in words.
+    /// The failure, in words.
     pub what: Arc<str>,
     /// The upstream's answer, where there was one, with the bytes it was an answer for: from the first
     /// up to, not including, the second.
@@ -172,9 +172,9 @@ impl Trouble {
     }
 }
 
-/// What a fill shares with its readers.
+/// The state that a fill shares with its readers.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct FillState {
     pub(super) key: ObjectKey,
     target: Mutex<Arc<Target>>,
     /// Another URL for the same object, which the latest reader came with: it may be signed anew, or
@@ -188,31 +188,31 @@ pub(super) struct Shared {
     pub(super) readers: AtomicUsize,
     /// How many readers have ever come.
     arrivals: AtomicU64,
-    /// Somebody has asked for bytes, so completing the object is worth while.
+    /// A reader has asked for bytes, so completing the object is worth while.
     pub(super) bytes_wanted: AtomicBool,
     /// Where readers were last: the holes after it are filled first.
     pub(super) hint: AtomicU64,
     /// Where the wishes of the latest readers ended.
-    pub(super) visits: Mutex<Visits>,
+    pub(super) access: Mutex<AccessPattern>,
     /// Rung when a reader joins or leaves.
     pub(super) changed: Notify,
-    /// It has left the map, and brings nothing more.
+    /// The fill has left the map, and brings nothing more.
     pub(super) over: AtomicBool,
-    /// Its object was purged, or is not to be shared: it goes on for the readers it has, and for nobody else.
+    /// The object was purged, or is not to be shared: the fill goes on for the readers it has, and no other joins it.
     pub(super) detached: AtomicBool,
     /// Why the reply is not kept.
     pub(super) not_stored: OnceLock<NotStored>,
     /// The stream that it logs, where it is one.
     stream: OnceLock<Arc<Stream>>,
-    pub(super) meter: Arc<Mutex<Meter>>,
-    places: Mutex<Vec<Weak<Place>>>,
+    pub(super) throughput: Arc<Mutex<Throughput>>,
+    positions: Mutex<Vec<Weak<ReaderPosition>>>,
     pub(super) status: Mutex<Status>,
 }
 
-/// What the owner says of itself after each plan.
+/// The owner's status, published after each plan.
 #[derive(Debug, Default)]
 pub(super) struct Status {
-    pub(super) sessions: Vec<Arc<Position>>,
+    pub(super) sessions: Vec<Arc<SessionPosition>>,
     pub(super) retry_at: Option<Instant>,
     /// The last failure was the disk's.
     pub(super) disk: bool,
@@ -224,7 +224,7 @@ pub(super) struct Status {
 /// How long the place that redirects led to is asked directly.
 const LOCATION_LIFETIME: Duration = Duration::from_secs(300);
 
-impl Shared {
+impl FillState {
     fn new(target: Arc<Target>, bytes_wanted: bool) -> Self {
         Self {
             key: target.key.clone(),
@@ -239,14 +239,14 @@ impl Shared {
             // Set before the owner starts: it must not take the first reader for one of the head.
             bytes_wanted: AtomicBool::new(bytes_wanted),
             hint: AtomicU64::new(0),
-            visits: Mutex::default(),
+            access: Mutex::default(),
             changed: Notify::new(),
             over: AtomicBool::new(false),
             detached: AtomicBool::new(false),
             not_stored: OnceLock::new(),
             stream: OnceLock::new(),
-            meter: Arc::new(Mutex::new(Meter::new(Instant::now()))),
-            places: Mutex::default(),
+            throughput: Arc::new(Mutex::new(Throughput::new(Instant::now()))),
+            positions: Mutex::default(),
             status: Mutex::default(),
         }
     }
@@ -267,12 +267,12 @@ impl Shared {
         self.stream.get()
     }
 
-    /// What it brings is a stream.
+    /// Marks the fill as the writer of a stream.
     pub(super) fn set_stream(&self, stream: &Arc<Stream>) {
         let _ = self.stream.set(Arc::clone(stream));
     }
 
-    /// What to ask for.
+    /// The target to ask for.
     pub(super) fn target(&self) -> Arc<Target> {
         Arc::clone(&self.target.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -283,19 +283,19 @@ impl Shared {
         let mut held = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         let same = held.url == target.url && held.trust == target.trust;
         match (held.trust, target.trust) {
-            // One client's rights are not lent to the others.
+            // One client's credentials are not used for others.
             _ if same || !held.same_credentials(target) => return,
             (Trust::Configured, Trust::Public) => return,
             (Trust::Public, Trust::Configured) => *held = Arc::clone(target),
             _ => *self.spare() = Some(Arc::clone(target)),
         }
-        // What the one was refused says nothing of the other.
+        // An error for the old URL must not be reported for the new one.
         self.trouble.send_replace(None);
         self.renewed.store(true, Ordering::Release);
         drop(held);
     }
 
-    /// Nobody comes with another URL while this is held.
+    /// The target, locked: no reader renews it while this is held.
     pub(super) fn hold_target(&self) -> MutexGuard<'_, Arc<Target>> {
         self.target.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -314,7 +314,7 @@ impl Shared {
         self.spare().is_some()
     }
 
-    /// It opens nothing either.
+    /// Forgets the spare URL: the upstream refuses it too.
     pub(super) fn forget_spare(&self, tried: &Arc<Target>) {
         self.spare().take_if(|spare| Arc::ptr_eq(spare, tried));
     }
@@ -354,9 +354,9 @@ impl Shared {
 
     /// Whether the latest reader goes on where another one ended, so that the next is known beforehand;
     /// and when the last one left.
-    pub(super) fn visits(&self) -> (bool, Option<Instant>) {
-        let visits = self.visits.lock().unwrap_or_else(PoisonError::into_inner);
-        (visits.in_sequence, visits.left)
+    pub(super) fn access(&self) -> (bool, Option<Instant>) {
+        let access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+        (access.in_sequence, access.left)
     }
 
     /// Counts a reader that comes.
@@ -373,7 +373,7 @@ impl Shared {
     /// Marks a session as ended that serves no reader, unless one has come since there had been so many `arrivals`. A reader
     /// is counted before it looks, under the same lock, which sessions there are (`Cursor::comes_soon`): so none relies on
     /// a session that is about to end.
-    pub(super) fn ends_unattended(&self, position: &Position, arrivals: u64) -> bool {
+    pub(super) fn ends_unattended(&self, position: &SessionPosition, arrivals: u64) -> bool {
         let _looks = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = self.arrivals() == arrivals;
         if ends {
@@ -388,21 +388,24 @@ impl Shared {
 
     /// Where the latest wishes ended: whoever had them may be back for the next.
     pub(super) fn left_at(&self) -> Vec<ByteOffset> {
-        let visits = self.visits.lock().unwrap_or_else(PoisonError::into_inner);
-        visits.latest_ends()
+        let access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+        access.latest_ends()
     }
 
     /// How each of the readers goes.
-    pub(super) fn paces(&self) -> Vec<Pace> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.retain(|place| place.strong_count() > 0);
-        places.iter().filter_map(|place| Some(place.upgrade()?.now())).collect()
+    pub(super) fn reading(&self) -> Vec<ReaderProgress> {
+        let mut positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        positions.retain(|position| position.strong_count() > 0);
+        positions
+            .iter()
+            .filter_map(|position| Some(position.upgrade()?.now()))
+            .collect()
     }
 
     /// Bytes per second that the fill brings, where enough has come to tell.
     pub(super) fn rate(&self) -> Option<f64> {
-        let meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
-        meter.rate(Instant::now())
+        let throughput = self.throughput.lock().unwrap_or_else(PoisonError::into_inner);
+        throughput.rate(Instant::now())
     }
 }
 
@@ -419,7 +422,7 @@ impl Registry {
         streams: Arc<Streams>,
         client: Client,
         settings: FillSettings,
-        threads: Threads,
+        threads: FillRuntimes,
     ) -> Self {
         let context = Context::new(store, streams, client, settings, threads);
         Self {
@@ -442,11 +445,11 @@ impl Registry {
         let collapsed = running.is_some();
         let mut begins = None;
         let shared = running.unwrap_or_else(|| {
-            let shared = Arc::new(Shared::new(Arc::clone(target), wants_bytes));
+            let shared = Arc::new(FillState::new(Arc::clone(target), wants_bytes));
             fills.insert(target.key.id(), Arc::clone(&shared));
-            // What was purged since it was looked up is not to be filled for whoever comes.
+            // An object that was purged since its look-up is not filled for later readers.
             let known = known.filter(|object| !object.is_discarded());
-            // What was not there when it was looked up may have been brought since, by a fill that is over.
+            // An object that was absent at the look-up may have been stored since, by a fill that is over.
             let known = known.or_else(|| self.brought_since(target));
             begins = Some(Owner::new(Arc::clone(&self.context), Arc::clone(&shared), known));
             shared
@@ -464,8 +467,8 @@ impl Registry {
             };
             if let Some((start, end)) = wish {
                 shared.hint.store(start, Ordering::Relaxed);
-                let mut visits = shared.visits.lock().unwrap_or_else(PoisonError::into_inner);
-                visits.note(start, end);
+                let mut access = shared.access.lock().unwrap_or_else(PoisonError::into_inner);
+                access.note(start, end);
             }
         }
         let first_bytes = wants_bytes && !shared.bytes_wanted.swap(true, Ordering::AcqRel);
@@ -479,7 +482,7 @@ impl Registry {
             Some(Span::Range(range)) => (range.start(), range.end()),
             _ => (0, u64::MAX),
         };
-        let cursor = self.cursor(shared, Place::new(start, end, Instant::now()), collapsed);
+        let cursor = self.cursor(shared, ReaderPosition::new(start, end, Instant::now()), collapsed);
         if let Some(owner) = begins {
             // When all that it goes by is there: on a busy machine it may be far before this thread goes on, and would
             // find that nobody wants what it has just begun to fetch.
@@ -488,7 +491,7 @@ impl Registry {
         cursor
     }
 
-    /// What the store has open of the target. Who does not select the leader of its URL is to find that there is
+    /// The open object of the target. A request that does not select the leader of its URL must find that there is
     /// one, and ask for a variant; a variant that it does not select is of no use.
     fn brought_since(&self, target: &Target) -> Option<Arc<Object>> {
         let object = self.context.store.resident(&target.key)?;
@@ -500,28 +503,28 @@ impl Registry {
         is_of_use.then_some(object)
     }
 
-    fn cursor(&self, shared: Arc<Shared>, place: Place, collapsed: bool) -> Cursor {
-        let place = Arc::new(place);
-        let mut places = shared.places.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that left are forgotten here, so that a fill nobody looks at keeps no list of them.
-        places.retain(|place| place.strong_count() > 0);
-        places.push(Arc::downgrade(&place));
-        drop(places);
+    fn cursor(&self, shared: Arc<FillState>, position: ReaderPosition, collapsed: bool) -> Cursor {
+        let position = Arc::new(position);
+        let mut positions = shared.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        // Positions of readers that left are dropped here, so that a fill which plans rarely keeps no list of them.
+        positions.retain(|position| position.strong_count() > 0);
+        positions.push(Arc::downgrade(&position));
+        drop(positions);
         Cursor {
             shared,
             context: Arc::clone(&self.context),
-            place,
+            position,
             collapsed,
         }
     }
 
-    /// A fill of one's own, which nobody else joins and whose object nobody else finds.
+    /// A fill for one reader: no other joins it, and no other request finds its object.
     pub fn join_alone(&self, target: &Arc<Target>, want: Want) -> Cursor {
-        let shared = Arc::new(Shared::new(Arc::clone(target), want.is_for_bytes()));
+        let shared = Arc::new(FillState::new(Arc::clone(target), want.is_for_bytes()));
         shared.detached.store(true, Ordering::Release);
         shared.count_reader();
         let owner = Owner::new(Arc::clone(&self.context), Arc::clone(&shared), None);
-        let cursor = self.cursor(shared, Place::new(0, u64::MAX, Instant::now()), false);
+        let cursor = self.cursor(shared, ReaderPosition::new(0, u64::MAX, Instant::now()), false);
         self.spawn(owner, Start::Want(want));
         cursor
     }
@@ -533,8 +536,8 @@ impl Registry {
     }
 
     /// Sends a request that must not die with its client: what comes of it is logged as `stream`, whoever reads.
-    pub fn detach_request(&self, target: &Arc<Target>, sending: Sending, stream: &Arc<Stream>) {
-        let shared = Arc::new(Shared::new(Arc::clone(target), true));
+    pub fn detach_request(&self, target: &Arc<Target>, sending: DetachedRequest, stream: &Arc<Stream>) {
+        let shared = Arc::new(FillState::new(Arc::clone(target), true));
         shared.set_stream(stream);
         let owner = Owner::new(Arc::clone(&self.context), shared, None);
         self.spawn(owner, Start::Send(Box::new(sending)));
@@ -545,12 +548,12 @@ impl Registry {
         &self.context.streams
     }
 
-    /// Whether the latest reply of that URL was for one client alone, so that waiting for the next would be in vain.
-    pub fn is_unshared(&self, id: ObjectId) -> bool {
-        self.context.unshared().has(id, Instant::now())
+    /// Whether the latest reply of that URL was for one client alone, so that coalescing with the next would be in vain.
+    pub fn is_hit_for_miss(&self, id: ObjectId) -> bool {
+        self.context.hit_for_miss().has(id, Instant::now())
     }
 
-    /// The object of that id was purged: whoever comes from now on begins a fill of its own.
+    /// The object of that id was purged: requests arriving after this are not coalesced with its fill.
     pub fn detach(&self, id: ObjectId) {
         if let Some(shared) = self.context.fills().remove(&id) {
             shared.detached.store(true, Ordering::Release);
@@ -560,7 +563,7 @@ impl Registry {
 
     /// [`Registry::detach`] for all objects that are meant.
     pub fn detach_all(&self, which: &PurgeScope) {
-        let meant = |shared: &Shared| match Context::object(shared) {
+        let meant = |shared: &FillState| match Context::object(shared) {
             Some(object) => which.means(object.url(), object.head().representation()),
             None => which.means(shared.key.url(), &Representation::default()),
         };
@@ -578,13 +581,13 @@ impl Registry {
     }
 
     /// All fills as they stand, in the order of their ids.
-    pub fn list(&self) -> Vec<FillLine> {
-        let mut fills: Vec<(ObjectId, Arc<Shared>)> = {
+    pub fn list(&self) -> Vec<FillSummary> {
+        let mut fills: Vec<(ObjectId, Arc<FillState>)> = {
             let held = self.context.fills();
             held.iter().map(|(id, shared)| (*id, Arc::clone(shared))).collect()
         };
         fills.sort_unstable_by_key(|(id, _)| *id);
-        fills.iter().map(|(_, shared)| self.context.line(shared)).collect()
+        fills.iter().map(|(_, shared)| self.context.summary(shared)).collect()
     }
 
     fn spawn(&self, owner: Owner, start: Start) {

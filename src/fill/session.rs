@@ -1,16 +1,16 @@
-//! One exchange at one position: bytes from the upstream to the store, until it meets its end.
+//! A session: one exchange at one position, which moves bytes from the upstream to the store until it meets its end.
 //!
 //! The session moves bytes and reports how it ended; it decides nothing. What has arrived together
 //! is written together (batch.rs): where that may wait for the disk on a blocking thread, so that no other fill is
 //! delayed. Readers have it before it is written. What the disk does not take is
 //! passed on to readers that wait for it, piece by piece, as they take it; where none waits the session ends.
 
-use super::batch::Batch;
+use super::classify_reply::BodySpan;
 use super::context::Context;
-use super::join::Brings;
 use super::owner::on_disk;
-use super::registry::Shared;
-use super::why::{SessionLine, Stage};
+use super::registry::FillState;
+use super::wait_reason::{SessionSummary, Stage};
+use super::write_batch::WriteBatch;
 use crate::live::Stream;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, PassThroughReason, StoreError};
@@ -31,20 +31,20 @@ const BATCH_BYTES: usize = 1 << 20;
 /// The same for a stream: there are many of them, none in a hurry.
 const STREAM_BATCH_BYTES: usize = 64 * 1024;
 
-/// What a session must bring to count as progress, in bytes.
+/// Bytes that a session must bring to count as progress.
 const PROGRESS_BYTES: u64 = 64 * 1024;
 
 /// The stage of a session that was given up before its turn.
-const WITHDRAWN: u8 = u8::MAX;
+const CANCELLED: u8 = u8::MAX;
 
 /// Where a session is, readable while it runs.
 #[derive(Debug)]
-pub(super) struct Position {
+pub(super) struct SessionPosition {
     /// The next byte it will bring.
     pub(super) at: AtomicU64,
     /// Where it ends; only ever lowered, once it has been asked for.
     pub(super) stop: AtomicU64,
-    /// What it has brought.
+    /// Bytes that it has brought.
     pub(super) moved: AtomicU64,
     stage: AtomicU8,
     /// When it was asked for.
@@ -54,7 +54,7 @@ pub(super) struct Position {
     leashed_at_arrival: AtomicU64,
 }
 
-impl Position {
+impl SessionPosition {
     pub(super) fn new(at: u64, stop: u64, stage: Stage) -> Arc<Self> {
         let position = Self {
             at: at.into(),
@@ -82,15 +82,15 @@ impl Position {
         }
     }
 
-    /// It serves none of the readers that have come, so many so far: from where it is now it brings so many bytes more and
-    /// then ends, unless it is released before, or another comes.
+    /// Limits a session that serves none of the `arrivals` readers so far: it brings so many bytes more and then ends, unless
+    /// it is released before, or another reader comes.
     pub(super) fn leash(&self, bytes: u64, arrivals: u64) {
         let end = self.at.load(Ordering::Acquire).saturating_add(bytes);
         self.leashed_at_arrival.store(arrivals, Ordering::Release);
         self.leash.fetch_min(end, Ordering::AcqRel);
     }
 
-    /// It serves somebody.
+    /// Lifts the limit: the session serves a reader.
     pub(super) fn release(&self) {
         self.leash.store(u64::MAX, Ordering::Release);
     }
@@ -106,15 +106,15 @@ impl Position {
     }
 
     /// As it looks from outside.
-    pub(super) fn line(&self) -> SessionLine {
-        SessionLine {
+    pub(super) fn summary(&self) -> SessionSummary {
+        SessionSummary {
             at: self.at.load(Ordering::Acquire),
             stop: Some(self.stop.load(Ordering::Acquire)).filter(|stop| *stop != u64::MAX),
             stage: self.stage(),
         }
     }
 
-    /// Its turn has come: it is asked for now; `false` where it was withdrawn.
+    /// The turn has come: the session is asked for now; `false` where it was cancelled.
     pub(super) fn ask(&self) -> bool {
         let asked = self.leave_queue(Stage::Asked as u8);
         if asked {
@@ -123,10 +123,10 @@ impl Position {
         asked
     }
 
-    /// It is not wanted any more; `false` where it is being asked for already. One that was ended between its turn and
+    /// Cancels a queued session; `false` where it is being asked for already. One that was ended between its turn and
     /// its end would have been asked for in vain.
-    pub(super) fn withdraw(&self) -> bool {
-        self.leave_queue(WITHDRAWN)
+    pub(super) fn cancel(&self) -> bool {
+        self.leave_queue(CANCELLED)
     }
 
     fn leave_queue(&self, to: u8) -> bool {
@@ -147,7 +147,7 @@ impl Position {
 /// How a session ended.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It met its end, or that of the object.
+    /// The session met its end, or that of the object.
     Reached,
     /// The reply promised less than was asked for, and has kept that.
     Curtailed,
@@ -161,7 +161,7 @@ pub(super) enum Outcome {
     Disk(StoreError),
     /// The connection was needed for somebody who waits.
     CalledBack,
-    /// It has brought as much as it may for nobody.
+    /// The session has brought as much as it may without a reader.
     Unattended,
     /// The machine has slept: the connection is dead, known or not.
     Slept,
@@ -182,15 +182,15 @@ const ROOM_GRAIN: u64 = 64 * 1024;
 /// How long after the last reader has left it still waits.
 const BETWEEN_PIECES: Duration = Duration::from_millis(250);
 
-/// What a session moves its bytes to.
+/// The target of a session's bytes.
 #[derive(Clone)]
-pub(super) struct Sink {
+pub(super) struct WriteTarget {
     pub(super) session: u64,
     pub(super) thread: Handle,
     pub(super) context: Arc<Context>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<FillState>,
     pub(super) object: Arc<Object>,
-    pub(super) position: Arc<Position>,
+    pub(super) position: Arc<SessionPosition>,
     /// The longest silence of the upstream.
     pub(super) idle: Duration,
 }
@@ -198,9 +198,9 @@ pub(super) struct Sink {
 /// Moves the body into the object.
 pub(super) async fn receive(
     mut exchange: Exchange,
-    brings: Brings,
+    brings: BodySpan,
     compared_to: Option<ByteOffset>,
-    sink: &Sink,
+    sink: &WriteTarget,
     permit: &Permit,
     on_progress: impl FnOnce(),
 ) -> Outcome {
@@ -212,7 +212,7 @@ pub(super) async fn receive(
         Ok(left_over) => Some(left_over).filter(|piece| !piece.is_empty()),
         Err(outcome) => return outcome,
     };
-    let mut batch = Batch::new(sink, begin);
+    let mut batch = WriteBatch::new(sink, begin);
     let stop_now = || position.stop.load(Ordering::Acquire);
     loop {
         let stop = stop_now().min(brings.end.unwrap_or(u64::MAX));
@@ -220,7 +220,7 @@ pub(super) async fn receive(
         let asked = stop_now().min(brings.total.unwrap_or(u64::MAX));
         let at = batch.end();
         if at >= stop {
-            // Its end may have come nearer since more was taken.
+            // The stop may have come nearer since more was taken.
             if let Err(error) = sink.take(batch, at, stop).await {
                 return Outcome::Disk(error);
             }
@@ -240,8 +240,8 @@ pub(super) async fn receive(
             };
         }
         let mut came = match left_over.take() {
-            Some(piece) => Came::of(piece),
-            None => Came::next(&mut exchange, sink, &batch).await,
+            Some(piece) => Received::of(piece),
+            None => Received::next(&mut exchange, sink, &batch).await,
         };
         // Another session may have begun at what this one would have come to.
         let (stop, asked) = (stop.min(stop_now()), asked.min(stop_now()));
@@ -259,7 +259,7 @@ pub(super) async fn receive(
         if count > 0 {
             position.moved.fetch_add(count, Ordering::Relaxed);
             sink.shared
-                .meter
+                .throughput
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .add(count, Instant::now());
@@ -294,7 +294,7 @@ pub(super) async fn receive(
 /// How the session ends: they differ, or are not to be had.
 async fn compare(
     exchange: &mut Exchange,
-    sink: &Sink,
+    sink: &WriteTarget,
     mut at: ByteOffset,
     until: ByteOffset,
 ) -> Result<Bytes, Outcome> {
@@ -350,8 +350,8 @@ enum Ending {
     Failed(UpstreamError),
 }
 
-/// What came at once.
-struct Came {
+/// The pieces that came at once.
+struct Received {
     pieces: Vec<Bytes>,
     /// How the body has ended, where it has.
     ending: Option<Ending>,
@@ -359,8 +359,8 @@ struct Came {
     is_late: bool,
 }
 
-impl Came {
-    /// What had come before.
+impl Received {
+    /// A piece that had come before.
     fn of(piece: Bytes) -> Self {
         Self {
             pieces: vec![piece],
@@ -370,7 +370,7 @@ impl Came {
     }
 
     /// Waits for one piece, where the batch may wait, then takes what else is there already.
-    async fn next(exchange: &mut Exchange, sink: &Sink, batch: &Batch) -> Self {
+    async fn next(exchange: &mut Exchange, sink: &WriteTarget, batch: &WriteBatch) -> Self {
         let mut came = Self {
             pieces: Vec::new(),
             ending: None,
@@ -421,10 +421,10 @@ impl Came {
     }
 }
 
-impl Sink {
+impl WriteTarget {
     /// Stores what of the batch lies before `until`, or passes it on; returns the rest. Fails where the disk does not
     /// take it and nobody waits for it.
-    async fn take(&self, batch: Batch, until: ByteOffset, stop: ByteOffset) -> Result<Batch, StoreError> {
+    async fn take(&self, batch: WriteBatch, until: ByteOffset, stop: ByteOffset) -> Result<WriteBatch, StoreError> {
         let writes = batch.begins_before(until);
         let (mut batch, mut written) = batch.write(until).await;
         if let Some(stream) = self.shared.stream() {
@@ -469,7 +469,7 @@ impl Sink {
             at += count;
             self.position.at.store(at, Ordering::Release);
         }
-        Ok(Batch::new(self, at))
+        Ok(WriteBatch::new(self, at))
     }
 
     /// Drops the older half of a stream's log; `false` where that is not worth it.
@@ -494,7 +494,7 @@ impl Sink {
         let Some(rest) = ByteRange::new(at, stop.max(at.saturating_add(1))) else {
             return false;
         };
-        let left = self.shared.visits().1;
+        let left = self.shared.access().1;
         let patience = match left.filter(|_| !self.shared.has_readers()) {
             // A player that asks piece by piece may be back in a moment; for nobody else is it worth a connection.
             Some(left) => BETWEEN_PIECES.saturating_sub(left.elapsed()),

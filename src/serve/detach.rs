@@ -5,7 +5,7 @@ use super::onward::OF_A_PART;
 use super::pass::{Sent, sent};
 use super::problem::{CACHE_STATUS, Problem};
 use super::streams::path_of;
-use crate::fill::Sending;
+use crate::fill::DetachedRequest;
 use crate::header::{CacheStatus, Forwarded, preferred_wait, prefers_async};
 use crate::live::{CROWDED, Origin, Stream};
 use crate::upstream::Target;
@@ -65,7 +65,7 @@ impl Service {
             // Before it is sent: who asks again after a crash is to find it.
             let (streams, begun) = (Arc::clone(self.fills.streams()), Arc::clone(&stream));
             let _ = tokio::task::spawn_blocking(move || streams.record(&begun)).await;
-            let sending = Sending {
+            let sending = DetachedRequest {
                 method: http.method.to_string(),
                 body,
                 seen,

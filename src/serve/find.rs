@@ -28,7 +28,7 @@ impl Service {
         let (span, only) = wanted(request);
         let (want, mut story) = self.want(request, target, known.as_ref(), (span, only));
         self.metrics.misses.inc();
-        if (request.asked.no_store || self.fills.is_unshared(target.key.id())) && known.is_none() {
+        if (request.asked.no_store || self.fills.is_hit_for_miss(target.key.id())) && known.is_none() {
             let cursor = self.fills.join_alone(target, anew(want, (span, only)));
             return self.opened(request, target, cursor, story, None).await;
         }

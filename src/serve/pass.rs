@@ -4,7 +4,7 @@ use super::lookup::Service;
 use super::onward::{goes_in_circles, makes_claims, passed_on};
 use super::problem::{CACHE_STATUS, Problem};
 use super::route::Routes;
-use crate::fill::{Outgoing, Passed, Registry, Seen};
+use crate::fill::{Registry, Relayed, RequestBody, Seen};
 use crate::header::{CacheStatus, Forwarded, value_of};
 use crate::key::ObjectKey;
 use crate::store::{Expired, Purged, Store};
@@ -32,11 +32,11 @@ impl Service {
         }
     }
 
-    async fn passed(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Result<Passed, Problem> {
+    async fn passed(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Result<Relayed, Problem> {
         let Sent { target, body, seen, .. } = sent(self, http, payload, target)?;
         let is_plain = !makes_claims(http);
         let method = http.method.to_string();
-        let passing = self.fills.pass_on(target, method, body, is_plain, seen);
+        let passing = self.fills.relay(target, method, body, is_plain, seen);
         passing.await.map_err(|error| Problem::upstream(&error))
     }
 }
@@ -44,7 +44,7 @@ impl Service {
 /// A request on its way to the upstream.
 pub(super) struct Sent {
     pub(super) target: Arc<Target>,
-    pub(super) body: Option<Outgoing>,
+    pub(super) body: Option<RequestBody>,
     /// Resolves when the client has sent all of it, or has gone.
     pub(super) uploaded: oneshot::Receiver<()>,
     /// What is to be done when the upstream has answered.
@@ -141,7 +141,7 @@ fn is_safe(method: &Method) -> bool {
 }
 
 /// The body of a request, where it has one, and when all of it has gone on.
-fn outgoing(http: &RequestHead, mut payload: Payload) -> (Option<Outgoing>, oneshot::Receiver<()>) {
+fn outgoing(http: &RequestHead, mut payload: Payload) -> (Option<RequestBody>, oneshot::Receiver<()>) {
     let (over, uploaded) = oneshot::channel();
     let headers = &http.headers;
     let length = headers
@@ -150,7 +150,7 @@ fn outgoing(http: &RequestHead, mut payload: Payload) -> (Option<Outgoing>, ones
     if length.is_none() && !headers.contains_key(header::TRANSFER_ENCODING) {
         return (None, uploaded);
     }
-    let (sender, outgoing) = Outgoing::new(length);
+    let (sender, outgoing) = RequestBody::new(length);
     actix_web::rt::spawn(async move {
         let _over = over;
         while let Some(piece) = payload.next().await {
@@ -164,7 +164,7 @@ fn outgoing(http: &RequestHead, mut payload: Payload) -> (Option<Outgoing>, ones
     (Some(outgoing), uploaded)
 }
 
-fn answer(passed: Passed, mut story: CacheStatus) -> HttpResponse {
+fn answer(passed: Relayed, mut story: CacheStatus) -> HttpResponse {
     story.upstream_status = Some(passed.status);
     let status = StatusCode::from_u16(passed.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut response = HttpResponse::build(status);

@@ -163,13 +163,13 @@ impl Client {
     ///
     /// # Errors
     /// Where no reply came: the upstream may have seen the request all the same.
-    pub async fn pass(&self, passing: Relay) -> Result<Exchange, UpstreamError> {
+    pub async fn relay(&self, passing: Relay) -> Result<Exchange, UpstreamError> {
         let url = passing.target.url.clone();
-        let passed = self.pass_once(passing).await;
+        let passed = self.relay_once(passing).await;
         passed.inspect_err(|error| self.noted(&url, error))
     }
 
-    async fn pass_once(&self, passing: Relay) -> Result<Exchange, UpstreamError> {
+    async fn relay_once(&self, passing: Relay) -> Result<Exchange, UpstreamError> {
         let asked = Instant::now();
         let target = &passing.target;
         let client = &self.client_for(&target.url, target)?.kept;

@@ -1,4 +1,4 @@
-//! What a fill does that may wait for the disk.
+//! The steps of a fill that may wait for the disk.
 
 use crate::store::{Object, StoreError};
 use std::sync::Arc;

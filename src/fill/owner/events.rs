@@ -1,10 +1,10 @@
-//! What sessions report: replies, first bytes, ends; and what a failure means for the next try.
+//! Events of sessions: replies, first bytes, ends; and what a failure means for the next try.
 
 use super::super::ask::{Reply, is_closed};
-use super::super::join::{Brings, Known, Verdict, join};
+use super::super::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply};
 use super::super::registry::{Refusal, Trouble};
 use super::super::session::Outcome;
-use super::scarcity::Scarcity;
+use super::disk_pressure::DiskPressure;
 use super::sessions::Session;
 use super::{Event, Failures, Owner, on_disk};
 use crate::ranges::ByteOffset;
@@ -26,9 +26,9 @@ impl Owner {
             Event::Moving => self.recovered(),
             Event::Recorded(recorded) => {
                 if let Err(error) = recorded {
-                    // What was not synced is absent again: it must not be fetched for nobody, over and over.
+                    // Bytes that were not synced are absent again: they must not be fetched for nobody, over and over.
                     let by_limit = matches!(error, StoreError::NoRoom { .. });
-                    self.scarcity = Some(Scarcity::after(self.scarcity.take(), by_limit, Instant::now()));
+                    self.disk_pressure = Some(DiskPressure::after(self.disk_pressure.take(), by_limit, Instant::now()));
                 }
                 self.recording = false;
                 self.recorded = Instant::now();
@@ -72,12 +72,12 @@ impl Owner {
     async fn on_reply(&mut self, index: usize, span: Span, exchange: Exchange, permit: Permit) {
         let Some(object) = self.object.clone() else { return };
         let head = Arc::clone(&*object.head());
-        let known = Known {
+        let known = KnownObject {
             representation: head.representation(),
             length: object.length(),
         };
-        let verdict = match join(Some(known), span, &exchange.reply) {
-            Verdict::OtherNode(..) if self.other_nodes < MOST_OTHER_NODES => {
+        let verdict = match classify_reply(Some(known), span, &exchange.reply) {
+            ReplyClass::OtherNode(..) if self.other_nodes < MOST_OTHER_NODES => {
                 // Two nodes behind one name have a tag each for the same bytes. What is being filled goes on: the node
                 // that has its tag is as likely to answer the next time.
                 self.other_nodes += 1;
@@ -85,17 +85,17 @@ impl Owner {
                 self.sessions.swap_remove(index);
                 return;
             }
-            Verdict::OtherNode(representation, brings) => Verdict::Begins(representation, brings),
+            ReplyClass::OtherNode(representation, brings) => ReplyClass::Begins(representation, brings),
             verdict => verdict,
         };
         self.other_nodes = 0;
         match verdict {
-            Verdict::Continues(_) if self.may_ignore_if_range(span, &exchange) => {
+            ReplyClass::Continues(_) if self.may_ignore_if_range(span, &exchange) => {
                 tracing::info!(url = object.url(), "the upstream ignores If-Range: asking by If-Match");
                 self.ignores_if_range = true;
                 self.sessions.swap_remove(index);
             }
-            Verdict::Agrees(brings) => {
+            ReplyClass::Agrees(brings) => {
                 let new_from = object.available().run_at(self.base).unwrap_or(self.base);
                 if brings.at > new_from {
                     // The part touches no byte that it could be compared with.
@@ -119,7 +119,7 @@ impl Owner {
                 }
                 self.receive_at(index, exchange, brings, Some(new_from), permit);
             }
-            Verdict::Continues(mut brings) => {
+            ReplyClass::Continues(mut brings) => {
                 // A known length is final, whatever this reply's framing says of its end.
                 brings.end = brings.end.or(object.length());
                 if let (None, Some(total)) = (object.length(), brings.total) {
@@ -141,16 +141,16 @@ impl Owner {
                     self.end_session(self.sessions[index].id);
                 }
             }
-            Verdict::Begins(..) if self.is_detached() => {
-                // It was purged: there is nothing to begin for its readers, and nobody else will come.
+            ReplyClass::Begins(..) if self.is_detached() => {
+                // The object was purged: there is nothing to begin for its readers, and no other request finds it.
                 self.stop_sessions();
                 self.failures.gave_up = true;
                 object.break_for_good(Broken::Superseded);
             }
-            Verdict::Begins(mut representation, brings) => {
+            ReplyClass::Begins(mut representation, brings) => {
                 self.stop_sessions();
                 if let Some(kind) = self.live_kind(&representation, &exchange) {
-                    // Somebody asked for the head, and somebody else now for the stream.
+                    // One request asked for the head, and another now asks for the stream.
                     let _ = self.describe(&mut representation, &exchange);
                     if let Err(phase) = self.begin_live(representation, brings, exchange, permit, kind).await {
                         self.failures.gave_up = true;
@@ -169,7 +169,7 @@ impl Owner {
                     "the upstream's representation changed: a new generation"
                 );
                 if let Err(why) = self.describe(&mut representation, &exchange) {
-                    // What it is now is not for all who hold the object: they begin again, each for himself.
+                    // The new reply is not for all readers of the object: they begin again, each with a fetch of its own.
                     self.context.set_apart(&self.shared, why);
                     self.failures.gave_up = true;
                     let (store, old) = (Arc::clone(&self.context.store), Arc::clone(&object));
@@ -185,24 +185,24 @@ impl Owner {
                     Err(error) => self.failed(error.to_string(), None, None),
                 }
             }
-            Verdict::Unsatisfiable(_) | Verdict::NotModified => {
+            ReplyClass::Unsatisfiable(_) | ReplyClass::NotModified => {
                 // The object is shorter now, or the upstream is confused: only the whole will tell.
                 self.sessions.swap_remove(index);
                 self.distrusts_ranges = true;
                 self.failed("the upstream does not have the bytes any more".to_owned(), None, None);
             }
-            Verdict::Contradiction(what) => {
+            ReplyClass::Contradiction(what) => {
                 self.sessions.swap_remove(index);
                 self.distrusts_ranges = true;
                 self.failed(what.to_owned(), None, None);
             }
-            Verdict::Imposter(what) => {
+            ReplyClass::Imposter(what) => {
                 self.sessions.swap_remove(index);
                 self.failed(what.to_owned(), None, None);
             }
             // Such statuses do not come as exchanges, and another node's was dealt with above.
-            Verdict::OtherNode(..) => {}
-            Verdict::Status(status) => {
+            ReplyClass::OtherNode(..) => {}
+            ReplyClass::Status(status) => {
                 self.sessions.swap_remove(index);
                 self.failed(format!("the upstream answered {status}"), None, None);
             }
@@ -218,7 +218,7 @@ impl Owner {
         let rest = refusal.rest.map(|rest| rest.min(LONGEST_REST));
         let what = format!("the upstream answered {}", refusal.status);
         if refusal.status == 412 {
-            // It takes our If-Range for a condition that failed: only the whole will tell what is new.
+            // The upstream takes our If-Range for a condition that failed: only the whole will tell what is new.
             self.distrusts_ranges = true;
             return self.failed(what, None, None);
         }
@@ -253,7 +253,7 @@ impl Owner {
         &mut self,
         index: usize,
         exchange: Exchange,
-        brings: Brings,
+        brings: BodySpan,
         compared_to: Option<ByteOffset>,
         permit: Permit,
     ) {
@@ -284,10 +284,10 @@ impl Owner {
         let resumes = self.resumes();
         let what = match outcome {
             Outcome::Reached => {
-                self.scarcity = match (object.pass_through_reason(), self.scarcity.take()) {
+                self.disk_pressure = match (object.pass_through_reason(), self.disk_pressure.take()) {
                     (None, _) => None,
-                    // It has passed by, and would again: for nobody it is not asked for.
-                    (Some(why), None) => Some(Scarcity::after(
+                    // The bytes were forwarded unstored, and would be again: without a reader they are not asked for.
+                    (Some(why), None) => Some(DiskPressure::after(
                         None,
                         why == PassThroughReason::DiskFull,
                         Instant::now(),
@@ -312,7 +312,7 @@ impl Owner {
                 let by_limit = matches!(error, StoreError::NoRoom { .. });
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(url = object.url(), error, "the disk takes no more for now");
-                self.scarcity = Some(Scarcity::after(self.scarcity.take(), by_limit, Instant::now()));
+                self.disk_pressure = Some(DiskPressure::after(self.disk_pressure.take(), by_limit, Instant::now()));
                 if !self.shared.has_readers() {
                     object.stop_pass_through();
                 }
@@ -365,7 +365,7 @@ impl Owner {
         self.failures.retry_at = self.failures.retry_at.max(Some(now + rest));
         tracing::warn!(url = self.shared.key.url(), what, ?rest, "the fill rests");
         if let Some(object) = self.object.as_ref().filter(|object| object.is_bare_response()) {
-            // Its status has been told, and asking again might bring another.
+            // The status has been sent to clients, and asking again might bring another.
             self.failures.gave_up = true;
             object.break_for_good(Broken::Upstream(what.as_str().into()));
         }

@@ -14,10 +14,10 @@
 //! it plans anew.
 
 mod disk;
+mod disk_pressure;
 mod events;
 mod joining;
 mod opening;
-mod scarcity;
 mod sessions;
 mod streaming;
 mod wishes;
@@ -25,11 +25,11 @@ mod wishes;
 use super::AfterLastReader;
 use super::ask::Asked;
 use super::context::Context;
-use super::passage::Sending;
 use super::plan::{Running, Step, View, class_of, plan};
-use super::registry::{Phase, Shared, Status, Want};
+use super::registry::{FillState, Phase, Status, Want};
+use super::relay::DetachedRequest;
+use super::runtimes::RuntimeSlot;
 use super::session::Outcome;
-use super::threads::Seat;
 use crate::live::State;
 use crate::policy::{NotStored, RequestDirectives};
 use crate::ranges::ByteOffset;
@@ -37,7 +37,7 @@ use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Permit, Span, Standby};
 pub(super) use disk::on_disk;
 use disk::{give_back, record};
-use scarcity::Scarcity;
+use disk_pressure::DiskPressure;
 use sessions::{Session, Wish};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -50,12 +50,12 @@ use tokio::sync::{mpsc, watch};
 const COMMIT_BYTES: u64 = 4 << 20;
 const COMMIT_EVERY: Duration = Duration::from_millis(250);
 
-/// What a fill begins with.
+/// The start of a fill.
 pub(super) enum Start {
     /// A question, which may be asked again.
     Want(Want),
     /// A request that is sent once.
-    Send(Box<Sending>),
+    Send(Box<DetachedRequest>),
 }
 
 enum Event {
@@ -82,8 +82,8 @@ enum Event {
 /// The state of one fill; see the module.
 pub(super) struct Owner {
     context: Arc<Context>,
-    seat: Seat,
-    shared: Arc<Shared>,
+    slot: RuntimeSlot,
+    shared: Arc<FillState>,
     object: Option<Arc<Object>>,
     sessions: Vec<Session>,
     next_session: u64,
@@ -92,11 +92,11 @@ pub(super) struct Owner {
     failures: Failures,
     /// Replies to ranges contradicted themselves: read the whole instead.
     distrusts_ranges: bool,
-    /// It answers `If-Range` by the whole where a range alone brings the part.
+    /// The upstream answers `If-Range` by the whole where a range alone brings the part.
     ignores_if_range: bool,
     /// How often in a row another node's tag came.
     other_nodes: u32,
-    /// It is to bring a part, and nothing where the upstream has none.
+    /// The fill is to bring a part, and nothing where the upstream gives none.
     wants_part: bool,
     /// Where the bytes of its object begin: 0, unless it brings a part that is joined to nothing.
     base: ByteOffset,
@@ -112,8 +112,8 @@ pub(super) struct Owner {
     /// When a session ends that serves nobody.
     unattended_until: Option<Instant>,
     /// The disk took no more.
-    scarcity: Option<Scarcity>,
-    /// What was stored when it began.
+    disk_pressure: Option<DiskPressure>,
+    /// The object that was stored when the fill began.
     stored: Option<Arc<Object>>,
     /// The fill ended as it should; see [`Owner`]'s drop.
     finished: bool,
@@ -131,10 +131,10 @@ struct Failures {
 }
 
 impl Owner {
-    pub(super) fn new(context: Arc<Context>, shared: Arc<Shared>, known: Option<Arc<Object>>) -> Self {
+    pub(super) fn new(context: Arc<Context>, shared: Arc<FillState>, known: Option<Arc<Object>>) -> Self {
         let (report, events) = mpsc::unbounded_channel();
         Self {
-            seat: context.threads.seat(),
+            slot: context.threads.slot(),
             context,
             shared,
             stored: known.clone(),
@@ -155,14 +155,14 @@ impl Owner {
             planned_readers: 0,
             marks: Marks::new(),
             unattended_until: None,
-            scarcity: None,
+            disk_pressure: None,
             finished: false,
         }
     }
 
     /// Where it is to run.
     pub(super) fn thread(&self) -> &Handle {
-        self.seat.thread()
+        self.slot.thread()
     }
 
     pub(super) async fn run(mut self, start: Start) {
@@ -190,7 +190,7 @@ impl Owner {
         loop {
             self.look_after_stream().await;
             self.carry_out_plan();
-            self.let_pass();
+            self.release_forwarded();
             self.tell();
             if self.is_done() && self.retire().await {
                 self.finished = true;
@@ -217,7 +217,7 @@ impl Owner {
     fn carry_out_plan(&mut self) {
         let Some(object) = self.object.clone() else { return };
         if self.shared.stream().is_some() {
-            // What there is to fetch of it is on its way already.
+            // The one session of a stream brings all there is to fetch.
             return;
         }
         self.background_at = None;
@@ -251,13 +251,13 @@ impl Owner {
         }
         self.end_unattended(&wishes, readers, arrivals);
         if let Some(ahead) = wishes.at_most_ahead.filter(|_| self.resumes()) {
-            self.rein_in(&wishes.paces, ahead);
+            self.rein_in(&wishes.reading, ahead);
         }
         // A session that still queues is only a wish: it is planned anew with the others.
         let (queued, asked): (Vec<&Session>, Vec<&Session>) =
             self.sessions.iter().partition(|session| session.is_queued());
         let queued: Vec<u64> = queued.iter().map(|session| session.id).collect();
-        let running: Vec<Running> = asked.iter().map(|session| session.running(&wishes.paces)).collect();
+        let running: Vec<Running> = asked.iter().map(|session| session.running(&wishes.reading)).collect();
         let steps = plan(&View {
             length: object.length(),
             // After the positions: what a session has handed on it will not bring again.
@@ -276,13 +276,13 @@ impl Owner {
         let kept: Vec<u64> = steps.into_iter().filter_map(|step| self.take(step, &queued)).collect();
         for id in queued.into_iter().filter(|id| !kept.contains(id)) {
             let mut sessions = self.sessions.iter();
-            if sessions.any(|session| session.id == id && session.position.withdraw()) {
+            if sessions.any(|session| session.id == id && session.position.cancel()) {
                 self.end_session(id);
             }
         }
         for session in &self.sessions {
             if let Some(standby) = &session.standby {
-                standby.set_class(class_of(&session.running(&wishes.paces), &wishes.waiting));
+                standby.set_class(class_of(&session.running(&wishes.reading), &wishes.waiting));
             }
         }
     }
@@ -326,7 +326,7 @@ impl Owner {
                 .map(|session| Arc::clone(&session.position))
                 .collect(),
             retry_at: self.failures.retry_at,
-            disk: self.scarcity.is_some(),
+            disk: self.disk_pressure.is_some(),
             ranges: self.joins_anywhere(),
             dead_end: !self.resumes(),
         };
@@ -348,7 +348,7 @@ impl Owner {
             .map(|_| self.recorded + COMMIT_EVERY);
         // Bytes that arrive after this look are due a commit as well, and readers move on.
         let readers = self.shared.readers.load(Ordering::Acquire);
-        let keeps_pace = self.context.settings.read_ahead.is_some() || self.scarcity.is_some();
+        let keeps_pace = self.context.settings.read_ahead.is_some() || self.disk_pressure.is_some();
         let looks = !self.sessions.is_empty() || (readers > 0 && (keeps_pace || self.is_oversize()));
         let look = looks.then(|| Instant::now() + COMMIT_EVERY);
         [
@@ -375,7 +375,12 @@ impl Owner {
     /// When a fill that nobody waits for will have failed long enough to be left alone.
     fn patience_ends(&self) -> Option<Instant> {
         let failing_since = self.failures.since.filter(|_| !self.failures.gave_up)?;
-        let moved = self.shared.meter.lock().unwrap_or_else(PoisonError::into_inner).last();
+        let moved = self
+            .shared
+            .throughput
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .last();
         // Without ranges what moves is what was here before.
         let moved = moved.filter(|_| self.resumes());
         let quiet_since = moved.map_or(failing_since, |moved| moved.max(failing_since));
@@ -400,7 +405,7 @@ impl Owner {
                 .as_ref()
                 .map_or_else(|| "failed".into(), |trouble| Arc::clone(&trouble.what));
             tracing::warn!(url = object.url(), %what, "the hold limit is over: breaking the readers that waited so long");
-            // Those whose bytes keep coming have not waited: their sessions are not the ones that fail.
+            // Readers whose bytes keep coming have not waited: their sessions are not the ones that fail.
             object.break_waiters(&Broken::Upstream(what), cutoff);
         }
     }
@@ -413,7 +418,7 @@ impl Owner {
         if unrecorded >= COMMIT_BYTES || (unrecorded > 0 && self.recorded.elapsed() >= COMMIT_EVERY) {
             self.recording = true;
             let report = self.report.clone();
-            self.seat.thread().spawn(async move {
+            self.slot.thread().spawn(async move {
                 let recorded = record(object).await;
                 let _ = report.send(Event::Recorded(recorded));
             });
@@ -457,10 +462,10 @@ impl Owner {
         self.check_digest(&object).await;
         let unstorable = self.unstorable(&object);
         if self.is_detached() {
-            // It was never to be found by others.
+            // No other request was ever to find it.
         } else if unstorable.is_some() || !object.is_materialized() {
             tracing::debug!(url = object.url(), why = ?unstorable, "not kept");
-            // It was shared with those who waited for it; later requests shall not find it, or could not.
+            // The reply was shared with the requests that waited for it; later requests must not find it, or could not.
             let store = Arc::clone(&self.context.store);
             on_disk(move || store.remove(&object)).await;
         }
@@ -497,7 +502,7 @@ impl Owner {
         self.shared.phase.send_replace(Phase::Stopping);
     }
 
-    /// Its object was purged: what it brings is for the readers it has.
+    /// The object was purged: the fill goes on for the readers it has.
     fn is_detached(&self) -> bool {
         self.shared.detached.load(Ordering::Acquire)
     }
@@ -509,7 +514,7 @@ impl Owner {
             let former = self.object.replace(object);
             self.publish();
             if let Some(former) = former {
-                // Those who wait for bytes of it are to be told that this fill brings none of them.
+                // Readers that wait for its bytes are told that this fill brings none of them.
                 former.break_waiters(&Broken::Superseded, Instant::now());
             }
             return Ok(());
@@ -525,7 +530,7 @@ impl Owner {
         };
         let former = self.object.replace(object);
         self.publish();
-        // They differ where the store had already let go of ours.
+        // The two differ where the store had already closed ours.
         for old in replaced.into_iter().chain(former) {
             old.break_for_good(Broken::Superseded);
         }
@@ -551,7 +556,7 @@ impl Drop for Owner {
             let streams = Arc::clone(&self.context.streams);
             let why = Some("its fill was lost".to_owned());
             let ending = move || streams.end(&stream, State::Partial, why);
-            self.seat.thread().spawn_blocking(ending);
+            self.slot.thread().spawn_blocking(ending);
         }
         self.context.retire(&self.shared, true);
         if let Some(object) = &self.object {

@@ -1,7 +1,7 @@
 //! The first request of a fill: from nothing, or from a stale object, to a representation.
 
 use super::super::ask::{Question, ask_any, brings_bytes, refusal, turn};
-use super::super::join::{Brings, Known, Verdict, is_page, join, statement};
+use super::super::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply, is_page, statement};
 use super::super::plan::worthwhile;
 use super::super::registry::{Moved, Phase, Refusal, Trouble, Want};
 use super::wishes::LEAST_AHEAD;
@@ -21,7 +21,7 @@ use std::time::Duration;
 /// When to come back to an upstream whose connections are all taken.
 pub(super) const BUSY: Duration = Duration::from_secs(1);
 
-/// What is no longer than this is not worth a second request.
+/// An object up to this length is not worth a second request.
 const SMALL_BYTES: u64 = 256 * 1024;
 
 /// How often a revalidation is repeated where another node of the upstream answers.
@@ -95,20 +95,20 @@ impl Owner {
                 Err(error) => return Err(Phase::Failed(Arc::new(error))),
             };
             match exchange.reply.status {
-                // Nobody has asked for another protocol.
+                // No request of ours asks for another protocol.
                 100..200 => break,
                 status if !brings_bytes(status) && self.wants_part => {
-                    // It was refused a part; there may be a way to the whole.
+                    // The upstream refused a part; it may give the whole.
                     return Err(Phase::Refused(Arc::new(refusal(exchange, None).await)));
                 }
                 status if !brings_bytes(status) => return self.begin_statement(exchange, permit).await,
                 _ => {}
             }
-            match join(None, span, &exchange.reply) {
-                Verdict::Begins(_, brings) if brings.is_all() && self.wants_part => {
+            match classify_reply(None, span, &exchange.reply) {
+                ReplyClass::Begins(_, brings) if brings.is_all() && self.wants_part => {
                     return Err(Phase::WithoutParts);
                 }
-                Verdict::Begins(representation, brings) if !(brings.is_all() || grows(&representation, brings)) => {
+                ReplyClass::Begins(representation, brings) if !(brings.is_all() || grows(&representation, brings)) => {
                     if !self.shared.bytes_wanted.load(Ordering::Acquire) {
                         return self.begin_head(representation, exchange, permit).await;
                     }
@@ -121,10 +121,10 @@ impl Owner {
                         _ => span = Span::Whole,
                     }
                 }
-                Verdict::Begins(representation, brings) => {
+                ReplyClass::Begins(representation, brings) => {
                     return self.begin(representation, brings, exchange, permit).await;
                 }
-                Verdict::Unsatisfiable(size) => match span {
+                ReplyClass::Unsatisfiable(size) => match span {
                     Span::From(start) | Span::Suffix(start) if size.is_none_or(|size| size > 0) && start > 0 => {
                         return Err(Phase::Refused(Arc::new(refusal(exchange, size).await)));
                     }
@@ -134,7 +134,7 @@ impl Owner {
                     // An empty object has no first byte to ask for.
                     _ => span = Span::Whole,
                 },
-                Verdict::Contradiction(what) if span != Span::Whole => {
+                ReplyClass::Contradiction(what) if span != Span::Whole => {
                     tracing::warn!(url = self.shared.key.url(), what, "asking for the whole instead");
                     span = Span::Whole;
                     self.distrusts_ranges = true;
@@ -160,7 +160,7 @@ impl Owner {
         exchange: Exchange,
         permit: Permit,
     ) -> Result<(), Phase> {
-        let nothing = Brings {
+        let nothing = BodySpan {
             at: 0,
             end: Some(0),
             total: representation.complete_length,
@@ -172,7 +172,7 @@ impl Owner {
     async fn begin_part(
         &mut self,
         mut representation: Representation,
-        brings: Brings,
+        brings: BodySpan,
         exchange: Exchange,
         permit: Permit,
     ) -> Result<(), Phase> {
@@ -188,7 +188,7 @@ impl Owner {
     async fn begin(
         &mut self,
         mut representation: Representation,
-        brings: Brings,
+        brings: BodySpan,
         exchange: Exchange,
         permit: Permit,
     ) -> Result<(), Phase> {
@@ -202,7 +202,7 @@ impl Owner {
             Some(kind) if self.shared.bytes_wanted.load(Ordering::Acquire) => {
                 return self.begin_live(representation, brings, exchange, permit, kind).await;
             }
-            // Its head alone says nothing against sharing what it is the head of.
+            // A head alone is no reason against sharing the object.
             Some(_) => Err(NotStored::NoFreshness),
             None => described,
         };
@@ -305,23 +305,23 @@ impl Owner {
             let asked_openly = !target.fields.has("authorization") && !target.fields.has("cookie");
             let own_url = ObjectKey::of(&target.url).url() == target.key.url();
             if matches!(exchange.reply.status, 404 | 410) && asked_openly && own_url {
-                // What is gone for everybody is not to be used when the upstream cannot be asked either.
+                // An object that is gone upstream must not be used either when the upstream cannot be asked.
                 let (store, gone) = (Arc::clone(&self.context.store), Arc::clone(&object));
                 on_disk(move || store.remove(&gone)).await;
             }
             return self.begin_statement(exchange, permit).await;
         }
         let head = Arc::clone(&*object.head());
-        let known = Known {
+        let known = KnownObject {
             representation: head.representation(),
             length: object.length(),
         };
-        let verdict = join(Some(known), span, &exchange.reply);
+        let verdict = classify_reply(Some(known), span, &exchange.reply);
         let is_same = match &verdict {
-            Verdict::NotModified | Verdict::Continues(_) | Verdict::Agrees(_) => true,
+            ReplyClass::NotModified | ReplyClass::Continues(_) | ReplyClass::Agrees(_) => true,
             // An upstream that has no 304 says by the same tag, date and length that nothing has changed: a weak
             // comparison is all that a 304 would have told (RFC 9110 §13.1.2).
-            Verdict::Begins(_, brings) => {
+            ReplyClass::Begins(_, brings) => {
                 let agrees = validators.weakly_agrees(&exchange.reply.validators) == Some(true);
                 agrees && brings.total.is_some() && brings.total == object.length()
             }
@@ -339,21 +339,21 @@ impl Owner {
                     });
                 Ok(())
             }
-            Verdict::Begins(representation, brings) | Verdict::OtherNode(representation, brings)
+            ReplyClass::Begins(representation, brings) | ReplyClass::OtherNode(representation, brings)
                 if representation.ranges || brings.is_all() || grows(&representation, brings) =>
             {
                 self.begin(representation, brings, exchange, permit).await
             }
-            Verdict::Begins(representation, _) if !wants_bytes => {
+            ReplyClass::Begins(representation, _) if !wants_bytes => {
                 self.begin_head(representation, exchange, permit).await
             }
-            Verdict::Begins(..) | Verdict::OtherNode(..) => {
+            ReplyClass::Begins(..) | ReplyClass::OtherNode(..) => {
                 // The byte that has come could be joined to none of those to come.
                 drop((exchange, permit));
                 self.object = None;
                 self.first_ask(Span::From(0), None).await
             }
-            Verdict::Imposter(what) => self.keep_unconfirmed(&object, what),
+            ReplyClass::Imposter(what) => self.keep_unconfirmed(&object, what),
             _ => {
                 drop((exchange, permit));
                 self.first_ask(Span::Whole, None).await
@@ -370,7 +370,7 @@ impl Owner {
         question: Question,
     ) -> Result<(Permit, Result<Exchange, UpstreamError>), Phase> {
         let head = Arc::clone(&*object.head());
-        let known = Known {
+        let known = KnownObject {
             representation: head.representation(),
             length: object.length(),
         };
@@ -384,7 +384,11 @@ impl Owner {
             .map_or(0, |_| MORE_NODES);
         for _ in 0..more {
             match &asked.1 {
-                Ok(exchange) if matches!(join(Some(known), span, &exchange.reply), Verdict::OtherNode(..)) => {}
+                Ok(exchange)
+                    if matches!(
+                        classify_reply(Some(known), span, &exchange.reply),
+                        ReplyClass::OtherNode(..)
+                    ) => {}
                 _ => break,
             }
             drop(asked);
@@ -448,13 +452,13 @@ fn is_resumable(object: &Object) -> bool {
 }
 
 /// Whether a reply that is not all of its representation can be the first of an object to which others are joined.
-fn grows(representation: &Representation, brings: Brings) -> bool {
+fn grows(representation: &Representation, brings: BodySpan) -> bool {
     let overlap = representation.overlap_validator().is_some() && representation.gives_parts;
     representation.validators.strong().is_some() || (overlap && brings.at == 0)
 }
 
 /// Whether a part goes as far as the reader wants.
-fn reaches(brings: Brings, wanted: Span) -> bool {
+fn reaches(brings: BodySpan, wanted: Span) -> bool {
     let end = match (wanted, brings.total) {
         (Span::Range(range), Some(total)) => range.end().min(total),
         (Span::Range(range), None) => range.end(),

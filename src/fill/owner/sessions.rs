@@ -1,12 +1,12 @@
 //! The sessions of a fill: how one is begun, waits for its turn, moves bytes, and ends.
 
 use super::super::ask::{Question, ask, turn};
-use super::super::join::Brings;
-use super::super::meter::Meter;
-use super::super::place::Pace;
+use super::super::classify_reply::BodySpan;
 use super::super::plan::{Running, class_of};
-use super::super::session::{Outcome, Position, Sink, receive};
-use super::super::why::Stage;
+use super::super::position::ReaderProgress;
+use super::super::session::{Outcome, SessionPosition, WriteTarget, receive};
+use super::super::throughput::Throughput;
+use super::super::wait_reason::Stage;
 use super::wishes::{PEACE, Wishes};
 use super::{Event, Owner};
 use crate::header::StrongValidator;
@@ -19,7 +19,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
-/// So many bytes are compared where a weak tag and a date are all that joins two exchanges: an encoder's, a tagger's or an
+/// Bytes that are compared where a weak tag and a date are all that joins two exchanges: an encoder's, a tagger's or an
 /// editor's change is seen in them wherever bytes move; what it cannot show is told in docs/decisions/0022.
 const OVERLAP_BYTES: u64 = 16 * 1024;
 
@@ -49,17 +49,17 @@ struct Leash {
 pub(super) struct Session {
     pub(super) id: u64,
     pub(super) wish: Wish,
-    /// What it was begun for: its place in the budget's queue.
+    /// The class that the session was begun for: its place in the budget's queue.
     pub(super) class: Class,
-    pub(super) position: Arc<Position>,
-    /// Its place in the budget, once it has one.
+    pub(super) position: Arc<SessionPosition>,
+    /// The permit's handle in the budget, once there is one.
     pub(super) standby: Option<Standby>,
     /// The time since which it serves nobody, where nothing is to be brought for nobody.
     unattended: Option<Instant>,
     pub(super) task: AbortHandle,
 }
 
-/// What a session was begun for.
+/// The wish that a session was begun for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
     Whole,
@@ -87,19 +87,19 @@ impl Owner {
         };
         let overlap = self.overlap_before(wish, at);
         if self.sessions.is_empty() {
-            *self.shared.meter.lock().unwrap_or_else(PoisonError::into_inner) = Meter::new(Instant::now());
+            *self.shared.throughput.lock().unwrap_or_else(PoisonError::into_inner) = Throughput::new(Instant::now());
         }
         self.next_session += 1;
         let (session, report) = (self.next_session, self.report.clone());
         let (context, shared) = (Arc::clone(&self.context), Arc::clone(&self.shared));
-        let position = Position::new(at, stop, Stage::Queued);
+        let position = SessionPosition::new(at, stop, Stage::Queued);
         let place = Arc::clone(&position);
-        let task = self.seat.thread().spawn(async move {
+        let task = self.slot.thread().spawn(async move {
             let permit = turn(&context, &shared, class).await;
             if !place.ask() {
                 return;
             }
-            // Nobody listens any more where the fill has ended.
+            // The receiver is gone where the fill has ended.
             let _ = report.send(Event::Begun {
                 session,
                 standby: permit.standby(),
@@ -126,10 +126,10 @@ impl Owner {
     }
 
     /// Starts moving the body of a reply that was judged good.
-    pub(super) fn adopt(&mut self, exchange: Exchange, brings: Brings, permit: Permit) {
+    pub(super) fn adopt(&mut self, exchange: Exchange, brings: BodySpan, permit: Permit) {
         self.next_session += 1;
         let id = self.next_session;
-        let position = Position::new(brings.at, brings.end.unwrap_or(u64::MAX), Stage::Asked);
+        let position = SessionPosition::new(brings.at, brings.end.unwrap_or(u64::MAX), Stage::Asked);
         let standby = Some(permit.standby());
         let task = self.spawn_receive(id, exchange, brings, None, permit, &position);
         self.sessions.push(Session {
@@ -148,18 +148,18 @@ impl Owner {
         &self,
         id: u64,
         exchange: Exchange,
-        brings: Brings,
+        brings: BodySpan,
         compared_to: Option<ByteOffset>,
         permit: Permit,
-        position: &Arc<Position>,
+        position: &Arc<SessionPosition>,
     ) -> AbortHandle {
         let Some(object) = self.object.clone() else {
-            return self.seat.thread().spawn(async {}).abort_handle();
+            return self.slot.thread().spawn(async {}).abort_handle();
         };
         let (report, moving) = (self.report.clone(), self.report.clone());
-        let sink = Sink {
+        let sink = WriteTarget {
             session: id,
-            thread: self.seat.thread().clone(),
+            thread: self.slot.thread().clone(),
             context: Arc::clone(&self.context),
             shared: Arc::clone(&self.shared),
             object,
@@ -173,7 +173,7 @@ impl Owner {
             permit.resumes();
         }
         let mut woken = self.context.woken.subscribe();
-        let task = self.seat.thread().spawn(async move {
+        let task = self.slot.thread().spawn(async move {
             let on_progress = move || drop(moving.send(Event::Moving));
             let receiving = receive(exchange, brings, compared_to, &sink, &permit, on_progress);
             let outcome = tokio::select! {
@@ -181,7 +181,7 @@ impl Owner {
                 () = permit.called_back() => Outcome::CalledBack,
                 Ok(()) = woken.changed() => Outcome::Slept,
             };
-            // What is still being written ends with the piece at hand.
+            // A write under way ends with the piece at hand.
             sink.position.stop.store(0, Ordering::Release);
             drop(permit);
             let _ = report.send(Event::Ended { session: id, outcome });
@@ -210,11 +210,11 @@ impl Owner {
             false => UNATTENDED_WHOLE,
         };
         // A reader that has come says its place a moment later.
-        let is_expected = readers > wishes.paces.len();
+        let is_expected = readers > wishes.reading.len();
         let now = Instant::now();
         let mut over = Vec::new();
         for session in self.sessions.iter_mut().filter(|session| !session.is_queued()) {
-            let serves = class_of(&session.running(&wishes.paces), &wishes.waiting) != Class::Background;
+            let serves = class_of(&session.running(&wishes.reading), &wishes.waiting) != Class::Background;
             if serves || is_expected || !wishes.only_for_readers {
                 session.unattended = None;
                 session.position.release();
@@ -254,7 +254,7 @@ impl Session {
         self.position.stage() == Stage::Queued
     }
 
-    pub(super) fn running(&self, paces: &[Pace]) -> Running {
+    pub(super) fn running(&self, reading: &[ReaderProgress]) -> Running {
         let (at, stop) = (
             self.position.at.load(Ordering::Acquire),
             self.position.stop.load(Ordering::Acquire),
@@ -265,13 +265,13 @@ impl Session {
             stop,
             moved: self.position.moved.load(Ordering::Acquire),
             asked: self.position.asked(),
-            attended: paces.iter().any(|pace| pace.at < stop && at < pace.end),
+            attended: reading.iter().any(|reader| reader.at < stop && at < reader.end),
         }
     }
 }
 
-/// What to ask for when the turn has come: less, where others wait for one, and `overlap` bytes that are here already.
-fn span_of(wish: Wish, position: &Position, contended: bool, overlap: u64) -> Span {
+/// The span to ask for when the turn has come: less, where others wait for one, and `overlap` bytes that are here already.
+fn span_of(wish: Wish, position: &SessionPosition, contended: bool, overlap: u64) -> Span {
     match wish {
         Wish::Whole => Span::Whole,
         Wish::From(at) => Span::From(at),

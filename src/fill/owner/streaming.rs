@@ -6,9 +6,9 @@
 //! and what lies further back than the window goes.
 
 use super::super::ask::refusal_rest;
-use super::super::join::{Brings, statement};
-use super::super::passage::Sending;
+use super::super::classify_reply::{BodySpan, statement};
 use super::super::registry::{Phase, Refusal};
+use super::super::relay::DetachedRequest;
 use super::super::session::Outcome;
 use super::opening::BUSY;
 use super::{Owner, Start, on_disk, record};
@@ -42,7 +42,7 @@ impl Owner {
     }
 
     /// Sends a request that is not to be sent twice, and logs its reply, whatever it is.
-    async fn send(&mut self, sending: Sending) -> Result<(), Phase> {
+    async fn send(&mut self, sending: DetachedRequest) -> Result<(), Phase> {
         let target = self.shared.target();
         let budget = self.context.client.budget_of(&target.url);
         let limit = self.context.client.reply_timeout();
@@ -55,7 +55,7 @@ impl Owner {
             length: sending.body.as_ref().and_then(|body| body.length),
             body: sending.body.map(|body| body.pieces),
         };
-        let exchange = match self.context.client.pass(relay).await {
+        let exchange = match self.context.client.relay(relay).await {
             Ok(exchange) => exchange,
             Err(error) => {
                 if !error.is_refused() {
@@ -98,7 +98,7 @@ impl Owner {
     pub(super) async fn begin_live(
         &mut self,
         representation: Representation,
-        brings: Brings,
+        brings: BodySpan,
         exchange: Exchange,
         permit: Permit,
         kind: Kind,
@@ -129,7 +129,7 @@ impl Owner {
     pub(super) async fn log_from(
         &mut self,
         mut representation: Representation,
-        brings: Brings,
+        brings: BodySpan,
         exchange: Exchange,
         permit: Permit,
         kind: Kind,
@@ -158,7 +158,7 @@ impl Owner {
         let (streams, recorded) = (Arc::clone(&self.context.streams), Arc::clone(&stream));
         on_disk(move || streams.record(&recorded)).await;
         tracing::info!(url = self.shared.key.url(), id = ?stream.id(), "a stream begins");
-        // It may last for days: eight of them are not to keep everybody else from the upstream.
+        // A stream may last for days: eight of them must not keep all other requests from the upstream.
         permit.leave();
         self.adopt(exchange, brings, permit);
         Ok(())
@@ -228,7 +228,7 @@ impl Owner {
         }
     }
 
-    /// What the end of its one session says of the stream.
+    /// Ends the stream as the end of its one session tells.
     pub(super) async fn on_stream_outcome(&mut self, outcome: Outcome) {
         let Some(object) = self.object.clone() else { return };
         let believes_close = self.context.streams.limits().believes_close;
@@ -264,13 +264,13 @@ impl Owner {
         }
     }
 
-    /// Somebody wants no more of it.
+    /// Stops the stream by order.
     pub(super) async fn stop_stream(&mut self, who: &str) {
         self.stop_sessions();
         self.end_stream(State::Stopped, who).await;
     }
 
-    /// Somebody wants no more of it, and the upstream has not answered yet.
+    /// Stops the stream by order before the upstream has answered.
     pub(super) async fn stop_opening(&mut self, who: &str) -> Phase {
         self.end_stream(State::Stopped, who).await;
         Phase::Stopping
@@ -300,7 +300,7 @@ impl Owner {
             return;
         };
         self.stop_sessions();
-        // Whoever comes back because it is over begins the next one.
+        // A client that comes back because the stream is over begins the next one.
         self.context.retire(&self.shared, true);
         let (mut state, mut why) = (state, why);
         if let Some(object) = self.object.clone() {
@@ -325,10 +325,10 @@ impl Owner {
         on_disk(move || streams.end(&stream, state, why)).await;
     }
 
-    /// What has become of it is kept: whole and shareable, as the ordinary object of its URL.
+    /// Keeps a finished log that is whole and shareable as the ordinary object of its URL.
     pub(super) async fn keep_stream(&mut self, stream: &Arc<Stream>, log: &Arc<Object>) {
         let representation = log.representation();
-        // What was asked for in another's words, or has been purged, is nobody else's.
+        // A reply to a request with fields of its own, or one that was purged, is not shared.
         let is_ordinary = stream.status().state == State::Complete
             && !(stream.origin().detached || self.is_detached())
             && stream.bounds().0 == 0
@@ -366,7 +366,7 @@ impl Owner {
     }
 }
 
-/// Who stops the stream, as soon as somebody does.
+/// The name of the one who stops the stream, as soon as one does.
 pub(super) async fn stop_of(stream: Option<&Arc<Stream>>) -> String {
     match stream {
         Some(stream) => stream.stopped().await,

@@ -1,6 +1,6 @@
-//! What readers want now and soon, and what is wanted when there are none.
+//! The wishes of readers, now and soon, and of the policy when there are none.
 
-use super::super::place::Pace;
+use super::super::position::ReaderProgress;
 use super::{AfterLastReader, Owner};
 use crate::ranges::ByteRange;
 use crate::store::{Object, WaitingAt};
@@ -21,11 +21,11 @@ const PAUSED_AFTER: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     pub(super) waiting: Vec<WaitingAt>,
-    pub(super) paces: Vec<Pace>,
+    pub(super) reading: Vec<ReaderProgress>,
     pub(super) ahead: Vec<ByteRange>,
     /// The rest of the object is wanted too.
     pub(super) background: bool,
-    /// It will be, at this time.
+    /// Fetching begins at this time.
     pub(super) background_at: Option<Instant>,
     /// No session is to be further ahead of its reader than about this, in bytes.
     pub(super) at_most_ahead: Option<u64>,
@@ -35,33 +35,36 @@ pub(super) struct Wishes {
     pub(super) only_for_readers: bool,
 }
 
-/// What becomes of the rest of an object when nobody reads it.
+/// The policy for the rest of an object that nobody reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rest {
-    /// It is fetched.
+    /// The rest is fetched.
     Wanted,
     /// `after_last_reader` says that it waits for the next reader.
     Unwanted,
-    /// It cannot be kept, or cannot be had.
+    /// The rest cannot be kept, or cannot be had.
     Hopeless,
 }
 
 impl Owner {
     pub(super) fn wishes(&mut self, object: &Object, readers: usize) -> Wishes {
         let mut waiting = object.waiting();
-        let scarce = self.is_scarce();
+        let scarce = self.is_under_pressure();
         let at_most_ahead = self.at_most_ahead();
         let rest = self.rest_of(object);
-        // One who asked for the head only has not asked for a film.
+        // A request for the head alone is no wish for the body.
         let bytes_wanted = self.shared.bytes_wanted.load(Ordering::Acquire);
         let wanted = rest == Rest::Wanted && bytes_wanted;
         let only_for_readers = rest == Rest::Unwanted || !bytes_wanted;
         // Readers in sequence are run ahead of; of others each has what it asks for under way.
-        let (in_sequence, left) = self.shared.visits();
+        let (in_sequence, left) = self.shared.access();
         let peace = left.map(|left| left + PEACE).filter(|at| *at > Instant::now());
         let background = wanted && !scarce && (in_sequence || (readers == 0 && peace.is_none()));
         if readers == 0 {
-            let next_try = self.scarcity.filter(|_| scarce).map(|scarcity| scarcity.next_try);
+            let next_try = self
+                .disk_pressure
+                .filter(|_| scarce)
+                .map(|disk_pressure| disk_pressure.next_try);
             return Wishes {
                 waiting,
                 background,
@@ -71,9 +74,9 @@ impl Owner {
                 ..Wishes::default()
             };
         }
-        let paces = self.shared.paces();
+        let reading = self.shared.reading();
         // The disk is short, and those for whom it would be filled do not even look.
-        if waiting.is_empty() && all_paused(&paces, Instant::now()) && self.is_disk_short(object) {
+        if waiting.is_empty() && all_paused(&reading, Instant::now()) && self.is_disk_short(object) {
             return Wishes {
                 rests: true,
                 ..Wishes::default()
@@ -83,7 +86,7 @@ impl Owner {
         if time.is_none() && at_most_ahead.is_none() {
             return Wishes {
                 waiting,
-                paces,
+                reading,
                 background,
                 only_for_readers,
                 ..Wishes::default()
@@ -93,28 +96,30 @@ impl Owner {
             let by_time = time.map_or(u64::MAX, |time| window(rate, time));
             by_time.min(at_most_ahead.unwrap_or(u64::MAX))
         };
-        let fastest = paces.iter().filter_map(|pace| pace.rate).fold(0.0, f64::max);
+        let fastest = reading.iter().filter_map(|reader| reader.rate).fold(0.0, f64::max);
         for waiter in &mut waiting {
             waiter.end = waiter.end.min(waiter.at.saturating_add(window(fastest)));
         }
-        let ahead = paces
+        let ahead = reading
             .iter()
             // Without ranges, what cannot be kept would be read again from the start.
             .filter(|_| !scarce && (self.resumes() || at_most_ahead.is_none()))
-            .filter_map(|pace| ahead_of(pace, object, window(pace.rate.unwrap_or_default())));
+            .filter_map(|reader| ahead_of(reader, object, window(reader.rate.unwrap_or_default())));
         Wishes {
             waiting,
             ahead: ahead.collect(),
-            paces,
+            reading,
             at_most_ahead,
             only_for_readers,
             ..Wishes::default()
         }
     }
 
-    /// What becomes of the rest of the object when nobody reads it.
+    /// The policy for the rest of the object when nobody reads it.
     fn rest_of(&self, object: &Object) -> Rest {
-        let hopeless = self.scarcity.is_some_and(|scarcity| scarcity.is_hopeless());
+        let hopeless = self
+            .disk_pressure
+            .is_some_and(|disk_pressure| disk_pressure.is_hopeless());
         if self.failures.gave_up || hopeless || self.is_oversize() || self.is_detached() {
             return Rest::Hopeless;
         }
@@ -140,18 +145,18 @@ fn window(rate: f64, time: Duration) -> u64 {
     ((rate * time.as_secs_f64()) as u64).max(LEAST_AHEAD)
 }
 
-/// What a reader will want soon, once half of what was fetched ahead of it is used up: asked for in
+/// The bytes that a reader will want soon, once half of what was fetched ahead of it is used up: asked for in
 /// one piece, not byte by byte as it goes.
-fn ahead_of(pace: &Pace, object: &Object, window: u64) -> Option<ByteRange> {
-    let until = pace.at.saturating_add(window).min(pace.end);
-    let here = object.present().run_at(pace.at).unwrap_or(pace.at);
-    (here < pace.at.saturating_add(window / 2))
+fn ahead_of(reader: &ReaderProgress, object: &Object, window: u64) -> Option<ByteRange> {
+    let until = reader.at.saturating_add(window).min(reader.end);
+    let here = object.present().run_at(reader.at).unwrap_or(reader.at);
+    (here < reader.at.saturating_add(window / 2))
         .then(|| ByteRange::new(here, until))
         .flatten()
 }
 
-fn all_paused(paces: &[Pace], now: Instant) -> bool {
-    paces
+fn all_paused(reading: &[ReaderProgress], now: Instant) -> bool {
+    reading
         .iter()
-        .all(|pace| now.saturating_duration_since(pace.moved) >= PAUSED_AFTER)
+        .all(|reader| now.saturating_duration_since(reader.moved) >= PAUSED_AFTER)
 }

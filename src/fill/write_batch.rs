@@ -1,4 +1,4 @@
-//! What a session has received and not written yet.
+//! The bytes that a session has received and not written yet.
 //!
 //! Readers have it from memory as soon as it is here. It is written in steps that end where the file has a whole number
 //! of them: the kernel keeps what is written so in few large pieces, and both the write and all later reads take half
@@ -7,7 +7,7 @@
 
 use super::owner::on_disk;
 use super::plan::NEAR_BYTES;
-use super::session::Sink;
+use super::session::WriteTarget;
 use crate::ranges::ByteOffset;
 use crate::store::{InFlightWrite, StoreError};
 use bytes::Bytes;
@@ -34,19 +34,19 @@ const LAST_BYTES: u64 = 4096;
 
 /// The bytes from `at` on. What readers could take of them is written also where the session ends, and this is dropped:
 /// nobody else will bring it.
-pub(super) struct Batch {
-    sink: Sink,
+pub(super) struct WriteBatch {
+    sink: WriteTarget,
     unwritten: Pieces,
     /// When the first of them came.
     since: Instant,
     handed: InFlightWrite,
-    /// It is written for the last time, whatever comes of it.
+    /// The batch is being written for the last time.
     is_last: bool,
 }
 
-impl Batch {
+impl WriteBatch {
     /// Nothing yet.
-    pub(super) fn new(sink: &Sink, at: ByteOffset) -> Self {
+    pub(super) fn new(sink: &WriteTarget, at: ByteOffset) -> Self {
         Self {
             sink: sink.clone(),
             unwritten: Pieces::at(at),
@@ -107,7 +107,7 @@ impl Batch {
             piece.truncate(usize::try_from(most - bytes).unwrap_or(usize::MAX));
             bytes += piece.len() as u64;
         }
-        // Who has taken all of them before this session moves on would seem to be far ahead of it.
+        // A reader that has taken all of them before this session moves on would seem to be far ahead of it.
         let moves_on = || {
             position.at.fetch_max(at + bytes, Ordering::AcqRel);
         };
@@ -134,7 +134,7 @@ impl Batch {
         let writing = on_disk(move || {
             let written = self.write_now(until);
             if self.sink.position.stop.load(Ordering::Acquire) == 0 {
-                // It was ended meanwhile: its fill may be over, and have recorded what it knew of.
+                // The session was ended meanwhile: its fill may be over, and have recorded its progress.
                 self.record();
             }
             (self, written)
@@ -142,7 +142,7 @@ impl Batch {
         writing.await
     }
 
-    /// [`Batch::write`], for a blocking thread. The position moves with every step: readers follow what is written, and one
+    /// [`WriteBatch::write`], for a blocking thread. The position moves with every step: readers follow what is written, and one
     /// that is ahead of the position by a whole batch would look like one that is far away and get a session of its own.
     fn write_now(&mut self, until: ByteOffset) -> Result<(), StoreError> {
         let written = self.write_steps(until);
@@ -226,7 +226,7 @@ impl Batch {
         }
         let (shared, context) = (&self.sink.shared, &self.sink.context);
         if !shared.over.load(Ordering::Acquire) && !*context.stopping.borrow() {
-            // Its fill gives back what its sessions leave.
+            // The fill releases the preallocated room that its sessions leave.
             return;
         }
         if let Err(error) = object.release_preallocated() {
@@ -236,14 +236,14 @@ impl Batch {
 
     /// Takes what the disk has refused out of readers' hands; where it begins.
     pub(super) fn give_up(mut self) -> (ByteOffset, VecDeque<Bytes>) {
-        // It will bring them still: a reader that begins to wait for them is not to be given a session of its own.
+        // The session will bring them still: a reader that begins to wait for them gets no session of its own.
         self.sink.position.at.store(self.unwritten.at, Ordering::Release);
         self.handed.take_back();
         (self.unwritten.at, std::mem::take(&mut self.unwritten.pieces))
     }
 }
 
-impl Drop for Batch {
+impl Drop for WriteBatch {
     fn drop(&mut self) {
         if self.is_last || self.unwritten.is_empty() || self.handed.end() <= self.unwritten.at {
             return;

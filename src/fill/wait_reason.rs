@@ -6,7 +6,7 @@ use std::time::Duration;
 /// The reason for which a reader has not got its byte yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(tag = "why", rename_all = "kebab-case")]
-pub enum Why {
+pub enum WaitReason {
     /// The upstream has been asked and its bytes are on the way.
     UpstreamSlow,
     /// No connection is free: of the object, or of its upstream's budget.
@@ -27,11 +27,11 @@ pub enum Why {
     Disk,
 }
 
-impl Why {
+impl WaitReason {
     /// All the words, for whoever counts them.
     pub const TOKENS: [&'static str; 5] = ["upstream-slow", "budget", "backoff", "no-ranges", "disk"];
 
-    /// One word for it, as in `Cache-Status` and the metrics.
+    /// The reason in one word, as in `Cache-Status` and the metrics.
     pub fn token(self) -> &'static str {
         match self {
             Self::UpstreamSlow => "upstream-slow",
@@ -47,7 +47,7 @@ impl Why {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// It waits for its turn in the upstream's budget.
+    /// The session waits for its turn in the upstream's budget.
     Queued,
     /// The upstream has been asked.
     Asked,
@@ -57,7 +57,7 @@ pub enum Stage {
 
 /// A session as it looks from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct SessionLine {
+pub struct SessionSummary {
     /// The next byte that it will bring.
     pub at: ByteOffset,
     /// Where it ends; `null` where only the upstream knows.
@@ -69,7 +69,7 @@ pub struct SessionLine {
 /// All that the reason depends on.
 #[derive(Debug)]
 pub(super) struct Situation {
-    pub(super) sessions: Vec<SessionLine>,
+    pub(super) sessions: Vec<SessionSummary>,
     pub(super) disk: bool,
     /// How long the object's own rest after a failure still lasts.
     pub(super) resting: Option<Duration>,
@@ -83,9 +83,9 @@ const FAR_BYTES: u64 = 1 << 20;
 
 impl Situation {
     /// Why a reader at `at` waits.
-    pub(super) fn why(&self, at: ByteOffset) -> Why {
+    pub(super) fn why(&self, at: ByteOffset) -> WaitReason {
         if self.disk {
-            return Why::Disk;
+            return WaitReason::Disk;
         }
         let covering = self
             .sessions
@@ -94,13 +94,13 @@ impl Situation {
             .max_by_key(|session| (session.at, session.stage != Stage::Queued))
             .filter(|session| session.stage != Stage::Queued);
         match covering {
-            Some(session) if at - session.at <= FAR_BYTES => Why::UpstreamSlow,
-            Some(session) if !self.ranges => Why::NoRanges { at: session.at, of: at },
+            Some(session) if at - session.at <= FAR_BYTES => WaitReason::UpstreamSlow,
+            Some(session) if !self.ranges => WaitReason::NoRanges { at: session.at, of: at },
             _ => match self.resting.max(self.upstream_resting) {
-                Some(rest) => Why::Backoff {
+                Some(rest) => WaitReason::Backoff {
                     until_ms: u64::try_from(rest.as_millis()).unwrap_or(u64::MAX),
                 },
-                None => Why::Budget,
+                None => WaitReason::Budget,
             },
         }
     }
@@ -110,11 +110,11 @@ impl Situation {
 mod tests {
     use super::*;
 
-    fn line(at: u64, stop: Option<u64>, stage: Stage) -> SessionLine {
-        SessionLine { at, stop, stage }
+    fn line(at: u64, stop: Option<u64>, stage: Stage) -> SessionSummary {
+        SessionSummary { at, stop, stage }
     }
 
-    fn told(at: u64, sessions: &[SessionLine], change: impl FnOnce(&mut Situation)) -> Why {
+    fn told(at: u64, sessions: &[SessionSummary], change: impl FnOnce(&mut Situation)) -> WaitReason {
         let mut situation = Situation {
             sessions: sessions.to_vec(),
             disk: false,
@@ -131,16 +131,16 @@ mod tests {
         let moving = [line(100, Some(900), Stage::Moving)];
         let queued = [line(100, Some(900), Stage::Queued)];
         let whole = [line(5, None, Stage::Moving)];
-        assert_eq!(told(500, &moving, |_| {}), Why::UpstreamSlow);
-        assert_eq!(told(500, &queued, |_| {}), Why::Budget);
-        assert_eq!(told(950, &moving, |_| {}), Why::Budget);
+        assert_eq!(told(500, &moving, |_| {}), WaitReason::UpstreamSlow);
+        assert_eq!(told(500, &queued, |_| {}), WaitReason::Budget);
+        assert_eq!(told(950, &moving, |_| {}), WaitReason::Budget);
         let far = 5 << 20;
         assert_eq!(
             told(far, &whole, |situation| situation.ranges = false),
-            Why::NoRanges { at: 5, of: far }
+            WaitReason::NoRanges { at: 5, of: far }
         );
         let rest = Some(Duration::from_secs(3));
-        let backoff = Why::Backoff { until_ms: 3000 };
+        let backoff = WaitReason::Backoff { until_ms: 3000 };
         assert_eq!(told(500, &[], |situation| situation.resting = rest), backoff);
         assert_eq!(
             told(500, &queued, |situation| situation.upstream_resting = rest),
@@ -148,11 +148,11 @@ mod tests {
         );
         assert_eq!(
             told(500, &moving, |situation| situation.resting = rest),
-            Why::UpstreamSlow
+            WaitReason::UpstreamSlow
         );
-        assert_eq!(told(500, &moving, |situation| situation.disk = true), Why::Disk);
-        for reason in [Why::UpstreamSlow, Why::Budget, backoff, Why::Disk] {
-            assert!(Why::TOKENS.contains(&reason.token()));
+        assert_eq!(told(500, &moving, |situation| situation.disk = true), WaitReason::Disk);
+        for reason in [WaitReason::UpstreamSlow, WaitReason::Budget, backoff, WaitReason::Disk] {
+            assert!(WaitReason::TOKENS.contains(&reason.token()));
         }
     }
 }

@@ -8,14 +8,14 @@ const SHORTEST: Duration = Duration::from_millis(100);
 
 /// Bytes per second over the last seconds.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(super) struct Throughput {
     since: Instant,
     bytes: u64,
     previous: Option<f64>,
     last: Option<Instant>,
 }
 
-impl Meter {
+impl Throughput {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             since: now,
@@ -60,12 +60,12 @@ mod tests {
     #[test]
     fn a_steady_line_is_measured_at_every_moment() {
         let start = Instant::now();
-        let mut meter = Meter::new(start);
-        assert_eq!(meter.rate(start), None);
+        let mut throughput = Throughput::new(start);
+        assert_eq!(throughput.rate(start), None);
         for step in 1..100 {
             let now = start + Duration::from_millis(step * 100);
-            meter.add(10_000, now);
-            let rate = meter.rate(now).unwrap_or(100_000.0);
+            throughput.add(10_000, now);
+            let rate = throughput.rate(now).unwrap_or(100_000.0);
             assert!((80_000.0..=125_000.0).contains(&rate), "{rate} at step {step}");
         }
     }

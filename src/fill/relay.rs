@@ -1,11 +1,11 @@
-//! Requests that are not answered from the store: passed on as they are, once, in both directions at the pace
+//! Relayed requests, which are not answered from the store: sent upstream as they are, once, in both directions at the pace
 //! of the slower side.
 //!
 //! The exchange runs where fills run, in its turn of the upstream's budget. A request whose method is not safe
 //! is sent once: where its fate is not known, the client is told so and decides.
 
+use super::classify_reply::statement;
 use super::context::Context;
-use super::join::statement;
 use super::registry::Registry;
 use crate::key::ObjectKey;
 use crate::policy::{Fields, RequestDirectives, Terms, age_on_arrival, selecting, storable_for_get};
@@ -17,12 +17,12 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use url::Url;
 
-/// So many pieces of a body wait between the two sides, each way.
+/// Pieces of a body that wait between the two sides, each way.
 const PIECES: usize = 4;
 
 /// The body of a request on its way to the upstream.
 #[derive(Debug)]
-pub struct Outgoing {
+pub struct RequestBody {
     /// Its length in bytes, where the client says it.
     pub length: Option<u64>,
     /// Its pieces; an error where the client's end was cut, which cuts the upstream's too.
@@ -30,19 +30,19 @@ pub struct Outgoing {
 }
 
 /// A request that is sent once, and whose reply is logged.
-pub struct Sending {
-    /// Its method.
+pub struct DetachedRequest {
+    /// The request's method.
     pub method: String,
-    /// Its body, where it has one.
-    pub body: Option<Outgoing>,
+    /// The request's body, where it has one.
+    pub body: Option<RequestBody>,
     /// Is called with the reply's status and fields, on a blocking thread, before anybody else sees them.
     pub seen: Box<Seen>,
 }
 
-/// What is done with the status and fields of a reply.
+/// A callback for the status and fields of a reply.
 pub type Seen = dyn FnOnce(u16, &[(String, String)]) + Send;
 
-impl Outgoing {
+impl RequestBody {
     /// A body of that length, and the end that it is put into.
     pub fn new(length: Option<u64>) -> (mpsc::Sender<io::Result<Bytes>>, Self) {
         let (sender, pieces) = mpsc::channel(PIECES);
@@ -50,12 +50,12 @@ impl Outgoing {
     }
 }
 
-/// An upstream's answer to a request that was passed on.
+/// An upstream's answer to a relayed request.
 #[derive(Debug)]
-pub struct Passed {
-    /// Its status.
+pub struct Relayed {
+    /// The status of the answer.
     pub status: u16,
-    /// Its end-to-end fields, names in lower case.
+    /// The end-to-end fields of the answer, names in lower case.
     pub fields: Vec<(String, String)>,
     /// The length of its body in bytes, where the framing says it.
     pub length: Option<u64>,
@@ -66,7 +66,7 @@ pub struct Passed {
 /// The longest answer to a POST that is kept for later GETs, in bytes: it is held in memory until it is whole.
 const MOST_KEPT_BYTES: usize = 1 << 20;
 
-/// What is kept of an answer while it passes by.
+/// The part of an answer that is kept while it is relayed.
 struct Keeping {
     representation: Representation,
     body: Vec<u8>,
@@ -91,7 +91,7 @@ impl Keeping {
         let asked = RequestDirectives::read(fields);
         let authorized = fields.has("authorization");
         let kept = storable_for_get(&asked, authorized, reply.status, &representation, &terms, names_own_url);
-        // One that varies would have to be found among others.
+        // An answer that varies would have to be found among its variants.
         let kept = kept.is_ok() && representation.selected_by.is_empty();
         kept.then_some(Self {
             representation,
@@ -132,36 +132,36 @@ impl Keeping {
 }
 
 impl Registry {
-    /// Passes a request on and returns with the head of the answer. `seen` is called with its status and fields
+    /// Relays a request and returns with the head of the answer. `seen` is called with its status and fields
     /// before that, on a blocking thread, also where the client has gone meanwhile. `is_plain` says that the request
     /// is in nobody's own words, so that its answer may be another's too.
     ///
     /// # Errors
     /// Where no answer came, or no turn.
-    pub async fn pass_on(
+    pub async fn relay(
         &self,
         target: Arc<Target>,
         method: String,
-        body: Option<Outgoing>,
+        body: Option<RequestBody>,
         is_plain: bool,
         seen: impl FnOnce(u16, &[(String, String)]) + Send + 'static,
-    ) -> Result<Passed, UpstreamError> {
+    ) -> Result<Relayed, UpstreamError> {
         let (mut told, head) = oneshot::channel();
         let context = Arc::clone(self.context());
-        let (seat, limit) = (context.threads.seat(), context.client.reply_timeout());
+        let (slot, limit) = (context.threads.slot(), context.client.reply_timeout());
         let host = target.url.host_str().unwrap_or_default().to_owned();
         let silent = move || UpstreamError::Silent {
             host: host.clone(),
             limit,
         };
         let silent_too = silent.clone();
-        let thread = seat.thread().clone();
+        let thread = slot.thread().clone();
         thread.spawn(async move {
-            let _seat = seat;
+            let _seat = slot;
             let turn = context.client.budget_of(&target.url);
             let turn = tokio::select! {
                 turn = tokio::time::timeout(limit, turn.acquire(Class::Waiting)) => turn,
-                // It was not sent yet.
+                // The request was not sent yet.
                 () = told.closed() => return,
             };
             let Ok(permit) = turn else {
@@ -176,7 +176,7 @@ impl Registry {
                 body: body.map(|body| body.pieces),
             };
             let replied = tokio::select! {
-                replied = context.client.pass(request) => replied,
+                replied = context.client.relay(request) => replied,
                 // A client that leaves before the header takes its request along: nobody is there for the answer.
                 () = told.closed() => {
                     // What it has changed until then is not known, and so may be everything that success would have.
@@ -198,7 +198,7 @@ impl Registry {
             let mut keeping = keeps.then(|| Keeping::of(&context, &exchange)).flatten();
             let is_told_whole = exchange.reply.framing != Framing::Close;
             let (sender, pieces) = mpsc::channel(PIECES);
-            let passed = Passed {
+            let passed = Relayed {
                 status: exchange.reply.status,
                 fields: exchange.end_to_end(),
                 length: match exchange.reply.framing {

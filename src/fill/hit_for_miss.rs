@@ -1,20 +1,20 @@
-//! URLs whose replies are for one client each: whoever waited for another's would wait in vain, one behind the
-//! other.
+//! Hit-for-miss: URLs whose replies are for one client each, so that requests for them are not coalesced: those that
+//! waited for another's reply would wait in vain, one behind the other.
 
 use crate::key::ObjectId;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// For so long it is taken for granted that the next reply will be of the same kind.
+/// How long the next reply of a URL is taken to be of the same kind.
 const REMEMBERED: Duration = Duration::from_secs(120);
 
-/// So many are remembered; when there are more, all are forgotten, which costs one wait each.
+/// The most URLs that are remembered; when there are more, all are forgotten, which costs one wait each.
 const MOST: usize = 16_384;
 
 #[derive(Debug, Default)]
-pub(super) struct Unshared(HashMap<ObjectId, Instant>);
+pub(super) struct HitForMiss(HashMap<ObjectId, Instant>);
 
-impl Unshared {
+impl HitForMiss {
     pub(super) fn note(&mut self, id: ObjectId, now: Instant) {
         if self.0.len() >= MOST {
             self.0
@@ -43,15 +43,15 @@ mod tests {
     #[test]
     fn what_was_for_one_client_is_remembered_for_a_while_and_bounded() {
         let id = |number: u128| ObjectId::from_bytes(&number.to_be_bytes()).expect("16 bytes");
-        let (mut unshared, now) = (Unshared::default(), Instant::now());
-        unshared.note(id(1), now);
-        assert!(unshared.has(id(1), now) && !unshared.has(id(2), now));
-        assert!(!unshared.has(id(1), now + REMEMBERED));
-        unshared.forget(id(1));
-        assert!(!unshared.has(id(1), now));
+        let (mut hit_for_miss, now) = (HitForMiss::default(), Instant::now());
+        hit_for_miss.note(id(1), now);
+        assert!(hit_for_miss.has(id(1), now) && !hit_for_miss.has(id(2), now));
+        assert!(!hit_for_miss.has(id(1), now + REMEMBERED));
+        hit_for_miss.forget(id(1));
+        assert!(!hit_for_miss.has(id(1), now));
         for number in 0..=MOST as u128 {
-            unshared.note(id(number), now);
+            hit_for_miss.note(id(number), now);
         }
-        assert!(unshared.0.len() <= MOST && unshared.has(id(MOST as u128), now));
+        assert!(hit_for_miss.0.len() <= MOST && hit_for_miss.has(id(MOST as u128), now));
     }
 }

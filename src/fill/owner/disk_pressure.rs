@@ -1,10 +1,10 @@
 //! A disk that takes no more, and films that are larger than the quota.
 //!
 //! While room is scarce nothing is fetched for nobody, and for readers no more than they will come to soon;
-//! what they wait for is fetched all the same, and passed on where it cannot be stored. Now and then it is
-//! tried whether the disk takes bytes again.
+//! what they wait for is fetched all the same, and passed on where it cannot be stored. Now and then the disk
+//! is tried again.
 
-use super::super::place::Pace;
+use super::super::position::ReaderProgress;
 use super::Owner;
 use super::wishes::LEAST_AHEAD;
 use crate::store::Object;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const FIRST_TRY: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// So many tries in a row are made for nobody.
+/// Tries in a row that are made without a reader.
 const MOST_TRIES: u32 = 12;
 
 /// The most that is fetched ahead of a reader where the object does not fit.
@@ -23,14 +23,14 @@ const MOST_AHEAD: u64 = 64 << 20;
 
 /// The disk took no more.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scarcity {
+pub(super) struct DiskPressure {
     tries: u32,
-    /// It is our own limit that is reached, by what is in use: what nobody reads gives way.
+    /// The quota is reached by objects in use: a fill without readers gives way.
     by_limit: bool,
     pub(super) next_try: Instant,
 }
 
-impl Scarcity {
+impl DiskPressure {
     pub(super) fn after(before: Option<Self>, by_limit: bool, now: Instant) -> Self {
         let tries = before.map_or(0, |before| before.tries);
         let pause = FIRST_TRY.saturating_mul(1 << tries.min(5)).min(LONGEST_PAUSE);
@@ -41,7 +41,7 @@ impl Scarcity {
         }
     }
 
-    /// It is not worth to try again while nobody reads.
+    /// Whether another try is not worth while without readers.
     pub(super) fn is_hopeless(&self) -> bool {
         self.by_limit || self.tries >= MOST_TRIES
     }
@@ -56,22 +56,24 @@ impl Owner {
     }
 
     /// Whether nothing is to be fetched but what readers wait for.
-    pub(super) fn is_scarce(&mut self) -> bool {
+    pub(super) fn is_under_pressure(&mut self) -> bool {
         let now = Instant::now();
-        let Some(scarcity) = self.scarcity else { return false };
-        if now < scarcity.next_try {
+        let Some(disk_pressure) = self.disk_pressure else {
+            return false;
+        };
+        if now < disk_pressure.next_try {
             return true;
         }
         let can_store = self.context.could_store(&self.shared);
         if !can_store {
-            self.scarcity = Some(Scarcity::after(Some(scarcity), scarcity.by_limit, now));
+            self.disk_pressure = Some(DiskPressure::after(Some(disk_pressure), disk_pressure.by_limit, now));
         }
         !can_store
     }
 
     /// How far ahead of a reader is fetched at most, in bytes, where room is short.
     pub(super) fn at_most_ahead(&self) -> Option<u64> {
-        if !self.is_oversize() && self.scarcity.is_none() {
+        if !self.is_oversize() && self.disk_pressure.is_none() {
             return None;
         }
         let quota = self.context.store.quota_bytes();
@@ -79,10 +81,14 @@ impl Owner {
     }
 
     /// Sessions end where they would be too far ahead of the reader that follows them.
-    pub(super) fn rein_in(&self, paces: &[Pace], ahead: u64) {
+    pub(super) fn rein_in(&self, reading: &[ReaderProgress], ahead: u64) {
         for session in self.sessions.iter().filter(|session| !session.is_queued()) {
             let at = session.position.at.load(Ordering::Acquire);
-            let follower = paces.iter().map(|pace| pace.at).filter(|reader| *reader <= at).max();
+            let follower = reading
+                .iter()
+                .map(|reader| reader.at)
+                .filter(|reader| *reader <= at)
+                .max();
             if let Some(reader) = follower {
                 let stop = reader.saturating_add(2 * ahead).max(at);
                 session.position.stop.fetch_min(stop, Ordering::AcqRel);
@@ -90,11 +96,11 @@ impl Owner {
         }
     }
 
-    /// What passed by unstored goes when all readers have it, once bytes are stored again.
-    pub(super) fn let_pass(&self) {
+    /// Releases forwarded bytes when all readers have them, once bytes are stored again.
+    pub(super) fn release_forwarded(&self) {
         let Some(object) = &self.object else { return };
         if object.has_pass_through() && object.pass_through_reason().is_none() {
-            let last = self.shared.paces().iter().map(|pace| pace.at).min();
+            let last = self.shared.reading().iter().map(|reader| reader.at).min();
             object.release_before(last.unwrap_or(u64::MAX));
         }
     }
@@ -115,20 +121,20 @@ mod tests {
     #[test]
     fn tries_become_rare_and_end() {
         let now = Instant::now();
-        let mut scarcity = Scarcity::after(None, false, now);
-        assert_eq!(scarcity.next_try, now + Duration::from_secs(1));
-        scarcity = Scarcity::after(Some(scarcity), false, now);
-        assert_eq!(scarcity.next_try, now + Duration::from_secs(2));
+        let mut disk_pressure = DiskPressure::after(None, false, now);
+        assert_eq!(disk_pressure.next_try, now + Duration::from_secs(1));
+        disk_pressure = DiskPressure::after(Some(disk_pressure), false, now);
+        assert_eq!(disk_pressure.next_try, now + Duration::from_secs(2));
         for _ in 2..MOST_TRIES {
-            assert!(!scarcity.is_hopeless());
-            scarcity = Scarcity::after(Some(scarcity), false, now);
+            assert!(!disk_pressure.is_hopeless());
+            disk_pressure = DiskPressure::after(Some(disk_pressure), false, now);
         }
-        assert!(scarcity.is_hopeless());
-        assert_eq!(scarcity.next_try, now + LONGEST_PAUSE);
+        assert!(disk_pressure.is_hopeless());
+        assert_eq!(disk_pressure.next_try, now + LONGEST_PAUSE);
     }
 
     #[test]
     fn under_a_full_quota_what_nobody_reads_gives_way_at_once() {
-        assert!(Scarcity::after(None, true, Instant::now()).is_hopeless());
+        assert!(DiskPressure::after(None, true, Instant::now()).is_hopeless());
     }
 }

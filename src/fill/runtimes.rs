@@ -14,46 +14,46 @@ use tokio::sync::watch;
 /// How long what still writes may take when the threads end.
 const ENDING: Duration = Duration::from_secs(5);
 
-/// What they may take beyond that.
+/// The time for the threads themselves to end, beyond that.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
 /// Where the tasks of fills run.
 #[derive(Debug, Clone)]
-pub struct Threads {
-    seats: Arc<[Seat]>,
+pub struct FillRuntimes {
+    slots: Arc<[RuntimeSlot]>,
 }
 
-/// The place of a fill on one of the threads, for as long as it is held.
+/// The slot of a fill on one of the runtimes, for as long as it is held.
 #[derive(Debug, Clone)]
-pub(super) struct Seat {
+pub(super) struct RuntimeSlot {
     thread: Handle,
-    /// Its count is that of those who sit there, and one.
+    /// `Arc::strong_count - 1` is the number of fills on this runtime.
     taken: Arc<()>,
 }
 
-impl Seat {
+impl RuntimeSlot {
     pub(super) fn thread(&self) -> &Handle {
         &self.thread
     }
 }
 
-/// The threads behind [`Threads`]; they run on when this is dropped.
+/// The threads behind [`FillRuntimes`]; they run on when this is dropped.
 #[derive(Debug)]
-pub struct RunningThreads {
+pub struct RunningRuntimes {
     ending: watch::Sender<bool>,
     /// Yields nothing, and ends when all of them have.
     ended: Mutex<Receiver<()>>,
 }
 
-impl Threads {
+impl FillRuntimes {
     /// Starts `count` threads, one at least, each with up to `blocking` more for what waits for the disk.
     ///
     /// # Errors
     /// Where the operating system gives no more of them.
-    pub fn start(count: usize, blocking: usize) -> io::Result<(Self, RunningThreads)> {
+    pub fn start(count: usize, blocking: usize) -> io::Result<(Self, RunningRuntimes)> {
         let (ending, order) = watch::channel(false);
         let (alive, ended) = channel();
-        let running = RunningThreads {
+        let running = RunningRuntimes {
             ending,
             ended: Mutex::new(ended),
         };
@@ -68,14 +68,14 @@ impl Threads {
     }
 
     fn start_all(count: usize, blocking: usize, order: &watch::Receiver<bool>, alive: &Sender<()>) -> io::Result<Self> {
-        let mut seats = Vec::new();
+        let mut slots = Vec::new();
         for _ in 0..count.max(1) {
             let runtime = Builder::new_current_thread()
                 .max_blocking_threads(blocking)
                 .thread_name("millpond-write")
                 .enable_all()
                 .build()?;
-            seats.push(Seat {
+            slots.push(RuntimeSlot {
                 thread: runtime.handle().clone(),
                 taken: Arc::default(),
             });
@@ -84,7 +84,7 @@ impl Threads {
                 let _alive = alive;
                 let ordered = async {
                     if order.wait_for(|ends| *ends).await.is_err() {
-                        // Nobody is left who could give the order.
+                        // Every sender of the order to end is gone.
                         std::future::pending::<()>().await;
                     }
                 };
@@ -95,23 +95,23 @@ impl Threads {
                 .name("millpond-fill".to_owned())
                 .spawn(run)?;
         }
-        Ok(Self { seats: seats.into() })
+        Ok(Self { slots: slots.into() })
     }
 
     /// A seat on the thread that has the fewest taken; on the first of those, where an idle connection to the upstream
     /// most likely is.
-    pub(super) fn seat(&self) -> Seat {
-        let least = self.seats.iter().min_by_key(|seat| Arc::strong_count(&seat.taken));
-        least.unwrap_or(&self.seats[0]).clone()
+    pub(super) fn slot(&self) -> RuntimeSlot {
+        let least = self.slots.iter().min_by_key(|slot| Arc::strong_count(&slot.taken));
+        least.unwrap_or(&self.slots[0]).clone()
     }
 
     /// The thread for what belongs to no fill.
     pub fn handle(&self) -> &Handle {
-        &self.seats[0].thread
+        &self.slots[0].thread
     }
 }
 
-impl RunningThreads {
+impl RunningRuntimes {
     /// Ends them, and returns when they have; tasks that still run are dropped. One that hangs on its disk is left behind.
     pub fn stop(self) {
         self.ending.send_replace(true);
@@ -125,40 +125,40 @@ mod tests {
     use super::*;
     use std::sync::mpsc::sync_channel;
 
-    fn is_on(seat: &Seat, threads: &Threads, number: usize) -> bool {
-        Arc::ptr_eq(&seat.taken, &threads.seats[number].taken)
+    fn is_on(slot: &RuntimeSlot, threads: &FillRuntimes, number: usize) -> bool {
+        Arc::ptr_eq(&slot.taken, &threads.slots[number].taken)
     }
 
     #[test]
     fn who_comes_sits_where_the_fewest_do() {
-        let (threads, running) = Threads::start(2, 1).expect("threads");
-        let first = threads.seat();
+        let (threads, running) = FillRuntimes::start(2, 1).expect("threads");
+        let first = threads.slot();
         assert!(is_on(&first, &threads, 0));
-        let second = threads.seat();
+        let second = threads.slot();
         assert!(is_on(&second, &threads, 1));
-        let third = threads.seat();
+        let third = threads.slot();
         assert!(is_on(&third, &threads, 0));
         drop((first, third));
-        let (fourth, fifth) = (threads.seat(), threads.seat());
+        let (fourth, fifth) = (threads.slot(), threads.slot());
         assert!(is_on(&fourth, &threads, 0), "two have left");
         assert!(is_on(&fifth, &threads, 0), "on equal terms the first");
         drop(second);
-        assert!(is_on(&threads.seat(), &threads, 1));
+        assert!(is_on(&threads.slot(), &threads, 1));
         running.stop();
     }
 
     #[test]
     fn no_thread_is_asked_for_and_one_is_there() {
-        let (threads, running) = Threads::start(0, 1).expect("a thread");
+        let (threads, running) = FillRuntimes::start(0, 1).expect("a thread");
         let (told, answer) = sync_channel(1);
-        threads.seat().thread().spawn(async move { told.send(1) });
+        threads.slot().thread().spawn(async move { told.send(1) });
         assert_eq!(answer.recv(), Ok(1));
         running.stop();
     }
 
     #[test]
     fn what_still_runs_when_the_threads_end_is_dropped() {
-        let (threads, running) = Threads::start(1, 1).expect("a thread");
+        let (threads, running) = FillRuntimes::start(1, 1).expect("a thread");
         let (held, dropped) = sync_channel::<()>(1);
         let (told, begun) = sync_channel(1);
         threads.handle().spawn(async move {

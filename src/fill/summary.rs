@@ -1,8 +1,8 @@
 //! How fills look from outside: a line each, and why their readers wait.
 
 use super::context::Context;
-use super::registry::{Phase, Shared};
-use super::why::{SessionLine, Situation, Why};
+use super::registry::{FillState, Phase};
+use super::wait_reason::{SessionSummary, Situation, WaitReason};
 use crate::ranges::ByteOffset;
 use crate::store::Object;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 /// A line of the list of fills.
 #[derive(Debug, serde::Serialize)]
-pub struct FillLine {
+pub struct FillSummary {
     /// The digest of the object's URL.
     pub id: String,
     /// The canonical URL.
@@ -26,40 +26,40 @@ pub struct FillLine {
     pub readers: usize,
     /// Bytes per second, where known.
     pub rate: Option<u64>,
-    /// What is asked of the upstream.
-    pub sessions: Vec<SessionLine>,
-    /// Who waits, and why.
-    pub waiting: Vec<WaitingLine>,
-    /// What went wrong last, while it lasts.
+    /// The requests to the upstream.
+    pub sessions: Vec<SessionSummary>,
+    /// The readers that wait, and why.
+    pub waiting: Vec<WaiterSummary>,
+    /// The last failure, while it lasts.
     pub trouble: Option<String>,
 }
 
 /// A position that readers wait at.
 #[derive(Debug, serde::Serialize)]
-pub struct WaitingLine {
+pub struct WaiterSummary {
     /// The first absent byte.
     pub at: ByteOffset,
     /// For how long, in milliseconds.
     pub for_ms: u64,
     /// The reason.
     #[serde(flatten)]
-    pub why: Why,
+    pub why: WaitReason,
 }
 
 impl Context {
-    pub(super) fn object(shared: &Shared) -> Option<Arc<Object>> {
+    pub(super) fn object(shared: &FillState) -> Option<Arc<Object>> {
         match &*shared.phase.borrow() {
             Phase::Ready(object) => Some(Arc::clone(object)),
             _ => None,
         }
     }
 
-    pub(super) fn line(&self, shared: &Shared) -> FillLine {
+    pub(super) fn summary(&self, shared: &FillState) -> FillSummary {
         let object = Self::object(shared);
         let situation = self.situation(shared);
         let waiting = object.as_ref().map(|object| object.waiting()).unwrap_or_default();
         let milliseconds = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        FillLine {
+        FillSummary {
             id: shared.key.id().to_string(),
             url: shared.key.url().to_owned(),
             phase: if object.is_some() { "ready" } else { "opening" },
@@ -69,7 +69,7 @@ impl Context {
             rate: shared.rate().map(|rate| rate as u64),
             waiting: waiting
                 .iter()
-                .map(|waiting| WaitingLine {
+                .map(|waiting| WaiterSummary {
                     at: waiting.at,
                     for_ms: milliseconds(waiting.since),
                     why: situation.why(waiting.at),
@@ -80,12 +80,12 @@ impl Context {
         }
     }
 
-    pub(super) fn situation(&self, shared: &Shared) -> Situation {
+    pub(super) fn situation(&self, shared: &FillState) -> Situation {
         let standing = self.client.budget_of(&shared.target().url).standing();
         let status = shared.status.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         Situation {
-            sessions: status.sessions.iter().map(|position| position.line()).collect(),
+            sessions: status.sessions.iter().map(|position| position.summary()).collect(),
             disk: status.disk,
             resting: status.retry_at.and_then(|at| at.checked_duration_since(now)),
             upstream_resting: standing.resting,

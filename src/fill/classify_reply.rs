@@ -1,4 +1,4 @@
-//! What a reply is worth: whether its bytes continue what is stored, begin anew, or are refused. Pure.
+//! Classification of replies: whether a reply's bytes continue what is stored, begin anew, or are refused. Pure.
 //!
 //! Nothing is shifted to fit. A reply that contradicts the question or itself brings no byte.
 
@@ -9,22 +9,22 @@ use crate::upstream::{Framing, Reply, Span};
 
 /// The known representation of an object and its length.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Known<'a> {
+pub(super) struct KnownObject<'a> {
     pub(super) representation: &'a Representation,
     pub(super) length: Option<u64>,
 }
 
 /// The part of the representation that a body brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Brings {
+pub(super) struct BodySpan {
     pub(super) at: ByteOffset,
-    /// Its end; `None` where only the framing will tell.
+    /// The end of the body's bytes; `None` where only the framing will tell.
     pub(super) end: Option<ByteOffset>,
     /// The complete length, where the reply names it.
     pub(super) total: Option<u64>,
 }
 
-impl Brings {
+impl BodySpan {
     /// Whether it is all of the representation.
     pub(super) fn is_all(&self) -> bool {
         self.at == 0 && self.end == self.total
@@ -32,17 +32,17 @@ impl Brings {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ReplyClass {
     /// Bytes of the known representation.
-    Continues(Brings),
+    Continues(BodySpan),
     /// Bytes of the known representation by all that a weak tag and an old date can tell: they are joined where those
     /// that are here already agree.
-    Agrees(Brings),
+    Agrees(BodySpan),
     /// Another strong tag with the same length and date, as a second node behind one name gives it: the representation
     /// that it would begin.
-    OtherNode(Representation, Brings),
+    OtherNode(Representation, BodySpan),
     /// Bytes of a representation that is not the known one, or the first to be known.
-    Begins(Representation, Brings),
+    Begins(Representation, BodySpan),
     /// 304.
     NotModified,
     /// 416, with the complete length where it says so.
@@ -55,13 +55,13 @@ pub(super) enum Verdict {
     Imposter(&'static str),
 }
 
-pub(super) fn join(known: Option<Known<'_>>, asked: Span, reply: &Reply) -> Verdict {
+pub(super) fn classify_reply(known: Option<KnownObject<'_>>, asked: Span, reply: &Reply) -> ReplyClass {
     if let (Some(known), 200 | 206) = (known, reply.status) {
         if is_media(known.representation.header("content-type")) && is_page(reply.header("content-type")) {
-            return Verdict::Imposter("an HTML page came where a film was");
+            return ReplyClass::Imposter("an HTML page came where a film was");
         }
         if reply.framing == Framing::Length(0) && known.length.is_some_and(|length| length > 0) {
-            return Verdict::Imposter("an empty reply came where there were bytes");
+            return ReplyClass::Imposter("an empty reply came where there were bytes");
         }
         if reply.coded
             && !known
@@ -69,20 +69,20 @@ pub(super) fn join(known: Option<Known<'_>>, asked: Span, reply: &Reply) -> Verd
                 .header("content-encoding")
                 .is_some_and(codes_content)
         {
-            return Verdict::Imposter("a coded body came where a plain one was");
+            return ReplyClass::Imposter("a coded body came where a plain one was");
         }
     }
     match reply.status {
         200 if is_part(reply) => part(known, asked, reply),
         200 => whole(known, reply),
-        206 if reply.coded => Verdict::Contradiction("206 with a coded body"),
+        206 if reply.coded => ReplyClass::Contradiction("206 with a coded body"),
         206 => part(known, asked, reply),
-        304 => Verdict::NotModified,
-        416 => Verdict::Unsatisfiable(match reply.content_range {
+        304 => ReplyClass::NotModified,
+        416 => ReplyClass::Unsatisfiable(match reply.content_range {
             Some(Some(ContentRange::Unsatisfied { size })) => Some(size),
             _ => None,
         }),
-        status => Verdict::Status(status),
+        status => ReplyClass::Status(status),
     }
 }
 
@@ -98,12 +98,12 @@ fn is_part(reply: &Reply) -> bool {
     }
 }
 
-fn whole(known: Option<Known<'_>>, reply: &Reply) -> Verdict {
+fn whole(known: Option<KnownObject<'_>>, reply: &Reply) -> ReplyClass {
     let total = match reply.framing {
         Framing::Length(length) => Some(length),
         Framing::Delimited | Framing::Close => None,
     };
-    let brings = Brings {
+    let brings = BodySpan {
         at: 0,
         end: total,
         total,
@@ -111,21 +111,21 @@ fn whole(known: Option<Known<'_>>, reply: &Reply) -> Verdict {
     judged(known, reply, brings, false)
 }
 
-fn part(known: Option<Known<'_>>, asked: Span, reply: &Reply) -> Verdict {
+fn part(known: Option<KnownObject<'_>>, asked: Span, reply: &Reply) -> ReplyClass {
     let Some(Some(ContentRange::Part { range, size })) = reply.content_range else {
-        return Verdict::Contradiction("206 without a Content-Range that can be read");
+        return ReplyClass::Contradiction("206 without a Content-Range that can be read");
     };
     let known_length = known.and_then(|known| known.length);
     let Some(total) = size.or(known_length) else {
-        return Verdict::Contradiction("206 without the complete length");
+        return ReplyClass::Contradiction("206 without the complete length");
     };
     if matches!(reply.framing, Framing::Length(length) if length != range.len()) {
-        return Verdict::Contradiction("Content-Length and Content-Range differ");
+        return ReplyClass::Contradiction("Content-Length and Content-Range differ");
     }
     if range.end() > total || !answers(asked, range, total) {
-        return Verdict::Contradiction("206 with another range than was asked for");
+        return ReplyClass::Contradiction("206 with another range than was asked for");
     }
-    let brings = Brings {
+    let brings = BodySpan {
         at: range.start(),
         end: Some(range.end()),
         total: Some(total),
@@ -143,28 +143,28 @@ fn answers(asked: Span, range: ByteRange, total: u64) -> bool {
     }
 }
 
-fn judged(known: Option<Known<'_>>, reply: &Reply, brings: Brings, partial: bool) -> Verdict {
+fn judged(known: Option<KnownObject<'_>>, reply: &Reply, brings: BodySpan, partial: bool) -> ReplyClass {
     if let Some(known) = known {
         let lengths = (known.length, brings.total);
         let length_agrees = !matches!(lengths, (Some(ours), Some(theirs)) if ours != theirs);
         let validator = known.representation.validators.strong();
         if length_agrees && validator.is_some_and(|validator| validator.matches(&reply.validators, partial)) {
-            return Verdict::Continues(brings);
+            return ReplyClass::Continues(brings);
         }
         let same_length = matches!(lengths, (Some(ours), Some(theirs)) if ours == theirs);
         let overlap = known.representation.overlap_validator();
         if same_length && !reply.coded && overlap.is_some_and(|overlap| overlap.matches(&reply.validators)) {
-            return Verdict::Agrees(brings);
+            return ReplyClass::Agrees(brings);
         }
         if same_length && is_other_node(&known.representation.validators, &reply.validators) {
-            return Verdict::OtherNode(begun(reply, brings, partial), brings);
+            return ReplyClass::OtherNode(begun(reply, brings, partial), brings);
         }
     }
-    Verdict::Begins(begun(reply, brings, partial), brings)
+    ReplyClass::Begins(begun(reply, brings, partial), brings)
 }
 
 /// The representation that a reply is the first of.
-fn begun(reply: &Reply, brings: Brings, partial: bool) -> Representation {
+fn begun(reply: &Reply, brings: BodySpan, partial: bool) -> Representation {
     let joinable = reply.validators.strong().is_some();
     // A server that says `Accept-Ranges: none` is believed, even where it has just sent one.
     let gives_parts = !reply.coded && reply.accepts_ranges.unwrap_or(partial);
@@ -187,7 +187,7 @@ fn is_other_node(known: &Validators, reply: &Validators) -> bool {
 
 /// A reply with another status than those of [`join`], as a representation of its own: it says something of
 /// the resource, and its body has no ranges.
-pub(super) fn statement(reply: &Reply) -> (Representation, Brings) {
+pub(super) fn statement(reply: &Reply) -> (Representation, BodySpan) {
     let total = match reply.framing {
         Framing::Length(length) => Some(length),
         Framing::Delimited | Framing::Close => None,
@@ -199,7 +199,7 @@ pub(super) fn statement(reply: &Reply) -> (Representation, Brings) {
         headers: reply.headers.clone(),
         ..Representation::default()
     };
-    let brings = Brings {
+    let brings = BodySpan {
         at: 0,
         end: total,
         total,
@@ -258,24 +258,24 @@ mod tests {
         }
     }
 
-    fn resumed(reply: &Reply) -> Verdict {
+    fn resumed(reply: &Reply) -> ReplyClass {
         let representation = representation();
-        let known = Known {
+        let known = KnownObject {
             representation: &representation,
             length: Some(100),
         };
-        join(Some(known), Span::From(40), reply)
+        classify_reply(Some(known), Span::From(40), reply)
     }
 
     #[test]
     fn a_206_under_the_same_tag_continues() {
         let good = reply(206, Framing::Length(60), Some("bytes 40-99/100"), Some("\"a\""));
-        let brings = Brings {
+        let brings = BodySpan {
             at: 40,
             end: Some(100),
             total: Some(100),
         };
-        assert_eq!(resumed(&good), Verdict::Continues(brings));
+        assert_eq!(resumed(&good), ReplyClass::Continues(brings));
     }
 
     #[test]
@@ -286,7 +286,7 @@ mod tests {
             reply(206, Framing::Length(60), Some("bytes 40-99/100"), Some("W/\"a\"")),
             reply(200, Framing::Length(90), None, Some("\"a\"")),
         ] {
-            assert!(matches!(resumed(&changed), Verdict::Begins(..)), "{changed:?}");
+            assert!(matches!(resumed(&changed), ReplyClass::Begins(..)), "{changed:?}");
         }
     }
 
@@ -296,10 +296,10 @@ mod tests {
             reply(206, Framing::Length(60), Some("bytes 40-99/100"), Some("\"b\"")),
             reply(200, Framing::Length(100), None, Some("\"b\"")),
         ] {
-            assert!(matches!(resumed(&other), Verdict::OtherNode(..)), "{other:?}");
+            assert!(matches!(resumed(&other), ReplyClass::OtherNode(..)), "{other:?}");
             let mut dated = other.clone();
             dated.validators.last_modified = Some("Sun, 06 Nov 1994 08:49:37 GMT".to_owned());
-            assert!(matches!(resumed(&dated), Verdict::Begins(..)), "{dated:?}");
+            assert!(matches!(resumed(&dated), ReplyClass::Begins(..)), "{dated:?}");
         }
     }
 
@@ -316,72 +316,77 @@ mod tests {
             ..representation()
         };
         let resumed = |known: &Representation, reply: &Reply| {
-            let known = Known {
+            let known = KnownObject {
                 representation: known,
                 length: Some(100),
             };
-            join(Some(known), Span::From(40), reply)
+            classify_reply(Some(known), Span::From(40), reply)
         };
         let part = |tag: &str| Reply {
             validators: validators(tag, old),
             ..reply(206, Framing::Length(60), Some("bytes 40-99/100"), None)
         };
         let known = weak("W/\"a\"", old);
-        assert!(matches!(resumed(&known, &part("W/\"a\"")), Verdict::Agrees(_)));
-        assert!(matches!(resumed(&known, &part("W/\"b\"")), Verdict::Begins(..)));
+        assert!(matches!(resumed(&known, &part("W/\"a\"")), ReplyClass::Agrees(_)));
+        assert!(matches!(resumed(&known, &part("W/\"b\"")), ReplyClass::Begins(..)));
         let longer = Reply {
             validators: validators("W/\"a\"", old),
             ..reply(206, Framing::Length(61), Some("bytes 40-100/101"), None)
         };
-        assert!(matches!(resumed(&known, &longer), Verdict::Begins(..)));
+        assert!(matches!(resumed(&known, &longer), ReplyClass::Begins(..)));
         assert!(matches!(
             resumed(&weak("W/\"a\"", young), &part("W/\"a\"")),
-            Verdict::Begins(..)
+            ReplyClass::Begins(..)
         ));
         let distrusted = Representation {
             joined: crate::store::Joined::Distrusted,
             ..known.clone()
         };
-        assert!(matches!(resumed(&distrusted, &part("W/\"a\"")), Verdict::Begins(..)));
+        assert!(matches!(resumed(&distrusted, &part("W/\"a\"")), ReplyClass::Begins(..)));
     }
 
     #[test]
     fn a_200_that_names_the_part_it_brings_is_that_part() {
         let part = reply(200, Framing::Length(60), Some("bytes 40-99/100"), Some("\"a\""));
-        let brings = Brings {
+        let brings = BodySpan {
             at: 40,
             end: Some(100),
             total: Some(100),
         };
-        assert_eq!(resumed(&part), Verdict::Continues(brings));
-        let unasked = join(None, Span::Whole, &part);
-        assert!(matches!(unasked, Verdict::Contradiction(_)), "{unasked:?}");
+        assert_eq!(resumed(&part), ReplyClass::Continues(brings));
+        let unasked = classify_reply(None, Span::Whole, &part);
+        assert!(matches!(unasked, ReplyClass::Contradiction(_)), "{unasked:?}");
         let first = reply(200, Framing::Length(1), Some("bytes 0-0/100"), None);
-        let Verdict::Begins(_, brings) = join(None, Span::Range(ByteRange::new(0, 1).expect("a byte")), &first) else {
+        let ReplyClass::Begins(_, brings) =
+            classify_reply(None, Span::Range(ByteRange::new(0, 1).expect("a byte")), &first)
+        else {
             panic!("the first reply begins");
         };
         assert_eq!((brings.end, brings.total), (Some(1), Some(100)));
         let whole = reply(200, Framing::Length(100), Some("bytes 0-99/100"), Some("\"a\""));
-        assert!(matches!(resumed(&whole), Verdict::Continues(Brings { at: 0, .. })));
+        assert!(matches!(resumed(&whole), ReplyClass::Continues(BodySpan { at: 0, .. })));
     }
 
     #[test]
     fn an_empty_reply_is_an_imposter_where_bytes_are_known() {
         let empty = reply(200, Framing::Length(0), None, None);
-        assert!(matches!(resumed(&empty), Verdict::Imposter(_)));
-        assert!(matches!(join(None, Span::Whole, &empty), Verdict::Begins(..)));
+        assert!(matches!(resumed(&empty), ReplyClass::Imposter(_)));
+        assert!(matches!(
+            classify_reply(None, Span::Whole, &empty),
+            ReplyClass::Begins(..)
+        ));
     }
 
     #[test]
     fn accept_ranges_says_no_by_the_word_none_alone() {
         let mut odd = reply(206, Framing::Length(60), Some("bytes 40-99/100"), Some("\"a\""));
         odd.accepts_ranges = None;
-        let Verdict::Begins(representation, _) = join(None, Span::From(40), &odd) else {
+        let ReplyClass::Begins(representation, _) = classify_reply(None, Span::From(40), &odd) else {
             panic!("the first reply begins");
         };
         assert!(representation.ranges && representation.gives_parts);
         odd.accepts_ranges = Some(false);
-        let Verdict::Begins(representation, _) = join(None, Span::From(40), &odd) else {
+        let ReplyClass::Begins(representation, _) = classify_reply(None, Span::From(40), &odd) else {
             panic!("the first reply begins");
         };
         assert!(!representation.ranges && !representation.gives_parts);
@@ -390,12 +395,12 @@ mod tests {
     #[test]
     fn a_200_under_the_same_tag_continues_from_0() {
         let ignored = reply(200, Framing::Length(100), None, Some("\"a\""));
-        let brings = Brings {
+        let brings = BodySpan {
             at: 0,
             end: Some(100),
             total: Some(100),
         };
-        assert_eq!(resumed(&ignored), Verdict::Continues(brings));
+        assert_eq!(resumed(&ignored), ReplyClass::Continues(brings));
     }
 
     #[test]
@@ -412,7 +417,7 @@ mod tests {
             ),
             reply(206, Framing::Length(60), None, Some("\"a\"")),
         ] {
-            assert!(matches!(resumed(&wrong), Verdict::Contradiction(_)), "{wrong:?}");
+            assert!(matches!(resumed(&wrong), ReplyClass::Contradiction(_)), "{wrong:?}");
         }
     }
 
@@ -426,12 +431,18 @@ mod tests {
             headers: vec![("content-type".to_owned(), "text/html; charset=utf-8".to_owned())],
             ..reply(200, Framing::Length(900), None, Some("\"b\""))
         };
-        let known = Known {
+        let known = KnownObject {
             representation: &film,
             length: Some(100),
         };
-        assert!(matches!(join(Some(known), Span::From(40), &page), Verdict::Imposter(_)));
-        assert!(matches!(join(None, Span::From(40), &page), Verdict::Begins(..)));
+        assert!(matches!(
+            classify_reply(Some(known), Span::From(40), &page),
+            ReplyClass::Imposter(_)
+        ));
+        assert!(matches!(
+            classify_reply(None, Span::From(40), &page),
+            ReplyClass::Begins(..)
+        ));
     }
 
     #[test]
@@ -441,9 +452,12 @@ mod tests {
             ..reply(status, Framing::Length(60), range, Some("\"a\""))
         };
         let part = coded(206, Some("bytes 40-99/100"));
-        assert!(matches!(join(None, Span::From(40), &part), Verdict::Contradiction(_)));
-        assert!(matches!(resumed(&part), Verdict::Imposter(_)));
-        let Verdict::Begins(representation, _) = join(None, Span::Whole, &coded(200, None)) else {
+        assert!(matches!(
+            classify_reply(None, Span::From(40), &part),
+            ReplyClass::Contradiction(_)
+        ));
+        assert!(matches!(resumed(&part), ReplyClass::Imposter(_)));
+        let ReplyClass::Begins(representation, _) = classify_reply(None, Span::Whole, &coded(200, None)) else {
             panic!("the first reply begins");
         };
         assert!(!representation.ranges);
@@ -452,14 +466,17 @@ mod tests {
     #[test]
     fn without_a_strong_validator_nothing_is_ever_joined() {
         let weak = reply(206, Framing::Length(100), Some("bytes 0-99/100"), Some("W/\"a\""));
-        let Verdict::Begins(representation, _) = join(None, Span::From(0), &weak) else {
+        let ReplyClass::Begins(representation, _) = classify_reply(None, Span::From(0), &weak) else {
             panic!("the first reply begins");
         };
         assert!(!representation.ranges);
-        let known = Known {
+        let known = KnownObject {
             representation: &representation,
             length: Some(100),
         };
-        assert!(matches!(join(Some(known), Span::From(0), &weak), Verdict::Begins(..)));
+        assert!(matches!(
+            classify_reply(Some(known), Span::From(0), &weak),
+            ReplyClass::Begins(..)
+        ));
     }
 }

@@ -1,4 +1,4 @@
-//! Room for bytes that readers wait for: parts of objects under way that have been watched go first.
+//! Retention of watched bytes: where readers wait for room, parts of objects under way that were watched go first.
 //!
 //! The store evicts whole objects that nobody uses. What is left then is in use, and of that only the
 //! fills know which parts are behind their readers. The beginning of an object and its end stay (players
@@ -6,16 +6,16 @@
 //! absent, and fetched again for whoever seeks back.
 
 use super::context::Context;
-use super::place::Pace;
-use super::registry::{Phase, Shared};
+use super::position::ReaderProgress;
+use super::registry::{FillState, Phase};
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use crate::store::{Object, StoreError};
 use std::sync::{Arc, PoisonError};
 
-/// What goes, goes in blocks of this length: their checksums then go with them.
+/// Bytes are punched out in blocks of this length: their checksums then go with them.
 const BLOCK_BYTES: u64 = 1 << 20;
 
-/// So much goes at once, where there is so much: each time the catalog is written out.
+/// Bytes that are punched out at once, where there are so many: each time the catalog is written out.
 const AT_ONCE_BYTES: u64 = 4 << 20;
 
 /// The most that is kept of an object's beginning, of its end, and behind a reader; less where the quota is
@@ -23,17 +23,17 @@ const AT_ONCE_BYTES: u64 = 4 << 20;
 const EDGE_BYTES: u64 = 4 << 20;
 const BACK_BYTES: u64 = 32 << 20;
 
-/// What is kept for a reader that has just left and may be back for the next piece.
+/// Bytes that are kept for a reader that has just left and may be back for the next piece.
 const NEXT_BYTES: u64 = 16 << 20;
 
-/// How much is kept, in bytes.
+/// The window of bytes that are kept, by their distance from a reader and from both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct RetentionWindow {
     edge: u64,
     back: u64,
 }
 
-impl Kept {
+impl RetentionWindow {
     pub(super) fn under(quota: Option<u64>) -> Self {
         let quota = quota.unwrap_or(u64::MAX);
         Self {
@@ -55,9 +55,9 @@ impl Kept {
 pub(super) fn expendable(
     present: &RangeSet,
     length: Option<u64>,
-    paces: &[Pace],
+    reading: &[ReaderProgress],
     left_at: &[ByteOffset],
-    kept: Kept,
+    kept: RetentionWindow,
 ) -> Vec<ByteRange> {
     let mut rest = present.clone();
     let mut keep = |start: u64, end: u64| {
@@ -69,8 +69,8 @@ pub(super) fn expendable(
     if let Some(length) = length {
         keep(length.saturating_sub(kept.edge), length);
     }
-    for pace in paces {
-        keep(pace.at.saturating_sub(kept.back), pace.end);
+    for reader in reading {
+        keep(reader.at.saturating_sub(kept.back), reader.end);
     }
     for at in left_at {
         keep(
@@ -97,14 +97,14 @@ impl Context {
     /// the others. For a blocking thread.
     pub(super) fn write(
         &self,
-        shared: &Arc<Shared>,
+        shared: &Arc<FillState>,
         object: &Object,
         at: ByteOffset,
         pieces: &[impl AsRef<[u8]>],
     ) -> Result<(), StoreError> {
         let mut written = self.store.write(object, at, pieces);
         if lacks_room(&written).is_some() && shared.has_readers() {
-            // One at a time: room for one piece is not made twice.
+            // One caller makes room at a time: room for one piece is not made twice.
             let _one = self.punching.lock().unwrap_or_else(PoisonError::into_inner);
             written = self.store.write(object, at, pieces);
             while let Some(missing) = lacks_room(&written) {
@@ -118,17 +118,17 @@ impl Context {
     }
 
     /// Whether more could be stored for this fill than is now.
-    pub(super) fn could_store(&self, shared: &Arc<Shared>) -> bool {
+    pub(super) fn could_store(&self, shared: &Arc<FillState>) -> bool {
         self.store.could_store(BLOCK_BYTES)
             || !self
-                .expendable_of(shared, Kept::under(self.store.quota_bytes()))
+                .expendable_of(shared, RetentionWindow::under(self.store.quota_bytes()))
                 .is_empty()
     }
 
     /// Makes some room, `missing` bytes or more where that is to be had; `false` where none is.
-    fn punch(&self, own: &Arc<Shared>, missing: u64) -> bool {
+    fn punch(&self, own: &Arc<FillState>, missing: u64) -> bool {
         let wanted = missing.max(AT_ONCE_BYTES);
-        let others: Vec<Arc<Shared>> = {
+        let others: Vec<Arc<FillState>> = {
             let fills = self.fills();
             fills
                 .values()
@@ -136,7 +136,7 @@ impl Context {
                 .cloned()
                 .collect()
         };
-        let kept = Kept::under(self.store.quota_bytes());
+        let kept = RetentionWindow::under(self.store.quota_bytes());
         let mut freed = 0;
         for kept in [kept, kept.scarce()] {
             for shared in std::iter::once(own).chain(&others) {
@@ -152,18 +152,18 @@ impl Context {
         false
     }
 
-    fn expendable_of(&self, shared: &Arc<Shared>, kept: Kept) -> Vec<ByteRange> {
+    fn expendable_of(&self, shared: &Arc<FillState>, kept: RetentionWindow) -> Vec<ByteRange> {
         match &*shared.phase.borrow() {
-            // What could not be asked for again, piece by piece, stays.
+            // Bytes that could not be fetched again, piece by piece, stay.
             Phase::Ready(object) if object.has_ranges() && !object.is_whole() && !object.is_pinned() => {
-                let (paces, left_at) = (shared.paces(), shared.left_at());
-                expendable(&object.present(), object.length(), &paces, &left_at, kept)
+                let (reading, left_at) = (shared.reading(), shared.left_at());
+                expendable(&object.present(), object.length(), &reading, &left_at, kept)
             }
             _ => Vec::new(),
         }
     }
 
-    fn punch_one(&self, shared: &Arc<Shared>, kept: Kept, wanted: u64) -> u64 {
+    fn punch_one(&self, shared: &Arc<FillState>, kept: RetentionWindow, wanted: u64) -> u64 {
         let Phase::Ready(object) = shared.phase.borrow().clone() else {
             return 0;
         };
@@ -200,11 +200,11 @@ mod tests {
         ByteRange::new(start * MIB, end * MIB).expect("not empty")
     }
 
-    fn reader(at: u64, end: u64) -> Pace {
-        super::super::place::Place::new(at * MIB, end * MIB, Instant::now()).now()
+    fn reader(at: u64, end: u64) -> ReaderProgress {
+        super::super::position::ReaderPosition::new(at * MIB, end * MIB, Instant::now()).now()
     }
 
-    const KEPT: Kept = Kept {
+    const KEPT: RetentionWindow = RetentionWindow {
         edge: 2 * MIB,
         back: 10 * MIB,
     };
