@@ -8,26 +8,26 @@
 //! The two meet in the store only: a fill hands on, writes and wakes, a worker sends. [`Server`] is also the
 //! way to embed millpond: start one on port 0 and ask it for the URL of any upstream.
 
-mod handed;
-mod lane;
+mod connection;
 mod listen;
 mod origin;
-mod outgoing;
 mod request_line;
+mod response_writer;
+mod rewind;
 mod root;
 mod tls;
 
 pub use origin::OriginServer;
 
-use self::handed::Connections;
-use self::lane::Lane;
+use self::connection::Http1Connections;
 use self::listen::listen_at;
+use self::rewind::Connections;
 use crate::admin;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
 use crate::fill::{FillRuntimes, FillSettings, Registry, RunningRuntimes, Served};
 use crate::live::{Limits, Rules, Streams};
-use crate::serve::{Problem, Recent, Routed, Routes, Service, ServiceSettings};
+use crate::serve::{Problem, RequestCache, Routed, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::{BudgetSettings, Client, ClientSettings, UpstreamError};
@@ -59,7 +59,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// kernel's probes, so a pause of any length is no such silence.
 const DEAD_PEER: Duration = Duration::from_secs(15 * 60);
 
-/// What the kernel holds of a connection that was not sent yet: enough for a fast reader until the worker comes round
+/// Unsent bytes that the kernel holds of a connection: enough for a fast reader until the worker comes round
 /// again. Without a bound each slow reader has megabytes of it.
 const UNSENT_BYTES: u32 = 256 * 1024;
 
@@ -113,7 +113,7 @@ pub enum AppError {
     Origin {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The mistake.
         source: crate::origin::OriginError,
     },
     /// The certificate cannot be shown.
@@ -123,7 +123,7 @@ pub enum AppError {
         certificate: PathBuf,
         /// The file of its key.
         key: PathBuf,
-        /// What is wrong.
+        /// The mistake.
         mistake: String,
     },
     /// The access log cannot be written.
@@ -423,7 +423,7 @@ fn serve(
     })
 }
 
-/// What serves the connections of one worker.
+/// The service of one worker's connections.
 fn connections(
     service: &Arc<Service>,
     signal: &GracefulShutdownSignal,
@@ -434,7 +434,7 @@ fn connections(
         async move { signal.notified().await }
     };
     let handled = Arc::clone(service);
-    let recent = Rc::new(Recent::default());
+    let cache = Rc::new(RequestCache::default());
     let inner = fn_service(move |request| handle(Arc::clone(&handled), request));
     let http = HttpService::build()
         .graceful_shutdown_signal(stopping.clone())
@@ -447,12 +447,12 @@ fn connections(
     let service = Arc::clone(service);
     Connections {
         http,
-        lane: move || Rc::new(Lane::new(Arc::clone(&service), Rc::clone(&recent))),
+        http1: move || Rc::new(Http1Connections::new(Arc::clone(&service), Rc::clone(&cache))),
         stopping,
     }
 }
 
-/// Requests with bodies, and whatever else is not for the lane.
+/// Requests with bodies, and all others that need the framework.
 async fn handle(service: Arc<Service>, mut request: Request) -> Result<Response<BoxBody>, Response<BoxBody>> {
     let payload = request.take_payload();
     let mut response: Response<BoxBody> = answered(&service, request.head(), payload).await.into();

@@ -1,4 +1,4 @@
-//! What is being fetched, and why readers wait: `GET /-/api/v1/fills`.
+//! Fills under way, and why readers wait: `GET /-/api/v1/fills`.
 
 use crate::serve::Service;
 use actix_web::HttpResponse;

@@ -1,4 +1,4 @@
-//! What millpond says of itself and lets be done to it, under `/-/`.
+//! The API of millpond about itself, under `/-/`.
 
 mod fills;
 mod objects;
@@ -19,7 +19,7 @@ const RESOURCES: &str = "there is healthz, readyz, metrics, api/v1/fills, api/v1
 /// Without a catalog: when to ask again.
 const CATALOG_TRIED: Duration = Duration::from_secs(2);
 
-/// What a request is for.
+/// The resource of a request.
 enum Resource<'a> {
     Alive,
     Metrics,
@@ -87,7 +87,7 @@ pub async fn handle(service: &Arc<Service>, request: &RequestHead, path: &str) -
         return response;
     }
     let reads = method == Method::GET || method == Method::HEAD;
-    // Who knows the id of a stream may stop it; who sees the list knows all ids.
+    // The id of a stream is a capability to stop it, and the list has all ids.
     let is_open = match resource {
         Resource::Stream { .. } => true,
         Resource::Streams => false,
@@ -134,7 +134,7 @@ fn metrics(service: &Service) -> HttpResponse {
         .body(metrics.text())
 }
 
-/// What a parameter of a query says, or the problem that it is.
+/// The value of a query's parameter, or the problem with it.
 fn not_understood(name: &str, value: &str, known: &str) -> HttpResponse {
     let detail = format!("{name}={value} is not understood; there is {known}");
     Problem::new(StatusCode::BAD_REQUEST, detail).response()

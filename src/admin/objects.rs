@@ -129,7 +129,7 @@ enum Purge {
     All(PurgeScope),
 }
 
-/// Whoever comes after a removal finds neither the object nor the fill that still serves its readers.
+/// A request after a removal finds neither the object nor the fill that still serves its readers.
 fn purging(
     service: &Service,
     purge: Purge,

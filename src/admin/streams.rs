@@ -39,7 +39,7 @@ async fn stop(request: &RequestHead, stream: &Arc<Stream>) -> HttpResponse {
         let what = "the stream has ended, or was stopped, already";
         return Problem::new(StatusCode::CONFLICT, what).response();
     }
-    // Whoever looks after this answer is to see that it is over.
+    // A request after this answer must see that the stream is over.
     let _ = tokio::time::timeout(STOP_WAIT, stream.over()).await;
     HttpResponse::Ok().json(status_line(stream))
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 /// Progress is told no more often than this.
 const TOLD_EVERY: Duration = Duration::from_millis(100);
 
-/// So many lines may wait for the client.
+/// Lines that may wait for the client.
 const LINES: usize = 64;
 
 pub(super) fn run(service: &Service, query: &str) -> HttpResponse {

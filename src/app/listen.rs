@@ -33,7 +33,7 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
         let most: usize = most.ok().and_then(|most| most.trim().parse().ok()).unwrap_or(128);
-        // Nobody accepts. One that does not fit would wait for a second, at least.
+        // No thread accepts yet; a connection that does not fit into the backlog would wait for a second, at least.
         let connect = |_| TcpStream::connect_timeout(&address, Duration::from_millis(900));
         let burst: Result<Vec<_>, _> = (0..most.min(400)).map(connect).collect();
         burst.expect("connected");

@@ -239,7 +239,7 @@ impl Roots {
 
     pub(super) fn stop(self) {
         drop(self.stop);
-        // It may hang with the directory's file system; then the process does not wait for it.
+        // The thread may hang with the directory's file system; then the process does not wait for it.
         if self.thread.is_finished() {
             let _ = self.thread.join();
         }

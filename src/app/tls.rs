@@ -33,7 +33,7 @@ struct State {
     key: Arc<CertifiedKey>,
 }
 
-/// What an HTTPS listener needs.
+/// The configuration of an HTTPS listener.
 ///
 /// # Errors
 /// Where the files do not read, or do not belong together.

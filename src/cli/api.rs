@@ -4,7 +4,7 @@
 //! RFC 9457, since anything may listen at a port. Proxies of the environment are passed over: the server
 //! is mostly on this machine.
 
-use super::Door;
+use super::ServerArgs;
 use super::failure::Failure;
 use super::name::Name;
 use super::object::Object;
@@ -52,7 +52,7 @@ struct Problem {
 
 impl Api {
     /// The API of the server that the command line or the environment names; nothing is asked yet.
-    pub(super) fn open(door: &Door) -> Result<Self, Failure> {
+    pub(super) fn open(door: &ServerArgs) -> Result<Self, Failure> {
         let server = Server::choose(door.server.as_deref(), |name| std::env::var(name).ok()).map_err(Failure::Usage)?;
         let http = reqwest::Client::builder()
             .user_agent(concat!("millpond/", env!("CARGO_PKG_VERSION")))
@@ -78,7 +78,7 @@ impl Api {
         Ok(text.trim_end().to_owned())
     }
 
-    /// What an answer says.
+    /// The problem that an answer tells.
     pub(super) fn read<T: DeserializeOwned>(&self, text: &str) -> Result<T, Failure> {
         serde_json::from_str(text).map_err(|error| self.stranger(&format!("its answer is not understood ({error})")))
     }
@@ -133,7 +133,7 @@ impl Api {
     }
 
     pub(super) fn stranger(&self, what: &str) -> Failure {
-        Failure::Stranger {
+        Failure::NotMillpond {
             address: self.server.address(),
             what: what.to_owned(),
         }
@@ -185,7 +185,7 @@ impl Api {
 pub(super) struct Lines<'a> {
     api: &'a Api,
     response: Response,
-    /// What came and was not yet handed out.
+    /// Bytes that came and were not yet returned.
     buffer: Vec<u8>,
 }
 

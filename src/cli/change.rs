@@ -12,7 +12,7 @@ use super::units::{count, size};
 use reqwest::Method;
 use serde::Deserialize;
 
-/// What is done to an object.
+/// The change to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     Remove,

@@ -11,7 +11,7 @@ pub(super) enum Failure {
     /// The command line makes no sense; no request was made.
     #[error("{0}")]
     Usage(String),
-    /// Nobody answers. The cause stands in the text, since the mend is to stand last.
+    /// No server answers. The cause stands in the text, since the mend is to stand last.
     #[error("could not reach {address}: {cause}; is `millpond serve` running there? name it with --server")]
     Unreachable { address: String, cause: String },
     /// The server does not have the object.
@@ -26,7 +26,7 @@ pub(super) enum Failure {
     },
     /// Something answers that is no millpond, or one of another age.
     #[error("what answers at {address} does not speak this millpond's API: {what}; name another with --server")]
-    Stranger { address: String, what: String },
+    NotMillpond { address: String, what: String },
     /// An answer broke off.
     #[error("the answer of {address} was cut")]
     Cut { address: String, source: reqwest::Error },
@@ -36,7 +36,7 @@ pub(super) enum Failure {
     /// The client itself could not be made.
     #[error("could not set up the client")]
     Setup(#[source] Box<dyn Error + Send + Sync>),
-    /// What was to be printed could not be.
+    /// Standard output could not be written.
     #[error("could not write to the standard output")]
     Output(#[source] io::Error),
     /// A data directory that is no directory: opening would make one.

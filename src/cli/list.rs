@@ -18,7 +18,7 @@ const PAGE: &str = "1000";
 /// How objects are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Style {
-    /// What fits beside a URL.
+    /// The columns that fit beside a URL.
     Short,
     /// All that has a column.
     Long,

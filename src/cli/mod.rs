@@ -60,7 +60,7 @@ pub(crate) enum Command {
     /// Compares stored bytes with their checksums.
     Verify(Verify),
     /// Prints the server's counters.
-    Stats(Door),
+    Stats(ServerArgs),
     /// Makes, lists and takes away the tokens of an origin.
     Token {
         #[command(subcommand)]
@@ -70,7 +70,7 @@ pub(crate) enum Command {
 
 /// Whom to ask, and for whom to print.
 #[derive(Debug, Args)]
-pub(crate) struct Door {
+pub(crate) struct ServerArgs {
     /// The server to ask [default: $MILLPOND_SERVER, else $MILLPOND_LISTEN, else http://127.0.0.1:8080]
     #[arg(long, value_name = "URL | ADDR")]
     server: Option<String>,
@@ -89,7 +89,7 @@ pub(crate) struct Ls {
     #[arg(long)]
     long: bool,
     #[command(flatten)]
-    door: Door,
+    door: ServerArgs,
 }
 
 /// The arguments of `show`.
@@ -99,7 +99,7 @@ pub(crate) struct Show {
     #[arg(value_name = "ID | URL")]
     object: String,
     #[command(flatten)]
-    door: Door,
+    door: ServerArgs,
 }
 
 /// The arguments of `pin` and `unpin`.
@@ -109,25 +109,25 @@ pub(crate) struct Named {
     #[arg(value_name = "ID | URL", required = true)]
     objects: Vec<String>,
     #[command(flatten)]
-    door: Door,
+    door: ServerArgs,
 }
 
 /// The arguments of `rm`.
 #[derive(Debug, Args)]
 pub(crate) struct Rm {
     #[command(flatten)]
-    doomed: Doomed,
+    doomed: RemoveArgs,
     /// Keep what is stored, but let it be asked for again before it is used
     #[arg(long)]
     soft: bool,
     #[command(flatten)]
-    door: Door,
+    door: ServerArgs,
 }
 
-/// What to remove: one of the three.
+/// The objects to remove: one of the three.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Doomed {
+struct RemoveArgs {
     /// The objects, by their ids or upstream URLs
     #[arg(value_name = "ID | URL")]
     objects: Vec<String>,
@@ -152,7 +152,7 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["server", "object"])]
     data: Option<PathBuf>,
     #[command(flatten)]
-    door: Door,
+    door: ServerArgs,
 }
 
 /// How a command ended that was carried out.
@@ -161,12 +161,12 @@ enum Outcome {
     /// All that was asked for is so.
     Done,
     /// Something is not; it has been said what.
-    Wanting,
+    Incomplete,
 }
 
 impl Outcome {
     fn of(all_well: bool) -> Self {
-        if all_well { Self::Done } else { Self::Wanting }
+        if all_well { Self::Done } else { Self::Incomplete }
     }
 }
 
@@ -177,7 +177,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
     let written = output.finish();
     match outcome.and_then(|outcome| written.map(|()| outcome)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Wanting) => ExitCode::FAILURE,
+        Ok(Outcome::Incomplete) => ExitCode::FAILURE,
         Err(failure) => {
             let code = failure.exit_code();
             complain(failure);

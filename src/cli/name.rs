@@ -1,4 +1,4 @@
-//! What the user calls an object: its id, its upstream URL, or the URL at which millpond serves it.
+//! The user's name for an object: its id, its upstream URL, or the URL at which millpond serves it.
 //!
 //! Of the URLs that millpond serves only the ad hoc form (`/https/HOST/PATH`) tells the upstream URL; what
 //! lies behind the others the server's configuration knows, and a guess could remove the wrong object.
@@ -30,7 +30,7 @@ impl Name {
     /// Reads a name as the user wrote it.
     ///
     /// # Errors
-    /// What is wrong with it, and what to write.
+    /// The mistake, and what to write instead.
     pub(super) fn read(text: &str, server: &Server) -> Result<Self, String> {
         if let Some(id) = ObjectId::parse(text) {
             return Ok(Self::Id(id));
@@ -45,7 +45,7 @@ impl Name {
 /// `https://e.org/` and not also `https://e.org.example/`.
 ///
 /// # Errors
-/// What is wrong with it. An empty prefix is refused: in a script it is an unset variable.
+/// The mistake in a prefix. An empty prefix is refused: in a script it is an unset variable.
 pub(super) fn prefix(text: &str, server: &Server) -> Result<String, String> {
     if text.is_empty() {
         return Err("--prefix: an empty prefix would mean every object; write --prefix http for that".to_owned());

@@ -18,7 +18,7 @@ pub(super) struct Object {
     /// `None` where the upstream has not told.
     #[serde(default)]
     pub(super) complete_length: Option<u64>,
-    /// What is here, as half-open pairs.
+    /// The bytes that are here, as half-open pairs.
     #[serde(default)]
     pub(super) present: Vec<[u64; 2]>,
     #[serde(default)]

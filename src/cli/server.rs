@@ -98,7 +98,7 @@ impl Server {
     }
 }
 
-/// What listens at all addresses is reached at loopback.
+/// A server that listens at all addresses is reached at loopback.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {

@@ -6,7 +6,7 @@ const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 /// A number of bytes in at most ten characters: `0 B`, `1.5 KiB`, `1023.9 GiB`.
 pub(super) fn size(bytes: u64) -> String {
     let (mut value, mut unit) = (bytes as f64, 0);
-    // What would be printed as 1024.0 is one of the next unit.
+    // A value that would be printed as 1024.0 is one of the next unit.
     while value >= 1023.95 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;

@@ -103,7 +103,7 @@ pub(super) fn offline(dir: &Path, repair: bool, json: bool, output: &mut Output)
     story.end(&dir.display().to_string())
 }
 
-/// What the store says, as the server would say it.
+/// The store's report, in the server's form.
 fn line(check: Check) -> Line {
     let mut line = Line {
         progress: None,
@@ -285,8 +285,8 @@ mod tests {
         for (bad, repaired, wanted) in [
             (0, 0, Outcome::Done),
             (2, 2, Outcome::Done),
-            (2, 1, Outcome::Wanting),
-            (1, 0, Outcome::Wanting),
+            (2, 1, Outcome::Incomplete),
+            (1, 0, Outcome::Incomplete),
         ] {
             let line = format!(r#"{{"verified":{{"objects":2,"bytes":4,"bad_blocks":{bad},"repaired":{repaired}}}}}"#);
             let outcome = outcome(&[PROGRESS, r#"{"weather":{"rain":1}}"#, &line]);

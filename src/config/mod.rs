@@ -26,7 +26,7 @@ pub enum Delivery {
     Capped,
 }
 
-/// What a fill does when its last reader has left.
+/// The policy for a fill whose last reader has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterLastReader {
     /// Fetches the rest.

@@ -37,7 +37,7 @@ pub struct OriginConfig {
     pub largest_upload: Option<u64>,
     /// How long an upload that was not finished can be resumed.
     pub upload_lifetime: Duration,
-    /// What is left free in the file system, in bytes; `None` depends on its size.
+    /// Free space to leave in the file system, in bytes; `None` depends on its size.
     pub min_free_bytes: Option<u64>,
     /// The file of tokens; `None` lets everybody read, and who is on this machine write.
     pub tokens: Option<PathBuf>,
@@ -49,7 +49,7 @@ pub struct OriginConfig {
     pub grace: Duration,
     /// Threads that serve connections.
     pub workers: usize,
-    /// What is logged, as `tracing` directives.
+    /// The log filter, as `tracing` directives.
     pub log: String,
 }
 

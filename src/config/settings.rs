@@ -18,7 +18,7 @@ pub struct UpstreamConfig {
     pub url: Url,
     /// How its incomplete objects are answered, where not as all others.
     pub delivery: Option<Delivery>,
-    /// What its fills do without readers, where not as all others.
+    /// The policy of its fills without readers, where it has one of its own.
     pub after_last_reader: Option<AfterLastReader>,
     /// Parameters of its queries that are no part of a key, where not as all others.
     pub ignore_query: Option<Vec<String>>,
@@ -26,7 +26,7 @@ pub struct UpstreamConfig {
     pub drop_cookies: Option<bool>,
 }
 
-/// What streams are held to.
+/// The limits of streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamConfig {
     /// How many run at once.
@@ -43,7 +43,7 @@ pub struct StreamConfig {
     pub window_bytes: u64,
     /// The most that is kept of each, in time; `None` is no limit.
     pub window_time: Option<Duration>,
-    /// What a listener of media is given first of what was before, in bytes.
+    /// Bytes before the present that a listener of media is given first.
     pub burst_bytes: u64,
     /// How long a log is kept after the end of its stream.
     pub lifetime: Duration,
@@ -66,7 +66,7 @@ pub struct Config {
     pub allow_private: bool,
     /// The most bytes that objects may take on the disk; `None` is no limit.
     pub quota_bytes: Option<u64>,
-    /// What is left free in the file system, in bytes; `None` depends on its size.
+    /// Free space to leave in the file system, in bytes; `None` depends on its size.
     pub min_free_bytes: Option<u64>,
     /// The longest that a header waits for the first wanted byte.
     pub header_wait: Duration,
@@ -98,23 +98,23 @@ pub struct Config {
     pub join_weak: bool,
     /// A PEM file of certificate authorities to trust beside the system's.
     pub upstream_ca: Option<PathBuf>,
-    /// What a fill does when its last reader has left.
+    /// The policy for a fill whose last reader has left.
     pub after_last_reader: AfterLastReader,
     /// How long an object that says nothing of its freshness is reused without asking.
     pub fresh_for: Duration,
     /// Whether bodies whose end was only a closed connection are reused.
     pub keep_unverified: bool,
-    /// What streams are held to.
+    /// The limits of streams.
     pub streams: StreamConfig,
     /// Paths whose requests outlive their clients; one that ends in `*` stands for all that begin so.
     pub detach: Vec<String>,
     /// Threads that serve connections.
     pub workers: usize,
-    /// What is logged, as `tracing` directives.
+    /// The log filter, as `tracing` directives.
     pub log: String,
 }
 
-/// What can be said of one upstream, under `[upstreams.NAME]`.
+/// The settings of one upstream, under `[upstreams.NAME]`.
 const RULES: &[&str] = &["url", "delivery", "after_last_reader", "ignore_query", "drop_cookies"];
 
 /// Every setting with its default and meaning, for `millpond config` and the manual.

@@ -63,19 +63,19 @@ pub(super) fn classify_reply(known: Option<KnownObject<'_>>, asked: Span, reply:
         if reply.framing == Framing::Length(0) && known.length.is_some_and(|length| length > 0) {
             return ReplyClass::Imposter("an empty reply came where there were bytes");
         }
-        if reply.coded
+        if reply.content_encoded
             && !known
                 .representation
                 .header("content-encoding")
                 .is_some_and(codes_content)
         {
-            return ReplyClass::Imposter("a coded body came where a plain one was");
+            return ReplyClass::Imposter("a content_encoded body came where a plain one was");
         }
     }
     match reply.status {
         200 if is_part(reply) => part(known, asked, reply),
         200 => whole(known, reply),
-        206 if reply.coded => ReplyClass::Contradiction("206 with a coded body"),
+        206 if reply.content_encoded => ReplyClass::Contradiction("206 with a content_encoded body"),
         206 => part(known, asked, reply),
         304 => ReplyClass::NotModified,
         416 => ReplyClass::Unsatisfiable(match reply.content_range {
@@ -153,7 +153,7 @@ fn judged(known: Option<KnownObject<'_>>, reply: &Reply, brings: BodySpan, parti
         }
         let same_length = matches!(lengths, (Some(ours), Some(theirs)) if ours == theirs);
         let overlap = known.representation.overlap_validator();
-        if same_length && !reply.coded && overlap.is_some_and(|overlap| overlap.matches(&reply.validators)) {
+        if same_length && !reply.content_encoded && overlap.is_some_and(|overlap| overlap.matches(&reply.validators)) {
             return ReplyClass::Agrees(brings);
         }
         if same_length && is_other_node(&known.representation.validators, &reply.validators) {
@@ -167,7 +167,7 @@ fn judged(known: Option<KnownObject<'_>>, reply: &Reply, brings: BodySpan, parti
 fn begun(reply: &Reply, brings: BodySpan, partial: bool) -> Representation {
     let joinable = reply.validators.strong().is_some();
     // A server that says `Accept-Ranges: none` is believed, even where it has just sent one.
-    let gives_parts = !reply.coded && reply.accepts_ranges.unwrap_or(partial);
+    let gives_parts = !reply.content_encoded && reply.accepts_ranges.unwrap_or(partial);
     Representation {
         complete_length: brings.total,
         validators: reply.validators.clone(),
@@ -238,7 +238,7 @@ mod tests {
             },
             accepts_ranges: None,
             retry_after: None,
-            coded: false,
+            content_encoded: false,
             age: None,
             delay: std::time::Duration::ZERO,
             headers: Vec::new(),
@@ -447,8 +447,8 @@ mod tests {
 
     #[test]
     fn a_coded_body_has_no_ranges_and_is_none() {
-        let coded = |status, range| Reply {
-            coded: true,
+        let content_encoded = |status, range| Reply {
+            content_encoded: true,
             ..reply(status, Framing::Length(60), range, Some("\"a\""))
         };
         let part = coded(206, Some("bytes 40-99/100"));

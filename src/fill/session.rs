@@ -1,7 +1,7 @@
 //! A session: one exchange at one position, which moves bytes from the upstream to the store until it meets its end.
 //!
 //! The session moves bytes and reports how it ended; it decides nothing. What has arrived together
-//! is written together (batch.rs): where that may wait for the disk on a blocking thread, so that no other fill is
+//! is written together (write_batch.rs): where that may wait for the disk on a blocking thread, so that no other fill is
 //! delayed. Readers have it before it is written. What the disk does not take is
 //! passed on to readers that wait for it, piece by piece, as they take it; where none waits the session ends.
 

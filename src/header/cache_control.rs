@@ -14,17 +14,17 @@ pub const SURROGATE: &str = "millpond";
 
 /// `no-cache` or `private`, which may be limited to some fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Reach {
+pub enum DirectiveScope {
     /// The directive is not there.
     #[default]
     Nothing,
-    /// It is meant for these fields, in lower case.
+    /// The directive is for these fields, in lower case.
     Fields(Vec<String>),
-    /// It is meant for the whole reply.
+    /// The directive is for the whole reply.
     All,
 }
 
-impl Reach {
+impl DirectiveScope {
     /// Whether the directive is meant for the whole reply.
     pub fn is_all(&self) -> bool {
         *self == Self::All
@@ -56,9 +56,9 @@ pub struct CacheControl {
     /// `no-store`.
     pub no_store: bool,
     /// `no-cache`: not to be reused without asking.
-    pub no_cache: Reach,
+    pub no_cache: DirectiveScope,
     /// `private`: not for shared caches.
-    pub private: Reach,
+    pub private: DirectiveScope,
     /// `public`.
     pub public: bool,
     /// `must-revalidate`.
@@ -212,7 +212,7 @@ mod tests {
         let read = CacheControl::parse("Max-Age=5, s-maxage=\"7\", NO-STORE,,  public ,immutable");
         assert_eq!((read.max_age, read.s_maxage), (seconds(5), seconds(7)));
         assert!(read.no_store && read.public && read.immutable);
-        assert!(!read.must_revalidate && read.private == Reach::Nothing);
+        assert!(!read.must_revalidate && read.private == DirectiveScope::Nothing);
     }
 
     #[test]
@@ -271,6 +271,6 @@ mod tests {
         assert_eq!(CacheControl::targeted([""]), None);
         let odd = CacheControl::targeted(["max-age=60.5, private=?0"]).expect("a dictionary");
         assert_eq!(odd.max_age, seconds(0));
-        assert_eq!(odd.private, Reach::Nothing);
+        assert_eq!(odd.private, DirectiveScope::Nothing);
     }
 }

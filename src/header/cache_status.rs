@@ -7,11 +7,11 @@ use std::fmt;
 pub enum Forwarded {
     /// Nothing is stored under the URL.
     UriMiss,
-    /// What is stored under the URL is not what the request selects.
+    /// The stored reply under the URL is not the one that the request selects.
     VaryMiss,
     /// Some of the wanted bytes are stored.
     Partial,
-    /// What is stored must be revalidated.
+    /// The stored reply must be revalidated.
     Stale,
     /// The request asks for what the upstream says now.
     Request,
@@ -32,7 +32,7 @@ impl Forwarded {
     }
 }
 
-/// One member of the field, ours.
+/// Our member of the field.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheStatus {
     /// Why upstream was asked; `None` is a hit.
@@ -45,7 +45,7 @@ pub struct CacheStatus {
     pub collapsed: bool,
     /// For how many seconds a stored reply is fresh still; less than nothing where it is stale.
     pub ttl: Option<i64>,
-    /// One word on what else is worth knowing.
+    /// The `detail` parameter, one word.
     pub detail: Option<&'static str>,
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 /// `bytes `, three numbers of 20 digits, and what stands between them.
 const MAX_FIELD_BYTES: usize = 68;
 
-/// What a `Content-Range` field says.
+/// A `Content-Range` field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentRange {
     /// `bytes a-b/size`, or `bytes a-b/*` where the size is not known.

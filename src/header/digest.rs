@@ -13,7 +13,7 @@ pub fn stated_sha256(field: &str) -> Option<[u8; 32]> {
     }
 }
 
-/// What a sender says its bytes add up to, for the receiver to hold it to.
+/// A digest that the sender states of its bytes, for the receiver to verify.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Claim {
     /// SHA-256, 32 bytes.

@@ -1,4 +1,4 @@
-//! What of a message goes on to the next hop (RFC 9110 §7.6).
+//! The fields of a message that go on to the next hop (RFC 9110 §7.6).
 
 /// Fields of one connection, whether `Connection` names them or not.
 const HOP_BY_HOP: &[&str] = &[

@@ -16,7 +16,7 @@ mod text;
 mod upload;
 mod validator;
 
-pub use cache_control::{CacheControl, Reach, SURROGATE};
+pub use cache_control::{CacheControl, DirectiveScope, SURROGATE};
 pub use cache_status::{CacheStatus, Forwarded};
 pub use content_range::ContentRange;
 pub use date::{parse_date, print_date};

@@ -19,7 +19,7 @@ pub struct Conditions<'a> {
     pub if_range: Option<&'a str>,
 }
 
-/// What the conditions of a GET or HEAD say.
+/// The verdict of a GET's or HEAD's conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Answer; a `Range` counts.
@@ -32,7 +32,7 @@ pub enum Verdict {
     Failed,
 }
 
-/// What conditions are evaluated against.
+/// The validators that conditions are evaluated against.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
     /// The tag that clients are given.
@@ -90,7 +90,7 @@ impl Conditions<'_> {
 
 /// The preconditions of a request that changes something, with what they need to outlive it.
 ///
-/// What cannot be read is refused, never ignored: a condition that is dropped is somebody's change lost.
+/// A condition that does not parse is refused, never ignored: a dropped condition is a lost update.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preconditions {
     if_match: Option<String>,
@@ -98,7 +98,7 @@ pub struct Preconditions {
     if_unmodified_since: Option<String>,
 }
 
-/// What is there, for preconditions to be evaluated against.
+/// The current representation, for preconditions to be evaluated against.
 #[derive(Debug, Clone, Copy)]
 pub struct Current<'a> {
     /// Its tags; what has none is named by `*` alone.
@@ -162,7 +162,7 @@ impl Preconditions {
         };
         let unchanged = match (&self.if_match, &self.if_unmodified_since) {
             (Some(field), _) => names(field, &EntityTag::strong_eq),
-            // What is not there was not modified.
+            // Without a representation there is nothing that was modified.
             (None, Some(limit)) => match (parse_date(limit), current) {
                 (Some(limit), Some(current)) => current.modified <= limit,
                 _ => true,

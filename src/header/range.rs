@@ -23,7 +23,7 @@ const MAX_FIELD_BYTES: usize = 4096;
 /// Offsets at or past this are clamped to it: no object reaches it, and no sum overflows.
 const FAR: u64 = i64::MAX as u64;
 
-/// What a `Range` field selects of an object of known length.
+/// The selection of a `Range` field, of an object of known length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
     /// There is no field, or none that counts: the whole object.

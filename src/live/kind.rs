@@ -11,7 +11,7 @@ const LIVE_TYPES: &[&str] = &["multipart/x-mixed-replace", "text/event-stream"];
 /// a song that is coded as it is sent, a segment that is sent while it is made.
 const LIVE_TO_THE_CLOSE: &[&str] = &["audio/aac", "audio/aacp", "audio/mpeg", "video/mp2t"];
 
-/// What a stream is made of: it tells where a reader may come in.
+/// The format of a stream: it tells where a listener may come in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// Frames that a decoder finds by itself (MPEG audio): any place will do.
@@ -27,14 +27,14 @@ pub enum Kind {
     Events,
     /// Parts that replace each other (`multipart/x-mixed-replace`).
     Parts {
-        /// What stands between two of them, with the dashes before it.
+        /// The delimiter between two parts, with the dashes before it.
         delimiter: String,
     },
     /// Something else: it is understood from its beginning alone.
     Whole,
 }
 
-/// What makes a stream of replies that would not be one by themselves.
+/// The rules that make a stream of replies which would not be one by themselves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
     /// Media types, in lower case; `audio/*` stands for all of a kind.
@@ -53,7 +53,7 @@ impl Kind {
             .iter()
             .any(|name| fields.has(name));
         let ruled = || rules.types.iter().any(|rule| matches(rule, &media));
-        // What says for how long it may be reused is a piece of something (HLS), whatever its type.
+        // A reply with explicit freshness is a segment of something (HLS), whatever its type.
         let terms = Terms::read(status, fields, SystemTime::UNIX_EPOCH);
         let has_end = has_end || matches!(terms.lifetime, Lifetime::Explicit(lifetime) if lifetime > Duration::ZERO);
         let by_type = LIVE_TYPES.contains(&media.as_str())

@@ -2,12 +2,12 @@
 //!
 //! A stream is an object like any other: its bytes are logged by the session of a fill, and read by anybody, at any
 //! offset, with the same body as a film. What is different is decided here: which reply is a stream (kind.rs),
-//! where a reader may come in (join.rs), and which streams there are and how they ended (streams.rs).
+//! where a reader may come in (sync_points.rs), and which streams there are and how they ended (streams.rs).
 
-mod join;
 mod kind;
 mod streams;
+mod sync_points;
 
-pub use join::{EventScan, JoinPoints, after_event};
 pub use kind::{Kind, Rules};
-pub use streams::{CROWDED, Limits, Listener, Origin, State, Status, Stream, StreamId, Streams, TooMany};
+pub use streams::{CROWDED, Limits, Listener, State, Status, Stream, StreamId, StreamRequest, Streams, TooMany};
+pub use sync_points::{EventScan, SyncPoints, after_event};

@@ -1,7 +1,7 @@
 //! Which streams there are, what has become of each, and who may know.
 
-use super::join::JoinPoints;
 use super::kind::{Kind, Rules};
+use super::sync_points::SyncPoints;
 use crate::clock::{SharedClock, unix_seconds};
 use crate::key::ObjectId;
 use crate::store::{Broken, Object, Store, StoreError, StreamRecord};
@@ -16,10 +16,10 @@ use tokio::sync::watch;
 /// For so long it is known of a stream whose log has gone that there was one, in seconds: 410, not 404.
 const REMEMBERED_SECONDS: u64 = 7 * 24 * 3600;
 
-/// So many are remembered for each that may run.
+/// Ended streams that are remembered for each that may run.
 const REMEMBERED_EACH: usize = 16;
 
-/// What streams are held to.
+/// The limits of streams.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// The longest silence of the upstream.
@@ -40,7 +40,7 @@ pub struct Limits {
     pub most: usize,
     /// Whether an end that only a closed connection tells is one.
     pub believes_close: bool,
-    /// What makes a stream of other replies.
+    /// The rules that make a stream of other replies.
     pub rules: Rules,
 }
 
@@ -69,7 +69,7 @@ impl fmt::Display for StreamId {
 
 impl fmt::Debug for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Who knows it may stop the stream: a log is read by others.
+        // The id is a capability to stop the stream, and logs are read by others.
         write!(f, "{:02x}{:02x}…", self.0[0], self.0[1])
     }
 }
@@ -82,13 +82,13 @@ pub enum State {
     Opening,
     /// Bytes come.
     Running,
-    /// It came to its end, and the framing says so.
+    /// The reply came to its end, and the framing says so.
     Complete,
-    /// It ended before that: cut, silent, too long, or the server was stopped.
+    /// The stream ended before that: cut, silent, too long, or the server was stopped.
     Partial,
     /// The upstream refused, or did not answer.
     Failed,
-    /// Somebody stopped it.
+    /// The stream was stopped by order.
     Stopped,
 }
 
@@ -120,7 +120,7 @@ impl State {
     }
 }
 
-/// What has become of a stream.
+/// The status of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// How far it has come.
@@ -135,14 +135,14 @@ pub struct Status {
     pub gone: bool,
 }
 
-/// What a stream is made from.
+/// The request that a stream is the answer to.
 #[derive(Debug, Clone)]
-pub struct Origin {
+pub struct StreamRequest {
     /// The canonical URL that is asked.
     pub url: String,
     /// The method.
     pub method: String,
-    /// It was asked for as something that outlives its client.
+    /// Whether the request asked to outlive its client.
     pub detached: bool,
     /// Tells one request from another: the same means the same stream.
     pub request: Option<[u8; 32]>,
@@ -156,17 +156,17 @@ pub const CROWDED: Duration = Duration::from_secs(5);
 #[error("as many streams run as may (see the setting `streams`)")]
 pub struct TooMany;
 
-/// One stream: its log is an object, which its readers read like any other.
+/// A stream: its log is an object, which its readers read like any other.
 #[derive(Debug)]
 pub struct Stream {
     id: StreamId,
-    origin: Origin,
+    origin: StreamRequest,
     /// In seconds since 1970.
     started: u64,
     begun: Instant,
     status: watch::Sender<Status>,
     stop: watch::Sender<Option<String>>,
-    joins: Mutex<Option<JoinPoints>>,
+    joins: Mutex<Option<SyncPoints>>,
     log: Mutex<Log>,
     /// The first byte that is still in the log, and the end of what has come.
     first: AtomicU64,
@@ -191,17 +191,17 @@ impl Stream {
         self.id
     }
 
-    /// What it is made from.
-    pub fn origin(&self) -> &Origin {
+    /// The request.
+    pub fn origin(&self) -> &StreamRequest {
         &self.origin
     }
 
-    /// What it is made of, once the upstream has answered.
+    /// The format, once the upstream has answered.
     pub fn kind(&self) -> Option<&Kind> {
         self.kind.get()
     }
 
-    /// What has become of it.
+    /// The status now.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
     }
@@ -233,14 +233,14 @@ impl Stream {
         (self.first.load(Ordering::Acquire), self.end.load(Ordering::Acquire))
     }
 
-    /// What the log is called among the objects of its URL.
+    /// The log's name among the objects of its URL.
     pub fn variant(&self) -> String {
         variant(self.id)
     }
 
     /// The upstream has answered, and this is where its bytes go.
     pub fn run(&self, object: &Arc<Object>, kind: Kind, code: u16) {
-        *lock(&self.joins) = Some(JoinPoints::new(kind.clone()));
+        *lock(&self.joins) = Some(SyncPoints::new(kind.clone()));
         let _ = self.kind.set(kind);
         *lock(&self.log) = Log::Open(Arc::clone(object));
         self.status.send_modify(|status| {
@@ -279,7 +279,7 @@ impl Stream {
             })
     }
 
-    /// Who stops it, as soon as somebody does.
+    /// The name of the one who stops it, as soon as one does.
     pub async fn stopped(&self) -> String {
         let mut stop = self.stop.subscribe();
         let who = stop
@@ -293,7 +293,7 @@ impl Stream {
         }
     }
 
-    /// Somebody reads along, for as long as what this returns is held.
+    /// Counts a listener, for as long as the returned value is held.
     pub fn listen(self: &Arc<Self>) -> Listener {
         self.listeners.fetch_add(1, Ordering::AcqRel);
         Listener(Arc::clone(self))
@@ -342,7 +342,7 @@ impl Stream {
     }
 }
 
-/// One who reads along; dropping it leaves.
+/// A listener; dropping it leaves.
 #[derive(Debug)]
 pub struct Listener(Arc<Stream>);
 
@@ -398,7 +398,7 @@ impl Streams {
         streams
     }
 
-    /// What streams are held to.
+    /// The limits of streams.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -407,9 +407,9 @@ impl Streams {
     ///
     /// # Errors
     /// Where too many run.
-    pub fn begin(&self, origin: Origin) -> Result<(Arc<Stream>, bool), TooMany> {
+    pub fn begin(&self, origin: StreamRequest) -> Result<(Arc<Stream>, bool), TooMany> {
         let mut all = lock(&self.all);
-        // One that was never answered may be tried again.
+        // A request that was never answered may be tried again.
         let unanswered = |status: &Status| status.state == State::Failed && status.code.is_none();
         let same = |stream: &&Arc<Stream>| {
             origin.request.is_some() && stream.origin.request == origin.request && !unanswered(&stream.status())
@@ -456,7 +456,7 @@ impl Streams {
             }
         };
         let Some(object) = object else { return Ok(None) };
-        // What was written down last may be of before a crash: the log itself tells.
+        // The record may be of before a crash: the log itself tells.
         if let Some(run) = object.present().iter().last() {
             stream.first.store(run.start(), Ordering::Release);
             stream.end.store(run.end(), Ordering::Release);
@@ -524,7 +524,7 @@ impl Streams {
 
     fn let_go(&self, stream: &Arc<Stream>) {
         let log = std::mem::replace(&mut *lock(&stream.log), Log::None);
-        // What has become an ordinary object stays one.
+        // A log that has become an ordinary object stays one.
         let is_own = |object: &Object| object.representation().variant.as_deref() == Some(&*variant(stream.id));
         if let Log::Stored(id, _) = log
             && let Ok(Some(object)) = self.store.load_id(id)
@@ -544,12 +544,12 @@ impl Streams {
     }
 }
 
-/// What the log of a stream is called among the variants of its URL.
+/// The name of a stream's log among the variants of its URL.
 fn variant(id: StreamId) -> String {
     format!("stream {id}")
 }
 
-fn new(id: StreamId, origin: Origin, started: u64) -> Stream {
+fn new(id: StreamId, origin: StreamRequest, started: u64) -> Stream {
     Stream {
         id,
         origin,
@@ -575,7 +575,7 @@ fn new(id: StreamId, origin: Origin, started: u64) -> Stream {
 
 fn restored(id: StreamId, record: StreamRecord, now: u64) -> Stream {
     let was_under_way = record.state < State::Complete.number();
-    let origin = Origin {
+    let origin = StreamRequest {
         url: record.url,
         method: record.method,
         detached: record.detached,

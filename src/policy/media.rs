@@ -1,4 +1,4 @@
-//! What a reply is, by its media type and its name.
+//! Kinds of replies, by their media type and their name.
 
 /// Whether it is a list of other resources, which a player reads again and again: by its type, or by its name where the
 /// server has no type for it.

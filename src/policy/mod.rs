@@ -16,7 +16,7 @@ mod vary;
 pub use fields::Fields;
 pub use media::{essence, extension, is_playlist};
 pub use request::RequestDirectives;
-pub use reuse::{Leeway, Reason, Reuse};
+pub use reuse::{FreshnessDefaults, Reason, Reuse};
 pub use storing::{NotStored, storable, storable_for_get};
 pub use terms::{Lifetime, Terms};
 pub use updating::{age_on_arrival, updated};

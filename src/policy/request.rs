@@ -1,4 +1,4 @@
-//! What a request says of the replies that it takes (RFC 9111 §5.2.1).
+//! Cache directives of requests (RFC 9111 §5.2.1).
 
 use super::fields::Fields;
 use crate::header::CacheControl;

@@ -4,14 +4,14 @@ use super::request::RequestDirectives;
 use super::terms::{HEURISTIC_SHARE, Lifetime, Terms};
 use std::time::Duration;
 
-/// What may be done with a complete stored reply.
+/// The permitted reuse of a complete stored reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reuse {
     /// Answer from the store.
     Fresh,
-    /// It is stale, and the request takes it all the same (`max-stale`).
+    /// The reply is stale, and the request takes it all the same (`max-stale`).
     Stale,
-    /// It is stale: answer from the store, and ask the upstream meanwhile (RFC 5861 §3).
+    /// The reply is stale: answer from the store, and ask the upstream meanwhile (RFC 5861 §3).
     StaleMeanwhile,
     /// Ask the upstream whether it is unchanged, then answer.
     Revalidate(Reason),
@@ -22,7 +22,7 @@ pub enum Reuse {
 /// Why a reply is not simply reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// It may not be kept: it was shared with those who waited for it, and goes with them.
+    /// The reply may not be stored: it was shared with the requests that waited for it, and goes with them.
     NotStorable,
     /// Its `no-cache`.
     NoCache,
@@ -30,17 +30,17 @@ pub enum Reason {
     Stale,
     /// The request asks for one that the upstream vouches for now: `no-cache`, `max-age`, `min-fresh`.
     Request,
-    /// It says nothing of its freshness, and there is nothing to guess from.
+    /// The reply has no explicit freshness, and no basis for a heuristic one.
     Unknown,
 }
 
-/// What is allowed beyond what replies say.
+/// The defaults of this server, beyond the replies' own directives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Leeway {
+pub struct FreshnessDefaults {
     /// How long a reply is fresh that says nothing of that, has a validator, and is nothing that changes often;
     /// the most that is guessed for others.
     pub fresh_for: Duration,
-    /// It is the body of a film or a song, which do not change.
+    /// Whether the reply is the body of a film or a song, which do not change.
     pub lasting: bool,
     /// By how much a stale reply is used where the upstream fails.
     pub stale_if_error: Duration,
@@ -48,10 +48,10 @@ pub struct Leeway {
 
 impl Terms {
     /// How long it is fresh.
-    pub fn lifetime(&self, leeway: Leeway) -> Option<Duration> {
+    pub fn lifetime(&self, leeway: FreshnessDefaults) -> Option<Duration> {
         match self.lifetime {
             Lifetime::Explicit(lifetime) => Some(lifetime),
-            // What was modified a moment ago, a recording that grows, is not taken for lasting yet.
+            // Media that was modified a moment ago may be a recording that grows: not taken for fresh yet.
             Lifetime::Heuristic(Some(guess)) if leeway.lasting && guess * HEURISTIC_SHARE < leeway.fresh_for => {
                 Some(guess)
             }
@@ -63,7 +63,7 @@ impl Terms {
     }
 
     /// Decides on a complete reply with these terms that is `age` old.
-    pub fn reuse(&self, asked: &RequestDirectives, age: Duration, leeway: Leeway) -> Reuse {
+    pub fn reuse(&self, asked: &RequestDirectives, age: Duration, leeway: FreshnessDefaults) -> Reuse {
         if self.control.forbids_storing() {
             return Reuse::Refetch(Reason::NotStorable);
         }
@@ -105,7 +105,7 @@ impl Terms {
 
     /// Whether a reply that is `age` old may answer where the upstream cannot be asked or fails (RFC 9111
     /// §4.2.4, RFC 5861 §4).
-    pub fn may_outlive_errors(&self, asked: &RequestDirectives, age: Duration, leeway: Leeway) -> bool {
+    pub fn may_outlive_errors(&self, asked: &RequestDirectives, age: Duration, leeway: FreshnessDefaults) -> bool {
         if self.must_revalidate() || self.control.forbids_storing() || asked.no_cache {
             return false;
         }
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::clock::from_unix_seconds;
 
-    const LEEWAY: Leeway = Leeway {
+    const LEEWAY: FreshnessDefaults = FreshnessDefaults {
         fresh_for: Duration::from_secs(3600),
         lasting: false,
         stale_if_error: Duration::from_secs(86_400),
@@ -156,7 +156,7 @@ mod tests {
     fn what_says_nothing_is_asked_for_each_time_unless_it_lasts_or_has_lasted() {
         let asked = RequestDirectives::default();
         let tagged = terms(&[("etag", "\"a\"")]);
-        let lasting = Leeway {
+        let lasting = FreshnessDefaults {
             lasting: true,
             ..LEEWAY
         };

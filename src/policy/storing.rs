@@ -26,23 +26,23 @@ pub enum NotStored {
     NotUnderstood,
     /// The request has credentials, and the reply does not say that it is for others too (RFC 9111 §3.5).
     Authorization,
-    /// It sets a cookie, and does not say that it is `public`.
+    /// The reply sets a cookie, and is not `public`.
     SetCookie,
     /// `Vary: *`: it never matches a later request.
     VaryAll,
-    /// It says nothing of its freshness, and its status allows no guess.
+    /// The reply has no explicit freshness, and its status allows no heuristic.
     NoFreshness,
-    /// It is empty, and does not say that it may be kept: servers that fail answer so too.
+    /// The reply is empty, without explicit freshness: servers that fail answer so too.
     Empty,
-    /// It is a part that nothing joins to others: it is for the request that it was asked for.
+    /// The reply is a part that nothing joins to others: it is for the request that it was asked for.
     Part,
-    /// It is coded, although `identity` was asked for, and does not say that it may be reused: who knows for
+    /// The reply has a content coding, although `identity` was asked for, and does not say that it may be reused: who knows for
     /// which client.
     Coded,
 }
 
 impl NotStored {
-    /// One word for `Cache-Status` (RFC 9211 §2.8).
+    /// The reason in one word, for `Cache-Status` (RFC 9211 §2.8).
     pub fn token(self) -> &'static str {
         match self {
             Self::Method => "method",

@@ -1,4 +1,4 @@
-//! What a reply says of its own reuse, read once: how long it is fresh, how old it came, what must be asked.
+//! A reply's own terms of reuse, read once: how long it is fresh, how old it came, what must be asked.
 
 use super::fields::Fields;
 use super::storing::UNDERSTOOD;
@@ -15,16 +15,16 @@ pub(super) const HEURISTIC_SHARE: u32 = 10;
 /// How long a reply is fresh, and how that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// It says so.
+    /// The lifetime is explicit.
     Explicit(Duration),
-    /// It says nothing, but has a validator and may be guessed at; the guess, where there is something to
+    /// No explicit lifetime, but a validator and a status that allow a heuristic; the guess, where there is something to
     /// guess from.
     Heuristic(Option<Duration>),
-    /// It says nothing, and nothing may be guessed.
+    /// No explicit lifetime, and no heuristic is allowed.
     Unknown,
 }
 
-/// What a reply says of its own reuse.
+/// A reply's own terms of reuse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// The directives in force: of a targeted field where there is one (RFC 9213), else of `Cache-Control`.
@@ -39,7 +39,7 @@ impl Terms {
     /// Reads the fields of a reply with that status, received at `received`.
     pub fn read(status: u16, fields: &(impl Fields + ?Sized), received: SystemTime) -> Self {
         let (mut control, targeted) = directives(fields);
-        // Who understands the status passes over `no-store` beside `must-understand` (RFC 9111 §5.2.2.3).
+        // A cache that understands the status ignores `no-store` beside `must-understand` (RFC 9111 §5.2.2.3).
         control.no_store &= !(control.must_understand && UNDERSTOOD.contains(&status));
         let has_validator = fields.has("etag") || fields.first("last-modified").and_then(parse_date).is_some();
         let explicit = control.s_maxage.or(control.max_age);
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(with(&targeted), seconds(40));
         // Where it says nothing of the lifetime, nothing else does.
         assert_eq!(with(&[("cdn-cache-control", "no-store")]), Lifetime::Unknown);
-        // One that does not read is not there.
+        // A directive that does not parse counts as absent.
         assert_eq!(with(&[("cdn-cache-control", "max-age=4, &")]), seconds(10));
     }
 

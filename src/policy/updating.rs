@@ -1,4 +1,4 @@
-//! What a stored reply becomes when the upstream says that it is unchanged (RFC 9111 §3.2, §4.3.4).
+//! Updating a stored reply by a 304 (RFC 9111 §3.2, §4.3.4).
 
 use super::fields::Fields;
 use crate::header::parse_date;

@@ -1,4 +1,4 @@
-//! What to say to a request, once the representation is known. Pure.
+//! The answer to a request, once the representation is known. Pure.
 //!
 //! Conditions come first, in the order of RFC 9110 §13.2.2, and `If-Range` belongs to them; then the
 //! range. What is on the disk matters only to the capped delivery, as the last step.
@@ -18,13 +18,13 @@ pub(super) struct Question<'a> {
 pub(super) struct Facts<'a> {
     pub(super) status: u16,
     pub(super) length: Option<u64>,
-    /// What conditions are evaluated against.
+    /// The validators that conditions are evaluated against.
     pub(super) known: Known<'a>,
-    /// Whether the body is coded; then a range would be one of coded bytes.
-    pub(super) coded: bool,
+    /// Whether the body has a content coding; a range would then be one of coded bytes.
+    pub(super) content_encoded: bool,
 }
 
-/// What to say.
+/// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
     NotModified,
@@ -54,7 +54,7 @@ pub(super) fn answer(question: Question<'_>, facts: Facts<'_>) -> Answer {
     let Some(length) = facts.length else {
         return Answer::Whole(None);
     };
-    if facts.coded {
+    if facts.content_encoded {
         return Answer::Whole(Some(length));
     }
     match select(range, length) {
@@ -64,7 +64,7 @@ pub(super) fn answer(question: Question<'_>, facts: Facts<'_>) -> Answer {
     }
 }
 
-/// What of the answer may be sent at once: each range up to its last contiguous byte that is here.
+/// The part of the answer that may be sent at once: each range up to its last contiguous byte that is here.
 ///
 /// `Err` names the first byte that is missed when nothing can be sent.
 pub(super) fn capped(answer: Answer, present: &RangeSet) -> Result<Answer, u64> {
@@ -124,7 +124,7 @@ mod tests {
                 status: 200,
                 length,
                 known: tagged(&etag),
-                coded: false,
+                content_encoded: false,
             },
         )
     }
@@ -143,7 +143,7 @@ mod tests {
             status: 200,
             length: Some(1000),
             known: tagged(&etag),
-            coded: false,
+            content_encoded: false,
         };
         assert_eq!(answer(question, facts), Answer::PreconditionFailed);
     }

@@ -4,9 +4,9 @@
 //! with an error, which closes the connection short of its length: a visible break, never a quiet
 //! end. What a connection holds is one block, however large the object.
 
-use super::direct::Lying;
+use super::direct::BodyPiece;
 use super::multipart::Segment;
-use super::pace::Pace;
+use super::send_quantum::SendQuantum;
 use crate::fill::{Cursor, Phase, Registry, Want};
 use crate::live::Listener;
 use crate::ranges::{ByteOffset, ByteRange};
@@ -35,7 +35,7 @@ pub enum Cut {
         url: String,
         /// The first of them.
         at: ByteOffset,
-        /// What the fill says.
+        /// The fill's word for it.
         why: Broken,
     },
     /// There are no more.
@@ -84,7 +84,7 @@ pub(super) struct ObjectBody {
     /// Why the body ends before its time, while what came before goes out.
     cut: Option<Cut>,
     cut_told: bool,
-    pace: Pace,
+    pace: SendQuantum,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -112,7 +112,7 @@ impl ObjectBody {
             unreadable: 0,
             cut: None,
             cut_told: false,
-            pace: Pace::new(),
+            pace: SendQuantum::new(),
             metrics,
         }
     }
@@ -125,7 +125,7 @@ impl ObjectBody {
         }
     }
 
-    /// What is to be sent next: text between parts, or bytes of the object up to an end.
+    /// The next thing to send: text between parts, or bytes of the object up to an end.
     pub(super) fn next_part(&mut self) -> Option<Part> {
         loop {
             let end = match self.segments.front()? {
@@ -200,11 +200,11 @@ impl ObjectBody {
 
     /// What comes next, to be sent as it lies: what is in memory, or a stretch of what is stored, which may be sent
     /// from there. Of that the caller says what has been sent ([`ObjectBody::advance`]).
-    pub(super) fn poll_lying(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Lying, Cut>>> {
+    pub(super) fn poll_lying(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Cut>>> {
         loop {
             let end = match self.next_part() {
                 None => return Poll::Ready(None),
-                Some(Part::Text(text)) => return Poll::Ready(Some(Ok(Lying::Memory(text)))),
+                Some(Part::Text(text)) => return Poll::Ready(Some(Ok(BodyPiece::Memory(text)))),
                 Some(Part::UpTo(end)) => end,
             };
             match ready!(self.poll_here(end, cx)) {
@@ -218,14 +218,14 @@ impl ObjectBody {
             let object = self.watch.object();
             let Some(mut piece) = object.held(self.at) else {
                 let stretch = ByteRange::new(self.at, end.min(self.here));
-                let stretch = stretch.map(|range| Lying::Stored(Arc::clone(object), range));
+                let stretch = stretch.map(|range| BodyPiece::Stored(Arc::clone(object), range));
                 return Poll::Ready(stretch.map(Ok));
             };
-            // What was written meanwhile is found in its place.
+            // Bytes that were written meanwhile are found in the body file.
             let most = usize::try_from(end - self.at).unwrap_or(usize::MAX);
             piece.truncate(most);
             self.advance(end, piece.len() as u64);
-            return Poll::Ready(Some(Ok(Lying::Memory(piece))));
+            return Poll::Ready(Some(Ok(BodyPiece::Memory(piece))));
         }
     }
 
@@ -239,12 +239,12 @@ impl ObjectBody {
                 return Poll::Pending;
             }
             let read = ready!(self.poll_read(end, cx));
-            // What was read is only true if nothing was taken away since it was looked for.
+            // The bytes that were read are valid only if none were retracted since the look (the epoch).
             if self.watch.object().epoch() == self.epoch {
                 return Poll::Ready(read.map(Some));
             }
             if let Err(cut) = read {
-                // What the disk does not give is absent now, and comes again; but not for ever.
+                // Bytes that do not read are absent now, and are fetched again; but not for ever.
                 self.unreadable += 1;
                 if self.unreadable > MAX_UNREADABLE {
                     return Poll::Ready(Err(cut));
@@ -355,7 +355,7 @@ impl MessageBody for HeadOnly {
     }
 }
 
-/// What is to be sent next.
+/// The next thing to send.
 pub(super) enum Part {
     Text(Bytes),
     UpTo(ByteOffset),

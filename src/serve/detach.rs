@@ -1,13 +1,13 @@
 //! Requests that outlive their clients: sent once, logged, and read by whoever knows where.
 
+use super::forward::OF_A_PART;
 use super::lookup::Service;
-use super::onward::OF_A_PART;
 use super::pass::{Sent, sent};
 use super::problem::{CACHE_STATUS, Problem};
 use super::streams::path_of;
 use crate::fill::DetachedRequest;
 use crate::header::{CacheStatus, Forwarded, preferred_wait, prefers_async};
-use crate::live::{CROWDED, Origin, Stream};
+use crate::live::{CROWDED, Stream, StreamRequest};
 use crate::upstream::Target;
 use actix_web::HttpResponse;
 use actix_web::dev::{Payload, RequestHead};
@@ -30,10 +30,10 @@ impl Service {
 
     /// Sends the request on, unless it has been sent, and answers with its stream or with where that is.
     pub(super) async fn detach(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> HttpResponse {
-        let story = CacheStatus::forwarded(Forwarded::Method);
+        let cache_status = CacheStatus::forwarded(Forwarded::Method);
         match self.detached(http, payload, target).await {
             Ok(response) => response,
-            Err(problem) => problem.with(story).response(),
+            Err(problem) => problem.with(cache_status).response(),
         }
     }
 
@@ -53,7 +53,7 @@ impl Service {
         let mut fields = target.fields.to_vec();
         fields.retain(|(name, _)| !OF_A_PART.contains(&name.as_str()));
         let target = Arc::new(target.with_fields(fields));
-        let origin = Origin {
+        let origin = StreamRequest {
             url: target.key.url().to_owned(),
             method: http.method.to_string(),
             detached: true,
@@ -71,7 +71,7 @@ impl Service {
                 seen,
             };
             self.fills.detach_request(&target, sending, &stream);
-            // What is still with the client goes when it goes.
+            // A body that is still with the client is lost when the client goes.
             tokio::select! {
                 _ = uploaded => {}
                 () = stream.opened() => {}

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 /// Bytes to be sent as they lie.
-pub enum Lying {
+pub enum BodyPiece {
     /// In memory. They count as sent.
     Memory(Bytes),
     /// In the object's file, most likely.
@@ -30,15 +30,15 @@ impl DirectBody {
     }
 
     /// What comes next; `None` at the end.
-    pub fn poll_lying(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Lying, Cut>>> {
+    pub fn poll_lying(&self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Cut>>> {
         let mut body = self.0.borrow_mut();
         let lying = ready!(body.poll_lying(cx));
         match &lying {
-            Some(Ok(Lying::Memory(bytes))) => {
+            Some(Ok(BodyPiece::Memory(bytes))) => {
                 body.metrics.sent_bytes.inc_by(bytes.len() as u64);
             }
             Some(Err(cut)) => body.breaks(cut),
-            Some(Ok(Lying::Stored(..))) | None => {}
+            Some(Ok(BodyPiece::Stored(..))) | None => {}
         }
         Poll::Ready(lying)
     }

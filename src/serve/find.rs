@@ -1,7 +1,7 @@
 //! Which object answers a request that is no hit, and whose fill brings it.
 
+use super::hot_headers::HotHeaders;
 use super::lookup::{Found, MAX_GENERATIONS, Service, answer_of};
-use super::prepared::Prepared;
 use super::problem::{Problem, redirected, refused};
 use super::request::Request;
 use super::streams::variant_of;
@@ -26,11 +26,11 @@ impl Service {
         known: Option<Arc<Object>>,
     ) -> Result<Result<Found, HttpResponse>, Problem> {
         let (span, only) = wanted(request);
-        let (want, mut story) = self.want(request, target, known.as_ref(), (span, only));
+        let (want, mut cache_status) = self.want(request, target, known.as_ref(), (span, only));
         self.metrics.misses.inc();
         if (request.asked.no_store || self.fills.is_hit_for_miss(target.key.id())) && known.is_none() {
             let cursor = self.fills.join_alone(target, anew(want, (span, only)));
-            return self.opened(request, target, cursor, story, None).await;
+            return self.opened(request, target, cursor, cache_status, None).await;
         }
         let mut cursor = self.fills.join(target, want, known.clone());
         for _ in 0..MAX_GENERATIONS {
@@ -41,14 +41,14 @@ impl Service {
         }
         if cursor.collapsed() && !may_share(&cursor, target).await {
             cursor = self.fills.join_alone(target, anew(want, (span, only)));
-            story.detail = Some("not-shared");
+            cache_status.detail = Some("not-shared");
         }
         if cursor.collapsed()
             && let Phase::Ready(object) = cursor.opened().await
             && cursor.stream().is_some()
             && !is_selected(&object, target.fields.as_slice())
         {
-            // One stream runs, and this client wants it in another form (with metadata, in another language).
+            // A stream runs, and this client wants it in another form (with metadata, in another language).
             cursor = self
                 .fills
                 .join(&variant_of(&object, target), anew(want, (span, only)), None);
@@ -58,9 +58,9 @@ impl Service {
             drop(cursor);
             let apart = self.fills.join_apart(target, span);
             match apart.opened().await {
-                Phase::Ready(_) => return self.opened(request, target, apart, story, None).await,
+                Phase::Ready(_) => return self.opened(request, target, apart, cache_status, None).await,
                 Phase::WithoutParts => object.note_without_parts(),
-                // What refuses the part may still come to it with the whole.
+                // An upstream that refuses the part may still give the whole.
                 _ => {}
             }
             cursor = self.fills.join(target, want, Some(object));
@@ -69,7 +69,7 @@ impl Service {
         let asked_about = known
             .as_ref()
             .filter(|known| matches!(want, Want::Validity { .. }) && (known.is_whole() || !cursor.collapsed()));
-        let found = self.opened(request, target, cursor, story, asked_about).await;
+        let found = self.opened(request, target, cursor, cache_status, asked_about).await;
         let failed = match &found {
             Ok(Ok(found)) => found.object.head().representation().status >= 500,
             Ok(Err(_)) => false,
@@ -77,12 +77,12 @@ impl Service {
         };
         let stale = known.filter(|known| known.is_whole() && failed && self.may_outlive_errors(request, known));
         match stale {
-            Some(stale) => Ok(Err(self.stale(request, target, stale, story))),
+            Some(stale) => Ok(Err(self.stale(request, target, stale, cache_status))),
             None => found,
         }
     }
 
-    /// What is asked of the upstream, and why.
+    /// The question to the upstream, and the reason.
     fn want(
         &self,
         request: &Request<'_>,
@@ -115,11 +115,11 @@ impl Service {
             object.is_whole(),
         ) {
             (Reuse::Refetch(reason), _) => (refetch, reason),
-            // Who has shown other credentials may have been shown another page; of what lasts there is one.
+            // Non-media responses may be personalised: refetch when credentials differ.
             (_, false) if object.is_bare_response() || !is_for_all(object) => (refetch, Reason::Unknown),
             (Reuse::Revalidate(reason), _) => (validity, reason),
             (_, false) => return (bytes, CacheStatus::forwarded(Forwarded::Partial)),
-            // It has become so in this moment: somebody else has asked.
+            // Another request has just validated or fetched it.
             (Reuse::Fresh | Reuse::Stale | Reuse::StaleMeanwhile, true) => (validity, Reason::Stale),
         };
         let why = match reason {
@@ -135,11 +135,11 @@ impl Service {
         request: &Request<'_>,
         target: &Arc<Target>,
         stale: Arc<Object>,
-        story: CacheStatus,
+        cache_status: CacheStatus,
     ) -> HttpResponse {
         let answer = answer_of(request.question, &stale);
-        let story = story.detail("not-revalidated");
-        self.respond(request, target, answer, Watch::new(stale), None, story)
+        let cache_status = cache_status.detail("not-revalidated");
+        self.respond(request, target, answer, Watch::new(stale), None, cache_status)
     }
 
     pub(super) async fn opened(
@@ -147,23 +147,23 @@ impl Service {
         request: &Request<'_>,
         target: &Arc<Target>,
         cursor: Cursor,
-        mut story: CacheStatus,
+        mut cache_status: CacheStatus,
         asked_about: Option<&Arc<Object>>,
     ) -> Result<Result<Found, HttpResponse>, Problem> {
-        story.collapsed = cursor.collapsed();
-        if story.collapsed {
+        cache_status.collapsed = cursor.collapsed();
+        if cache_status.collapsed {
             self.metrics.collapsed.inc();
         }
         match cursor.opened().await {
             Phase::Ready(object) => {
                 let unchanged = asked_about.is_some_and(|known| Arc::ptr_eq(known, &object));
-                story.stored = !(object.is_discarded() || (unchanged && object.is_whole()));
+                cache_status.stored = !(object.is_discarded() || (unchanged && object.is_whole()));
                 if let Some(why) = cursor.not_stored() {
-                    story.detail = Some(why.token());
+                    cache_status.detail = Some(why.token());
                 }
                 let status = object.head().representation().status;
                 if status != 200 {
-                    story.upstream_status = Some(status);
+                    cache_status.upstream_status = Some(status);
                 }
                 if unchanged
                     && let Some(trouble) = cursor.trouble()
@@ -176,38 +176,38 @@ impl Service {
                             trouble.what
                         ),
                     );
-                    return Err(problem.with(story.detail("must-revalidate")));
+                    return Err(problem.with(cache_status.detail("must-revalidate")));
                 }
                 if unchanged {
-                    story.upstream_status = cursor.trouble().is_none().then_some(304);
-                    story.detail = cursor.trouble().map(|_| "not-revalidated");
+                    cache_status.upstream_status = cursor.trouble().is_none().then_some(304);
+                    cache_status.detail = cursor.trouble().map(|_| "not-revalidated");
                 }
                 Ok(Ok(Found {
                     target: Arc::clone(target),
                     object,
                     cursor,
-                    story,
+                    cache_status,
                 }))
             }
-            Phase::Refused(refusal) => Ok(Err(refused(&refusal, story))),
+            Phase::Refused(refusal) => Ok(Err(refused(&refusal, cache_status))),
             Phase::Resting(rest) => {
                 let rest = rest.max(Duration::from_secs(1));
-                Err(Problem::later(rest, "the upstream is down or asked to be left alone").with(story))
+                Err(Problem::later(rest, "the upstream is down or asked to be left alone").with(cache_status))
             }
-            Phase::Failed(error) => Err(Problem::upstream(&error).with(story)),
-            Phase::Redirected(moved) => Ok(Err(redirected(&self.routes, &moved, story))),
+            Phase::Failed(error) => Err(Problem::upstream(&error).with(cache_status)),
+            Phase::Redirected(moved) => Ok(Err(redirected(&self.routes, &moved, cache_status))),
             Phase::WithoutParts => Err(Problem::new(
                 StatusCode::BAD_GATEWAY,
                 "the upstream gives no parts of what is asked for",
             )
-            .with(story)),
+            .with(cache_status)),
             Phase::Disk(_) => Err(Problem::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the cache's disk failed; its log says how",
             )
-            .with(story)),
+            .with(cache_status)),
             Phase::Opening | Phase::Stopping => {
-                Err(Problem::later(Duration::from_secs(5), "the server is stopping").with(story))
+                Err(Problem::later(Duration::from_secs(5), "the server is stopping").with(cache_status))
             }
         }
     }
@@ -236,7 +236,7 @@ async fn may_share(cursor: &Cursor, target: &Target) -> bool {
     let opened = cursor.opened().await;
     let same_person = cursor.target().same_credentials(target);
     if let Some(why) = cursor.not_stored() {
-        // It is nobody's leader: whom it does not suit would come back to the next of its kind, and to the next.
+        // A reply that is not stored leads no variants: a request that it does not suit would wait for one like it, over and over.
         let suits = |object: &Object| is_selected(object, target.fields.as_slice());
         let suited = !matches!(&opened, Phase::Ready(object) if !suits(object));
         return why.may_be_shared() && same_person && suited;
@@ -254,7 +254,7 @@ async fn may_share(cursor: &Cursor, target: &Target) -> bool {
 /// it, or is of a kind that is the same for everybody.
 fn is_for_all(object: &Object) -> bool {
     let head = object.head();
-    let prepared = Prepared::of(&head, object);
+    let prepared = HotHeaders::of(&head, object);
     let stated = matches!(prepared.terms.lifetime, Lifetime::Explicit(lifetime) if lifetime > Duration::ZERO);
     prepared.is_for_all || stated || prepared.terms.control.public
 }
@@ -299,7 +299,7 @@ fn wanted(request: &Request<'_>) -> (Span, bool) {
 
 fn wanted_span(range: Option<&[u8]>) -> Span {
     match first_wanted(range) {
-        // What is asked for is bounded where the wish is: the rest may never be wanted.
+        // The request is bounded where the wish is: the rest may never be wanted.
         Some(FirstWanted::From {
             start,
             last: Some(last),

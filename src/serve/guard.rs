@@ -1,4 +1,4 @@
-//! Who may change things without a token: through the API, or in a directory that is ours.
+//! The guard of changes without a token: through the API, or in a directory that is ours.
 //!
 //! Whoever can reach the port may read; only programs on this machine may change anything. A web
 //! page that the user looks at is no such program, though its requests come from this machine: a browser

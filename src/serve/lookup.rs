@@ -9,8 +9,8 @@
 //! When a new generation replaces the object before a header is sent, the request begins again.
 
 use super::answer::{Answer, Facts, Question, answer, capped};
-use super::onward::{fetched_for, goes_in_circles, wants_websocket};
-use super::prepared::Prepared;
+use super::forward::{fetched_for, goes_in_circles, wants_websocket};
+use super::hot_headers::HotHeaders;
 use super::problem::{Problem, refused};
 use super::request::Request;
 use super::respond::Response;
@@ -60,7 +60,7 @@ pub struct Service {
     pub store: Arc<Store>,
     /// The fills.
     pub fills: Registry,
-    /// What is served where.
+    /// The routes: which upstream is served under which path.
     pub routes: Arc<Routes>,
     /// The wall clock.
     pub clock: SharedClock,
@@ -78,7 +78,7 @@ pub(super) struct Found {
     pub(super) target: Arc<Target>,
     pub(super) object: Arc<Object>,
     pub(super) cursor: Cursor,
-    pub(super) story: CacheStatus,
+    pub(super) cache_status: CacheStatus,
 }
 
 enum Attempt {
@@ -101,7 +101,7 @@ impl Service {
             return None;
         }
         self.hit(&request, target, object, false)
-            .map(|response| confined(response, target))
+            .map(|response| sandboxed(response, target))
     }
 
     /// Answers from what is stored, where it may be used: also while the upstream is asked anew, if `meanwhile`.
@@ -125,7 +125,7 @@ impl Service {
             }
             Reuse::StaleMeanwhile | Reuse::Revalidate(_) | Reuse::Refetch(_) => return None,
         };
-        let story = CacheStatus {
+        let cache_status = CacheStatus {
             ttl: Some(self.ttl(&object, elapsed)),
             detail,
             ..CacheStatus::HIT
@@ -133,7 +133,7 @@ impl Service {
         object.touch(unix_seconds(self.clock.now()));
         let answer = answer_of(request.question, &object);
         let watch = Watch::new(object);
-        Some(self.respond(request, target, answer, watch, None, story))
+        Some(self.respond(request, target, answer, watch, None, cache_status))
     }
 
     /// Answers a request for an object.
@@ -145,10 +145,10 @@ impl Service {
         delivery: Delivery,
     ) -> HttpResponse {
         if self.is_detached(http) && !wants_websocket(http) {
-            return confined(self.detach(http, payload, target).await, target);
+            return sandboxed(self.detach(http, payload, target).await, target);
         }
         let Some(request) = Request::read(http, delivery) else {
-            return confined(self.pass(http, payload, target).await, target);
+            return sandboxed(self.pass(http, payload, target).await, target);
         };
         if goes_in_circles(http) {
             return Problem::circles().response();
@@ -160,7 +160,7 @@ impl Service {
         let target = &fetched_for(http, target);
         for _ in 0..MAX_GENERATIONS {
             match self.attempt(&request, target).await {
-                Ok(Attempt::Answered(response)) => return confined(response, target),
+                Ok(Attempt::Answered(response)) => return sandboxed(response, target),
                 Ok(Attempt::Again) => {}
                 Err(problem) => return problem.response(),
             }
@@ -219,12 +219,12 @@ impl Service {
         let was_here = was_here.is_some_and(|was| Arc::ptr_eq(&was, object));
         if !request.head_only
             && (was_here || found.cursor.collapsed())
-            && found.story.upstream_status.is_none()
+            && found.cache_status.upstream_status.is_none()
             && is_here()
         {
             // Joined for the rest of the object; what this request wants is here.
-            found.story = CacheStatus {
-                detail: found.story.detail,
+            found.cache_status = CacheStatus {
+                detail: found.cache_status.detail,
                 ..CacheStatus::HIT
             };
         }
@@ -259,7 +259,7 @@ impl Service {
             match self.first_byte(&found, first, &mut watch).await {
                 Some(Presence::Broken(Broken::Superseded)) => return Ok(Attempt::Again),
                 Some(Presence::Broken(why)) => {
-                    return Err(Problem::new(StatusCode::BAD_GATEWAY, why.to_string()).with(found.story));
+                    return Err(Problem::new(StatusCode::BAD_GATEWAY, why.to_string()).with(found.cache_status));
                 }
                 Some(Presence::Here(_) | Presence::End) => {}
                 None => match found
@@ -268,9 +268,9 @@ impl Service {
                     .and_then(|trouble| trouble.refusal_of(first.start()))
                 {
                     Some(refusal) if is_definite(refusal.status) => {
-                        return Ok(Attempt::Answered(refused(&refusal, found.story)));
+                        return Ok(Attempt::Answered(refused(&refusal, found.cache_status)));
                     }
-                    _ => found.story = found.story.detail(found.cursor.why(first.start()).token()),
+                    _ => found.cache_status = found.cache_status.detail(found.cursor.why(first.start()).token()),
                 },
             }
         }
@@ -330,10 +330,10 @@ impl Service {
             Ok(now) => Ok(Attempt::Answered(self.send(request, found, now, watch))),
             Err(missing) => {
                 let after = retry_after(&found, no_range, missing);
-                let story = found.story.detail("not-here-yet");
+                let cache_status = found.cache_status.detail("not-here-yet");
                 draw_to(found, watch, missing);
                 let mut response = Problem::later(after, "the wanted bytes are not here yet")
-                    .with(story)
+                    .with(cache_status)
                     .response();
                 if let Some(wait) = request.wait {
                     let echo = format!("wait={}", wait.as_secs());
@@ -358,12 +358,12 @@ impl Service {
     fn send(&self, request: &Request<'_>, found: Found, answer: Answer, watch: Watch) -> HttpResponse {
         // A whole object needs no fill; holding the cursor would only count as a reader.
         let cursor = Some(found.cursor).filter(|_| !found.object.is_whole());
-        let mut story = found.story;
+        let mut cache_status = found.cache_status;
         if let Some(passing) = found.object.pass_through_reason() {
-            story.stored = false;
-            story = story.detail(passing.detail());
+            cache_status.stored = false;
+            cache_status = cache_status.detail(passing.detail());
         }
-        self.respond(request, &found.target, answer, watch, cursor, story)
+        self.respond(request, &found.target, answer, watch, cursor, cache_status)
     }
 
     pub(super) fn respond(
@@ -373,7 +373,7 @@ impl Service {
         answer: Answer,
         watch: Watch,
         cursor: Option<Cursor>,
-        story: CacheStatus,
+        cache_status: CacheStatus,
     ) -> HttpResponse {
         Response {
             answer,
@@ -381,7 +381,7 @@ impl Service {
             watch,
             cursor,
             source: Some((&self.fills, target)),
-            story,
+            cache_status,
             waited: request.wait.map(|wait| wait.as_secs()),
             wants_digest: request.wants_digest,
             head_only: request.head_only,
@@ -393,7 +393,7 @@ impl Service {
 /// The answer to a question about the object, as if every byte of it were here.
 pub(super) fn answer_of(question: Question<'_>, object: &Object) -> Answer {
     let head = object.head();
-    let prepared = Prepared::of(&head, object);
+    let prepared = HotHeaders::of(&head, object);
     let facts = Facts {
         status: head.representation().status,
         length: object.length(),
@@ -404,13 +404,13 @@ pub(super) fn answer_of(question: Question<'_>, object: &Object) -> Answer {
             strong_date: prepared.strong_date,
             dated: prepared.dated,
         },
-        coded: prepared.coded,
+        content_encoded: prepared.content_encoded,
     };
     answer(question, facts)
 }
 
 /// A page that anybody may have named comes from our own origin; its scripts must not speak in our name.
-fn confined(mut response: HttpResponse, target: &Target) -> HttpResponse {
+fn sandboxed(mut response: HttpResponse, target: &Target) -> HttpResponse {
     if target.trust == Trust::Public {
         let sandbox = header::HeaderValue::from_static("sandbox");
         response.headers_mut().append(header::CONTENT_SECURITY_POLICY, sandbox);

@@ -4,7 +4,7 @@ use crate::header::ContentRange;
 use crate::ranges::{ByteOffset, ByteRange};
 use bytes::Bytes;
 
-/// One piece of a body, in order.
+/// A piece of a body, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Segment {
     /// Text of ours.

@@ -1,7 +1,7 @@
 //! Methods that are not answered from the store: passed on, and what they change is forgotten (RFC 9111 §4.4).
 
+use super::forward::{forwarded_fields, goes_in_circles, makes_claims};
 use super::lookup::Service;
-use super::onward::{goes_in_circles, makes_claims, passed_on};
 use super::problem::{CACHE_STATUS, Problem};
 use super::route::Routes;
 use crate::fill::{Registry, Relayed, RequestBody, Seen};
@@ -25,10 +25,10 @@ const DEALT_WITH: &[&str] = &["content-length", "expect", "host"];
 impl Service {
     /// Passes a request with another method than GET and HEAD on.
     pub(super) async fn pass(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> HttpResponse {
-        let story = CacheStatus::forwarded(Forwarded::Method);
+        let cache_status = CacheStatus::forwarded(Forwarded::Method);
         match self.passed(http, payload, target).await {
-            Ok(passed) => answer(passed, story),
-            Err(problem) => problem.with(story).response(),
+            Ok(passed) => answer(passed, cache_status),
+            Err(problem) => problem.with(cache_status).response(),
         }
     }
 
@@ -47,11 +47,11 @@ pub(super) struct Sent {
     pub(super) body: Option<RequestBody>,
     /// Resolves when the client has sent all of it, or has gone.
     pub(super) uploaded: oneshot::Receiver<()>,
-    /// What is to be done when the upstream has answered.
+    /// The effects on the store when the upstream has answered.
     pub(super) seen: Box<Seen>,
 }
 
-/// What of a request goes on, and how.
+/// The relayed form of a request.
 pub(super) fn sent(
     service: &Service,
     http: &RequestHead,
@@ -66,7 +66,7 @@ pub(super) fn sent(
         let what = format!("{method} is not passed on: it would show what is between a client and its upstream");
         return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, what).allowing());
     }
-    let mut fields = passed_on(http, target);
+    let mut fields = forwarded_fields(http, target);
     fields.retain(|(name, _)| !DEALT_WITH.contains(&name.as_str()));
     if *method == Method::OPTIONS
         && let Some(index) = fields.iter().position(|(name, _)| name == "max-forwards")
@@ -103,7 +103,7 @@ pub(super) fn sent(
     })
 }
 
-/// What a successful request may have changed (RFC 9111 §4.4): its own URL, and those of the same origin that the
+/// The URLs that a successful request may have changed (RFC 9111 §4.4): its own URL, and those of the same origin that the
 /// answer names.
 fn changed(target: &Target, fields: &[(String, String)], routes: &Routes) -> Vec<ObjectKey> {
     let named = fields
@@ -115,12 +115,12 @@ fn changed(target: &Target, fields: &[(String, String)], routes: &Routes) -> Vec
     std::iter::once(target.key.clone()).chain(named).collect()
 }
 
-/// What is stored must be validated before it is used again. It is not removed where it is whole: anybody may
+/// Invalidates a stored reply: it must be validated before it is used again. It is not removed where it is whole: anybody may
 /// send such a request, and a film that is unchanged need not be fetched twice.
 fn invalidate(store: &Store, fills: &Registry, key: &ObjectKey) {
     let done = match store.load(key) {
         Ok(Some(object)) if object.is_whole() => store.expire(key.id(), Expired::Invalidated),
-        // What is still being fetched may be of before and of after: its readers finish, and nobody else joins.
+        // A fill under way may bring bytes of before and of after: its readers finish, and no other request joins.
         Ok(Some(_)) => store.purge(key.id()),
         Ok(None) => Ok(Purged::default()),
         Err(error) => Err(error),
@@ -164,8 +164,8 @@ fn outgoing(http: &RequestHead, mut payload: Payload) -> (Option<RequestBody>, o
     (Some(outgoing), uploaded)
 }
 
-fn answer(passed: Relayed, mut story: CacheStatus) -> HttpResponse {
-    story.upstream_status = Some(passed.status);
+fn answer(passed: Relayed, mut cache_status: CacheStatus) -> HttpResponse {
+    cache_status.upstream_status = Some(passed.status);
     let status = StatusCode::from_u16(passed.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut response = HttpResponse::build(status);
     for (name, value) in &passed.fields {
@@ -176,11 +176,11 @@ fn answer(passed: Relayed, mut story: CacheStatus) -> HttpResponse {
             response.append_header((name, value));
         }
     }
-    response.insert_header((CACHE_STATUS, story.to_string()));
+    response.insert_header((CACHE_STATUS, cache_status.to_string()));
     let pieces = futures::stream::unfold(passed.pieces, |mut pieces| async move {
         let piece = pieces.recv().await?;
         if piece.is_err() {
-            // What came before it goes out first: the error ends the connection at once.
+            // Pieces before the error go out first: the error ends the connection at once.
             tokio::task::yield_now().await;
         }
         Some((piece.map_err(io::Error::other), pieces))

@@ -21,20 +21,20 @@ pub struct Problem {
     detail: String,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
-    /// What few problems have.
+    /// Parts that few problems have.
     more: Option<Box<More>>,
     /// Credentials would help (RFC 9110 §11.6.1).
     challenge: bool,
     /// `None` for what no cache has a part in.
-    story: Option<CacheStatus>,
+    cache_status: Option<CacheStatus>,
 }
 
-/// What few problems have.
+/// Parts that few problems have.
 #[derive(Debug, Default)]
 struct More {
     /// The problem's type (RFC 9457 §3.1.1).
     kind: Option<&'static str>,
-    /// What else its body says.
+    /// Further members of its body.
     members: Vec<(&'static str, serde_json::Value)>,
     fields: Vec<(HeaderName, String)>,
 }
@@ -49,7 +49,7 @@ impl Problem {
             allow: None,
             more: None,
             challenge: false,
-            story: Some(CacheStatus::forwarded(Forwarded::UriMiss)),
+            cache_status: Some(CacheStatus::forwarded(Forwarded::UriMiss)),
         }
     }
 
@@ -73,8 +73,8 @@ impl Problem {
     }
 
     /// The same with the true story.
-    pub(super) fn with(mut self, story: CacheStatus) -> Self {
-        self.story = Some(story);
+    pub(super) fn with(mut self, cache_status: CacheStatus) -> Self {
+        self.cache_status = Some(cache_status);
         self
     }
 
@@ -90,14 +90,17 @@ impl Problem {
     /// A problem of a directory that is ours: no cache has a part in it.
     pub(super) fn of_origin(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
-            story: None,
+            cache_status: None,
             ..Self::new(status, detail)
         }
     }
 
     /// The same where no cache has a part in it.
     pub(super) fn without_story(self) -> Self {
-        Self { story: None, ..self }
+        Self {
+            cache_status: None,
+            ..self
+        }
     }
 
     /// The same, asking for a token, or a password of clients that know no better.
@@ -184,8 +187,8 @@ impl Problem {
         response
             .insert_header((header::CONTENT_TYPE, "application/problem+json"))
             .insert_header((header::CACHE_CONTROL, "no-store"));
-        if let Some(story) = &self.story {
-            response.insert_header((CACHE_STATUS, story.to_string()));
+        if let Some(cache_status) = &self.cache_status {
+            response.insert_header((CACHE_STATUS, cache_status.to_string()));
         }
         if let Some(methods) = self.allow {
             response.insert_header((header::ALLOW, methods));
@@ -203,10 +206,10 @@ impl Problem {
 }
 
 /// The upstream's own answer, passed on as it is.
-pub(super) fn refused(refusal: &Refusal, mut story: CacheStatus) -> HttpResponse {
-    story.upstream_status = Some(refusal.status);
+pub(super) fn refused(refusal: &Refusal, mut cache_status: CacheStatus) -> HttpResponse {
+    cache_status.upstream_status = Some(refusal.status);
     if refusal.status == 416 {
-        return unsatisfiable(refusal.complete_length, story);
+        return unsatisfiable(refusal.complete_length, cache_status);
     }
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut response = HttpResponse::build(status);
@@ -221,33 +224,33 @@ pub(super) fn refused(refusal: &Refusal, mut story: CacheStatus) -> HttpResponse
     if let Some(after) = &refusal.retry_after {
         response.insert_header((header::RETRY_AFTER, after.as_str()));
     }
-    response.insert_header((CACHE_STATUS, story.to_string()));
+    response.insert_header((CACHE_STATUS, cache_status.to_string()));
     response.body(refusal.body.clone())
 }
 
 /// Sends the client where the upstream's redirects led, by the name that it has here.
-pub(super) fn redirected(routes: &Routes, moved: &Moved, mut story: CacheStatus) -> HttpResponse {
+pub(super) fn redirected(routes: &Routes, moved: &Moved, mut cache_status: CacheStatus) -> HttpResponse {
     let Some(path) = routes.path_of(&moved.url) else {
         // The fill has looked before; the routes do not change.
         return Problem::new(
             StatusCode::BAD_GATEWAY,
             "the upstream redirects to what is not served here",
         )
-        .with(story)
+        .with(cache_status)
         .response();
     };
-    story.upstream_status = Some(moved.status);
+    cache_status.upstream_status = Some(moved.status);
     let status = StatusCode::from_u16(moved.status).unwrap_or(StatusCode::FOUND);
     HttpResponse::build(status)
         .insert_header((header::LOCATION, path))
-        .insert_header((CACHE_STATUS, story.to_string()))
+        .insert_header((CACHE_STATUS, cache_status.to_string()))
         .finish()
 }
 
 /// 416 with the complete length, where it is known (RFC 9110 §15.5.17).
-pub(super) fn unsatisfiable(size: Option<u64>, story: CacheStatus) -> HttpResponse {
+pub(super) fn unsatisfiable(size: Option<u64>, cache_status: CacheStatus) -> HttpResponse {
     unsatisfied(size)
-        .insert_header((CACHE_STATUS, story.to_string()))
+        .insert_header((CACHE_STATUS, cache_status.to_string()))
         .finish()
 }
 

@@ -7,10 +7,10 @@
 use super::body::{ObjectBody, Source};
 use super::lookup::Service;
 use super::multipart::Segment;
-use super::recent::{
-    LEAST_TTL_SECONDS, MAX_RECENT_BYTES, Place, Recent, Remembered, TOLD_AFTER, TOLD_SHARE, second_ends,
-};
 use super::request::{RequestFields, is_condition};
+use super::request_cache::{
+    LEAST_TTL_SECONDS, MAX_RECENT_BYTES, Remembered, RequestCache, RequestTarget, TOLD_AFTER, TOLD_SHARE, second_ends,
+};
 use super::route::Routed;
 use crate::clock::{from_unix_seconds, unix_seconds};
 use crate::header::{Selection, print_date, select, select_one};
@@ -37,7 +37,7 @@ pub struct QuickRequest<'a> {
     target: &'a str,
     path: &'a str,
     range: Option<&'a [u8]>,
-    /// It asks for a path and perhaps one range of it, and says nothing of what it would take.
+    /// Whether it asks for a path and perhaps one range of it, without conditions or preferences.
     is_plain: bool,
     closes: bool,
     length: usize,
@@ -62,15 +62,15 @@ impl<'a> QuickRequest<'a> {
         let mut is_plain = is_get && path.len() == target.len();
         let (mut range, mut hosts, mut closes) = (None, 0, false);
         for field in request.headers.iter() {
-            match Said::of(field.name)? {
-                Said::Nothing => {}
-                Said::Condition => is_plain = false,
-                Said::Host => hosts += 1,
-                Said::Range if range.is_some() => is_plain = false,
-                Said::Range => range = Some(field.value),
-                Said::Connection if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
-                Said::Connection if field.value.eq_ignore_ascii_case(b"close") => closes = true,
-                Said::Connection => return None,
+            match FieldRole::of(field.name)? {
+                FieldRole::Nothing => {}
+                FieldRole::Condition => is_plain = false,
+                FieldRole::Host => hosts += 1,
+                FieldRole::Range if range.is_some() => is_plain = false,
+                FieldRole::Range => range = Some(field.value),
+                FieldRole::Connection if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
+                FieldRole::Connection if field.value.eq_ignore_ascii_case(b"close") => closes = true,
+                FieldRole::Connection => return None,
             }
         }
         (hosts == 1).then_some(Self {
@@ -111,8 +111,8 @@ impl<'a> QuickRequest<'a> {
     }
 }
 
-/// What a field of a request is to us here.
-enum Said {
+/// The role of a request's field here.
+enum FieldRole {
     Nothing,
     Condition,
     Host,
@@ -120,7 +120,7 @@ enum Said {
     Connection,
 }
 
-impl Said {
+impl FieldRole {
     /// `None` for a field that changes how messages are told apart.
     fn of(name: &str) -> Option<Self> {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
@@ -157,15 +157,15 @@ pub enum QuickBody {
         object: Arc<Object>,
         /// Which of its bytes.
         range: ByteRange,
-        /// What to ask for should bytes be gone.
-        place: Rc<Place>,
+        /// The target to ask for should bytes be gone.
+        place: Rc<RequestTarget>,
     },
 }
 
 /// A header to be given again while its second lasts.
 #[derive(Debug)]
-pub(super) struct Template {
-    /// It is of this state of its object.
+pub(super) struct CachedHead {
+    /// The object's head that the header was made of.
     head: Arc<Head>,
     length: u64,
     /// By [`crate::clock::Clock::elapsed`].
@@ -182,24 +182,24 @@ pub(super) struct Template {
 impl Service {
     /// Answers from an open, whole and fresh object: writes the header behind what is in `into`. `None`, with nothing
     /// written, sends the request the long way.
-    pub fn quick(&self, recent: &Recent, request: &QuickRequest<'_>, into: &mut Vec<u8>) -> Option<QuickBody> {
+    pub fn quick(&self, cache: &RequestCache, request: &QuickRequest<'_>, into: &mut Vec<u8>) -> Option<QuickBody> {
         if !request.is_plain {
             return None;
         }
-        let mut table = recent.table();
+        let mut table = cache.table();
         if let Some(known) = table.get_mut(request.path) {
             return self.quickly(known, request, into);
         }
         let mut known = self.remembered(request.path)?;
         let body = self.quickly(&mut known, request, into);
-        Recent::remember(&mut table, request.path, known);
+        RequestCache::remember(&mut table, request.path, known);
         body
     }
 
     fn quickly(&self, known: &mut Remembered, request: &QuickRequest<'_>, into: &mut Vec<u8>) -> Option<QuickBody> {
         let now = self.clock.elapsed();
         // A small body is known to be current without a look at its object.
-        let small = |template: &&mut Template| {
+        let small = |template: &&mut CachedHead| {
             now < template.until && template.kept.as_ref().is_some_and(|kept| kept.is_current())
         };
         if let Some(template) = known.template.as_mut().filter(small) {
@@ -214,12 +214,12 @@ impl Service {
             return Some(body.unwrap_or(QuickBody::Empty));
         }
         let object = self.store.resident(&known.place.target.key)?;
-        let is_current = |template: &Template| {
+        let is_current = |template: &CachedHead| {
             now < template.until && Arc::ptr_eq(&template.head, &object.head()) && object.is_whole()
         };
         let is_new = !known.template.as_ref().is_some_and(is_current);
         if is_new {
-            // What it has not told yet comes first.
+            // Dropping the old header reports its hits first.
             known.template = None;
             known.template = Some(self.template(known, &object, now)?);
         }
@@ -244,9 +244,9 @@ impl Service {
         })
     }
 
-    /// What the machinery of an ordinary answer makes of what is left of a body: it reads what is not in memory,
-    /// and has fetched what is gone.
-    pub fn read_on(&self, object: &Arc<Object>, range: ByteRange, place: &Place) -> impl MessageBody + use<> {
+    /// The rest of a body by the ordinary way: bytes that are not in memory are read, bytes that are gone are
+    /// fetched.
+    pub fn read_on(&self, object: &Arc<Object>, range: ByteRange, place: &RequestTarget) -> impl MessageBody + use<> {
         let source = Source {
             fills: self.fills.clone(),
             target: Arc::clone(&place.target),
@@ -275,7 +275,7 @@ impl Service {
 
     /// The header that the ordinary way gives to a request for all of the object. `None` where the answer
     /// depends on more than the object.
-    fn template(&self, known: &Remembered, object: &Arc<Object>, now: Duration) -> Option<Template> {
+    fn template(&self, known: &Remembered, object: &Arc<Object>, now: Duration) -> Option<CachedHead> {
         let head = Arc::clone(&object.head());
         let length = object.length()?;
         let representation = head.representation();
@@ -284,7 +284,7 @@ impl Service {
             return None;
         }
         let nothing = HeaderMap::new();
-        let Place { target, delivery } = &*known.place;
+        let RequestTarget { target, delivery } = &*known.place;
         let selected = self.resident(target, &RequestFields(&nothing))?;
         let mut asked = RequestHead::default();
         asked.headers = nothing;
@@ -294,7 +294,7 @@ impl Service {
         if !is_same || response.status() != StatusCode::OK {
             return None;
         }
-        Some(Template {
+        Some(CachedHead {
             length,
             until: second_ends(&head, now),
             fields: lines_of(&response, self.clock.now()),
@@ -340,7 +340,7 @@ pub fn lines_of(response: &HttpResponse, now: SystemTime) -> Vec<u8> {
     lines
 }
 
-impl Template {
+impl CachedHead {
     /// Writes the header for a range, or for the whole object.
     fn write(&self, range: Option<ByteRange>, is_part: bool, closes: bool, into: &mut Vec<u8>) {
         let length = range.map_or(0, |range| range.len());
@@ -386,7 +386,7 @@ impl Template {
     }
 }
 
-impl Drop for Template {
+impl Drop for CachedHead {
     fn drop(&mut self) {
         self.tell();
     }

@@ -1,4 +1,4 @@
-//! What a request asks for, read once: its conditions, its range, the replies that it takes.
+//! The fields of a request that matter, read once: its conditions, its range, the replies that it takes.
 
 use super::answer::Question;
 use crate::config::Delivery;

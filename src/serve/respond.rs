@@ -3,8 +3,8 @@
 use super::answer::Answer;
 use super::body::{HeadOnly, ObjectBody, Source};
 use super::direct::DirectBody;
+use super::hot_headers::{HotHeaders, content_type};
 use super::multipart::{self, Segment};
-use super::prepared::{Prepared, content_type};
 use super::problem::{CACHE_STATUS, unsatisfiable};
 use crate::fill::{Cursor, Registry};
 use crate::header::{CacheStatus, ContentRange, repr_digest};
@@ -25,7 +25,7 @@ pub(super) struct Response<'a> {
     pub(super) cursor: Option<Cursor>,
     /// Where bytes come from, should one turn out to be gone: the fills, and what to ask for.
     pub(super) source: Option<(&'a Registry, &'a Arc<Target>)>,
-    pub(super) story: CacheStatus,
+    pub(super) cache_status: CacheStatus,
     /// Seconds since the upstream last vouched for the object.
     pub(super) age: u64,
     /// The wait that was honoured, to be echoed (RFC 7240 §3).
@@ -38,7 +38,7 @@ impl Response<'_> {
     pub(super) fn build(self, metrics: &Arc<Metrics>) -> HttpResponse {
         let object = Arc::clone(self.watch.object());
         let known = Arc::clone(&*object.head());
-        let prepared = Prepared::of(&known, &object);
+        let prepared = HotHeaders::of(&known, &object);
         let whole = StatusCode::from_u16(known.representation().status).unwrap_or(StatusCode::BAD_GATEWAY);
         let (status, segments, multipart_type) = match &self.answer {
             Answer::NotModified => return self.head(StatusCode::NOT_MODIFIED, prepared, &object, None).finish(),
@@ -47,7 +47,7 @@ impl Response<'_> {
                     .head(StatusCode::PRECONDITION_FAILED, prepared, &object, None)
                     .finish();
             }
-            Answer::Unsatisfiable(size) => return unsatisfiable(Some(*size), self.story),
+            Answer::Unsatisfiable(size) => return unsatisfiable(Some(*size), self.cache_status),
             Answer::Whole(None) => (whole, vec![Segment::ToEnd(0)], None),
             Answer::Whole(Some(size)) => {
                 let all = ByteRange::new(0, *size).map(Segment::Object);
@@ -66,7 +66,7 @@ impl Response<'_> {
         }
         match &self.answer {
             Answer::Whole(None) => {}
-            Answer::Whole(_) if prepared.coded || status != StatusCode::OK => {}
+            Answer::Whole(_) if prepared.content_encoded || status != StatusCode::OK => {}
             Answer::Parts(ranges, size) if ranges.len() == 1 => {
                 let part = ContentRange::Part {
                     range: ranges[0],
@@ -104,7 +104,7 @@ impl Response<'_> {
     fn head(
         &self,
         status: StatusCode,
-        prepared: &Prepared,
+        prepared: &HotHeaders,
         object: &Object,
         multipart_type: Option<String>,
     ) -> HttpResponseBuilder {
@@ -120,9 +120,9 @@ impl Response<'_> {
         if let Some(multipart) = multipart_type {
             head.insert_header((header::CONTENT_TYPE, multipart));
         }
-        // What the object is called in the API.
-        let story = format!("{}; key=\"{}\"", self.story, object.id());
-        head.insert_header((CACHE_STATUS, story));
+        // The object's id, as the API names it.
+        let cache_status = format!("{}; key=\"{}\"", self.cache_status, object.id());
+        head.insert_header((CACHE_STATUS, cache_status));
         head.insert_header((header::AGE, HeaderValue::from(self.age)));
         if self.wants_digest
             && status.is_success()

@@ -1,10 +1,10 @@
-//! What policy says of a stored object, with the settings and the clock of this server.
+//! Reuse of a stored object: the policy, with the settings and the clock of this server.
 
+use super::hot_headers::HotHeaders;
 use super::lookup::Service;
-use super::prepared::Prepared;
 use super::request::Request;
 use crate::fill::Want;
-use crate::policy::{Leeway, Lifetime, Reason, RequestDirectives, Reuse};
+use crate::policy::{FreshnessDefaults, Lifetime, Reason, RequestDirectives, Reuse};
 use crate::store::{Expired, Head, Object, ObjectState};
 use crate::upstream::Target;
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use std::time::Duration;
 /// from the start: a player's next seek shall not cost the whole film again.
 const UNVALIDATED_LIFETIME: Duration = Duration::from_secs(300);
 
-/// What is shorter is as cheap to fetch as to ask about.
+/// A shorter body is as cheap to fetch as to validate.
 const FILM_BYTES: u64 = 1 << 20;
 
 /// By how much a stale object is used while the upstream fails, where neither it nor the request says.
 const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Service {
-    /// What may be done with a whole object.
+    /// The permitted reuse of a whole object.
     pub(super) fn reuse(&self, object: &Object, asked: &RequestDirectives, elapsed: Duration) -> Reuse {
         if object.state() == ObjectState::Unverified && !self.settings.keep_unverified {
             return Reuse::Refetch(Reason::Unknown);
         }
         let head = object.head();
         let leeway = self.leeway(&head, object);
-        let terms = &Prepared::of(&head, object).terms;
+        let terms = &HotHeaders::of(&head, object).terms;
         let expired = head.representation().expired;
         let age = match expired {
             // Its time is over now, however long it was to be.
@@ -40,7 +40,7 @@ impl Service {
         match terms.reuse(asked, age, leeway) {
             Reuse::Refetch(Reason::Unknown)
                 if expired == Expired::No
-                    && Prepared::of(&head, object).lasts
+                    && HotHeaders::of(&head, object).is_media
                     && head.representation().status == 200
                     && head
                         .representation()
@@ -58,7 +58,7 @@ impl Service {
     pub(super) fn may_outlive_errors(&self, request: &Request<'_>, object: &Object) -> bool {
         let head = object.head();
         let age = age_for_reuse(object, &head, self.clock.elapsed());
-        let terms = &Prepared::of(&head, object).terms;
+        let terms = &HotHeaders::of(&head, object).terms;
         head.representation().expired != Expired::Invalidated
             && terms.may_outlive_errors(&request.asked, age, self.leeway(&head, object))
     }
@@ -66,17 +66,17 @@ impl Service {
     /// For how many seconds the object is fresh still, or has been stale (RFC 9211 §2.4).
     pub(super) fn ttl(&self, object: &Object, elapsed: Duration) -> i64 {
         let head = object.head();
-        let prepared = Prepared::of(&head, object);
+        let prepared = HotHeaders::of(&head, object);
         let lifetime = prepared.terms.lifetime(self.leeway(&head, object));
         let lifetime = lifetime.unwrap_or_else(|| UNVALIDATED_LIFETIME.min(self.settings.fresh_for));
         let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         seconds(lifetime).saturating_sub(seconds(age_for_reuse(object, &head, elapsed)))
     }
 
-    fn leeway(&self, head: &Head, object: &Object) -> Leeway {
-        Leeway {
+    fn leeway(&self, head: &Head, object: &Object) -> FreshnessDefaults {
+        FreshnessDefaults {
             fresh_for: self.settings.fresh_for,
-            lasting: Prepared::of(head, object).lasts,
+            lasting: HotHeaders::of(head, object).is_media,
             stale_if_error: STALE_IF_ERROR,
         }
     }
@@ -101,9 +101,9 @@ pub(super) fn age_of(object: &Object, elapsed: Duration) -> Duration {
 /// The age that its freshness is measured by. Where that is a setting of ours, a time since the upstream's last
 /// word, the upstream's clock does not count.
 fn age_for_reuse(object: &Object, head: &Head, elapsed: Duration) -> Duration {
-    let prepared = Prepared::of(head, object);
+    let prepared = HotHeaders::of(head, object);
     match prepared.terms.lifetime {
-        Lifetime::Heuristic(_) | Lifetime::Unknown if prepared.lasts => head.since_validated(elapsed),
+        Lifetime::Heuristic(_) | Lifetime::Unknown if prepared.is_media => head.since_validated(elapsed),
         _ => age_of(object, elapsed),
     }
 }

@@ -19,7 +19,7 @@ pub enum Routed<'a> {
     Own(&'a str),
     /// To an upstream.
     Fetch {
-        /// What to fetch.
+        /// The target to fetch.
         target: Arc<Target>,
         /// How to answer while it is incomplete.
         delivery: Delivery,

@@ -6,9 +6,9 @@
 
 use super::body::ObjectBody;
 use super::find::anew;
+use super::hot_headers::HotHeaders;
 use super::lookup::{Found, Service, answer_of};
 use super::multipart::Segment;
-use super::prepared::Prepared;
 use super::problem::{CACHE_STATUS, Problem};
 use super::request::Request;
 use super::respond::Response;
@@ -35,12 +35,12 @@ const STREAM_OFFSET: HeaderName = HeaderName::from_static("stream-offset");
 /// A log is searched in pieces of this many bytes.
 const PIECE_BYTES: usize = 128 * 1024;
 
-/// What of a stream is sent.
+/// The part of a stream that is sent.
 struct Part {
     from: ByteOffset,
     /// `None` follows it to its end, wherever that will be.
     end: Option<ByteOffset>,
-    /// It was asked for by `Range`.
+    /// Whether the request has a `Range`.
     by_range: bool,
 }
 
@@ -82,9 +82,12 @@ impl Service {
             }
         };
         let Some(at) = at else {
-            // What it is understood from has gone: this one needs a beginning of its own.
+            // The sync point has left the window: this listener needs another.
             let cursor = self.fills.join_alone(&found.target, anew_from_start());
-            found = match self.opened(request, &found.target, cursor, found.story, None).await? {
+            found = match self
+                .opened(request, &found.target, cursor, found.cache_status, None)
+                .await?
+            {
                 Ok(found) => found,
                 Err(refusal) => return Ok(refusal),
             };
@@ -96,7 +99,7 @@ impl Service {
                     found.object,
                     Some(found.cursor),
                     part(0),
-                    found.story,
+                    found.cache_status,
                 ),
                 None => self.send_whole(request, found),
             });
@@ -107,7 +110,7 @@ impl Service {
             found.object,
             Some(found.cursor),
             part(at),
-            found.story,
+            found.cache_status,
         ))
     }
 
@@ -208,7 +211,7 @@ impl Service {
             watch: Watch::new(object),
             cursor: None,
             source: None,
-            story: CacheStatus::HIT,
+            cache_status: CacheStatus::HIT,
             waited: None,
             wants_digest: false,
             head_only: http.method == Method::HEAD,
@@ -224,10 +227,10 @@ impl Service {
         object: Arc<Object>,
         cursor: Option<Cursor>,
         part: Part,
-        story: CacheStatus,
+        cache_status: CacheStatus,
     ) -> HttpResponse {
         let head = Arc::clone(&*object.head());
-        let prepared = Prepared::of(&head, &object);
+        let prepared = HotHeaders::of(&head, &object);
         let code = StatusCode::from_u16(head.representation().status).unwrap_or(StatusCode::OK);
         let mut response = HttpResponse::build(if part.by_range {
             StatusCode::PARTIAL_CONTENT
@@ -239,7 +242,7 @@ impl Service {
         for (name, value) in fields {
             response.append_header((name.clone(), value.clone()));
         }
-        response.insert_header((CACHE_STATUS, story.to_string()));
+        response.insert_header((CACHE_STATUS, cache_status.to_string()));
         response.insert_header((STREAM_OFFSET, HeaderValue::from(part.from)));
         if part.by_range {
             let last = part.end.map_or(VERY_LARGE, |end| end - 1);
@@ -270,7 +273,7 @@ fn come(stream: &Stream, object: &Object) -> (ByteOffset, ByteOffset) {
     (first, end.max(stored))
 }
 
-/// What a `Range` asks of a stream that has no length; one range alone.
+/// The `Range` of a request for a stream that has no length; one range alone.
 fn wanted_part(field: &str, (first, end): (ByteOffset, ByteOffset)) -> Result<Part, Problem> {
     let problem = |what: String| Err(Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, what));
     let (from, last) = match first_wanted(Some(field.as_bytes())) {
@@ -286,7 +289,7 @@ fn wanted_part(field: &str, (first, end): (ByteOffset, ByteOffset)) -> Result<Pa
             "only {end} bytes have come yet; ask for bytes={end}- to follow"
         ));
     }
-    // What has an end that has not come yet is followed as well.
+    // A range whose end has not come yet is followed as well.
     let until = last
         .map(|last| last.saturating_add(1))
         .filter(|until| *until <= end && *until > from);

@@ -4,8 +4,8 @@
 //! not match is answered from the variant whose key is made of the leader's generation and of what selects
 //! it. So a lookup costs two steps at most, and when the leader goes, its variants are found no more.
 
+use super::forward::WRITTEN;
 use super::lookup::Service;
-use super::onward::WRITTEN;
 use super::problem::Problem;
 use crate::policy::{Fields, selects, variant_name};
 use crate::store::Object;

@@ -1,6 +1,6 @@
 //! The inline write gate: whether a write may be made on the thread that received the bytes.
 //!
-//! Most writes of a fill do not: their room is laid out (ahead.rs), and the kernel writes it out later. A fill that makes
+//! Most writes of a fill do not: their room is laid out (preallocate.rs), and the kernel writes it out later. A fill that makes
 //! such a write where it has received the bytes saves two changes of threads a piece. But where more was written than the
 //! disk keeps up with, the kernel lets a writer wait, and everything else on that thread with him. So it is measured:
 //! after some writes in a row that were prompt the next may be made by a thread that is not to wait, while none hangs, and

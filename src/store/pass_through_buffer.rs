@@ -8,10 +8,10 @@ use crate::ranges::ByteOffset;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// The most that one lane holds, in bytes; a piece larger than that is held alone.
+/// The most bytes of one tail; a piece larger than that is held alone.
 const TAIL_BYTES: usize = 1 << 20;
 
-/// The most lanes of one object: one for each session, and what a few before them left.
+/// The most tails of one object: one for each session, and those of a few before them.
 const MAX_TAILS: usize = 4;
 
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ struct SessionTail {
 }
 
 impl PassThroughBuffer {
-    /// Adds a piece to the lane of `session`; `true` where other bytes had to leave for it.
+    /// Adds a piece to the tail of `session`; `true` where other bytes had to leave for it.
     pub(super) fn offer(&mut self, session: u64, at: ByteOffset, bytes: Bytes) -> bool {
         let mut left = false;
         let index = match self.tails.iter().position(|tail| tail.session == session) {
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_keeps_its_latest_bytes_and_no_more_than_its_bound() {
+    fn a_tail_keeps_its_latest_bytes_and_no_more_than_its_bound() {
         let mut buffer = PassThroughBuffer::default();
         let piece = |byte| Bytes::from(vec![byte; TAIL_BYTES / 2]);
         let half = (TAIL_BYTES / 2) as u64;
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_lane_leaves_for_one_too_many() {
+    fn the_oldest_tail_leaves_for_one_too_many() {
         let mut buffer = PassThroughBuffer::default();
         for session in 0..=MAX_TAILS as u64 {
             let left = buffer.offer(session, session * 100, Bytes::from_static(b"abc"));

@@ -111,7 +111,7 @@ pub struct Head {
     /// How long ago that was when this head was made, and when it was made by [`Clock::elapsed`].
     age: Duration,
     made: Duration,
-    prepared: OnceLock<Box<dyn Any + Send + Sync>>,
+    derived: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Head {
@@ -123,7 +123,7 @@ impl Head {
             // The wall clock was set back since: how old it is nobody knows.
             age: now.checked_sub(validated).map_or(UNKNOWN_AGE, Duration::from_secs),
             made: clock.elapsed(),
-            prepared: OnceLock::new(),
+            derived: OnceLock::new(),
         })
     }
 
@@ -147,9 +147,9 @@ impl Head {
     ///
     /// # Panics
     /// Where a second type asks: there is one such thing.
-    pub fn prepared<T: Any + Send + Sync>(&self, make: impl FnOnce(&Self) -> T) -> &T {
-        let prepared = self.prepared.get_or_init(|| Box::new(make(self)));
-        prepared.downcast_ref().expect("one type prepares an object's head")
+    pub fn derived<T: Any + Send + Sync>(&self, make: impl FnOnce(&Self) -> T) -> &T {
+        let derived = self.derived.get_or_init(|| Box::new(make(self)));
+        derived.downcast_ref().expect("one type prepares an object's head")
     }
 }
 

@@ -7,7 +7,7 @@
 //!   dropped in that order, so a stretch whose end is there is there. Where one was not after all, the call waits for
 //!   the disk, once: nothing is sent this way for a while after. Waiting for a processor takes as long on a busy
 //!   machine, so the kernel is asked whether the thread has read from a disk. Single stretches of what is asked for
-//!   all the time are looked for now and then only (looks.rs).
+//!   all the time are looked for now and then only (residency.rs).
 //! - No page is given back while the lock that writers share is held. Pages that a socket holds already keep their
 //!   bytes when the file gives them back, since whole pages are given back and never written to again.
 

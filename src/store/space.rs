@@ -7,7 +7,7 @@
 //! How much is used must be known at start, without looking at a million bodies. The ledger, one small
 //! file, says it: after an orderly stop exactly, and while running as a bound that is raised, in the
 //! file, before what is used passes it. After a crash the bound is taken for the truth until the bodies
-//! have been counted in the background (stock.rs): too much for a while, never too little.
+//! have been counted in the background (recount.rs): too much for a while, never too little.
 
 use crate::ranges::{ByteCount, ByteRange, RangeSet};
 use std::fs::{File, OpenOptions};

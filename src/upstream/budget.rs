@@ -1,4 +1,4 @@
-//! What one upstream may be asked at once, shared by all objects that come from it.
+//! The budget of one upstream, shared by all objects that come from it: connections, requests and bytes a second.
 //!
 //! ```text
 //! session ──acquire(class)──► queue ──turn──► Permit ──► exchange ──► dropped: the next one's turn
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use url::Url;
 
-/// What one exchange may bring, in bytes, while others wait for a connection.
+/// Bytes that one exchange may bring while others wait for a connection.
 pub const QUANTUM_BYTES: u64 = 4 << 20;
 
 /// Failures in a row, over all objects, after which an upstream is taken for down.
@@ -43,7 +43,7 @@ pub enum Class {
     Waiting,
     /// A reader will want them soon.
     Ahead,
-    /// Nobody has asked for them.
+    /// No reader has asked for them.
     Background,
 }
 
@@ -125,14 +125,14 @@ struct State {
     takes_ranges: bool,
 }
 
-/// One exchange's place, seen from both sides.
+/// The slot of one exchange, seen from both sides.
 #[derive(Debug)]
 struct Slot {
     class: AtomicU8,
     /// Whether the upstream has answered.
     proven: AtomicBool,
     moved: AtomicU64,
-    /// It can go on later where it was: ranges work.
+    /// The exchange can be resumed later: ranges work.
     resumes: AtomicBool,
     called_back: Notify,
     /// The call was made; one is enough.
@@ -337,7 +337,7 @@ fn call_back(state: &mut State) {
             .filter(|slot| resumes(slot) && moved(slot) >= QUANTUM_BYTES)
             .max_by_key(|slot| (class(slot), moved(slot)))
     };
-    // What cannot resume begins at 0 again: only where nobody wants it, and nothing else can go.
+    // An exchange that cannot resume begins at 0 again: preempted only where no reader wants it, and nothing else can go.
     let dear = || free().rfind(|slot| idle(slot));
     if let Some(slot) = cheap.or_else(over).or_else(dear) {
         slot.called.store(true, Ordering::Relaxed);
@@ -359,7 +359,7 @@ impl Drop for Place<'_> {
         };
         drop(left);
         if others {
-            // It may have been the one that minded the clock.
+            // The ticket may have been the one that held the timer.
             self.budget.look_again.notify_one();
         }
     }

@@ -48,7 +48,7 @@ pub struct ClientSettings {
     pub join_weak: bool,
     /// PEM certificates of authorities to trust beside the system's.
     pub authorities: Vec<u8>,
-    /// What one upstream may be asked at once.
+    /// The budget of each upstream.
     pub budget: BudgetSettings,
 }
 
@@ -135,7 +135,7 @@ impl Client {
             let status = response.status().as_u16();
             let leads_on =
                 matches!(status, 301 | 302 | 303 | 307 | 308) && response.headers().contains_key(header::LOCATION);
-            // One that does not say where to is a page like any other (RFC 9110 §15.4).
+            // A redirect without a location is a page like any other (RFC 9110 §15.4).
             if !leads_on {
                 let mut reply = reply_of(&url, &response, asked)?;
                 if self.settings.join_weak {
@@ -304,7 +304,7 @@ fn builder(settings: &ClientSettings) -> Result<reqwest::ClientBuilder, Upstream
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .tcp_nodelay(true)
-        // What curl, wget and browsers take too, and leaves no doubt about the body: spaces before a colon, folded
+        // Accepted as curl, wget and browsers do, since it leaves no doubt about the body: spaces before a colon, folded
         // lines, lines among the fields that are none, many fields.
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
@@ -326,7 +326,7 @@ fn request(url: &Url, ask: &Ask) -> reqwest::Request {
     request
 }
 
-/// What follows a redirect to another origin: nothing that names a person, a session or a network.
+/// The fields that follow a redirect to another origin: nothing that names a person, a session or a network.
 const FOR_ANYBODY: &[&str] = &[
     "accept",
     "accept-language",
@@ -434,7 +434,7 @@ impl Resolve for PublicOnly {
 fn causes<'a>(error: &'a reqwest::Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     let first: &(dyn std::error::Error + 'static) = error;
     std::iter::successors(Some(first), |error| match error.downcast_ref::<std::io::Error>() {
-        // What an `io::Error` is made of is no source of it, but it is the cause.
+        // The error inside an `io::Error` is not its `source()`, but it is the cause.
         Some(wrapper) if wrapper.get_ref().is_some() => wrapper.get_ref().map(|inner| inner as _),
         _ => error.source(),
     })

@@ -48,7 +48,7 @@ pub enum UpstreamError {
     Redirect {
         /// The host as the URL names it.
         host: String,
-        /// What is wrong with the redirect.
+        /// The mistake in the redirect.
         what: &'static str,
     },
     /// The reply's body is in a transfer coding that is not known.
@@ -84,7 +84,7 @@ fn root(error: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// What the client says around every failure.
+/// The HTTP client's generic words around every failure.
 const GENERIC: [&str; 6] = [
     "error sending request",
     "client error (Connect)",

@@ -1,4 +1,4 @@
-//! One reply: its head as values, its body in pieces as they arrive.
+//! An exchange: a reply's head as values, its body in pieces as they arrive.
 
 use super::error::UpstreamError;
 use super::request::Target;
@@ -36,7 +36,7 @@ pub struct Reply {
     /// `Retry-After`, as it came.
     pub retry_after: Option<String>,
     /// The body is coded (`Content-Encoding`), although `identity` was asked for.
-    pub coded: bool,
+    pub content_encoded: bool,
     /// `Age`, in seconds (RFC 9111 §5.1): the first member, where it is a number.
     pub age: Option<u64>,
     /// From the request to this head.
@@ -95,7 +95,7 @@ impl Reply {
             },
             accepts_ranges: text(header::ACCEPT_RANGES).and_then(accepts_ranges),
             retry_after: text(header::RETRY_AFTER).map(str::to_owned),
-            coded: headers
+            content_encoded: headers
                 .get_all(header::CONTENT_ENCODING)
                 .iter()
                 .any(|coding| codes_content(&text_of(coding.as_bytes()))),
@@ -170,7 +170,7 @@ fn accepts_ranges(units: &str) -> Option<bool> {
 fn age(field: &str) -> Option<u64> {
     let first = field.split(',').next()?.trim();
     let digits = !first.is_empty() && first.bytes().all(|byte| byte.is_ascii_digit());
-    // What is more than can be counted is very old (RFC 9111 §1.2.2).
+    // An age beyond what can be counted is very old (RFC 9111 §1.2.2).
     digits.then(|| first.parse().unwrap_or(1 << 31))
 }
 
@@ -202,7 +202,7 @@ pub struct Exchange {
     pub url: Url,
     /// The status of the first redirect that led there; `None` where there was none.
     pub redirected: Option<u16>,
-    /// What was asked for, with the fields that were sent.
+    /// The target that was asked for, with the fields that were sent.
     pub target: Arc<Target>,
     pub(super) response: reqwest::Response,
 }

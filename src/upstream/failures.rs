@@ -1,4 +1,4 @@
-//! What goes wrong between us and upstreams, said once: in the log, and in the metrics.
+//! Failures of upstreams, told once: in the log, and in the metrics.
 //!
 //! A host that is down fails for every request. Its first failure is logged, and from then on one a minute, with the
 //! number of those that were not.

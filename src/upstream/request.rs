@@ -1,4 +1,4 @@
-//! What we ask of an upstream.
+//! Requests to an upstream: the target, the span, and the fields.
 
 use crate::config::AfterLastReader;
 use crate::key::ObjectKey;
@@ -28,7 +28,7 @@ pub struct Target {
     pub key: ObjectKey,
     /// Whom the URL came from.
     pub trust: Trust,
-    /// What its fill does without readers, where not as all others.
+    /// The policy of its fill without readers, where it has one of its own.
     pub after_last_reader: Option<AfterLastReader>,
     /// Whether cookies are taken off its requests and replies.
     pub drop_cookies: bool,
@@ -61,7 +61,7 @@ impl Target {
         }
     }
 
-    /// One of several representations under the same URL.
+    /// The variant, of several representations under the same URL.
     #[must_use]
     pub fn variant(&self, name: String) -> Self {
         Self {
@@ -138,10 +138,10 @@ pub struct Relay {
     pub body: Option<mpsc::Receiver<io::Result<Bytes>>>,
 }
 
-/// One request.
+/// A request.
 #[derive(Debug, Clone)]
 pub struct Ask {
-    /// What to fetch.
+    /// The target to fetch.
     pub target: Arc<Target>,
     /// Where redirects led the last time: asked instead of the target's own URL.
     pub at: Option<Url>,

@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// TLS to upstreams that trusts these PEM certificates beside the system's authorities.
 ///
 /// # Errors
-/// What is wrong with the certificates, or with those of the system.
+/// The mistake in the certificates, or in those of the system.
 pub(super) fn trusting(authorities: &[u8]) -> Result<ClientConfig, String> {
     let named: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(authorities)
         .collect::<Result<_, _>>()

@@ -12,7 +12,7 @@ use super::super::relay::DetachedRequest;
 use super::super::session::Outcome;
 use super::opening::BUSY;
 use super::{Owner, Start, on_disk, record};
-use crate::live::{CROWDED, Kind, Origin, State, Stream};
+use crate::live::{CROWDED, Kind, State, Stream, StreamRequest};
 use crate::policy::{Fields, NotStored, RequestDirectives, Terms, selecting, storable};
 use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, Representation, StoreError};
@@ -103,7 +103,7 @@ impl Owner {
         permit: Permit,
         kind: Kind,
     ) -> Result<(), Phase> {
-        let origin = Origin {
+        let origin = StreamRequest {
             url: self.shared.key.url().to_owned(),
             method: "GET".to_owned(),
             detached: false,

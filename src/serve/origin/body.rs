@@ -20,7 +20,7 @@ use crate::origin::{Digest, Stamp, Tag, Tags, TreePath, stamp};
 use crate::ranges::ByteOffset;
 use crate::serve::body::first_byte;
 use crate::serve::multipart::Segment;
-use crate::serve::pace::Pace;
+use crate::serve::send_quantum::SendQuantum;
 use crate::store::{read_blocking, read_now};
 use crate::telemetry::Metrics;
 use actix_web::body::{BodySize, MessageBody};
@@ -103,7 +103,7 @@ pub(super) struct FileBody {
     begun: ByteOffset,
     sum: XxHash3_64,
     compared: ByteOffset,
-    pace: Pace,
+    pace: SendQuantum,
     reading: Option<Reading>,
     comparing: Option<JoinHandle<Option<Stamp>>>,
     /// Why the body ends before its time, while what came before goes out.
@@ -127,7 +127,7 @@ impl FileBody {
             sum: XxHash3_64::new(),
             compared: at,
             segments: segments.into(),
-            pace: Pace::new(),
+            pace: SendQuantum::new(),
             reading: None,
             comparing: None,
             cut: None,

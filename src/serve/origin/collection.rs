@@ -217,7 +217,7 @@ fn answered(text: &Bytes, form: Form, request: &Request<'_>, caching: &'static s
         length: Some(text.len() as u64),
         known,
         // A listing has no ranges worth having.
-        coded: true,
+        content_encoded: true,
     };
     let (status, body) = match answer(request.question, facts) {
         Answer::NotModified => (StatusCode::NOT_MODIFIED, None),

@@ -121,7 +121,7 @@ impl Origin {
             status: 200,
             length: Some(stamp.size),
             known,
-            coded: false,
+            content_encoded: false,
         };
         let decided = answer(question, facts);
         let media = media_type(path);

@@ -1,4 +1,4 @@
-//! Who comes first, who gives way, and that the rates hold.
+//! The order of permits, preemption, and the rates.
 
 use super::*;
 use futures::FutureExt;

@@ -5,7 +5,7 @@
 //! the same (quick.rs).
 
 use super::lookup::Service;
-use super::quick::Template;
+use super::quick::CachedHead;
 use super::request::RequestFields;
 use super::route::Routed;
 use crate::config::Delivery;
@@ -37,12 +37,12 @@ pub(super) type Table = HashMap<String, Remembered>;
 ///
 /// A full table is emptied, not aged: what is still in use is back within one request each.
 #[derive(Debug, Default)]
-pub struct Recent {
+pub struct RequestCache {
     /// By the path alone: a request with a query takes the long way.
     table: RefCell<Table>,
 }
 
-impl Recent {
+impl RequestCache {
     pub(super) fn table(&self) -> RefMut<'_, Table> {
         self.table.borrow_mut()
     }
@@ -57,7 +57,7 @@ impl Recent {
 
 /// Where a path leads.
 #[derive(Debug)]
-pub struct Place {
+pub struct RequestTarget {
     pub(super) target: Arc<Target>,
     pub(super) delivery: Delivery,
 }
@@ -66,15 +66,15 @@ pub struct Place {
 #[derive(Debug)]
 pub(super) struct Remembered {
     /// Shared by the answers of this worker: its count is in no other core's caches.
-    pub(super) place: Rc<Place>,
+    pub(super) place: Rc<RequestTarget>,
     /// The header that was given there.
-    pub(super) template: Option<Template>,
+    pub(super) template: Option<CachedHead>,
 }
 
 impl Remembered {
     pub(super) fn new(target: Arc<Target>, delivery: Delivery) -> Self {
         Self {
-            place: Rc::new(Place { target, delivery }),
+            place: Rc::new(RequestTarget { target, delivery }),
             template: None,
         }
     }
@@ -83,9 +83,9 @@ impl Remembered {
 impl Service {
     /// Answers from an open, whole and fresh object: without a wait, and without a look at the disk
     /// but for the bytes themselves. `None` sends the request the long way, to [`Service::fetch`].
-    pub fn at_once(&self, recent: &Recent, head: &RequestHead) -> Option<HttpResponse> {
+    pub fn at_once(&self, cache: &RequestCache, head: &RequestHead) -> Option<HttpResponse> {
         let (path, query) = (head.uri.path(), head.uri.query());
-        let (target, delivery) = self.leads_to(recent, path, query)?;
+        let (target, delivery) = self.leads_to(cache, path, query)?;
         let object = self.resident(&target, &RequestFields(&head.headers))?;
         let response = self.stored_answer(head, &target, delivery, object)?;
         self.metrics.hits.inc();
@@ -94,8 +94,8 @@ impl Service {
     }
 
     /// Where a request leads, where it is to be fetched.
-    fn leads_to(&self, recent: &Recent, path: &str, query: Option<&str>) -> Option<(Arc<Target>, Delivery)> {
-        let mut table = recent.table();
+    fn leads_to(&self, cache: &RequestCache, path: &str, query: Option<&str>) -> Option<(Arc<Target>, Delivery)> {
+        let mut table = cache.table();
         if let Some(known) = table.get(path).filter(|_| query.is_none()) {
             return Some((Arc::clone(&known.place.target), known.place.delivery));
         }
@@ -103,7 +103,7 @@ impl Service {
             return None;
         };
         if query.is_none() && path.len() <= MAX_RECENT_BYTES {
-            Recent::remember(&mut table, path, Remembered::new(Arc::clone(&target), delivery));
+            RequestCache::remember(&mut table, path, Remembered::new(Arc::clone(&target), delivery));
         }
         Some((target, delivery))
     }

@@ -4,7 +4,7 @@ use crate::store::BLOCK_BYTES;
 use std::task::Context;
 use std::time::Instant;
 
-/// What is sent in one go before other connections of the worker get their turn, in bytes.
+/// Bytes that one connection sends before other connections of the worker get their turn.
 pub const TURN_BYTES: u64 = 512 * 1024;
 
 /// What is read at once, by how much a reader has taken and how fast: from so many bytes on, at so many a second, blocks
@@ -18,14 +18,14 @@ const BLOCKS: [(u64, f64, usize); 3] = [
 
 /// The pace of one body.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct SendQuantum {
     /// Bytes sent in this turn.
     turn: u64,
     sent: u64,
     begun: Instant,
 }
 
-impl Pace {
+impl SendQuantum {
     pub(super) fn new() -> Self {
         Self {
             turn: 0,

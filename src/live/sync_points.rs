@@ -1,6 +1,6 @@
 //! Where a reader may come into a stream that is under way.
 //!
-//! What comes is looked at as it is logged, piece by piece, and nothing of it is kept but the latest few offsets.
+//! Bytes are scanned as they are logged, piece by piece, and only the latest few offsets are kept.
 
 use super::kind::Kind;
 use std::collections::VecDeque;
@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 /// A packet of an MPEG transport stream, in bytes.
 const PACKET_BYTES: u64 = 188;
 
-/// So many places are remembered, the older ones thinned out.
+/// Sync points that are remembered, the older ones thinned out.
 const MOST_POINTS: usize = 1024;
 
 /// The latest places at which a reader may come in.
 #[derive(Debug)]
-pub struct JoinPoints {
+pub struct SyncPoints {
     kind: Kind,
     /// How much has been looked at.
     at: u64,
@@ -45,8 +45,8 @@ struct Lines {
     ended: bool,
 }
 
-impl JoinPoints {
-    /// Those of a stream that begins.
+impl SyncPoints {
+    /// The sync points of a stream that begins.
     pub fn new(kind: Kind) -> Self {
         let scan = match &kind {
             Kind::Icy { every } => Scan::Icy { length_at: *every },
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     fn points(kind: Kind, pieces: &[&[u8]]) -> Vec<u64> {
-        let mut points = JoinPoints::new(kind);
+        let mut points = SyncPoints::new(kind);
         pieces.iter().for_each(|piece| points.look(piece));
         points.points.iter().collect()
     }
@@ -318,20 +318,20 @@ mod tests {
 
     #[test]
     fn who_comes_late_begins_where_a_client_can() {
-        let mut packets = JoinPoints::new(Kind::Packets);
+        let mut packets = SyncPoints::new(Kind::Packets);
         packets.look(&[0; 1000]);
         assert_eq!(packets.at_or_after(200, 0), Some(376));
         assert_eq!(packets.at_or_after(999, 0), Some(940));
         assert_eq!(packets.at_or_after(0, 300), Some(376));
-        let mut frames = JoinPoints::new(Kind::Frames);
+        let mut frames = SyncPoints::new(Kind::Frames);
         frames.look(&[0; 1000]);
         assert_eq!(frames.at_or_after(200, 300), Some(300));
-        let mut events = JoinPoints::new(Kind::Events);
+        let mut events = SyncPoints::new(Kind::Events);
         events.look(b"data: a\n\ndata: b\n\ndata");
         assert_eq!(events.at_or_after(22, 0), Some(18));
         assert_eq!(events.at_or_after(5, 0), Some(9));
         assert_eq!(events.at_or_after(22, 20), None);
-        let mut whole = JoinPoints::new(Kind::Whole);
+        let mut whole = SyncPoints::new(Kind::Whole);
         whole.look(&[0; 10]);
         assert_eq!((whole.at_or_after(9, 0), whole.at_or_after(9, 1)), (Some(0), None));
     }
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn of_many_places_the_first_and_the_latest_are_remembered() {
-        let mut events = JoinPoints::new(Kind::Events);
+        let mut events = SyncPoints::new(Kind::Events);
         for _ in 0..100_000 {
             events.look(b"data\n\n");
         }

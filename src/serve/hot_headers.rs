@@ -1,4 +1,4 @@
-//! What every answer from one object repeats, made once an object.
+//! The headers that every answer from one object repeats, made once an object.
 
 use crate::clock::from_unix_seconds;
 use crate::header::{codes_content, parse_date, value_of};
@@ -10,21 +10,21 @@ use std::borrow::Cow;
 use std::time::SystemTime;
 
 /// The parts of an answer that depend on the object alone.
-pub(super) struct Prepared {
+pub(super) struct HotHeaders {
     /// The fields kept from the upstream, with ours in place of theirs.
     pub(super) fields: Vec<(HeaderName, HeaderValue)>,
-    /// What the upstream says of its reuse.
+    /// The upstream's terms of reuse.
     pub(super) terms: Terms,
-    /// It is of a kind that is the same for everybody: a film, a picture, a font.
+    /// Whether the media type is one that is the same for every client: a film, a picture, a font.
     pub(super) is_for_all: bool,
-    /// It is the body of a film or a song: where it says nothing of its freshness, it lasts.
-    pub(super) lasts: bool,
+    /// Whether it is the body of a film or a song: without explicit freshness it stays fresh.
+    pub(super) is_media: bool,
     /// The upstream states a digest.
     pub(super) has_digest: bool,
     /// `Last-Modified`.
     pub(super) modified: Option<SystemTime>,
     /// Whether the body is coded: its ranges mean nothing to a player.
-    pub(super) coded: bool,
+    pub(super) content_encoded: bool,
     /// Whether that is a strong validator.
     pub(super) strong_date: bool,
     /// `Date`.
@@ -33,10 +33,10 @@ pub(super) struct Prepared {
     pub(super) weak_etag: Option<String>,
 }
 
-impl Prepared {
+impl HotHeaders {
     /// That of `head`, which is the head of `object`.
     pub(super) fn of<'a>(head: &'a Head, object: &Object) -> &'a Self {
-        head.prepared(|head| Self::make(head, object))
+        head.derived(|head| Self::make(head, object))
     }
 
     fn make(head: &Head, object: &Object) -> Self {
@@ -48,9 +48,9 @@ impl Prepared {
             fields: fields(head, object),
             terms: Terms::read(representation.status, representation, received),
             is_for_all: media.as_deref().is_none_or(|media| is_for_all(media, object.url())),
-            lasts: representation.status == 200 && lasts(media.as_deref().unwrap_or_default(), object.url()),
+            is_media: representation.status == 200 && is_media(media.as_deref().unwrap_or_default(), object.url()),
             has_digest: representation.header("repr-digest").is_some(),
-            coded: representation.header("content-encoding").is_some_and(codes_content),
+            content_encoded: representation.header("content-encoding").is_some_and(codes_content),
             modified: representation.header("last-modified").and_then(parse_date),
             strong_date: validators.strong_date().is_some(),
             dated: representation.header("date").and_then(parse_date),
@@ -64,7 +64,7 @@ fn fields(head: &Head, object: &Object) -> Vec<(HeaderName, HeaderValue)> {
     let kept = representation.headers.iter().filter(|(name, _)| name != "content-type");
     let named = kept.map(|(name, value)| (name.clone(), value.clone()));
     let media = content_type(head, object).map(|media| ("content-type".to_owned(), media));
-    // What says something of the resource has the tag that its upstream gave it, if any: nothing is joined to it.
+    // A bare response has the tag that its upstream gave it, if any: no bytes are joined to it.
     let etag = match representation.status {
         200 => object.shows_etag().then(|| object.etag().to_string()),
         _ => representation.validators.etag.clone(),
@@ -108,7 +108,7 @@ fn is_for_all(media: &str, url: &str) -> bool {
 
 /// Bodies of films and songs. A camera's picture changes under its name, and so do packages, lists and pages: what says
 /// nothing of its freshness is asked for each time where it is none of these.
-fn lasts(media: &str, url: &str) -> bool {
+fn is_media(media: &str, url: &str) -> bool {
     let media = essence(media);
     let is_media =
         |media: &str| media.starts_with("video/") || media.starts_with("audio/") || media == "application/ogg";
@@ -150,7 +150,7 @@ mod tests {
             ("application/ogg", "http://h/a"),
             ("", "http://h/Videos/17/stream"),
         ] {
-            assert!(lasts(media, url), "{media} {url}");
+            assert!(is_media(media, url), "{media} {url}");
         }
         for (media, url) in [
             ("application/octet-stream", "http://h/live.m3u8"),
@@ -163,7 +163,7 @@ mod tests {
             ("application/json", "http://h/film.mp4"),
             ("text/html", "http://h/film.mp4"),
         ] {
-            assert!(!lasts(media, url), "{media} {url}");
+            assert!(!is_media(media, url), "{media} {url}");
         }
     }
 

@@ -1,6 +1,7 @@
-//! The connections of one worker: each begins in the lane, and is handed to actix-http where it leaves it.
+//! The connections of one worker: each begins as ours, and is handed to actix-http, with the
+//! bytes that were read, where a request needs the framework.
 
-use super::lane::{Ended, Lane};
+use super::connection::{Ended, Http1Connections};
 use super::tune;
 use actix_http::Protocol;
 use actix_http::error::DispatchError;
@@ -15,12 +16,12 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection of which some bytes have been read already.
-pub(super) struct Handed {
+pub(super) struct Rewind {
     ahead: Vec<u8>,
     stream: TcpStream,
 }
 
-impl AsyncRead for Handed {
+impl AsyncRead for Rewind {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, into);
@@ -35,7 +36,7 @@ impl AsyncRead for Handed {
     }
 }
 
-impl AsyncWrite for Handed {
+impl AsyncWrite for Rewind {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -49,13 +50,13 @@ impl AsyncWrite for Handed {
     }
 }
 
-/// What actix-http serves.
-type Spoken = (Handed, Protocol, Option<SocketAddr>);
+/// The connection type that actix-http serves.
+type Spoken = (Rewind, Protocol, Option<SocketAddr>);
 
-/// Makes what serves the connections of a worker: its lane, and `http` behind it.
+/// The factory of a worker's connections: ours, and `http` behind them.
 pub(super) struct Connections<H, L, W> {
     pub(super) http: H,
-    pub(super) lane: L,
+    pub(super) http1: L,
     /// Ready when no more requests are to be answered.
     pub(super) stopping: W,
 }
@@ -65,7 +66,7 @@ where
     H: ServiceFactory<Spoken, Response = (), Error = DispatchError, Config = (), InitError = ()>,
     H::Service: 'static,
     H::Future: 'static,
-    L: Fn() -> Rc<Lane>,
+    L: Fn() -> Rc<Http1Connections>,
     W: Fn() -> F + Clone + 'static,
     F: Future<Output = ()> + 'static,
 {
@@ -77,11 +78,11 @@ where
     type Future = LocalBoxFuture<'static, Result<Self::Service, ()>>;
 
     fn new_service(&self, (): ()) -> Self::Future {
-        let (http, lane, stopping) = (self.http.new_service(()), (self.lane)(), self.stopping.clone());
+        let (http, http1, stopping) = (self.http.new_service(()), (self.http1)(), self.stopping.clone());
         async move {
             Ok(Worker {
                 http: Rc::new(http.await?),
-                lane,
+                http1,
                 stopping,
             })
         }
@@ -92,7 +93,7 @@ where
 /// The connections of one worker.
 pub(super) struct Worker<H, W> {
     http: Rc<H>,
-    lane: Rc<Lane>,
+    http1: Rc<Http1Connections>,
     stopping: W,
 }
 
@@ -111,14 +112,14 @@ where
     }
 
     fn call(&self, stream: TcpStream) -> Self::Future {
-        let (http, lane, stopping) = (Rc::clone(&self.http), Rc::clone(&self.lane), (self.stopping)());
+        let (http, http1, stopping) = (Rc::clone(&self.http), Rc::clone(&self.http1), (self.stopping)());
         async move {
             tune(&stream);
-            match lane.converse(stream, stopping).await {
+            match http1.serve(stream, stopping).await {
                 Ended::Over => Ok(()),
                 Ended::Hand(stream, ahead) => {
                     let peer = stream.peer_addr().ok();
-                    http.call((Handed { ahead, stream }, Protocol::Http1, peer)).await
+                    http.call((Rewind { ahead, stream }, Protocol::Http1, peer)).await
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! A connection before it is actix's: whatever asks for something and sends no body is answered here.
+//! HTTP/1.1 connections before they are actix's: requests without a body are answered here.
 //!
 //! ```text
 //! bytes of a request ──► a hit, plainly asked for? ── yes ──► header, then the body from the page cache ──► next
@@ -7,12 +7,12 @@
 //!                                  └──► the connection, with the bytes that were read, is actix-http's to its end
 //! ```
 //!
-//! What the framework does for a request (a pool of requests, a map of fields, a copy of the body into a write buffer)
+//! The framework's work for a request (a pool of requests, a map of fields, a copy of the body into a write buffer)
 //! costs as much as the kernel takes to send it, and it cannot send from the page cache at all.
 
-use super::outgoing::{Outgoing, poll_gone};
+use super::response_writer::{ResponseWriter, poll_gone};
 use super::{KEEP_ALIVE, answered};
-use crate::serve::{QuickBody, QuickRequest, Recent, Service};
+use crate::serve::{QuickBody, QuickRequest, RequestCache, Service};
 use actix_web::dev::{Payload, RequestHead};
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
@@ -30,20 +30,20 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// The longest header that is read here.
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
 
-/// How a conversation went.
+/// The end of our part in a connection.
 pub(super) enum Ended {
     /// The connection has served its time.
     Over,
-    /// It asks for more than this lane knows; these bytes of it were read.
+    /// A request needs the framework; these bytes of it were read.
     Hand(TcpStream, Vec<u8>),
 }
 
-/// What the connections of one worker share.
+/// The state that the connections of one worker share.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct Http1Connections {
     service: Arc<Service>,
-    recent: Rc<Recent>,
-    /// What was just read, and the header that is about to be sent: nothing lies here over a wait.
+    cache: Rc<RequestCache>,
+    /// The request just read, and the header about to be sent: nothing lies here across an await.
     scratch: RefCell<Scratch>,
 }
 
@@ -53,27 +53,27 @@ struct Scratch {
     header: Vec<u8>,
 }
 
-impl Lane {
-    pub(super) fn new(service: Arc<Service>, recent: Rc<Recent>) -> Self {
+impl Http1Connections {
+    pub(super) fn new(service: Arc<Service>, cache: Rc<RequestCache>) -> Self {
         let scratch = Scratch {
             request: vec![0; MAX_REQUEST_BYTES],
             header: Vec::with_capacity(4096),
         };
         Self {
             service,
-            recent,
+            cache,
             scratch: RefCell::new(scratch),
         }
     }
 
     /// Answers requests until one is not for here, or `stopping` says that no more are to be.
-    pub(super) async fn converse(&self, mut stream: TcpStream, stopping: impl Future<Output = ()>) -> Ended {
+    pub(super) async fn serve(&self, mut stream: TcpStream, stopping: impl Future<Output = ()>) -> Ended {
         let mut waiting = pin!(Waiting {
             stopping,
             idle: sleep_until(Instant::now() + KEEP_ALIVE),
             served: Instant::now(),
         });
-        // What came behind a request.
+        // Bytes that came behind a request.
         let ahead = RefCell::new(Vec::new());
         loop {
             let next = poll_fn(|cx| match self.poll_next(&mut stream, &ahead, cx) {
@@ -82,7 +82,7 @@ impl Lane {
             });
             let (sent, closes) = match next.await {
                 Next::Hit { header, body, closes } => {
-                    let out = Outgoing::new(&stream, &self.service, &ahead);
+                    let out = ResponseWriter::new(&stream, &self.service, &ahead);
                     (out.hit(&header, body).await, closes)
                 }
                 Next::Ask { head, closes } => (self.ask(&stream, &ahead, &head, closes).await, closes),
@@ -118,9 +118,9 @@ impl Lane {
             return Next::Hand(bytes.to_vec());
         };
         let closes = quick.closes();
-        let next = match self.service.quick(&self.recent, &quick, header) {
+        let next = match self.service.quick(&self.cache, &quick, header) {
             Some(body) => {
-                let (header, body) = Outgoing::new(stream, &self.service, ahead).begin_hit(header, body);
+                let (header, body) = ResponseWriter::new(stream, &self.service, ahead).begin_hit(header, body);
                 Next::Hit { header, body, closes }
             }
             None => match quick.head(bytes, stream.peer_addr().ok()) {
@@ -143,7 +143,7 @@ impl Lane {
         head: &RequestHead,
         closes: bool,
     ) -> std::io::Result<()> {
-        let response = match self.service.at_once(&self.recent, head) {
+        let response = match self.service.at_once(&self.cache, head) {
             Some(response) => response,
             None => {
                 // In a place of its own: what a connection holds while it is sent to is less.
@@ -155,13 +155,13 @@ impl Lane {
                 }
             }
         };
-        let out = Outgoing::new(stream, &self.service, ahead);
+        let out = ResponseWriter::new(stream, &self.service, ahead);
         out.response(response, head.method == "HEAD", closes).await
     }
 }
 
 pin_project! {
-    /// What ends a connection that asks for nothing.
+    /// The time-outs that end an idle connection.
     struct Waiting<F> {
         #[pin]
         stopping: F,
@@ -191,7 +191,7 @@ impl<F: Future<Output = ()>> Waiting<F> {
 }
 
 enum Next {
-    /// What is left to be sent of the answer to a hit.
+    /// The rest of the answer to a hit.
     Hit {
         header: Bytes,
         body: QuickBody,

@@ -1,11 +1,11 @@
-//! What of a client's request goes on to the upstream (RFC 9110 §7.6).
+//! Forwarding: which fields of a client's request go on to the upstream (RFC 9110 §7.6).
 
 use crate::header::{SURROGATE, end_to_end, text_of};
 use crate::upstream::{Target, Trust};
 use actix_web::dev::RequestHead;
 use std::sync::Arc;
 
-/// Who we are in `Via` (RFC 9110 §7.6.3).
+/// Our name in `Via` (RFC 9110 §7.6.3).
 const PSEUDONYM: &str = "millpond";
 
 /// A request that has come by here so often goes in circles.
@@ -59,7 +59,7 @@ pub(super) fn fetched_for(http: &RequestHead, target: &Arc<Target>) -> Arc<Targe
 
 /// The fields of a request that is passed on as it is: nobody else gets its answer, so the client may claim
 /// what it likes, and the upstream is told the name by which we were called.
-pub(super) fn passed_on(http: &RequestHead, target: &Target) -> Vec<(String, String)> {
+pub(super) fn forwarded_fields(http: &RequestHead, target: &Target) -> Vec<(String, String)> {
     let mut fields = end_to_end_of(http, target);
     let host = http.headers.get("host").and_then(|host| host.to_str().ok());
     add_way(http, target, host, &mut fields);

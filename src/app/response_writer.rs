@@ -1,7 +1,7 @@
-//! What goes out on a connection of our own: the header as bytes, the body from where it lies.
+//! The writer of responses on a connection of our own: the header as bytes, the body from where it lies.
 
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::serve::{DirectBody, Lying, QuickBody, Service, TURN_BYTES, lines_of};
+use crate::serve::{BodyPiece, DirectBody, QuickBody, Service, TURN_BYTES, lines_of};
 use crate::store::Object;
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 
-/// What is sent in one call, in bytes. Where the socket has taken all of it, the next asks for twice as much, up to the
+/// Bytes that are sent in one call. Where the socket has taken all of it, the next asks for twice as much, up to the
 /// most, which is also what one connection sends before it is the others' turn: a client that is fast is woken less often.
 /// Where it has taken less, the next asks for little: it is full, most likely, and all that is asked for is looked for
 /// first.
@@ -25,24 +25,24 @@ const CALL_BYTES: u64 = 256 * 1024;
 const MOST_CALL_BYTES: u64 = 2 << 20;
 const RETRY_BYTES: u64 = 64 * 1024;
 
-/// What is not in memory is brought there in pieces of this length, each sent in one call; the kernel reads ahead of them.
+/// Bytes that are not in the page cache are read into it in pieces of this length, each sent in one call; the kernel reads ahead.
 const BRING_BYTES: u64 = CALL_BYTES;
 
-/// What cannot be sent from there all the same is read on the ordinary way for this long before it is tried again.
+/// Bytes that `sendfile` cannot send are read the ordinary way for this length before it is tried again.
 const READ_ON_BYTES: u64 = 4 << 20;
 
-/// So much is read of requests that come before their turn.
+/// The most bytes that are read of pipelined requests before their turn.
 const MOST_AHEAD_BYTES: usize = 64 * 1024;
 
 /// The answer to one request.
-pub(super) struct Outgoing<'a> {
+pub(super) struct ResponseWriter<'a> {
     stream: &'a TcpStream,
     service: &'a Service,
-    /// What the client has sent already of its next requests.
+    /// Bytes of the client's next requests that have come already.
     ahead: &'a RefCell<Vec<u8>>,
 }
 
-impl<'a> Outgoing<'a> {
+impl<'a> ResponseWriter<'a> {
     pub(super) fn new(stream: &'a TcpStream, service: &'a Service, ahead: &'a RefCell<Vec<u8>>) -> Self {
         Self { stream, service, ahead }
     }
@@ -62,7 +62,7 @@ impl<'a> Outgoing<'a> {
         };
         let send = || Ok(rustix::net::send(self.stream, header, flags)?);
         let sent = self.stream.try_io(Interest::WRITABLE, send);
-        // What went wrong is met again when the rest is written.
+        // An error is met again when the rest is written.
         let sent = sent.unwrap_or(0);
         (Bytes::copy_from_slice(&header[sent..]), body)
     }
@@ -141,15 +141,15 @@ impl<'a> Outgoing<'a> {
             match self.next(&mut header, |cx| body.poll_lying(cx)).await? {
                 None => return self.write(&header.take()).await,
                 Some(Err(cut)) => {
-                    // What came before it goes out first.
+                    // Pieces before the cut go out first.
                     self.write(&header.take()).await?;
                     return Err(io::Error::other(cut));
                 }
-                Some(Ok(Lying::Memory(bytes))) => {
+                Some(Ok(BodyPiece::Memory(bytes))) => {
                     self.write_all(&[&header.take(), &bytes]).await?;
                     turn += bytes.len() as u64;
                 }
-                Some(Ok(Lying::Stored(object, range))) => {
+                Some(Ok(BodyPiece::Stored(object, range))) => {
                     self.write_more(&header.take()).await?;
                     let at = self.send_stored(&object, range, |bytes| body.sent(bytes)).await?;
                     if at < range.end() {
@@ -193,7 +193,7 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// What `poll` comes to. Where it has to be waited for, the header goes out first, and a client that leaves is
+    /// The result of `poll`. Where it is pending, the header goes out first, and a client that leaves is
     /// noticed.
     async fn next<T>(&self, header: &mut Header, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> io::Result<T> {
         if !header.0.is_empty() {
@@ -246,7 +246,7 @@ impl<'a> Outgoing<'a> {
                     };
                     sent(count);
                 }
-                // What is absent is not the disk's to bring.
+                // Reading ahead helps only where the bytes are present.
                 Ok(None) if at >= brought && object.covers(range) => {
                     (brought, call) = (end.min(at + BRING_BYTES), CALL_BYTES);
                     push_out(stream);
@@ -343,7 +343,7 @@ impl<'a> Corked<'a> {
 
 impl Drop for Corked<'_> {
     fn drop(&mut self) {
-        // It fails where the connection has broken.
+        // Setting the option fails where the connection has broken.
         let _ = rustix::net::sockopt::set_tcp_cork(self.0, false);
     }
 }
