@@ -4,7 +4,7 @@
 use http_cache_semantics::{BeforeRequest, CacheOptions, CachePolicy};
 use millpond::clock::{from_unix_seconds, unix_seconds};
 use millpond::header::print_date;
-use millpond::policy::{Fields, Leeway, RequestDirectives, Reuse, Terms, storable};
+use millpond::policy::{Fields, FreshnessDefaults, RequestDirectives, Reuse, Terms, storable};
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -73,7 +73,7 @@ fn ours(case: &Case, now: SystemTime) -> bool {
     }
     let asked = RequestDirectives::read(&[("cache-control", case.asked)][..]);
     let came = Fields::first(&reply[..], "age").map_or(0, |age| age.parse().expect("a number"));
-    let leeway = Leeway {
+    let leeway = FreshnessDefaults {
         fresh_for: Duration::from_secs(1 << 30),
         lasting: false,
         stale_if_error: Duration::ZERO,

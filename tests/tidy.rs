@@ -1,4 +1,4 @@
-//! The layout is the architecture: who may use whom, and what every file owes its reader.
+//! The layout is the architecture: which room may use which, and the debt of every file to its reader.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -119,6 +119,85 @@ fn every_file_opens_with_its_essay_and_ends_before_it_tires() {
             "{} is longer than 650 lines",
             path.display()
         );
+    }
+}
+
+/// The names of types that a line declares with some visibility.
+fn declared(line: &str) -> Option<&str> {
+    let rest = line.trim_start().strip_prefix("pub")?;
+    let rest = match rest.strip_prefix('(') {
+        Some(inside) => inside.split_once(')')?.1,
+        None => rest,
+    };
+    let mut words = rest.split_whitespace();
+    let is_type = matches!(words.next()?, "struct" | "enum" | "trait" | "type");
+    let name = words.next()?;
+    let end = name.find(|char: char| !char.is_alphanumeric()).unwrap_or(name.len());
+    is_type.then(|| &name[..end])
+}
+
+#[test]
+fn no_type_name_has_two_meanings() {
+    let mut seen: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for (_, path, text) in modules() {
+        // A type inside an `impl` is the trait's name for it.
+        for name in text.lines().filter(|line| !line.starts_with(' ')).filter_map(declared) {
+            if let Some(other) = seen.insert(name.to_owned(), path.clone()) {
+                panic!("{name} is declared in {} and in {}", other.display(), path.display());
+            }
+        }
+    }
+    assert!(seen.len() > 200, "only {} types were found", seen.len());
+}
+
+#[test]
+fn comments_begin_with_their_noun() {
+    const RIDDLES: &[&str] = &["Who", "Whoever", "So", "Nobody", "Somebody"];
+    // A pronoun at the start of an item's first line refers to nothing yet.
+    const PRONOUNS: &[&str] = &["What", "It", "Its", "They", "Those"];
+    let rooms = ["store", "fill", "serve", "app", "live", "upstream", "policy", "header"];
+    for (module, path, text) in modules() {
+        if !rooms.contains(&module.as_str()) || path.components().any(|part| part.as_os_str() == "origin") {
+            continue;
+        }
+        let mut before = "";
+        for line in text.lines().map(str::trim_start) {
+            let is_first = !before.starts_with("//");
+            before = line;
+            let Some(comment) = line.strip_prefix("//") else {
+                continue;
+            };
+            let words = comment.trim_start_matches(['/', '!']).trim_start();
+            let first = words.split(' ').next().unwrap_or_default();
+            let is_item = comment.starts_with('/') || comment.starts_with('!');
+            let opens_badly = RIDDLES.contains(&first) || (is_item && PRONOUNS.contains(&first));
+            assert!(!(is_first && opens_badly), "{}: {line}", path.display());
+        }
+    }
+}
+
+#[test]
+fn files_that_comments_name_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    for dir in ["src", "tests", "benches", "migrations"] {
+        sources(&root.join(dir), &mut paths);
+    }
+    let names: Vec<String> = paths
+        .iter()
+        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    for path in &paths {
+        let text = std::fs::read_to_string(path).expect("read");
+        for line in text.lines().filter(|line| line.trim_start().starts_with("//")) {
+            let words = line.split(|char: char| !(char.is_alphanumeric() || char == '_' || char == '.'));
+            for word in words
+                .map(|word| word.trim_end_matches('.'))
+                .filter(|word| word.ends_with(".rs"))
+            {
+                assert!(names.iter().any(|name| name == word), "{} names {word}", path.display());
+            }
+        }
     }
 }
 

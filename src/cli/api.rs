@@ -7,8 +7,8 @@
 use super::ServerArgs;
 use super::failure::Failure;
 use super::name::Name;
-use super::object::Object;
-use super::server::Server;
+use super::object::ListedObject;
+use super::server::RemoteServer;
 use reqwest::{Method, Response};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -31,7 +31,7 @@ const MAX_LINE_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Api {
     http: reqwest::Client,
-    server: Server,
+    server: RemoteServer,
 }
 
 /// A page of the list of objects; its lines are kept as they came.
@@ -53,7 +53,8 @@ struct Problem {
 impl Api {
     /// The API of the server that the command line or the environment names; nothing is asked yet.
     pub(super) fn open(door: &ServerArgs) -> Result<Self, Failure> {
-        let server = Server::choose(door.server.as_deref(), |name| std::env::var(name).ok()).map_err(Failure::Usage)?;
+        let server =
+            RemoteServer::choose(door.server.as_deref(), |name| std::env::var(name).ok()).map_err(Failure::Usage)?;
         let http = reqwest::Client::builder()
             .user_agent(concat!("millpond/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
@@ -65,7 +66,7 @@ impl Api {
         Ok(Self { http, server })
     }
 
-    pub(super) fn server(&self) -> &Server {
+    pub(super) fn server(&self) -> &RemoteServer {
         &self.server
     }
 
@@ -103,7 +104,7 @@ impl Api {
     pub(super) async fn id_of(&self, name: &Name) -> Result<String, Failure> {
         match name {
             Name::Id(id) => Ok(id.to_string()),
-            Name::Url(_) => Ok(self.read::<Object>(&self.find(name).await?)?.id),
+            Name::Url(_) => Ok(self.read::<ListedObject>(&self.find(name).await?)?.id),
         }
     }
 

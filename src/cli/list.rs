@@ -5,7 +5,7 @@
 
 use super::api::{Api, Page};
 use super::failure::Failure;
-use super::object::Object;
+use super::object::ListedObject;
 use super::output::{Output, plain};
 use super::units::{ago, percent, size};
 use super::{Ls, Outcome};
@@ -92,7 +92,7 @@ fn heading(style: Style) -> String {
     }
 }
 
-fn row(object: &Object, style: Style, now: u64) -> String {
+fn row(object: &ListedObject, style: Style, now: u64) -> String {
     let (length, share) = match object.complete_length {
         Some(length) => (size(length), percent(object.present_bytes, length)),
         None => ("?".to_owned(), String::new()),
@@ -126,7 +126,7 @@ mod tests {
 
     const NOW: u64 = 1_700_000_000;
 
-    fn object(more: &str) -> Object {
+    fn object(more: &str) -> ListedObject {
         let text = format!(
             r#"{{"id":"00112233445566778899aabbccddeeff","url":"http://h/a\u001b[2J","state":"incomplete",
             "present":[[0,1048576]],"present_bytes":1048576,"last_used":{},"hits":7{more}}}"#,

@@ -38,8 +38,8 @@ use clap::{Args, Subcommand};
 use failure::Failure;
 use name::Name;
 use output::Output;
+use server::RemoteServer;
 pub(crate) use server::SERVER_VARIABLE;
-use server::Server;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use token::TokenCommand;
@@ -265,7 +265,7 @@ async fn ask(command: Command, output: &mut Output) -> Result<Outcome, Failure> 
 }
 
 /// All the names, or all the mistakes in them.
-fn names(texts: &[String], server: &Server) -> Result<Vec<Name>, Failure> {
+fn names(texts: &[String], server: &RemoteServer) -> Result<Vec<Name>, Failure> {
     let (mut names, mut mistakes) = (Vec::new(), Vec::new());
     for text in texts {
         match Name::read(text, server) {

@@ -3,7 +3,7 @@
 //! Of the URLs that millpond serves only the ad hoc form (`/https/HOST/PATH`) tells the upstream URL; what
 //! lies behind the others the server's configuration knows, and a guess could remove the wrong object.
 
-use super::server::Server;
+use super::server::RemoteServer;
 use millpond::key::{ObjectId, ObjectKey};
 use std::fmt;
 use url::Url;
@@ -31,7 +31,7 @@ impl Name {
     ///
     /// # Errors
     /// The mistake, and what to write instead.
-    pub(super) fn read(text: &str, server: &Server) -> Result<Self, String> {
+    pub(super) fn read(text: &str, server: &RemoteServer) -> Result<Self, String> {
         if let Some(id) = ObjectId::parse(text) {
             return Ok(Self::Id(id));
         }
@@ -46,7 +46,7 @@ impl Name {
 ///
 /// # Errors
 /// The mistake in a prefix. An empty prefix is refused: in a script it is an unset variable.
-pub(super) fn prefix(text: &str, server: &Server) -> Result<String, String> {
+pub(super) fn prefix(text: &str, server: &RemoteServer) -> Result<String, String> {
     if text.is_empty() {
         return Err("--prefix: an empty prefix would mean every object; write --prefix http for that".to_owned());
     }
@@ -58,7 +58,7 @@ pub(super) fn prefix(text: &str, server: &Server) -> Result<String, String> {
         .map_err(|mistake| format!("--prefix: {mistake}"))
 }
 
-fn upstream_url(text: &str, server: &Server) -> Result<Url, String> {
+fn upstream_url(text: &str, server: &RemoteServer) -> Result<Url, String> {
     let url = Url::parse(text)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
@@ -91,8 +91,8 @@ fn ad_hoc(path: &str, query: Option<&str>) -> Option<Url> {
 mod tests {
     use super::*;
 
-    fn server() -> Server {
-        Server::choose(Some("http://127.0.0.1:8080"), |_| None).expect("an address")
+    fn server() -> RemoteServer {
+        RemoteServer::choose(Some("http://127.0.0.1:8080"), |_| None).expect("an address")
     }
 
     fn read(text: &str) -> Result<String, String> {
@@ -117,7 +117,7 @@ mod tests {
         ] {
             assert_eq!(read(text).as_deref(), Ok("https://e.org:444/a%2Fb?c=d"));
         }
-        let proxied = Server::choose(Some("https://p.org/pond/"), |_| None).expect("an address");
+        let proxied = RemoteServer::choose(Some("https://p.org/pond/"), |_| None).expect("an address");
         let name = Name::read("https://p.org/pond/http/h/a", &proxied).map(|name| name.to_string());
         assert_eq!(name.as_deref(), Ok("http://h/a"));
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 /// An object as the server sees it. Sizes are in bytes, times in seconds since 1970.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct Object {
+pub(super) struct ListedObject {
     /// The digest of the URL.
     pub(super) id: String,
     /// The canonical URL.

@@ -16,12 +16,12 @@ const DEFAULT_PORT: u16 = 8080;
 
 /// A server, by the URL of its root.
 #[derive(Debug, Clone)]
-pub(super) struct Server {
+pub(super) struct RemoteServer {
     /// The path ends in a slash: more than that is a proxy's, before the server's own.
     root: Url,
 }
 
-impl Server {
+impl RemoteServer {
     /// The server that the flag names, or else the environment.
     ///
     /// # Errors
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     fn address(text: &str) -> String {
-        Server::parse(text).map_or_else(str::to_owned, |server| server.address())
+        RemoteServer::parse(text).map_or_else(str::to_owned, |server| server.address())
     }
 
     #[test]
@@ -153,7 +153,7 @@ mod tests {
             "h/pond",
             "h:",
         ] {
-            assert!(Server::parse(text).is_err(), "{text}");
+            assert!(RemoteServer::parse(text).is_err(), "{text}");
         }
     }
 
@@ -165,7 +165,7 @@ mod tests {
                     .find(|(key, _)| *key == name)
                     .map(|(_, value)| (*value).to_owned())
             };
-            Server::choose(flag, variable).map(|server| server.address())
+            RemoteServer::choose(flag, variable).map(|server| server.address())
         };
         let both = [("MILLPOND_SERVER", "s:1"), ("MILLPOND_LISTEN", "0.0.0.0:2")];
         assert_eq!(choose(Some("f:3"), &both).as_deref(), Ok("http://f:3"));
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_api_lies_below_the_root_also_behind_a_proxy() {
-        let server = Server::parse("https://e.org/pond").expect("a server");
+        let server = RemoteServer::parse("https://e.org/pond").expect("a server");
         let url = server.api("objects", &[("url", "http://h/a?b&c")]);
         assert_eq!(
             url.as_str(),

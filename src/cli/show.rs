@@ -5,7 +5,7 @@ use super::api::Api;
 use super::bar::bar;
 use super::failure::Failure;
 use super::name::Name;
-use super::object::Object;
+use super::object::ListedObject;
 use super::output::{Output, plain};
 use super::units::{ago, count, exact_size, percent};
 use millpond::clock::{Clock, SystemClock, from_unix_seconds, unix_seconds};
@@ -26,7 +26,7 @@ pub(super) async fn run(api: &Api, name: &Name, json: bool, output: &mut Output)
     Ok(Outcome::Done)
 }
 
-fn lines(object: &Object, now: u64) -> Vec<String> {
+fn lines(object: &ListedObject, now: u64) -> Vec<String> {
     let unknown = || "unknown".to_owned();
     let time = |seconds: u64| match seconds {
         0 => "never".to_owned(),
@@ -58,7 +58,7 @@ fn lines(object: &Object, now: u64) -> Vec<String> {
         .collect()
 }
 
-fn present(object: &Object) -> String {
+fn present(object: &ListedObject) -> String {
     let ranges = count(object.present.len() as u64, "range");
     let here = exact_size(object.present_bytes);
     match object.complete_length {
@@ -83,7 +83,7 @@ fn ranges(present: &[[u64; 2]]) -> String {
 }
 
 /// Where the length is not known the picture ends with the last byte that is here.
-fn picture(object: &Object) -> String {
+fn picture(object: &ListedObject) -> String {
     let last = object.present.iter().map(|[_, end]| *end).max().unwrap_or(0);
     match object.complete_length {
         Some(length) => format!("[{}]", bar(&object.present, length)),

@@ -8,7 +8,7 @@ use super::Outcome;
 use super::api::Api;
 use super::failure::Failure;
 use super::name::Name;
-use super::object::Object;
+use super::object::ListedObject;
 use super::output::{Output, plain};
 use super::units::{count, size};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -69,7 +69,7 @@ pub(super) async fn online(
 ) -> Result<Outcome, Failure> {
     // Looked up also where the name is an id: so an unknown one is told before the stream begins.
     let id = match name {
-        Some(name) => Some(api.read::<Object>(&api.find(name).await?)?.id),
+        Some(name) => Some(api.read::<ListedObject>(&api.find(name).await?)?.id),
         None => None,
     };
     let mut query = vec![("repair", if repair { "true" } else { "false" })];

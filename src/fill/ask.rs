@@ -43,18 +43,18 @@ const NOTICES_AFTER: u32 = 5;
 
 /// A reply, as far as a fill tells them apart.
 #[derive(Debug)]
-pub(super) enum Reply {
+pub(super) enum AskOutcome {
     /// A success, 304 or 416: [`super::join`] says what it is worth.
     Exchange(Box<Exchange>),
     /// Any other status, and whose request it was.
     Refused(Refusal, Arc<Target>),
 }
 
-pub(super) type Asked = Result<Reply, UpstreamError>;
+pub(super) type Asked = Result<AskOutcome, UpstreamError>;
 
 /// The question to an upstream.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Question {
+pub(super) struct UpstreamQuestion {
     pub(super) if_match: Option<String>,
     pub(super) if_range: Option<String>,
     pub(super) if_none_match: Option<String>,
@@ -74,14 +74,14 @@ pub(super) async fn ask(
     shared: &FillState,
     permit: &Permit,
     span: Span,
-    question: Question,
+    question: UpstreamQuestion,
 ) -> Asked {
     let exchange = ask_any(context, shared, permit, span, question).await?;
     if brings_bytes(exchange.reply.status) {
-        return Ok(Reply::Exchange(Box::new(exchange)));
+        return Ok(AskOutcome::Exchange(Box::new(exchange)));
     }
     let asked = Arc::clone(&exchange.target);
-    Ok(Reply::Refused(refusal(exchange, None).await, asked))
+    Ok(AskOutcome::Refused(refusal(exchange, None).await, asked))
 }
 
 /// Whether [`super::join`] says what a reply with that status is worth.
@@ -95,7 +95,7 @@ pub(super) async fn ask_any(
     shared: &FillState,
     permit: &Permit,
     span: Span,
-    question: Question,
+    question: UpstreamQuestion,
 ) -> Result<Exchange, UpstreamError> {
     let target = shared.target();
     let mut asking = Asking {

@@ -61,7 +61,7 @@ pub(super) struct Running {
 
 /// All that the plan depends on.
 #[derive(Debug)]
-pub(super) struct View<'a> {
+pub(super) struct PlanView<'a> {
     pub(super) length: Option<u64>,
     pub(super) present: &'a RangeSet,
     /// In the order of their positions.
@@ -98,7 +98,7 @@ pub(super) enum Step {
     Stop { id: u64 },
 }
 
-pub(super) fn plan(view: &View<'_>) -> Vec<Step> {
+pub(super) fn plan(view: &PlanView<'_>) -> Vec<Step> {
     let class = match view.waiting {
         [] if view.ahead.is_empty() => Class::Background,
         [] => Class::Ahead,
@@ -128,7 +128,7 @@ pub(super) fn plan(view: &View<'_>) -> Vec<Step> {
 }
 
 /// Reads on from the last byte, as far as anybody wants.
-fn grow(view: &View<'_>, length: u64, class: Class) -> Vec<Step> {
+fn grow(view: &PlanView<'_>, length: u64, class: Class) -> Vec<Step> {
     let at = view.grows_at.unwrap_or_default();
     let waited = view.waiting.iter().map(|waiter| waiter.end);
     let end = match view.background {
@@ -159,14 +159,14 @@ pub(super) fn worthwhile(range: ByteRange) -> ByteRange {
 }
 
 struct Draft<'a> {
-    view: &'a View<'a>,
+    view: &'a PlanView<'a>,
     length: u64,
     running: Vec<Running>,
     steps: Vec<Step>,
 }
 
 impl<'a> Draft<'a> {
-    fn new(view: &'a View<'a>, length: u64) -> Self {
+    fn new(view: &'a PlanView<'a>, length: u64) -> Self {
         Self {
             view,
             length,
@@ -378,8 +378,8 @@ mod tests {
         ByteRange::new(start, end).expect("not empty")
     }
 
-    fn view<'a>(present: &'a RangeSet, waiting: &'a [WaitingAt], running: &'a [Running]) -> View<'a> {
-        View {
+    fn view<'a>(present: &'a RangeSet, waiting: &'a [WaitingAt], running: &'a [Running]) -> PlanView<'a> {
+        PlanView {
             length: Some(LENGTH),
             present,
             waiting,
@@ -560,7 +560,7 @@ mod tests {
             });
             let mut waiting = self.readers.clone();
             waiting.sort_by_key(|reader| reader.at);
-            let steps = plan(&View {
+            let steps = plan(&PlanView {
                 length: Some(self.length),
                 background,
                 ..view(&self.present, &waiting, &self.running)

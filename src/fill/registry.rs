@@ -206,12 +206,12 @@ pub(super) struct FillState {
     stream: OnceLock<Arc<Stream>>,
     pub(super) throughput: Arc<Mutex<Throughput>>,
     positions: Mutex<Vec<Weak<ReaderPosition>>>,
-    pub(super) status: Mutex<Status>,
+    pub(super) status: Mutex<FillStatus>,
 }
 
 /// The owner's status, published after each plan.
 #[derive(Debug, Default)]
-pub(super) struct Status {
+pub(super) struct FillStatus {
     pub(super) sessions: Vec<Arc<SessionPosition>>,
     pub(super) retry_at: Option<Instant>,
     /// The last failure was the disk's.

@@ -23,9 +23,9 @@ const PIECES: usize = 4;
 /// The body of a request on its way to the upstream.
 #[derive(Debug)]
 pub struct RequestBody {
-    /// Its length in bytes, where the client says it.
+    /// The body's length in bytes, where the client says it.
     pub length: Option<u64>,
-    /// Its pieces; an error where the client's end was cut, which cuts the upstream's too.
+    /// The body's pieces; an error where the client's end was cut, which cuts the upstream's too.
     pub pieces: mpsc::Receiver<io::Result<Bytes>>,
 }
 

@@ -101,7 +101,7 @@ pub struct Preconditions {
 /// The current representation, for preconditions to be evaluated against.
 #[derive(Debug, Clone, Copy)]
 pub struct Current<'a> {
-    /// Its tags; what has none is named by `*` alone.
+    /// The representation's tags; one without any is matched by `*` alone.
     pub etags: &'a [EntityTag],
     /// When it was last modified, in whole seconds.
     pub modified: SystemTime,
@@ -110,7 +110,7 @@ pub struct Current<'a> {
 /// A conditional field that names nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is neither * nor a list of entity tags like \"abc\"")]
-pub struct Malformed {
+pub struct MalformedCondition {
     field: &'static str,
 }
 
@@ -123,10 +123,10 @@ impl Preconditions {
         if_match: Option<String>,
         if_none_match: Option<String>,
         if_unmodified_since: Option<String>,
-    ) -> Result<Self, Malformed> {
+    ) -> Result<Self, MalformedCondition> {
         for (field, value) in [("If-Match", &if_match), ("If-None-Match", &if_none_match)] {
             if value.as_deref().is_some_and(|value| !is_tag_list(value)) {
-                return Err(Malformed { field });
+                return Err(MalformedCondition { field });
             }
         }
         Ok(Self {

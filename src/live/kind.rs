@@ -13,7 +13,7 @@ const LIVE_TO_THE_CLOSE: &[&str] = &["audio/aac", "audio/aacp", "audio/mpeg", "v
 
 /// The format of a stream: it tells where a listener may come in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum StreamFormat {
     /// Frames that a decoder finds by itself (MPEG audio): any place will do.
     Frames,
     /// MPEG transport packets of 188 bytes.
@@ -41,7 +41,7 @@ pub struct Rules {
     pub types: Vec<String>,
 }
 
-impl Kind {
+impl StreamFormat {
     /// The kind of stream that a reply is; `None` where it is an ordinary one.
     ///
     /// A reply that names its length has an end. So has one of any other type than those that are known for having
@@ -110,18 +110,18 @@ fn boundary(content_type: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn kind(framing: Framing, fields: &[(&str, &str)]) -> Option<Kind> {
+    fn kind(framing: Framing, fields: &[(&str, &str)]) -> Option<StreamFormat> {
         let rules = Rules {
             types: vec!["application/ogg".to_owned(), "x/*".to_owned()],
         };
-        Kind::of(200, framing, fields, &rules)
+        StreamFormat::of(200, framing, fields, &rules)
     }
 
     #[test]
     fn what_names_its_length_has_an_end() {
         let radio = [("content-type", "audio/mpeg"), ("icy-name", "A")];
         assert_eq!(kind(Framing::Length(10), &radio), None);
-        assert_eq!(kind(Framing::Close, &radio), Some(Kind::Frames));
+        assert_eq!(kind(Framing::Close, &radio), Some(StreamFormat::Frames));
         let segment = [("content-type", "video/mp2t"), ("cache-control", "max-age=60")];
         assert_eq!(kind(Framing::Delimited, &segment), None);
         let live = [
@@ -129,7 +129,7 @@ mod tests {
             ("cache-control", "no-cache"),
             ("expires", "0"),
         ];
-        assert_eq!(kind(Framing::Close, &live), Some(Kind::Packets));
+        assert_eq!(kind(Framing::Close, &live), Some(StreamFormat::Packets));
         assert_eq!(kind(Framing::Delimited, &live), None, "a segment in chunks");
         let song = [("content-type", "audio/mpeg")];
         assert_eq!(
@@ -137,9 +137,12 @@ mod tests {
             None,
             "a song that is coded as it is sent"
         );
-        assert_eq!(kind(Framing::Close, &song), Some(Kind::Frames));
-        assert_eq!(kind(Framing::Delimited, &radio), Some(Kind::Frames));
-        assert_eq!(Kind::of(404, Framing::Close, &radio[..], &Rules::default()), None);
+        assert_eq!(kind(Framing::Close, &song), Some(StreamFormat::Frames));
+        assert_eq!(kind(Framing::Delimited, &radio), Some(StreamFormat::Frames));
+        assert_eq!(
+            StreamFormat::of(404, Framing::Close, &radio[..], &Rules::default()),
+            None
+        );
     }
 
     #[test]
@@ -147,24 +150,24 @@ mod tests {
         let of = |media: &str| kind(Framing::Delimited, &[("content-type", media)]);
         assert_eq!(of("text/html"), None);
         assert_eq!(of("video/x-matroska"), None);
-        assert_eq!(of("Text/Event-Stream; charset=utf-8"), Some(Kind::Events));
-        assert_eq!(of("application/ogg"), Some(Kind::Whole));
-        assert_eq!(of("x/y"), Some(Kind::Whole));
+        assert_eq!(of("Text/Event-Stream; charset=utf-8"), Some(StreamFormat::Events));
+        assert_eq!(of("application/ogg"), Some(StreamFormat::Whole));
+        assert_eq!(of("x/y"), Some(StreamFormat::Whole));
         let delimiter = "--frame".to_owned();
         for boundary in ["frame", "\"frame\"", "--frame"] {
             let media = format!("multipart/x-mixed-replace;boundary={boundary}");
             assert_eq!(
                 of(&media),
-                Some(Kind::Parts {
+                Some(StreamFormat::Parts {
                     delimiter: delimiter.clone()
                 }),
                 "{boundary}"
             );
         }
-        assert_eq!(of("multipart/x-mixed-replace"), Some(Kind::Whole));
+        assert_eq!(of("multipart/x-mixed-replace"), Some(StreamFormat::Whole));
         let icy = [("content-type", "audio/mpeg"), ("icy-metaint", "16000")];
-        assert_eq!(kind(Framing::Close, &icy), Some(Kind::Icy { every: 16000 }));
+        assert_eq!(kind(Framing::Close, &icy), Some(StreamFormat::Icy { every: 16000 }));
         let opus = [("content-type", "audio/ogg"), ("icy-name", "A")];
-        assert_eq!(kind(Framing::Close, &opus), Some(Kind::Whole));
+        assert_eq!(kind(Framing::Close, &opus), Some(StreamFormat::Whole));
     }
 }

@@ -8,6 +8,8 @@ mod kind;
 mod streams;
 mod sync_points;
 
-pub use kind::{Kind, Rules};
-pub use streams::{CROWDED, Limits, Listener, State, Status, Stream, StreamId, StreamRequest, Streams, TooMany};
+pub use kind::{Rules, StreamFormat};
+pub use streams::{
+    CROWDED, Limits, Listener, Stream, StreamId, StreamRequest, StreamState, StreamStatus, Streams, TooMany,
+};
 pub use sync_points::{EventScan, SyncPoints, after_event};

@@ -1,6 +1,6 @@
 //! Which streams there are, what has become of each, and who may know.
 
-use super::kind::{Kind, Rules};
+use super::kind::{Rules, StreamFormat};
 use super::sync_points::SyncPoints;
 use crate::clock::{SharedClock, unix_seconds};
 use crate::key::ObjectId;
@@ -77,7 +77,7 @@ impl fmt::Debug for StreamId {
 /// How far a stream has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum StreamState {
     /// The upstream has not answered yet.
     Opening,
     /// Bytes come.
@@ -92,7 +92,7 @@ pub enum State {
     Stopped,
 }
 
-impl State {
+impl StreamState {
     /// Whether nothing more comes.
     pub fn is_over(self) -> bool {
         !matches!(self, Self::Opening | Self::Running)
@@ -122,16 +122,16 @@ impl State {
 
 /// The status of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
+pub struct StreamStatus {
     /// How far it has come.
-    pub state: State,
+    pub state: StreamState,
     /// Why it ended, in words; for a stopped one, who stopped it.
     pub why: Option<String>,
     /// The status of the upstream's reply.
     pub code: Option<u16>,
     /// When it ended, in seconds since 1970.
     pub ended: Option<u64>,
-    /// Its log has gone, its time being over.
+    /// The log is gone: the stream's time is over.
     pub gone: bool,
 }
 
@@ -164,7 +164,7 @@ pub struct Stream {
     /// In seconds since 1970.
     started: u64,
     begun: Instant,
-    status: watch::Sender<Status>,
+    status: watch::Sender<StreamStatus>,
     stop: watch::Sender<Option<String>>,
     joins: Mutex<Option<SyncPoints>>,
     log: Mutex<Log>,
@@ -173,7 +173,7 @@ pub struct Stream {
     end: AtomicU64,
     listeners: AtomicUsize,
     left: Mutex<Instant>,
-    kind: OnceLock<Kind>,
+    kind: OnceLock<StreamFormat>,
 }
 
 #[derive(Debug, Clone)]
@@ -197,12 +197,12 @@ impl Stream {
     }
 
     /// The format, once the upstream has answered.
-    pub fn kind(&self) -> Option<&Kind> {
+    pub fn kind(&self) -> Option<&StreamFormat> {
         self.kind.get()
     }
 
     /// The status now.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> StreamStatus {
         self.status.borrow().clone()
     }
 
@@ -219,7 +219,7 @@ impl Stream {
     /// Returns when the upstream has answered, or will not.
     pub async fn opened(&self) {
         let mut status = self.status.subscribe();
-        let _ = status.wait_for(|status| status.state != State::Opening).await;
+        let _ = status.wait_for(|status| status.state != StreamState::Opening).await;
     }
 
     /// Returns when nothing more comes.
@@ -239,12 +239,12 @@ impl Stream {
     }
 
     /// The upstream has answered, and this is where its bytes go.
-    pub fn run(&self, object: &Arc<Object>, kind: Kind, code: u16) {
+    pub fn run(&self, object: &Arc<Object>, kind: StreamFormat, code: u16) {
         *lock(&self.joins) = Some(SyncPoints::new(kind.clone()));
         let _ = self.kind.set(kind);
         *lock(&self.log) = Log::Open(Arc::clone(object));
         self.status.send_modify(|status| {
-            status.state = State::Running;
+            status.state = StreamState::Running;
             status.code = Some(code);
         });
     }
@@ -312,7 +312,7 @@ impl Stream {
         }
     }
 
-    /// Its log is that object now.
+    /// Notes that the log is that object now.
     pub fn move_to(&self, object: &Object) {
         *lock(&self.log) = Log::Stored(object.id(), object.generation());
     }
@@ -410,7 +410,7 @@ impl Streams {
     pub fn begin(&self, origin: StreamRequest) -> Result<(Arc<Stream>, bool), TooMany> {
         let mut all = lock(&self.all);
         // A request that was never answered may be tried again.
-        let unanswered = |status: &Status| status.state == State::Failed && status.code.is_none();
+        let unanswered = |status: &StreamStatus| status.state == StreamState::Failed && status.code.is_none();
         let same = |stream: &&Arc<Stream>| {
             origin.request.is_some() && stream.origin.request == origin.request && !unanswered(&stream.status())
         };
@@ -461,7 +461,7 @@ impl Streams {
             stream.first.store(run.start(), Ordering::Release);
             stream.end.store(run.end(), Ordering::Release);
         }
-        let _ = stream.kind.set(Kind::by_type(&object.representation()));
+        let _ = stream.kind.set(StreamFormat::by_type(&object.representation()));
         let status = stream.status();
         if status.state.is_over() && !object.is_whole() {
             let why = status
@@ -480,15 +480,15 @@ impl Streams {
     }
 
     /// The stream is over: for a blocking thread.
-    pub fn end(&self, stream: &Stream, state: State, why: Option<String>) {
+    pub fn end(&self, stream: &Stream, state: StreamState, why: Option<String>) {
         let now = unix_seconds(self.clock.now());
         stream.status.send_if_modified(|status| {
             if status.state.is_over() {
                 return false;
             }
             // A refusal that came whole is a refusal all the same.
-            let refused = state == State::Complete && status.code.is_some_and(|code| code >= 400);
-            status.state = if refused { State::Failed } else { state };
+            let refused = state == StreamState::Complete && status.code.is_some_and(|code| code >= 400);
+            status.state = if refused { StreamState::Failed } else { state };
             status.why = why;
             status.ended = Some(now);
             true
@@ -555,8 +555,8 @@ fn new(id: StreamId, origin: StreamRequest, started: u64) -> Stream {
         origin,
         started,
         begun: Instant::now(),
-        status: watch::Sender::new(Status {
-            state: State::Opening,
+        status: watch::Sender::new(StreamStatus {
+            state: StreamState::Opening,
             why: None,
             code: None,
             ended: None,
@@ -574,7 +574,7 @@ fn new(id: StreamId, origin: StreamRequest, started: u64) -> Stream {
 }
 
 fn restored(id: StreamId, record: StreamRecord, now: u64) -> Stream {
-    let was_under_way = record.state < State::Complete.number();
+    let was_under_way = record.state < StreamState::Complete.number();
     let origin = StreamRequest {
         url: record.url,
         method: record.method,
@@ -582,8 +582,8 @@ fn restored(id: StreamId, record: StreamRecord, now: u64) -> Stream {
         request: record.request,
     };
     let stream = new(id, origin, record.started);
-    stream.status.send_replace(Status {
-        state: State::restored(record.state),
+    stream.status.send_replace(StreamStatus {
+        state: StreamState::restored(record.state),
         why: match was_under_way {
             true => Some("the server ended while it was under way".to_owned()),
             false => record.why,

@@ -2,7 +2,7 @@
 //!
 //! Bytes are scanned as they are logged, piece by piece, and only the latest few offsets are kept.
 
-use super::kind::Kind;
+use super::kind::StreamFormat;
 use std::collections::VecDeque;
 
 /// A packet of an MPEG transport stream, in bytes.
@@ -14,7 +14,7 @@ const MOST_POINTS: usize = 1024;
 /// The latest places at which a reader may come in.
 #[derive(Debug)]
 pub struct SyncPoints {
-    kind: Kind,
+    kind: StreamFormat,
     /// How much has been looked at.
     at: u64,
     points: Points,
@@ -47,16 +47,16 @@ struct Lines {
 
 impl SyncPoints {
     /// The sync points of a stream that begins.
-    pub fn new(kind: Kind) -> Self {
+    pub fn new(kind: StreamFormat) -> Self {
         let scan = match &kind {
-            Kind::Icy { every } => Scan::Icy { length_at: *every },
-            Kind::Events => Scan::Lines(Lines {
+            StreamFormat::Icy { every } => Scan::Icy { length_at: *every },
+            StreamFormat::Events => Scan::Lines(Lines {
                 is_empty: true,
                 after_return: false,
                 ended: false,
             }),
-            Kind::Parts { .. } => Scan::Parts { tail: Vec::new() },
-            Kind::Frames | Kind::Packets | Kind::Whole => Scan::None,
+            StreamFormat::Parts { .. } => Scan::Parts { tail: Vec::new() },
+            StreamFormat::Frames | StreamFormat::Packets | StreamFormat::Whole => Scan::None,
         };
         Self {
             kind,
@@ -71,7 +71,7 @@ impl SyncPoints {
         let start = self.at;
         self.at += bytes.len() as u64;
         match (&mut self.scan, &self.kind) {
-            (Scan::Icy { length_at }, Kind::Icy { every }) => {
+            (Scan::Icy { length_at }, StreamFormat::Icy { every }) => {
                 while let Some(&blocks) = length_at
                     .checked_sub(start)
                     .and_then(|index| bytes.get(usize::try_from(index).ok()?))
@@ -88,7 +88,7 @@ impl SyncPoints {
                     }
                 }
             }
-            (Scan::Parts { tail }, Kind::Parts { delimiter }) => {
+            (Scan::Parts { tail }, StreamFormat::Parts { delimiter }) => {
                 let before = tail.len() as u64;
                 tail.extend_from_slice(bytes);
                 let delimiter = delimiter.as_bytes();
@@ -108,12 +108,12 @@ impl SyncPoints {
     /// before it where there is none after it. `None` where there is none at all any more from `first` on.
     pub fn at_or_after(&self, wanted: u64, first: u64) -> Option<u64> {
         match &self.kind {
-            Kind::Frames => Some(wanted.max(first)),
-            Kind::Packets => {
+            StreamFormat::Frames => Some(wanted.max(first)),
+            StreamFormat::Packets => {
                 let aligned = wanted.max(first).div_ceil(PACKET_BYTES) * PACKET_BYTES;
                 Some(aligned.min(self.at / PACKET_BYTES * PACKET_BYTES)).filter(|at| *at >= first)
             }
-            Kind::Whole => (first == 0).then_some(0),
+            StreamFormat::Whole => (first == 0).then_some(0),
             _ => {
                 let known = self.points.iter().filter(|point| *point >= first && *point <= self.at);
                 let after = known.clone().find(|point| *point >= wanted);
@@ -269,7 +269,7 @@ impl EventScan<'_> {
 mod tests {
     use super::*;
 
-    fn points(kind: Kind, pieces: &[&[u8]]) -> Vec<u64> {
+    fn points(kind: StreamFormat, pieces: &[&[u8]]) -> Vec<u64> {
         let mut points = SyncPoints::new(kind);
         pieces.iter().for_each(|piece| points.look(piece));
         points.points.iter().collect()
@@ -284,7 +284,7 @@ mod tests {
             log.extend_from_slice(&vec![7; 16 * usize::from(blocks)]);
         }
         let wanted = vec![0, 11, 54, 65, 92];
-        let kind = || Kind::Icy { every: 10 };
+        let kind = || StreamFormat::Icy { every: 10 };
         assert_eq!(points(kind(), &[&log]), wanted);
         let bytes: Vec<&[u8]> = log.chunks(1).collect();
         assert_eq!(points(kind(), &bytes), wanted);
@@ -298,15 +298,15 @@ mod tests {
             ("data: a\r\rx\n\n", vec![0, 9, 12]),
             (": beat\n\n", vec![0, 8]),
         ] {
-            assert_eq!(points(Kind::Events, &[text.as_bytes()]), wanted, "{text:?}");
+            assert_eq!(points(StreamFormat::Events, &[text.as_bytes()]), wanted, "{text:?}");
             let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
-            assert_eq!(points(Kind::Events, &bytes), wanted, "{text:?}");
+            assert_eq!(points(StreamFormat::Events, &bytes), wanted, "{text:?}");
         }
     }
 
     #[test]
     fn a_part_begins_with_its_delimiter_though_it_comes_in_two_pieces() {
-        let kind = || Kind::Parts {
+        let kind = || StreamFormat::Parts {
             delimiter: "--xy".to_owned(),
         };
         let text = b"--xy\r\n\r\none\r\n--xy\r\n\r\ntwo\r\n--xy";
@@ -318,20 +318,20 @@ mod tests {
 
     #[test]
     fn who_comes_late_begins_where_a_client_can() {
-        let mut packets = SyncPoints::new(Kind::Packets);
+        let mut packets = SyncPoints::new(StreamFormat::Packets);
         packets.look(&[0; 1000]);
         assert_eq!(packets.at_or_after(200, 0), Some(376));
         assert_eq!(packets.at_or_after(999, 0), Some(940));
         assert_eq!(packets.at_or_after(0, 300), Some(376));
-        let mut frames = SyncPoints::new(Kind::Frames);
+        let mut frames = SyncPoints::new(StreamFormat::Frames);
         frames.look(&[0; 1000]);
         assert_eq!(frames.at_or_after(200, 300), Some(300));
-        let mut events = SyncPoints::new(Kind::Events);
+        let mut events = SyncPoints::new(StreamFormat::Events);
         events.look(b"data: a\n\ndata: b\n\ndata");
         assert_eq!(events.at_or_after(22, 0), Some(18));
         assert_eq!(events.at_or_after(5, 0), Some(9));
         assert_eq!(events.at_or_after(22, 20), None);
-        let mut whole = SyncPoints::new(Kind::Whole);
+        let mut whole = SyncPoints::new(StreamFormat::Whole);
         whole.look(&[0; 10]);
         assert_eq!((whole.at_or_after(9, 0), whole.at_or_after(9, 1)), (Some(0), None));
     }
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn of_many_places_the_first_and_the_latest_are_remembered() {
-        let mut events = SyncPoints::new(Kind::Events);
+        let mut events = SyncPoints::new(StreamFormat::Events);
         for _ in 0..100_000 {
             events.look(b"data\n\n");
         }

@@ -9,7 +9,7 @@ use super::census::Census;
 use super::change::{Changes, Occupant};
 use super::error::OriginError;
 use super::gone::Made;
-use super::moving::State;
+use super::moving::EntryState;
 use super::path::{TreePath, is_unfinished};
 use super::staging::{Arrived, sync};
 use super::tree::{Crossing, Found, Stamp, stamp};
@@ -41,14 +41,14 @@ pub enum Copying {
 #[derive(Debug)]
 pub enum Copied {
     /// Of a file.
-    File(Arrived, State),
+    File(Arrived, EntryState),
     /// Of a collection or a link.
-    Made(Made, State),
+    Made(Made, EntryState),
 }
 
 impl Copied {
     /// The state in which it was copied.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> EntryState {
         match self {
             Self::File(_, state) | Self::Made(_, state) => *state,
         }
@@ -101,7 +101,7 @@ impl Changes {
                 };
                 let mut made = self.staging.begin_collection(&to.parent(), false)?;
                 self.fill_collection(&original, &mut made, how)?;
-                Ok(Copied::Made(made, State::Collection(census)))
+                Ok(Copied::Made(made, EntryState::Collection(census)))
             }
         }
     }
@@ -131,7 +131,7 @@ impl Changes {
                 attributes::carry(&original, &arrived.staged.file)?;
                 arrived.modified = stamp(&arrived.staged.file)?.modified;
             }
-            return Ok(Copied::File(arrived, State::Single(state)));
+            return Ok(Copied::File(arrived, EntryState::Single(state)));
         }
         Err(OriginError::Changing)
     }
@@ -140,7 +140,7 @@ impl Changes {
     fn copy_link(&self, parent: &OwnedFd, name: &str, state: Stamp, to: &TreePath) -> Result<Copied, OriginError> {
         let target = readlinkat(parent, name, Vec::new()).map_err(OriginError::met("read a link"))?;
         let made = self.staging.begin_link(&to.parent(), &target, false)?;
-        Ok(Copied::Made(made, State::Single(state)))
+        Ok(Copied::Made(made, EntryState::Single(state)))
     }
 
     /// Copies what a rename does not get to its place once more, beside that. Takes no lock: it may be long.

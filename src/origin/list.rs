@@ -25,7 +25,7 @@ const MAX_READINGS: usize = 6;
 
 /// What a member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum MemberKind {
     /// A collection; they come first where people look.
     Collection,
     /// A file.
@@ -38,7 +38,7 @@ pub struct Member {
     /// Its name.
     pub name: String,
     /// What it is; of a link, what the link leads to.
-    pub kind: Kind,
+    pub kind: MemberKind,
     /// Its state; of a link, that of what the link leads to.
     pub stamp: Stamp,
     /// Whether it is a symbolic link.
@@ -229,8 +229,8 @@ pub fn member(
         false => stat,
     };
     let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Kind::File,
-        FileType::Directory => Kind::Collection,
+        FileType::RegularFile => MemberKind::File,
+        FileType::Directory => MemberKind::Collection,
         _ => return Ok(None),
     };
     let stamp = Stamp::of(&stat);
@@ -239,7 +239,7 @@ pub fn member(
         kind,
         stamp,
         link,
-        tag: (kind == Kind::File).then(|| lasting(tags, &stamp)).flatten(),
+        tag: (kind == MemberKind::File).then(|| lasting(tags, &stamp)).flatten(),
     }))
 }
 
@@ -254,9 +254,9 @@ fn mounted(handle: &OwnedFd, name: &str) -> Option<Member> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     let stat = statx(handle, name, flags, StatxFlags::BASIC_STATS).ok()?;
     let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
-        FileType::Directory => Kind::Collection,
+        FileType::Directory => MemberKind::Collection,
         // A file that is mounted over another is read like any other.
-        FileType::RegularFile => Kind::File,
+        FileType::RegularFile => MemberKind::File,
         _ => return None,
     };
     Some(Member {

@@ -28,7 +28,7 @@ pub struct Locks {
 
 /// What is held while a change is made. What is held of paths goes before what is held of trees.
 #[derive(Debug)]
-pub struct Held {
+pub struct HeldLocks {
     _paths: Vec<OwnedMutexGuard<()>>,
     _shared: Vec<OwnedRwLockReadGuard<()>>,
     _alone: Vec<OwnedRwLockWriteGuard<()>>,
@@ -36,7 +36,7 @@ pub struct Held {
 
 impl Locks {
     /// Waits until nobody else changes any of the paths.
-    pub async fn paths(&self, mounts: &Mounts, paths: &[TreePath]) -> Held {
+    pub async fn paths(&self, mounts: &Mounts, paths: &[TreePath]) -> HeldLocks {
         let mut shared = Vec::new();
         for tree in self.trees(mounts, paths) {
             shared.push(tree.read_owned().await);
@@ -49,7 +49,7 @@ impl Locks {
         for key in keys {
             held.push(self.lock(key).lock_owned().await);
         }
-        Held {
+        HeldLocks {
             _paths: held,
             _shared: shared,
             _alone: Vec::new(),
@@ -57,12 +57,12 @@ impl Locks {
     }
 
     /// Waits until nobody else changes anything on the mounts that the paths are on.
-    pub async fn trees_of(&self, mounts: &Mounts, paths: &[TreePath]) -> Held {
+    pub async fn trees_of(&self, mounts: &Mounts, paths: &[TreePath]) -> HeldLocks {
         let mut alone = Vec::new();
         for tree in self.trees(mounts, paths) {
             alone.push(tree.write_owned().await);
         }
-        Held {
+        HeldLocks {
             _paths: Vec::new(),
             _shared: Vec::new(),
             _alone: alone,

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 
 /// The state in which something was copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum EntryState {
     /// A file, or a link itself.
     Single(Stamp),
     /// A collection, by all that is in it.
@@ -49,11 +49,11 @@ impl Changes {
     ///
     /// # Errors
     /// [`OriginError::Changing`] where it is not. After an error all of it is there.
-    pub fn remove_copied(&self, from: &TreePath, state: &State) -> Result<Removed, OriginError> {
+    pub fn remove_copied(&self, from: &TreePath, state: &EntryState) -> Result<Removed, OriginError> {
         let (parent, name) = self.source(from)?;
         let occupant = self.occupant(&parent, name)?;
         let removed = match (state, occupant) {
-            (State::Single(state), Occupant::File(stat) | Occupant::Link(stat)) if Stamp::of(&stat) == *state => {
+            (EntryState::Single(state), Occupant::File(stat) | Occupant::Link(stat)) if Stamp::of(&stat) == *state => {
                 match unlinkat(&parent, name, AtFlags::empty()).map_err(OriginError::met("remove a file")) {
                     Ok(()) => Removed::Gone(None),
                     // A file server's answer may be lost after it has done what was asked.
@@ -66,10 +66,10 @@ impl Changes {
                     },
                 }
             }
-            (State::Collection(_), Occupant::Collection(_)) if self.tree.mounts().is_crossed_by(from) => {
+            (EntryState::Collection(_), Occupant::Collection(_)) if self.tree.mounts().is_crossed_by(from) => {
                 return Err(OriginError::Mounted);
             }
-            (State::Collection(census), Occupant::Collection(_)) => {
+            (EntryState::Collection(census), Occupant::Collection(_)) => {
                 match self.staging.set_aside(&parent, from, name) {
                     Ok(kept) => Removed::Taken(kept, *census),
                     // A union does not rename what is in a lower layer, not even beside it.

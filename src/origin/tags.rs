@@ -154,7 +154,7 @@ struct Known1 {
 
 /// What a tag is of, beside its stamp: what a change of the file's name or rights carries over.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Held {
+pub(super) struct KnownDigest {
     digest: Digest,
     told: Option<Told>,
 }
@@ -195,16 +195,16 @@ impl Tags {
     }
 
     /// What is remembered of that state, to be [`Tags::carry`]-ed over.
-    pub(super) fn held(&self, stamp: &Stamp) -> Option<Held> {
+    pub(super) fn held(&self, stamp: &Stamp) -> Option<KnownDigest> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known.get(&(stamp.dev, stamp.ino))?;
         let same = (found.size, found.modified, found.changed) == (stamp.size, stamp.modified, stamp.changed);
         let (digest, told) = (found.digest, found.told);
-        same.then_some(Held { digest, told })
+        same.then_some(KnownDigest { digest, told })
     }
 
     /// Remembers of a state what was known of the one before, of which only the name or the rights were changed.
-    pub(super) fn carry(&self, stamp: &Stamp, held: Held) {
+    pub(super) fn carry(&self, stamp: &Stamp, held: KnownDigest) {
         self.remember(stamp, held.digest, held.told);
     }
 
@@ -266,11 +266,11 @@ impl Tags {
     }
 
     /// The tag that clients have of a state with those bytes, where only its rights or its name have changed since.
-    fn told_before(&self, stamp: &Stamp, digest: &Digest) -> Option<Held> {
+    fn told_before(&self, stamp: &Stamp, digest: &Digest) -> Option<KnownDigest> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known.get(&(stamp.dev, stamp.ino))?;
         let same = (found.size, found.modified, &found.digest) == (stamp.size, stamp.modified, digest);
-        same.then_some(Held {
+        same.then_some(KnownDigest {
             digest: found.digest,
             told: found.told,
         })

@@ -42,7 +42,7 @@ const RECORD_EVERY: u64 = 64 << 20;
 
 /// What is known of an upload, as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Record {
+pub struct UploadRecord {
     /// Where it goes, as in a URL.
     pub path: String,
     /// Under which conditions.
@@ -81,7 +81,7 @@ pub struct Upload {
 
 #[derive(Debug)]
 struct State {
-    record: Record,
+    record: UploadRecord,
     /// The body, with the sum of what has come; `None` once complete, and while nobody appends where there are many.
     body: Option<Incoming>,
     gone: bool,
@@ -165,7 +165,7 @@ impl Uploads {
         (!self.has_lapsed(turn.record())).then_some(turn)
     }
 
-    fn has_lapsed(&self, record: &Record) -> bool {
+    fn has_lapsed(&self, record: &UploadRecord) -> bool {
         record.touched < unix_seconds(self.clock.now()).saturating_sub(self.lifetime.as_secs())
     }
 
@@ -173,7 +173,7 @@ impl Uploads {
     ///
     /// # Errors
     /// Where there is no room, or there are too many.
-    pub fn begin(&self, mut record: Record) -> Result<Arc<Upload>, OriginError> {
+    pub fn begin(&self, mut record: UploadRecord) -> Result<Arc<Upload>, OriginError> {
         let complete = |upload: &Arc<Upload>| upload.complete.load(Ordering::Relaxed);
         if self.lock().values().filter(|upload| !complete(upload)).count() >= MAX_UPLOADS {
             return Err(OriginError::TooManyUploads);
@@ -243,7 +243,7 @@ impl Uploads {
     ///
     /// # Errors
     /// Where the disk does not take or give it.
-    pub fn finish(&self, turn: &mut Turn) -> Result<(Arrived, Record), OriginError> {
+    pub fn finish(&self, turn: &mut Turn) -> Result<(Arrived, UploadRecord), OriginError> {
         self.record(turn)?;
         let state = &mut *turn.state;
         self.open_body(&turn.id, state)?;
@@ -340,7 +340,7 @@ impl Uploads {
         let mut text = Vec::new();
         let read = File::from(file).take(1 << 20).read_to_end(&mut text);
         read.map_err(OriginError::io("read an upload"))?;
-        let mut record: Record =
+        let mut record: UploadRecord =
             serde_json::from_slice(&text).map_err(|_| Unusable::Damaged("its record does not read"))?;
         if let Some(file) = record.placing.take() {
             let there = staging.inspect(&format!("{UPLOAD}{id}"))?;
@@ -361,7 +361,7 @@ impl Uploads {
         Upload::new(id.to_owned(), record, None).map_err(|_| Unusable::Damaged("its path does not read"))
     }
 
-    fn write(&self, id: &str, record: &Record) -> Result<(), OriginError> {
+    fn write(&self, id: &str, record: &UploadRecord) -> Result<(), OriginError> {
         let failed = OriginError::met("write the record of an upload");
         let dir = self.changes.staging.dir()?;
         let dir = &*dir;
@@ -401,7 +401,7 @@ impl From<OriginError> for Unusable {
 }
 
 impl Upload {
-    fn new(id: String, record: Record, body: Option<Incoming>) -> Result<Self, OriginError> {
+    fn new(id: String, record: UploadRecord, body: Option<Incoming>) -> Result<Self, OriginError> {
         let path = TreePath::parse(&record.path).map_err(|_| OriginError::BadName)?;
         let record_complete = record.complete;
         let state = State {
@@ -430,7 +430,7 @@ impl Upload {
 
 impl Turn {
     /// What is known of the upload.
-    pub fn record(&self) -> &Record {
+    pub fn record(&self) -> &UploadRecord {
         &self.state.record
     }
 

@@ -24,9 +24,9 @@ pub enum Reuse {
 pub enum Reason {
     /// The reply may not be stored: it was shared with the requests that waited for it, and goes with them.
     NotStorable,
-    /// Its `no-cache`.
+    /// The reply's `no-cache`.
     NoCache,
-    /// Its freshness lifetime is over.
+    /// The reply's freshness lifetime is over.
     Stale,
     /// The request asks for one that the upstream vouches for now: `no-cache`, `max-age`, `min-fresh`.
     Request,

@@ -7,7 +7,7 @@ use super::{ByteRange, RangeSet};
 
 /// Why a row of numbers is no range set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum MalformedRanges {
     /// A gap stands without the run that should follow it.
     #[error("the row of ranges has an odd number of entries")]
     Odd,
@@ -35,18 +35,18 @@ pub fn encode(set: &RangeSet) -> Vec<u64> {
 ///
 /// # Errors
 /// Where the row was not made by [`encode`]: the record that holds it is damaged.
-pub fn decode(row: &[u64]) -> Result<RangeSet, Malformed> {
+pub fn decode(row: &[u64]) -> Result<RangeSet, MalformedRanges> {
     if !row.len().is_multiple_of(2) {
-        return Err(Malformed::Odd);
+        return Err(MalformedRanges::Odd);
     }
     let mut set = RangeSet::new();
     let mut at: u64 = 0;
     for (index, pair) in row.chunks_exact(2).enumerate() {
         if pair[1] == 0 || (index > 0 && pair[0] == 0) {
-            return Err(Malformed::Empty);
+            return Err(MalformedRanges::Empty);
         }
-        let start = at.checked_add(pair[0]).ok_or(Malformed::Overflow)?;
-        let run = ByteRange::with_len(start, pair[1]).ok_or(Malformed::Overflow)?;
+        let start = at.checked_add(pair[0]).ok_or(MalformedRanges::Overflow)?;
+        let run = ByteRange::with_len(start, pair[1]).ok_or(MalformedRanges::Overflow)?;
         set.insert(run);
         at = run.end();
     }
@@ -59,10 +59,10 @@ mod tests {
 
     #[test]
     fn damaged_rows_are_refused() {
-        assert_eq!(decode(&[0]), Err(Malformed::Odd));
-        assert_eq!(decode(&[0, 0]), Err(Malformed::Empty));
-        assert_eq!(decode(&[0, 5, 0, 5]), Err(Malformed::Empty));
-        assert_eq!(decode(&[5, u64::MAX]), Err(Malformed::Overflow));
-        assert_eq!(decode(&[1, 5, u64::MAX, 5]), Err(Malformed::Overflow));
+        assert_eq!(decode(&[0]), Err(MalformedRanges::Odd));
+        assert_eq!(decode(&[0, 0]), Err(MalformedRanges::Empty));
+        assert_eq!(decode(&[0, 5, 0, 5]), Err(MalformedRanges::Empty));
+        assert_eq!(decode(&[5, u64::MAX]), Err(MalformedRanges::Overflow));
+        assert_eq!(decode(&[1, 5, u64::MAX, 5]), Err(MalformedRanges::Overflow));
     }
 }

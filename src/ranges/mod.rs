@@ -7,7 +7,7 @@ mod codec;
 mod range;
 mod set;
 
-pub use codec::{Malformed, decode, encode};
+pub use codec::{MalformedRanges, decode, encode};
 pub use range::ByteRange;
 pub use set::RangeSet;
 

@@ -55,7 +55,7 @@ pub enum Cut {
 }
 
 /// Where the bytes of an object come from, should one turn out to be gone.
-pub(super) struct Source {
+pub(super) struct RefetchSource {
     pub(super) fills: Registry,
     pub(super) target: Arc<Target>,
 }
@@ -75,8 +75,8 @@ pub(super) struct ObjectBody {
     /// found damaged.
     cursor: Option<Cursor>,
     /// `None` where what is gone cannot be asked for again.
-    source: Option<Source>,
-    /// Its share in a stream.
+    source: Option<RefetchSource>,
+    /// The body's share in a stream.
     listener: Option<Listener>,
     reading: Option<JoinHandle<Result<Bytes, StoreError>>>,
     /// How often the disk did not give what it had taken.
@@ -92,7 +92,7 @@ impl ObjectBody {
     pub(super) fn new(
         watch: Watch,
         cursor: Option<Cursor>,
-        source: Option<Source>,
+        source: Option<RefetchSource>,
         segments: Vec<Segment>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -165,7 +165,7 @@ impl ObjectBody {
         }
     }
 
-    /// So many bytes of those up to `end` have been sent.
+    /// Notes that `bytes` of those up to `end` have been sent.
     pub(super) fn advance(&mut self, end: ByteOffset, bytes: u64) {
         self.at += bytes;
         self.pace.sent(bytes);
@@ -198,7 +198,7 @@ impl ObjectBody {
         })
     }
 
-    /// What comes next, to be sent as it lies: what is in memory, or a stretch of what is stored, which may be sent
+    /// The next piece, to be sent from where it lies: bytes in memory, or a stretch of the stored body, which may be sent
     /// from there. Of that the caller says what has been sent ([`ObjectBody::advance`]).
     pub(super) fn poll_lying(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Cut>>> {
         loop {

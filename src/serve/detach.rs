@@ -113,7 +113,7 @@ fn wants_async(http: &RequestHead) -> bool {
     prefers_async(fields.filter_map(|field| field.to_str().ok()))
 }
 
-/// What tells one request from another: its `Idempotency-Key`, with whose it is and what it is about. `None` without
+/// The identity of a request: its `Idempotency-Key`, with whose it is and what it is about. `None` without
 /// one: then each is another.
 fn identity(http: &RequestHead, target: &Target) -> Option<[u8; 32]> {
     let key = http.headers.get("idempotency-key").filter(|key| !key.is_empty())?;
@@ -132,7 +132,7 @@ fn identity(http: &RequestHead, target: &Target) -> Option<[u8; 32]> {
 pub fn status_line(stream: &Stream) -> serde_json::Value {
     let status = stream.status();
     let (first, end) = stream.bounds();
-    let stopped = status.state == crate::live::State::Stopped;
+    let stopped = status.state == crate::live::StreamState::Stopped;
     serde_json::json!({
         "id": stream.id().to_string(),
         "url": stream.origin().url,

@@ -29,7 +29,7 @@ impl DirectBody {
         Self(Rc::new(RefCell::new(body)))
     }
 
-    /// What comes next; `None` at the end.
+    /// The next piece; `None` at the end.
     pub fn poll_lying(&self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Cut>>> {
         let mut body = self.0.borrow_mut();
         let lying = ready!(body.poll_lying(cx));
@@ -43,7 +43,7 @@ impl DirectBody {
         Poll::Ready(lying)
     }
 
-    /// So many bytes of a stretch have been sent from where they lay.
+    /// Notes that bytes of a stretch have been sent from where they lay.
     pub fn sent(&self, bytes: u64) {
         let mut body = self.0.borrow_mut();
         body.metrics.sent_bytes.inc_by(bytes);

@@ -1,7 +1,7 @@
 //! Which object answers a request that is no hit, and whose fill brings it.
 
 use super::hot_headers::HotHeaders;
-use super::lookup::{Found, MAX_GENERATIONS, Service, answer_of};
+use super::lookup::{FoundObject, MAX_GENERATIONS, Service, answer_of};
 use super::problem::{Problem, redirected, refused};
 use super::request::Request;
 use super::streams::variant_of;
@@ -24,7 +24,7 @@ impl Service {
         request: &Request<'_>,
         target: &Arc<Target>,
         known: Option<Arc<Object>>,
-    ) -> Result<Result<Found, HttpResponse>, Problem> {
+    ) -> Result<Result<FoundObject, HttpResponse>, Problem> {
         let (span, only) = wanted(request);
         let (want, mut cache_status) = self.want(request, target, known.as_ref(), (span, only));
         self.metrics.misses.inc();
@@ -149,7 +149,7 @@ impl Service {
         cursor: Cursor,
         mut cache_status: CacheStatus,
         asked_about: Option<&Arc<Object>>,
-    ) -> Result<Result<Found, HttpResponse>, Problem> {
+    ) -> Result<Result<FoundObject, HttpResponse>, Problem> {
         cache_status.collapsed = cursor.collapsed();
         if cache_status.collapsed {
             self.metrics.collapsed.inc();
@@ -182,7 +182,7 @@ impl Service {
                     cache_status.upstream_status = cursor.trouble().is_none().then_some(304);
                     cache_status.detail = cursor.trouble().map(|_| "not-revalidated");
                 }
-                Ok(Ok(Found {
+                Ok(Ok(FoundObject {
                     target: Arc::clone(target),
                     object,
                     cursor,

@@ -74,7 +74,7 @@ pub struct Service {
 }
 
 /// An object to answer from, the fill that brings the rest of it, and how it came to be one.
-pub(super) struct Found {
+pub(super) struct FoundObject {
     pub(super) target: Arc<Target>,
     pub(super) object: Arc<Object>,
     pub(super) cursor: Cursor,
@@ -251,7 +251,7 @@ impl Service {
     async fn send_following(
         &self,
         request: &Request<'_>,
-        mut found: Found,
+        mut found: FoundObject,
         decided: Answer,
         mut watch: Watch,
     ) -> Result<Attempt, Problem> {
@@ -277,9 +277,9 @@ impl Service {
         Ok(Attempt::Answered(self.send(request, found, decided, watch)))
     }
 
-    /// What comes of the first wanted byte within the time that a header may wait; `None` where that
+    /// The outcome of the first wanted byte within the time that a header may wait; `None` where that
     /// is over, or where the upstream refused it for good.
-    async fn first_byte(&self, found: &Found, first: ByteRange, watch: &mut Watch) -> Option<Presence> {
+    async fn first_byte(&self, found: &FoundObject, first: ByteRange, watch: &mut Watch) -> Option<Presence> {
         if let Some(here) = found.object.look(first.start()) {
             return Some(here);
         }
@@ -299,7 +299,7 @@ impl Service {
     async fn send_capped(
         &self,
         request: &Request<'_>,
-        found: Found,
+        found: FoundObject,
         decided: Answer,
         mut watch: Watch,
     ) -> Result<Attempt, Problem> {
@@ -349,13 +349,13 @@ impl Service {
     }
 
     /// Answers with a whole that is not known to be a stream.
-    pub(super) fn send_whole(&self, request: &Request<'_>, found: Found) -> HttpResponse {
+    pub(super) fn send_whole(&self, request: &Request<'_>, found: FoundObject) -> HttpResponse {
         let decided = answer_of(request.question, &found.object);
         let watch = Watch::new(Arc::clone(&found.object));
         self.send(request, found, decided, watch)
     }
 
-    fn send(&self, request: &Request<'_>, found: Found, answer: Answer, watch: Watch) -> HttpResponse {
+    fn send(&self, request: &Request<'_>, found: FoundObject, answer: Answer, watch: Watch) -> HttpResponse {
         // A whole object needs no fill; holding the cursor would only count as a reader.
         let cursor = Some(found.cursor).filter(|_| !found.object.is_whole());
         let mut cache_status = found.cache_status;
@@ -429,7 +429,7 @@ fn first_range(answer: &Answer) -> Option<ByteRange> {
 }
 
 /// When to come back: when the fill will have brought what is missing.
-fn retry_after(found: &Found, no_range: bool, missing: u64) -> Duration {
+fn retry_after(found: &FoundObject, no_range: bool, missing: u64) -> Duration {
     let estimate = match no_range {
         true => found.cursor.completes_in(&found.object),
         // With ranges the fill goes to the missing byte at once.
@@ -442,7 +442,7 @@ fn retry_after(found: &Found, no_range: bool, missing: u64) -> Duration {
 }
 
 /// Waits at `missing` in the client's place, so that its next try finds the byte.
-fn draw_to(found: Found, mut watch: Watch, missing: u64) {
+fn draw_to(found: FoundObject, mut watch: Watch, missing: u64) {
     // Its own place from the wait before must not count as somebody else's.
     watch.leave();
     let already = found.object.waiting().iter().any(|waiting| waiting.at == missing);

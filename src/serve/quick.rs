@@ -4,7 +4,7 @@
 //! socket and [`Service::fetch`] is for. Here such a request is read where it lies, and answered by a header made once
 //! a second; whatever says more than a path and one range is not for here, and goes the long way.
 
-use super::body::{ObjectBody, Source};
+use super::body::{ObjectBody, RefetchSource};
 use super::lookup::Service;
 use super::multipart::Segment;
 use super::request::{RequestFields, is_condition};
@@ -247,7 +247,7 @@ impl Service {
     /// The rest of a body by the ordinary way: bytes that are not in memory are read, bytes that are gone are
     /// fetched.
     pub fn read_on(&self, object: &Arc<Object>, range: ByteRange, place: &RequestTarget) -> impl MessageBody + use<> {
-        let source = Source {
+        let source = RefetchSource {
             fills: self.fills.clone(),
             target: Arc::clone(&place.target),
         };

@@ -1,7 +1,7 @@
 //! The header and body of an answer that was decided.
 
 use super::answer::Answer;
-use super::body::{HeadOnly, ObjectBody, Source};
+use super::body::{HeadOnly, ObjectBody, RefetchSource};
 use super::direct::DirectBody;
 use super::hot_headers::{HotHeaders, content_type};
 use super::multipart::{self, Segment};
@@ -89,7 +89,7 @@ impl Response<'_> {
             metrics.sent_bytes.inc_by(range.len());
             return head.body(bytes);
         }
-        let source = self.source.map(|(fills, target)| Source {
+        let source = self.source.map(|(fills, target)| RefetchSource {
             fills: fills.clone(),
             target: Arc::clone(target),
         });

@@ -7,7 +7,7 @@ use std::time::Instant;
 /// Bytes that one connection sends before other connections of the worker get their turn.
 pub const TURN_BYTES: u64 = 512 * 1024;
 
-/// What is read at once, by how much a reader has taken and how fast: from so many bytes on, at so many a second, blocks
+/// Bytes that are read at once, by how much a reader has taken and how fast: from so many bytes on, at so many a second, blocks
 /// of so many. A connection's write buffer grows to what it once held, so this is what a reader costs in memory; one
 /// that is fast gets blocks that cost less CPU a byte.
 const BLOCKS: [(u64, f64, usize); 3] = [
@@ -44,7 +44,7 @@ impl SendQuantum {
         rests
     }
 
-    /// So many bytes have been sent.
+    /// Notes that `bytes` have been sent.
     pub(super) fn sent(&mut self, bytes: u64) {
         self.turn += bytes;
         self.sent += bytes;

@@ -7,7 +7,7 @@
 use super::body::ObjectBody;
 use super::find::anew;
 use super::hot_headers::HotHeaders;
-use super::lookup::{Found, Service, answer_of};
+use super::lookup::{FoundObject, Service, answer_of};
 use super::multipart::Segment;
 use super::problem::{CACHE_STATUS, Problem};
 use super::request::Request;
@@ -16,7 +16,7 @@ use super::reuse::age_of;
 use crate::config::Delivery;
 use crate::fill::Cursor;
 use crate::header::{CacheStatus, FirstWanted, first_wanted};
-use crate::live::{Kind, Stream, after_event};
+use crate::live::{Stream, StreamFormat, after_event};
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, StoreError, Watch};
 use crate::upstream::{Span, Target};
@@ -49,7 +49,7 @@ impl Service {
     pub(super) async fn send_live(
         &self,
         request: &Request<'_>,
-        mut found: Found,
+        mut found: FoundObject,
         stream: &Arc<Stream>,
     ) -> Result<HttpResponse, Problem> {
         let (first, end) = come(stream, &found.object);
@@ -60,7 +60,7 @@ impl Service {
         };
         let resumed = match (wanted, request.last_event, stream.kind()) {
             (Some(at), ..) => Some(at),
-            (None, Some(id), Some(Kind::Events)) => Some(self.after_event(stream, &found.object, id).await?),
+            (None, Some(id), Some(StreamFormat::Events)) => Some(self.after_event(stream, &found.object, id).await?),
             _ => None,
         };
         let part = |from| Part {
@@ -72,10 +72,12 @@ impl Service {
             Some(at) => Some(at),
             None if !found.cursor.collapsed() => Some(0),
             // Events are what one client was told: a second tab, which has seen none, is told its own.
-            None if stream.kind() == Some(&Kind::Events) => None,
+            None if stream.kind() == Some(&StreamFormat::Events) => None,
             None => {
                 let burst = match stream.kind() {
-                    Some(Kind::Frames | Kind::Packets | Kind::Icy { .. }) => self.fills.streams().limits().burst_bytes,
+                    Some(StreamFormat::Frames | StreamFormat::Packets | StreamFormat::Icy { .. }) => {
+                        self.fills.streams().limits().burst_bytes
+                    }
                     _ => 0,
                 };
                 stream.join_at(end.saturating_sub(burst))
@@ -178,7 +180,7 @@ impl Service {
         };
         let part = match (text("range"), text("last-event-id"), stream.kind()) {
             (Some(range), ..) => wanted_part(range, come(stream, &object))?,
-            (None, Some(id), Some(Kind::Events)) => Part {
+            (None, Some(id), Some(StreamFormat::Events)) => Part {
                 from: self.after_event(stream, &object, id).await?,
                 end: None,
                 by_range: false,

@@ -201,7 +201,7 @@ mod tests {
         ByteRange::new(start, end).expect("a range")
     }
 
-    /// What the bodies in the directory take on the disk.
+    /// Disk space of the bodies in the directory.
     fn on_disk(dir: &Path) -> u64 {
         let bodies = files(dir)
             .into_iter()

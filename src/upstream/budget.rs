@@ -431,7 +431,7 @@ impl Permit {
         self.budget.upgrade().is_some_and(|budget| budget.state().takes_ranges)
     }
 
-    /// It does not refuse it after all.
+    /// Forgets a refusal: the upstream takes another connection after all.
     pub fn allow_all(&self) {
         if let Some(budget) = self.budget.upgrade() {
             budget.state().allows_one = false;

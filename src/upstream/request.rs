@@ -130,11 +130,11 @@ impl Span {
 pub struct Relay {
     /// Where to, with its fields.
     pub target: Arc<Target>,
-    /// Its method.
+    /// The request's method.
     pub method: String,
     /// The length of its body in bytes, where it is known.
     pub length: Option<u64>,
-    /// Its body.
+    /// The request's body.
     pub body: Option<mpsc::Receiver<io::Result<Bytes>>>,
 }
 

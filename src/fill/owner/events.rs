@@ -1,6 +1,6 @@
 //! Events of sessions: replies, first bytes, ends; and what a failure means for the next try.
 
-use super::super::ask::{Reply, is_closed};
+use super::super::ask::{AskOutcome, is_closed};
 use super::super::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply};
 use super::super::registry::{Refusal, Trouble};
 use super::super::session::Outcome;
@@ -48,8 +48,8 @@ impl Owner {
                     return;
                 };
                 match *result {
-                    Ok(Reply::Exchange(exchange)) => self.on_reply(index, span, *exchange, permit).await,
-                    Ok(Reply::Refused(refusal, asked)) => self.on_refusal(index, refusal, &asked),
+                    Ok(AskOutcome::Exchange(exchange)) => self.on_reply(index, span, *exchange, permit).await,
+                    Ok(AskOutcome::Refused(refusal, asked)) => self.on_refusal(index, refusal, &asked),
                     Err(error) => {
                         self.sessions.swap_remove(index);
                         self.failed(error.to_string(), None, None);

@@ -25,12 +25,12 @@ mod wishes;
 use super::AfterLastReader;
 use super::ask::Asked;
 use super::context::Context;
-use super::plan::{Running, Step, View, class_of, plan};
-use super::registry::{FillState, Phase, Status, Want};
+use super::plan::{PlanView, Running, Step, class_of, plan};
+use super::registry::{FillState, FillStatus, Phase, Want};
 use super::relay::DetachedRequest;
 use super::runtimes::RuntimeSlot;
 use super::session::Outcome;
-use crate::live::State;
+use crate::live::StreamState;
 use crate::policy::{NotStored, RequestDirectives};
 use crate::ranges::ByteOffset;
 use crate::store::{Broken, Object, Representation, StoreError};
@@ -258,7 +258,7 @@ impl Owner {
             self.sessions.iter().partition(|session| session.is_queued());
         let queued: Vec<u64> = queued.iter().map(|session| session.id).collect();
         let running: Vec<Running> = asked.iter().map(|session| session.running(&wishes.reading)).collect();
-        let steps = plan(&View {
+        let steps = plan(&PlanView {
             length: object.length(),
             // After the positions: what a session has handed on it will not bring again.
             present: &object.available(),
@@ -319,7 +319,7 @@ impl Owner {
     /// Says how things stand, for those who ask why they wait.
     fn tell(&self) {
         let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
-        *status = Status {
+        *status = FillStatus {
             sessions: self
                 .sessions
                 .iter()
@@ -555,7 +555,7 @@ impl Drop for Owner {
         if let Some(stream) = self.shared.stream().cloned() {
             let streams = Arc::clone(&self.context.streams);
             let why = Some("its fill was lost".to_owned());
-            let ending = move || streams.end(&stream, State::Partial, why);
+            let ending = move || streams.end(&stream, StreamState::Partial, why);
             self.slot.thread().spawn_blocking(ending);
         }
         self.context.retire(&self.shared, true);

@@ -1,6 +1,6 @@
 //! The first request of a fill: from nothing, or from a stale object, to a representation.
 
-use super::super::ask::{Question, ask_any, brings_bytes, refusal, turn};
+use super::super::ask::{UpstreamQuestion, ask_any, brings_bytes, refusal, turn};
 use super::super::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply, is_page, statement};
 use super::super::plan::worthwhile;
 use super::super::registry::{Moved, Phase, Refusal, Trouble, Want};
@@ -70,7 +70,7 @@ impl Owner {
     async fn ask_first(
         &self,
         span: Span,
-        question: Question,
+        question: UpstreamQuestion,
     ) -> Result<(Permit, Result<Exchange, UpstreamError>), Phase> {
         let url = &self.shared.target().url;
         let resting = self.context.client.budget_of(url).standing().resting;
@@ -89,7 +89,7 @@ impl Owner {
     /// that nothing is joined to.
     async fn first_ask(&mut self, mut span: Span, only: Option<Span>) -> Result<(), Phase> {
         for _ in 0..MAX_OPENING_ASKS {
-            let (permit, asked) = self.ask_first(span, Question::default()).await?;
+            let (permit, asked) = self.ask_first(span, UpstreamQuestion::default()).await?;
             let exchange = match asked {
                 Ok(exchange) => exchange,
                 Err(error) => return Err(Phase::Failed(Arc::new(error))),
@@ -289,10 +289,10 @@ impl Owner {
         } else {
             first_byte()
         };
-        let question = Question {
+        let question = UpstreamQuestion {
             if_none_match: validators.etag.clone(),
             if_modified_since: validators.last_modified.clone().filter(|_| validators.etag.is_none()),
-            ..Question::default()
+            ..UpstreamQuestion::default()
         };
         let asking = self.ask_of_all_nodes(&object, span, question);
         let asked = tokio::time::timeout(self.context.settings.revalidate_wait, asking).await;
@@ -367,7 +367,7 @@ impl Owner {
         &self,
         object: &Object,
         span: Span,
-        question: Question,
+        question: UpstreamQuestion,
     ) -> Result<(Permit, Result<Exchange, UpstreamError>), Phase> {
         let head = Arc::clone(&*object.head());
         let known = KnownObject {

@@ -1,6 +1,6 @@
 //! The sessions of a fill: how one is begun, waits for its turn, moves bytes, and ends.
 
-use super::super::ask::{Question, ask, turn};
+use super::super::ask::{UpstreamQuestion, ask, turn};
 use super::super::classify_reply::BodySpan;
 use super::super::plan::{Running, class_of};
 use super::super::position::ReaderProgress;
@@ -76,13 +76,13 @@ impl Owner {
         });
         let proof = proof.filter(|_| wish != Wish::Whole);
         let question = match proof {
-            Some(StrongValidator::Tag(tag)) if self.ignores_if_range => Question {
+            Some(StrongValidator::Tag(tag)) if self.ignores_if_range => UpstreamQuestion {
                 if_match: Some(tag.to_string()),
-                ..Question::default()
+                ..UpstreamQuestion::default()
             },
-            proof => Question {
+            proof => UpstreamQuestion {
                 if_range: proof.map(|proof| proof.if_range()),
-                ..Question::default()
+                ..UpstreamQuestion::default()
             },
         };
         let overlap = self.overlap_before(wish, at);

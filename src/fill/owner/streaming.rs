@@ -12,7 +12,7 @@ use super::super::relay::DetachedRequest;
 use super::super::session::Outcome;
 use super::opening::BUSY;
 use super::{Owner, Start, on_disk, record};
-use crate::live::{CROWDED, Kind, State, Stream, StreamRequest};
+use crate::live::{CROWDED, Stream, StreamFormat, StreamRequest, StreamState};
 use crate::policy::{Fields, NotStored, RequestDirectives, Terms, selecting, storable};
 use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, Representation, StoreError};
@@ -74,21 +74,21 @@ impl Owner {
         let (mut representation, brings) = statement(&exchange.reply);
         representation.headers = fields;
         representation.headers.retain(|(name, _)| name != "content-range");
-        let kind = Kind::by_type(&representation);
+        let kind = StreamFormat::by_type(&representation);
         self.log_from(representation, brings, exchange, permit, kind).await
     }
 
     /// The kind of stream that a reply is, where it is one that all who ask for its URL may read.
-    pub(super) fn live_kind(&self, representation: &Representation, exchange: &Exchange) -> Option<Kind> {
+    pub(super) fn live_kind(&self, representation: &Representation, exchange: &Exchange) -> Option<StreamFormat> {
         let reply = &exchange.reply;
         let rules = &self.context.streams.limits().rules;
-        let kind = Kind::of(reply.status, reply.framing, representation, rules)?;
+        let kind = StreamFormat::of(reply.status, reply.framing, representation, rules)?;
         let fields = exchange.target.fields.as_slice();
         let asked = RequestDirectives::read(fields);
         let mut terms = Terms::read(reply.status, representation, SystemTime::UNIX_EPOCH);
         // A radio says that of every stream: it means that nobody is to give its past for its present. Whatever else
         // it says counts.
-        terms.control.no_store &= kind == Kind::Events;
+        terms.control.no_store &= kind == StreamFormat::Events;
         let authorized = fields.has("authorization");
         let shared = storable("GET", &asked, authorized, reply.status, representation, &terms);
         shared.err().is_none_or(NotStored::may_be_shared).then_some(kind)
@@ -101,7 +101,7 @@ impl Owner {
         brings: BodySpan,
         exchange: Exchange,
         permit: Permit,
-        kind: Kind,
+        kind: StreamFormat,
     ) -> Result<(), Phase> {
         let origin = StreamRequest {
             url: self.shared.key.url().to_owned(),
@@ -132,13 +132,13 @@ impl Owner {
         brings: BodySpan,
         exchange: Exchange,
         permit: Permit,
-        kind: Kind,
+        kind: StreamFormat,
     ) -> Result<(), Phase> {
         let Some(stream) = self.shared.stream().cloned() else {
             return Err(Phase::Disk("a stream was lost".into()));
         };
         let target = &exchange.target;
-        if representation.has("icy-metaint") || matches!(kind, Kind::Frames) {
+        if representation.has("icy-metaint") || matches!(kind, StreamFormat::Frames) {
             // Radio servers do not say that they vary by it.
             let by = selecting(&[("vary", "icy-metadata")][..], target.fields.as_slice());
             representation.selected_by.extend(by);
@@ -188,12 +188,12 @@ impl Owner {
         let limits = self.context.streams.limits().clone();
         if limits.total.is_some_and(|total| stream.age() >= total) {
             return self
-                .end_stream(State::Partial, "it lasted longer than streams may (stream_total)")
+                .end_stream(StreamState::Partial, "it lasted longer than streams may (stream_total)")
                 .await;
         }
         if stream.unattended() >= limits.unattended {
             let what = "nobody has read it for as long as streams go on alone (stream_unattended)";
-            return self.end_stream(State::Partial, what).await;
+            return self.end_stream(StreamState::Partial, what).await;
         }
         let (first, end) = stream.bounds();
         let now = Instant::now();
@@ -235,31 +235,31 @@ impl Owner {
         match outcome {
             Outcome::Ended { length, unverified } if !unverified || believes_close => {
                 object.end_at(length, unverified);
-                self.end_stream(State::Complete, "").await;
+                self.end_stream(StreamState::Complete, "").await;
             }
-            Outcome::Reached if object.is_whole() => self.end_stream(State::Complete, "").await,
+            Outcome::Reached if object.is_whole() => self.end_stream(StreamState::Complete, "").await,
             Outcome::Ended { .. } => {
                 let what =
                     "the upstream closed the connection, which does not tell an end from a cut (keep_unverified)";
-                self.end_stream(State::Partial, what).await;
+                self.end_stream(StreamState::Partial, what).await;
             }
-            Outcome::Cut(error) => self.end_stream(State::Partial, &said(&error)).await,
+            Outcome::Cut(error) => self.end_stream(StreamState::Partial, &said(&error)).await,
             Outcome::Short | Outcome::Curtailed | Outcome::Reached => {
                 let what = "the upstream's body ended before the length it had promised";
-                self.end_stream(State::Partial, what).await;
+                self.end_stream(StreamState::Partial, what).await;
             }
             Outcome::Disk(error) => {
-                self.end_stream(State::Partial, &format!("the disk takes no more: {error}"))
+                self.end_stream(StreamState::Partial, &format!("the disk takes no more: {error}"))
                     .await
             }
             Outcome::CalledBack => {
-                self.end_stream(State::Partial, "its connection was needed for others")
+                self.end_stream(StreamState::Partial, "its connection was needed for others")
                     .await
             }
-            Outcome::Slept => self.end_stream(State::Partial, "the machine has slept").await,
+            Outcome::Slept => self.end_stream(StreamState::Partial, "the machine has slept").await,
             // A stream's session is on no leash.
             Outcome::Lost | Outcome::Disagrees | Outcome::Unattended => {
-                self.end_stream(State::Partial, "its session was lost").await
+                self.end_stream(StreamState::Partial, "its session was lost").await
             }
         }
     }
@@ -267,12 +267,12 @@ impl Owner {
     /// Stops the stream by order.
     pub(super) async fn stop_stream(&mut self, who: &str) {
         self.stop_sessions();
-        self.end_stream(State::Stopped, who).await;
+        self.end_stream(StreamState::Stopped, who).await;
     }
 
     /// Stops the stream by order before the upstream has answered.
     pub(super) async fn stop_opening(&mut self, who: &str) -> Phase {
-        self.end_stream(State::Stopped, who).await;
+        self.end_stream(StreamState::Stopped, who).await;
         Phase::Stopping
     }
 
@@ -287,15 +287,15 @@ impl Owner {
                 "the upstream's replies contradict each other".to_owned()
             }
         };
-        self.end_stream(State::Failed, &what).await;
+        self.end_stream(StreamState::Failed, &what).await;
     }
 
     /// The server is stopping.
     pub(super) async fn interrupt_stream(&mut self) {
-        self.end_stream(State::Partial, "the server was stopped").await;
+        self.end_stream(StreamState::Partial, "the server was stopped").await;
     }
 
-    async fn end_stream(&mut self, state: State, why: &str) {
+    async fn end_stream(&mut self, state: StreamState, why: &str) {
         let Some(stream) = self.shared.stream().cloned().filter(|_| !self.stream_is_over()) else {
             return;
         };
@@ -307,8 +307,8 @@ impl Owner {
             // First what has come, then that no more does: a replay ends where the log does.
             let _ = record(Arc::clone(&object)).await;
             let kept = ByteRange::new(stream.bounds().0, object.length().unwrap_or_default());
-            if state == State::Complete && kept.is_some_and(|kept| !object.covers(kept)) {
-                (state, why) = (State::Partial, "bytes of its log were lost");
+            if state == StreamState::Complete && kept.is_some_and(|kept| !object.covers(kept)) {
+                (state, why) = (StreamState::Partial, "bytes of its log were lost");
             }
             if !object.is_whole() {
                 let why = if why.is_empty() {
@@ -329,7 +329,7 @@ impl Owner {
     pub(super) async fn keep_stream(&mut self, stream: &Arc<Stream>, log: &Arc<Object>) {
         let representation = log.representation();
         // A reply to a request with fields of its own, or one that was purged, is not shared.
-        let is_ordinary = stream.status().state == State::Complete
+        let is_ordinary = stream.status().state == StreamState::Complete
             && !(stream.origin().detached || self.is_detached())
             && stream.bounds().0 == 0
             && log.is_whole()

@@ -63,7 +63,7 @@ pub(super) struct Readers {
 }
 
 /// What a body is of.
-pub(super) struct Source {
+pub(super) struct FileSource {
     pub(super) path: TreePath,
     pub(super) file: File,
     pub(super) stamp: Stamp,
@@ -112,7 +112,7 @@ pub(super) struct FileBody {
 }
 
 impl FileBody {
-    pub(super) fn new(source: Source, segments: Vec<Segment>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(source: FileSource, segments: Vec<Segment>, metrics: Arc<Metrics>) -> Self {
         let at = first_byte(segments.first());
         Self {
             path: source.path,

@@ -10,11 +10,13 @@
 //! ```
 
 use super::Origin;
-use super::cursors::{Cursor, Cursors};
+use super::cursors::{Cursors, ListingCursor};
 use super::file::media_type;
 use super::page;
 use crate::header::{EntityTag, Known, list_members};
-use crate::origin::{Fingerprint, Kind, Member, Names, OriginError, Tag, Tags, Tree, TreePath, encode, member, stamp};
+use crate::origin::{
+    Fingerprint, Member, MemberKind, Names, OriginError, Tag, Tags, Tree, TreePath, encode, member, stamp,
+};
 use crate::serve::answer::{Answer, Facts, answer};
 use crate::serve::body::HeadOnly;
 use crate::serve::multipart::Segment;
@@ -104,7 +106,7 @@ fn quality_of(member: &str, name: &str) -> Option<u32> {
 
 /// What the query of a listing asks for.
 #[derive(Debug, Default)]
-pub(super) struct View {
+pub(super) struct ListingView {
     form: Option<Form>,
     pub(super) sort: page::Sort,
     pub(super) descending: bool,
@@ -116,7 +118,7 @@ pub(super) struct View {
     pub(super) play: Option<String>,
 }
 
-impl View {
+impl ListingView {
     fn read(query: &str) -> Result<Self, String> {
         let mut view = Self::default();
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
@@ -159,7 +161,7 @@ impl Origin {
         headers: &HeaderMap,
         query: &str,
     ) -> HttpResponse {
-        let view = match View::read(query) {
+        let view = match ListingView::read(query) {
             Ok(view) => view,
             Err(mistake) => return Problem::of_origin(StatusCode::BAD_REQUEST, mistake).response(),
         };
@@ -283,7 +285,7 @@ impl Reading {
     }
 
     /// The reading that the page is of: the one that is kept, or a new one.
-    fn cursor(&self, view: &View) -> Result<Cursor, OriginError> {
+    fn cursor(&self, view: &ListingView) -> Result<ListingCursor, OriginError> {
         let kept = view
             .listing
             .as_ref()
@@ -301,11 +303,11 @@ impl Reading {
         }
         names.complete &= stamp(&self.handle)? == before;
         let listing = fingerprint.finish();
-        Ok(Cursor::new(&self.path, self.hidden, listing, Arc::new(names)))
+        Ok(ListingCursor::new(&self.path, self.hidden, listing, Arc::new(names)))
     }
 
     /// The listing for programs: paged, and with what they need to know whether it is all.
-    fn json(&self, view: &View) -> Result<String, OriginError> {
+    fn json(&self, view: &ListingView) -> Result<String, OriginError> {
         let cursor = self.cursor(view)?;
         let names = &cursor.names;
         let limit = view.limit.unwrap_or(PAGE_MEMBERS);
@@ -329,14 +331,14 @@ impl Reading {
     }
 
     /// The members that a page for people shows.
-    fn listing(&self, view: &View) -> Result<Listing, OriginError> {
+    fn listing(&self, view: &ListingView) -> Result<Listing, OriginError> {
         let names = match &view.listing {
             Some(_) => self.cursor(view)?,
             None => {
                 let names = Names::read(&self.tree, &self.path, &self.handle, self.hidden)?;
                 // Pages that are not compared need no state but a name for their reading.
                 let id = format!("{:x}-{}", stamp(&self.handle)?.changed, names.len());
-                Cursor::new(&self.path, self.hidden, id, Arc::new(names))
+                ListingCursor::new(&self.path, self.hidden, id, Arc::new(names))
             }
         };
         let cursor = names;
@@ -361,7 +363,7 @@ impl Reading {
         Ok(listing)
     }
 
-    fn keep(&self, cursor: Cursor, limit: usize) {
+    fn keep(&self, cursor: ListingCursor, limit: usize) {
         if cursor.names.len() > limit {
             self.cursors.insert(cursor);
         }
@@ -400,7 +402,7 @@ impl Reading {
 }
 
 /// The query of the page that begins at that place of the reading; `None` behind the last.
-fn next(form: &str, limit: Option<usize>, cursor: &Cursor, place: usize) -> Option<String> {
+fn next(form: &str, limit: Option<usize>, cursor: &ListingCursor, place: usize) -> Option<String> {
     cursor.names.get(place)?;
     let last = cursor.names.get(place.checked_sub(1)?)?;
     let after = url::form_urlencoded::byte_serialize(last.as_bytes()).collect::<String>();
@@ -412,10 +414,10 @@ fn entry(member: &Member) -> serde_json::Value {
     let mut entry = json!({
         "name": member.name,
         "href": href(member),
-        "type": match member.kind { Kind::Collection => "collection", Kind::File => "file" },
+        "type": match member.kind { MemberKind::Collection => "collection", MemberKind::File => "file" },
         "modified": rfc3339(member),
     });
-    if member.kind == Kind::File {
+    if member.kind == MemberKind::File {
         entry["size"] = member.stamp.size.into();
         entry["etag"] = match member.tag.filter(Tag::is_strong) {
             Some(tag) => tag.entity_tag().to_string().into(),
@@ -431,7 +433,7 @@ fn entry(member: &Member) -> serde_json::Value {
 /// A reference to the member, relative to its collection. It begins with the name itself, since Kodi takes nothing else for
 /// an entry; a colon, which would look like a scheme, is escaped (`path.rs`).
 pub(super) fn href(member: &Member) -> String {
-    let slash = if member.kind == Kind::Collection { "/" } else { "" };
+    let slash = if member.kind == MemberKind::Collection { "/" } else { "" };
     format!("{}{slash}", encode(&member.name))
 }
 
@@ -448,7 +450,7 @@ pub(super) fn rfc3339(member: &Member) -> String {
 
 /// Whether a player can do something with it, and what kind of thing it is.
 pub(super) fn playable(path: &TreePath, member: &Member) -> Option<&'static str> {
-    if member.kind == Kind::Collection {
+    if member.kind == MemberKind::Collection {
         return None;
     }
     kind_of(path, &member.name)
@@ -500,9 +502,9 @@ mod tests {
             ("sort=colour", "size"),
             ("order=up", "desc"),
         ] {
-            let mistake = View::read(query).expect_err("wrong");
+            let mistake = ListingView::read(query).expect_err("wrong");
             assert!(mistake.contains(part), "{mistake}");
         }
-        assert!(View::read("utm=1&as=json").is_ok());
+        assert!(ListingView::read("utm=1&as=json").is_ok());
     }
 }

@@ -17,11 +17,11 @@ const KEPT_FOR: Duration = Duration::from_secs(300);
 
 /// The readings that are kept, the most recently used last.
 #[derive(Debug, Default)]
-pub struct Cursors(Mutex<Vec<Cursor>>);
+pub struct Cursors(Mutex<Vec<ListingCursor>>);
 
 /// One of them.
 #[derive(Debug, Clone)]
-pub(super) struct Cursor {
+pub(super) struct ListingCursor {
     pub(super) path: TreePath,
     /// Hidden names are in it.
     pub(super) hidden: bool,
@@ -31,7 +31,7 @@ pub(super) struct Cursor {
     used: Instant,
 }
 
-impl Cursor {
+impl ListingCursor {
     pub(super) fn new(path: &TreePath, hidden: bool, listing: String, names: Arc<Names>) -> Self {
         Self {
             path: path.bare(),
@@ -45,10 +45,10 @@ impl Cursor {
 
 impl Cursors {
     /// The reading of that state of a collection, where it is kept.
-    pub(super) fn get(&self, path: &TreePath, hidden: bool, listing: &str) -> Option<Cursor> {
+    pub(super) fn get(&self, path: &TreePath, hidden: bool, listing: &str) -> Option<ListingCursor> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let path = path.bare();
-        let same = |cursor: &Cursor| cursor.path == path && cursor.hidden == hidden && cursor.listing == listing;
+        let same = |cursor: &ListingCursor| cursor.path == path && cursor.hidden == hidden && cursor.listing == listing;
         let index = kept.iter().position(same)?;
         let mut cursor = kept.remove(index);
         cursor.used = Instant::now();
@@ -57,11 +57,11 @@ impl Cursors {
     }
 
     /// Keeps a reading.
-    pub(super) fn insert(&self, cursor: Cursor) {
+    pub(super) fn insert(&self, cursor: ListingCursor) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|other| other.used.elapsed() < KEPT_FOR);
         kept.push(cursor);
-        let bytes = |kept: &Vec<Cursor>| kept.iter().map(|cursor| cursor.names.bytes()).sum::<usize>();
+        let bytes = |kept: &Vec<ListingCursor>| kept.iter().map(|cursor| cursor.names.bytes()).sum::<usize>();
         while kept.len() > MAX_KEPT || (kept.len() > 1 && bytes(&kept) > MAX_BYTES) {
             kept.remove(0);
         }

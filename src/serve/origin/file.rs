@@ -4,7 +4,7 @@
 //! `body.rs`. Conditions of reads take every tag under which a client may have been given the state that is sent: the strong
 //! one, the weak one of before it had rested, and in If-Match either without its `W/`, which VLC cuts off.
 
-use super::body::{FileBody, Readers, Source};
+use super::body::{FileBody, FileSource, Readers};
 use super::{Origin, http_date};
 use crate::header::{EntityTag, Known, list_members, repr_digest};
 use crate::origin::{Crossing, Found, INLINE_BYTES, OriginError, Stamp, Tag, TreePath};
@@ -170,7 +170,7 @@ impl Origin {
         if request.head_only {
             return head.body(HeadOnly::of(&segments));
         }
-        let source = Source {
+        let source = FileSource {
             path: path.clone(),
             file,
             stamp,

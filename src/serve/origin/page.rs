@@ -3,8 +3,8 @@
 //! No script: sorting is a link, and the player is the browser's. The policy that goes out with them allows none
 //! either, so a name that looks like markup is only a name.
 
-use super::collection::{Listing, View, href, playable, rfc3339};
-use crate::origin::{Kind, Member, TreePath};
+use super::collection::{Listing, ListingView, href, playable, rfc3339};
+use crate::origin::{Member, MemberKind, TreePath};
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 
@@ -93,7 +93,7 @@ fn number(text: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
 }
 
 /// The page of a collection.
-pub(super) fn listing(path: &TreePath, listing: &Listing, view: &View) -> String {
+pub(super) fn listing(path: &TreePath, listing: &Listing, view: &ListingView) -> String {
     let mut page = begin(&path.to_string(), &title(path));
     page.push_str("<table><thead><tr>");
     for (sort, name, class) in [
@@ -147,11 +147,11 @@ pub(super) fn listing(path: &TreePath, listing: &Listing, view: &View) -> String
 }
 
 fn row(page: &mut String, path: &TreePath, member: &Member) {
-    let slash = if member.kind == Kind::Collection { "/" } else { "" };
+    let slash = if member.kind == MemberKind::Collection { "/" } else { "" };
     let mark = if member.link { " ↗" } else { "" };
     let size = match member.kind {
-        Kind::Collection => String::new(),
-        Kind::File => human(member.stamp.size),
+        MemberKind::Collection => String::new(),
+        MemberKind::File => human(member.stamp.size),
     };
     let time = rfc3339(member);
     let shown = time.get(..16).unwrap_or_default().replace('T', " ");

@@ -14,8 +14,8 @@ use super::{Origin, http_date};
 use crate::header::Preconditions;
 use crate::header::parse_date;
 use crate::origin::{
-    Changes, Evidence, Found, INLINE_BYTES, Kind, Member, Names, OriginError, Patch, Properties, PropertyName, Stamp,
-    Tag, Tags, Tree, TreePath, member,
+    Changes, Evidence, Found, INLINE_BYTES, Member, MemberKind, Names, OriginError, Patch, Properties, PropertyName,
+    Stamp, Tag, Tags, Tree, TreePath, member,
 };
 use crate::serve::problem::Problem;
 use actix_web::HttpResponse;
@@ -66,7 +66,7 @@ struct Resource<'a> {
     href: String,
     name: &'a str,
     path: TreePath,
-    kind: Kind,
+    kind: MemberKind,
     stamp: &'a Stamp,
     etag: Option<String>,
     room: Option<&'a StatVfs>,
@@ -109,7 +109,7 @@ impl Origin {
                     href: format!("{prefix}{}", of.bare()),
                     name: of.name().unwrap_or_default(),
                     path: of.bare(),
-                    kind: Kind::File,
+                    kind: MemberKind::File,
                     stamp: &stamp,
                     etag: Some(tag.entity_tag().to_string()),
                     room: None,
@@ -126,7 +126,7 @@ impl Origin {
                     href: format!("{prefix}{}", of.with_slash()),
                     name: of.name().unwrap_or("/"),
                     path: of.with_slash(),
-                    kind: Kind::Collection,
+                    kind: MemberKind::Collection,
                     stamp: &stamp,
                     etag: None,
                     room: room.as_ref(),
@@ -333,8 +333,8 @@ impl Members {
     fn write_one(&mut self, text: &mut String, found: &Member) {
         let child = self.path.child(&found.name);
         let path = match found.kind {
-            Kind::Collection => child.with_slash(),
-            Kind::File => child,
+            MemberKind::Collection => child.with_slash(),
+            MemberKind::File => child,
         };
         let tag = self.tag(found, &path);
         let (handle, name) = (&self.handle, found.name.as_str());
@@ -360,7 +360,7 @@ impl Members {
             Wanted::These(names) => names.iter().any(|(space, name)| space == DAV && name == "getetag"),
             _ => true,
         };
-        if found.kind == Kind::Collection || !wants || found.tag.is_some() {
+        if found.kind == MemberKind::Collection || !wants || found.tag.is_some() {
             return found.tag;
         }
         self.may_read = self.may_read.checked_sub(found.stamp.size.max(4096))?;
@@ -447,7 +447,7 @@ impl Resource<'_> {
 
     /// The value of one of our properties, as XML; `None` where the resource does not have it.
     fn value(&self, name: &str) -> Option<String> {
-        let file = self.kind == Kind::File;
+        let file = self.kind == MemberKind::File;
         match name {
             "resourcetype" if file => Some(String::new()),
             "resourcetype" => Some("<D:collection/>".to_owned()),

@@ -14,7 +14,7 @@ use super::put::{Batches, Put, Sums, claims, placed, text};
 use super::writer::Locked;
 use super::{Origin, refused};
 use crate::header::{Claim, Preconditions, boolean, count};
-use crate::origin::{Changes, Evidence, OriginError, Record, Right, Tag, TreePath, Turn, Upload, Uploads};
+use crate::origin::{Changes, Evidence, OriginError, Right, Tag, TreePath, Turn, Upload, UploadRecord, Uploads};
 use crate::serve::problem::Problem;
 use actix_http::Payload;
 use actix_web::HttpResponse;
@@ -122,7 +122,7 @@ impl Origin {
     ) -> Result<HttpResponse, Problem> {
         let length = announced(&head.headers, put.length)?;
         self.fits(length.unwrap_or_default())?;
-        let record = Record {
+        let record = UploadRecord {
             path: path.to_string(),
             conditions: put.conditions,
             claims: put.claims,

@@ -11,7 +11,7 @@
 
 use super::disk::{Disk, MOUNT_PATIENCE};
 use crate::header::Preconditions;
-use crate::origin::{Arrived, Changes, Copied, Evidence, Gone, Held, Locks, OriginError, TreePath};
+use crate::origin::{Arrived, Changes, Copied, Evidence, Gone, HeldLocks, Locks, OriginError, TreePath};
 use std::sync::Arc;
 
 /// How often a change is tried whose condition has to be read for again.
@@ -114,7 +114,7 @@ impl Writer {
     }
 
     /// The locks, as soon as they are free; on a mount, which may hang with whoever holds them, only for so long.
-    pub(super) async fn locks(&self, locked: &Locked) -> Result<Held, OriginError> {
+    pub(super) async fn locks(&self, locked: &Locked) -> Result<HeldLocks, OriginError> {
         let mounts = self.disk.tree.mounts();
         let own = |path: &TreePath| mounts.point(path.names()).is_own();
         let waits = async {
