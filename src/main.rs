@@ -82,14 +82,22 @@ impl Common {
         let mut layers = Layers::new();
         layers.add_flags(flags.map(|(key, values)| (key.to_owned(), values)));
         // The commands' own variable: a shell that has it set may start a server too.
-        layers.add_environment(std::env::vars().filter(|(name, _)| name != cli::SERVER_VARIABLE));
+        layers.add_environment(variables().filter(|(name, _)| name != cli::SERVER_VARIABLE));
         if let Some(path) = file {
             let text =
                 std::fs::read_to_string(&path).map_err(|error| format!("--config: could not read {path}: {error}"))?;
             layers.add_toml(&text, &path);
         }
+        for warning in layers.warnings() {
+            complain(&format!("warning: {warning}"));
+        }
         Ok(layers)
     }
+}
+
+/// The variables of the environment that are text; others can be no settings, and `std::env::vars` panics at them.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// Every setting can also stand in MILLPOND_* variables and in the TOML file; flags win.

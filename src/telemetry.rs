@@ -3,14 +3,15 @@
 //! One registry a server, nothing global, so that several servers can share a process. Names follow
 //! the vocabulary of the documents; `docs/metrics.md` lists them.
 
+use crate::sync::lock;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{self, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// The label of answers: the status code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -177,7 +178,7 @@ impl Metrics {
     /// All of them in the text format of OpenMetrics.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = lock(&self.registry);
         // Writing to a string does not fail.
         let _ = encode(&mut text, &registry);
         text

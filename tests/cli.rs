@@ -168,6 +168,22 @@ fn wrong_values_are_reported_all_at_once_and_exit_2() {
 }
 
 #[test]
+fn variables_that_a_container_platform_sets_by_itself_are_told_and_ignored() {
+    use std::os::unix::ffi::OsStrExt;
+    let check = command(&["config", "check", "--data", "/d"])
+        .env("MILLPOND_PORT", "tcp://10.96.0.7:8080")
+        .env("MILLPOND_SERVICE_HOST", "10.96.0.7")
+        .env("NOT_TEXT", std::ffi::OsStr::from_bytes(b"\xff"))
+        .output()
+        .expect("run");
+    let text = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert_eq!(check.status.code(), Some(0), "{text}");
+    for name in ["MILLPOND_PORT", "MILLPOND_SERVICE_HOST"] {
+        assert!(text.contains(&format!("warning: {name}")), "{text}");
+    }
+}
+
+#[test]
 fn an_unknown_flag_or_a_missing_file_exits_2() {
     assert_eq!(run(&["serve", "--lissten", "x"]).status.code(), Some(2));
     let missing = run(&["serve", "--config", "/no/such/file"]);

@@ -17,7 +17,7 @@ const STACK: &[&[&str]] = &[
     &["header"],
     &["ranges"],
     &["key", "telemetry", "config"],
-    &["clock"],
+    &["clock", "sync"],
 ];
 
 /// Crates that one module alone may name.
@@ -30,6 +30,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("rangemap::", &["ranges"]),
     ("notify::", &["origin"]),
     ("quick_xml::", &["serve"]),
+    ("PoisonError", &["sync"]),
 ];
 
 fn sources(dir: &Path, into: &mut Vec<PathBuf>) {

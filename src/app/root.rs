@@ -16,10 +16,11 @@ use crate::clock::SharedClock;
 use crate::config::OriginConfig;
 use crate::origin::{Changes, Identity, OriginError, Staging, Summing, Tags, Tree, Uploads, Watching};
 use crate::serve::{Access, AccessLog, Cursors, Origin, OriginSettings};
+use crate::sync::{read, write};
 use crate::telemetry::Metrics;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ impl Directory {
 
     /// The origin that is open.
     pub(super) fn current(&self) -> Option<Arc<Origin>> {
-        self.origin.read().unwrap_or_else(PoisonError::into_inner).clone()
+        read(&self.origin).clone()
     }
 
     /// Lets another process write to the directory.
@@ -88,7 +89,7 @@ impl Directory {
         // The place for unfinished files is locked by the one who writes there.
         self.release();
         let origin = self.open(Arc::clone(&tree))?;
-        *self.origin.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(origin));
+        *write(&self.origin) = Some(Arc::new(origin));
         // Only now the mark is there.
         let now = tree.identity()?;
         if let Some(kept) = &kept

@@ -4,6 +4,7 @@
 //! do not read, or do not belong together, leave the certificate as it was, and say so.
 
 use super::AppError;
+use crate::sync::lock;
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
@@ -11,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How often it is looked whether the files have changed.
@@ -63,7 +64,7 @@ pub(super) fn server_config(certificate: &Path, key: &Path) -> Result<ServerConf
 
 impl Files {
     fn current(&self, look_every: Duration) -> Arc<CertifiedKey> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if state.looked.elapsed() >= look_every {
             state.looked = Instant::now();
             let now = written(&self.certificate, &self.key);

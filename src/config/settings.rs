@@ -394,7 +394,7 @@ fn upstreams(reader: &mut Reader<'_>) -> Vec<UpstreamConfig> {
     let names: std::collections::BTreeSet<String> = reader
         .layers
         .keys()
-        .filter_map(|(key, _)| Some(key.strip_prefix("upstreams.")?.rsplit_once('.')?.0.to_owned()))
+        .filter_map(|key| Some(key.strip_prefix("upstreams.")?.rsplit_once('.')?.0.to_owned()))
         .collect();
     for name in names {
         let (source, url) = reader.text(&format!("upstreams.{name}.url"));
@@ -464,20 +464,22 @@ fn add_upstream(reader: &mut Reader<'_>, found: &mut Vec<UpstreamConfig>, source
     });
 }
 
+/// Whether a setting has that key, of whichever server.
+pub(super) fn is_setting(key: &str) -> bool {
+    key == "upstream"
+        || key == "config"
+        || all_settings().any(|setting| setting.key == key)
+        || key
+            .strip_prefix("upstreams.")
+            .and_then(|rest| rest.rsplit_once('.'))
+            .is_some_and(|(_, rule)| RULES.contains(&rule))
+}
+
 pub(super) fn unknown_keys(reader: &mut Reader<'_>) {
-    let known = |key: &str| {
-        key == "upstream"
-            || key == "config"
-            || all_settings().any(|setting| setting.key == key)
-            || key
-                .strip_prefix("upstreams.")
-                .and_then(|rest| rest.rsplit_once('.'))
-                .is_some_and(|(_, rule)| RULES.contains(&rule))
-    };
     let unknown: Vec<String> = reader
         .layers
-        .keys()
-        .filter(|(key, _)| !known(key))
+        .strict_keys()
+        .filter(|(key, _)| !is_setting(key))
         .map(|(_, name)| format!("{name}: there is no such setting; `millpond config show` lists them"))
         .collect();
     reader.mistakes.extend(unknown);
@@ -519,14 +521,14 @@ mod tests {
     #[test]
     fn all_mistakes_are_reported_at_once_with_key_and_unit() {
         let flags = [("listen", "nowhere"), ("quota", "50 bananas"), ("data", "/d")];
-        let variables = [("MILLPOND_GRACE", "30"), ("MILLPOND_SPEED", "11")];
-        let toml = "delivery = \"later\"\nupstream = [\"ftp://h/\", \"http=http://h/\"]\n";
+        let variables = [("MILLPOND_GRACE", "30")];
+        let toml = "speed = 11\ndelivery = \"later\"\nupstream = [\"ftp://h/\", \"http=http://h/\"]\n";
         let mistakes = Config::read(&layers(&flags, &variables, toml)).expect_err("invalid").0;
         for (key, mend) in [
             ("--listen", "port"),
             ("--quota", "50GiB"),
             ("MILLPOND_GRACE", "unit"),
-            ("MILLPOND_SPEED", "no such setting"),
+            ("speed in the configuration file", "no such setting"),
             ("delivery in the configuration file", "follow or capped"),
             ("upstream in", "http://"),
             ("upstream in", "taken"),
@@ -537,6 +539,22 @@ mod tests {
             );
         }
         assert_eq!(mistakes.len(), 7, "{mistakes:#?}");
+    }
+
+    #[test]
+    fn an_unknown_variable_is_a_warning_and_no_mistake() {
+        let variables = [
+            ("MILLPOND_PORT", "tcp://10.0.0.1:80"),
+            ("MILLPOND_GRACE", "2s"),
+            ("HOME", "/"),
+        ];
+        let layers = layers(&[("data", "/d")], &variables, "");
+        assert_eq!(Config::read(&layers).expect("valid").grace.as_secs(), 2);
+        let warnings = layers.warnings();
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("MILLPOND_PORT"),
+            "{warnings:?}"
+        );
     }
 
     #[test]

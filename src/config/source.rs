@@ -1,5 +1,6 @@
 //! Where settings come from: layers of text under keys, the first that has a key wins.
 
+use super::settings::is_setting;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -22,6 +23,9 @@ impl std::error::Error for Mistakes {}
 struct Layer {
     /// How a key of this layer is named in a message.
     name: fn(&str) -> String,
+    /// Whether a key that is no setting is a mistake. It is none in the environment: container platforms set
+    /// `MILLPOND_PORT` and the like by themselves for a service of that name.
+    is_strict: bool,
     values: BTreeMap<String, Vec<String>>,
 }
 
@@ -42,6 +46,7 @@ impl Layers {
     pub fn add_flags(&mut self, flags: impl IntoIterator<Item = (String, Vec<String>)>) {
         self.layers.push(Layer {
             name: |key| format!("--{}", key.replace('_', "-")),
+            is_strict: true,
             values: flags.into_iter().filter(|(_, values)| !values.is_empty()).collect(),
         });
     }
@@ -61,6 +66,7 @@ impl Layers {
             .collect();
         self.layers.push(Layer {
             name: |key| format!("{PREFIX}{}", key.to_ascii_uppercase()),
+            is_strict: false,
             values,
         });
     }
@@ -80,6 +86,7 @@ impl Layers {
         }
         self.layers.push(Layer {
             name: |key| format!("{key} in the configuration file"),
+            is_strict: true,
             values,
         });
     }
@@ -115,11 +122,32 @@ impl Layers {
         })
     }
 
-    /// All keys, with the names they go by.
-    pub(super) fn keys(&self) -> impl Iterator<Item = (&str, String)> {
+    /// The keys of the layers in which one that is no setting is a mistake, with the names they go by.
+    pub(super) fn strict_keys(&self) -> impl Iterator<Item = (&str, String)> {
+        self.keys_of(true)
+    }
+
+    /// What is odd about the layers and no mistake, one line each: `MILLPOND_*` variables that name no setting, and are
+    /// ignored.
+    pub fn warnings(&self) -> Vec<String> {
+        let unknown = self.keys_of(false).filter(|(key, _)| !is_setting(key));
+        unknown
+            .map(|(_, name)| {
+                format!("{name}: there is no such setting, so it is ignored; `millpond config show` lists them")
+            })
+            .collect()
+    }
+
+    /// All keys.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
         self.layers
             .iter()
-            .flat_map(|layer| layer.values.keys().map(|key| (key.as_str(), (layer.name)(key))))
+            .flat_map(|layer| layer.values.keys().map(String::as_str))
+    }
+
+    fn keys_of(&self, of_strict: bool) -> impl Iterator<Item = (&str, String)> {
+        let layers = self.layers.iter().filter(move |layer| layer.is_strict == of_strict);
+        layers.flat_map(|layer| layer.values.keys().map(|key| (key.as_str(), (layer.name)(key))))
     }
 
     pub(super) fn mistakes(&self) -> &[String] {

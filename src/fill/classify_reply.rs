@@ -447,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_coded_body_has_no_ranges_and_is_none() {
-        let content_encoded = |status, range| Reply {
+        let coded = |status, range| Reply {
             content_encoded: true,
             ..reply(status, Framing::Length(60), range, Some("\"a\""))
         };

@@ -7,10 +7,11 @@ use crate::key::ObjectId;
 use crate::live::Streams;
 use crate::policy::NotStored;
 use crate::store::Store;
+use crate::sync::lock;
 use crate::upstream::Client;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -61,7 +62,7 @@ impl Context {
     }
 
     pub(super) fn fills(&self) -> MutexGuard<'_, HashMap<ObjectId, Arc<FillState>>> {
-        self.fills.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.fills)
     }
 
     /// The fill goes on for the readers that have joined it: requests arriving after this are not coalesced.
@@ -85,18 +86,18 @@ impl Context {
     }
 
     pub(super) fn hit_for_miss(&self) -> MutexGuard<'_, HitForMiss> {
-        self.hit_for_miss.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.hit_for_miss)
     }
 
     /// Bytes of the URL have differed under one weak tag and date: what these say is not believed for a while.
     pub(super) fn distrust(&self, id: ObjectId) {
-        let mut distrusted = self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut distrusted = lock(&self.distrusted);
         distrusted.note(id, Instant::now());
     }
 
     /// Whether that is so.
     pub(super) fn distrusts(&self, id: ObjectId) -> bool {
-        let distrusted = self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
+        let distrusted = lock(&self.distrusted);
         distrusted.has(id, Instant::now())
     }
 

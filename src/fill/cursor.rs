@@ -9,9 +9,10 @@ use crate::live::Stream;
 use crate::policy::NotStored;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::Object;
+use crate::sync::lock;
 use crate::upstream::Target;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A reader's share in a fill; while any is held the fill goes on.
@@ -105,7 +106,7 @@ impl Cursor {
             .rate()
             .map_or(0, |rate| (rate * NEAR_SECONDS) as u64)
             .max(NEAR_BYTES);
-        let status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = lock(&self.shared.status);
         if is_near && !status.dead_end {
             return true;
         }
@@ -142,7 +143,7 @@ impl Cursor {
 impl Drop for Cursor {
     fn drop(&mut self) {
         // Before the count: whoever sees that nobody is left must see since when.
-        let mut access = self.shared.access.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut access = lock(&self.shared.access);
         access.left = Some(Instant::now());
         drop(access);
         self.shared.readers.fetch_sub(1, Ordering::AcqRel);

@@ -1,8 +1,9 @@
 //! Positions of readers and their rates, by which read-ahead is measured; and the pattern of their visits.
 
 use crate::ranges::ByteOffset;
+use crate::sync::lock;
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// The rate is that of the last so long.
@@ -38,7 +39,7 @@ impl ReaderPosition {
     }
 
     fn reader(&self) -> MutexGuard<'_, ReaderProgress> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// The reader has taken `bytes` and is at `at` now, of a wish that ends at `end`.

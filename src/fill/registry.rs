@@ -18,9 +18,10 @@ use crate::live::{Stream, Streams};
 use crate::policy::{NotStored, selects};
 use crate::ranges::ByteOffset;
 use crate::store::{Object, PurgeScope, Representation, Store};
+use crate::sync::lock;
 use crate::upstream::{Client, Span, Target, Trust, UpstreamError};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use url::Url;
@@ -274,13 +275,13 @@ impl FillState {
 
     /// The target to ask for.
     pub(super) fn target(&self) -> Arc<Target> {
-        Arc::clone(&self.target.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.target))
     }
 
     /// A reader came with `target`. One that may go everywhere takes the place of one that may not, and
     /// is never replaced by one.
     fn renew(&self, target: &Arc<Target>) {
-        let mut held = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.target);
         let same = held.url == target.url && held.trust == target.trust;
         match (held.trust, target.trust) {
             // One client's credentials are not used for others.
@@ -297,7 +298,7 @@ impl FillState {
 
     /// The target, locked: no reader renews it while this is held.
     pub(super) fn hold_target(&self) -> MutexGuard<'_, Arc<Target>> {
-        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.target)
     }
 
     /// The URL that is worth a try where `asked` opens nothing: what has taken its place, or was not tried yet.
@@ -327,19 +328,19 @@ impl FillState {
     }
 
     fn spare(&self) -> MutexGuard<'_, Option<Arc<Target>>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.spare)
     }
 
     /// Where redirects led a short while ago.
     pub(super) fn location(&self) -> Option<Url> {
-        let held = self.location.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = lock(&self.location);
         let (url, since) = held.as_ref()?;
         (since.elapsed() < LOCATION_LIFETIME).then(|| url.clone())
     }
 
     /// Remembers where redirects led.
     pub(super) fn remember_location(&self, url: Url) {
-        let mut held = self.location.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.location);
         if held
             .as_ref()
             .is_none_or(|(known, since)| *known != url || since.elapsed() >= LOCATION_LIFETIME)
@@ -349,13 +350,13 @@ impl FillState {
     }
 
     pub(super) fn forget_location(&self) {
-        *self.location.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.location) = None;
     }
 
     /// Whether the latest reader goes on where another one ended, so that the next is known beforehand;
     /// and when the last one left.
     pub(super) fn access(&self) -> (bool, Option<Instant>) {
-        let access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+        let access = lock(&self.access);
         (access.in_sequence, access.left)
     }
 
@@ -374,7 +375,7 @@ impl FillState {
     /// is counted before it looks, under the same lock, which sessions there are (`Cursor::comes_soon`): so none relies on
     /// a session that is about to end.
     pub(super) fn ends_unattended(&self, position: &SessionPosition, arrivals: u64) -> bool {
-        let _looks = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let _looks = lock(&self.status);
         let ends = self.arrivals() == arrivals;
         if ends {
             position.stop.store(0, Ordering::Release);
@@ -388,13 +389,13 @@ impl FillState {
 
     /// Where the latest wishes ended: whoever had them may be back for the next.
     pub(super) fn left_at(&self) -> Vec<ByteOffset> {
-        let access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+        let access = lock(&self.access);
         access.latest_ends()
     }
 
     /// How each of the readers goes.
     pub(super) fn reading(&self) -> Vec<ReaderProgress> {
-        let mut positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut positions = lock(&self.positions);
         positions.retain(|position| position.strong_count() > 0);
         positions
             .iter()
@@ -404,7 +405,7 @@ impl FillState {
 
     /// Bytes per second that the fill brings, where enough has come to tell.
     pub(super) fn rate(&self) -> Option<f64> {
-        let throughput = self.throughput.lock().unwrap_or_else(PoisonError::into_inner);
+        let throughput = lock(&self.throughput);
         throughput.rate(Instant::now())
     }
 }
@@ -467,7 +468,7 @@ impl Registry {
             };
             if let Some((start, end)) = wish {
                 shared.hint.store(start, Ordering::Relaxed);
-                let mut access = shared.access.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut access = lock(&shared.access);
                 access.note(start, end);
             }
         }
@@ -505,7 +506,7 @@ impl Registry {
 
     fn cursor(&self, shared: Arc<FillState>, position: ReaderPosition, collapsed: bool) -> Cursor {
         let position = Arc::new(position);
-        let mut positions = shared.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut positions = lock(&shared.positions);
         // Positions of readers that left are dropped here, so that a fill which plans rarely keeps no list of them.
         positions.retain(|position| position.strong_count() > 0);
         positions.push(Arc::downgrade(&position));
@@ -591,7 +592,7 @@ impl Registry {
     }
 
     fn spawn(&self, owner: Owner, start: Start) {
-        let mut owners = self.context.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owners = lock(&self.context.owners);
         while owners.try_join_next().is_some() {}
         let thread = owner.thread().clone();
         owners.spawn_on(owner.run(start), &thread);
@@ -611,7 +612,7 @@ impl Registry {
     pub async fn stop(&self) {
         self.context.stopping.send_replace(true);
         let mut owners = {
-            let mut held = self.context.owners.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut held = lock(&self.context.owners);
             std::mem::take(&mut *held)
         };
         while owners.join_next().await.is_some() {}

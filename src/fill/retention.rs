@@ -10,7 +10,8 @@ use super::position::ReaderProgress;
 use super::registry::{FillState, Phase};
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use crate::store::{Object, StoreError};
-use std::sync::{Arc, PoisonError};
+use crate::sync::lock;
+use std::sync::Arc;
 
 /// Bytes are punched out in blocks of this length: their checksums then go with them.
 const BLOCK_BYTES: u64 = 1 << 20;
@@ -105,7 +106,7 @@ impl Context {
         let mut written = self.store.write(object, at, pieces);
         if lacks_room(&written).is_some() && shared.has_readers() {
             // One caller makes room at a time: room for one piece is not made twice.
-            let _one = self.punching.lock().unwrap_or_else(PoisonError::into_inner);
+            let _one = lock(&self.punching);
             written = self.store.write(object, at, pieces);
             while let Some(missing) = lacks_room(&written) {
                 if !self.punch(shared, missing) {

@@ -4,9 +4,10 @@
 //! call to the kernel. Threads that share their tasks wake a second one for each that finds something to do, lest there
 //! be more (`docs/decisions/0020-threads-of-fills.md`).
 
+use crate::sync::lock;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
@@ -115,7 +116,7 @@ impl RunningRuntimes {
     /// Ends them, and returns when they have; tasks that still run are dropped. One that hangs on its disk is left behind.
     pub fn stop(self) {
         self.ending.send_replace(true);
-        let ended = self.ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let ended = lock(&self.ended);
         let _ = ended.recv_timeout(ENDING + AFTERWARDS);
     }
 }

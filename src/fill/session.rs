@@ -14,12 +14,13 @@ use super::write_batch::WriteBatch;
 use crate::live::Stream;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, PassThroughReason, StoreError};
+use crate::sync::lock;
 use crate::upstream::{Exchange, Framing, Permit, UpstreamError};
 use bytes::Bytes;
 use futures::poll;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -258,11 +259,7 @@ pub(super) async fn receive(
         };
         if count > 0 {
             position.moved.fetch_add(count, Ordering::Relaxed);
-            sink.shared
-                .throughput
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .add(count, Instant::now());
+            lock(&sink.shared.throughput).add(count, Instant::now());
             position.set_stage(Stage::Moving);
             if (position.has_progressed() || at >= asked)
                 && let Some(report) = on_progress.take()

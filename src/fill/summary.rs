@@ -5,8 +5,9 @@ use super::registry::{FillState, Phase};
 use super::wait_reason::{SessionSummary, Situation, WaitReason};
 use crate::ranges::ByteOffset;
 use crate::store::Object;
+use crate::sync::lock;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 /// A line of the list of fills.
@@ -82,7 +83,7 @@ impl Context {
 
     pub(super) fn situation(&self, shared: &FillState) -> Situation {
         let standing = self.client.budget_of(&shared.target().url).standing();
-        let status = shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = lock(&shared.status);
         let now = Instant::now();
         Situation {
             sessions: status.sessions.iter().map(|position| position.summary()).collect(),

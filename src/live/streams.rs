@@ -5,11 +5,12 @@ use super::sync_points::SyncPoints;
 use crate::clock::{SharedClock, unix_seconds};
 use crate::key::ObjectId;
 use crate::store::{Broken, Object, Store, StoreError, StreamRecord};
+use crate::sync::lock;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -600,9 +601,4 @@ fn restored(id: StreamId, record: StreamRecord, now: u64) -> Stream {
     stream.first.store(record.first, Ordering::Release);
     stream.end.store(record.end, Ordering::Release);
     stream
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics with one of these held; if it did, what they guard would still be whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -13,8 +13,9 @@
 
 use super::mounts::{MountPoint, Mounts};
 use super::path::{TreePath, folded};
+use crate::sync::lock;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 type PathLock = tokio::sync::Mutex<()>;
@@ -74,7 +75,7 @@ impl Locks {
         let mut points: Vec<MountPoint> = paths.iter().map(|path| mounts.point(path.names())).collect();
         points.sort_unstable();
         points.dedup();
-        let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trees = lock(&self.trees);
         // What comes and goes by itself (autofs) leaves nothing behind.
         if trees.len() >= 1024 {
             trees.retain(|_, tree| Arc::strong_count(tree) > 1);
@@ -86,7 +87,7 @@ impl Locks {
     }
 
     fn lock(&self, key: String) -> Arc<PathLock> {
-        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut paths = lock(&self.paths);
         if let Some(lock) = paths.get(&key).and_then(Weak::upgrade) {
             return lock;
         }

@@ -5,9 +5,10 @@
 //! (`locks`), and a collection with a mount in it is neither removed nor moved as one.
 
 use super::path::TreePath;
+use crate::sync::lock;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -137,7 +138,7 @@ impl Mounts {
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if state.read.is_none_or(|read| read.elapsed() >= BELIEVED_FOR) {
             state.read = Some(Instant::now());
             let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();

@@ -30,6 +30,7 @@ use super::path::{STAGING, TreePath, UNFINISHED};
 use super::tags::{Digest, finished};
 use super::tree::Tree;
 use crate::clock::SharedClock;
+use crate::sync::{read, write};
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use rustix::fs::{
@@ -42,7 +43,7 @@ use std::fs::File;
 use std::io::Seek;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::UNIX_EPOCH;
 
 /// The shortest body whose room is reserved before it comes.
@@ -119,10 +120,7 @@ impl Staging {
     /// Lets another process have the place: nothing is written by this one any more, though a connection that ends may
     /// hold it open for a moment longer.
     pub fn release(&self) {
-        let _ = flock(
-            &**self.dir.read().unwrap_or_else(PoisonError::into_inner),
-            FlockOperation::Unlock,
-        );
+        let _ = flock(&**read(&self.dir), FlockOperation::Unlock);
     }
 
     /// The place itself, made again where somebody has removed it.
@@ -130,11 +128,11 @@ impl Staging {
     /// # Errors
     /// [`OriginError::Vanished`] where the directory has gone, and what the disk reports.
     pub(super) fn dir(&self) -> Result<Arc<OwnedFd>, OriginError> {
-        let dir = Arc::clone(&self.dir.read().unwrap_or_else(PoisonError::into_inner));
+        let dir = Arc::clone(&read(&self.dir));
         if self.is_in_place(&dir)? {
             return Ok(dir);
         }
-        let mut current = self.dir.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = write(&self.dir);
         if !self.is_in_place(&current)? {
             self.tree.stands()?;
             *current = Arc::new(make_place(&self.tree)?);

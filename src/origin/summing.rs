@@ -8,9 +8,10 @@
 use super::path::TreePath;
 use super::tags::{SETTLED_AFTER, Tags};
 use super::tree::{Found, Tree, stamp};
+use crate::sync::lock;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 /// The largest file that is read on the first thread.
@@ -76,7 +77,7 @@ impl Summing {
 
     /// Has the file read, unless it is to be already.
     pub fn ask(&self, path: &TreePath) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         if waiting.len() < MAX_WAITING && waiting.insert(path.clone()) {
             // Without a thread there are no digests, and the tags are those of stamps.
             let _ = self.ordinary.send(path.clone());
@@ -116,7 +117,7 @@ impl Reader {
             return;
         }
         if self.is_done(&path) || looks >= MAX_LOOKS {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = lock(&self.waiting);
             waiting.remove(&path);
             return;
         }

@@ -29,6 +29,7 @@ use super::tree::{Stamp, stamp};
 use crate::clock::SharedClock;
 use crate::header::EntityTag;
 use crate::store::BLOCK_BYTES;
+use crate::sync::lock;
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -36,8 +37,8 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// The largest file that is read while its client waits for the header.
@@ -185,7 +186,7 @@ impl Tags {
 
     /// The digest of that state of a file, where it is known.
     pub fn known(&self, stamp: &Stamp) -> Option<Digest> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         let found = known.get_mut(&(stamp.dev, stamp.ino))?;
         let same = (found.size, found.modified, found.changed) == (stamp.size, stamp.modified, stamp.changed);
         same.then(|| {
@@ -196,7 +197,7 @@ impl Tags {
 
     /// What is remembered of that state, to be [`Tags::carry`]-ed over.
     pub(super) fn held(&self, stamp: &Stamp) -> Option<KnownDigest> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock(&self.known);
         let found = known.get(&(stamp.dev, stamp.ino))?;
         let same = (found.size, found.modified, found.changed) == (stamp.size, stamp.modified, stamp.changed);
         let (digest, told) = (found.digest, found.told);
@@ -214,7 +215,7 @@ impl Tags {
     }
 
     fn remember(&self, stamp: &Stamp, digest: Digest, told: Option<Told>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         if known.len() >= MAX_KNOWN {
             let mut uses: Vec<u64> = known.values().map(|known| known.used).collect();
             let middle = uses.len() / 2;
@@ -259,7 +260,7 @@ impl Tags {
     /// Whether nothing but the time of change tells that state from one whose digest is known: then reading it will tell
     /// whether its tag is still true.
     fn is_touched(&self, stamp: &Stamp) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock(&self.known);
         known
             .get(&(stamp.dev, stamp.ino))
             .is_some_and(|known| (known.size, known.modified) == (stamp.size, stamp.modified))
@@ -267,7 +268,7 @@ impl Tags {
 
     /// The tag that clients have of a state with those bytes, where only its rights or its name have changed since.
     fn told_before(&self, stamp: &Stamp, digest: &Digest) -> Option<KnownDigest> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock(&self.known);
         let found = known.get(&(stamp.dev, stamp.ino))?;
         let same = (found.size, found.modified, &found.digest) == (stamp.size, stamp.modified, digest);
         same.then_some(KnownDigest {
@@ -331,7 +332,7 @@ impl Tags {
         if !self.changed.swap(false, Ordering::Relaxed) {
             return;
         }
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = lock(&self.known).clone();
         if let Err(error) = write(file, &known) {
             tracing::warn!(path = %file.display(), %error, "could not keep the tags of files; after a restart they are read again");
         }

@@ -18,13 +18,14 @@ use super::staging::{Arrived, Incoming, UPLOAD, random, sync};
 use super::tree::stamp;
 use crate::clock::{SharedClock, unix_seconds};
 use crate::header::{Claim, Preconditions};
+use crate::sync::lock;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -146,7 +147,7 @@ impl Uploads {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Upload>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 
     /// How long an upload that nobody touches can be resumed.

@@ -8,10 +8,11 @@ use super::path::TreePath;
 use super::summing::Summing;
 use super::tags::INLINE_BYTES;
 use super::tree::Tree;
+use crate::sync::lock;
 use notify::event::{EventKind, ModifyKind};
 use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// A watch. Dropping it ends it.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Watching {
             .spawn(move || {
                 let root = tree.path().to_owned();
                 match begin(tree, summing) {
-                    Ok(watcher) => *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(watcher),
+                    Ok(watcher) => *lock(&slot) = Some(watcher),
                     Err(error) => {
                         tracing::warn!(path = %root.display(), %error, "the directory is not watched: strong tags of large files come when they are asked for; raise fs.inotify.max_user_watches");
                     }

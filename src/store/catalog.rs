@@ -18,10 +18,11 @@ use super::record::Record;
 use super::schema;
 use super::sums::Group;
 use crate::key::ObjectId;
+use crate::sync::{lock, read, write};
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 const FLUSH_EVERY_MS: u64 = 500;
@@ -123,7 +124,7 @@ impl Catalog {
 
     /// Does something with the trees. A failure of theirs closes them, for a later [`Catalog::heal`].
     fn with<T>(&self, action: &'static str, work: impl FnOnce(&Trees) -> sled::Result<T>) -> Result<T, StoreError> {
-        let held = self.trees.read().unwrap_or_else(PoisonError::into_inner);
+        let held = read(&self.trees);
         let trees = held.as_ref().ok_or(StoreError::NoCatalog)?;
         let failed = match work(trees) {
             Ok(done) => return Ok(done),
@@ -131,7 +132,7 @@ impl Catalog {
         };
         drop(held);
         if matches!(failed, sled::Error::Io(_) | sled::Error::ReportableBug(_)) {
-            let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+            let mut trees = write(&self.trees);
             if trees.take().is_some() {
                 tracing::error!(error = %failed, action, "the catalog failed: going on without it");
             }
@@ -141,16 +142,16 @@ impl Catalog {
 
     /// Goes on without it, until it is opened anew.
     pub(super) fn close(&self) {
-        *self.trees.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *write(&self.trees) = None;
     }
 
     fn trees(&self) -> Option<Trees> {
-        self.trees.read().unwrap_or_else(PoisonError::into_inner).clone()
+        read(&self.trees).clone()
     }
 
     /// Whether it can be used.
     pub(super) fn is_open(&self) -> bool {
-        self.trees.read().unwrap_or_else(PoisonError::into_inner).is_some()
+        read(&self.trees).is_some()
     }
 
     /// How many bytes must be free for a catalog that has failed to be opened anew.
@@ -162,7 +163,7 @@ impl Catalog {
     /// Opens a catalog that has failed anew, where `free` says that the disk may take it by now. For a
     /// blocking thread, to be called now and then.
     pub(super) fn heal(&self, free: Option<u64>) -> Healed {
-        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut health = lock(&self.health);
         if let Some(trees) = self.trees() {
             if health.looked.elapsed() < LOOK_EVERY {
                 return Healed::No;
@@ -173,7 +174,7 @@ impl Catalog {
             }
             tracing::error!(path = %self.path.display(), "the catalog's file was deleted: beginning a new one");
             drop(trees);
-            drop(self.trees.write().unwrap_or_else(PoisonError::into_inner).take());
+            drop(write(&self.trees).take());
         } else if health.tried.is_some_and(|tried| tried.elapsed() < HEAL_EVERY) {
             return Healed::No;
         }
@@ -184,7 +185,7 @@ impl Catalog {
         let existed = file_of(&self.path).is_some();
         match Trees::open(&self.path) {
             Ok(trees) => {
-                *self.trees.write().unwrap_or_else(PoisonError::into_inner) = Some(trees);
+                *write(&self.trees) = Some(trees);
                 health.tried = None;
                 health.said.clear();
                 tracing::warn!("the catalog is open again");

@@ -19,10 +19,10 @@ use super::space::PAGE_BYTES;
 use super::sums::{self, Group, Sum};
 use crate::clock::unix_seconds;
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
+use crate::sync::{lock, read};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ impl Object {
         if self.materialized.load(Ordering::Acquire) {
             return Ok(());
         }
-        let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let durable = lock(&self.recorded);
         if self.materialized.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -88,7 +88,7 @@ impl Object {
         let gaps: Vec<ByteRange> = self.progress().present.gaps(range).collect();
         for gap in gaps {
             // Retraction takes this lock alone: it waits until this piece is written and present.
-            let writing = self.io.read().unwrap_or_else(PoisonError::into_inner);
+            let writing = read(&self.io);
             let write = self.shared.inline_writes.begin(Instant::now());
             self.reserve(gap)?;
             fault::point("room-taken");
@@ -122,7 +122,7 @@ impl Object {
         let absent = part(pieces, (gap.start() - at) as usize, gap.len() as usize);
         write.measure(|| self.body.write(gap.start(), &absent))?;
         fault::point("written");
-        let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arriving = lock(&self.arriving);
         let mut next = gap.start();
         for piece in absent {
             arriving.wrote(next, piece);
@@ -175,7 +175,7 @@ impl Object {
         if !self.materialized.load(Ordering::Acquire) {
             return Ok(());
         }
-        let mut durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut durable = lock(&self.recorded);
         let batch = std::mem::take(&mut self.progress().unsynced);
         if let Err(source) = self.body.sync() {
             // Not tried again: after a failed sync the kernel may have dropped the bytes, and the next
@@ -252,7 +252,7 @@ impl Object {
         let mut blocks = blocks.iter().copied().peekable();
         while let Some(first) = blocks.peek().copied() {
             let number = Group::number_of(first);
-            *self.first_sums.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *lock(&self.first_sums) = None;
             let mut group = self.shared.catalog.sums(self.id, self.generation, number)?;
             while let Some(block) = blocks.next_if(|block| Group::number_of(*block) == number) {
                 let runs = sums::runs_within(durable, block);
@@ -268,7 +268,7 @@ impl Object {
                 group.set(block, sums);
                 let all = sums::block_range(block).is_some_and(|all| durable.covers(all));
                 if all {
-                    let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut arriving = lock(&self.arriving);
                     arriving.forget(block);
                 }
             }
@@ -283,7 +283,7 @@ impl Object {
         if let Some(known) = known_sum(run, known) {
             return Some(known);
         }
-        let arrived = self.arriving.lock().unwrap_or_else(PoisonError::into_inner).sum(run);
+        let arrived = lock(&self.arriving).sum(run);
         let sum = match arrived {
             Some(sum) => sum,
             None => {
@@ -336,7 +336,7 @@ impl Object {
     /// # Errors
     /// Where the catalog refuses.
     pub fn record_use(&self) -> Result<(), StoreError> {
-        let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let durable = lock(&self.recorded);
         if self.discarded.load(Ordering::Acquire) || !self.materialized.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -345,7 +345,7 @@ impl Object {
 
     /// Records whether the object is pinned, where a lost catalog would not lose it too.
     pub(super) fn record_pin(&self) -> Result<(), StoreError> {
-        let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let durable = lock(&self.recorded);
         if self.discarded.load(Ordering::Acquire) || !self.materialized.load(Ordering::Acquire) {
             return Ok(());
         }

@@ -7,8 +7,9 @@ use super::pool;
 use super::presence::Broken;
 use super::store::Store;
 use crate::header::{repr_digest, stated_sha256};
+use crate::sync::lock;
 use aws_lc_rs::digest::{Context, SHA256};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 impl Store {
     /// Compares a complete object with the digest that its upstream has stated (RFC 9530). One that differs
@@ -47,7 +48,7 @@ impl Object {
     /// # Errors
     /// Where the body cannot be read.
     pub fn compute_digest(&self) -> Result<Option<[u8; 32]>, StoreError> {
-        let _one = self.digesting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = lock(&self.digesting);
         if let Some(known) = self.digest() {
             return Ok(Some(known));
         }

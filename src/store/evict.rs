@@ -15,8 +15,9 @@ use super::record::Record;
 use super::store::Store;
 use crate::clock::unix_seconds;
 use crate::key::ObjectId;
+use crate::sync::lock;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How many objects are drawn for each that goes.
@@ -67,7 +68,7 @@ impl Store {
                 return done;
             }
             // One caller evicts at a time, and tries its work again first: room for one piece is not made twice.
-            let mut barren = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut barren = lock(&self.evicting);
             done = work();
             if !lacks_room(&done) || barren.is_some_and(|until| until > Instant::now()) {
                 return done;
@@ -102,7 +103,7 @@ impl Store {
     /// # Errors
     /// Where the catalog refuses.
     pub fn shrink(&self) -> Result<(), StoreError> {
-        let _one = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = lock(&self.evicting);
         while self.shared.space.excess() > 0 && self.evict_some()?.is_some() {}
         Ok(())
     }

@@ -12,9 +12,9 @@ use super::object::Object;
 use super::open::Taken;
 use super::recover;
 use super::store::Store;
+use crate::sync::lock;
 use std::fs;
 use std::path::Path;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ impl Store {
             self.restoring.store(true, Ordering::Release);
             self.make_catalog_room();
         }
-        let mut tidy_at = self.tidy_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tidy_at = lock(&self.tidy_at);
         match self.shared.catalog.heal(self.shared.space.free()) {
             Healed::No => {}
             healed => match self.tell_catalog(healed) {

@@ -10,9 +10,9 @@
 use super::fault;
 use super::object::Object;
 use super::space::pages;
-use super::unless_held;
 use crate::ranges::{ByteOffset, ByteRange};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::sync::{lock, unless_held};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// A piece that takes longer has waited for the disk, or for a processor for so long that nobody is to wait with it.
@@ -109,7 +109,7 @@ impl InlineWriteGate {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -55,7 +55,7 @@ impl Drop for DirLock {
 }
 
 /// Makes this process the owner of `dir`.
-pub(super) fn lock(dir: &Path) -> Result<DirLock, StoreError> {
+pub(super) fn lock_directory(dir: &Path) -> Result<DirLock, StoreError> {
     let path = dir.join("lock");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);

@@ -74,14 +74,3 @@ pub use space::Shortage;
 pub use store::{Created, Store, StoreSettings};
 pub use streams::StreamRecord;
 pub use verify::{Check, Report, verify_offline};
-
-use std::sync::{TryLockError, TryLockResult};
-
-/// The guard of a lock that is free, poisoned or not; `None` where taking it would block.
-fn unless_held<T>(tried: TryLockResult<T>) -> Option<T> {
-    match tried {
-        Ok(held) => Some(held),
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
-    }
-}

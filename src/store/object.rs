@@ -32,6 +32,7 @@ use crate::clock::{SharedClock, unix_seconds};
 use crate::header::EntityTag;
 use crate::key::{self, ObjectId, ObjectKey};
 use crate::ranges::{self, ByteOffset, ByteRange, RangeSet};
+use crate::sync::lock;
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use bytes::Bytes;
 use crossbeam_utils::CachePadded;
@@ -39,7 +40,7 @@ use serde::Serialize;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::task::Waker;
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -361,11 +362,11 @@ impl Object {
 
     /// The SHA-256 of the complete representation, where it has been computed.
     pub fn digest(&self) -> Option<[u8; 32]> {
-        *self.digest.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.digest)
     }
 
     pub(super) fn set_digest(&self, digest: [u8; 32]) {
-        *self.digest.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+        *lock(&self.digest) = Some(digest);
     }
 
     /// Disk space of the object, in bytes.
@@ -524,7 +525,7 @@ impl Object {
 
     pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
         // Nothing panics with the lock held; if it did, the set would still be whole.
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.progress)
     }
 
     /// Repeats outside the lock what the progress says inside it.
@@ -560,7 +561,7 @@ impl Object {
 
     /// Room that was taken for pages that no record speaks of: what a failing disk left.
     pub(super) fn unrecorded_room(&self) -> u64 {
-        let recorded = pages_of(&self.recorded.lock().unwrap_or_else(PoisonError::into_inner)).total();
+        let recorded = pages_of(&lock(&self.recorded)).total();
         self.progress().held.total().saturating_sub(recorded)
     }
 }

@@ -5,11 +5,11 @@
 //! so one at a time, holding a [`Changing`], and only whoever holds that can alter the map.
 
 use super::object::Object;
-use super::unless_held;
 use crate::key::ObjectId;
+use crate::sync::{lock, read, unless_held, write};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The most objects kept open without a reader: each costs a file descriptor, of which they take a quarter at
 /// most, and some kilobytes of memory.
@@ -59,7 +59,7 @@ impl OpenObjects {
     pub(super) fn changing(&self) -> Changing<'_> {
         Changing {
             objects: self,
-            _turn: self.changing.lock().unwrap_or_else(PoisonError::into_inner),
+            _turn: lock(&self.changing),
         }
     }
 
@@ -77,7 +77,7 @@ impl OpenObjects {
     }
 
     fn map(&self) -> RwLockReadGuard<'_, HashMap<ObjectId, Arc<Object>>> {
-        self.map.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.map)
     }
 }
 
@@ -99,7 +99,7 @@ pub(super) enum Taken {
 
 impl Changing<'_> {
     fn map(&self) -> RwLockWriteGuard<'_, HashMap<ObjectId, Arc<Object>>> {
-        self.objects.map.write().unwrap_or_else(PoisonError::into_inner)
+        write(&self.objects.map)
     }
 
     /// [`Changing::hold`], where no other is to be closed for it; `false` where one would be.

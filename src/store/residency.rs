@@ -2,7 +2,7 @@
 //!
 //! The look costs an eighth of what it takes to send 16 KiB. What is asked for a thousand times in a second, and was in
 //! memory each time, is asked for again, and stays there: the kernel drops what was not used for longest. So for the
-//! second after that only one call in sixteen looks, in those parts of the object where some of the thousand were. A
+//! second after that only one call in sixteen probes, in those parts of the object where some of the thousand were. A
 //! call that finds its bytes absent, or has waited for the disk, ends that: every call looks for a second, and for twice
 //! as long each time that trust was misplaced (`docs/decisions/0019-looks-in-hot-objects.md`).
 
@@ -177,7 +177,7 @@ mod tests {
     /// Finds the first bytes so often; they are looked for each time.
     fn find(probe: &ResidencyProbe, times: u64, now: u64) {
         for _ in 0..times {
-            assert!(!is_trusted(looks, now), "not known well enough yet");
+            assert!(!is_trusted(probe, now), "not known well enough yet");
             probe.found(now, 5, LEN);
         }
     }

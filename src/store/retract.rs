@@ -12,7 +12,7 @@ use super::fault;
 use super::object::{Object, wake};
 use super::sums::{self, Group};
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
-use std::sync::PoisonError;
+use crate::sync::{lock, write};
 use std::sync::atomic::Ordering;
 
 impl Object {
@@ -22,7 +22,7 @@ impl Object {
     /// # Errors
     /// Where the catalog or the disk refuses. The bytes are absent then too, but still take room.
     pub fn retract(&self, range: ByteRange) -> Result<u64, StoreError> {
-        let mut durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut durable = lock(&self.recorded);
         self.take_away(&mut durable, range)
     }
 
@@ -67,7 +67,7 @@ impl Object {
         }
         let touched = sums::blocks_of(&RangeSet::from_iter([range]));
         {
-            let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut arriving = lock(&self.arriving);
             touched.iter().for_each(|block| arriving.forget(*block));
         }
         let was_durable = durable.remove(range) > 0;
@@ -91,7 +91,7 @@ impl Object {
     /// Gives back the pages of the range in which nothing is present.
     pub(super) fn punch(&self, range: ByteRange) -> Result<u64, StoreError> {
         // No write is under way now, and none begins.
-        let _alone = self.io.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = write(&self.io);
         let empty: Vec<ByteRange> = {
             let progress = self.progress();
             let absent = progress.present.gaps(super::space::pages(range));
@@ -149,7 +149,7 @@ impl Object {
         if !self.has_unchecked.load(Ordering::Acquire) {
             return true;
         }
-        let unchecked = self.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
+        let unchecked = lock(&self.unchecked);
         let last = at.saturating_add((len as u64).max(1) - 1);
         !(sums::block_of(at)..=sums::block_of(last)).any(|block| unchecked.contains(block))
     }
@@ -160,8 +160,8 @@ impl Object {
             return Vec::new();
         }
         // One comparison at a time, so that a block is read once however many readers ask for it.
-        let _one = self.comparing.lock().unwrap_or_else(PoisonError::into_inner);
-        let unchecked = || self.unchecked.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = lock(&self.comparing);
+        let unchecked = || lock(&self.unchecked);
         if !unchecked().contains(block) {
             return Vec::new();
         }
@@ -191,7 +191,7 @@ impl Object {
     /// The runs of a block that differ from their checksums, and how.
     pub(super) fn compare(&self, block: u64) -> Result<Vec<(ByteRange, String)>, StoreError> {
         let number = Group::number_of(block);
-        let first = self.first_sums.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let first = lock(&self.first_sums).clone();
         let group = match first.filter(|_| number == 0) {
             Some(first) => first,
             None => self.shared.catalog.sums(self.id, self.generation, number)?,

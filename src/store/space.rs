@@ -10,11 +10,12 @@
 //! have been counted in the background (recount.rs): too much for a while, never too little.
 
 use crate::ranges::{ByteCount, ByteRange, RangeSet};
+use crate::sync::lock;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The unit in which file systems hold bodies, in bytes.
@@ -139,7 +140,7 @@ impl Space {
     /// [`Space::room`] as far as is known from the last time that the file system was asked; 0 where it was not.
     pub(super) fn believed_room(&self) -> u64 {
         let quota = self.quota.map_or(u64::MAX, |quota| quota.saturating_sub(self.used()));
-        quota.min(self.free.lock().unwrap_or_else(PoisonError::into_inner).left)
+        quota.min(lock(&self.free).left)
     }
 
     /// Free bytes of the file system, including the floor; `None` where it does not say.
@@ -157,7 +158,7 @@ impl Space {
     }
 
     fn file_system_has(&self, bytes: u64) -> bool {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = lock(&self.free);
         if free.left < bytes || free.asked.is_none_or(|asked| asked.elapsed() >= FREE_BELIEVED) {
             // Where it does not say, the write itself will.
             free.left = self.above_floor().unwrap_or(u64::MAX);
@@ -181,14 +182,14 @@ impl Space {
         if used <= self.bound.load(Ordering::Acquire) && used > 0 {
             return;
         }
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = lock(&self.ledger);
         let bound = ledger.raise(used);
         self.bound.store(bound, Ordering::Release);
     }
 
     /// Writes down exactly what is used: for an orderly stop.
     pub(super) fn close(&self) {
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = lock(&self.ledger);
         ledger.write("exactly", self.used());
         // Whatever is taken after this must say so first.
         self.bound.store(0, Ordering::Release);

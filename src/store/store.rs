@@ -8,7 +8,7 @@ use super::body::Body;
 use super::catalog::{Catalog, OpenFailure};
 use super::error::StoreError;
 use super::inline_gate::InlineWriteGate;
-use super::layout::{Layout, lock};
+use super::layout::{Layout, lock_directory};
 use super::object::{Object, StoreContext};
 use super::open::OpenObjects;
 use super::preallocate::Preallocation;
@@ -18,15 +18,16 @@ use super::recover;
 use super::representation::Representation;
 use super::sending::Sending;
 use super::space::{Space, Stated, pages_of};
-use super::{fault, sums, unless_held};
+use super::{fault, sums};
 use crate::clock::{SharedClock, unix_nanoseconds, unix_seconds};
 use crate::key::{ObjectId, ObjectKey};
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
+use crate::sync::{lock, unless_held};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
 /// How a store is opened.
@@ -84,7 +85,7 @@ impl Store {
             dir: settings.dir.clone(),
         };
         fs::create_dir_all(layout.objects()).map_err(StoreError::file("create", layout.objects()))?;
-        let lock = lock(&settings.dir)?;
+        let lock = lock_directory(&settings.dir)?;
         let (catalog, is_new) = open_catalog(&layout, &clock)?;
         let (space, mut stated) = Space::open(
             &settings.dir,
@@ -143,7 +144,7 @@ impl Store {
     /// Ends when nothing of this store is open any more: no catalog, no body, no lock. The first caller
     /// gets it; it yields no value, only its end.
     pub fn ending(&self) -> Option<Receiver<()>> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.ended).take()
     }
 
     /// Writes a lost catalog anew, where that is still to be done.
@@ -241,7 +242,7 @@ impl Store {
         let generation = record.generation;
         let object = Object::from_record(id, record, durable, body, Arc::clone(&self.shared));
         if let Ok(sums) = self.shared.catalog.sums(id, generation, 0) {
-            *object.first_sums.lock().unwrap_or_else(PoisonError::into_inner) = Some(sums);
+            *lock(&object.first_sums) = Some(sums);
         }
         Ok(Some(object))
     }
@@ -380,7 +381,7 @@ impl Store {
     /// From here on nothing is recorded of the object; its room is free when its last reader leaves.
     pub(super) fn discard(&self, object: &Object) {
         // A record that is being written is written first.
-        let _recorded = object.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let _recorded = lock(&object.recorded);
         object.discarded.store(true, Ordering::Release);
         object.invalidate_small_body();
     }
@@ -492,11 +493,11 @@ impl Store {
     }
 
     pub(super) fn untold(&self) -> MutexGuard<'_, Vec<(ObjectId, u64)>> {
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.untold)
     }
 
     pub(super) fn recount(&self) -> MutexGuard<'_, UsageRecount> {
-        self.recount.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.recount)
     }
 
     /// [`Store::recount`], where nobody holds it: who counts reads the catalog meanwhile.

@@ -7,8 +7,9 @@ use super::sums;
 use crate::clock::SystemClock;
 use crate::key::ObjectId;
 use crate::ranges::{ByteRange, RangeSet};
+use crate::sync::lock;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// One line of a verification's report.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -121,7 +122,7 @@ impl Store {
         totals: &mut VerifyTotals,
         report: Report<'_>,
     ) -> Result<bool, StoreError> {
-        let durable = object.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let durable = lock(&object.recorded).clone();
         for block in sums::blocks_of(&durable) {
             let runs = sums::runs_within(&durable, block);
             let bytes: u64 = runs.iter().map(|run| ByteRange::len(*run)).sum();
@@ -182,14 +183,14 @@ impl Object {
             return Ok(bad);
         }
         // Nothing is recorded or retracted while this is held.
-        let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let durable = lock(&self.recorded);
         let bad = self.compare(block)?;
         Ok(bad.into_iter().filter(|(run, _)| durable.covered(*run) > 0).collect())
     }
 
     /// Takes checksums of a block that has none, as it is.
     fn sum_anew(&self, block: u64) -> Result<(), StoreError> {
-        let durable = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let durable = lock(&self.recorded);
         self.put_sums(&durable, &durable, &[block].into())
     }
 }

@@ -13,9 +13,10 @@
 //! Lock: `state`, held for moments; permits are handed over and dropped outside it.
 
 use super::backoff;
+use crate::sync::{lock, sleep_until};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use url::Url;
@@ -77,7 +78,7 @@ impl Budgets {
     /// The budget of the upstream that `url` belongs to.
     pub fn of(&self, url: &Url) -> Arc<Budget> {
         let name = url.origin().ascii_serialization();
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         if kept.len() >= MAX_KEPT {
             kept.retain(|_, budget| Arc::strong_count(budget) > 1 || budget.standing().resting.is_some());
         }
@@ -162,7 +163,7 @@ impl Budget {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Waits for a turn. Dropping the future leaves the queue.
@@ -180,7 +181,7 @@ impl Budget {
                     // The sender goes with the place in the queue, which is held here.
                     Err(_) => std::future::pending::<()>().await,
                 },
-                () = at(next) => {}
+                () = sleep_until(next) => {}
                 () = self.look_again.notified() => {}
             }
         }
@@ -550,13 +551,6 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -4,9 +4,10 @@
 //! number of those that were not.
 
 use super::error::UpstreamError;
+use crate::sync::lock;
 use crate::telemetry::Metrics;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long a host's failures are counted instead of logged, once one was.
@@ -47,7 +48,7 @@ impl Failures {
 
     /// How many failures like this went unsaid since the last one that was logged; `None` where this one does too.
     fn is_due(&self, host: &str, cause: &'static str, now: Instant) -> Option<u64> {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = lock(&self.logged);
         let is_quiet = |last: &Logged| now.saturating_duration_since(last.at) < QUIET;
         if logged.len() >= MOST_HOSTS {
             logged.retain(|_, last| is_quiet(last));

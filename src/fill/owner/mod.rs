@@ -34,13 +34,14 @@ use crate::live::StreamState;
 use crate::policy::{NotStored, RequestDirectives};
 use crate::ranges::ByteOffset;
 use crate::store::{Broken, Object, Representation, StoreError};
+use crate::sync::{lock, sleep_until};
 use crate::upstream::{Permit, Span, Standby};
 pub(super) use disk::on_disk;
 use disk::{give_back, record};
 use disk_pressure::DiskPressure;
 use sessions::{Session, Wish};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use streaming::{Marks, stop_of};
 use tokio::runtime::Handle;
@@ -203,7 +204,7 @@ impl Owner {
                 Some(event) = self.events.recv() => self.on_event(event).await,
                 () = object.demand().notified() => self.failures.gave_up &= object.waiting().is_empty(),
                 () = self.shared.changed.notified() => self.on_changed(),
-                () = at(alarm) => self.on_alarm(&object),
+                () = sleep_until(alarm) => self.on_alarm(&object),
                 who = stop_of(stream.as_ref()), if !self.stream_is_over() => self.stop_stream(&who).await,
                 () = ordered(&mut stopping) => {
                     self.stop(&object).await;
@@ -318,7 +319,7 @@ impl Owner {
 
     /// Says how things stand, for those who ask why they wait.
     fn tell(&self) {
-        let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut status = lock(&self.shared.status);
         *status = FillStatus {
             sessions: self
                 .sessions
@@ -375,12 +376,7 @@ impl Owner {
     /// When a fill that nobody waits for will have failed long enough to be left alone.
     fn patience_ends(&self) -> Option<Instant> {
         let failing_since = self.failures.since.filter(|_| !self.failures.gave_up)?;
-        let moved = self
-            .shared
-            .throughput
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .last();
+        let moved = lock(&self.shared.throughput).last();
         // Without ranges what moves is what was here before.
         let moved = moved.filter(|_| self.resumes());
         let quiet_since = moved.map_or(failing_since, |moved| moved.max(failing_since));
@@ -570,11 +566,4 @@ impl Drop for Owner {
 async fn ordered(stopping: &mut watch::Receiver<bool>) {
     // An error means that the registry is gone, which is the same order.
     let _ = stopping.wait_for(|stopping| *stopping).await.map(drop);
-}
-
-async fn at(alarm: Option<Instant>) {
-    match alarm {
-        Some(alarm) => tokio::time::sleep_until(alarm.into()).await,
-        None => std::future::pending().await,
-    }
 }

@@ -11,11 +11,12 @@ use super::wishes::{PEACE, Wishes};
 use super::{Event, Owner};
 use crate::header::StrongValidator;
 use crate::ranges::{ByteOffset, ByteRange};
+use crate::sync::lock;
 use crate::upstream::{Class, Exchange, Permit, QUANTUM_BYTES, Span, Standby};
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
@@ -87,7 +88,7 @@ impl Owner {
         };
         let overlap = self.overlap_before(wish, at);
         if self.sessions.is_empty() {
-            *self.shared.throughput.lock().unwrap_or_else(PoisonError::into_inner) = Throughput::new(Instant::now());
+            *lock(&self.shared.throughput) = Throughput::new(Instant::now());
         }
         self.next_session += 1;
         let (session, report) = (self.next_session, self.report.clone());

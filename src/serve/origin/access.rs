@@ -13,11 +13,12 @@ use super::{Origin, forwarded};
 use crate::origin::{Caller, Right, Tokens, TreePath};
 use crate::serve::guard;
 use crate::serve::problem::Problem;
+use crate::sync::lock;
 use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How often it is looked whether the file has changed.
@@ -154,7 +155,7 @@ impl Origin {
 
 impl TokenFile {
     fn tokens(&self) -> Arc<Tokens> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if state.looked.elapsed() >= LOOK_EVERY {
             state.looked = Instant::now();
             let written = std::fs::metadata(&self.path)

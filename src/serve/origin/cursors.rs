@@ -5,7 +5,8 @@
 //! and in time.
 
 use crate::origin::{Names, TreePath};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::sync::lock;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How many readings are kept, and how much memory they may take together, in bytes.
@@ -46,7 +47,7 @@ impl ListingCursor {
 impl Cursors {
     /// The reading of that state of a collection, where it is kept.
     pub(super) fn get(&self, path: &TreePath, hidden: bool, listing: &str) -> Option<ListingCursor> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.0);
         let path = path.bare();
         let same = |cursor: &ListingCursor| cursor.path == path && cursor.hidden == hidden && cursor.listing == listing;
         let index = kept.iter().position(same)?;
@@ -58,7 +59,7 @@ impl Cursors {
 
     /// Keeps a reading.
     pub(super) fn insert(&self, cursor: ListingCursor) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.0);
         kept.retain(|other| other.used.elapsed() < KEPT_FOR);
         kept.push(cursor);
         let bytes = |kept: &Vec<ListingCursor>| kept.iter().map(|cursor| cursor.names.bytes()).sum::<usize>();
@@ -69,7 +70,7 @@ impl Cursors {
 
     /// Drops those that nobody has asked for lately.
     pub fn sweep(&self) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.0);
         kept.retain(|cursor| cursor.used.elapsed() < KEPT_FOR);
     }
 }
