@@ -247,6 +247,28 @@ fn a_reader_behind_an_exchange_that_has_ended_gets_one_of_its_own_where_nothing_
 }
 
 #[test]
+fn a_film_behind_a_head_that_came_first_is_asked_for_once() {
+    for says in [NOTHING, WEAK] {
+        let film = Film::new(1_000_000);
+        let served = film.clone();
+        let upstream = Upstream::scripted(move |seen, conn| serve(conn, seen, &served, says));
+        let pond = Pond::before(&upstream);
+        for path in (0..20).map(|number| format!("/{number}.mp4")) {
+            let first = upstream.requests().len();
+            let head = request(pond.address(), "HEAD", &path, &[]);
+            assert_eq!(head.status, 200);
+            // A player that has asked for the head goes on at once, while its fill may still be there.
+            film.check(0, &get_range(pond.address(), &path, "bytes=0-").expect(206).body);
+            let asked: Vec<_> = upstream.requests()[first..]
+                .iter()
+                .map(|seen| seen.range(film.len))
+                .collect();
+            assert_eq!(asked.len(), 2, "{asked:?}");
+        }
+    }
+}
+
+#[test]
 fn a_stored_film_that_changes_under_a_weak_tag_is_given_whole_to_its_first_reader() {
     let edition = Arc::new(AtomicU64::new(1));
     let shown = Arc::clone(&edition);

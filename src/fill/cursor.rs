@@ -4,7 +4,7 @@ use super::context::Context;
 use super::plan::{NEAR_BYTES, NEAR_SECONDS};
 use super::position::ReaderPosition;
 use super::registry::{FillState, Phase, Refusal, Trouble};
-use super::wait_reason::WaitReason;
+use super::wait_reason::{Stage, WaitReason};
 use crate::live::Stream;
 use crate::policy::NotStored;
 use crate::ranges::{ByteOffset, ByteRange};
@@ -100,6 +100,10 @@ impl Cursor {
             return true;
         }
         let end = here.run_at(0).unwrap_or_default();
+        if end == 0 && start <= NEAR_BYTES {
+            // Nothing is here yet: the next exchange begins at the start.
+            return true;
+        }
         let is_near = here.run_at(start).is_some() || (start >= end && start - end <= NEAR_BYTES);
         let reach = self
             .shared
@@ -112,7 +116,9 @@ impl Cursor {
         }
         let mut lines = status.sessions.iter().map(|position| position.summary());
         lines.any(|line| {
-            let comes = is_near || (line.at <= start && start - line.at <= reach);
+            // One that has not begun to move would begin at the start again, and bring another representation.
+            let goes_on = line.stage == Stage::Moving && line.at.saturating_add(NEAR_BYTES) >= end;
+            let comes = (is_near && goes_on) || (line.at <= start && start - line.at <= reach);
             comes && line.stop.is_none_or(|stop| start < stop)
         })
     }
@@ -146,6 +152,8 @@ impl Drop for Cursor {
         let mut access = lock(&self.shared.access);
         access.left = Some(Instant::now());
         drop(access);
+        // The position first: a reader that has left is not taken for one that has come and said its place.
+        self.shared.forget_position(&self.position);
         self.shared.readers.fetch_sub(1, Ordering::AcqRel);
         self.shared.changed.notify_one();
     }

@@ -360,10 +360,15 @@ impl FillState {
         (access.in_sequence, access.left)
     }
 
-    /// Counts a reader that comes.
+    /// Counts a reader that comes: among the readers first, since the owner reads the arrivals first.
     fn count_reader(&self) {
-        self.arrivals.fetch_add(1, Ordering::AcqRel);
         self.readers.fetch_add(1, Ordering::AcqRel);
+        self.arrivals.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Forgets the position of a reader that leaves.
+    pub(super) fn forget_position(&self, position: &Arc<ReaderPosition>) {
+        lock(&self.positions).retain(|known| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(position)));
     }
 
     /// How many readers have ever come.

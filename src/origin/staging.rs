@@ -101,6 +101,14 @@ pub struct Arrived {
     pub(super) modified: i128,
 }
 
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // A child process between fork and exec holds a copy of the descriptor: closing ours alone would leave the place
+        // locked until then.
+        self.release();
+    }
+}
+
 impl Staging {
     /// Opens the place in that tree, where so much is to stay free in the file system, and removes what a crash has left.
     ///

@@ -105,7 +105,8 @@ impl Owner {
                 _ => {}
             }
             match classify_reply(None, span, &exchange.reply) {
-                ReplyClass::Begins(_, brings) if brings.is_all() && self.wants_part => {
+                // A 206 of all bytes is the part that was asked for, from the first byte on.
+                ReplyClass::Begins(_, brings) if brings.is_all() && self.wants_part && exchange.reply.status == 200 => {
                     return Err(Phase::WithoutParts);
                 }
                 ReplyClass::Begins(representation, brings) if !(brings.is_all() || grows(&representation, brings)) => {
