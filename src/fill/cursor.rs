@@ -4,7 +4,7 @@ use super::context::Context;
 use super::plan::{NEAR_BYTES, NEAR_SECONDS};
 use super::position::ReaderPosition;
 use super::registry::{FillState, Phase, Refusal, Trouble};
-use super::wait_reason::{Stage, WaitReason};
+use super::wait_reason::WaitReason;
 use crate::live::Stream;
 use crate::policy::NotStored;
 use crate::ranges::{ByteOffset, ByteRange};
@@ -116,8 +116,8 @@ impl Cursor {
         }
         let mut lines = status.sessions.iter().map(|position| position.summary());
         lines.any(|line| {
-            // One that has not begun to move would begin at the start again, and bring another representation.
-            let goes_on = line.stage == Stage::Moving && line.at.saturating_add(NEAR_BYTES) >= end;
+            // One far behind what is here has begun at the start again, and brings another representation.
+            let goes_on = line.at.saturating_add(NEAR_BYTES) >= end;
             let comes = (is_near && goes_on) || (line.at <= start && start - line.at <= reach);
             comes && line.stop.is_none_or(|stop| start < stop)
         })
