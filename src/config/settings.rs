@@ -476,13 +476,9 @@ pub(super) fn is_setting(key: &str) -> bool {
 }
 
 pub(super) fn unknown_keys(reader: &mut Reader<'_>) {
-    let unknown: Vec<String> = reader
-        .layers
-        .strict_keys()
-        .filter(|(key, _)| !is_setting(key))
-        .map(|(_, name)| format!("{name}: there is no such setting; `millpond config show` lists them"))
-        .collect();
-    reader.mistakes.extend(unknown);
+    let unknown = reader.layers.unknown(false);
+    let mistake = |name| format!("{name}: there is no such setting; `millpond config show` lists them");
+    reader.mistakes.extend(unknown.map(mistake));
 }
 
 #[cfg(test)]

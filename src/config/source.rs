@@ -122,22 +122,6 @@ impl Layers {
         })
     }
 
-    /// The keys of the layers in which one that is no setting is a mistake, with the names they go by.
-    pub(super) fn strict_keys(&self) -> impl Iterator<Item = (&str, String)> {
-        self.keys_of(true)
-    }
-
-    /// What is odd about the layers and no mistake, one line each: `MILLPOND_*` variables that name no setting, and are
-    /// ignored.
-    pub fn warnings(&self) -> Vec<String> {
-        let unknown = self.keys_of(false).filter(|(key, _)| !is_setting(key));
-        unknown
-            .map(|(_, name)| {
-                format!("{name}: there is no such setting, so it is ignored; `millpond config show` lists them")
-            })
-            .collect()
-    }
-
     /// All keys.
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
         self.layers
@@ -145,9 +129,23 @@ impl Layers {
             .flat_map(|layer| layer.values.keys().map(String::as_str))
     }
 
-    fn keys_of(&self, of_strict: bool) -> impl Iterator<Item = (&str, String)> {
-        let layers = self.layers.iter().filter(move |layer| layer.is_strict == of_strict);
-        layers.flat_map(|layer| layer.values.keys().map(|key| (key.as_str(), (layer.name)(key))))
+    /// The keys that are no settings, by the names that they go by: those of the command line and the files, where that is
+    /// a mistake, or those of the environment, where it is none.
+    pub(super) fn unknown(&self, of_environment: bool) -> impl Iterator<Item = String> {
+        let layers = self
+            .layers
+            .iter()
+            .filter(move |layer| layer.is_strict != of_environment);
+        layers.flat_map(|layer| {
+            let unknown = layer.values.keys().filter(|key| !is_setting(key));
+            unknown.map(|key| (layer.name)(key))
+        })
+    }
+
+    /// Warnings, one line each: `MILLPOND_*` variables that name no setting, and are ignored.
+    pub fn warnings(&self) -> Vec<String> {
+        let ignored = "there is no such setting, so it is ignored; `millpond config show` lists them";
+        self.unknown(true).map(|name| format!("{name}: {ignored}")).collect()
     }
 
     pub(super) fn mistakes(&self) -> &[String] {

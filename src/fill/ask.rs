@@ -3,7 +3,8 @@
 
 use super::classify_reply::{is_media, is_page};
 use super::context::Context;
-use super::registry::{FillState, Refusal};
+use super::registry::Refusal;
+use super::state::FillState;
 use crate::policy::Terms;
 use crate::store::Object;
 use crate::upstream::{Ask, Class, Exchange, Framing, Permit, Span, Target, UpstreamError};

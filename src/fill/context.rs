@@ -1,8 +1,9 @@
 //! The context that all fills share, with the map of fills under way.
 
 use super::hit_for_miss::HitForMiss;
-use super::registry::{FillSettings, FillState};
+use super::registry::FillSettings;
 use super::runtimes::FillRuntimes;
+use super::state::FillState;
 use crate::key::ObjectId;
 use crate::live::Streams;
 use crate::policy::NotStored;

@@ -3,7 +3,8 @@
 use super::context::Context;
 use super::plan::{NEAR_BYTES, NEAR_SECONDS};
 use super::position::ReaderPosition;
-use super::registry::{FillState, Phase, Refusal, Trouble};
+use super::registry::{Phase, Refusal, Trouble};
+use super::state::FillState;
 use super::wait_reason::WaitReason;
 use crate::live::Stream;
 use crate::policy::NotStored;
@@ -101,7 +102,7 @@ impl Cursor {
         }
         let end = here.run_at(0).unwrap_or_default();
         if end == 0 && start <= NEAR_BYTES {
-            // Nothing is here yet: the next exchange begins at the start.
+            // The next exchange begins at the start, where nothing is here yet.
             return true;
         }
         let is_near = here.run_at(start).is_some() || (start >= end && start - end <= NEAR_BYTES);

@@ -4,7 +4,8 @@
 //! never talk to a session. What to ask for is decided by a pure function (plan.rs); another classifies
 //! the replies (classify_reply.rs). A session (session.rs) is one exchange that moves bytes from the
 //! upstream to the store and knows nothing else; what it has received and not written yet is in write_batch.rs.
-//! All of a fill runs on one thread (runtimes.rs). The registry (registry.rs) makes sure that there is one owner per object, however many readers come.
+//! All of a fill runs on one thread (runtimes.rs). The registry (registry.rs) makes sure that there is one owner per object, however many readers
+//! come; state.rs is what owner and readers share.
 //!
 //! ```text
 //! reader ──join──► registry ──► owner ──plan──► session ──► upstream
@@ -35,6 +36,7 @@ mod relay;
 mod retention;
 mod runtimes;
 mod session;
+mod state;
 mod summary;
 mod throughput;
 mod wait_reason;

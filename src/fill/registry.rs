@@ -7,23 +7,21 @@ use super::AfterLastReader;
 use super::context::Context;
 use super::cursor::Cursor;
 use super::owner::{Owner, Start};
-use super::position::{AccessPattern, ReaderPosition, ReaderProgress};
+use super::position::ReaderPosition;
 use super::relay::DetachedRequest;
 use super::runtimes::FillRuntimes;
-use super::session::SessionPosition;
+use super::state::FillState;
 use super::summary::FillSummary;
-use super::throughput::Throughput;
-use crate::key::{ObjectId, ObjectKey};
+use crate::key::ObjectId;
 use crate::live::{Stream, Streams};
-use crate::policy::{NotStored, selects};
+use crate::policy::selects;
 use crate::ranges::ByteOffset;
 use crate::store::{Object, PurgeScope, Representation, Store};
 use crate::sync::lock;
-use crate::upstream::{Client, Span, Target, Trust, UpstreamError};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use crate::upstream::{Client, Span, Target, UpstreamError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, watch};
 use url::Url;
 
 /// How fills behave.
@@ -80,7 +78,7 @@ impl Want {
         }
     }
 
-    fn is_anew(self) -> bool {
+    pub(super) fn is_anew(self) -> bool {
         matches!(self, Self::Validity { .. } | Self::Anew(_) | Self::OnlyAnew(_))
     }
 }
@@ -170,248 +168,6 @@ impl Trouble {
     pub fn refusal_of(&self, at: ByteOffset) -> Option<Arc<Refusal>> {
         let (refusal, from, to) = self.refusal.as_ref()?;
         (*from <= at && at < *to).then(|| Arc::clone(refusal))
-    }
-}
-
-/// The state that a fill shares with its readers.
-#[derive(Debug)]
-pub(super) struct FillState {
-    pub(super) key: ObjectKey,
-    target: Mutex<Arc<Target>>,
-    /// Another URL for the same object, which the latest reader came with: it may be signed anew, or
-    /// have a signature that is worth nothing. It is tried when the target itself opens nothing more.
-    spare: Mutex<Option<Arc<Target>>>,
-    pub(super) renewed: AtomicBool,
-    /// Where redirects led, and when.
-    location: Mutex<Option<(Url, Instant)>>,
-    pub(super) phase: watch::Sender<Phase>,
-    pub(super) trouble: watch::Sender<Option<Trouble>>,
-    pub(super) readers: AtomicUsize,
-    /// How many readers have ever come.
-    arrivals: AtomicU64,
-    /// A reader has asked for bytes, so completing the object is worth while.
-    pub(super) bytes_wanted: AtomicBool,
-    /// Where readers were last: the holes after it are filled first.
-    pub(super) hint: AtomicU64,
-    /// Where the wishes of the latest readers ended.
-    pub(super) access: Mutex<AccessPattern>,
-    /// Rung when a reader joins or leaves.
-    pub(super) changed: Notify,
-    /// The fill has left the map, and brings nothing more.
-    pub(super) over: AtomicBool,
-    /// The object was purged, or is not to be shared: the fill goes on for the readers it has, and no other joins it.
-    pub(super) detached: AtomicBool,
-    /// Why the reply is not kept.
-    pub(super) not_stored: OnceLock<NotStored>,
-    /// The stream that it logs, where it is one.
-    stream: OnceLock<Arc<Stream>>,
-    pub(super) throughput: Arc<Mutex<Throughput>>,
-    positions: Mutex<Vec<Weak<ReaderPosition>>>,
-    pub(super) status: Mutex<FillStatus>,
-}
-
-/// The owner's status, published after each plan.
-#[derive(Debug, Default)]
-pub(super) struct FillStatus {
-    pub(super) sessions: Vec<Arc<SessionPosition>>,
-    pub(super) retry_at: Option<Instant>,
-    /// The last failure was the disk's.
-    pub(super) disk: bool,
-    pub(super) ranges: bool,
-    /// No other exchange can go on where the sessions end.
-    pub(super) dead_end: bool,
-}
-
-/// How long the place that redirects led to is asked directly.
-const LOCATION_LIFETIME: Duration = Duration::from_secs(300);
-
-impl FillState {
-    fn new(target: Arc<Target>, bytes_wanted: bool) -> Self {
-        Self {
-            key: target.key.clone(),
-            target: Mutex::new(target),
-            spare: Mutex::default(),
-            location: Mutex::default(),
-            renewed: AtomicBool::new(false),
-            phase: watch::Sender::new(Phase::Opening),
-            trouble: watch::Sender::new(None),
-            readers: AtomicUsize::new(0),
-            arrivals: AtomicU64::new(0),
-            // Set before the owner starts: it must not take the first reader for one of the head.
-            bytes_wanted: AtomicBool::new(bytes_wanted),
-            hint: AtomicU64::new(0),
-            access: Mutex::default(),
-            changed: Notify::new(),
-            over: AtomicBool::new(false),
-            detached: AtomicBool::new(false),
-            not_stored: OnceLock::new(),
-            stream: OnceLock::new(),
-            throughput: Arc::new(Mutex::new(Throughput::new(Instant::now()))),
-            positions: Mutex::default(),
-            status: Mutex::default(),
-        }
-    }
-
-    /// A fill that has brought its object whole is only winding up: it cannot revalidate or begin anew.
-    fn is_open_to(&self, want: Want) -> bool {
-        if self.stream.get().is_some_and(|stream| stream.status().state.is_over()) {
-            return false;
-        }
-        match (&*self.phase.borrow(), want) {
-            (Phase::Ready(object), want) if want.is_anew() => !object.is_whole(),
-            _ => true,
-        }
-    }
-
-    /// The stream that it logs, where it is one.
-    pub(super) fn stream(&self) -> Option<&Arc<Stream>> {
-        self.stream.get()
-    }
-
-    /// Marks the fill as the writer of a stream.
-    pub(super) fn set_stream(&self, stream: &Arc<Stream>) {
-        let _ = self.stream.set(Arc::clone(stream));
-    }
-
-    /// The target to ask for.
-    pub(super) fn target(&self) -> Arc<Target> {
-        Arc::clone(&lock(&self.target))
-    }
-
-    /// A reader came with `target`. One that may go everywhere takes the place of one that may not, and
-    /// is never replaced by one.
-    fn renew(&self, target: &Arc<Target>) {
-        let mut held = lock(&self.target);
-        let same = held.url == target.url && held.trust == target.trust;
-        match (held.trust, target.trust) {
-            // One client's credentials are not used for others.
-            _ if same || !held.same_credentials(target) => return,
-            (Trust::Configured, Trust::Public) => return,
-            (Trust::Public, Trust::Configured) => *held = Arc::clone(target),
-            _ => *self.spare() = Some(Arc::clone(target)),
-        }
-        // An error for the old URL must not be reported for the new one.
-        self.trouble.send_replace(None);
-        self.renewed.store(true, Ordering::Release);
-        drop(held);
-    }
-
-    /// The target, locked: no reader renews it while this is held.
-    pub(super) fn hold_target(&self) -> MutexGuard<'_, Arc<Target>> {
-        lock(&self.target)
-    }
-
-    /// The URL that is worth a try where `asked` opens nothing: what has taken its place, or was not tried yet.
-    pub(super) fn another_than(&self, asked: &Arc<Target>) -> Option<Arc<Target>> {
-        let held = self.hold_target();
-        if !Arc::ptr_eq(&held, asked) {
-            return Some(Arc::clone(&held));
-        }
-        self.spare().clone()
-    }
-
-    /// Whether there is one that was not tried, or is being tried.
-    pub(super) fn has_spare(&self) -> bool {
-        self.spare().is_some()
-    }
-
-    /// Forgets the spare URL: the upstream refuses it too.
-    pub(super) fn forget_spare(&self, tried: &Arc<Target>) {
-        self.spare().take_if(|spare| Arc::ptr_eq(spare, tried));
-    }
-
-    /// The other URL opens what this one does not any more.
-    pub(super) fn promote(&self, target: &Arc<Target>) {
-        *self.hold_target() = Arc::clone(target);
-        self.forget_spare(target);
-        self.forget_location();
-    }
-
-    fn spare(&self) -> MutexGuard<'_, Option<Arc<Target>>> {
-        lock(&self.spare)
-    }
-
-    /// Where redirects led a short while ago.
-    pub(super) fn location(&self) -> Option<Url> {
-        let held = lock(&self.location);
-        let (url, since) = held.as_ref()?;
-        (since.elapsed() < LOCATION_LIFETIME).then(|| url.clone())
-    }
-
-    /// Remembers where redirects led.
-    pub(super) fn remember_location(&self, url: Url) {
-        let mut held = lock(&self.location);
-        if held
-            .as_ref()
-            .is_none_or(|(known, since)| *known != url || since.elapsed() >= LOCATION_LIFETIME)
-        {
-            *held = Some((url, Instant::now()));
-        }
-    }
-
-    pub(super) fn forget_location(&self) {
-        *lock(&self.location) = None;
-    }
-
-    /// Whether the latest reader goes on where another one ended, so that the next is known beforehand;
-    /// and when the last one left.
-    pub(super) fn access(&self) -> (bool, Option<Instant>) {
-        let access = lock(&self.access);
-        (access.in_sequence, access.left)
-    }
-
-    /// Counts a reader that comes: among the readers first, since the owner reads the arrivals first.
-    fn count_reader(&self) {
-        self.readers.fetch_add(1, Ordering::AcqRel);
-        self.arrivals.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Forgets the position of a reader that leaves.
-    pub(super) fn forget_position(&self, position: &Arc<ReaderPosition>) {
-        lock(&self.positions).retain(|known| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(position)));
-    }
-
-    /// How many readers have ever come.
-    pub(super) fn arrivals(&self) -> u64 {
-        self.arrivals.load(Ordering::Acquire)
-    }
-
-    /// Marks a session as ended that serves no reader, unless one has come since there had been so many `arrivals`. A reader
-    /// is counted before it looks, under the same lock, which sessions there are (`Cursor::comes_soon`): so none relies on
-    /// a session that is about to end.
-    pub(super) fn ends_unattended(&self, position: &SessionPosition, arrivals: u64) -> bool {
-        let _looks = lock(&self.status);
-        let ends = self.arrivals() == arrivals;
-        if ends {
-            position.stop.store(0, Ordering::Release);
-        }
-        ends
-    }
-
-    pub(super) fn has_readers(&self) -> bool {
-        self.readers.load(Ordering::Acquire) > 0
-    }
-
-    /// Where the latest wishes ended: whoever had them may be back for the next.
-    pub(super) fn left_at(&self) -> Vec<ByteOffset> {
-        let access = lock(&self.access);
-        access.latest_ends()
-    }
-
-    /// How each of the readers goes.
-    pub(super) fn reading(&self) -> Vec<ReaderProgress> {
-        let mut positions = lock(&self.positions);
-        positions.retain(|position| position.strong_count() > 0);
-        positions
-            .iter()
-            .filter_map(|position| Some(position.upgrade()?.now()))
-            .collect()
-    }
-
-    /// Bytes per second that the fill brings, where enough has come to tell.
-    pub(super) fn rate(&self) -> Option<f64> {
-        let throughput = lock(&self.throughput);
-        throughput.rate(Instant::now())
     }
 }
 
@@ -511,11 +267,7 @@ impl Registry {
 
     fn cursor(&self, shared: Arc<FillState>, position: ReaderPosition, collapsed: bool) -> Cursor {
         let position = Arc::new(position);
-        let mut positions = lock(&shared.positions);
-        // Positions of readers that left are dropped here, so that a fill which plans rarely keeps no list of them.
-        positions.retain(|position| position.strong_count() > 0);
-        positions.push(Arc::downgrade(&position));
-        drop(positions);
+        shared.add_position(&position);
         Cursor {
             shared,
             context: Arc::clone(&self.context),

@@ -7,7 +7,8 @@
 
 use super::context::Context;
 use super::position::ReaderProgress;
-use super::registry::{FillState, Phase};
+use super::registry::Phase;
+use super::state::FillState;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use crate::store::{Object, StoreError};
 use crate::sync::lock;

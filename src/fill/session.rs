@@ -8,7 +8,7 @@
 use super::classify_reply::BodySpan;
 use super::context::Context;
 use super::owner::on_disk;
-use super::registry::FillState;
+use super::state::FillState;
 use super::wait_reason::{SessionSummary, Stage};
 use super::write_batch::WriteBatch;
 use crate::live::Stream;

@@ -1,7 +1,8 @@
 //! How fills look from outside: a line each, and why their readers wait.
 
 use super::context::Context;
-use super::registry::{FillState, Phase};
+use super::registry::Phase;
+use super::state::FillState;
 use super::wait_reason::{SessionSummary, Situation, WaitReason};
 use crate::ranges::ByteOffset;
 use crate::store::Object;

@@ -346,7 +346,7 @@ impl Store {
     /// As [`Object::write_missing`]; for want of room only where nothing more can be evicted.
     pub fn write(&self, object: &Object, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> Result<(), StoreError> {
         if object.is_discarded() {
-            // Nothing is evicted for an object that no later request finds: where there is no room it is forwarded unstored.
+            // An object that no later request finds is not worth an eviction: without room it is forwarded unstored.
             return object.write_missing(at, pieces);
         }
         self.with_room(|| object.write_missing(at, pieces))

@@ -26,10 +26,11 @@ use super::AfterLastReader;
 use super::ask::Asked;
 use super::context::Context;
 use super::plan::{PlanView, Running, Step, class_of, plan};
-use super::registry::{FillState, FillStatus, Phase, Want};
+use super::registry::{Phase, Want};
 use super::relay::DetachedRequest;
 use super::runtimes::RuntimeSlot;
 use super::session::Outcome;
+use super::state::{FillState, FillStatus};
 use crate::live::StreamState;
 use crate::policy::{NotStored, RequestDirectives};
 use crate::ranges::ByteOffset;
@@ -218,7 +219,7 @@ impl Owner {
     fn carry_out_plan(&mut self) {
         let Some(object) = self.object.clone() else { return };
         if self.shared.stream().is_some() {
-            // The one session of a stream brings all there is to fetch.
+            // A stream has one session, which brings all there is to fetch.
             return;
         }
         self.background_at = None;

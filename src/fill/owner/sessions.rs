@@ -224,14 +224,12 @@ impl Owner {
             session.position.leash(leash.bytes, arrivals);
             let ends = *session.unattended.get_or_insert(now) + leash.time;
             match ends <= now {
-                true => over.push(session.id),
+                true => over.push((session.id, Arc::clone(&session.position))),
                 false => self.unattended_until = Some(self.unattended_until.map_or(ends, |other| other.min(ends))),
             }
         }
-        for id in over {
-            let ending = self.sessions.iter().find(|session| session.id == id);
-            let position = ending.map(|session| Arc::clone(&session.position));
-            match position.is_some_and(|position| self.shared.ends_unattended(&position, arrivals)) {
+        for (id, position) in over {
+            match self.shared.ends_unattended(&position, arrivals) {
                 true => self.end_session(id),
                 // A reader has come meanwhile, and may want what this session brings.
                 false => self.unattended_until = Some(now + LOOK_AGAIN_AFTER),
