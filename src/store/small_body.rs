@@ -22,7 +22,7 @@ pub(super) struct SmallBodyCache(AtomicU64);
 
 /// A body in memory. Who holds one may answer from it without its object for as long as it [is current].
 ///
-/// [is current]: Kept::is_current
+/// [is current]: SmallBody::is_current
 #[derive(Debug)]
 pub struct SmallBody {
     bytes: Bytes,
