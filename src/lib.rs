@@ -11,7 +11,7 @@
 //! policy                   pure: which stored answers may be reused
 //! header                   pure: RFC 9110 fields
 //! ranges                   pure: byte arithmetic
-//! clock key telemetry config sync
+//! clock gate key telemetry config sync
 //! ```
 //!
 //! `ARCHITECTURE.md` tells the way of a read through them and where the next feature belongs.
@@ -37,6 +37,7 @@ pub mod ranges;
 
 pub mod clock;
 pub mod config;
+mod gate;
 pub mod key;
 mod sync;
 pub mod telemetry;

@@ -17,7 +17,7 @@ const STACK: &[&[&str]] = &[
     &["header"],
     &["ranges"],
     &["key", "telemetry", "config"],
-    &["clock", "sync"],
+    &["clock", "gate", "sync"],
 ];
 
 /// Crates that one module alone may name.

@@ -8,33 +8,45 @@
 use super::object::Object;
 use super::representation::Representation;
 use super::store::Store;
+use crate::gate::{Gate, GateRules, millis};
 use crate::key::ObjectKey;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A look-up that takes longer may have waited for the disk.
 const QUICK: Duration = Duration::from_micros(300);
 
-/// Look-ups in a row that must have been quick.
-const ENOUGH: u32 = 16;
+/// One slow look-up ends a row of quick ones, and costs no rest: sixteen quick ones begin the next.
+static RULES: GateRules = GateRules {
+    successes: 16,
+    period: Duration::from_secs(1),
+    is_earned_anew: false,
+    rest: Duration::ZERO,
+    max_penalty: 0,
+    forgiven_after: 1,
+};
 
-/// How many look-ups in a row were quick.
-#[derive(Debug, Default)]
-pub(super) struct CatalogLatency {
-    quick: AtomicU32,
+/// Whether look-ups in the catalog have been quick of late.
+#[derive(Debug)]
+pub(super) struct CatalogLatency(Gate);
+
+impl Default for CatalogLatency {
+    fn default() -> Self {
+        Self(Gate::new(&RULES))
+    }
 }
 
 impl CatalogLatency {
-    fn are_quick(&self) -> bool {
-        self.quick.load(Ordering::Relaxed) >= ENOUGH
+    fn are_quick(&self, now: Instant) -> bool {
+        self.0.is_open(millis(now))
     }
 
-    pub(super) fn took(&self, time: Duration) {
-        if time > QUICK {
-            self.quick.store(0, Ordering::Relaxed);
-        } else if !self.are_quick() {
-            self.quick.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn took(&self, begun: Instant, ended: Instant) {
+        let now = millis(ended);
+        if ended.saturating_duration_since(begun) > QUICK {
+            self.0.failed(now, false);
+        } else {
+            self.0.succeeded(now);
         }
     }
 }
@@ -43,13 +55,13 @@ impl Store {
     /// Whether it is certain, without waiting for the disk, that nothing is stored under that URL. Where it is not,
     /// [`Store::load`] tells.
     pub fn known_absent(&self, key: &ObjectKey) -> bool {
-        if !self.catalog_latency.are_quick() || self.is_restoring() {
+        let begun = Instant::now();
+        if !self.catalog_latency.are_quick(begun) || self.is_restoring() {
             return false;
         }
-        let begun = Instant::now();
         // In this order: an object is open before it has a record.
         let is_absent = self.shared.catalog.has_none_now(key.id()) && self.open.get(key.id()).is_none();
-        self.catalog_latency.took(begun.elapsed());
+        self.catalog_latency.took(begun, Instant::now());
         is_absent
     }
 
@@ -74,7 +86,8 @@ mod tests {
     use tempfile::TempDir;
 
     fn know_to_be_quick(store: &Store) {
-        (0..ENOUGH).for_each(|_| store.catalog_latency.took(QUICK / 2));
+        let now = Instant::now();
+        (0..RULES.successes).for_each(|_| store.catalog_latency.took(now, now));
     }
 
     #[test]
@@ -130,15 +143,15 @@ mod tests {
 
     #[test]
     fn one_slow_look_up_ends_a_row_of_quick_ones() {
-        let latency = CatalogLatency::default();
-        for _ in 0..ENOUGH {
-            assert!(!latency.are_quick());
-            latency.took(QUICK / 2);
+        let (latency, now) = (CatalogLatency::default(), Instant::now());
+        for _ in 0..RULES.successes {
+            assert!(!latency.are_quick(now));
+            latency.took(now, now + QUICK / 2);
         }
-        assert!(latency.are_quick());
-        latency.took(QUICK * 2);
-        assert!(!latency.are_quick());
-        latency.took(QUICK / 2);
-        assert!(!latency.are_quick());
+        assert!(latency.are_quick(now));
+        latency.took(now, now + QUICK * 2);
+        assert!(!latency.are_quick(now));
+        latency.took(now, now + QUICK / 2);
+        assert!(!latency.are_quick(now));
     }
 }

@@ -10,6 +10,7 @@
 use super::fault;
 use super::object::Object;
 use super::space::pages;
+use crate::gate::{Gate, GateRules, millis};
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::sync::{lock, unless_held};
 use std::sync::{Mutex, MutexGuard};
@@ -21,21 +22,23 @@ const PROMPT: Duration = Duration::from_millis(20);
 /// While one takes longer, no other is made by a thread that is not to wait.
 const HANGS: Duration = Duration::from_millis(1);
 
-/// Writes in a row that must have been prompt before one is made inline.
-const ENOUGH: u32 = 16;
-
-/// How long no write is believed to be prompt after one that was not, and how often that doubles at most.
-const REST: Duration = Duration::from_secs(1);
-const MAX_PENALTY: u32 = 6;
-
-/// The penalty falls by one after this time of trust.
-const FORGIVEN_AFTER: Duration = Duration::from_secs(64);
+/// Sixteen prompt writes in a row are 4 MiB of a fill: more than the kernel takes without looking at its dirty pages.
+static RULES: GateRules = GateRules {
+    successes: 16,
+    period: Duration::from_secs(1),
+    is_earned_anew: false,
+    rest: Duration::from_secs(1),
+    max_penalty: 6,
+    forgiven_after: 64,
+};
 
 /// The gate, fed by the times that writes to the data directory took.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct InlineWriteGate {
-    state: Mutex<State>,
-    /// Held by the one that is made by a thread that is not to wait: should it wait after all, the others do not.
+    gate: Gate,
+    /// Its lock is held for as long as it takes to look through the few writes that are under way at once.
+    under_way: Mutex<WritesUnderWay>,
+    /// Held by the one write that is made inline: should it wait after all, no other thread waits with it.
     permit: Mutex<()>,
 }
 
@@ -46,28 +49,19 @@ pub(super) struct Write<'a> {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WritesUnderWay {
+    /// How many have begun: the number of the last one.
     begun: u64,
-    /// Writes under way, and since when.
-    under_way: Vec<(u64, Instant)>,
-    in_a_row: u32,
-    /// How often trust was misplaced lately.
-    penalty: u32,
-    rests_until: Option<Instant>,
-    /// When trust began, or a doubt was last forgiven.
-    since: Option<Instant>,
+    since: Vec<(u64, Instant)>,
 }
 
-impl State {
-    fn is_trusted(&self, now: Instant) -> bool {
-        self.in_a_row >= ENOUGH && self.rests_until.is_none_or(|until| until <= now)
-    }
-
-    fn hangs(&self, now: Instant) -> bool {
-        let begins = self.under_way.iter().map(|(_, begun)| *begun);
-        begins
-            .min()
-            .is_some_and(|begun| now.saturating_duration_since(begun) >= HANGS)
+impl Default for InlineWriteGate {
+    fn default() -> Self {
+        Self {
+            gate: Gate::new(&RULES),
+            under_way: Mutex::default(),
+            permit: Mutex::default(),
+        }
     }
 }
 
@@ -75,41 +69,32 @@ impl InlineWriteGate {
     /// Leave to make one write that is a copy and nothing more, as far as can be told.
     fn try_inline(&self, now: Instant) -> Option<MutexGuard<'_, ()>> {
         let leave = unless_held(self.permit.try_lock())?;
-        let state = self.state();
-        (state.is_trusted(now) && !state.hangs(now)).then_some(leave)
+        (self.gate.is_open(millis(now)) && !self.hangs(now)).then_some(leave)
+    }
+
+    /// Whether some write is under way for longer than a prompt one takes.
+    fn hangs(&self, now: Instant) -> bool {
+        let under_way = lock(&self.under_way);
+        let begun = under_way.since.iter().map(|(_, begun)| *begun).min();
+        begun.is_some_and(|begun| now.saturating_duration_since(begun) >= HANGS)
     }
 
     pub(super) fn begin(&self, now: Instant) -> Write<'_> {
-        let mut state = self.state();
-        state.begun += 1;
-        let number = state.begun;
-        state.under_way.push((number, now));
+        let mut under_way = lock(&self.under_way);
+        under_way.begun += 1;
+        let number = under_way.begun;
+        under_way.since.push((number, now));
         Write { writes: self, number }
     }
 
     /// A write that has ended now took so long.
     fn took(&self, now: Instant, time: Duration) {
-        let mut state = self.state();
-        let was_trusted = state.is_trusted(now);
+        let now = millis(now);
         if time > PROMPT {
-            state.penalty = (state.penalty + u32::from(was_trusted)).min(MAX_PENALTY);
-            state.rests_until = now.checked_add(REST * (1 << state.penalty.saturating_sub(1)));
-            (state.in_a_row, state.since) = (0, None);
-            return;
+            self.gate.failed(now, self.gate.is_open(now));
+        } else {
+            self.gate.succeeded(now);
         }
-        state.in_a_row = (state.in_a_row + 1).min(ENOUGH);
-        if !was_trusted {
-            return;
-        }
-        let since = *state.since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= FORGIVEN_AFTER {
-            state.penalty = state.penalty.saturating_sub(1);
-            state.since = Some(now);
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
     }
 }
 
@@ -127,8 +112,9 @@ impl Write<'_> {
 
 impl Drop for Write<'_> {
     fn drop(&mut self) {
-        let mut state = self.writes.state();
-        state.under_way.retain(|(number, _)| *number != self.number);
+        lock(&self.writes.under_way)
+            .since
+            .retain(|(number, _)| *number != self.number);
     }
 }
 
@@ -136,6 +122,10 @@ impl Object {
     /// [`Object::write_missing`] where that is, as far as can be told, a copy into memory: the room is laid out,
     /// nobody takes any away, and the disk keeps up. `false` where it is not, or fails; some of it may be present then.
     pub fn write_inline(&self, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> bool {
+        self.write_inline_at(Instant::now(), at, pieces)
+    }
+
+    fn write_inline_at(&self, now: Instant, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> bool {
         let bytes: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
         let Some(range) = ByteRange::with_len(at, bytes as u64) else {
             return true;
@@ -143,7 +133,6 @@ impl Object {
         if !self.is_materialized() {
             return false;
         }
-        let now = Instant::now();
         let Some(_leave) = self.shared.inline_writes.try_inline(now) else {
             return false;
         };
@@ -179,45 +168,23 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn know_to_be_prompt(writes: &InlineWriteGate, now: Instant) {
-        (0..ENOUGH).for_each(|_| writes.took(now, PROMPT));
+        (0..RULES.successes).for_each(|_| writes.took(now, PROMPT));
     }
 
     #[test]
-    fn one_slow_write_ends_trust_for_a_while_and_the_next_for_longer() {
-        let (writes, mut now) = (InlineWriteGate::default(), Instant::now());
+    fn one_slow_write_ends_trust_until_the_rest_is_over_and_others_were_prompt() {
+        let (writes, now) = (InlineWriteGate::default(), Instant::now());
         let are_prompt = |now: Instant| writes.try_inline(now).is_some();
         assert!(!are_prompt(now));
         know_to_be_prompt(&writes, now);
         assert!(are_prompt(now));
-        for penalty in 1..=MAX_PENALTY + 2 {
-            writes.took(now, PROMPT * 2);
-            know_to_be_prompt(&writes, now);
-            let rest = REST * (1 << (penalty.min(MAX_PENALTY) - 1));
-            assert!(!are_prompt(now + rest - Duration::from_millis(1)), "{penalty}");
-            now += rest;
-            assert!(are_prompt(now), "{penalty}");
-        }
-        // Slow ones that were not trusted are no mistakes.
         writes.took(now, PROMPT * 2);
-        let penalty = writes.state().penalty;
-        writes.took(now, PROMPT * 2);
-        assert_eq!(writes.state().penalty, penalty);
-        assert!(!are_prompt(now + REST * 64), "none was prompt since");
-    }
-
-    #[test]
-    fn doubts_are_forgiven_by_times_of_trust() {
-        let (writes, mut now) = (InlineWriteGate::default(), Instant::now());
         know_to_be_prompt(&writes, now);
-        writes.took(now, PROMPT * 2);
-        assert_eq!(writes.state().penalty, 1);
-        now += REST;
-        know_to_be_prompt(&writes, now);
-        writes.took(now, PROMPT);
-        writes.took(now + FORGIVEN_AFTER / 2, PROMPT);
-        assert_eq!(writes.state().penalty, 1);
-        writes.took(now + FORGIVEN_AFTER, PROMPT);
-        assert_eq!(writes.state().penalty, 0);
+        let rested = now + RULES.rest;
+        assert!(!are_prompt(rested), "writes of the rest do not count");
+        know_to_be_prompt(&writes, rested);
+        assert!(are_prompt(rested));
+        assert_eq!(writes.gate.penalty(), 1);
     }
 
     #[test]
@@ -252,16 +219,17 @@ mod tests {
         let object = film(&store, 1, MIB, 8 * MIB);
         let step = [[9; 64 * 1024]; 2];
         let write_of = |object: &Object, at: u64| {
-            *store.shared.inline_writes.state() = State::default();
-            know_to_be_prompt(&store.shared.inline_writes, Instant::now());
-            object.write_inline(at, &step)
+            // The writes of this test itself may have been slow, and a rest is over after a minute.
+            let later = Instant::now() + Duration::from_secs(120);
+            know_to_be_prompt(&store.shared.inline_writes, later);
+            object.write_inline_at(later, at, &step)
         };
         // A write behind a megabyte gets a megabyte preallocated.
         assert!(!write_of(&object, MIB));
         store.write(&object, MIB, &[[7; 4096]]).expect("room");
         let at = MIB + 4096;
-        *store.shared.inline_writes.state() = State::default();
-        assert!(!object.write_inline(at, &step), "nothing is known of the disk");
+        store.shared.inline_writes.gate.failed(millis(Instant::now()), false);
+        assert!(!object.write_inline(at, &step), "the disk was slow a moment ago");
         let alone = object.io.write().expect("no panic");
         assert!(!write_of(&object, at), "somebody takes bytes away");
         drop(alone);

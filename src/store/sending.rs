@@ -14,13 +14,13 @@
 use super::object::Object;
 use super::reading;
 use super::residency::ResidencyProbe;
+use crate::gate::{Gate, GateRules, millis};
 use crate::ranges::{ByteOffset, ByteRange};
 use rustix::io::Errno;
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How far apart the bytes are that are looked for: so far, or so many in what is sent at once.
@@ -36,37 +36,23 @@ const WAITED: Duration = Duration::from_millis(250);
 /// A thread's count of disk reads is looked up anew after this time.
 const READS_LAST: Duration = Duration::from_secs(1);
 
-/// How long nothing is sent this way then.
-const REST: Duration = Duration::from_secs(1);
+/// Sending is tried until it has waited for the disk, and again after a second.
+static RULES: GateRules = GateRules {
+    successes: 0,
+    period: Duration::from_secs(1),
+    is_earned_anew: false,
+    rest: Duration::from_secs(1),
+    max_penalty: 0,
+    forgiven_after: 1,
+};
 
 /// Whether sending waits for the disk here, as far as is known.
 #[derive(Debug)]
-pub(super) struct Sending {
-    since: Instant,
-    /// In milliseconds since then.
-    rests_until: AtomicU64,
-}
+pub(super) struct Sending(Gate);
 
 impl Default for Sending {
     fn default() -> Self {
-        Self {
-            since: Instant::now(),
-            rests_until: AtomicU64::new(0),
-        }
-    }
-}
-
-impl Sending {
-    fn rests(&self, now: Instant) -> bool {
-        self.rests_until.load(Ordering::Relaxed) > self.millis(now)
-    }
-
-    fn rest(&self, now: Instant) {
-        self.rests_until.store(self.millis(now + REST), Ordering::Relaxed);
-    }
-
-    fn millis(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX)
+        Self(Gate::new(&RULES))
     }
 }
 
@@ -88,10 +74,11 @@ impl Object {
         at: ByteOffset,
         len: usize,
     ) -> io::Result<Option<usize>> {
-        let sending = &self.shared.sending;
+        let Sending(gate) = &self.shared.sending;
         let begun = Instant::now();
+        let began = millis(begun);
         let reads = ThreadReads::known(begun);
-        if sending.rests(begun) || self.has_pass_through() || !self.is_checked(at, len) {
+        if !gate.is_open(began) || self.has_pass_through() || !self.is_checked(at, len) {
             return Ok(None);
         }
         // Retraction waits for this lock, and has made the pages absent before.
@@ -103,7 +90,7 @@ impl Object {
             Ok(file) if is_here => file,
             _ => return Ok(None),
         };
-        let look = self.look_for(file, at, len, sending.millis(begun), &reads);
+        let look = self.look_for(file, at, len, began, &reads);
         if look == Look::Missed {
             return Ok(None);
         }
@@ -112,10 +99,10 @@ impl Object {
         let ended = Instant::now();
         if reads.has_waited(begun, ended) {
             tracing::debug!(url = self.url(), at, "sending has waited for the disk; it rests");
-            sending.rest(ended);
-            self.residency.missed(sending.millis(ended), look == Look::LeftOut);
+            gate.failed(millis(ended), false);
+            self.residency.missed(millis(ended), look == Look::LeftOut);
         } else if let (Look::Found { last, length }, Ok(Some(_))) = (look, &sent) {
-            self.residency.found(sending.millis(begun), last, length);
+            self.residency.found(began, last, length);
         }
         sent
     }
@@ -256,7 +243,7 @@ mod tests {
                 assert!(page[..sent].iter().all(|byte| *byte == 7));
             }
         }
-        let now = object.shared.sending.millis(Instant::now());
+        let now = millis(Instant::now());
         !object.residency.may_skip(now, 4095, object.length().expect("known"))
     }
 
@@ -305,15 +292,5 @@ mod tests {
         };
         let is_told = ThreadReads::look(now).bytes.is_some();
         assert_eq!(fewer.has_waited(now, now + SUSPECT), is_told);
-    }
-
-    #[test]
-    fn it_rests_for_a_while_after_it_has_waited() {
-        let sending = Sending::default();
-        let now = Instant::now();
-        assert!(!sending.rests(now));
-        sending.rest(now);
-        assert!(sending.rests(now + REST / 2));
-        assert!(!sending.rests(now + REST + Duration::from_millis(1)));
     }
 }

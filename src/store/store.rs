@@ -198,7 +198,7 @@ impl Store {
         }
         let begun = Instant::now();
         let record = self.shared.catalog.get(id)?;
-        self.catalog_latency.took(begun.elapsed());
+        self.catalog_latency.took(begun, Instant::now());
         let Some(record) = record else {
             return Ok(None);
         };

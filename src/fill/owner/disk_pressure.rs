@@ -7,13 +7,17 @@
 use super::super::position::ReaderProgress;
 use super::Owner;
 use super::wishes::LEAST_AHEAD;
+use crate::gate::Backoff;
 use crate::store::Object;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// When the disk is tried again: after this, then after twice as long each time.
-const FIRST_TRY: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// When the disk is tried again: a log rotation or another film's eviction is over in seconds, a full disk is not, and
+/// half a minute is soon enough for it.
+const TRIES: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(30),
+};
 
 /// Tries in a row that are made without a reader.
 const MOST_TRIES: u32 = 12;
@@ -32,12 +36,11 @@ pub(super) struct DiskPressure {
 
 impl DiskPressure {
     pub(super) fn after(before: Option<Self>, by_limit: bool, now: Instant) -> Self {
-        let tries = before.map_or(0, |before| before.tries);
-        let pause = FIRST_TRY.saturating_mul(1 << tries.min(5)).min(LONGEST_PAUSE);
+        let tries = before.map_or(0, |before| before.tries) + 1;
         Self {
-            tries: tries + 1,
+            tries,
             by_limit,
-            next_try: now + pause,
+            next_try: now + TRIES.after(tries),
         }
     }
 
@@ -130,7 +133,7 @@ mod tests {
             disk_pressure = DiskPressure::after(Some(disk_pressure), false, now);
         }
         assert!(disk_pressure.is_hopeless());
-        assert_eq!(disk_pressure.next_try, now + LONGEST_PAUSE);
+        assert_eq!(disk_pressure.next_try, now + TRIES.longest);
     }
 
     #[test]
