@@ -231,10 +231,10 @@ fn measure(count: usize, arguments: &Arguments, upstream: &Arc<Upstream>, base: 
     let quota = used - BELOW_USED;
     let server = Server::start(&place.dir, upstream, &["--quota", &quota.to_string()]);
     eventually("room for the quota", || server.metric("millpond_stored_bytes") <= quota);
-    let evicted = server.metric("millpond_evicted");
+    let evicted = server.metric("millpond_evicted_total");
     let times = misses(&mut Client::connect(server.address), upstream, count + MISSES);
     row("miss with an eviction, p50 / p99 ms", quantiles(&times));
-    let evicted = server.metric("millpond_evicted") - evicted;
+    let evicted = server.metric("millpond_evicted_total") - evicted;
     assert!(
         evicted > MISSES as u64 / 2,
         "{evicted} evictions made room for {MISSES} objects"

@@ -8,6 +8,7 @@
 //! The two meet in the store only: a fill hands on, writes and wakes, a worker sends. [`Server`] is also the
 //! way to embed millpond: start one on port 0 and ask it for the URL of any upstream.
 
+mod application;
 mod connection;
 mod listen;
 mod origin;
@@ -19,25 +20,23 @@ mod tls;
 
 pub use origin::OriginServer;
 
+use self::application::application;
 use self::connection::Http1Connections;
 use self::listen::listen_at;
 use self::rewind::Connections;
-use crate::admin;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
 use crate::fill::{FillRuntimes, FillSettings, Registry, RunningRuntimes, Served};
 use crate::live::{Limits, Rules, Streams};
-use crate::serve::{Problem, RequestCache, Routed, Routes, Service, ServiceSettings};
+use crate::serve::{RequestCache, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::{BudgetSettings, Client, ClientSettings, UpstreamError};
+use actix_http::HttpService;
 use actix_http::error::DispatchError;
-use actix_http::{ConnectionType, HttpService, Request, Response, Version};
 use actix_server::GracefulShutdownSignal;
-use actix_service::{ServiceFactory, fn_service};
-use actix_web::HttpResponse;
-use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::dev::{self, Payload, RequestHead, ServerHandle};
+use actix_service::ServiceFactory;
+use actix_web::dev::{self, ServerHandle};
 use actix_web::rt::net::TcpStream;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -433,9 +432,7 @@ fn connections(
         let signal = signal.clone();
         async move { signal.notified().await }
     };
-    let handled = Arc::clone(service);
     let cache = Rc::new(RequestCache::default());
-    let inner = fn_service(move |request| handle(Arc::clone(&handled), request));
     let http = HttpService::build()
         .graceful_shutdown_signal(stopping.clone())
         .keep_alive(KEEP_ALIVE)
@@ -443,38 +440,13 @@ fn connections(
         .h1_write_buffer_size(WRITE_BUFFER_BYTES)
         // A player that has gone must be noticed while there is nothing to write to it.
         .h1_allow_half_closed(false)
-        .finish(inner);
+        .finish(application(service));
     let service = Arc::clone(service);
     Connections {
         http,
         http1: move || Rc::new(Http1Connections::new(Arc::clone(&service), Rc::clone(&cache))),
         stopping,
     }
-}
-
-/// Requests with bodies, and all others that need the framework.
-async fn handle(service: Arc<Service>, mut request: Request) -> Result<Response<BoxBody>, Response<BoxBody>> {
-    let payload = request.take_payload();
-    let mut response: Response<BoxBody> = answered(&service, request.head(), payload).await.into();
-    let is_old = matches!(request.head().version, Version::HTTP_10 | Version::HTTP_09);
-    if is_old && response.body().size() == BodySize::Stream {
-        // Chunks are of HTTP/1.1: to an older client the connection's close tells the end (RFC 9112 §6.1).
-        let head = response.head_mut();
-        head.no_chunking(true);
-        head.set_connection_type(ConnectionType::Close);
-    }
-    Ok(response)
-}
-
-/// The answer to a request.
-async fn answered(service: &Arc<Service>, head: &RequestHead, payload: Payload) -> HttpResponse {
-    let response = match service.routes.resolve(head.uri.path(), head.uri.query()) {
-        Ok(Routed::Own(path)) => admin::handle(service, head, path).await,
-        Ok(Routed::Fetch { target, delivery }) => service.fetch(head, payload, &target, delivery).await,
-        Err(error) => Problem::route(error).response(),
-    };
-    service.metrics.answered(response.status().as_u16());
-    response
 }
 
 /// How each connection is set up.

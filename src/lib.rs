@@ -11,7 +11,8 @@
 //! policy                   pure: which stored answers may be reused
 //! header                   pure: RFC 9110 fields
 //! ranges                   pure: byte arithmetic
-//! clock gate key telemetry config sync
+//! api key telemetry config    types of the JSON under /-/; names, counters, settings
+//! clock gate sync
 //! ```
 //!
 //! `ARCHITECTURE.md` tells the way of a read through them and where the next feature belongs.
@@ -35,6 +36,7 @@ pub mod header;
 
 pub mod ranges;
 
+pub mod api;
 pub mod clock;
 pub mod config;
 mod gate;

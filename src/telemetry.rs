@@ -92,12 +92,9 @@ pub struct Metrics {
     pub fills: Gauge,
     /// Bytes that objects take on the disk; set when the metrics are read.
     pub stored_bytes: Gauge,
-    /// Objects evicted since the start; set when the metrics are read.
-    pub evicted: Gauge,
-    /// Bytes taken out of objects that stay, since the start; set when the metrics are read.
-    pub punched_bytes: Gauge,
-    /// Blocks that did not match their checksums, since the start; set when the metrics are read.
-    pub bad_blocks: Gauge,
+    evicted: Counter,
+    punched_bytes: Counter,
+    bad_blocks: Counter,
     /// 1 while the catalog can be used, 0 while it cannot.
     pub catalog_open: Gauge,
 }
@@ -145,9 +142,9 @@ impl Metrics {
             ),
             fills: gauge(&mut registry, "fills", "Fills under way"),
             stored_bytes: gauge(&mut registry, "stored_bytes", "Bytes that objects take on the disk"),
-            evicted: gauge(&mut registry, "evicted", "Objects evicted since the start"),
-            punched_bytes: gauge(&mut registry, "punched_bytes", "Bytes taken out of objects that stay"),
-            bad_blocks: gauge(&mut registry, "bad_blocks", "Blocks that did not match their checksums"),
+            evicted: counter(&mut registry, "evicted", "Objects evicted since the start"),
+            punched_bytes: counter(&mut registry, "punched_bytes", "Bytes taken out of objects that stay"),
+            bad_blocks: counter(&mut registry, "bad_blocks", "Blocks that did not match their checksums"),
             catalog_open: gauge(&mut registry, "catalog_open", "Whether the catalog can be used"),
             registry: Mutex::new(registry),
         }
@@ -173,6 +170,15 @@ impl Metrics {
         for why in reasons {
             self.waiting.get_or_create(&WhyLabel { why: why.to_owned() }).inc();
         }
+    }
+
+    /// Sets what the store counts itself, since the start: objects that were evicted, bytes that were taken out of objects
+    /// that stay, and blocks that did not match their checksums.
+    pub fn set_counted(&self, evicted: u64, punched_bytes: u64, bad_blocks: u64) {
+        // The largest: a scrape that was overtaken by another does not set them back.
+        self.evicted.inner().fetch_max(evicted, Ordering::Relaxed);
+        self.punched_bytes.inner().fetch_max(punched_bytes, Ordering::Relaxed);
+        self.bad_blocks.inner().fetch_max(bad_blocks, Ordering::Relaxed);
     }
 
     /// All of them in the text format of OpenMetrics.

@@ -237,7 +237,7 @@ fn a_flipped_byte_is_fetched_again_before_anybody_sees_it() {
         damage(&mut pond, |file| flip(file, flipped));
         play(&pond, &film, "/film");
         expect_only_the_block(&asked(&upstream, before, LEN));
-        assert_eq!(pond.metric("millpond_bad_blocks"), 1);
+        assert_eq!(pond.metric("millpond_bad_blocks_total"), 1);
         pond.until_state("complete");
         until_idle(&pond);
         assert_eq!(pond.metric("millpond_stored_bytes"), stored);
@@ -282,7 +282,7 @@ fn a_flipped_byte_is_seen_by_none_of_many_readers_at_once() {
         }
     });
     expect_only_the_block(&asked(&upstream, before, LEN));
-    assert_eq!(pond.metric("millpond_bad_blocks"), 1);
+    assert_eq!(pond.metric("millpond_bad_blocks_total"), 1);
     pond.until_state("complete");
 }
 
@@ -301,11 +301,15 @@ fn a_slow_reader_that_meets_a_second_damage_is_not_left_waiting() {
     film.check(0, &reader.read(4_000_000));
     // The fill that mended the first damage is over when the reader comes to the second.
     until_idle(&pond);
-    assert_eq!(pond.metric("millpond_bad_blocks"), 1, "the sockets hold the whole film");
+    assert_eq!(
+        pond.metric("millpond_bad_blocks_total"),
+        1,
+        "the sockets hold the whole film"
+    );
     let rest = reader.finish();
     assert_eq!((rest.ended, rest.body.len() as u64), (Ended::Clean, LONG - 4_000_000));
     film.check(4_000_000, &rest.body);
-    assert_eq!(pond.metric("millpond_bad_blocks"), 2);
+    assert_eq!(pond.metric("millpond_bad_blocks_total"), 2);
     let asked = asked(&upstream, before, LONG);
     for (start, end) in &asked {
         let within = |at: u64| at / MIB * MIB <= *start && *end <= (at / MIB + 1) * MIB;
@@ -344,7 +348,7 @@ fn a_flipped_byte_in_a_block_that_was_half_here_is_fetched_again_too() {
         asked.iter().all(|(start, _)| *start >= BLOCK.0),
         "what was undamaged came again: {asked:?}"
     );
-    assert_eq!(pond.metric("millpond_bad_blocks"), 1);
+    assert_eq!(pond.metric("millpond_bad_blocks_total"), 1);
     pond.until_state("complete");
 }
 
@@ -387,7 +391,7 @@ fn a_body_that_is_cut_under_the_running_server_costs_no_reader_a_byte() {
     let file = OpenOptions::new().write(true).open(&bodies(pond.dir())[0]);
     file.expect("opened").set_len(2_500_000).expect("cut");
     play(&pond, &film, "/film");
-    assert!(pond.metric("millpond_bad_blocks") > 0);
+    assert!(pond.metric("millpond_bad_blocks_total") > 0);
     pond.until_state("complete");
     until_idle(&pond);
     let mended = upstream.requests().len();
@@ -418,7 +422,7 @@ fn damage_without_an_upstream_breaks_the_answer_and_spares_the_rest() {
     assert_eq!((whole.status, whole.ended), (200, Ended::Cut));
     film.check(0, &whole.body);
     assert_eq!(whole.body.len() as u64, BLOCK.0, "all that is good before the damage");
-    assert_eq!(pond.metric("millpond_bad_blocks"), 1);
+    assert_eq!(pond.metric("millpond_bad_blocks_total"), 1);
     for (range, start, end) in [
         ("bytes=0-2097151", 0, BLOCK.0),
         ("bytes=3145728-", BLOCK.1, LEN),
@@ -628,7 +632,7 @@ fn a_pinned_film_outlives_the_quota_a_restart_and_the_catalog() {
     for path in ["/c", "/d", "/e", "/f"] {
         watch(&pond, path);
     }
-    assert!(pond.metric("millpond_evicted") >= 2);
+    assert!(pond.metric("millpond_evicted_total") >= 2);
     assert!(is_pinned(&pond, "/a") && object_at(&pond, "/b").is_none());
 
     pond.restart();
@@ -807,7 +811,7 @@ fn who_wants_a_digest_of_a_complete_film_gets_that_of_its_bytes() {
     damage(&mut pond, |file| flip(file, FLIPPED));
     let head = request(pond.address(), "HEAD", "/film", &[WANTED]);
     assert_eq!(digests(&head.expect(200).headers), [&stated]);
-    assert_eq!(pond.metric("millpond_bad_blocks"), 0);
+    assert_eq!(pond.metric("millpond_bad_blocks_total"), 0);
     assert_eq!(upstream.requests().len(), 1);
 }
 

@@ -141,7 +141,7 @@ fn past_the_quota_the_least_recently_used_objects_go() {
         .collect();
     kept.sort();
     assert_eq!(kept, ["a", "c", "d"]);
-    assert_eq!(pond.metric("millpond_evicted"), 1);
+    assert_eq!(pond.metric("millpond_evicted_total"), 1);
     // On the disk too: what was evicted is gone.
     let bodies = std::fs::read_dir(pond.dir().join("objects"))
         .expect("listed")
@@ -239,7 +239,7 @@ fn a_film_eight_times_the_quota_is_played_to_its_end() {
     });
     eprintln!("the most taken: {most} of {quota}");
     assert!(most <= quota + place.slack, "{most} of {quota}");
-    assert!(pond.metric("millpond_punched_bytes") > 6 * quota);
+    assert!(pond.metric("millpond_punched_bytes_total") > 6 * quota);
     // Every byte was asked for once, but for what was under way at an end.
     let asked = upstream.sent() as f64 / film.len as f64;
     eprintln!(

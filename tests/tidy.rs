@@ -16,7 +16,7 @@ const STACK: &[&[&str]] = &[
     &["policy"],
     &["header"],
     &["ranges"],
-    &["key", "telemetry", "config"],
+    &["api", "key", "telemetry", "config"],
     &["clock", "gate", "sync"],
 ];
 

@@ -1,8 +1,11 @@
-//! Fills under way, and why readers wait: `GET /-/api/v1/fills`.
+//! Fills under way, and why readers wait.
 
+use super::parameters::{NoParameters, Query};
+use crate::api::FillSummaries;
 use crate::serve::Service;
-use actix_web::HttpResponse;
+use actix_web::web::{Data, Json};
 
-pub(super) fn list(service: &Service) -> HttpResponse {
-    HttpResponse::Ok().json(serde_json::json!({ "fills": service.fills.list() }))
+pub(super) async fn list(service: Data<Service>, _: Query<NoParameters>) -> Json<FillSummaries> {
+    let fills = service.fills.list();
+    Json(FillSummaries { fills })
 }

@@ -1,207 +1,249 @@
 //! Objects: listed, shown, pinned and purged.
-//!
-//! `GET /-/api/v1/objects?limit=N&after=ID&prefix=URL&url=URL`, `GET /-/api/v1/objects/{id}`, and `DELETE`
-//! of the same; `PUT` and `DELETE /-/api/v1/objects/{id}/pin`; `GET /-/api/v1/stats`.
 
-use super::{not_understood, on_disk};
+use super::parameters::{NoParameters, ObjectPath, Parameter, Parameters, Query, flag, known};
+use super::{on_disk, problem};
+use crate::api::{ObjectPage, ObjectSummary, Purged, Stats};
+use crate::fill::Purge;
 use crate::key::ObjectId;
 use crate::serve::{Problem, Service};
-use crate::store::{Expired, PurgeMode, PurgeScope, Purged, summary_of};
-use actix_web::HttpResponse;
+use crate::store::{PurgeMode, PurgeScope, summary_of};
 use actix_web::http::StatusCode;
-use std::borrow::Cow;
+use actix_web::web::{Data, Json};
 use std::sync::Arc;
 use url::Url;
 
+/// The size of a page without `limit`.
 const DEFAULT_LIMIT: usize = 100;
+
+/// The largest page: a thousand objects of some hundred bytes each are made in memory.
 const MAX_LIMIT: usize = 1000;
 
-pub(super) async fn list(service: &Service, query: &str) -> HttpResponse {
-    let (mut limit, mut after, mut prefix, mut only) = (DEFAULT_LIMIT, None, String::new(), None);
-    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        let understood = match name.as_ref() {
-            "limit" => value
-                .parse()
-                .ok()
-                .filter(|n| (1..=MAX_LIMIT).contains(n))
-                .map(|n| limit = n),
-            "after" => ObjectId::parse(&value).map(|id| after = Some(id)),
-            "prefix" => {
-                prefix = value.clone().into_owned();
-                Some(())
-            }
-            "url" => id_of(service, &value).map(|id| only = Some(id)),
-            _ => None,
-        };
-        if understood.is_none() {
-            let known = format!("limit=1..{MAX_LIMIT}, after=ID, prefix=URL and url=URL");
-            return not_understood(&name, &value, &known);
+/// Which objects are listed.
+pub(super) struct ListParameters {
+    limit: usize,
+    after: Option<ObjectId>,
+    prefix: String,
+    url: Option<Url>,
+}
+
+impl Default for ListParameters {
+    fn default() -> Self {
+        Self {
+            limit: DEFAULT_LIMIT,
+            after: None,
+            prefix: String::new(),
+            url: None,
         }
     }
-    let store = Arc::clone(&service.store);
-    let look = move || match only {
-        Some(id) => Ok(store.show(id)?.into_iter().collect()),
-        None => store.list(after, limit, &prefix),
-    };
-    on_disk(look, |objects: Vec<_>| {
-        let next = (objects.len() == limit)
-            .then(|| objects.last().map(|object| object.id.clone()))
-            .flatten();
-        HttpResponse::Ok().json(serde_json::json!({ "objects": objects, "next": next }))
-    })
-    .await
 }
 
-pub(super) async fn show(service: &Service, id: &str) -> HttpResponse {
-    let Some(id) = ObjectId::parse(id) else { return no_id() };
-    let store = Arc::clone(&service.store);
-    on_disk(
-        move || store.show(id),
-        |found| found.map_or_else(unknown, |object| HttpResponse::Ok().json(object)),
-    )
-    .await
-}
-
-pub(super) async fn pin(service: &Service, id: &str, pinned: bool) -> HttpResponse {
-    let Some(id) = ObjectId::parse(id) else { return no_id() };
-    let store = Arc::clone(&service.store);
-    on_disk(
-        move || store.pin(id, pinned),
-        |found| found.map_or_else(unknown, |object| HttpResponse::Ok().json(summary_of(&object))),
-    )
-    .await
-}
-
-pub(super) async fn purge(service: &Service, id: &str, query: &str) -> HttpResponse {
-    let Some(id) = ObjectId::parse(id) else { return no_id() };
-    let mut wanted: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).collect();
-    let how = match how(&mut wanted) {
-        Ok(how) => how,
-        Err(other) => return not_understood("soft", &other, "true and false"),
-    };
-    on_disk(purging(service, Purge::One(id), how), |removed: Purged| {
-        match removed.removed {
-            0 => unknown(),
-            _ => HttpResponse::Ok().json(removed),
-        }
-    })
-    .await
-}
-
-pub(super) async fn purge_many(service: &Service, query: &str) -> HttpResponse {
-    const KNOWN: &str = "url=URL, prefix=URL or tag=TAG, one of the three, and soft=true beside it";
-    let mut wanted: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).collect();
-    let how = match how(&mut wanted) {
-        Ok(how) => how,
-        Err(other) => return not_understood("soft", &other, "true and false"),
-    };
-    let [(name, value)] = &wanted[..] else {
-        return Problem::new(StatusCode::BAD_REQUEST, format!("say what to remove: {KNOWN}")).response();
-    };
-    let named =
-        |which: fn(String) -> PurgeScope| (!value.is_empty()).then(|| Purge::All(which(value.clone().into_owned())));
-    let purge = match name.as_ref() {
-        "url" => id_of(service, value).map(Purge::Url),
-        "prefix" => named(PurgeScope::Prefix),
-        "tag" => named(PurgeScope::Tag),
-        _ => None,
-    };
-    match purge {
-        Some(purge) => on_disk(purging(service, purge, how), |removed| HttpResponse::Ok().json(removed)).await,
-        None => not_understood(name, value, KNOWN),
-    }
-}
-
-/// Takes `soft` out of the query.
-fn how(query: &mut Vec<(Cow<'_, str>, Cow<'_, str>)>) -> Result<PurgeMode, String> {
-    let soft = query.iter().position(|(name, _)| name == "soft");
-    match soft.map(|index| query.remove(index).1.into_owned()).as_deref() {
-        None | Some("false") => Ok(PurgeMode::Remove),
-        Some("true") => Ok(PurgeMode::Expire),
-        Some(other) => Err(other.to_owned()),
-    }
-}
-
-enum Purge {
-    One(ObjectId),
-    /// The object that the URL stands for, and its variants.
-    Url(ObjectId),
-    All(PurgeScope),
-}
-
-/// A request after a removal finds neither the object nor the fill that still serves its readers.
-fn purging(
-    service: &Service,
-    purge: Purge,
-    how: PurgeMode,
-) -> impl FnOnce() -> Result<Purged, crate::store::StoreError> + Send + use<> {
-    let (store, fills) = (Arc::clone(&service.store), service.fills.clone());
-    move || {
-        let which = match purge {
-            Purge::Url(id) if store.has_variants(id)? => {
-                let object = store.load_id(id)?;
-                object.map_or(PurgeScope::Url(String::new()), |object| {
-                    PurgeScope::Url(object.url().to_owned())
-                })
-            }
-            // The store first: a fill that begins in between does not take what is gone for what is known.
-            Purge::One(id) | Purge::Url(id) => {
-                let removed = match how {
-                    PurgeMode::Remove => store.purge(id),
-                    PurgeMode::Expire => store.expire(id, Expired::Stale),
-                };
-                if how == PurgeMode::Remove {
-                    fills.detach(id);
-                }
-                return removed;
-            }
-            Purge::All(which) => which,
-        };
-        let removed = store.purge_all(&which, how);
-        if how == PurgeMode::Remove {
-            fills.detach_all(&which);
-        }
-        removed
-    }
-}
-
-pub(super) async fn stats(service: &Arc<Service>) -> HttpResponse {
-    let store = Arc::clone(&service.store);
-    let service = Arc::clone(service);
-    on_disk(
-        move || store.totals(),
-        move |sums| {
-            let (store, metrics) = (&service.store, &service.metrics);
-            HttpResponse::Ok().json(serde_json::json!({
-                "objects": sums.objects,
-                "complete": sums.complete,
-                "incomplete": sums.incomplete,
-                "pinned": sums.pinned,
-                "present_bytes": sums.present_bytes,
-                "disk_bytes": store.used_bytes(),
-                "quota_bytes": store.quota_bytes(),
-                "free_bytes": store.room(),
-                "fills": service.fills.len(),
-                "hits": metrics.hits.get(),
-                "misses": metrics.misses.get(),
-                "sent_bytes": metrics.sent_bytes.get(),
-                "evicted": store.evicted(),
-                "punched_bytes": store.punched_bytes(),
-                "bad_blocks": store.bad_blocks(),
-            }))
+impl Parameters for ListParameters {
+    const ALL: &'static [Parameter] = &[
+        Parameter {
+            name: "limit",
+            form: "1..1000",
+            what: "The most objects of the page; 100 without it.",
         },
-    )
-    .await
+        Parameter {
+            name: "after",
+            form: "ID",
+            what: "The page begins behind this id: the last page's `next`.",
+        },
+        Parameter {
+            name: "prefix",
+            form: "URL",
+            what: "Objects whose URLs begin so.",
+        },
+        Parameter {
+            name: "url",
+            form: "URL",
+            what: "The object of this URL alone.",
+        },
+    ];
+
+    fn take(&mut self, name: &str, value: &str) -> Option<()> {
+        match name {
+            "limit" => self.limit = value.parse().ok().filter(|n| (1..=MAX_LIMIT).contains(n))?,
+            "after" => self.after = Some(ObjectId::parse(value)?),
+            "prefix" => value.clone_into(&mut self.prefix),
+            "url" => self.url = Some(Url::parse(value).ok()?),
+            _ => return None,
+        }
+        Some(())
+    }
 }
 
-fn id_of(service: &Service, url: &str) -> Option<ObjectId> {
-    Url::parse(url).ok().map(|url| service.routes.key_of(url).id())
+pub(super) async fn list(
+    service: Data<Service>,
+    Query(parameters): Query<ListParameters>,
+) -> Result<Json<ObjectPage>, Problem> {
+    let only = parameters.url.map(|url| service.routes.key_of(url).id());
+    let store = Arc::clone(&service.store);
+    let page = on_disk(move || {
+        let objects = match only {
+            Some(id) => store.show(id)?.into_iter().collect(),
+            None => store.list(parameters.after, parameters.limit, &parameters.prefix)?,
+        };
+        let is_full = objects.len() == parameters.limit;
+        let next = objects.last().filter(|_| is_full).map(|object| object.id.clone());
+        Ok(ObjectPage { objects, next })
+    });
+    Ok(Json(page.await?))
 }
 
-fn no_id() -> HttpResponse {
-    Problem::new(StatusCode::BAD_REQUEST, "an id has 32 hexadecimal digits").response()
+pub(super) async fn show(
+    service: Data<Service>,
+    ObjectPath(id): ObjectPath,
+    _: Query<NoParameters>,
+) -> Result<Json<ObjectSummary>, Problem> {
+    let store = Arc::clone(&service.store);
+    let found = on_disk(move || store.show(id)).await?;
+    found.map(Json).ok_or_else(unknown)
 }
 
-fn unknown() -> HttpResponse {
-    Problem::new(StatusCode::NOT_FOUND, "there is no such object").response()
+pub(super) async fn pin(
+    service: Data<Service>,
+    id: ObjectPath,
+    _: Query<NoParameters>,
+) -> Result<Json<ObjectSummary>, Problem> {
+    set_pinned(&service, id, true).await
+}
+
+pub(super) async fn unpin(
+    service: Data<Service>,
+    id: ObjectPath,
+    _: Query<NoParameters>,
+) -> Result<Json<ObjectSummary>, Problem> {
+    set_pinned(&service, id, false).await
+}
+
+async fn set_pinned(service: &Service, id: ObjectPath, pinned: bool) -> Result<Json<ObjectSummary>, Problem> {
+    let (store, ObjectPath(id)) = (Arc::clone(&service.store), id);
+    let found = on_disk(move || store.pin(id, pinned)).await?;
+    found.map(|object| Json(summary_of(&object))).ok_or_else(unknown)
+}
+
+/// How one object is purged.
+#[derive(Default)]
+pub(super) struct PurgeParameters {
+    soft: bool,
+}
+
+const SOFT: Parameter = Parameter {
+    name: "soft",
+    form: "true",
+    what: "Keeps the bytes, and validates them before their next use.",
+};
+
+impl Parameters for PurgeParameters {
+    const ALL: &'static [Parameter] = &[SOFT];
+
+    fn take(&mut self, name: &str, value: &str) -> Option<()> {
+        self.soft = flag(value).filter(|_| name == "soft")?;
+        Some(())
+    }
+}
+
+pub(super) async fn purge(
+    service: Data<Service>,
+    ObjectPath(id): ObjectPath,
+    Query(parameters): Query<PurgeParameters>,
+) -> Result<Json<Purged>, Problem> {
+    let purged = carry_out(&service, Purge::Object(id), parameters.soft).await?;
+    match purged.removed {
+        0 => Err(unknown()),
+        _ => Ok(Json(purged)),
+    }
+}
+
+/// Which objects are purged, and how.
+#[derive(Default)]
+pub(super) struct PurgeManyParameters {
+    which: Option<Which>,
+    soft: bool,
+}
+
+enum Which {
+    Url(Url),
+    Scope(PurgeScope),
+}
+
+impl Parameters for PurgeManyParameters {
+    const ALL: &'static [Parameter] = &[
+        Parameter {
+            name: "url",
+            form: "URL",
+            what: "The objects of this URL; one of url, prefix and tag has to be there.",
+        },
+        Parameter {
+            name: "prefix",
+            form: "URL",
+            what: "Objects whose URLs begin so.",
+        },
+        Parameter {
+            name: "tag",
+            form: "TAG",
+            what: "Objects to which the upstream has given this tag (Surrogate-Key, Cache-Tag).",
+        },
+        SOFT,
+    ];
+
+    fn take(&mut self, name: &str, value: &str) -> Option<()> {
+        if name == "soft" {
+            self.soft = flag(value)?;
+            return Some(());
+        }
+        // An empty prefix means everything, and is mostly a variable of a script that was not set.
+        if value.is_empty() || self.which.is_some() {
+            return None;
+        }
+        self.which = Some(match name {
+            "url" => Which::Url(Url::parse(value).ok()?),
+            "prefix" => Which::Scope(PurgeScope::Prefix(value.to_owned())),
+            "tag" => Which::Scope(PurgeScope::Tag(value.to_owned())),
+            _ => return None,
+        });
+        Some(())
+    }
+}
+
+pub(super) async fn purge_many(
+    service: Data<Service>,
+    Query(parameters): Query<PurgeManyParameters>,
+) -> Result<Json<Purged>, Problem> {
+    let purge = match parameters.which {
+        Some(Which::Url(url)) => Purge::Url(service.routes.key_of(url).id()),
+        Some(Which::Scope(scope)) => Purge::All(scope),
+        None => {
+            let detail = format!(
+                "say what to remove by one of url, prefix and tag; there is {}",
+                known::<PurgeManyParameters>()
+            );
+            return Err(problem(StatusCode::BAD_REQUEST, detail));
+        }
+    };
+    carry_out(&service, purge, parameters.soft).await.map(Json)
+}
+
+async fn carry_out(service: &Service, purge: Purge, is_soft: bool) -> Result<Purged, Problem> {
+    let mode = if is_soft { PurgeMode::Expire } else { PurgeMode::Remove };
+    let fills = service.fills.clone();
+    on_disk(move || fills.purge(purge, mode)).await
+}
+
+pub(super) async fn stats(service: Data<Service>, _: Query<NoParameters>) -> Result<Json<Stats>, Problem> {
+    let store = Arc::clone(&service.store);
+    let stored = on_disk(move || store.totals()).await?;
+    let metrics = &service.metrics;
+    Ok(Json(Stats {
+        fills: service.fills.len() as u64,
+        hits: metrics.hits.get(),
+        misses: metrics.misses.get(),
+        sent_bytes: metrics.sent_bytes.get(),
+        ..stored
+    }))
+}
+
+fn unknown() -> Problem {
+    problem(StatusCode::NOT_FOUND, "there is no such object")
 }

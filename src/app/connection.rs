@@ -10,8 +10,9 @@
 //! The framework's work for a request (a pool of requests, a map of fields, a copy of the body into a write buffer)
 //! costs as much as the kernel takes to send it, and it cannot send from the page cache at all.
 
+use super::KEEP_ALIVE;
+use super::application::answer;
 use super::response_writer::{ResponseWriter, poll_gone};
-use super::{KEEP_ALIVE, answered};
 use crate::serve::{QuickBody, QuickRequest, RequestCache, Service};
 use actix_web::dev::{Payload, RequestHead};
 use actix_web::rt::net::TcpStream;
@@ -147,10 +148,13 @@ impl Http1Connections {
             Some(response) => response,
             None => {
                 // In a place of its own: what a connection holds while it is sent to is less.
-                let answered = Box::pin(answered(&self.service, head, Payload::None));
+                let answering = Box::pin(answer(&self.service, head, Payload::None));
                 let gone = pin!(poll_fn(|cx| poll_gone(stream, ahead, cx)));
-                match select(answered, gone).await {
-                    Either::Left((response, _)) => response,
+                match select(answering, gone).await {
+                    Either::Left((response, _)) => {
+                        self.service.metrics.answered(response.status().as_u16());
+                        response
+                    }
                     Either::Right(((), _)) => return Err(std::io::ErrorKind::ConnectionAborted.into()),
                 }
             }

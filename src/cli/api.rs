@@ -7,8 +7,8 @@
 use super::ServerArgs;
 use super::failure::Failure;
 use super::name::Name;
-use super::object::ListedObject;
 use super::server::RemoteServer;
+use millpond::api::{ObjectSummary, ProblemDetails};
 use reqwest::{Method, Response};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -34,20 +34,13 @@ pub(super) struct Api {
     server: RemoteServer,
 }
 
-/// A page of the list of objects; its lines are kept as they came.
+/// A page of the list of objects; its lines are kept as they came, for `--json`.
 #[derive(Debug, Deserialize)]
-pub(super) struct Page {
+pub(super) struct RawPage {
     pub(super) objects: Vec<Value>,
     /// After which id the next page begins.
     #[serde(default)]
     pub(super) next: Option<String>,
-}
-
-/// RFC 9457, as far as it is told to the user.
-#[derive(Debug, Deserialize)]
-struct Problem {
-    title: Option<String>,
-    detail: Option<String>,
 }
 
 impl Api {
@@ -93,7 +86,7 @@ impl Api {
             }
             Name::Url(url) => {
                 let answer = self.call(Method::GET, "objects", &[("url", url)]).await;
-                let page: Page = self.read(&answer.map_err(|failure| self.known(name, failure))?)?;
+                let page: RawPage = self.read(&answer.map_err(|failure| self.known(name, failure))?)?;
                 let first = page.objects.first().ok_or_else(|| self.unknown(name))?;
                 Ok(first.to_string())
             }
@@ -104,7 +97,7 @@ impl Api {
     pub(super) async fn id_of(&self, name: &Name) -> Result<String, Failure> {
         match name {
             Name::Id(id) => Ok(id.to_string()),
-            Name::Url(_) => Ok(self.read::<ListedObject>(&self.find(name).await?)?.id),
+            Name::Url(_) => Ok(self.read::<ObjectSummary>(&self.find(name).await?)?.id),
         }
     }
 
@@ -151,7 +144,7 @@ impl Api {
         }
         let status = response.status().as_u16();
         let body = self.body(&mut response).await?;
-        let problem = serde_json::from_slice::<Problem>(&body).ok();
+        let problem = serde_json::from_slice::<ProblemDetails>(&body).ok();
         Err(match problem.and_then(|problem| problem.detail.or(problem.title)) {
             Some(detail) => Failure::Refused {
                 address: self.server.address(),

@@ -9,8 +9,8 @@ use super::failure::Failure;
 use super::name::Name;
 use super::output::{Output, plain};
 use super::units::{count, size};
+use millpond::api::Purged;
 use reqwest::Method;
-use serde::Deserialize;
 
 /// The change to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,13 +19,6 @@ pub(super) enum Change {
     Expire,
     Pin,
     Unpin,
-}
-
-/// The answer to a removal.
-#[derive(Debug, Deserialize)]
-struct Removed {
-    removed: u64,
-    bytes: u64,
 }
 
 /// Does it to every named object.
@@ -69,7 +62,7 @@ pub(super) async fn remove_all(
     if json {
         output.line(&answer);
     } else {
-        let gone: Removed = api.read(&answer)?;
+        let gone: Purged = api.read(&answer)?;
         output.line(&match soft {
             true => format!("expired {}", count(gone.removed, "object")),
             false => format!("removed {}, {}", count(gone.removed, "object"), size(gone.bytes)),
@@ -99,7 +92,7 @@ async fn remove(api: &Api, name: &Name, soft: bool) -> Result<Made, Failure> {
         Name::Url(url) => api.call(Method::DELETE, "objects", &[("url", url), softly(soft)]).await,
     };
     let answer = answer.map_err(|failure| api.known(name, failure))?;
-    let gone: Removed = api.read(&answer)?;
+    let gone: Purged = api.read(&answer)?;
     if gone.removed == 0 {
         return Err(api.unknown(name));
     }

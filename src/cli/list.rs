@@ -3,12 +3,12 @@
 //! Lines are printed as pages come, so the columns have fixed widths and a list of any length costs the
 //! memory of one page. Objects that come or go meanwhile are seen or not; none is seen twice.
 
-use super::api::{Api, Page};
+use super::api::{Api, RawPage};
 use super::failure::Failure;
-use super::object::ListedObject;
 use super::output::{Output, plain};
 use super::units::{ago, percent, size};
 use super::{Ls, Outcome};
+use millpond::api::{ObjectState, ObjectSummary};
 use millpond::clock::{Clock, SystemClock, unix_seconds};
 use reqwest::Method;
 
@@ -48,7 +48,7 @@ pub(super) async fn run(
         let mut query = vec![("limit", PAGE)];
         query.extend(prefix.map(|prefix| ("prefix", prefix)));
         query.extend(after.as_deref().map(|id| ("after", id)));
-        let page: Page = api.read(&api.call(Method::GET, "objects", &query).await?)?;
+        let page: RawPage = api.read(&api.call(Method::GET, "objects", &query).await?)?;
         for line in page.objects {
             if style == Style::Json {
                 output.line(&line.to_string());
@@ -92,14 +92,14 @@ fn heading(style: Style) -> String {
     }
 }
 
-fn row(object: &ListedObject, style: Style, now: u64) -> String {
+fn row(object: &ObjectSummary, style: Style, now: u64) -> String {
     let (length, share) = match object.complete_length {
         Some(length) => (size(length), percent(object.present_bytes, length)),
         None => ("?".to_owned(), String::new()),
     };
     let short = format!(
         "{:<10} {:>21} {share:>4} {:>6} {:<11} {:<3}",
-        plain(&object.state),
+        state_word(object),
         format!("{}/{length}", size(object.present_bytes)),
         object.hits,
         ago(object.last_used, now),
@@ -110,13 +110,21 @@ fn row(object: &ListedObject, style: Style, now: u64) -> String {
         Style::Long => format!(
             "{:<32} {short} {:>10} {:<11} {:<20} {url}",
             plain(&object.id),
-            object.disk_bytes.map_or_else(|| "?".to_owned(), size),
-            object
-                .created
-                .map_or_else(|| "?".to_owned(), |created| ago(created, now)),
-            plain(object.etag.as_deref().unwrap_or("-")),
+            size(object.disk_bytes),
+            ago(object.created, now),
+            plain(&object.etag),
         ),
         _ => format!("{short} {url}"),
+    }
+}
+
+/// The state in the API's own word.
+pub(super) fn state_word(object: &ObjectSummary) -> &'static str {
+    match object.state {
+        ObjectState::Incomplete => "incomplete",
+        ObjectState::Complete => "complete",
+        ObjectState::Unverified => "unverified",
+        ObjectState::Unknown => "unknown",
     }
 }
 
@@ -126,7 +134,7 @@ mod tests {
 
     const NOW: u64 = 1_700_000_000;
 
-    fn object(more: &str) -> ListedObject {
+    fn object(more: &str) -> ObjectSummary {
         let text = format!(
             r#"{{"id":"00112233445566778899aabbccddeeff","url":"http://h/a\u001b[2J","state":"incomplete",
             "present":[[0,1048576]],"present_bytes":1048576,"last_used":{},"hits":7{more}}}"#,

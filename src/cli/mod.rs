@@ -24,7 +24,6 @@ mod change;
 mod failure;
 mod list;
 mod name;
-mod object;
 mod output;
 mod server;
 mod show;

@@ -4,10 +4,11 @@ use super::Outcome;
 use super::api::Api;
 use super::bar::bar;
 use super::failure::Failure;
+use super::list::state_word;
 use super::name::Name;
-use super::object::ListedObject;
 use super::output::{Output, plain};
 use super::units::{ago, count, exact_size, percent};
+use millpond::api::ObjectSummary;
 use millpond::clock::{Clock, SystemClock, from_unix_seconds, unix_seconds};
 
 /// The most ranges that are listed: a torn object can have thousands, and JSON has them all.
@@ -26,7 +27,7 @@ pub(super) async fn run(api: &Api, name: &Name, json: bool, output: &mut Output)
     Ok(Outcome::Done)
 }
 
-fn lines(object: &ListedObject, now: u64) -> Vec<String> {
+fn lines(object: &ObjectSummary, now: u64) -> Vec<String> {
     let unknown = || "unknown".to_owned();
     let time = |seconds: u64| match seconds {
         0 => "never".to_owned(),
@@ -38,13 +39,13 @@ fn lines(object: &ListedObject, now: u64) -> Vec<String> {
     let fields = [
         ("url", plain(&object.url)),
         ("id", plain(&object.id)),
-        ("state", plain(&object.state)),
+        ("state", state_word(object).to_owned()),
         ("length", object.complete_length.map_or_else(unknown, exact_size)),
         ("present", present(object)),
         ("ranges", ranges(&object.present)),
-        ("disk", object.disk_bytes.map_or_else(unknown, exact_size)),
-        ("etag", plain(object.etag.as_deref().unwrap_or("none"))),
-        ("created", object.created.map_or_else(unknown, time)),
+        ("disk", exact_size(object.disk_bytes)),
+        ("etag", plain(&object.etag)),
+        ("created", time(object.created)),
         ("last used", time(object.last_used)),
         ("hits", object.hits.to_string()),
         ("pinned", if object.pinned { "yes" } else { "no" }.to_owned()),
@@ -58,7 +59,7 @@ fn lines(object: &ListedObject, now: u64) -> Vec<String> {
         .collect()
 }
 
-fn present(object: &ListedObject) -> String {
+fn present(object: &ObjectSummary) -> String {
     let ranges = count(object.present.len() as u64, "range");
     let here = exact_size(object.present_bytes);
     match object.complete_length {
@@ -83,7 +84,7 @@ fn ranges(present: &[[u64; 2]]) -> String {
 }
 
 /// Where the length is not known the picture ends with the last byte that is here.
-fn picture(object: &ListedObject) -> String {
+fn picture(object: &ObjectSummary) -> String {
     let last = object.present.iter().map(|[_, end]| *end).max().unwrap_or(0);
     match object.complete_length {
         Some(length) => format!("[{}]", bar(&object.present, length)),

@@ -69,6 +69,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_counter_of_the_api_has_its_place_in_the_table() {
+        let stats = serde_json::to_value(millpond::api::Stats::default()).expect("JSON");
+        let mut fields: Vec<&str> = stats
+            .as_object()
+            .expect("an object")
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let mut order = ORDER.to_vec();
+        fields.sort_unstable();
+        order.sort_unstable();
+        assert_eq!(fields, order);
+    }
+
+    #[test]
     fn known_fields_come_in_order_then_all_others() {
         let stats = serde_json::from_str(
             r#"{"zander":1,"hits":5,"objects":2,"quota_bytes":null,"free_bytes":null,"disk_bytes":2048,"age":{"s":3}}"#,

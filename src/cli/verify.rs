@@ -8,56 +8,14 @@ use super::Outcome;
 use super::api::Api;
 use super::failure::Failure;
 use super::name::Name;
-use super::object::ListedObject;
 use super::output::{Output, plain};
 use super::units::{count, size};
 use indicatif::{ProgressBar, ProgressStyle};
-use millpond::store::{Check, verify_offline};
+use millpond::api::{BadBlock, ObjectSummary, VerifyLine, VerifySummary};
+use millpond::store::verify_offline;
 use reqwest::Method;
-use serde::Deserialize;
 use std::io::IsTerminal;
 use std::path::Path;
-
-/// A line of the stream; of the fields one is there. Lines of kinds still to be invented are passed over.
-#[derive(Debug, Deserialize)]
-struct Line {
-    progress: Option<Progress>,
-    bad: Option<Bad>,
-    verified: Option<Verified>,
-}
-
-/// How far it is.
-#[derive(Debug, Deserialize)]
-struct Progress {
-    objects_done: u64,
-    objects: u64,
-    bytes_done: u64,
-    bytes: u64,
-}
-
-/// A block that is not what was stored.
-#[derive(Debug, Deserialize)]
-struct Bad {
-    id: String,
-    url: String,
-    block: u64,
-    /// The block's bytes, half-open.
-    start: u64,
-    end: u64,
-    what: String,
-}
-
-/// The summary.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Verified {
-    objects: u64,
-    bytes: u64,
-    bad_blocks: u64,
-    repaired: u64,
-    /// Bytes without a checksum.
-    unchecked_bytes: u64,
-}
 
 /// Has the server verify one object, or all.
 pub(super) async fn online(
@@ -69,7 +27,7 @@ pub(super) async fn online(
 ) -> Result<Outcome, Failure> {
     // Looked up also where the name is an id: so an unknown one is told before the stream begins.
     let id = match name {
-        Some(name) => Some(api.read::<ListedObject>(&api.find(name).await?)?.id),
+        Some(name) => Some(api.read::<ObjectSummary>(&api.find(name).await?)?.id),
         None => None,
     };
     let mut query = vec![("repair", if repair { "true" } else { "false" })];
@@ -98,66 +56,9 @@ pub(super) fn offline(dir: &Path, repair: bool, json: bool, output: &mut Output)
     let mut story = Story::new(json, output);
     verify_offline(dir, repair, &mut |check| {
         let text = serde_json::to_string(&check).unwrap_or_default();
-        story.tell(line(check), || text);
+        story.tell(check.into(), || text);
     })?;
     story.end(&dir.display().to_string())
-}
-
-/// The store's report, in the server's form.
-fn line(check: Check) -> Line {
-    let mut line = Line {
-        progress: None,
-        bad: None,
-        verified: None,
-    };
-    match check {
-        Check::Progress {
-            objects_done,
-            objects,
-            bytes_done,
-            bytes,
-        } => {
-            line.progress = Some(Progress {
-                objects_done,
-                objects,
-                bytes_done,
-                bytes,
-            });
-        }
-        Check::Bad {
-            id,
-            url,
-            block,
-            start,
-            end,
-            what,
-        } => {
-            line.bad = Some(Bad {
-                id,
-                url,
-                block,
-                start,
-                end,
-                what,
-            });
-        }
-        Check::Verified {
-            objects,
-            bytes,
-            bad_blocks,
-            repaired,
-            unchecked_bytes,
-        } => {
-            line.verified = Some(Verified {
-                objects,
-                bytes,
-                bad_blocks,
-                repaired,
-                unchecked_bytes,
-            });
-        }
-    }
-    line
 }
 
 /// A verification as it is told.
@@ -166,7 +67,7 @@ struct Story<'a> {
     json: bool,
     /// Only where somebody looks.
     bar: Option<ProgressBar>,
-    verified: Option<Verified>,
+    verified: Option<VerifySummary>,
 }
 
 impl<'a> Story<'a> {
@@ -181,7 +82,7 @@ impl<'a> Story<'a> {
     }
 
     /// Tells one line. A reader of our output that has gone does not stop it: a repair is not left half done.
-    fn tell(&mut self, line: Line, text: impl FnOnce() -> String) {
+    fn tell(&mut self, line: VerifyLine, text: impl FnOnce() -> String) {
         if self.json {
             self.output.line(&text());
         }
@@ -225,7 +126,7 @@ fn progress_bar() -> ProgressBar {
     ProgressBar::new(0).with_style(style.progress_chars("=> "))
 }
 
-fn told(bad: &Bad) -> String {
+fn told(bad: &BadBlock) -> String {
     format!(
         "bad: block {} (bytes {}-{}) of {} [{}]: {}",
         bad.block,
@@ -237,7 +138,7 @@ fn told(bad: &Bad) -> String {
     )
 }
 
-fn summary(verified: &Verified) -> String {
+fn summary(verified: &VerifySummary) -> String {
     let mut text = format!(
         "verified {}, {}: ",
         count(verified.objects, "object"),
@@ -257,6 +158,7 @@ fn summary(verified: &Verified) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use millpond::api::VerifyEvent;
 
     fn outcome(lines: &[&str]) -> Result<Outcome, Failure> {
         let mut output = Output::to(std::io::sink());
@@ -296,17 +198,19 @@ mod tests {
 
     #[test]
     fn the_stores_own_lines_read_back_as_the_servers() {
-        let check = || Check::Bad {
-            id: "aa".to_owned(),
-            url: "http://h/a".to_owned(),
-            block: 3,
-            start: 12,
-            end: 16,
-            what: "its checksum differs".to_owned(),
+        let check = || {
+            VerifyEvent::Bad(BadBlock {
+                id: "aa".to_owned(),
+                url: "http://h/a".to_owned(),
+                block: 3,
+                start: 12,
+                end: 16,
+                what: "its checksum differs".to_owned(),
+            })
         };
         let text = serde_json::to_string(&check()).expect("JSON");
-        let read: Line = serde_json::from_str(&text).expect("a line");
-        let told = [read, line(check())].map(|line| line.bad.as_ref().map(told));
+        let read: VerifyLine = serde_json::from_str(&text).expect("a line");
+        let told = [read, VerifyLine::from(check())].map(|line| line.bad.as_ref().map(told));
         assert_eq!(told[0], told[1]);
         let wanted = "bad: block 3 (bytes 12-15) of http://h/a [aa]: its checksum differs";
         assert_eq!(told[0].as_deref(), Some(wanted));
@@ -314,12 +218,12 @@ mod tests {
 
     #[test]
     fn a_summary_tells_what_could_not_be_checked() {
-        let verified = Verified {
+        let verified = VerifySummary {
             objects: 1,
             bytes: 2048,
             bad_blocks: 1,
             unchecked_bytes: 1024,
-            ..Verified::default()
+            ..VerifySummary::default()
         };
         let wanted = "verified 1 object, 2.0 KiB: 1 bad block; --repair mends; 1.0 KiB have no checksum yet";
         assert_eq!(summary(&verified), wanted);

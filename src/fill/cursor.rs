@@ -5,7 +5,7 @@ use super::plan::{NEAR_BYTES, NEAR_SECONDS};
 use super::position::ReaderPosition;
 use super::registry::{Phase, Refusal, Trouble};
 use super::state::FillState;
-use super::wait_reason::WaitReason;
+use crate::api::WaitReason;
 use crate::live::Stream;
 use crate::policy::NotStored;
 use crate::ranges::{ByteOffset, ByteRange};

@@ -31,6 +31,7 @@ mod hit_for_miss;
 mod owner;
 mod plan;
 mod position;
+mod purge;
 mod registry;
 mod relay;
 mod retention;
@@ -43,10 +44,9 @@ mod wait_reason;
 mod write_batch;
 
 pub use cursor::Cursor;
+pub use purge::Purge;
 pub use registry::{FillSettings, Moved, Phase, Refusal, Registry, Served, Trouble, Want};
 pub use relay::{DetachedRequest, Relayed, RequestBody, Seen};
 pub use runtimes::{FillRuntimes, RunningRuntimes};
-pub use summary::{FillSummary, WaiterSummary};
-pub use wait_reason::{SessionSummary, Stage, WaitReason};
 
 pub use crate::config::AfterLastReader;

@@ -11,7 +11,7 @@ use super::position::ReaderPosition;
 use super::relay::DetachedRequest;
 use super::runtimes::FillRuntimes;
 use super::state::FillState;
-use super::summary::FillSummary;
+use crate::api::FillSummary;
 use crate::key::ObjectId;
 use crate::live::{Stream, Streams};
 use crate::policy::selects;
@@ -311,8 +311,12 @@ impl Registry {
         self.context.hit_for_miss().has(id, Instant::now())
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.context.store
+    }
+
     /// The object of that id was purged: requests arriving after this are not coalesced with its fill.
-    pub fn detach(&self, id: ObjectId) {
+    pub(super) fn detach(&self, id: ObjectId) {
         if let Some(shared) = self.context.fills().remove(&id) {
             shared.detached.store(true, Ordering::Release);
             shared.changed.notify_one();
@@ -320,7 +324,7 @@ impl Registry {
     }
 
     /// [`Registry::detach`] for all objects that are meant.
-    pub fn detach_all(&self, which: &PurgeScope) {
+    pub(super) fn detach_all(&self, which: &PurgeScope) {
         let meant = |shared: &FillState| match Context::object(shared) {
             Some(object) => which.means(object.url(), object.head().representation()),
             None => which.means(shared.key.url(), &Representation::default()),

@@ -9,8 +9,8 @@ use super::classify_reply::BodySpan;
 use super::context::Context;
 use super::owner::on_disk;
 use super::state::FillState;
-use super::wait_reason::{SessionSummary, Stage};
 use super::write_batch::WriteBatch;
+use crate::api::{SessionStage, SessionSummary};
 use crate::live::Stream;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, PassThroughReason, StoreError};
@@ -56,12 +56,12 @@ pub(super) struct SessionPosition {
 }
 
 impl SessionPosition {
-    pub(super) fn new(at: u64, stop: u64, stage: Stage) -> Arc<Self> {
+    pub(super) fn new(at: u64, stop: u64, stage: SessionStage) -> Arc<Self> {
         let position = Self {
             at: at.into(),
             stop: stop.into(),
             moved: 0.into(),
-            stage: (Stage::Queued as u8).into(),
+            stage: (SessionStage::Queued as u8).into(),
             asked: OnceLock::new(),
             leash: u64::MAX.into(),
             leashed_at_arrival: 0.into(),
@@ -75,11 +75,11 @@ impl SessionPosition {
         self.asked.get().copied().unwrap_or_else(Instant::now)
     }
 
-    pub(super) fn stage(&self) -> Stage {
+    pub(super) fn stage(&self) -> SessionStage {
         match self.stage.load(Ordering::Acquire) {
-            stage if stage == Stage::Queued as u8 => Stage::Queued,
-            stage if stage == Stage::Asked as u8 => Stage::Asked,
-            _ => Stage::Moving,
+            stage if stage == SessionStage::Queued as u8 => SessionStage::Queued,
+            stage if stage == SessionStage::Asked as u8 => SessionStage::Asked,
+            _ => SessionStage::Moving,
         }
     }
 
@@ -117,7 +117,7 @@ impl SessionPosition {
 
     /// The turn has come: the session is asked for now; `false` where it was cancelled.
     pub(super) fn ask(&self) -> bool {
-        let asked = self.leave_queue(Stage::Asked as u8);
+        let asked = self.leave_queue(SessionStage::Asked as u8);
         if asked {
             self.asked.get_or_init(Instant::now);
         }
@@ -131,14 +131,14 @@ impl SessionPosition {
     }
 
     fn leave_queue(&self, to: u8) -> bool {
-        let queued = Stage::Queued as u8;
+        let queued = SessionStage::Queued as u8;
         self.stage
             .compare_exchange(queued, to, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
     }
 
-    pub(super) fn set_stage(&self, stage: Stage) {
-        if stage != Stage::Queued {
+    pub(super) fn set_stage(&self, stage: SessionStage) {
+        if stage != SessionStage::Queued {
             self.asked.get_or_init(Instant::now);
         }
         self.stage.store(stage as u8, Ordering::Release);
@@ -260,7 +260,7 @@ pub(super) async fn receive(
         if count > 0 {
             position.moved.fetch_add(count, Ordering::Relaxed);
             lock(&sink.shared.throughput).add(count, Instant::now());
-            position.set_stage(Stage::Moving);
+            position.set_stage(SessionStage::Moving);
             if (position.has_progressed() || at >= asked)
                 && let Some(report) = on_progress.take()
             {

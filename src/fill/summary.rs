@@ -3,50 +3,13 @@
 use super::context::Context;
 use super::registry::Phase;
 use super::state::FillState;
-use super::wait_reason::{SessionSummary, Situation, WaitReason};
-use crate::ranges::ByteOffset;
+use super::wait_reason::Situation;
+use crate::api::{FillPhase, FillSummary, WaiterSummary};
 use crate::store::Object;
 use crate::sync::lock;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-
-/// A line of the list of fills.
-#[derive(Debug, serde::Serialize)]
-pub struct FillSummary {
-    /// The digest of the object's URL.
-    pub id: String,
-    /// The canonical URL.
-    pub url: String,
-    /// `opening`, or `ready` once the representation is known.
-    pub phase: &'static str,
-    /// The complete length in bytes, where known.
-    pub complete_length: Option<u64>,
-    /// How many bytes are here.
-    pub present_bytes: u64,
-    /// Readers that hold the fill.
-    pub readers: usize,
-    /// Bytes per second, where known.
-    pub rate: Option<u64>,
-    /// The requests to the upstream.
-    pub sessions: Vec<SessionSummary>,
-    /// The readers that wait, and why.
-    pub waiting: Vec<WaiterSummary>,
-    /// The last failure, while it lasts.
-    pub trouble: Option<String>,
-}
-
-/// A position that readers wait at.
-#[derive(Debug, serde::Serialize)]
-pub struct WaiterSummary {
-    /// The first absent byte.
-    pub at: ByteOffset,
-    /// For how long, in milliseconds.
-    pub for_ms: u64,
-    /// The reason.
-    #[serde(flatten)]
-    pub why: WaitReason,
-}
 
 impl Context {
     pub(super) fn object(shared: &FillState) -> Option<Arc<Object>> {
@@ -64,7 +27,11 @@ impl Context {
         FillSummary {
             id: shared.key.id().to_string(),
             url: shared.key.url().to_owned(),
-            phase: if object.is_some() { "ready" } else { "opening" },
+            phase: if object.is_some() {
+                FillPhase::Ready
+            } else {
+                FillPhase::Opening
+            },
             complete_length: object.as_ref().and_then(|object| object.length()),
             present_bytes: object.as_ref().map_or(0, |object| object.present_bytes()),
             readers: shared.readers.load(Ordering::Acquire),

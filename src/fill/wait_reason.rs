@@ -1,70 +1,8 @@
 //! Why a reader waits, in a word and in figures. Pure.
 
+use crate::api::{SessionStage, SessionSummary, WaitReason};
 use crate::ranges::ByteOffset;
 use std::time::Duration;
-
-/// The reason for which a reader has not got its byte yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(tag = "why", rename_all = "kebab-case")]
-pub enum WaitReason {
-    /// The upstream has been asked and its bytes are on the way.
-    UpstreamSlow,
-    /// No connection is free: of the object, or of its upstream's budget.
-    Budget,
-    /// The upstream has failed or asked for a rest, and will be asked again.
-    Backoff {
-        /// In so many milliseconds.
-        until_ms: u64,
-    },
-    /// The upstream has no ranges: it is read from its start.
-    NoRanges {
-        /// The byte that it has come to.
-        at: ByteOffset,
-        /// The byte that is waited for.
-        of: ByteOffset,
-    },
-    /// The disk refuses.
-    Disk,
-}
-
-impl WaitReason {
-    /// All the words, for whoever counts them.
-    pub const TOKENS: [&'static str; 5] = ["upstream-slow", "budget", "backoff", "no-ranges", "disk"];
-
-    /// The reason in one word, as in `Cache-Status` and the metrics.
-    pub fn token(self) -> &'static str {
-        match self {
-            Self::UpstreamSlow => "upstream-slow",
-            Self::Budget => "budget",
-            Self::Backoff { .. } => "backoff",
-            Self::NoRanges { .. } => "no-ranges",
-            Self::Disk => "disk",
-        }
-    }
-}
-
-/// How far a session is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// The session waits for its turn in the upstream's budget.
-    Queued,
-    /// The upstream has been asked.
-    Asked,
-    /// Bytes come.
-    Moving,
-}
-
-/// A session as it looks from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct SessionSummary {
-    /// The next byte that it will bring.
-    pub at: ByteOffset,
-    /// Where it ends; `null` where only the upstream knows.
-    pub stop: Option<ByteOffset>,
-    /// How far it is.
-    pub stage: Stage,
-}
 
 /// All that the reason depends on.
 #[derive(Debug)]
@@ -91,8 +29,8 @@ impl Situation {
             .sessions
             .iter()
             .filter(|session| session.at <= at && session.stop.is_none_or(|stop| at < stop))
-            .max_by_key(|session| (session.at, session.stage != Stage::Queued))
-            .filter(|session| session.stage != Stage::Queued);
+            .max_by_key(|session| (session.at, session.stage != SessionStage::Queued))
+            .filter(|session| session.stage != SessionStage::Queued);
         match covering {
             Some(session) if at - session.at <= FAR_BYTES => WaitReason::UpstreamSlow,
             Some(session) if !self.ranges => WaitReason::NoRanges { at: session.at, of: at },
@@ -110,7 +48,7 @@ impl Situation {
 mod tests {
     use super::*;
 
-    fn line(at: u64, stop: Option<u64>, stage: Stage) -> SessionSummary {
+    fn line(at: u64, stop: Option<u64>, stage: SessionStage) -> SessionSummary {
         SessionSummary { at, stop, stage }
     }
 
@@ -128,9 +66,9 @@ mod tests {
 
     #[test]
     fn each_wait_has_its_true_reason() {
-        let moving = [line(100, Some(900), Stage::Moving)];
-        let queued = [line(100, Some(900), Stage::Queued)];
-        let whole = [line(5, None, Stage::Moving)];
+        let moving = [line(100, Some(900), SessionStage::Moving)];
+        let queued = [line(100, Some(900), SessionStage::Queued)];
+        let whole = [line(5, None, SessionStage::Moving)];
         assert_eq!(told(500, &moving, |_| {}), WaitReason::UpstreamSlow);
         assert_eq!(told(500, &queued, |_| {}), WaitReason::Budget);
         assert_eq!(told(950, &moving, |_| {}), WaitReason::Budget);

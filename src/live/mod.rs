@@ -9,7 +9,5 @@ mod streams;
 mod sync_points;
 
 pub use kind::{Rules, StreamFormat};
-pub use streams::{
-    CROWDED, Limits, Listener, Stream, StreamId, StreamRequest, StreamState, StreamStatus, Streams, TooMany,
-};
+pub use streams::{CROWDED, Limits, Listener, Stream, StreamId, StreamRequest, StreamStatus, Streams, TooMany};
 pub use sync_points::{EventScan, SyncPoints, after_event};

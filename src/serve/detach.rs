@@ -5,13 +5,13 @@ use super::lookup::Service;
 use super::pass::{Sent, sent};
 use super::problem::{CACHE_STATUS, Problem};
 use super::streams::path_of;
+use crate::api::{StreamLinks, StreamState, StreamSummary};
 use crate::fill::DetachedRequest;
 use crate::header::{CacheStatus, Forwarded, preferred_wait, prefers_async};
 use crate::live::{CROWDED, Stream, StreamRequest};
 use crate::upstream::Target;
 use actix_web::HttpResponse;
 use actix_web::dev::{Payload, RequestHead};
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
 use std::sync::Arc;
 
@@ -92,11 +92,11 @@ impl Service {
             .insert_header((PREFERENCE_APPLIED, "respond-async"))
             .insert_header((header::CACHE_CONTROL, "no-store"))
             .insert_header((CACHE_STATUS, CacheStatus::forwarded(Forwarded::Method).to_string()));
-        Ok(response.json(serde_json::json!({
-            "id": stream.id().to_string(),
-            "stream": path_of(&stream),
-            "status": format!("{}/status", path_of(&stream)),
-        })))
+        Ok(response.json(StreamLinks {
+            id: stream.id().to_string(),
+            stream: path_of(&stream),
+            status: format!("{}/status", path_of(&stream)),
+        }))
     }
 
     async fn streamed(&self, http: &RequestHead, stream: &Arc<Stream>) -> HttpResponse {
@@ -129,30 +129,29 @@ fn identity(http: &RequestHead, target: &Target) -> Option<[u8; 32]> {
 }
 
 /// A stream's state for people and programs.
-pub fn status_line(stream: &Stream) -> serde_json::Value {
+pub fn stream_summary(stream: &Stream) -> StreamSummary {
     let status = stream.status();
-    let (first, end) = stream.bounds();
-    let stopped = status.state == crate::live::StreamState::Stopped;
-    serde_json::json!({
-        "id": stream.id().to_string(),
-        "url": stream.origin().url,
-        "method": stream.origin().method,
-        "detached": stream.origin().detached,
-        "state": status.state,
-        "why": status.why.as_ref().filter(|_| !stopped),
-        "stopped_by": status.why.as_ref().filter(|_| stopped),
-        "upstream_status": status.code,
-        "started": stream.started(),
-        "ended": status.ended,
-        "first": first,
-        "bytes": end,
-        "listeners": stream.listeners(),
-        "gone": status.gone,
-        "stream": path_of(stream),
-    })
-}
-
-/// The answer about a stream that is not known.
-pub fn no_such_stream() -> HttpResponse {
-    Problem::new(StatusCode::NOT_FOUND, "there is no such stream").response()
+    let (first, bytes) = stream.bounds();
+    let is_stopped = status.state == StreamState::Stopped;
+    let (stopped_by, why) = match is_stopped {
+        true => (status.why, None),
+        false => (None, status.why),
+    };
+    StreamSummary {
+        id: stream.id().to_string(),
+        url: stream.origin().url.clone(),
+        method: stream.origin().method.clone(),
+        detached: stream.origin().detached,
+        state: status.state,
+        why,
+        stopped_by,
+        upstream_status: status.code,
+        started: stream.started(),
+        ended: status.ended,
+        first,
+        bytes,
+        listeners: stream.listeners(),
+        gone: status.gone,
+        stream: path_of(stream),
+    }
 }

@@ -29,7 +29,7 @@ mod streams;
 mod variant;
 
 pub use body::Cut;
-pub use detach::{no_such_stream, status_line};
+pub use detach::stream_summary;
 pub use direct::{BodyPiece, DirectBody};
 pub use guard::refusal;
 pub use lookup::{Service, ServiceSettings};

@@ -4,10 +4,9 @@ use super::forward::{forwarded_fields, goes_in_circles, makes_claims};
 use super::lookup::Service;
 use super::problem::{CACHE_STATUS, Problem};
 use super::route::Routes;
-use crate::fill::{Registry, Relayed, RequestBody, Seen};
+use crate::fill::{Relayed, RequestBody, Seen};
 use crate::header::{CacheStatus, Forwarded, value_of};
 use crate::key::ObjectKey;
-use crate::store::{Expired, Purged, Store};
 use crate::upstream::Target;
 use actix_web::HttpResponse;
 use actix_web::body::SizedStream;
@@ -83,15 +82,13 @@ pub(super) fn sent(
     let target = Arc::new(target.with_fields(fields));
     let (body, uploaded) = outgoing(http, payload);
     let (safe, changing) = (is_safe(method), Arc::clone(&target));
-    let (store, fills, routes) = (
-        Arc::clone(&service.store),
-        service.fills.clone(),
-        Arc::clone(&service.routes),
-    );
+    let (fills, routes) = (service.fills.clone(), Arc::clone(&service.routes));
     let seen = move |status: u16, fields: &[(String, String)]| {
         if !safe && (200..400).contains(&status) {
             for key in changed(&changing, fields, &routes) {
-                invalidate(&store, &fills, &key);
+                if let Err(error) = fills.invalidate(&key) {
+                    tracing::error!(url = key.url(), %error, "could not invalidate what may have changed");
+                }
             }
         }
     };
@@ -113,23 +110,6 @@ fn changed(target: &Target, fields: &[(String, String)], routes: &Routes) -> Vec
         .filter(|url| url.origin() == target.url.origin())
         .map(|url| routes.key_of(url));
     std::iter::once(target.key.clone()).chain(named).collect()
-}
-
-/// Invalidates a stored reply: it must be validated before it is used again. It is not removed where it is whole: anybody may
-/// send such a request, and a film that is unchanged need not be fetched twice.
-fn invalidate(store: &Store, fills: &Registry, key: &ObjectKey) {
-    let done = match store.load(key) {
-        Ok(Some(object)) if object.is_whole() => store.expire(key.id(), Expired::Invalidated),
-        // A fill under way may bring bytes of before and of after: its readers finish, and no other request joins.
-        Ok(Some(_)) => store.purge(key.id()),
-        Ok(None) => Ok(Purged::default()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = done {
-        tracing::error!(url = key.url(), %error, "could not invalidate what may have changed");
-    }
-    // After the store: a fill that begins in between does not take what has changed for what is known.
-    fills.detach(key.id());
 }
 
 /// RFC 9110 §9.2.1.

@@ -3,12 +3,15 @@
 //! Clients learn what went wrong and whose side it is on, never local paths.
 
 use super::route::{RouteError, Routes};
+use crate::api::ProblemDetails;
 use crate::fill::{Moved, Refusal};
 use crate::header::{CacheStatus, ContentRange, Forwarded, value_of};
 use crate::upstream::UpstreamError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
-use actix_web::{HttpResponse, HttpResponseBuilder};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
+use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 /// The name of the field of RFC 9211.
@@ -20,7 +23,7 @@ pub struct Problem {
     status: StatusCode,
     detail: String,
     retry_after: Option<Duration>,
-    allow: Option<&'static str>,
+    allow: Option<Cow<'static, str>>,
     /// Parts that few problems have.
     more: Option<Box<More>>,
     /// Credentials would help (RFC 9110 §11.6.1).
@@ -61,7 +64,7 @@ impl Problem {
 
     /// The same, naming the methods that are served.
     pub(super) fn allowing(mut self) -> Self {
-        self.allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        self.allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into());
         self
     }
 
@@ -96,7 +99,7 @@ impl Problem {
     }
 
     /// The same where no cache has a part in it.
-    pub(super) fn without_story(self) -> Self {
+    pub fn without_story(self) -> Self {
         Self {
             cache_status: None,
             ..self
@@ -139,8 +142,8 @@ impl Problem {
     }
 
     /// The same, naming these methods.
-    pub(super) fn allowing_only(mut self, methods: &'static str) -> Self {
-        self.allow = Some(methods);
+    pub fn allowing_only(mut self, methods: impl Into<Cow<'static, str>>) -> Self {
+        self.allow = Some(methods.into());
         self
     }
 
@@ -167,19 +170,16 @@ impl Problem {
     /// The answer.
     pub fn response(&self) -> HttpResponse {
         let title = self.status.canonical_reason().unwrap_or("Problem");
-        let mut body = serde_json::json!({
-            "title": title,
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        });
-        if let Some(more) = &self.more {
-            if let Some(kind) = more.kind {
-                body["type"] = kind.into();
-            }
-            for (name, value) in &more.members {
-                body[*name] = value.clone();
-            }
-        }
+        let members = self.more.iter().flat_map(|more| &more.members);
+        let body = ProblemDetails {
+            kind: self.more.as_ref().and_then(|more| more.kind).map(str::to_owned),
+            title: Some(title.to_owned()),
+            status: self.status.as_u16(),
+            detail: Some(self.detail.clone()),
+            more: members
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+        };
         let mut response = HttpResponse::build(self.status);
         for (name, value) in self.more.iter().flat_map(|more| &more.fields) {
             response.append_header((name.clone(), value.as_str()));
@@ -190,8 +190,8 @@ impl Problem {
         if let Some(cache_status) = &self.cache_status {
             response.insert_header((CACHE_STATUS, cache_status.to_string()));
         }
-        if let Some(methods) = self.allow {
-            response.insert_header((header::ALLOW, methods));
+        if let Some(methods) = &self.allow {
+            response.insert_header((header::ALLOW, methods.as_ref()));
         }
         if self.challenge {
             response.append_header((header::WWW_AUTHENTICATE, "Bearer realm=\"millpond\""));
@@ -201,7 +201,23 @@ impl Problem {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
             response.insert_header((header::RETRY_AFTER, seconds.to_string()));
         }
-        response.body(body.to_string())
+        response.body(serde_json::to_string(&body).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.status, self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        self.response()
     }
 }
 

@@ -44,8 +44,8 @@ pub struct QuickRequest<'a> {
 }
 
 impl<'a> QuickRequest<'a> {
-    /// Reads the request at the beginning of `bytes`: a GET or HEAD for a path. `None` for one that has not come whole,
-    /// and for all others; those who know more of HTTP have a look at them.
+    /// Reads the request at the beginning of `bytes`: a GET or HEAD for a path of an upstream. `None` for one that has not
+    /// come whole, and for all others, also those of the API: the framework has a look at them.
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut fields);
@@ -59,6 +59,9 @@ impl<'a> QuickRequest<'a> {
         let is_ours = |target: &&str| target.starts_with('/') && !target.contains('#');
         let target = request.path.filter(is_ours)?;
         let path = target.split_once('?').map_or(target, |(path, _)| path);
+        if path.starts_with("/-/") {
+            return None;
+        }
         let mut is_plain = is_get && path.len() == target.len();
         let (mut range, mut hosts, mut closes) = (None, 0, false);
         for field in request.headers.iter() {

@@ -3,9 +3,10 @@
 use super::hot_headers::HotHeaders;
 use super::lookup::Service;
 use super::request::Request;
+use crate::api::ObjectState;
 use crate::fill::Want;
 use crate::policy::{FreshnessDefaults, Lifetime, Reason, RequestDirectives, Reuse};
-use crate::store::{Expired, Head, Object, ObjectState};
+use crate::store::{Expired, Head, Object};
 use crate::upstream::Target;
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,18 +7,10 @@ use super::error::StoreError;
 use super::object::Object;
 use super::representation::{Expired, Representation};
 use super::store::Store;
+use crate::api::Purged;
 use crate::key::ObjectId;
 use std::collections::HashSet;
 use std::sync::Arc;
-
-/// The count of what a purge removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Purged {
-    /// Objects.
-    pub removed: u64,
-    /// Their disk space, in bytes.
-    pub bytes: u64,
-}
 
 /// The objects that a purge is for.
 #[derive(Debug, Clone, PartialEq, Eq)]

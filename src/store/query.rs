@@ -4,59 +4,14 @@
 //! all that is stored: one that ends early would say that there is no more.
 
 use super::error::StoreError;
-use super::object::{Object, ObjectState};
+use super::object::Object;
 use super::record::Record;
 use super::representation::Joined;
 use super::store::Store;
+use crate::api::{JoinState, ObjectState, ObjectSummary, Stats};
 use crate::key::ObjectId;
 use crate::ranges::RangeSet;
 use std::sync::Arc;
-
-/// An object in the list, read from the catalog or from the open object.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct ObjectSummary {
-    /// The digest of the URL, as 32 hexadecimal digits.
-    pub id: String,
-    /// The canonical URL.
-    pub url: String,
-    /// How much is here.
-    pub state: ObjectState,
-    /// The complete length in bytes, where known.
-    pub complete_length: Option<u64>,
-    /// The bytes that are here, as half-open pairs `[start, end)`.
-    pub present: Vec<[u64; 2]>,
-    /// How many bytes are here.
-    pub present_bytes: u64,
-    /// Disk space of the object, in bytes.
-    pub disk_bytes: u64,
-    /// The tag that clients are given.
-    pub etag: String,
-    /// How its bytes came together.
-    pub joined: Joined,
-    /// When it was made, in seconds since 1970.
-    pub created: u64,
-    /// When it last answered a request, in seconds since 1970.
-    pub last_used: u64,
-    /// How many requests it has answered.
-    pub hits: u64,
-    /// Whether the object is exempt from eviction.
-    pub pinned: bool,
-}
-
-/// Totals of the store.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct StoreTotals {
-    /// Objects.
-    pub objects: u64,
-    /// Objects of which every byte is here.
-    pub complete: u64,
-    /// Objects of which bytes are missing.
-    pub incomplete: u64,
-    /// Objects that are never evicted.
-    pub pinned: u64,
-    /// Bytes of all of them that are here.
-    pub present_bytes: u64,
-}
 
 impl Store {
     /// Up to `limit` objects in the order of their ids, after `after`, whose URLs begin with `prefix`: for a
@@ -99,13 +54,22 @@ impl Store {
         }
     }
 
-    /// All objects in sum: for a blocking thread, since each is looked at.
+    /// All objects in sum, and the store's own counters: for a blocking thread, since each object is looked at. What
+    /// others count is left at 0.
     ///
     /// # Errors
     /// Where the catalog cannot be read.
-    pub fn totals(&self) -> Result<StoreTotals, StoreError> {
+    pub fn totals(&self) -> Result<Stats, StoreError> {
         self.knows_all()?;
-        let mut sums = StoreTotals::default();
+        let mut sums = Stats {
+            disk_bytes: self.used_bytes(),
+            quota_bytes: self.quota_bytes(),
+            free_bytes: self.room(),
+            evicted: self.evicted(),
+            punched_bytes: self.punched_bytes(),
+            bad_blocks: self.bad_blocks(),
+            ..Stats::default()
+        };
         for record in self.shared.catalog.scan(None) {
             let (id, record) = record?;
             let line = self.summary(id, record);
@@ -147,12 +111,13 @@ impl Store {
             present_bytes: present.total(),
             disk_bytes: record.disk_bytes(),
             etag: record.representation.validators.etag.clone().unwrap_or_default(),
-            joined: record.representation.joined,
+            joined: record.representation.joined.into(),
             created: record.created,
             last_used: record.last_used,
             hits: record.hits,
             pinned: record.pinned,
             url: record.url,
+            more: serde_json::Map::new(),
         }
     }
 }
@@ -169,11 +134,22 @@ pub fn summary_of(object: &Arc<Object>) -> ObjectSummary {
         present_bytes: present.total(),
         disk_bytes: object.disk_bytes(),
         etag: object.etag().to_string(),
-        joined: object.head().representation().joined,
+        joined: object.head().representation().joined.into(),
         created: object.created,
         last_used: object.last_used(),
         hits: object.access.hits(),
         pinned: object.is_pinned(),
+        more: serde_json::Map::new(),
+    }
+}
+
+impl From<Joined> for JoinState {
+    fn from(joined: Joined) -> Self {
+        match joined {
+            Joined::Proven => Self::Proven,
+            Joined::Compared => Self::Compared,
+            Joined::Distrusted => Self::Distrusted,
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Records of streams, beside the objects that are their logs.
 
 use super::error::StoreError;
-use super::object::{Object, ObjectState};
+use super::object::Object;
 use super::presence::Broken;
 use super::store::Store;
+use crate::api::ObjectState;
 use crate::key::ObjectKey;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;

@@ -4,6 +4,7 @@ use super::error::StoreError;
 use super::object::Object;
 use super::store::{Store, StoreSettings};
 use super::sums;
+use crate::api::{BadBlock, VerifyEvent, VerifyProgress, VerifySummary};
 use crate::clock::SystemClock;
 use crate::key::ObjectId;
 use crate::ranges::{ByteRange, RangeSet};
@@ -11,62 +12,8 @@ use crate::sync::lock;
 use std::path::Path;
 use std::sync::Arc;
 
-/// One line of a verification's report.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Check {
-    /// How far it is.
-    Progress {
-        /// Objects that are done.
-        objects_done: u64,
-        /// Objects in all.
-        objects: u64,
-        /// Bytes that are done.
-        bytes_done: u64,
-        /// Bytes in all.
-        bytes: u64,
-    },
-    /// A run of bytes that is not what was stored.
-    Bad {
-        /// The object.
-        id: String,
-        /// The object's canonical URL.
-        url: String,
-        /// The number of the block of 1 MiB.
-        block: u64,
-        /// The first damaged byte's run, in bytes from the object's first.
-        start: u64,
-        /// The end of that run.
-        end: u64,
-        /// The mismatch, in words.
-        what: String,
-    },
-    /// The end.
-    Verified {
-        /// Objects that were looked at.
-        objects: u64,
-        /// Bytes that were compared.
-        bytes: u64,
-        /// Damaged runs.
-        bad_blocks: u64,
-        /// Damaged runs that were made absent, to be fetched again.
-        repaired: u64,
-        /// Bytes that had no checksum before; they have one now where repairs were asked for.
-        unchecked_bytes: u64,
-    },
-}
-
 /// Takes what a verification tells; `false` ends it.
-pub type Report<'a> = &'a mut dyn FnMut(Check) -> bool;
-
-#[derive(Default)]
-struct VerifyTotals {
-    objects: u64,
-    bytes: u64,
-    bad: u64,
-    repaired: u64,
-    unchecked: u64,
-}
+pub type Report<'a> = &'a mut dyn FnMut(VerifyEvent) -> bool;
 
 impl Store {
     /// Reads everything that is recorded, or `only` one object, and compares; with `repair` damaged runs
@@ -84,7 +31,7 @@ impl Store {
                 all.1 += record.durable().map_or(0, |durable| durable.total());
             }
         }
-        let mut totals = VerifyTotals::default();
+        let mut totals = VerifySummary::default();
         for record in self.shared.catalog.scan(None) {
             let id = record?.0;
             if !chosen(id) {
@@ -104,13 +51,7 @@ impl Store {
             totals.objects += 1;
         }
         self.shared.catalog.flush()?;
-        report(Check::Verified {
-            objects: totals.objects,
-            bytes: totals.bytes,
-            bad_blocks: totals.bad,
-            repaired: totals.repaired,
-            unchecked_bytes: totals.unchecked,
-        });
+        report(VerifyEvent::Verified(totals));
         Ok(())
     }
 
@@ -119,7 +60,7 @@ impl Store {
         object: &Arc<Object>,
         repair: bool,
         all: (u64, u64),
-        totals: &mut VerifyTotals,
+        totals: &mut VerifySummary,
         report: Report<'_>,
     ) -> Result<bool, StoreError> {
         let durable = lock(&object.recorded).clone();
@@ -127,17 +68,17 @@ impl Store {
             let runs = sums::runs_within(&durable, block);
             let bytes: u64 = runs.iter().map(|run| ByteRange::len(*run)).sum();
             let known = object.known_bytes(block, &runs)?;
-            totals.unchecked += bytes.saturating_sub(known);
+            totals.unchecked_bytes += bytes.saturating_sub(known);
             for (bad, what) in object.compare_again(block)? {
-                totals.bad += 1;
-                let told = report(Check::Bad {
+                totals.bad_blocks += 1;
+                let told = report(VerifyEvent::Bad(BadBlock {
                     id: object.id().to_string(),
                     url: object.url().to_owned(),
                     block,
                     start: bad.start(),
                     end: bad.end(),
                     what: what.clone(),
-                });
+                }));
                 if repair {
                     object.drop_damaged(block, bad, &what);
                     totals.repaired += 1;
@@ -150,12 +91,12 @@ impl Store {
                 object.sum_anew(block)?;
             }
             totals.bytes += bytes;
-            let going_on = report(Check::Progress {
+            let going_on = report(VerifyEvent::Progress(VerifyProgress {
                 objects_done: totals.objects,
                 objects: all.0,
                 bytes_done: totals.bytes,
                 bytes: all.1,
-            });
+            }));
             if !going_on {
                 return Ok(false);
             }
@@ -199,7 +140,7 @@ impl Object {
 ///
 /// # Errors
 /// As there, and where the directory is in use or does not open.
-pub fn verify_offline(dir: &Path, repair: bool, report: &mut dyn FnMut(Check)) -> Result<(), StoreError> {
+pub fn verify_offline(dir: &Path, repair: bool, report: &mut dyn FnMut(VerifyEvent)) -> Result<(), StoreError> {
     let settings = StoreSettings {
         dir: dir.to_owned(),
         quota_bytes: None,

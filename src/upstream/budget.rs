@@ -37,8 +37,7 @@ const LONGEST_REST: Duration = Duration::from_secs(3600);
 const MAX_KEPT: usize = 1024;
 
 /// Why a connection is wanted; the first is the most urgent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// A reader waits for the bytes.
     Waiting,

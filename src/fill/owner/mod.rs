@@ -31,7 +31,7 @@ use super::relay::DetachedRequest;
 use super::runtimes::RuntimeSlot;
 use super::session::Outcome;
 use super::state::{FillState, FillStatus};
-use crate::live::StreamState;
+use crate::api::StreamState;
 use crate::policy::{NotStored, RequestDirectives};
 use crate::ranges::ByteOffset;
 use crate::store::{Broken, Object, Representation, StoreError};

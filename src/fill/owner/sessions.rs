@@ -6,9 +6,9 @@ use super::super::plan::{Running, class_of};
 use super::super::position::ReaderProgress;
 use super::super::session::{Outcome, SessionPosition, WriteTarget, receive};
 use super::super::throughput::Throughput;
-use super::super::wait_reason::Stage;
 use super::wishes::{PEACE, Wishes};
 use super::{Event, Owner};
+use crate::api::SessionStage;
 use crate::header::StrongValidator;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::sync::lock;
@@ -93,7 +93,7 @@ impl Owner {
         self.next_session += 1;
         let (session, report) = (self.next_session, self.report.clone());
         let (context, shared) = (Arc::clone(&self.context), Arc::clone(&self.shared));
-        let position = SessionPosition::new(at, stop, Stage::Queued);
+        let position = SessionPosition::new(at, stop, SessionStage::Queued);
         let place = Arc::clone(&position);
         let task = self.slot.thread().spawn(async move {
             let permit = turn(&context, &shared, class).await;
@@ -130,7 +130,7 @@ impl Owner {
     pub(super) fn adopt(&mut self, exchange: Exchange, brings: BodySpan, permit: Permit) {
         self.next_session += 1;
         let id = self.next_session;
-        let position = SessionPosition::new(brings.at, brings.end.unwrap_or(u64::MAX), Stage::Asked);
+        let position = SessionPosition::new(brings.at, brings.end.unwrap_or(u64::MAX), SessionStage::Asked);
         let standby = Some(permit.standby());
         let task = self.spawn_receive(id, exchange, brings, None, permit, &position);
         self.sessions.push(Session {
@@ -250,7 +250,7 @@ impl Session {
     }
 
     pub(super) fn is_queued(&self) -> bool {
-        self.position.stage() == Stage::Queued
+        self.position.stage() == SessionStage::Queued
     }
 
     pub(super) fn running(&self, reading: &[ReaderProgress]) -> Running {
