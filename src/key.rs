@@ -72,21 +72,13 @@ impl ObjectId {
 
     /// Reads the 32 hexadecimal digits that [`fmt::Display`] prints.
     pub fn parse(text: &str) -> Option<Self> {
-        if text.len() != 32 || !text.is_ascii() {
-            return None;
-        }
-        let mut id = [0; 16];
-        for (byte, pair) in id.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).ok()?;
-            *byte = u8::from_str_radix(pair, 16).ok()?;
-        }
-        Some(Self(id))
+        from_hex(text).map(Self)
     }
 }
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.0).fmt(f)
     }
 }
 
@@ -94,6 +86,30 @@ impl fmt::Debug for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
+}
+
+/// Bytes as hexadecimal digits, two for each, in lower case.
+#[derive(Debug, Clone, Copy)]
+pub struct Hex<'a>(pub &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The `N` bytes that a [`Hex`] has printed; `None` for any other text. Capital digits are read too.
+pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    // `from_str_radix` would take a sign for a digit.
+    if digits.len() != 2 * N || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// One digest of several texts, whatever is in each.
@@ -149,6 +165,23 @@ mod tests {
         assert_eq!(key("http://h/%7Efilm%2ca"), key("HTTP://H:80/~film%2Ca"));
         assert_eq!(key("http://user:pw@h/a#part"), key("http://h/a"));
         assert_eq!(key("http://h/é"), key("http://h/%c3%a9"));
+    }
+
+    #[test]
+    fn an_id_is_read_from_hexadecimal_digits_and_nothing_else() {
+        let id = key("http://h/a").id();
+        assert_eq!(ObjectId::parse(&id.to_string()), Some(id));
+        assert_eq!(ObjectId::parse(&id.to_string().to_uppercase()), Some(id));
+        for text in [
+            "",
+            "aa",
+            &"+f".repeat(16),
+            &" f".repeat(16),
+            &"é".repeat(16),
+            &"f".repeat(33),
+        ] {
+            assert_eq!(ObjectId::parse(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub(super) async fn list(service: Data<Service>, _: Query<NoParameters>) -> Json
 
 /// The log of a stream. Its query is the reader's: `from=tail`.
 pub(super) async fn replay(service: Data<Service>, request: HttpRequest, stream: StreamPath) -> HttpResponse {
-    service.replay(request.head(), &stream.0, false).await
+    service.replay(request.head(), &stream.0, false).await.into()
 }
 
 /// The state of a stream.

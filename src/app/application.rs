@@ -4,7 +4,7 @@
 //! for a request. What comes is the API, requests with bodies, and what only the framework reads (HTTP/1.0, odd framing).
 
 use crate::admin;
-use crate::serve::{Problem, Routed, Service};
+use crate::serve::{Problem, Reply, Routed, Service};
 use actix_http::{ConnectionType, Request};
 use actix_service::{ServiceFactory, map_config};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -45,17 +45,18 @@ async fn around(request: dev::ServiceRequest, next: Next<BoxBody>) -> Result<Ser
 
 /// The default service.
 async fn handle(request: HttpRequest, payload: web::Payload, service: web::Data<Service>) -> HttpResponse {
-    answer(&service, request.head(), payload.into_inner()).await
+    answer(&service, request.head(), payload.into_inner()).await.into()
 }
 
 /// The answer to a request for what an upstream has.
-pub(super) async fn answer(service: &Service, head: &RequestHead, payload: Payload) -> HttpResponse {
+pub(super) async fn answer(service: &Service, head: &RequestHead, payload: Payload) -> Reply {
     match service.routes.resolve(head.uri.path(), head.uri.query()) {
         Ok(Routed::Fetch { target, delivery }) => service.fetch(head, payload, &target, delivery).await,
         // The scope of the API has all that it is.
         Ok(Routed::Own(_)) => Problem::new(StatusCode::NOT_FOUND, "there is no such resource")
             .without_story()
-            .response(),
-        Err(error) => Problem::route(error).response(),
+            .response()
+            .into(),
+        Err(error) => Problem::route(error).response().into(),
     }
 }

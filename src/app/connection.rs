@@ -13,7 +13,7 @@
 use super::KEEP_ALIVE;
 use super::application::answer;
 use super::response_writer::{ResponseWriter, poll_gone};
-use crate::serve::{QuickBody, QuickRequest, RequestCache, Service};
+use crate::serve::{FieldSlots, QuickBody, QuickRequest, RequestCache, Service};
 use actix_web::dev::{Payload, RequestHead};
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
@@ -115,7 +115,8 @@ impl Http1Connections {
 
     fn begin(&self, stream: &TcpStream, bytes: &[u8], header: &mut Vec<u8>, ahead: &RefCell<Vec<u8>>) -> Next {
         header.clear();
-        let Some(quick) = QuickRequest::read(bytes) else {
+        let mut slots = FieldSlots::default();
+        let Some(quick) = QuickRequest::read(bytes, &mut slots) else {
             return Next::Hand(bytes.to_vec());
         };
         let closes = quick.closes();
@@ -124,7 +125,7 @@ impl Http1Connections {
                 let (header, body) = ResponseWriter::new(stream, &self.service, ahead).begin_hit(header, body);
                 Next::Hit { header, body, closes }
             }
-            None => match quick.head(bytes, stream.peer_addr().ok()) {
+            None => match quick.head(stream.peer_addr().ok()) {
                 Some(head) => Next::Ask {
                     head: Box::new(head),
                     closes,

@@ -1,10 +1,10 @@
 //! The writer of responses on a connection of our own: the header as bytes, the body from where it lies.
 
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::serve::{BodyPiece, DirectBody, QuickBody, Service, TURN_BYTES, lines_of};
+use crate::serve::{BodyPiece, ObjectBody, QuickBody, Reply, ReplyBody, Service, TURN_BYTES, lines_of};
 use crate::store::Object;
 use actix_web::HttpResponse;
-use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use rustix::net::SendFlags;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice, Write};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
@@ -96,23 +96,26 @@ impl<'a> ResponseWriter<'a> {
     ///
     /// # Errors
     /// Where the client has gone, or where the body ends before its length: the connection is then to be broken.
-    pub(super) async fn response(&self, mut response: HttpResponse, head_only: bool, closes: bool) -> io::Result<()> {
-        let direct = response.extensions_mut().remove::<DirectBody>();
-        let size = response.body().size();
-        let is_bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let header = self.header(&response, size, is_bodiless, closes);
-        match size {
-            _ if head_only || is_bodiless => self.write(&header).await,
-            BodySize::None | BodySize::Sized(0) => self.write(&header).await,
-            BodySize::Sized(length) => match direct {
-                Some(body) => self.lying(header, body).await,
-                None => self.pieces(header, response.into_body(), Some(length)).await,
-            },
-            BodySize::Stream => self.pieces(header, response.into_body(), None).await,
+    pub(super) async fn response(&self, reply: Reply, head_only: bool, closes: bool) -> io::Result<()> {
+        let is_bodiless = matches!(reply.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let size = reply.size();
+        let header = self.header(&reply.head, size, is_bodiless, closes);
+        let length = match size {
+            _ if head_only || is_bodiless => return self.write(&header).await,
+            BodySize::None | BodySize::Sized(0) => return self.write(&header).await,
+            BodySize::Sized(length) => Some(length),
+            BodySize::Stream => None,
+        };
+        match reply.body {
+            ReplyBody::HeadOnly(_) => self.write(&header).await,
+            ReplyBody::Memory(bytes) => self.write_all(&[&header, &bytes]).await,
+            ReplyBody::Object(body) if length.is_some() => self.lying(header, body).await,
+            ReplyBody::Object(body) => self.pieces(header, body, length).await,
+            ReplyBody::Stream(body) => self.pieces(header, body, length).await,
         }
     }
 
-    fn header(&self, response: &HttpResponse, size: BodySize, is_bodiless: bool, closes: bool) -> Vec<u8> {
+    fn header(&self, response: &HttpResponse<()>, size: BodySize, is_bodiless: bool, closes: bool) -> Vec<u8> {
         let status = response.status();
         let mut header = Vec::with_capacity(1024);
         let reason = status.canonical_reason().unwrap_or_default();
@@ -131,7 +134,7 @@ impl<'a> ResponseWriter<'a> {
     }
 
     /// Sends a body from where it lies.
-    async fn lying(&self, header: Vec<u8>, body: DirectBody) -> io::Result<()> {
+    async fn lying(&self, header: Vec<u8>, mut body: Box<ObjectBody>) -> io::Result<()> {
         let (mut header, mut turn) = (Header(header), 0);
         loop {
             if turn >= TURN_BYTES {
@@ -153,8 +156,8 @@ impl<'a> ResponseWriter<'a> {
                     self.write_more(&header.take()).await?;
                     let at = self.send_stored(&object, range, |bytes| body.sent(bytes)).await?;
                     if at < range.end() {
-                        let (mut reading, left) = (pin!(body.clone()), READ_ON_BYTES.min(range.end() - at));
-                        self.read_on(|cx| reading.as_mut().poll_next(cx), left).await?;
+                        let left = READ_ON_BYTES.min(range.end() - at);
+                        self.read_on(|cx| Pin::new(&mut body).poll_next(cx), left).await?;
                     }
                 }
             }
@@ -162,7 +165,11 @@ impl<'a> ResponseWriter<'a> {
     }
 
     /// Sends a body as it comes: in chunks (RFC 9112 §7.1) where its length is not known.
-    async fn pieces(&self, header: Vec<u8>, body: BoxBody, length: Option<u64>) -> io::Result<()> {
+    async fn pieces<B>(&self, header: Vec<u8>, body: B, length: Option<u64>) -> io::Result<()>
+    where
+        B: MessageBody,
+        B::Error: std::fmt::Display,
+    {
         let (mut header, mut body) = (Header(header), pin!(body));
         let mut left = length;
         loop {

@@ -2,11 +2,11 @@
 
 use super::kind::{Rules, StreamFormat};
 use super::sync_points::SyncPoints;
+use crate::api::StreamState;
 use crate::clock::{SharedClock, unix_seconds};
-use crate::key::ObjectId;
+use crate::key::{Hex, ObjectId, from_hex};
 use crate::store::{Broken, Object, Store, StoreError, StreamRecord};
 use crate::sync::lock;
-use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -58,39 +58,21 @@ impl StreamId {
 
     /// Reads the 32 hexadecimal digits that [`fmt::Display`] prints.
     pub fn parse(text: &str) -> Option<Self> {
-        ObjectId::parse(text).map(|id| Self(*id.as_bytes()))
+        from_hex(text).map(Self)
     }
 }
 
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(&self.0).fmt(f)
     }
 }
 
 impl fmt::Debug for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The id is a capability to stop the stream, and logs are read by others.
-        write!(f, "{:02x}{:02x}…", self.0[0], self.0[1])
+        write!(f, "{}…", Hex(&self.0[..2]))
     }
-}
-
-/// How far a stream has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StreamState {
-    /// The upstream has not answered yet.
-    Opening,
-    /// Bytes come.
-    Running,
-    /// The reply came to its end, and the framing says so.
-    Complete,
-    /// The stream ended before that: cut, silent, too long, or the server was stopped.
-    Partial,
-    /// The upstream refused, or did not answer.
-    Failed,
-    /// The stream was stopped by order.
-    Stopped,
 }
 
 impl StreamState {

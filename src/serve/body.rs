@@ -4,8 +4,8 @@
 //! with an error, which closes the connection short of its length: a visible break, never a quiet
 //! end. What a connection holds is one block, however large the object.
 
-use super::direct::BodyPiece;
-use super::multipart::Segment;
+use super::multipart::{Segment, size_of};
+use super::reply::BodyPiece;
 use super::send_quantum::SendQuantum;
 use crate::fill::{Cursor, Phase, Registry, Want};
 use crate::live::Listener;
@@ -61,7 +61,7 @@ pub(super) struct RefetchSource {
 }
 
 /// A body made of segments of one object.
-pub(super) struct ObjectBody {
+pub struct ObjectBody {
     segments: VecDeque<Segment>,
     size: BodySize,
     /// The next byte of the segment under way.
@@ -85,7 +85,7 @@ pub(super) struct ObjectBody {
     cut: Option<Cut>,
     cut_told: bool,
     pace: SendQuantum,
-    pub(super) metrics: Arc<Metrics>,
+    metrics: Arc<Metrics>,
 }
 
 impl ObjectBody {
@@ -96,11 +96,10 @@ impl ObjectBody {
         segments: Vec<Segment>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let size = segments.iter().map(Segment::len).sum::<Option<u64>>();
         let at = first_byte(segments.first());
         Self {
+            size: size_of(&segments),
             segments: segments.into(),
-            size: size.map_or(BodySize::Stream, BodySize::Sized),
             at,
             here: 0,
             epoch: 0,
@@ -126,7 +125,7 @@ impl ObjectBody {
     }
 
     /// The next thing to send: text between parts, or bytes of the object up to an end.
-    pub(super) fn next_part(&mut self) -> Option<Part> {
+    fn next_part(&mut self) -> Option<Part> {
         loop {
             let end = match self.segments.front()? {
                 Segment::Text(text) => {
@@ -166,7 +165,7 @@ impl ObjectBody {
     }
 
     /// Notes that `bytes` of those up to `end` have been sent.
-    pub(super) fn advance(&mut self, end: ByteOffset, bytes: u64) {
+    fn advance(&mut self, end: ByteOffset, bytes: u64) {
         self.at += bytes;
         self.pace.sent(bytes);
         if let Some(cursor) = &self.cursor {
@@ -199,8 +198,26 @@ impl ObjectBody {
     }
 
     /// The next piece, to be sent from where it lies: bytes in memory, or a stretch of the stored body, which may be sent
-    /// from there. Of that the caller says what has been sent ([`ObjectBody::advance`]).
-    pub(super) fn poll_lying(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Cut>>> {
+    /// from there. Of that the caller says what has been sent ([`ObjectBody::sent`]). `None` at the end.
+    pub fn poll_lying(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Cut>>> {
+        let lying = ready!(self.poll_next_lying(cx));
+        match &lying {
+            Some(Ok(BodyPiece::Memory(bytes))) => _ = self.metrics.sent_bytes.inc_by(bytes.len() as u64),
+            Some(Err(cut)) => self.breaks(cut),
+            Some(Ok(BodyPiece::Stored(..))) | None => {}
+        }
+        Poll::Ready(lying)
+    }
+
+    /// Notes that bytes of a stretch have been sent from where they lay.
+    pub fn sent(&mut self, bytes: u64) {
+        self.metrics.sent_bytes.inc_by(bytes);
+        if let Some(Part::UpTo(end)) = self.next_part() {
+            self.advance(end, bytes);
+        }
+    }
+
+    fn poll_next_lying(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Cut>>> {
         loop {
             let end = match self.next_part() {
                 None => return Poll::Ready(None),
@@ -320,7 +337,7 @@ impl ObjectBody {
         self.here = 0;
     }
 
-    pub(super) fn breaks(&self, cut: &Cut) {
+    fn breaks(&self, cut: &Cut) {
         self.metrics.broken_bodies.inc();
         tracing::warn!(%cut, "breaking a connection");
     }
@@ -332,14 +349,14 @@ impl ObjectBody {
 
 /// The body of an answer to HEAD: it has the length that GET's would have, and no byte.
 ///
-/// actix polls the body of such an answer and drops what it gets: an [`ObjectBody`] would read, or
-/// fetch, the whole film for nothing.
-pub(super) struct HeadOnly(BodySize);
+/// The framework polls the body of such an answer and drops what it gets: an [`ObjectBody`] would read, or fetch, the whole
+/// film for nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadOnly(BodySize);
 
 impl HeadOnly {
     pub(super) fn of(segments: &[Segment]) -> Self {
-        let size = segments.iter().map(Segment::len).sum::<Option<u64>>();
-        Self(size.map_or(BodySize::Stream, BodySize::Sized))
+        Self(size_of(segments))
     }
 }
 
@@ -356,7 +373,7 @@ impl MessageBody for HeadOnly {
 }
 
 /// The next thing to send.
-pub(super) enum Part {
+enum Part {
     Text(Bytes),
     UpTo(ByteOffset),
 }

@@ -4,6 +4,7 @@ use super::forward::OF_A_PART;
 use super::lookup::Service;
 use super::pass::{Sent, sent};
 use super::problem::{CACHE_STATUS, Problem};
+use super::reply::Reply;
 use super::streams::path_of;
 use crate::api::{StreamLinks, StreamState, StreamSummary};
 use crate::fill::DetachedRequest;
@@ -29,20 +30,15 @@ impl Service {
     }
 
     /// Sends the request on, unless it has been sent, and answers with its stream or with where that is.
-    pub(super) async fn detach(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> HttpResponse {
+    pub(super) async fn detach(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Reply {
         let cache_status = CacheStatus::forwarded(Forwarded::Method);
         match self.detached(http, payload, target).await {
             Ok(response) => response,
-            Err(problem) => problem.with(cache_status).response(),
+            Err(problem) => problem.with(cache_status).response().into(),
         }
     }
 
-    async fn detached(
-        &self,
-        http: &RequestHead,
-        payload: Payload,
-        target: &Arc<Target>,
-    ) -> Result<HttpResponse, Problem> {
+    async fn detached(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Result<Reply, Problem> {
         let Sent {
             target,
             body,
@@ -92,14 +88,16 @@ impl Service {
             .insert_header((PREFERENCE_APPLIED, "respond-async"))
             .insert_header((header::CACHE_CONTROL, "no-store"))
             .insert_header((CACHE_STATUS, CacheStatus::forwarded(Forwarded::Method).to_string()));
-        Ok(response.json(StreamLinks {
-            id: stream.id().to_string(),
-            stream: path_of(&stream),
-            status: format!("{}/status", path_of(&stream)),
-        }))
+        Ok(response
+            .json(StreamLinks {
+                id: stream.id().to_string(),
+                stream: path_of(&stream),
+                status: format!("{}/status", path_of(&stream)),
+            })
+            .into())
     }
 
-    async fn streamed(&self, http: &RequestHead, stream: &Arc<Stream>) -> HttpResponse {
+    async fn streamed(&self, http: &RequestHead, stream: &Arc<Stream>) -> Reply {
         let mut response = self.replay(http, stream, true).await;
         if let Ok(path) = header::HeaderValue::try_from(path_of(stream)) {
             response.headers_mut().insert(header::CONTENT_LOCATION, path);

@@ -3,6 +3,7 @@
 use super::hot_headers::HotHeaders;
 use super::lookup::{FoundObject, MAX_GENERATIONS, Service, answer_of};
 use super::problem::{Problem, redirected, refused};
+use super::reply::Reply;
 use super::request::Request;
 use super::streams::variant_of;
 use super::variant::is_selected;
@@ -12,7 +13,6 @@ use crate::policy::{Fields, Lifetime, NotStored, Reason, Reuse};
 use crate::ranges::ByteRange;
 use crate::store::{Object, Watch};
 use crate::upstream::{Span, Target, Trust};
-use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ impl Service {
         request: &Request<'_>,
         target: &Arc<Target>,
         known: Option<Arc<Object>>,
-    ) -> Result<Result<FoundObject, HttpResponse>, Problem> {
+    ) -> Result<Result<FoundObject, Reply>, Problem> {
         let (span, only) = wanted(request);
         let (want, mut cache_status) = self.want(request, target, known.as_ref(), (span, only));
         self.metrics.misses.inc();
@@ -136,7 +136,7 @@ impl Service {
         target: &Arc<Target>,
         stale: Arc<Object>,
         cache_status: CacheStatus,
-    ) -> HttpResponse {
+    ) -> Reply {
         let answer = answer_of(request.question, &stale);
         let cache_status = cache_status.detail("not-revalidated");
         self.respond(request, target, answer, Watch::new(stale), None, cache_status)
@@ -149,7 +149,7 @@ impl Service {
         cursor: Cursor,
         mut cache_status: CacheStatus,
         asked_about: Option<&Arc<Object>>,
-    ) -> Result<Result<FoundObject, HttpResponse>, Problem> {
+    ) -> Result<Result<FoundObject, Reply>, Problem> {
         cache_status.collapsed = cursor.collapsed();
         if cache_status.collapsed {
             self.metrics.collapsed.inc();
@@ -189,13 +189,13 @@ impl Service {
                     cache_status,
                 }))
             }
-            Phase::Refused(refusal) => Ok(Err(refused(&refusal, cache_status))),
+            Phase::Refused(refusal) => Ok(Err(refused(&refusal, cache_status).into())),
             Phase::Resting(rest) => {
                 let rest = rest.max(Duration::from_secs(1));
                 Err(Problem::later(rest, "the upstream is down or asked to be left alone").with(cache_status))
             }
             Phase::Failed(error) => Err(Problem::upstream(&error).with(cache_status)),
-            Phase::Redirected(moved) => Ok(Err(redirected(&self.routes, &moved, cache_status))),
+            Phase::Redirected(moved) => Ok(Err(redirected(&self.routes, &moved, cache_status).into())),
             Phase::WithoutParts => Err(Problem::new(
                 StatusCode::BAD_GATEWAY,
                 "the upstream gives no parts of what is asked for",

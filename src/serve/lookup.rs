@@ -12,6 +12,7 @@ use super::answer::{Answer, Facts, Question, answer, capped};
 use super::forward::{fetched_for, goes_in_circles, wants_websocket};
 use super::hot_headers::HotHeaders;
 use super::problem::{Problem, refused};
+use super::reply::Reply;
 use super::request::Request;
 use super::respond::Response;
 use super::reuse::age_of;
@@ -26,7 +27,6 @@ use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, Presence, Store, Watch};
 use crate::telemetry::Metrics;
 use crate::upstream::{Target, Trust};
-use actix_web::HttpResponse;
 use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
@@ -82,7 +82,7 @@ pub(super) struct FoundObject {
 }
 
 enum Attempt {
-    Answered(HttpResponse),
+    Answered(Reply),
     /// Another generation has come: begin again.
     Again,
 }
@@ -91,27 +91,19 @@ impl Service {
     /// The answer of an open object that may be used as it is. Who gives it counts it.
     pub(super) fn stored_answer(
         &self,
-        head: &RequestHead,
+        request: &Request<'_>,
         target: &Arc<Target>,
-        delivery: Delivery,
         object: Arc<Object>,
-    ) -> Option<HttpResponse> {
-        let request = Request::read(head, delivery)?;
+    ) -> Option<Reply> {
         if request.wants_digest && object.digest().is_none() {
             return None;
         }
-        self.hit(&request, target, object, false)
+        self.hit(request, target, object, false)
             .map(|response| sandboxed(response, target))
     }
 
     /// Answers from what is stored, where it may be used: also while the upstream is asked anew, if `meanwhile`.
-    fn hit(
-        &self,
-        request: &Request<'_>,
-        target: &Arc<Target>,
-        object: Arc<Object>,
-        meanwhile: bool,
-    ) -> Option<HttpResponse> {
+    fn hit(&self, request: &Request<'_>, target: &Arc<Target>, object: Arc<Object>, meanwhile: bool) -> Option<Reply> {
         if !object.is_whole() {
             return None;
         }
@@ -137,13 +129,7 @@ impl Service {
     }
 
     /// Answers a request for an object.
-    pub async fn fetch(
-        &self,
-        http: &RequestHead,
-        payload: Payload,
-        target: &Arc<Target>,
-        delivery: Delivery,
-    ) -> HttpResponse {
+    pub async fn fetch(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>, delivery: Delivery) -> Reply {
         if self.is_detached(http) && !wants_websocket(http) {
             return sandboxed(self.detach(http, payload, target).await, target);
         }
@@ -151,18 +137,18 @@ impl Service {
             return sandboxed(self.pass(http, payload, target).await, target);
         };
         if goes_in_circles(http) {
-            return Problem::circles().response();
+            return Problem::circles().response().into();
         }
         if wants_websocket(http) {
             let what = "WebSockets are not passed on; connect to the upstream itself";
-            return Problem::new(StatusCode::NOT_IMPLEMENTED, what).response();
+            return Problem::new(StatusCode::NOT_IMPLEMENTED, what).response().into();
         }
         let target = &fetched_for(http, target);
         for _ in 0..MAX_GENERATIONS {
             match self.attempt(&request, target).await {
                 Ok(Attempt::Answered(response)) => return sandboxed(response, target),
                 Ok(Attempt::Again) => {}
-                Err(problem) => return problem.response(),
+                Err(problem) => return problem.response().into(),
             }
         }
         Problem::new(
@@ -170,6 +156,7 @@ impl Service {
             "the upstream changes faster than it can be read",
         )
         .response()
+        .into()
     }
 
     async fn attempt(&self, request: &Request<'_>, target: &Arc<Target>) -> Result<Attempt, Problem> {
@@ -268,7 +255,7 @@ impl Service {
                     .and_then(|trouble| trouble.refusal_of(first.start()))
                 {
                     Some(refusal) if is_definite(refusal.status) => {
-                        return Ok(Attempt::Answered(refused(&refusal, found.cache_status)));
+                        return Ok(Attempt::Answered(refused(&refusal, found.cache_status).into()));
                     }
                     _ => found.cache_status = found.cache_status.detail(found.cursor.why(first.start()).token()),
                 },
@@ -343,19 +330,19 @@ impl Service {
                             .insert(HeaderName::from_static("preference-applied"), echo);
                     }
                 }
-                Ok(Attempt::Answered(response))
+                Ok(Attempt::Answered(response.into()))
             }
         }
     }
 
     /// Answers with a whole that is not known to be a stream.
-    pub(super) fn send_whole(&self, request: &Request<'_>, found: FoundObject) -> HttpResponse {
+    pub(super) fn send_whole(&self, request: &Request<'_>, found: FoundObject) -> Reply {
         let decided = answer_of(request.question, &found.object);
         let watch = Watch::new(Arc::clone(&found.object));
         self.send(request, found, decided, watch)
     }
 
-    fn send(&self, request: &Request<'_>, found: FoundObject, answer: Answer, watch: Watch) -> HttpResponse {
+    fn send(&self, request: &Request<'_>, found: FoundObject, answer: Answer, watch: Watch) -> Reply {
         // A whole object needs no fill; holding the cursor would only count as a reader.
         let cursor = Some(found.cursor).filter(|_| !found.object.is_whole());
         let mut cache_status = found.cache_status;
@@ -374,7 +361,7 @@ impl Service {
         watch: Watch,
         cursor: Option<Cursor>,
         cache_status: CacheStatus,
-    ) -> HttpResponse {
+    ) -> Reply {
         Response {
             answer,
             age: age_of(watch.object(), self.clock.elapsed()).as_secs(),
@@ -410,7 +397,7 @@ pub(super) fn answer_of(question: Question<'_>, object: &Object) -> Answer {
 }
 
 /// A page that anybody may have named comes from our own origin; its scripts must not speak in our name.
-fn sandboxed(mut response: HttpResponse, target: &Target) -> HttpResponse {
+fn sandboxed(mut response: Reply, target: &Target) -> Reply {
     if target.trust == Trust::Public {
         let sandbox = header::HeaderValue::from_static("sandbox");
         response.headers_mut().append(header::CONTENT_SECURITY_POLICY, sandbox);

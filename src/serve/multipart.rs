@@ -2,6 +2,7 @@
 
 use crate::header::ContentRange;
 use crate::ranges::{ByteOffset, ByteRange};
+use actix_web::body::BodySize;
 use bytes::Bytes;
 
 /// A piece of a body, in order.
@@ -24,6 +25,12 @@ impl Segment {
             Self::ToEnd(_) => None,
         }
     }
+}
+
+/// The size of a body of these segments.
+pub(super) fn size_of(segments: &[Segment]) -> BodySize {
+    let size = segments.iter().map(Segment::len).sum::<Option<u64>>();
+    size.map_or(BodySize::Stream, BodySize::Sized)
 }
 
 /// The body of a 206, and its media type where several ranges make it another than the representation's.

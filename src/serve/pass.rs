@@ -3,6 +3,7 @@
 use super::forward::{forwarded_fields, goes_in_circles, makes_claims};
 use super::lookup::Service;
 use super::problem::{CACHE_STATUS, Problem};
+use super::reply::Reply;
 use super::route::Routes;
 use crate::fill::{Relayed, RequestBody, Seen};
 use crate::header::{CacheStatus, Forwarded, value_of};
@@ -23,11 +24,11 @@ const DEALT_WITH: &[&str] = &["content-length", "expect", "host"];
 
 impl Service {
     /// Passes a request with another method than GET and HEAD on.
-    pub(super) async fn pass(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> HttpResponse {
+    pub(super) async fn pass(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Reply {
         let cache_status = CacheStatus::forwarded(Forwarded::Method);
         match self.passed(http, payload, target).await {
-            Ok(passed) => answer(passed, cache_status),
-            Err(problem) => problem.with(cache_status).response(),
+            Ok(passed) => answer(passed, cache_status).into(),
+            Err(problem) => problem.with(cache_status).response().into(),
         }
     }
 

@@ -7,7 +7,7 @@
 use super::body::{ObjectBody, RefetchSource};
 use super::lookup::Service;
 use super::multipart::Segment;
-use super::request::{RequestFields, is_condition};
+use super::request::{Request, is_condition};
 use super::request_cache::{
     LEAST_TTL_SECONDS, MAX_RECENT_BYTES, Remembered, RequestCache, RequestTarget, TOLD_AFTER, TOLD_SHARE, second_ends,
 };
@@ -19,7 +19,7 @@ use crate::store::{Head, HitCounter, Object, SmallBody, Watch};
 use actix_web::HttpResponse;
 use actix_web::body::MessageBody;
 use actix_web::dev::RequestHead;
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode, Uri, Version};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -31,11 +31,13 @@ use std::time::{Duration, SystemTime};
 const MAX_FIELDS: usize = 48;
 
 /// A request that has no body, read where it lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QuickRequest<'a> {
+#[derive(Debug, Clone, Copy)]
+pub struct QuickRequest<'a, 'f> {
+    method: &'a str,
     /// The path, and behind it the query.
     target: &'a str,
     path: &'a str,
+    fields: &'f [httparse::Header<'a>],
     range: Option<&'a [u8]>,
     /// Whether it asks for a path and perhaps one range of it, without conditions or preferences.
     is_plain: bool,
@@ -43,17 +45,26 @@ pub struct QuickRequest<'a> {
     length: usize,
 }
 
-impl<'a> QuickRequest<'a> {
+/// The place for a request's fields, so that reading them takes no memory from the heap.
+pub struct FieldSlots<'a>([httparse::Header<'a>; MAX_FIELDS]);
+
+impl Default for FieldSlots<'_> {
+    fn default() -> Self {
+        Self([httparse::EMPTY_HEADER; MAX_FIELDS])
+    }
+}
+
+impl<'a, 'f> QuickRequest<'a, 'f> {
     /// Reads the request at the beginning of `bytes`: a GET or HEAD for a path of an upstream. `None` for one that has not
     /// come whole, and for all others, also those of the API: the framework has a look at them.
-    pub fn read(bytes: &'a [u8]) -> Option<Self> {
-        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut request = httparse::Request::new(&mut fields);
+    pub fn read(bytes: &'a [u8], slots: &'f mut FieldSlots<'a>) -> Option<Self> {
+        let mut request = httparse::Request::new(&mut slots.0);
         let Ok(httparse::Status::Complete(length)) = request.parse(bytes) else {
             return None;
         };
-        let is_get = request.method == Some("GET");
-        if !(is_get || request.method == Some("HEAD")) || request.version != Some(1) {
+        let method = request.method.filter(|method| matches!(*method, "GET" | "HEAD"))?;
+        let is_get = method == "GET";
+        if request.version != Some(1) {
             return None;
         }
         let is_ours = |target: &&str| target.starts_with('/') && !target.contains('#');
@@ -77,6 +88,8 @@ impl<'a> QuickRequest<'a> {
             }
         }
         (hosts == 1).then_some(Self {
+            method,
+            fields: request.headers,
             target,
             path,
             range,
@@ -86,17 +99,14 @@ impl<'a> QuickRequest<'a> {
         })
     }
 
-    /// The request in the framework's words; `bytes` are those that it was read from. `None` where it has none for it.
-    pub fn head(&self, bytes: &[u8], peer: Option<SocketAddr>) -> Option<RequestHead> {
-        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut request = httparse::Request::new(&mut fields);
-        request.parse(bytes).ok()?;
+    /// The request in the framework's words. `None` where it has none for it.
+    pub fn head(&self, peer: Option<SocketAddr>) -> Option<RequestHead> {
         let mut head = RequestHead::default();
-        head.method = Method::from_bytes(request.method?.as_bytes()).ok()?;
+        head.method = Method::from_bytes(self.method.as_bytes()).ok()?;
         head.uri = Uri::try_from(self.target).ok()?;
         head.version = Version::HTTP_11;
         head.peer_addr = peer;
-        for field in request.headers.iter() {
+        for field in self.fields {
             let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
             head.headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
         }
@@ -185,7 +195,7 @@ pub(super) struct CachedHead {
 impl Service {
     /// Answers from an open, whole and fresh object: writes the header behind what is in `into`. `None`, with nothing
     /// written, sends the request the long way.
-    pub fn quick(&self, cache: &RequestCache, request: &QuickRequest<'_>, into: &mut Vec<u8>) -> Option<QuickBody> {
+    pub fn quick(&self, cache: &RequestCache, request: &QuickRequest<'_, '_>, into: &mut Vec<u8>) -> Option<QuickBody> {
         if !request.is_plain {
             return None;
         }
@@ -199,7 +209,7 @@ impl Service {
         body
     }
 
-    fn quickly(&self, known: &mut Remembered, request: &QuickRequest<'_>, into: &mut Vec<u8>) -> Option<QuickBody> {
+    fn quickly(&self, known: &mut Remembered, request: &QuickRequest<'_, '_>, into: &mut Vec<u8>) -> Option<QuickBody> {
         let now = self.clock.elapsed();
         // A small body is known to be current without a look at its object.
         let small = |template: &&mut CachedHead| {
@@ -286,21 +296,19 @@ impl Service {
         if depends || representation.status != 200 || self.ttl(object, now) < LEAST_TTL_SECONDS {
             return None;
         }
-        let nothing = HeaderMap::new();
         let RequestTarget { target, delivery } = &*known.place;
-        let selected = self.resident(target, &RequestFields(&nothing))?;
-        let mut asked = RequestHead::default();
-        asked.headers = nothing;
+        let no_fields: &[(String, String)] = &[];
+        let selected = self.resident(target, no_fields)?;
         let kept = object.small_body();
         let is_same = Arc::ptr_eq(&selected, object);
-        let response = self.stored_answer(&asked, target, *delivery, selected)?;
-        if !is_same || response.status() != StatusCode::OK {
+        let reply = self.stored_answer(&Request::plain(*delivery), target, selected)?;
+        if !is_same || reply.status() != StatusCode::OK {
             return None;
         }
         Some(CachedHead {
             length,
             until: second_ends(&head, now),
-            fields: lines_of(&response, self.clock.now()),
+            fields: lines_of(&reply.head, self.clock.now()),
             kept: kept.filter(|kept| kept.bytes().len() as u64 == length),
             head,
             tally: object.hit_counter(),
@@ -327,7 +335,7 @@ fn selected(field: Option<&[u8]>, length: u64) -> Option<(Option<ByteRange>, boo
 }
 
 /// The lines of a header, without those of the framing.
-pub fn lines_of(response: &HttpResponse, now: SystemTime) -> Vec<u8> {
+pub fn lines_of(response: &HttpResponse<()>, now: SystemTime) -> Vec<u8> {
     let of_framing = [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     let mut lines = Vec::with_capacity(512);
     for (name, value) in response.headers().iter().filter(|(name, _)| !of_framing.contains(name)) {
@@ -399,8 +407,8 @@ impl Drop for CachedHead {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Option<QuickRequest<'_>> {
-        QuickRequest::read(text.as_bytes())
+    fn read(text: &str) -> Option<QuickRequest<'_, '_>> {
+        QuickRequest::read(text.as_bytes(), Box::leak(Box::default()))
     }
 
     #[test]
@@ -434,7 +442,7 @@ mod tests {
             let text = format!("{line}\r\nHost: a\r\n\r\n");
             let request = read(&text).expect("whole");
             assert_eq!((request.path, request.is_plain), ("/a", is_plain), "{line}");
-            let head = request.head(text.as_bytes(), None).expect("in the framework's words");
+            let head = request.head(None).expect("in the framework's words");
             let uri = head.uri.path_and_query().expect("a path").as_str();
             let told = format!("{} {uri} HTTP/1.1", head.method);
             assert_eq!(Some(told.as_str()), line.lines().next());
@@ -459,9 +467,13 @@ mod tests {
             "GET / HTTP/1.1\r\nHost : a",
             "GET / HTTP/1.1\r\n Host: a",
         ] {
-            assert_eq!(read(&format!("{line}\r\n\r\n")), None, "{line}");
+            assert!(read(&format!("{line}\r\n\r\n")).is_none(), "{line}");
         }
-        assert_eq!(read("GET / HTTP/1.1\r\nHost: a\r\n"), None);
+        assert!(read("GET / HTTP/1.1\r\nHost: a\r\n").is_none());
+        assert!(
+            read("GET /-/metrics HTTP/1.1\r\nHost: a\r\n\r\n").is_none(),
+            "the API is the framework's"
+        );
     }
 
     #[test]

@@ -40,6 +40,19 @@ impl<'a> Request<'a> {
             last_event: head.headers.get("last-event-id").and_then(|id| id.to_str().ok()),
         })
     }
+
+    /// A GET without conditions and preferences.
+    pub(super) fn plain(delivery: Delivery) -> Self {
+        Self {
+            question: Question::default(),
+            asked: RequestDirectives::default(),
+            head_only: false,
+            delivery,
+            wait: None,
+            wants_digest: false,
+            last_event: None,
+        }
+    }
 }
 
 fn question(headers: &HeaderMap, head_only: bool) -> Question<'_> {

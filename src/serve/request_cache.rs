@@ -6,12 +6,12 @@
 
 use super::lookup::Service;
 use super::quick::CachedHead;
-use super::request::RequestFields;
+use super::reply::Reply;
+use super::request::{Request, RequestFields};
 use super::route::Routed;
 use crate::config::Delivery;
 use crate::store::Head;
 use crate::upstream::Target;
-use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;
 use std::cell::{RefCell, RefMut};
 use std::collections::HashMap;
@@ -83,11 +83,12 @@ impl Remembered {
 impl Service {
     /// Answers from an open, whole and fresh object: without a wait, and without a look at the disk
     /// but for the bytes themselves. `None` sends the request the long way, to [`Service::fetch`].
-    pub fn at_once(&self, cache: &RequestCache, head: &RequestHead) -> Option<HttpResponse> {
+    pub fn at_once(&self, cache: &RequestCache, head: &RequestHead) -> Option<Reply> {
         let (path, query) = (head.uri.path(), head.uri.query());
         let (target, delivery) = self.leads_to(cache, path, query)?;
         let object = self.resident(&target, &RequestFields(&head.headers))?;
-        let response = self.stored_answer(head, &target, delivery, object)?;
+        let request = Request::read(head, delivery)?;
+        let response = self.stored_answer(&request, &target, object)?;
         self.metrics.hits.inc();
         self.metrics.answered(response.status().as_u16());
         Some(response)

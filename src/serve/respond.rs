@@ -2,10 +2,10 @@
 
 use super::answer::Answer;
 use super::body::{HeadOnly, ObjectBody, RefetchSource};
-use super::direct::DirectBody;
 use super::hot_headers::{HotHeaders, content_type};
 use super::multipart::{self, Segment};
 use super::problem::{CACHE_STATUS, unsatisfiable};
+use super::reply::{Reply, ReplyBody};
 use crate::fill::{Cursor, Registry};
 use crate::header::{CacheStatus, ContentRange, repr_digest};
 use crate::ranges::ByteRange;
@@ -35,19 +35,21 @@ pub(super) struct Response<'a> {
 }
 
 impl Response<'_> {
-    pub(super) fn build(self, metrics: &Arc<Metrics>) -> HttpResponse {
+    pub(super) fn build(self, metrics: &Arc<Metrics>) -> Reply {
         let object = Arc::clone(self.watch.object());
         let known = Arc::clone(&*object.head());
         let prepared = HotHeaders::of(&known, &object);
         let whole = StatusCode::from_u16(known.representation().status).unwrap_or(StatusCode::BAD_GATEWAY);
         let (status, segments, multipart_type) = match &self.answer {
-            Answer::NotModified => return self.head(StatusCode::NOT_MODIFIED, prepared, &object, None).finish(),
-            Answer::PreconditionFailed => {
-                return self
-                    .head(StatusCode::PRECONDITION_FAILED, prepared, &object, None)
-                    .finish();
+            Answer::NotModified => {
+                let mut head = self.head(StatusCode::NOT_MODIFIED, prepared, &object, None);
+                return head.finish().into();
             }
-            Answer::Unsatisfiable(size) => return unsatisfiable(Some(*size), self.cache_status),
+            Answer::PreconditionFailed => {
+                let mut head = self.head(StatusCode::PRECONDITION_FAILED, prepared, &object, None);
+                return head.finish().into();
+            }
+            Answer::Unsatisfiable(size) => return unsatisfiable(Some(*size), self.cache_status).into(),
             Answer::Whole(None) => (whole, vec![Segment::ToEnd(0)], None),
             Answer::Whole(Some(size)) => {
                 let all = ByteRange::new(0, *size).map(Segment::Object);
@@ -62,7 +64,7 @@ impl Response<'_> {
         };
         let mut head = self.head(status, prepared, &object, multipart_type);
         if status == StatusCode::NO_CONTENT {
-            return head.finish();
+            return head.finish().into();
         }
         match &self.answer {
             Answer::Whole(None) => {}
@@ -79,26 +81,23 @@ impl Response<'_> {
                 head.insert_header((header::ACCEPT_RANGES, HeaderValue::from_static("bytes")));
             }
         }
+        let head = head.finish().drop_body();
         if self.head_only {
-            return head.body(HeadOnly::of(&segments));
+            return Reply::new(head, ReplyBody::HeadOnly(HeadOnly::of(&segments)));
         }
         if self.cursor.is_none()
             && let [Segment::Object(range)] = segments[..]
             && let Some(bytes) = object.small_body_part(range)
         {
             metrics.sent_bytes.inc_by(range.len());
-            return head.body(bytes);
+            return Reply::new(head, ReplyBody::Memory(bytes));
         }
         let source = self.source.map(|(fills, target)| RefetchSource {
             fills: fills.clone(),
             target: Arc::clone(target),
         });
         let body = ObjectBody::new(self.watch, self.cursor, source, segments, Arc::clone(metrics));
-        let body = DirectBody::new(body);
-        let mut response = head.body(body.clone());
-        // For a connection that can do more with it.
-        response.extensions_mut().insert(body);
-        response
+        Reply::new(head, ReplyBody::Object(Box::new(body)))
     }
 
     fn head(

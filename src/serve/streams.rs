@@ -4,12 +4,13 @@
 //! where a client can begin. Who was cut says where (`Range`), or which event it has seen last (`Last-Event-ID`),
 //! and goes on there without a gap. Under its id the log is read from its beginning or from any offset.
 
-use super::body::ObjectBody;
+use super::body::{HeadOnly, ObjectBody};
 use super::find::anew;
 use super::hot_headers::HotHeaders;
 use super::lookup::{FoundObject, Service, answer_of};
 use super::multipart::Segment;
 use super::problem::{CACHE_STATUS, Problem};
+use super::reply::{Reply, ReplyBody};
 use super::request::Request;
 use super::respond::Response;
 use super::reuse::age_of;
@@ -51,7 +52,7 @@ impl Service {
         request: &Request<'_>,
         mut found: FoundObject,
         stream: &Arc<Stream>,
-    ) -> Result<HttpResponse, Problem> {
+    ) -> Result<Reply, Problem> {
         let (first, end) = come(stream, &found.object);
         let wanted = match first_wanted(request.question.range) {
             // A player that begins says `bytes=0-` too.
@@ -142,14 +143,14 @@ impl Service {
     }
 
     /// The log of a stream, for whoever knows its id: what the request asks of it, or all.
-    pub async fn replay(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> HttpResponse {
+    pub async fn replay(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Reply {
         match self.replayed(http, stream, all).await {
             Ok(response) => response,
-            Err(problem) => problem.response(),
+            Err(problem) => problem.response().into(),
         }
     }
 
-    async fn replayed(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Result<HttpResponse, Problem> {
+    async fn replayed(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Result<Reply, Problem> {
         stream.opened().await;
         let status = stream.status();
         let (streams, opening) = (Arc::clone(self.fills.streams()), Arc::clone(stream));
@@ -204,7 +205,7 @@ impl Service {
         Ok(self.part_of(head_only, stream, object, None, part, CacheStatus::HIT))
     }
 
-    fn replay_whole(&self, http: &RequestHead, object: Arc<Object>, all: bool) -> HttpResponse {
+    fn replay_whole(&self, http: &RequestHead, object: Arc<Object>, all: bool) -> Reply {
         let request = Request::read(http, Delivery::Follow).filter(|_| !all);
         let question = request.as_ref().map(|request| request.question).unwrap_or_default();
         Response {
@@ -230,7 +231,7 @@ impl Service {
         cursor: Option<Cursor>,
         part: Part,
         cache_status: CacheStatus,
-    ) -> HttpResponse {
+    ) -> Reply {
         let head = Arc::clone(&*object.head());
         let prepared = HotHeaders::of(&head, &object);
         let code = StatusCode::from_u16(head.representation().status).unwrap_or(StatusCode::OK);
@@ -254,12 +255,13 @@ impl Service {
             Some(range) => Segment::Object(range),
             None => Segment::ToEnd(part.from),
         };
+        let head = response.finish().drop_body();
         if head_only {
-            return response.body(super::body::HeadOnly::of(&[segment]));
+            return Reply::new(head, ReplyBody::HeadOnly(HeadOnly::of(&[segment])));
         }
         let watch = Watch::new(object);
         let body = ObjectBody::new(watch, cursor, None, vec![segment], Arc::clone(&self.metrics));
-        response.body(body.listening(stream.listen()))
+        Reply::new(head, ReplyBody::Object(Box::new(body.listening(stream.listen()))))
     }
 }
 

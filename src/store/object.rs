@@ -28,6 +28,7 @@ use super::sending::Sending;
 use super::small_body::{SMALL_BYTES, SmallBody, SmallBodyCache};
 use super::space::{Space, pages_of};
 use super::sums::{Arriving, Group, Unchecked};
+use crate::api::ObjectState;
 use crate::clock::{SharedClock, unix_seconds};
 use crate::header::EntityTag;
 use crate::key::{self, ObjectId, ObjectKey};
@@ -36,7 +37,6 @@ use crate::sync::lock;
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use bytes::Bytes;
 use crossbeam_utils::CachePadded;
-use serde::Serialize;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
@@ -44,18 +44,6 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::task::Waker;
 use std::time::Instant;
 use tokio::sync::Notify;
-
-/// How much of an object is here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ObjectState {
-    /// Bytes are missing, or it is not known how many there are.
-    Incomplete,
-    /// Every byte of a known length is here, or the upstream's framing ended cleanly.
-    Complete,
-    /// The upstream closed the connection as the only sign of the end: it may have been cut.
-    Unverified,
-}
 
 /// The parts of a store that its objects use.
 #[derive(Debug)]
@@ -611,8 +599,7 @@ fn etag_for(representation: &Representation, id: ObjectId, generation: u64) -> E
         .map_or_else(String::new, |length| length.to_string());
     let said = [&validators.etag, &validators.last_modified].map(|field| field.as_deref().unwrap_or_default());
     let digest = key::digest_of(&[said[0].as_bytes(), said[1].as_bytes(), length.as_bytes()]);
-    let digest: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    EntityTag::strong(&format!("{}-{digest}", &id[..16]))
+    EntityTag::strong(&format!("{}-{}", &id[..16], key::Hex(&digest[..8])))
 }
 
 /// Whether the upstream says something by which representations are told apart.
