@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn variants_share_the_url_and_nothing_else() {
+    fn variants_share_the_url_and_not_the_id() {
         let base = key("http://h/a");
         let (german, french) = (
             base.variant("1:accept-language=de"),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_reads_what_it_prints() {
+    fn an_object_id_is_read_as_it_is_printed() {
         let id = key("http://h/a").id();
         assert_eq!(ObjectId::parse(&id.to_string()), Some(id));
         for bad in ["", "xyz", "é0000000000000000000000000000000", &"0".repeat(33)] {

@@ -37,7 +37,7 @@ fn all_objects_together_keep_to_the_connections_of_their_upstream() {
 }
 
 #[test]
-fn a_waiting_reader_takes_the_place_of_a_fill_that_nobody_watches() {
+fn a_waiting_reader_preempts_a_fill_without_readers() {
     let film = Film::new(LEN);
     let served = film.clone();
     let upstream = Upstream::scripted(move |seen, conn| {
@@ -82,7 +82,7 @@ fn retry_after_is_obeyed_by_every_object_of_the_upstream() {
 }
 
 #[test]
-fn a_refusal_in_mid_fill_rests_for_as_long_as_it_says_and_the_reader_notices_nothing() {
+fn a_503_in_mid_fill_is_waited_out() {
     let film = Film::new(LEN);
     let served = film.clone();
     let upstream = Upstream::scripted(move |seen, conn| match seen.number {
@@ -105,7 +105,7 @@ fn a_refusal_in_mid_fill_rests_for_as_long_as_it_says_and_the_reader_notices_not
 }
 
 #[test]
-fn an_upstream_that_is_down_is_left_alone_and_said_to_be() {
+fn an_upstream_that_is_down_becomes_503_with_retry_after() {
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}/", nobody.local_addr().expect("bound"));
     drop(nobody);
@@ -121,7 +121,7 @@ fn an_upstream_that_is_down_is_left_alone_and_said_to_be() {
 }
 
 #[test]
-fn an_upstream_that_gives_crumbs_is_not_hammered() {
+fn an_upstream_that_sends_tiny_parts_is_not_hammered() {
     let film = Film::new(LEN);
     for cuts in [false, true] {
         let served = film.clone();

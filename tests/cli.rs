@@ -92,7 +92,7 @@ fn descriptors(program: &Program) -> usize {
 }
 
 #[test]
-fn objects_that_nobody_reads_do_not_stay_open_for_ever() {
+fn objects_without_readers_are_closed() {
     let dir = TempDir::new().expect("a directory");
     let upstream = Upstream::of(&Film::new(1000));
     // A quarter of the descriptors is for objects without a reader.
@@ -239,7 +239,7 @@ fn a_taken_port_is_named() {
 }
 
 #[test]
-fn sigterm_finishes_what_can_be_finished_records_progress_and_exits_0() {
+fn sigterm_finishes_short_answers_records_progress_and_exits_0() {
     let film = Film::new(3_000_000);
     let valve = Valve::new(1_000_000);
     let upstream = Upstream::limited(&film, valve.clone(), 0);
@@ -264,7 +264,7 @@ fn sigterm_finishes_what_can_be_finished_records_progress_and_exits_0() {
 }
 
 #[test]
-fn sigterm_cuts_what_lasts_longer_than_the_grace_time() {
+fn sigterm_cuts_answers_that_outlast_the_grace_time() {
     let film = Film::new(3_000_000);
     let upstream = Upstream::limited(&film, Valve::new(1_000_000), 0);
     let dir = TempDir::new().expect("a directory");

@@ -204,7 +204,7 @@ fn a_removed_film_is_asked_of_the_upstream_again() {
 }
 
 #[test]
-fn a_removed_prefix_takes_only_what_begins_so() {
+fn rm_by_prefix_removes_only_urls_under_it() {
     let film = Film::new(100_000);
     let upstream = Upstream::of(&film);
     let dir = TempDir::new().expect("a directory");
@@ -315,7 +315,7 @@ fn a_dead_server_is_named_with_the_mend() {
 }
 
 #[test]
-fn what_answers_and_is_no_millpond_is_told_so() {
+fn a_server_that_is_not_millpond_is_reported_as_such() {
     let stranger = Upstream::scripted(|_, conn| {
         conn.head(404, &[("Content-Length", "0".to_owned())]);
     });

@@ -301,7 +301,7 @@ fn named_places() -> BTreeSet<String> {
 }
 
 #[test]
-fn a_death_between_any_two_steps_leaves_the_truth() {
+fn a_death_between_any_two_steps_leaves_a_sound_cache() {
     assert_eq!(named_places(), PLACES.map(str::to_owned).into());
     let upstream = films();
     for place in PLACES {
@@ -331,7 +331,7 @@ fn a_death_between_any_two_steps_leaves_the_truth() {
 }
 
 #[test]
-fn kills_over_a_busy_cache_leave_the_truth() {
+fn kills_of_a_busy_cache_leave_it_sound() {
     let upstream = films();
     let dir = TempDir::new().expect("a directory");
     let kills = if std::env::var("POND_FULL_SCALE").is_ok() {

@@ -104,7 +104,7 @@ fn an_unknown_length_is_503_until_it_is_known() {
 }
 
 #[test]
-fn with_the_upstream_gone_what_is_here_is_capped_and_the_rest_503() {
+fn with_the_upstream_gone_present_bytes_are_206_and_others_503() {
     let film = Film::new(LEN);
     let served = film.clone();
     let upstream = Upstream::scripted(move |seen, conn| {

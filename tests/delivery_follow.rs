@@ -79,7 +79,7 @@ fn a_start_past_the_end_of_an_object_never_seen_is_416_too() {
 }
 
 #[test]
-fn who_joins_a_reader_past_the_end_gets_bytes_and_not_its_416() {
+fn a_reader_beside_one_past_the_end_gets_206() {
     let film = Film::new(LEN);
     let served = film.clone();
     let all_there = Arc::new(Barrier::new(2));
@@ -139,7 +139,7 @@ fn the_header_comes_within_six_seconds_while_the_body_waits() {
 }
 
 #[test]
-fn what_is_here_is_served_while_the_upstream_is_gone() {
+fn present_bytes_are_served_while_the_upstream_is_gone() {
     let film = Film::new(LEN);
     let served = film.clone();
     let upstream = Upstream::scripted(move |seen, conn| {
@@ -199,7 +199,7 @@ fn a_refusal_while_the_header_waits_becomes_the_status() {
 }
 
 #[test]
-fn nothing_known_and_unreachable_is_502_with_a_problem() {
+fn an_unreachable_upstream_is_502_with_a_problem() {
     let free = TcpListener::bind("127.0.0.1:0")
         .expect("a port")
         .local_addr()
@@ -214,7 +214,7 @@ fn nothing_known_and_unreachable_is_502_with_a_problem() {
 }
 
 #[test]
-fn an_upstream_that_says_nothing_is_504() {
+fn a_silent_upstream_is_504() {
     let upstream = Upstream::scripted(|_, conn| conn.stall());
     let pond = Pond::with(&upstream, &[("reply_timeout", "300ms")]);
     get(pond.address(), "/film").expect(504);

@@ -125,7 +125,7 @@ fn a_stream_that_is_reset_is_resumed_and_ranges_work() {
 }
 
 #[test]
-fn an_upstream_whose_authority_nobody_named_is_not_believed() {
+fn an_upstream_certificate_of_an_unknown_authority_is_refused() {
     let upstream = Secure::start(Film::new(LEN));
     let url = format!("https://localhost:{}/", upstream.address.port());
     let pond = Pond::start(&[("upstream", &url)]);
@@ -140,7 +140,7 @@ fn an_upstream_whose_authority_nobody_named_is_not_believed() {
 }
 
 #[test]
-fn a_certificate_that_is_its_own_authority_is_believed_where_the_operator_has_named_it() {
+fn a_self_signed_upstream_certificate_is_accepted_where_it_is_configured() {
     let film = Film::new(LEN);
     let is_ca = || rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let upstream = Secure::named(film.clone(), "localhost", is_ca());

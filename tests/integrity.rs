@@ -227,7 +227,7 @@ fn digests(headers: &[(String, String)]) -> Vec<&str> {
 // --- damage -------------------------------------------------------------------------------
 
 #[test]
-fn a_flipped_byte_is_fetched_again_before_anybody_sees_it() {
+fn a_flipped_byte_is_fetched_again_before_it_is_served() {
     let film = Film::new(LEN);
     let upstream = Upstream::of(&film);
     let (mut pond, stored) = complete(&upstream, &film, &[]);
@@ -249,7 +249,7 @@ fn a_flipped_byte_is_fetched_again_before_anybody_sees_it() {
 }
 
 #[test]
-fn a_flipped_byte_is_seen_by_none_of_many_readers_at_once() {
+fn a_flipped_byte_reaches_none_of_many_concurrent_readers() {
     let film = Film::new(LEN);
     let upstream = Upstream::of(&film);
     let (mut pond, _) = complete(&upstream, &film, &[]);
@@ -353,7 +353,7 @@ fn a_flipped_byte_in_a_block_that_was_half_here_is_fetched_again_too() {
 }
 
 #[test]
-fn what_comes_behind_a_damage_does_not_seal_it_in() {
+fn bytes_stored_behind_a_damaged_run_do_not_hide_its_damage() {
     let (film, _upstream, mut pond) = damaged_half();
     // It goes on where the damaged run ends: the two are one run of the same block from now on.
     let rest = get_range(pond.address(), "/film", "bytes=2500000-");
@@ -400,7 +400,7 @@ fn a_body_that_is_cut_under_the_running_server_costs_no_reader_a_byte() {
 }
 
 #[test]
-fn what_was_cut_off_a_body_takes_no_room_any_more() {
+fn bytes_cut_off_a_body_are_no_longer_counted_as_stored() {
     let film = Film::new(LEN);
     let upstream = Upstream::of(&film);
     let (mut pond, stored) = complete(&upstream, &film, &[]);
@@ -448,7 +448,7 @@ fn damage_without_an_upstream_breaks_the_answer_and_spares_the_rest() {
 // --- purges -------------------------------------------------------------------------------
 
 #[test]
-fn a_purged_film_plays_on_for_who_was_watching_while_it_came_and_is_asked_anew_for_others() {
+fn a_film_purged_in_mid_fill_plays_on_and_is_fetched_anew() {
     const LEN: u64 = 4_000_000;
     let valve = Valve::new(LEN / 2);
     let (first, second, changed, upstream) = two_editions(LEN, valve.clone(), STEADY);
@@ -482,7 +482,7 @@ fn a_purged_film_plays_on_for_who_was_watching_while_it_came_and_is_asked_anew_f
 }
 
 #[test]
-fn a_purged_complete_film_plays_on_for_who_has_its_first_bytes() {
+fn a_purged_complete_film_plays_on_for_its_open_reader() {
     let (first, second, changed, upstream) = two_editions(LONG, Valve::open(), 0);
     let (pond, stored) = complete(&upstream, &first, &[]);
     let mut watching = Client::open(pond.address(), "GET", "/film", &[]);
@@ -511,7 +511,7 @@ fn a_purged_complete_film_plays_on_for_who_has_its_first_bytes() {
 }
 
 #[test]
-fn what_an_upstream_answers_to_one_who_asked_before_a_purge_is_not_kept() {
+fn a_reply_asked_for_before_a_purge_is_not_stored() {
     const LEN: u64 = 300_000;
     let (first, second) = (Film::edition(LEN, 1), Film::edition(LEN, 2));
     let (one, two) = (first.clone(), second.clone());
@@ -579,7 +579,7 @@ fn a_purged_film_whose_upstream_breaks_off_leaves_the_new_one_alone() {
 }
 
 #[test]
-fn a_purged_prefix_takes_what_begins_so_and_nothing_else() {
+fn a_purge_by_prefix_removes_only_urls_under_it() {
     let film = Film::new(100_000);
     let upstream = Upstream::of(&film);
     let pond = Pond::before(&upstream);
@@ -666,7 +666,7 @@ fn a_pinned_film_outlives_the_quota_a_restart_and_the_catalog() {
 // --- who may ------------------------------------------------------------------------------
 
 #[test]
-fn a_page_that_anybody_named_does_not_run_in_our_name() {
+fn a_page_of_an_ad_hoc_url_is_sandboxed() {
     let film = Film::new(1000);
     let upstream = Upstream::scripted(move |seen, conn| match seen.target.as_str() {
         "/gone" => {
@@ -699,7 +699,7 @@ fn a_page_that_anybody_named_does_not_run_in_our_name() {
 }
 
 #[test]
-fn a_page_of_another_site_changes_nothing() {
+fn cross_site_changes_are_refused() {
     let film = Film::new(100_000);
     let upstream = Upstream::of(&film);
     let (pond, _) = complete(&upstream, &film, &[]);
@@ -739,7 +739,7 @@ fn a_page_of_another_site_changes_nothing() {
 }
 
 #[test]
-fn a_change_that_names_nothing_is_told_what_is_wrong_with_it() {
+fn a_change_that_names_no_object_is_refused_with_a_problem() {
     let film = Film::new(100_000);
     let upstream = Upstream::of(&film);
     let (pond, _) = complete(&upstream, &film, &[]);
@@ -769,7 +769,7 @@ fn a_change_that_names_nothing_is_told_what_is_wrong_with_it() {
 // --- digests ------------------------------------------------------------------------------
 
 #[test]
-fn who_wants_a_digest_of_a_complete_film_gets_that_of_its_bytes() {
+fn want_repr_digest_is_answered_for_complete_films_only() {
     // As RFC 9530 writes that of nothing: the measure is right.
     assert_eq!(digest_of(b""), "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:");
     let film = Film::new(LEN);
@@ -835,7 +835,7 @@ fn no_digest_is_taken_of_a_damaged_film() {
 }
 
 #[test]
-fn a_film_that_is_not_what_its_upstream_states_is_not_kept() {
+fn a_film_that_contradicts_its_stated_digest_is_not_kept() {
     let film = Film::new(300_000);
     let lie = digest_of(&Film::edition(film.len, 2).bytes(0, film.len));
     let served = film.clone();
@@ -854,7 +854,7 @@ fn a_film_that_is_not_what_its_upstream_states_is_not_kept() {
 }
 
 #[test]
-fn a_film_that_is_what_its_upstream_states_is_kept_and_so_is_the_statement() {
+fn a_film_that_matches_its_stated_digest_is_kept_with_it() {
     let film = Film::new(300_000);
     let stated = digest_of(&film.bytes(0, film.len));
     let (served, field) = (film.clone(), stated.clone());

@@ -23,7 +23,7 @@ fn stored() -> (Upstream, Pond, Film) {
 }
 
 #[test]
-fn its_answers_are_those_of_the_long_way() {
+fn the_fast_path_answers_like_the_full_one() {
     let (_upstream, pond, film) = stored();
     let last = (LEN - 1).to_string();
     for range in [
@@ -79,7 +79,7 @@ fn its_answers_are_those_of_the_long_way() {
 }
 
 #[test]
-fn a_range_outside_and_several_ranges_leave_the_lane_and_come_back_right() {
+fn a_connection_serves_ranges_again_after_a_416() {
     let (_upstream, pond, film) = stored();
     let mut client = Client::connect(pond.address());
     for (range, status) in [("bytes=0-9", 206), ("bytes=9999999-", 416), ("bytes=7-9", 206)] {
@@ -160,7 +160,7 @@ fn a_connection_that_is_to_close_does_after_all_of_the_answer() {
 }
 
 #[test]
-fn a_player_that_leaves_in_the_middle_takes_nothing_with_it() {
+fn players_that_leave_in_mid_answer_do_not_disturb_the_next() {
     let (upstream, pond, film) = stored();
     for _ in 0..50 {
         let mut client = Client::connect(pond.address());
@@ -173,7 +173,7 @@ fn a_player_that_leaves_in_the_middle_takes_nothing_with_it() {
 }
 
 #[test]
-fn the_uses_of_a_film_are_known_soon() {
+fn the_hit_count_of_an_object_lags_by_fewer_than_64() {
     let (_upstream, pond, film) = stored();
     let uses = || pond.object()["hits"].as_u64().expect("a number");
     let before = uses();
@@ -193,7 +193,7 @@ fn the_uses_of_a_film_are_known_soon() {
 }
 
 #[test]
-fn what_is_not_in_memory_is_brought_there() {
+fn a_body_dropped_from_memory_is_served_from_the_disk() {
     let (upstream, mut pond, film) = stored();
     // Stopped in order, so that all of it is on the disk and may be dropped from memory.
     pond.restart();
@@ -210,7 +210,7 @@ fn what_is_not_in_memory_is_brought_there() {
 }
 
 #[test]
-fn what_is_asked_for_all_the_time_stays_right_while_its_memory_is_taken() {
+fn a_busy_body_is_served_intact_while_its_pages_are_dropped() {
     // So many a second that not each of them is looked for in memory before it is sent, until the first is missed there.
     const ASKED: u64 = 1500;
     let (upstream, mut pond, film) = stored();
@@ -248,7 +248,7 @@ fn what_is_asked_for_all_the_time_stays_right_while_its_memory_is_taken() {
 }
 
 #[test]
-fn the_end_of_a_long_body_is_not_kept_back_for_more() {
+fn the_last_segment_of_a_long_body_is_not_held_back() {
     // No whole number of segments, whatever their length: the kernel keeps such an end for a fifth of a second.
     const ANSWERS: u32 = 20;
     let (_upstream, pond, film) = stored();
@@ -312,7 +312,7 @@ fn an_idle_connection_does_not_hold_up_a_stop() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_holds_little_of_the_kernel() {
+fn a_stalled_reader_holds_little_kernel_memory() {
     const LONG: u64 = 64 << 20;
     const MOST: u64 = 1 << 20;
     let upstream = serving(&Film::new(LONG));
@@ -344,7 +344,7 @@ fn queued(port: u16) -> u64 {
 }
 
 #[test]
-fn a_client_that_has_sent_more_and_left_is_noticed_while_there_is_nothing_to_write() {
+fn the_close_of_a_client_with_unread_input_is_noticed() {
     let film = Film::new(LEN);
     let valve = Valve::new(0);
     let upstream = Upstream::limited(&film, valve, 0);

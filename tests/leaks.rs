@@ -161,7 +161,7 @@ fn each(numbers: Range<u64>, call: impl Fn(u64) + Sync) {
 
 #[test]
 #[ignore = "a load of its own: scripts/check runs it by itself"]
-fn after_ten_thousand_aborted_requests_and_a_thousand_failed_fills_nothing_is_left() {
+fn ten_thousand_aborted_requests_and_a_thousand_failed_fills_leak_nothing() {
     let scale: f64 = std::env::var("MILLPOND_LEAKS_SCALE").map_or(1.0, |text| text.parse().expect("a number"));
     let scaled = |count: f64| (count * scale) as u64;
     let film = Film::new(PLACES * SPACING);

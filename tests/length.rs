@@ -80,7 +80,7 @@ fn a_stall_is_cut_after_the_idle_limit_and_resumed() {
 }
 
 #[test]
-fn more_bytes_than_declared_never_reach_anybody() {
+fn bytes_beyond_the_declared_length_are_discarded() {
     let film = Film::new(LEN);
     let served = film.clone();
     let upstream = Upstream::scripted(move |_, conn| {
@@ -122,7 +122,7 @@ fn a_chunked_206_longer_than_its_range_is_clipped() {
 }
 
 #[test]
-fn when_the_upstream_is_gone_for_good_the_connection_breaks_after_what_there_is() {
+fn an_upstream_gone_for_good_cuts_the_answer_after_its_bytes() {
     let film = Film::new(LEN);
     let served = film.clone();
     let upstream = Upstream::scripted(move |seen, conn| {

@@ -118,7 +118,7 @@ fn a_body_streams_both_ways_before_it_has_ended() {
 }
 
 #[test]
-fn what_the_upstream_may_have_seen_is_not_sent_again() {
+fn a_post_is_not_retried_after_a_reset() {
     let upstream = Upstream::scripted(|_, conn| conn.reset());
     let pond = Pond::before(&upstream);
     for number in 1..=3 {
@@ -128,7 +128,7 @@ fn what_the_upstream_may_have_seen_is_not_sent_again() {
 }
 
 #[test]
-fn a_change_that_succeeds_forgets_what_it_may_have_changed() {
+fn a_successful_unsafe_method_invalidates_the_urls_it_names() {
     let upstream = Upstream::scripted(|seen, conn| {
         let mut fields = vec![
             ("Cache-Control", "max-age=1000".to_owned()),
@@ -178,7 +178,7 @@ fn a_change_that_succeeds_forgets_what_it_may_have_changed() {
 }
 
 #[test]
-fn methods_that_end_here_say_so() {
+fn trace_upgrades_and_spent_max_forwards_are_answered_here() {
     let upstream = Upstream::scripted(|seen, conn| {
         conn.head(
             200,

@@ -3,7 +3,7 @@
 use crate::support::{Film, Pond, Upstream, get};
 
 #[test]
-fn names_with_every_awkward_character_travel_unharmed() {
+fn percent_encoded_names_reach_the_upstream_unchanged() {
     let film = Film::new(1000);
     let upstream = Upstream::of(&film);
     let pond = Pond::before(&upstream);

@@ -57,7 +57,7 @@ fn with_after_last_reader_stop_the_fill_stops_and_resumes() {
 }
 
 #[test]
-fn what_a_reader_had_before_it_left_is_not_asked_for_again() {
+fn bytes_of_a_reader_that_left_are_not_fetched_again() {
     // In no whole number of anything: the last of it was on its way to the disk.
     const HAD: u64 = 150_001;
     let film = Film::new(LEN);
@@ -75,7 +75,7 @@ fn what_a_reader_had_before_it_left_is_not_asked_for_again() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_delays_nobody() {
+fn a_stalled_reader_does_not_delay_another() {
     let film = Film::new(LEN * 4);
     let upstream = Upstream::of(&film);
     let pond = Pond::before(&upstream);
@@ -91,7 +91,7 @@ fn a_reader_that_does_not_read_delays_nobody() {
 }
 
 #[test]
-fn a_waiting_reader_elsewhere_is_not_behind_the_first() {
+fn a_far_reader_does_not_wait_behind_a_stalled_session() {
     let film = Film::new(LEN);
     let served = film.clone();
     // The connection of the first reader never gets past its first bytes.
@@ -121,7 +121,7 @@ fn a_waiting_reader_elsewhere_is_not_behind_the_first() {
 }
 
 #[test]
-fn a_seek_that_the_upstream_refuses_breaks_itself_and_not_the_reader_that_is_served() {
+fn a_refused_seek_fails_only_its_reader() {
     let film = Film::new(LEN);
     let served = film.clone();
     // One connection is served, slowly; every further one is turned away for ever.
@@ -151,7 +151,7 @@ fn a_seek_that_the_upstream_refuses_breaks_itself_and_not_the_reader_that_is_ser
 }
 
 #[test]
-fn an_error_page_that_never_ends_holds_up_nobody() {
+fn a_stalled_error_page_is_cut_and_delays_no_other_reader() {
     let upstream = Upstream::scripted(|_, conn| {
         conn.head(404, &[("Content-Length", "1000".to_owned())]);
         conn.raw(b"so far");
@@ -183,7 +183,7 @@ fn without_ranges(film: &Film, rate: u64) -> Upstream {
 }
 
 #[test]
-fn what_a_player_asks_first_costs_an_upstream_without_ranges_nothing() {
+fn a_probe_of_an_upstream_without_ranges_costs_no_second_fetch() {
     for (first, policy) in [("HEAD", "stop"), ("bytes=0-1", "stop"), ("HEAD", "complete")] {
         let film = Film::new(LEN);
         let upstream = without_ranges(&film, 2_000_000);
@@ -202,7 +202,7 @@ fn what_a_player_asks_first_costs_an_upstream_without_ranges_nothing() {
 }
 
 #[test]
-fn what_nobody_comes_back_for_ends_though_nothing_could_go_on_with_it() {
+fn an_abandoned_fill_ends_though_its_upstream_cannot_resume_it() {
     for first in ["HEAD", "GET"] {
         let film = Film::new(64 << 20);
         let upstream = without_ranges(&film, 2_000_000);
@@ -220,7 +220,7 @@ fn what_nobody_comes_back_for_ends_though_nothing_could_go_on_with_it() {
 }
 
 #[test]
-fn with_stop_what_a_seek_has_left_behind_ends_while_the_film_plays_elsewhere() {
+fn with_stop_the_session_left_behind_by_a_seek_ends() {
     const LEN: u64 = 12_000_000;
     const PLACE: u64 = 6_000_000;
     let film = Film::new(LEN);

@@ -94,7 +94,7 @@ fn a_seek_pulls_its_own_range_and_holes_are_filled_afterwards() {
 
 #[test]
 #[ignore = "measures: scripts/check runs it by itself"]
-fn a_storm_of_seeks_costs_what_was_wanted_and_then_the_rest_once() {
+fn a_storm_of_seeks_fetches_wanted_bytes_then_the_rest_once() {
     const STORM: u64 = 48 << 20;
     const RANGE: u64 = 512 << 10;
     let film = Film::new(STORM);
@@ -169,7 +169,7 @@ fn a_storm_of_seeks_costs_what_was_wanted_and_then_the_rest_once() {
 }
 
 #[test]
-fn after_a_restart_only_what_is_missing_is_asked() {
+fn after_a_restart_only_absent_bytes_are_fetched() {
     let film = Film::new(LEN);
     let valve = Valve::new(3_000_000);
     let upstream = Upstream::limited(&film, valve.clone(), 0);
@@ -193,7 +193,7 @@ fn after_a_restart_only_what_is_missing_is_asked() {
 }
 
 #[test]
-fn who_causes_a_fetch_is_never_told_of_a_hit() {
+fn a_reader_that_causes_a_fetch_is_told_of_a_miss() {
     let film = Film::new(1000);
     let upstream = Upstream::of(&film);
     let pond = Pond::before(&upstream);

@@ -188,7 +188,7 @@ fn cases(now: u64) -> Vec<Case> {
 }
 
 #[test]
-fn two_implementations_agree_but_where_the_reason_is_known() {
+fn reuse_agrees_with_http_cache_semantics_except_for_known_reasons() {
     let now = from_unix_seconds(1_700_000_000);
     let (mut total, mut differing) = (0, 0);
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();

@@ -105,7 +105,7 @@ fn a_seek_where_nothing_can_be_joined_is_answered_by_an_exchange_of_its_own_at_o
 }
 
 #[test]
-fn a_first_request_with_an_end_begins_nothing_that_later_readers_are_broken_on() {
+fn a_first_request_with_an_end_does_not_break_later_readers() {
     for says in [NOTHING, NO_STORE, WEAK, EXPRESS] {
         for first in ["HEAD", "bytes=0-1", "bytes=0-0", "bytes=1000-1999"] {
             let film = Film::new(LEN);
@@ -186,7 +186,7 @@ fn bytes_that_disagree_under_the_same_weak_tag_date_and_length_break_the_object_
 }
 
 #[test]
-fn nothing_is_joined_under_a_young_date_another_length_or_no_validator() {
+fn bytes_are_not_joined_under_a_doubtful_validator_or_length() {
     const YOUNG: Says = &[
         ("ETag", "W/\"a\""),
         ("Last-Modified", NOW),
@@ -510,7 +510,7 @@ fn an_upstream_that_refuses_ranges_is_asked_once_more_without() {
 }
 
 #[test]
-fn an_upstream_that_takes_ranges_is_not_asked_again_for_what_is_gone() {
+fn a_404_of_a_range_capable_upstream_is_not_retried() {
     let film = Film::new(300_000);
     let served = film.clone();
     let upstream = Upstream::scripted(move |seen, conn| match seen.target.as_str() {
@@ -785,7 +785,7 @@ fn a_node_that_fails_in_mid_film_is_left_for_the_one_that_the_router_names_now()
 }
 
 #[test]
-fn a_failure_of_one_node_of_several_is_not_the_films() {
+fn a_failing_node_of_several_does_not_fail_the_film() {
     for status in [404, 403, 500, 502] {
         let film = Film::new(LEN);
         let (served, rest) = (film.clone(), Valve::new(0));
@@ -875,7 +875,7 @@ fn an_upstream_that_allows_one_connection_is_learned_and_asked_with_one() {
 }
 
 #[test]
-fn a_403_that_is_not_for_company_is_the_upstreams_own() {
+fn a_403_for_one_url_preempts_no_other_exchange() {
     let film = Film::new(LEN);
     let (served, rest) = (film.clone(), Valve::new(0));
     let held = rest.clone();
@@ -898,7 +898,7 @@ fn a_403_that_is_not_for_company_is_the_upstreams_own() {
 }
 
 #[test]
-fn a_client_that_leaves_before_the_header_takes_its_post_along() {
+fn a_client_that_leaves_before_the_header_aborts_its_post() {
     let (told, is_told) = std::sync::mpsc::channel();
     let (came, has_come) = std::sync::mpsc::channel();
     let upstream = Upstream::scripted(move |_, conn| {
@@ -939,7 +939,7 @@ fn changing(media: &'static str, says: Says, size: u64) -> (Upstream, Arc<Atomic
 }
 
 #[test]
-fn what_changes_under_its_name_and_says_nothing_is_asked_for_each_time() {
+fn changing_resources_without_freshness_are_fetched_each_time() {
     const RECENT: Says = &[("Last-Modified", NOW), ("Date", "Sun, 06 Nov 2022 08:49:39 GMT")];
     for (path, media, size) in [
         ("/live.m3u8", "application/octet-stream", 100),
@@ -1292,7 +1292,7 @@ fn a_second_reader_of_a_song_or_a_segment_in_chunks_gets_it_from_the_start() {
 }
 
 #[test]
-fn a_second_tab_is_told_its_own_events() {
+fn two_clients_of_an_event_stream_get_replies_of_their_own() {
     let upstream = Upstream::scripted(|seen, conn| {
         conn.head(
             200,
@@ -1380,7 +1380,7 @@ fn interim_replies_are_not_taken_for_the_reply_and_never_kept() {
 // --- all of it, for a while ----------------------------------------------------------------------------
 
 #[test]
-fn nine_hundred_requests_for_what_does_not_change_are_neither_refused_nor_cut() {
+fn nine_hundred_requests_for_unchanging_objects_are_neither_refused_nor_cut() {
     const STALE_WEAK: Says = &[("ETag", "W/\"a\""), ("Cache-Control", "max-age=0")];
     let (page, film) = (Film::new(4000), Film::new(700_000));
     let (page_served, film_served) = (page.clone(), film.clone());

@@ -344,7 +344,7 @@ fn every_answer_of_a_random_upstream_is_one_representation() {
 }
 
 #[test]
-fn what_a_random_upstream_would_give_at_once_is_not_waited_for() {
+fn far_ranges_do_not_wait_for_a_stalled_session() {
     let spots = prop::collection::vec(0..LEN - 200_000, 1..4);
     let run = runner().run(&(behaviours(), spots, 1u32..4), |(behaviour, spots, connections)| {
         let behaviour = Behaviour {

@@ -31,7 +31,7 @@ fn file(dir: &TempDir) -> PathBuf {
 }
 
 #[test]
-fn scopes_and_prefixes_are_held_to_before_conditions_are_told() {
+fn scopes_and_prefixes_are_checked_before_preconditions() {
     let dir = TempDir::new().expect("a directory");
     let file = file(&dir);
     let writer = format!("Bearer {}", add(&file, "laptop", &["--write", "--prefix", "/films/"]));
@@ -155,7 +155,7 @@ fn tokens_come_and_go_while_the_server_runs() {
 }
 
 #[test]
-fn the_token_command_says_what_is_wrong() {
+fn the_token_command_names_the_mistake() {
     let dir = TempDir::new().expect("a directory");
     let file = file(&dir);
     let path = file.display().to_string();
@@ -197,7 +197,7 @@ fn the_token_command_says_what_is_wrong() {
 }
 
 #[test]
-fn without_tokens_a_page_of_another_site_changes_nothing() {
+fn without_tokens_cross_site_changes_are_refused() {
     let origin = Origin::writable();
     origin.write("a", "x");
     let host = origin.address().to_string();
@@ -220,7 +220,7 @@ fn without_tokens_a_page_of_another_site_changes_nothing() {
 }
 
 #[test]
-fn each_request_is_a_line_that_tells_what_went_out() {
+fn the_access_log_has_a_line_per_request_and_no_secrets() {
     let logs = TempDir::new().expect("a directory");
     let log = logs.path().join("access.log");
     let dir = TempDir::new().expect("a directory");

@@ -301,7 +301,7 @@ fn a_film_plays_from_an_origin_through_a_cache() {
 }
 
 #[test]
-fn a_cache_serves_what_it_has_while_the_origin_is_away() {
+fn a_cache_serves_a_stored_file_while_the_origin_is_down() {
     let mut origin = Origin::writable();
     origin.put("/a", &[], b"kept").expect(201);
     let pond = Pond::start(&[("upstream", &format!("http://{}/", origin.address()))]);

@@ -220,7 +220,7 @@ fn killed_at_any_of_200_puts_a_path_has_its_old_bytes_or_its_new() {
 }
 
 #[test]
-fn what_a_crash_has_left_is_removed_and_uploads_are_not() {
+fn leftovers_of_a_crash_are_removed_and_uploads_are_kept() {
     let dir = tempfile::tempdir().expect("a directory");
     let (root, data) = (dir.path().join("root"), dir.path().join("data"));
     let ours = root.join(".millpond");

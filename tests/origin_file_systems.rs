@@ -360,7 +360,7 @@ fn ask(origin: &Origin, request: &str) -> TcpStream {
 }
 
 #[test]
-fn a_mount_that_hangs_keeps_nobody_from_writing_elsewhere() {
+fn a_mount_that_hangs_does_not_block_changes_elsewhere() {
     let origin = Origin::writable();
     let Some(fuse) = nas(&origin) else { return };
     origin.write("old/film", "x");

@@ -150,7 +150,7 @@ fn a_collection_that_a_file_replaces_has_a_name_at_every_moment() {
 }
 
 #[test]
-fn what_was_being_replaced_when_the_server_was_killed_goes_back_to_its_name() {
+fn files_displaced_by_a_killed_server_go_back_to_their_names() {
     let mut origin = Origin::writable();
     origin.write("d/stays", "newer");
     origin.stop();

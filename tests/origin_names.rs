@@ -205,7 +205,7 @@ fn nothing_leads_out(origin: &Origin, target: &str) {
 }
 
 #[test]
-fn nothing_leads_out_of_a_directory_that_is_read_or_written() {
+fn no_known_spelling_leads_out_of_the_directory() {
     for settings in [&[][..], &[("writable", "true")]] {
         let origin = with_a_secret(settings);
         for target in WAYS_OUT {
@@ -224,7 +224,7 @@ fn nothing_leads_out_of_a_directory_that_is_read_or_written() {
 }
 
 #[test]
-fn nothing_leads_out_through_a_cache_in_front() {
+fn no_known_spelling_leads_out_through_a_cache_in_front() {
     let origin = with_a_secret(&[]);
     let url = format!("http://{}/d/", origin.address());
     let pond = Pond::start(&[("upstream", &url), ("ad_hoc", "false")]);
@@ -236,7 +236,7 @@ fn nothing_leads_out_through_a_cache_in_front() {
 }
 
 #[test]
-fn no_spelling_that_chance_finds_leads_out() {
+fn no_random_spelling_leads_out_of_the_directory() {
     let pieces = vec![
         "..", ".", "%2e", "%2E", "%2f", "%5c", "\\", "%00", "%25", "2e", "/", "/", "out", "d", "secret", "%c0%ae", ";",
         "..%2f",

@@ -52,7 +52,7 @@ fn between(text: &str, start: &str, end: &str) -> Vec<String> {
 }
 
 #[test]
-fn vlc_seeks_in_a_film_that_nobody_has_read_by_the_tag_without_its_w() {
+fn vlc_seeks_by_a_weak_tag_without_its_prefix() {
     let film = Film::new(5 << 20);
     let origin = Origin::writable();
     origin.write("film.mp4", film.bytes(0, film.len));
@@ -153,7 +153,7 @@ fn conditions_on_a_huge_file_are_evaluated_without_reading_it() {
 }
 
 #[test]
-fn a_raw_hash_in_a_target_is_refused_and_touches_nothing() {
+fn a_raw_hash_in_a_target_is_refused_without_effect() {
     let origin = Origin::writable();
     origin.put("/song.txt", &[], b"original").expect(201);
     origin.write("films/a.mkv", "a");
@@ -408,7 +408,7 @@ fn a_move_behind_a_proxy_goes_by_the_name_that_the_client_knows() {
 }
 
 #[test]
-fn a_stranger_does_not_write_through_a_proxy_on_this_machine() {
+fn a_remote_client_does_not_write_through_a_local_proxy() {
     let origin = Origin::writable();
     for field in [
         ("X-Forwarded-For", "203.0.113.7"),
@@ -553,7 +553,7 @@ fn patch(origin: &Origin, place: &str, offset: u64, complete: &str, body: &[u8])
 }
 
 #[test]
-fn uploads_keep_the_musts_of_their_draft() {
+fn uploads_meet_the_requirements_of_the_resumable_upload_draft() {
     let origin = Origin::writable();
     // Lengths that contradict each other are rejected.
     origin
@@ -587,7 +587,7 @@ fn uploads_keep_the_musts_of_their_draft() {
 }
 
 #[test]
-fn an_upload_that_is_cut_before_its_place_was_told_leaves_nothing() {
+fn an_upload_cut_before_its_location_was_sent_leaves_no_file() {
     let origin = Origin::writable();
     for reset in [false, true] {
         let mut client = Client::connect(origin.address());
@@ -640,7 +640,7 @@ fn an_upload_keeps_its_bytes_until_the_file_is_in_its_place() {
 }
 
 #[test]
-fn properties_that_clients_set_last() {
+fn properties_set_by_clients_persist() {
     let mut origin = Origin::writable();
     origin.put("/a", &[], b"x").expect(201);
     let tag = origin.etag("/a");
@@ -725,7 +725,7 @@ fn a_time_that_a_client_sets_changes_no_tag() {
 }
 
 #[test]
-fn a_link_to_what_is_millponds_own_leads_nowhere() {
+fn a_link_to_a_reserved_name_is_404() {
     let origin = Origin::writable();
     for (target, link) in [(".millpond", "door"), (".millpond/root", "mark"), ("/-", "own")] {
         std::os::unix::fs::symlink(target, origin.root().join(link)).expect("linked");

@@ -176,7 +176,7 @@ fn readers_of_an_old_version_finish_on_it() {
 }
 
 #[test]
-fn a_collection_without_its_slash_is_elsewhere_with_its_query() {
+fn a_collection_without_its_slash_is_redirected_with_its_query() {
     let origin = Origin::with(&[]);
     origin.write("a b/c", "x");
     let moved = origin.get("/a%20b?as=json");
@@ -332,7 +332,7 @@ fn links_are_followed_beneath_the_root_only_and_marked() {
 }
 
 #[test]
-fn pipes_and_sockets_are_not_served_and_wait_for_nobody() {
+fn a_socket_is_neither_served_nor_listed_nor_replaced() {
     let origin = Origin::writable();
     let _socket = std::os::unix::net::UnixListener::bind(origin.root().join("socket")).expect("bound");
     origin.get("/socket").expect(404);
@@ -341,7 +341,7 @@ fn pipes_and_sockets_are_not_served_and_wait_for_nobody() {
 }
 
 #[test]
-fn hidden_names_are_for_those_who_may_write_or_for_all() {
+fn hidden_names_are_shown_to_writers_alone_unless_configured() {
     let shown = Origin::with(&[("hidden", "true"), ("writable", "true")]);
     shown.write(".cover.jpg", "x");
     shown.get("/.cover.jpg").expect(200);

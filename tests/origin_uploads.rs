@@ -89,7 +89,7 @@ fn a_film_comes_in_pieces_over_a_restart() {
 }
 
 #[test]
-fn what_came_before_a_connection_broke_counts() {
+fn bytes_received_before_a_connection_broke_are_kept() {
     let origin = Origin::writable();
     let film = Film::new(6_000_000);
     let place = begin(&origin, "/film.mkv", &[], b"");
@@ -142,7 +142,7 @@ fn a_later_request_takes_over_from_one_that_hangs() {
 }
 
 #[test]
-fn conditions_count_when_it_begins_and_when_it_takes_its_place() {
+fn preconditions_of_an_upload_hold_at_its_start_and_its_end() {
     let origin = Origin::writable();
     origin.put("/a", &[], b"one").expect(201);
     let tag = origin.etag("/a");
@@ -210,7 +210,7 @@ fn digests_and_lengths_are_held_to() {
 }
 
 #[test]
-fn each_request_is_held_to_the_digest_of_what_came_with_it() {
+fn each_upload_request_is_checked_against_its_content_digest() {
     let origin = Origin::writable();
     let hello = "sha-256=:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=:";
     let world = "sha-256=:SG6kYiTRu0+2gPNPfJrZao8k7Ii+c+qOWmxlJg6cuKc=:";
@@ -238,7 +238,7 @@ fn each_request_is_held_to_the_digest_of_what_came_with_it() {
 }
 
 #[test]
-fn what_can_be_mended_costs_no_bytes() {
+fn an_upload_whose_collection_is_gone_keeps_its_bytes() {
     let origin = Origin::writable();
     origin.request("MKCOL", "/d/", &[]).expect(201);
     let place = begin(&origin, "/d/a", &[("Upload-Length", "6")], b"abc");
@@ -271,7 +271,7 @@ fn many_uploads_hold_no_descriptors() {
 }
 
 #[test]
-fn what_is_no_append_is_refused_in_words() {
+fn a_malformed_append_is_refused_with_its_reason() {
     let origin = Origin::writable();
     let place = begin(&origin, "/a", &[], b"x");
     let patch = |headers: &[(&str, &str)]| send(origin.address(), "PATCH", &place, headers, b"y");
@@ -307,7 +307,7 @@ fn what_is_no_append_is_refused_in_words() {
 }
 
 #[test]
-fn what_nobody_resumes_is_removed_in_time() {
+fn an_upload_past_its_lifetime_is_removed() {
     let clock = Arc::new(ManualClock::at(SystemClock.now()));
     let mut origin = Origin::at(
         &[("writable", "true"), ("upload_lifetime", "1h")],
@@ -327,7 +327,7 @@ fn what_nobody_resumes_is_removed_in_time() {
 }
 
 #[test]
-fn a_damaged_record_costs_its_upload_and_nothing_else() {
+fn a_damaged_record_costs_only_its_upload() {
     let mut origin = Origin::writable();
     let bad = begin(&origin, "/bad", &[], b"x");
     let short = begin(&origin, "/short", &[], b"123456");
@@ -363,7 +363,7 @@ fn a_damaged_record_costs_its_upload_and_nothing_else() {
 }
 
 #[test]
-fn large_files_that_appear_are_read_before_anybody_asks() {
+fn large_new_files_are_digested_before_they_are_requested() {
     let origin = Origin::with(&[]);
     std::fs::create_dir(origin.root().join("d")).expect("made");
     let film = Film::new(5 << 20);

@@ -26,7 +26,7 @@ fn fifty(origin: &Origin, target: &str, headers: &[(&str, &str)], body: impl Fn(
 }
 
 #[test]
-fn of_fifty_that_replace_the_same_state_one_wins_and_is_whole() {
+fn exactly_one_of_fifty_concurrent_replacements_wins() {
     let origin = Origin::writable();
     origin.put("/a", &[], b"before").expect(201);
     let tag = origin.etag("/a");
@@ -43,7 +43,7 @@ fn of_fifty_that_replace_the_same_state_one_wins_and_is_whole() {
 }
 
 #[test]
-fn of_fifty_that_make_the_same_name_one_does() {
+fn exactly_one_of_fifty_concurrent_creations_wins() {
     let origin = Origin::writable();
     let body = |index: usize| vec![index as u8; 100_000];
     let answers = fifty(&origin, "/new", &[("If-None-Match", "*")], body);
@@ -172,7 +172,7 @@ fn a_weak_tag_in_if_match_never_holds() {
 }
 
 #[test]
-fn conditions_that_do_not_read_are_refused_and_lose_nothing() {
+fn malformed_conditions_are_refused_without_effect() {
     let origin = Origin::writable();
     origin.put("/a", &[], b"one").expect(201);
     for field in [("If-Match", "abc"), ("If-None-Match", "abc"), ("If-Match", "")] {
@@ -213,7 +213,7 @@ fn a_put_answers_with_the_tag_that_readers_see() {
 }
 
 #[test]
-fn what_was_claimed_of_a_body_must_hold() {
+fn a_put_that_contradicts_its_digest_is_refused() {
     let origin = Origin::writable();
     let hello = "sha-256=:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=:";
     for name in ["Repr-Digest", "Content-Digest"] {
@@ -231,7 +231,7 @@ fn what_was_claimed_of_a_body_must_hold() {
 }
 
 #[test]
-fn a_body_that_does_not_come_whole_changes_nothing() {
+fn a_put_whose_body_is_cut_changes_nothing() {
     let origin = Origin::writable();
     origin.put("/a", &[], b"before").expect(201);
     for framing in [("Content-Length", "100000"), ("Transfer-Encoding", "chunked")] {
@@ -256,7 +256,7 @@ fn a_chunked_body_is_taken_whole() {
 }
 
 #[test]
-fn what_cannot_be_put_is_refused_before_its_body_comes() {
+fn an_unacceptable_put_is_refused_before_its_body_comes() {
     let origin = Origin::with(&[
         ("writable", "true"),
         ("largest_upload", "64MiB"),
@@ -316,7 +316,7 @@ fn a_full_disk_is_507_before_the_body_comes() {
 }
 
 #[test]
-fn collections_are_made_and_removed_but_not_with_what_is_in_them_where_that_is_demanded() {
+fn collections_with_members_are_removed_only_where_allowed() {
     let origin = Origin::with(&[("writable", "true"), ("deep_delete", "false")]);
     origin.request("MKCOL", "/d/", &[]).expect(201);
     origin.request("MKCOL", "/d", &[]).expect(405);
@@ -448,7 +448,7 @@ fn a_file_keeps_its_rights_and_takes_the_time_that_it_is_given() {
 }
 
 #[test]
-fn one_process_alone_changes_a_directory() {
+fn a_second_writing_process_on_a_directory_is_refused() {
     let origin = Origin::writable();
     let root = origin.root().display().to_string();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_millpond"))

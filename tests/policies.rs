@@ -17,7 +17,7 @@ fn fills(pond: &Pond) -> usize {
 }
 
 #[test]
-fn finish_completes_what_is_nearly_done_and_leaves_the_rest() {
+fn finish_completes_only_objects_past_its_threshold() {
     let film = Film::new(LEN);
     let valve = Valve::new(0);
     let upstream = Upstream::limited(&film, valve.clone(), 0);
@@ -54,7 +54,7 @@ fn an_upstream_can_have_a_policy_of_its_own() {
 }
 
 #[test]
-fn a_reader_that_stands_still_is_not_fetched_for_without_end() {
+fn read_ahead_for_a_stalled_reader_is_bounded() {
     const LONG: u64 = 96 << 20;
     let film = Film::new(LONG);
     let upstream = Upstream::of(&film);
@@ -92,7 +92,7 @@ fn read_ahead_asks_in_pieces_that_never_overlap() {
 }
 
 #[test]
-fn what_a_reader_has_had_is_stored_though_it_leaves_at_once() {
+fn bytes_a_reader_received_are_stored_though_it_leaves_at_once() {
     let film = Film::new(LEN);
     for turn in 0..20 {
         let valve = Valve::new(0);

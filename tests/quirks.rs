@@ -18,7 +18,7 @@ fn targets(upstream: &Upstream) -> Vec<String> {
 }
 
 #[test]
-fn where_a_redirect_led_is_remembered_and_renewed_when_it_is_gone() {
+fn a_redirect_target_is_remembered_and_renewed_after_a_403() {
     let film = Film::new(LEN);
     let served = film.clone();
     let upstream = Upstream::scripted(move |seen, conn| {
@@ -57,7 +57,7 @@ fn where_a_redirect_led_is_remembered_and_renewed_when_it_is_gone() {
 }
 
 #[test]
-fn one_film_keeps_one_key_however_often_its_url_is_signed() {
+fn signed_urls_of_a_film_share_its_key() {
     let film = Film::new(LEN);
     let upstream = Upstream::of(&film);
     let pond = Pond::with(&upstream, &[("ignore_query", "sig,X-Amz-*")]);
@@ -99,7 +99,7 @@ fn a_signature_that_ends_in_mid_film_is_renewed_by_the_next_reader() {
 }
 
 #[test]
-fn a_worthless_signature_of_one_reader_does_not_stop_another() {
+fn an_invalid_signature_of_one_reader_does_not_stop_another() {
     let film = Film::new(LEN);
     let served = film.clone();
     let valve = Valve::new(600_000);
@@ -316,7 +316,7 @@ fn an_error_page_with_200_does_not_take_the_place_of_a_stored_film() {
 }
 
 #[test]
-fn a_412_on_resume_is_a_changed_film_and_no_answer_for_anybody() {
+fn a_412_on_resume_is_taken_for_a_changed_film() {
     let (old, new) = (Film::edition(LEN, 1), Film::edition(LEN, 2));
     let upstream = Upstream::scripted(move |seen, conn| match (seen.number, seen.header("if-range")) {
         (0, _) => {
@@ -434,7 +434,7 @@ fn after_the_machine_has_slept_dead_connections_are_not_waited_for() {
 }
 
 #[test]
-fn a_url_that_somebody_names_cannot_keep_others_from_a_configured_upstream() {
+fn an_ad_hoc_url_does_not_block_a_configured_upstream() {
     let film = Film::new(LEN);
     let valve = Valve::open();
     let upstream = Upstream::limited(&film, valve, 0);

@@ -309,7 +309,7 @@ fn a_film_without_ranges_larger_than_the_quota_is_passed_on() {
 }
 
 #[test]
-fn what_passes_by_stays_for_its_reader_while_others_of_its_bytes_are_stored() {
+fn passed_through_bytes_reach_their_reader_between_stored_ones() {
     let quota = 2 * MIB;
     let film = Film::new(2 * quota);
     // Small pieces: most of them fit into a page that an earlier one has taken, one in six does not.
@@ -369,7 +369,7 @@ fn a_smaller_quota_than_before_is_met_after_the_start() {
 }
 
 #[test]
-fn what_a_fill_takes_ahead_goes_back_when_it_ends_early() {
+fn preallocation_is_released_when_a_fill_ends_early() {
     const HAD: u64 = 9_000_000;
     let film = Film::new(8 * HAD);
     let valve = Valve::new(HAD);

@@ -70,7 +70,7 @@ fn a_stale_object_is_served_when_the_upstream_cannot_be_reached() {
 }
 
 #[test]
-fn no_store_is_shared_with_those_who_wait_and_kept_for_nobody() {
+fn a_no_store_reply_is_not_stored() {
     let upstream = Upstream::scripted(move |_, conn| {
         conn.head(
             200,
@@ -126,7 +126,7 @@ fn story(answer: &Answer) -> String {
 }
 
 #[test]
-fn a_request_that_wants_the_upstreams_word_gets_it() {
+fn request_directives_can_force_validation() {
     let upstream = pages("max-age=1000");
     let clock = clock();
     let pond = stored(&upstream, &clock);
@@ -161,7 +161,7 @@ fn a_request_that_wants_the_upstreams_word_gets_it() {
 }
 
 #[test]
-fn a_request_can_take_what_is_stale_unless_the_reply_forbids() {
+fn max_stale_accepts_a_stale_reply_unless_the_reply_forbids() {
     for (control, taken) in [
         ("max-age=10", true),
         ("max-age=10, must-revalidate", false),
@@ -194,7 +194,7 @@ fn only_if_cached_never_asks_the_upstream() {
 }
 
 #[test]
-fn what_must_be_revalidated_is_not_used_while_the_upstream_fails() {
+fn cache_control_decides_on_stale_replies_while_the_upstream_fails() {
     for (control, used) in [
         ("max-age=10", true),
         ("max-age=10, must-revalidate", false),
@@ -248,7 +248,7 @@ fn a_stale_page_answers_while_the_upstream_is_asked() {
 }
 
 #[test]
-fn a_page_that_says_nothing_of_its_freshness_is_asked_for_each_time() {
+fn a_page_without_freshness_is_revalidated() {
     let upstream = pages("public");
     let clock = clock();
     let pond = stored(&upstream, &clock);

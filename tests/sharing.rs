@@ -116,7 +116,7 @@ fn private_answers_let_waiting_requests_through_in_parallel_and_are_remembered()
 }
 
 #[test]
-fn a_cookie_is_set_for_the_one_who_asked_and_shared_only_where_it_is_public() {
+fn a_set_cookie_reply_is_shared_only_where_it_is_public() {
     let upstream = Upstream::scripted(|seen, conn| {
         let control = if seen.target == "/public" {
             "public, max-age=100"
@@ -146,7 +146,7 @@ fn a_cookie_is_set_for_the_one_who_asked_and_shared_only_where_it_is_public() {
 }
 
 #[test]
-fn an_answer_to_credentials_is_one_persons() {
+fn a_reply_to_credentials_is_not_shared() {
     let upstream = Upstream::scripted(|seen, conn| {
         let who = seen.header("authorization").unwrap_or("nobody").to_owned();
         let fields = [
@@ -197,7 +197,7 @@ fn a_long_error_page_comes_whole_and_is_kept_as_long_as_it_says() {
 }
 
 #[test]
-fn a_304_updates_what_it_may_and_never_empties_the_object() {
+fn a_304_updates_stored_fields_and_never_empties_the_object() {
     let upstream = Upstream::scripted(|seen, conn| {
         if seen.header("if-none-match").is_some() {
             let fields = [
@@ -236,7 +236,7 @@ fn a_304_updates_what_it_may_and_never_empties_the_object() {
 }
 
 #[test]
-fn what_belongs_to_a_connection_goes_no_further_and_the_way_is_told() {
+fn hop_by_hop_fields_are_dropped_and_via_is_extended() {
     let upstream = Upstream::scripted(|_, conn| {
         let fields = [
             ("Connection", "keep-alive, X-Hop".to_owned()),
@@ -364,7 +364,7 @@ fn fetch(pond: &Pond, path: &str, language: &str) -> Answer {
 }
 
 #[test]
-fn a_purge_by_tag_removes_all_that_have_it_and_nothing_else() {
+fn a_purge_by_tag_removes_exactly_the_tagged_objects() {
     let upstream = tagged();
     let mut pond = Pond::before(&upstream);
     for (path, language) in [("/a", "de"), ("/a", "fr"), ("/b", "de"), ("/c", "de")] {
@@ -420,7 +420,7 @@ fn a_soft_purge_has_the_upstream_asked_before_the_next_use() {
 }
 
 #[test]
-fn one_clients_rights_are_not_lent_to_another_who_waits() {
+fn a_private_reply_is_not_shared_with_a_client_that_waits() {
     for field in ["Authorization", "Cookie"] {
         let (come, go) = (Gate::of(2), Gate::of(2));
         let gates = (Arc::clone(&come), Arc::clone(&go));
@@ -456,7 +456,7 @@ fn one_clients_rights_are_not_lent_to_another_who_waits() {
 }
 
 #[test]
-fn a_page_that_says_nothing_is_not_given_to_another_person() {
+fn a_page_without_freshness_is_not_shared_across_cookies() {
     let upstream = Upstream::scripted(|seen, conn| {
         let who = seen.header("cookie").unwrap_or("nobody").to_owned();
         let fields = [
@@ -474,7 +474,7 @@ fn a_page_that_says_nothing_is_not_given_to_another_person() {
 }
 
 #[test]
-fn a_film_stays_whoever_is_refused_it() {
+fn a_refusal_to_one_client_leaves_the_stored_film() {
     let film = Film::new(50_000);
     let served = film.clone();
     let upstream = Upstream::scripted(move |seen, conn| {
@@ -580,7 +580,7 @@ fn a_film_that_becomes_private_in_mid_fill_is_not_shared_any_more() {
 }
 
 #[test]
-fn four_who_select_different_error_pages_each_get_one() {
+fn clients_that_select_different_error_pages_each_get_their_own() {
     let upstream = Upstream::scripted(|seen, conn| {
         let who = seen.header("cookie").unwrap_or_default().to_owned();
         let fields = [("Vary", "Cookie".to_owned()), ("Content-Length", who.len().to_string())];

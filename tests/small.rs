@@ -62,7 +62,7 @@ fn clock() -> Arc<ManualClock> {
 }
 
 #[test]
-fn its_age_moves_on_and_its_freshness_ends() {
+fn a_small_body_in_memory_ages_and_becomes_stale() {
     for way in WAYS {
         let (upstream, clock) = (upstream(), clock());
         let (_pond, mut client) = warmed(&upstream, &clock, way);
@@ -79,7 +79,7 @@ fn its_age_moves_on_and_its_freshness_ends() {
 }
 
 #[test]
-fn a_purge_and_an_invalidation_end_it_at_once() {
+fn purge_and_invalidation_of_a_small_body_act_at_once() {
     for way in WAYS {
         let (upstream, clock) = (upstream(), clock());
         let (pond, mut client) = warmed(&upstream, &clock, way);
@@ -100,7 +100,7 @@ fn a_purge_and_an_invalidation_end_it_at_once() {
 }
 
 #[test]
-fn a_request_that_says_more_gets_what_it_asks_for() {
+fn ranges_and_conditions_on_a_small_body_are_evaluated() {
     for way in WAYS {
         let (upstream, clock) = (upstream(), clock());
         let (pond, mut client) = warmed(&upstream, &clock, way);
@@ -122,7 +122,7 @@ fn a_request_that_says_more_gets_what_it_asks_for() {
 }
 
 #[test]
-fn each_of_its_answers_is_counted() {
+fn every_hit_on_a_small_body_is_counted() {
     for way in WAYS {
         let (upstream, clock) = (upstream(), clock());
         let (pond, mut client) = warmed(&upstream, &clock, way);

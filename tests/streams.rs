@@ -87,7 +87,7 @@ fn from(offset: u64) -> String {
 }
 
 #[test]
-fn a_stream_is_read_once_to_its_end_whoever_leaves() {
+fn a_stream_is_fetched_once_whichever_listeners_leave() {
     let film = Film::new(MINUTE);
     let valve = Valve::new(MINUTE / 6);
     let upstream = radio(&film, &valve);
@@ -160,7 +160,7 @@ fn two_hundred_listeners_share_one_connection() {
 }
 
 #[test]
-fn all_who_wait_for_a_stream_to_begin_share_it() {
+fn listeners_that_wait_for_a_stream_to_begin_share_it() {
     let film = Film::new(SECOND);
     let valve = Valve::new(0);
     let upstream = {
@@ -194,7 +194,7 @@ fn all_who_wait_for_a_stream_to_begin_share_it() {
 
 #[test]
 #[ignore = "measures: scripts/check runs it by itself"]
-fn what_comes_is_with_the_listener_within_milliseconds() {
+fn stream_bytes_reach_a_listener_within_milliseconds() {
     let film = Film::new(MINUTE);
     let valve = Valve::new(0);
     let upstream = radio(&film, &valve);
@@ -300,7 +300,7 @@ fn a_complete_stream_becomes_an_ordinary_object() {
 }
 
 #[test]
-fn a_kill_in_mid_stream_leaves_what_was_durable_to_be_replayed() {
+fn a_kill_in_mid_stream_leaves_durable_bytes_to_be_replayed() {
     let film = Film::new(MINUTE);
     let upstream = paced(&film, &Valve::open(), 400_000);
     let dir = TempDir::new().expect("a directory");
@@ -410,7 +410,7 @@ fn icy(blocks: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_listener_with_metadata_comes_in_where_it_can_count_from() {
+fn a_late_listener_with_metadata_joins_at_a_metadata_boundary() {
     let log = icy(300);
     let valve = Valve::new(0);
     let upstream = {
@@ -628,7 +628,7 @@ fn a_stream_is_stopped_even_before_the_upstream_has_answered() {
 }
 
 #[test]
-fn a_stopped_stream_breaks_its_readers_and_keeps_what_came() {
+fn a_stopped_stream_breaks_its_readers_and_keeps_its_bytes() {
     let film = Film::new(MINUTE);
     let valve = Valve::new(SECOND);
     let upstream = radio(&film, &valve);
@@ -645,7 +645,7 @@ fn a_stopped_stream_breaks_its_readers_and_keeps_what_came() {
 }
 
 #[test]
-fn what_was_logged_goes_when_its_time_is_over() {
+fn the_log_of_a_stream_is_removed_after_its_lifetime() {
     let clock = Arc::new(ManualClock::at(from_unix_seconds(1_000_000_000)));
     let upstream = Upstream::scripted(|_, conn| {
         conn.head(200, &chunked("audio/mpeg"));
@@ -791,7 +791,7 @@ fn a_radio_that_says_no_store_is_shared_also_after_a_head() {
 }
 
 #[test]
-fn what_was_asked_for_in_ones_own_words_is_nobody_elses() {
+fn a_detached_reply_to_a_clients_own_fields_is_not_shared() {
     let upstream = Upstream::scripted(|seen, conn| {
         let body = format!("for {}", seen.header("x-forwarded-host").unwrap_or("all"));
         let head = [
@@ -854,7 +854,7 @@ fn the_id_of_a_stream_never_opens_another() {
 }
 
 #[test]
-fn a_window_in_time_moves_on_though_nothing_comes() {
+fn a_window_in_time_moves_on_without_new_bytes() {
     const LONG: u64 = 4 << 20;
     let film = Film::new(LONG);
     let upstream = {
@@ -916,7 +916,7 @@ fn a_stream_larger_than_the_quota_goes_on_in_a_smaller_window() {
 }
 
 #[test]
-fn what_is_one_listeners_own_is_not_shared() {
+fn a_private_stream_is_not_shared() {
     let upstream = Upstream::scripted(|_, conn| {
         let mut head = chunked("audio/mpeg");
         head.push(("Cache-Control", "private".to_owned()));
@@ -948,7 +948,7 @@ fn a_head_begins_no_stream() {
 }
 
 #[test]
-fn only_the_machine_itself_lists_what_opens_streams() {
+fn the_list_of_streams_is_refused_under_a_foreign_host() {
     let upstream = Upstream::scripted(|_, conn| conn.head(404, &[]));
     let pond = Pond::before(&upstream);
     let list = |host: &str| request(pond.address(), "GET", "/-/api/v1/streams", &[("Host", host)]).status;

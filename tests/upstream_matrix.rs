@@ -5,7 +5,7 @@ use std::process::Command;
 
 #[test]
 #[ignore = "four minutes of real servers and players: scripts/check runs it by itself"]
-fn what_plays_from_an_upstream_plays_through_millpond_at_its_price() {
+fn films_that_play_from_an_upstream_play_through_millpond() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/upstreams");
     let status = Command::new(script)
         .arg("--millpond")

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_touched_behind_a_head_that_does_not_parse() {
+    fn bytes_after_a_malformed_head_are_left_unchanged() {
         for head in [
             "GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
             "GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -291,7 +291,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_pieces_in_which_bytes_come_make_no_difference(cuts in proptest::collection::vec(1usize..40, 0..20)) {
+        fn the_rewrite_does_not_depend_on_how_bytes_are_split(cuts in proptest::collection::vec(1usize..40, 0..20)) {
             let text = "\r\nPUT /a#b HTTP/1.1\r\nContent-Length: 5\r\n\r\n#1#2#POST /#x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nA\r\n#########\n\r\n0\r\n\r\nGET /?# HTTP/1.0\n\n";
             let mut bytes = text.as_bytes().to_vec();
             let mut follower = Follower::default();

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_the_files_is_named() {
+    fn an_unusable_certificate_or_key_is_refused_with_its_reason() {
         let dir = tempfile::tempdir().expect("a directory");
         let other = tempfile::tempdir().expect("a directory");
         let ((certificate, key), (_, foreign)) = (make(dir.path()), make(other.path()));

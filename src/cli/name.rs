@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn text_that_names_no_object_is_refused() {
         for text in ["", "film", "e.org/film", "ftp://h/a", "0011", "file:///a"] {
             assert!(read(text).is_err(), "{text}");
         }

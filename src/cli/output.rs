@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_steers_a_terminal_is_written_out() {
+    fn terminal_control_characters_are_escaped() {
         assert_eq!(plain("http://h/a\x1b[2Jb\r\n"), "http://h/a\\u{1b}[2Jb\\u{d}\\u{a}");
         assert_eq!(plain("\u{9b}31m\u{202e}gpj.exe"), "\\u{9b}31m\\u{202e}gpj.exe");
         assert_eq!(plain("http://h/%C3%A9?a=b&c"), "http://h/%C3%A9?a=b&c");

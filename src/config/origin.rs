@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_writable_from_afar_without_tokens() {
+    fn a_writable_origin_beyond_loopback_requires_tokens() {
         let dir = tempfile::tempdir().expect("a directory");
         let root = dir.path().display().to_string();
         let far = [
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ours_never_lies_in_the_tree() {
+    fn data_tokens_and_log_inside_the_tree_are_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         let root = dir.path().display().to_string();
         for key in ["data", "tokens", "access_log"] {

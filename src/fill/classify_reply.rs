@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coded_body_has_no_ranges_and_is_none() {
+    fn a_content_encoded_reply_has_no_ranges() {
         let coded = |status, range| Reply {
             content_encoded: true,
             ..reply(status, Framing::Length(60), range, Some("\"a\""))
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_strong_validator_nothing_is_ever_joined() {
+    fn replies_without_a_strong_validator_are_never_joined() {
         let weak = reply(206, Framing::Length(100), Some("bytes 0-99/100"), Some("W/\"a\""));
         let ReplyClass::Begins(representation, _) = classify_reply(None, Span::From(0), &weak) else {
             panic!("the first reply begins");

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_for_one_client_is_remembered_for_a_while_and_bounded() {
+    fn hit_for_miss_entries_expire_and_are_bounded() {
         let id = |number: u128| ObjectId::from_bytes(&number.to_be_bytes()).expect("16 bytes");
         let (mut hit_for_miss, now) = (HitForMiss::default(), Instant::now());
         hit_for_miss.note(id(1), now);

@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_taken_along_gets_no_session_of_its_own() {
+    fn a_reader_inside_a_merged_request_gets_no_session() {
         let piece = 700 << 10;
         let waiting = [wait(0, piece), wait(piece, 2 * piece), wait(2 * piece, 3 * piece)];
         let empty = RangeSet::new();
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_are_filled_when_nobody_waits_first_those_ahead() {
+    fn without_waiting_readers_holes_ahead_are_filled_in_the_background() {
         let present: RangeSet = [range(10 << 20, 20 << 20)].into_iter().collect();
         let mut view = view(&present, &[], &[]);
         view.hint = 20 << 20;
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn what_seeks_left_behind_gives_its_share_of_the_line_to_one_who_waits_long() {
+    fn an_unattended_session_is_stopped_for_a_reader_that_waits_long() {
         let session = |id: u64, at: u64, attended| Running {
             id,
             at,

@@ -212,7 +212,7 @@ mod tests {
     };
 
     #[test]
-    fn what_was_watched_goes_and_the_rest_stays() {
+    fn only_watched_blocks_behind_the_window_are_expendable() {
         let present: RangeSet = [range(0, 100), range(190, 200)].into_iter().collect();
         let gone = expendable(&present, Some(200 * MIB), &[reader(50, 200)], &[], KEPT);
         // Not the head, not the window behind the reader, nothing ahead of it.
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reader_that_is_farthest_back_decides() {
+    fn blocks_no_reader_will_come_to_are_expendable() {
         let present: RangeSet = [range(0, 100)].into_iter().collect();
         let gone = expendable(&present, Some(100 * MIB), &[reader(90, 100), reader(20, 30)], &[], KEPT);
         // Between them lies what the first will not come to: its wish ends before.
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn without_readers_only_the_edges_stay() {
+    fn without_readers_only_the_first_and_last_blocks_stay() {
         let present: RangeSet = [range(0, 100)].into_iter().collect();
         assert_eq!(expendable(&present, Some(100 * MIB), &[], &[], KEPT), [range(2, 98)]);
     }

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_sits_where_the_fewest_do() {
+    fn a_new_fill_runs_on_the_least_loaded_runtime() {
         let (threads, running) = FillRuntimes::start(2, 1).expect("threads");
         let first = threads.slot();
         assert!(is_on(&first, &threads, 0));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn no_thread_is_asked_for_and_one_is_there() {
+    fn zero_requested_threads_still_start_one() {
         let (threads, running) = FillRuntimes::start(0, 1).expect("a thread");
         let (told, answer) = sync_channel(1);
         threads.slot().thread().spawn(async move { told.send(1) });
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_still_runs_when_the_threads_end_is_dropped() {
+    fn running_tasks_are_dropped_when_the_runtimes_stop() {
         let (threads, running) = FillRuntimes::start(1, 1).expect("a thread");
         let (held, dropped) = sync_channel::<()>(1);
         let (told, begun) = sync_channel(1);

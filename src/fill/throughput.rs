@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_steady_line_is_measured_at_every_moment() {
+    fn a_steady_throughput_is_measured_at_every_step() {
         let start = Instant::now();
         let mut throughput = Throughput::new(start);
         assert_eq!(throughput.rate(start), None);

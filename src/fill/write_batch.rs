@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_end_where_the_file_has_a_whole_number_of_them() {
+    fn write_steps_end_at_multiples_of_their_size_in_the_file() {
         let step = STEP_BYTES as usize;
         let mut pieces = Pieces::at(STEP_BYTES - 100);
         pieces.add(vec![Bytes::from(vec![0; 30]), Bytes::new(), Bytes::from(vec![1; step])]);

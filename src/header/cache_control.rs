@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_are_named_are_known_by_name() {
+    fn no_cache_and_private_keep_the_field_names_they_list() {
         let read = CacheControl::parse("no-cache=\"Set-Cookie, x\", private=a");
         assert_eq!(read.no_cache.fields(), ["set-cookie", "x"]);
         assert_eq!(read.private.fields(), ["a"]);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_or_contradicts_itself_is_reused_for_less() {
+    fn malformed_or_repeated_directives_take_their_strictest_reading() {
         for (field, expected) in [
             ("max-age=-5", 0),
             ("max-age=5.0", 0),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_says_what_it_takes() {
+    fn request_directives_are_read_with_strict_fallbacks() {
         let read = CacheControl::parse("max-stale, min-fresh=20, only-if-cached, max-age=0");
         assert_eq!(read.max_stale, Some(Duration::MAX));
         assert_eq!((read.min_fresh, read.max_age), (seconds(20), seconds(0)));

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_story_is_told_in_the_order_of_the_rfc() {
+    fn cache_status_parameters_come_in_the_order_of_the_rfc() {
         assert_eq!(CacheStatus::HIT.to_string(), "millpond; hit");
         let hit = CacheStatus {
             ttl: Some(-5),

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_reads_what_it_prints() {
+    fn a_content_range_prints_as_it_was_read() {
         for field in [
             "bytes 0-9/100",
             "bytes 5-5/*",

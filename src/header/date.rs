@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_date_is_none() {
+    fn a_malformed_date_is_none() {
         for text in [
             "",
             "0",

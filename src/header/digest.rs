@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_digest_states_none() {
+    fn a_field_without_a_valid_sha_256_states_no_digest() {
         for field in [
             "",
             "sha-256=47DE",
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_is_held_to_or_refused_but_never_dropped() {
+    fn a_malformed_digest_claim_is_refused_not_dropped() {
         assert!(matches!(claim(EMPTY), Ok(Some(Claim::Sha256(_)))));
         assert_eq!(claim("md5=:AAAA:"), Ok(None));
         for field in ["sha-256=:AAAA:", "sha-256=1", "sha-512=(1)", "sha-256=:!:", "sha-256"] {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preference_of_0_is_a_refusal() {
+    fn sha_256_is_wanted_at_a_preference_of_1_to_10() {
         assert!(wants_sha256("sha-256=1"));
         assert!(wants_sha256("sha-512=3, sha-256=10, unixsum=0"));
         for field in [

@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_belongs_to_the_connection_stays_on_it() {
+    fn hop_by_hop_fields_are_not_forwarded() {
         let fields = [
             ("Host", "h"),
             ("Connection", "close, X-Mine"),

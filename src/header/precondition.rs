@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_weakly_or_without_a_date_can_be_unchanged_too() {
+    fn weak_tags_and_reply_dates_can_give_304() {
         let weak = Known {
             weak_etag: Some("W/\"w\""),
             modified: None,
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn if_unmodified_since_is_for_later_changes() {
+    fn if_unmodified_since_fails_after_a_later_change() {
         let with = |date| Conditions {
             if_unmodified_since: Some(date),
             ..Default::default()
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn if_modified_since_alone_counts() {
+    fn if_modified_since_alone_decides_on_304() {
         let with = |date| Conditions {
             if_modified_since: Some(date),
             ..Default::default()
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_something_is_conditional_on_all_that_it_names() {
+    fn a_change_proceeds_only_where_its_preconditions_hold() {
         let etag = EntityTag::strong("a");
         let there = Some(Current {
             etags: std::slice::from_ref(&etag),

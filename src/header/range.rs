@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_fields_select_what_they_say() {
+    fn ordinary_range_fields_select_their_bytes() {
         for (field, wanted) in [
             ("bytes=0-", ranges(&[(0, 1000)])),
             ("bytes=0-1", ranges(&[(0, 2)])),
@@ -330,7 +330,7 @@ mod tests {
         }
 
         #[test]
-        fn the_short_way_selects_what_the_long_one_does(tail in "[0-9]{0,20}-[0-9]{0,20}[,x ]?", size in 0u64..2000) {
+        fn the_short_way_agrees_with_the_full_parser(tail in "[0-9]{0,20}-[0-9]{0,20}[,x ]?", size in 0u64..2000) {
             let field = format!("bytes={tail}");
             if let Some(found) = select_one(field.as_bytes(), size) {
                 prop_assert_eq!(selected(&field, size), Selection::Ranges(vec![found]));
@@ -338,13 +338,13 @@ mod tests {
         }
 
         #[test]
-        fn the_short_way_finds_what_lies_inside(first in 0u64..3000, more in 0u64..3000, size in 1u64..2000) {
+        fn the_short_way_finds_every_satisfiable_range(first in 0u64..3000, more in 0u64..3000, size in 1u64..2000) {
             let field = format!("bytes={first}-{}", first + more);
             prop_assert_eq!(select_one(field.as_bytes(), size).is_some(), first < size);
         }
 
         #[test]
-        fn any_bytes_at_all_are_survived(field in proptest::collection::vec(any::<u8>(), 0..80), size: u64) {
+        fn arbitrary_range_fields_do_not_panic(field in proptest::collection::vec(any::<u8>(), 0..80), size: u64) {
             let _ = (select(Some(&field), size), first_wanted(Some(&field)));
         }
     }

@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_are_read_and_all_else_is_ignored() {
+    fn booleans_and_counts_are_read_and_other_values_ignored() {
         assert_eq!(
             (boolean("?1"), boolean(" ?0 "), boolean("?0;a=1")),
             (Some(true), Some(false), Some(false))

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_its_length_has_an_end() {
+    fn replies_with_a_length_and_chunked_files_are_no_streams() {
         let radio = [("content-type", "audio/mpeg"), ("icy-name", "A")];
         assert_eq!(kind(Framing::Length(10), &radio), None);
         assert_eq!(kind(Framing::Close, &radio), Some(StreamFormat::Frames));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_type_the_server_or_a_rule_makes_a_stream() {
+    fn a_media_type_icy_fields_or_a_rule_make_a_stream() {
         let of = |media: &str| kind(Framing::Delimited, &[("content-type", media)]);
         assert_eq!(of("text/html"), None);
         assert_eq!(of("video/x-matroska"), None);

@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_late_begins_where_a_client_can() {
+    fn a_late_listener_begins_at_a_sync_point() {
         let mut packets = SyncPoints::new(StreamFormat::Packets);
         packets.look(&[0; 1000]);
         assert_eq!(packets.at_or_after(200, 0), Some(376));
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_places_the_first_and_the_latest_are_remembered() {
+    fn sync_points_are_bounded_and_keep_the_first_and_latest() {
         let mut events = SyncPoints::new(StreamFormat::Events);
         for _ in 0..100_000 {
             events.look(b"data\n\n");

@@ -233,14 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn those_without_a_token_may_what_the_file_says() {
+    fn requests_without_a_token_have_the_anonymous_scopes() {
         let tokens = Tokens::read("[anonymous]\nscopes = [\"read\"]\nprefix = \"/pub/\"").expect("valid");
         assert!(tokens.anonymous().may(Right::Read, &path("/pub/a")));
         assert!(!tokens.anonymous().may(Right::Read, &path("/a")));
     }
 
     #[test]
-    fn what_is_wrong_with_a_file_is_named() {
+    fn a_malformed_tokens_file_is_refused_with_its_reason() {
         for (text, part) in [
             ("[a]\nscopes = [\"read\"]", "no sha256"),
             ("[a]\nsha256 = \"12\"\nscopes = []", "64 hexadecimal"),

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collection_whose_name_was_taken_while_it_was_counted_is_neither_lost_nor_called_there() {
+    fn a_collection_that_lost_its_name_comes_back_at_a_start() {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir(dir.path().join("films")).expect("made");
         fs::write(dir.path().join("films/film"), "1").expect("written");
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_somebody_has_written_to_is_not_taken_out_again() {
+    fn undo_keeps_a_copy_that_was_written_to() {
         for (from, inner) in [("/films", "moved/new"), ("/film", "moved")] {
             let dir = tempfile::tempdir().expect("a directory");
             fs::create_dir(dir.path().join("films")).expect("made");

@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ours_and_what_is_hidden_is_known_at_any_depth() {
+    fn reserved_and_hidden_paths_are_told_from_ordinary_ones() {
         let path = |raw| TreePath::parse(raw).expect("a path");
         assert!(path("/.millpond/x").is_reserved());
         assert!(path("/a/.millpond-1").is_reserved());
@@ -327,14 +327,14 @@ mod tests {
     }
 
     #[test]
-    fn spellings_that_some_file_systems_take_for_one_fall_together() {
+    fn names_that_differ_in_case_or_normal_form_fold_alike() {
         assert_eq!(folded("\u{e9}A"), folded("E\u{301}a"));
         assert_ne!(folded("a"), folded("b"));
     }
 
     proptest! {
         #[test]
-        fn whatever_comes_no_name_leads_upwards(raw in "[/.%2eEfF5cC0a\\\\é ]{0,40}") {
+        fn no_parsed_path_leads_upwards(raw in "[/.%2eEfF5cC0a\\\\é ]{0,40}") {
             if let Ok(path) = TreePath::parse(&raw) {
                 for name in path.names() {
                     prop_assert!(!name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0']));

@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_just_now_is_read_each_time() {
+    fn a_file_just_written_is_digested_each_time() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("a");
         std::fs::write(&path, "one").expect("written");
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_rested_is_remembered_until_anything_of_its_stamp_changes() {
+    fn digests_of_rested_files_hold_until_their_stamp_changes() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("a");
         std::fs::write(&path, "one").expect("written");
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_survives_a_restart_and_a_damaged_file_is_none() {
+    fn digests_survive_a_restart_and_a_damaged_tags_file_is_ignored() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("a");
         std::fs::write(&path, "one").expect("written");

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_of_nothing_is_a_reload() {
+    fn max_age_0_in_a_request_is_no_cache() {
         assert!(read(&[("cache-control", "max-age=0")]).no_cache);
         let asked = read(&[
             ("cache-control", "max-age=5, max-stale=6"),

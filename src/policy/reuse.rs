@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_is_asked_for_each_time_unless_it_lasts_or_has_lasted() {
+    fn a_reply_without_freshness_is_stale_unless_it_is_lasting_media() {
         let asked = RequestDirectives::default();
         let tagged = terms(&[("etag", "\"a\"")]);
         let lasting = FreshnessDefaults {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_can_ask_for_more_and_take_less() {
+    fn request_directives_tighten_or_relax_freshness() {
         let reload = Reuse::Revalidate(Reason::Request);
         assert_eq!(decide("max-age=100", "no-cache", 1), reload);
         assert_eq!(decide("max-age=100", "max-age=5", 5), Reuse::Fresh);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_outlived_for_as_long_as_is_allowed() {
+    fn stale_if_error_bounds_reuse_while_the_upstream_fails() {
         let outlives = |reply: &str, request: &str, age: u64| {
             let asked = RequestDirectives::read(&[("cache-control", request)][..]);
             terms(&[("cache-control", reply)]).may_outlive_errors(&asked, Duration::from_secs(age), LEEWAY)

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_kept_is_kept() {
+    fn a_200_and_any_final_status_with_freshness_are_storable() {
         assert_eq!(verdict(200, &[], &[]), Ok(()));
         assert_eq!(verdict(200, &[], &[("cache-control", "max-age=1")]), Ok(()));
         assert_eq!(verdict(404, &[], &[("cache-control", "max-age=1")]), Ok(()));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_private_or_unwanted_is_not() {
+    fn no_store_private_and_vary_star_are_not_storable() {
         let no = |control: &str| verdict(200, &[], &[("cache-control", control)]);
         assert_eq!(no("no-store"), Err(NotStored::NoStore));
         assert_eq!(no("private, max-age=5"), Err(NotStored::Private));
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn who_understands_the_status_passes_over_no_store() {
+    fn must_understand_overrides_no_store_for_known_statuses() {
         let with = |status| {
             verdict(
                 status,

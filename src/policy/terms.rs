@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_special_word_on_freshness_counts() {
+    fn the_most_specific_freshness_directive_wins() {
         let (date, expires) = (print_date(at(NOW)), print_date(at(NOW + 10)));
         let dated = [("date", date.as_str()), ("expires", expires.as_str())];
         let with = |more: &[(&str, &str)]| {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_is_guessed_at_only_with_a_validator_and_a_status_that_allows_it() {
+    fn heuristic_freshness_needs_a_validator_and_a_status_that_allows_it() {
         let modified = print_date(at(NOW - 1000));
         let says = [("last-modified", modified.as_str())];
         assert_eq!(

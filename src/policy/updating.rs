@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_304_updates_what_it_names_and_nothing_that_the_bytes_depend_on() {
+    fn a_304_updates_its_fields_except_those_that_describe_the_body() {
         let stored = fields(&[
             ("content-type", "video/mp4"),
             ("cache-control", "max-age=1"),

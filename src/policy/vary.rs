@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_means_the_same_is_the_same() {
+    fn equivalent_field_values_select_the_same_variant() {
         let language = |left: &str, right: &str| {
             same(
                 "accept-language",
@@ -166,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn what_millpond_says_itself_selects_nothing() {
+    fn fields_that_millpond_sets_itself_select_no_variant() {
         assert!(same("accept-encoding", &[("accept-encoding", "gzip")], &[]));
         assert!(same("range", &[("range", "bytes=0-1")], &[]));
     }
 
     #[test]
-    fn variants_have_names_of_their_own() {
+    fn distinct_selecting_fields_give_distinct_variant_names() {
         let by = [("a".to_owned(), String::new()), ("b".to_owned(), String::new())];
         let name = |request: &[(&str, &str)]| variant_name((7, 0), &by, request);
         let names = [
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_language_that_comes_before_all_others_suits_whoever_asks_for_it() {
+    fn a_variant_in_the_sole_preferred_language_is_selected() {
         let selected = chosen("accept-language", &[("accept-language", "en, de")]);
         let suits = |asked: &str, is: &str| {
             let reply = [("content-language", is)];

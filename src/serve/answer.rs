@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn capped_sends_up_to_the_last_contiguous_byte() {
+    fn capped_delivery_ends_at_the_last_contiguous_byte() {
         let present: RangeSet = [range(0, 100), range(900, 1000)].into_iter().collect();
         let cap = |field: &str| capped(ask(field, Some(1000)), &present);
         assert_eq!(cap("bytes=0-"), Ok(Answer::Parts(vec![range(0, 100)], 1000)));

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_of_films_and_songs_last_and_what_changes_under_its_name_does_not() {
+    fn films_and_songs_are_media_and_changing_resources_are_not() {
         for (media, url) in [
             ("video/mp4", "http://h/film"),
             ("audio/flac; x=y", "http://h/song"),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_for_all_and_lists_are_not() {
+    fn pictures_are_for_all_clients_and_lists_and_pages_are_not() {
         assert!(is_for_all("image/png", "http://h/a.png"));
         assert!(!is_for_all("application/octet-stream", "http://h/list.M3U8?token=1"));
         assert!(!is_for_all("text/html", "http://h/"));

@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_asks_for_more_than_a_path_is_not_plain() {
+    fn only_an_unconditional_get_of_a_path_is_plain() {
         for (line, is_plain) in [
             ("GET /a HTTP/1.1", true),
             ("GET /a HTTP/1.1\r\nRange: bytes=0-", true),
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_a_body_or_is_not_whole_is_for_others() {
+    fn requests_with_a_body_or_unusual_framing_are_not_taken() {
         for line in [
             "POST / HTTP/1.1\r\nHost: a",
             "GET / HTTP/1.0\r\nHost: a",
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn one_range_is_a_part_and_several_are_not_for_here() {
+    fn several_or_unsatisfiable_ranges_are_not_selected() {
         let range = |start, end| ByteRange::new(start, end);
         assert_eq!(selected(None, 100), Some((range(0, 100), false)));
         assert_eq!(selected(Some(b"bytes=-5"), 100), Some((range(95, 100), true)));

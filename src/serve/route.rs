@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn names_travel_unharmed() {
+    fn percent_encoding_is_preserved_in_upstream_urls() {
         let routes = routes("upstream = [\"http://h/\"]");
         for name in [
             "a%20b", "(a)", "a+b", "a%2Bb", "100%25", "a%23b", "%C3%A9", "e%CC%81", "a%2Fb", "a;b=c,d", "a%3Fb", "~a'!",

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_stored_is_made_at_once_unless_that_could_wait() {
+    fn an_absent_object_is_created_at_once_unless_that_could_block() {
         let dir = TempDir::new().expect("a directory");
         let store = open(dir.path());
         let make = |number| store.create_now(&key(number), &representation(1000));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_without_bytes_that_is_made_at_once_is_whole() {
+    fn an_empty_object_created_at_once_is_whole() {
         let dir = TempDir::new().expect("a directory");
         let store = open(dir.path());
         know_to_be_quick(&store);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn where_others_would_have_to_be_closed_nothing_is_made_at_once() {
+    fn no_object_is_created_at_once_where_another_must_be_closed() {
         let dir = TempDir::new().expect("a directory");
         let store = open(dir.path());
         let mut made = 0;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_look_up_ends_a_row_of_quick_ones() {
+    fn a_slow_lookup_ends_a_run_of_quick_ones() {
         let (latency, now) = (CatalogLatency::default(), Instant::now());
         for _ in 0..RULES.successes {
             assert!(!latency.are_quick(now));

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_write_ends_trust_until_the_rest_is_over_and_others_were_prompt() {
+    fn a_slow_inline_write_ends_trust_until_its_rest_is_over() {
         let (writes, now) = (InlineWriteGate::default(), Instant::now());
         let are_prompt = |now: Instant| writes.try_inline(now).is_some();
         assert!(!are_prompt(now));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn while_one_write_hangs_no_other_is_made_at_once() {
+    fn no_write_is_inline_while_another_hangs() {
         let (writes, now) = (InlineWriteGate::default(), Instant::now());
         know_to_be_prompt(&writes, now);
         let hanging = writes.begin(now);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_written_at_once_only_where_their_room_is_laid_out_and_nobody_takes_any_away() {
+    fn inline_writes_need_preallocated_room_and_no_retract_under_way() {
         let dir = TempDir::new().expect("a directory");
         let store = open(dir.path());
         let object = film(&store, 1, MIB, 8 * MIB);

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_tail_leaves_for_one_too_many() {
+    fn the_oldest_tail_is_dropped_beyond_the_limit() {
         let mut buffer = PassThroughBuffer::default();
         for session in 0..=MAX_TAILS as u64 {
             let left = buffer.offer(session, session * 100, Bytes::from_static(b"abc"));

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn as_much_is_taken_ahead_as_lies_behind() {
+    fn preallocation_is_as_long_as_the_contiguous_run_behind() {
         let step = |at: u64| range(at, at + 128 * 1024);
         let ahead = |of: &Progress, at: u64| of.ahead_of(step(at), MOST_BYTES);
         assert_eq!(ahead(&progress(&[], 100 * MIB), 0), None);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_holds_is_not_taken_again() {
+    fn pages_held_by_another_session_are_not_preallocated_again() {
         let held = progress(&[(0, 8 * MIB), (10 * MIB, 11 * MIB)], 100 * MIB);
         let pages = range(8 * MIB, 8 * MIB + PAGE_BYTES);
         assert_eq!(
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_ahead_counts_and_goes_back() {
+    fn preallocation_counts_as_used_and_is_released() {
         let dir = TempDir::new().expect("a directory");
         let store = open(dir.path());
         let object = film(&store, 1, 3 * MIB, 64 * MIB);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_leaves_ahead_goes_when_the_object_is_opened() {
+    fn preallocation_left_by_a_crash_is_released_on_open() {
         let dir = TempDir::new().expect("a directory");
         let store = open(dir.path());
         let object = film(&store, 1, 8 * MIB, 64 * MIB);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_ahead_where_room_is_scarce() {
+    fn scarce_room_prevents_preallocation() {
         let dir = TempDir::new().expect("a directory");
         let store = open_at(dir.path(), Some(70 * MIB), NOW);
         let object = film(&store, 1, 8 * MIB, 64 * MIB);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_ahead_goes_back_before_anything_is_evicted() {
+    fn preallocation_is_reclaimed_before_any_object_is_evicted() {
         let dir = TempDir::new().expect("a directory");
         let store = open_at(dir.path(), Some(120 * MIB), NOW);
         drop(film(&store, 1, MIB, MIB));
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_is_closed_with_room_ahead_makes_the_next_start_count() {
+    fn closing_an_object_with_preallocation_forces_a_recount() {
         let dir = TempDir::new().expect("a directory");
         let store = open(dir.path());
         store.look_after();
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_left_ahead_is_not_taken_off_twice_where_the_catalog_fails_before_the_count() {
+    fn preallocation_of_a_crash_is_subtracted_once_if_the_catalog_fails() {
         let dir = TempDir::new().expect("a directory");
         let store = open(dir.path());
         let object = film(&store, 1, 8 * MIB, 64 * MIB);

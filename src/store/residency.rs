@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_a_thousand_times_in_a_second_is_looked_for_now_and_then() {
+    fn a_body_often_found_resident_is_probed_now_and_then() {
         let probe = ResidencyProbe::default();
         find(&probe, RULES.successes - 1, 50);
         find(&probe, 1, 900);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_less_often_is_always_looked_for() {
+    fn a_body_seldom_found_resident_is_always_probed() {
         let probe = ResidencyProbe::default();
         for second in 0..10 {
             find(&probe, RULES.successes - 1, second * PERIOD_MILLIS);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_a_film_says_nothing_of_its_end() {
+    fn residency_of_one_part_is_not_assumed_of_another() {
         let probe = ResidencyProbe::default();
         find(&probe, RULES.successes, 0);
         assert!(!probe.may_skip(0, LEN - 1, LEN));

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_always_sent_is_looked_for_now_and_then_until_the_kernel_drops_it() {
+    fn a_busy_body_is_probed_rarely_until_its_pages_are_dropped() {
         let dir = TempDir::new().expect("a directory");
         let store = open(dir.path());
         let object = film(&store, 1, 1 << 20, 1 << 20);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_thread_has_read_is_told_by_the_kernel() {
+    fn disk_reads_of_a_thread_come_from_the_kernels_counter() {
         assert_eq!(read_bytes("rchar: 5\nread_bytes: 4096\nwrite_bytes: 1\n"), Some(4096));
         assert_eq!(read_bytes(""), None);
         let now = Instant::now();

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_is_bounded_and_given_back() {
+    fn the_small_body_cache_is_bounded_and_given_back() {
         let all = Arc::new(SmallBodyCache::default());
         let body = vec![7; SMALL_BYTES as usize];
         let kept: Vec<_> = std::iter::from_fn(|| SmallBody::new(&body, &all)).collect();

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_that_is_never_free_leaves_no_room() {
+    fn an_unreachable_floor_of_free_space_leaves_no_room() {
         let dir = TempDir::new().expect("a directory");
         let (space, _) = Space::open(dir.path(), &dir.path().join("space"), None, Some(u64::MAX));
         assert_eq!(space.take(1), Err(Shortage::FileSystem));
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_crash_the_ledger_says_too_much_and_never_too_little() {
+    fn after_a_crash_the_ledger_overstates_the_used_space() {
         let dir = TempDir::new().expect("a directory");
         let (first, _) = space(&dir, 1 << 30);
         for _ in 0..1000 {
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_after_an_orderly_close_is_covered_again() {
+    fn the_ledger_covers_space_taken_after_an_orderly_close() {
         let dir = TempDir::new().expect("a directory");
         let (first, _) = space(&dir, 1 << 30);
         first.take(5000).expect("room");
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_takes_a_page() {
+    fn ranges_are_rounded_out_to_whole_pages() {
         let range = |start, end| ByteRange::new(start, end).expect("not empty");
         assert_eq!(pages(range(5000, 5001)), range(4096, 8192));
         assert_eq!(pages(range(0, 4096)), range(0, 4096));

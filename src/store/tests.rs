@@ -88,7 +88,7 @@ fn a_catalog_that_cannot_be_asked_is_no_reason_to_remove_a_file() {
 }
 
 #[test]
-fn who_finds_the_epoch_risen_finds_the_bytes_absent() {
+fn no_reader_under_the_new_epoch_finds_retracted_bytes() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     for round in 0..300 {
@@ -116,7 +116,7 @@ fn who_finds_the_epoch_risen_finds_the_bytes_absent() {
 }
 
 #[test]
-fn what_is_removed_while_it_is_recorded_does_not_come_back() {
+fn an_object_removed_during_its_commit_does_not_come_back() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     for round in 0..200 {
@@ -137,7 +137,7 @@ fn what_is_removed_while_it_is_recorded_does_not_come_back() {
 }
 
 #[test]
-fn what_is_just_being_made_is_not_evicted() {
+fn an_object_being_created_is_not_evicted() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let over = AtomicBool::new(false);
@@ -160,7 +160,7 @@ fn what_is_just_being_made_is_not_evicted() {
 }
 
 #[test]
-fn a_catalog_deleted_after_an_orderly_stop_leaves_no_room_taken_for_nothing() {
+fn a_catalog_deleted_after_an_orderly_stop_leaks_no_room() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     drop(film(&store, 1, 1 << 20, 2 << 20));
@@ -185,7 +185,7 @@ fn a_clock_that_was_set_back_changes_no_count() {
 }
 
 #[test]
-fn what_changes_before_it_is_counted_is_counted_once() {
+fn changes_before_the_recount_are_counted_once() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     for number in 0..4 {
@@ -211,7 +211,7 @@ fn what_changes_before_it_is_counted_is_counted_once() {
 }
 
 #[test]
-fn a_manifest_takes_the_room_that_it_takes() {
+fn the_room_of_a_manifest_is_counted() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let long = Representation {
@@ -232,7 +232,7 @@ fn a_manifest_takes_the_room_that_it_takes() {
 }
 
 #[test]
-fn what_was_purged_without_a_catalog_does_not_come_back_with_it() {
+fn an_object_purged_without_a_catalog_stays_purged() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let object = film(&store, 1, 100, 100);
@@ -247,7 +247,7 @@ fn what_was_purged_without_a_catalog_does_not_come_back_with_it() {
 }
 
 #[test]
-fn what_a_failed_catalog_had_not_written_out_is_known_again() {
+fn records_lost_by_a_failed_catalog_are_recovered_from_manifests() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let mut generations = Vec::new();
@@ -285,7 +285,7 @@ fn what_a_failed_catalog_had_not_written_out_is_known_again() {
 }
 
 #[test]
-fn a_complete_object_whose_record_is_an_older_one_is_not_cut_to_that() {
+fn a_complete_object_is_not_cut_to_an_outdated_record() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let object = film(&store, 1, 1 << 20, 2 << 20);
@@ -305,7 +305,7 @@ fn a_complete_object_whose_record_is_an_older_one_is_not_cut_to_that() {
 }
 
 #[test]
-fn what_was_made_without_a_catalog_takes_the_place_of_what_was_stored() {
+fn an_object_created_without_a_catalog_replaces_the_stored_one() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     film(&store, 1, 1 << 20, 1 << 20);
@@ -340,7 +340,7 @@ fn a_file_that_cannot_be_removed_does_not_keep_the_catalog_closed() {
 }
 
 #[test]
-fn a_block_that_came_in_two_pieces_is_damaged_once() {
+fn a_damaged_block_written_in_two_pieces_is_counted_once() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let object = film(&store, 1, 10_000, 20_000);
@@ -359,7 +359,7 @@ fn a_block_that_came_in_two_pieces_is_damaged_once() {
 }
 
 #[test]
-fn what_is_sent_is_not_given_back_before() {
+fn bytes_are_not_punched_out_while_they_are_sent() {
     const LEN: u64 = 64 << 10;
     const TIMES: usize = 5;
     /// Far longer than a hole takes to be punched.
@@ -451,7 +451,7 @@ fn readers_have_the_bytes_before_they_are_written() {
 }
 
 #[test]
-fn what_was_handed_on_and_never_written_is_absent_again() {
+fn in_flight_bytes_that_are_never_written_become_absent() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let created = store.create(&key(1), representation(1000)).expect("made");
@@ -487,7 +487,7 @@ fn an_object_of_which_only_the_head_was_asked_gets_its_record() {
 }
 
 #[test]
-fn what_is_purged_before_anything_of_it_is_written_is_gone() {
+fn an_object_purged_before_its_first_write_is_gone() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let all = PurgeScope::Prefix(String::new());
@@ -498,7 +498,7 @@ fn what_is_purged_before_anything_of_it_is_written_is_gone() {
 }
 
 #[test]
-fn a_hit_does_not_wait_for_what_is_opened_or_evicted_meanwhile() {
+fn a_hit_does_not_wait_for_opening_or_eviction() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let object = store.create(&key(1), representation(1000)).expect("made").object;
@@ -508,7 +508,7 @@ fn a_hit_does_not_wait_for_what_is_opened_or_evicted_meanwhile() {
 }
 
 #[test]
-fn what_is_not_stored_is_told_at_once_and_what_is_never() {
+fn a_stored_object_is_never_taken_for_absent() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let object = store.create(&key(1), representation(1000)).expect("made").object;

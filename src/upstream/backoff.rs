@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rests_double_up_to_a_bound() {
+    fn backoff_doubles_up_to_a_bound() {
         assert_eq!(rest(1, 1.0), RESTS.first);
         assert_eq!(rest(2, 1.0), RESTS.first * 2);
         assert_eq!(rest(3, 1.0), RESTS.first * 4);

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tries_become_rare_and_end() {
+    fn write_retries_back_off_and_end() {
         let now = Instant::now();
         let mut disk_pressure = DiskPressure::after(None, false, now);
         assert_eq!(disk_pressure.next_try, now + Duration::from_secs(1));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn under_a_full_quota_what_nobody_reads_gives_way_at_once() {
+    fn under_a_full_quota_a_fill_without_readers_is_not_retried() {
         assert!(DiskPressure::after(None, true, Instant::now()).is_hopeless());
     }
 }

@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn people_get_a_page_and_programs_what_they_ask_for() {
+    fn the_accept_field_selects_the_form_of_a_listing() {
         let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
         for (accept, wanted) in [
             (browser, Form::Html),

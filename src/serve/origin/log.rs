@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_looks_like_a_credential_is_not_written() {
+    fn credentials_in_a_query_are_masked_in_the_access_log() {
         assert_eq!(
             without_secrets("/a", Some("as=json&access_token=abc&x")),
             "/a?as=json&access_token=…&x"

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_ask_for_is_understood() {
+    fn propfind_bodies_of_clients_are_read() {
         let rclone = b"<?xml version=\"1.0\"?><d:propfind xmlns:d=\"DAV:\" xmlns:oc=\"http://owncloud.org/ns\"><d:prop><d:getetag/><oc:size/></d:prop></d:propfind>";
         assert_eq!(
             read(rclone),
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_said_to_be_none() {
+    fn a_malformed_or_expanding_propfind_is_refused() {
         for body in [
             "<propfind",
             "<a><b></a>",
@@ -330,7 +330,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_at_all_are_survived(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_xml_bodies_do_not_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = read(&body);
             let _ = read_update(&body);
         }

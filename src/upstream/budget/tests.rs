@@ -37,7 +37,7 @@ async fn waiting_readers_come_first_and_the_background_leaves_room() {
 }
 
 #[tokio::test]
-async fn a_waiting_reader_calls_back_what_serves_nobody_and_only_that() {
+async fn a_waiting_reader_preempts_only_an_exchange_without_readers() {
     let budget = budget(2);
     let (reader, idle) = (now(&budget, Class::Waiting), now(&budget, Class::Waiting));
     let (reader, idle) = (reader.expect("free"), idle.expect("free"));
@@ -53,7 +53,7 @@ async fn a_waiting_reader_calls_back_what_serves_nobody_and_only_that() {
 }
 
 #[tokio::test]
-async fn where_all_serve_readers_each_gives_way_after_its_quantum() {
+async fn an_exchange_that_serves_readers_is_preempted_after_its_quantum() {
     let budget = budget(1);
     let long = now(&budget, Class::Waiting).expect("free");
     long.resumes();
@@ -68,7 +68,7 @@ async fn where_all_serve_readers_each_gives_way_after_its_quantum() {
 }
 
 #[tokio::test]
-async fn what_cannot_resume_is_called_back_last_and_only_where_nobody_wants_it() {
+async fn unresumable_exchanges_are_preempted_last_and_only_without_readers() {
     let budget = budget(2);
     let (whole, ranged) = (now(&budget, Class::Waiting), now(&budget, Class::Waiting));
     let (whole, ranged) = (whole.expect("free"), ranged.expect("free"));
@@ -87,7 +87,7 @@ async fn what_cannot_resume_is_called_back_last_and_only_where_nobody_wants_it()
 
 /// One whose look said that all is taken has no clock; whoever ends must see to it that it gets one.
 #[tokio::test]
-async fn who_queues_behind_a_full_budget_is_not_forgotten_where_time_comes_next() {
+async fn a_queued_reader_is_granted_the_next_rate_token() {
     let budget = Arc::new(Budget::new(BudgetSettings {
         connections: 1,
         requests_per_second: Some(4),
@@ -112,7 +112,7 @@ async fn who_queues_behind_a_full_budget_is_not_forgotten_where_time_comes_next(
 }
 
 #[tokio::test]
-async fn leaving_the_queue_leaves_nothing_behind() {
+async fn an_abandoned_wait_leaves_the_queue() {
     let budget = budget(1);
     let held = now(&budget, Class::Waiting).expect("free");
     drop(Box::pin(budget.acquire(Class::Waiting)).now_or_never());
@@ -123,7 +123,7 @@ async fn leaving_the_queue_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_rest_holds_for_all() {
+async fn a_resting_budget_grants_no_permit() {
     let budget = budget(4);
     budget.rest(Duration::from_secs(7));
     assert!(now(&budget, Class::Waiting).is_none());
