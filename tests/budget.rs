@@ -1,4 +1,4 @@
-//! One budget per upstream, shared by all objects: connections, order, rests, an upstream that is down.
+//! The budget of an upstream, shared by all objects: connections, order, rests, an upstream that is down.
 
 use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get, get_range};
 use std::net::TcpListener;

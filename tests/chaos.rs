@@ -26,7 +26,7 @@ const LENGTHS: [u64; 4] = [3_000_017, 4_194_304, 5_000_000, 6_291_455];
 /// The path stands above this in an edition's number, so that no two paths share their bytes.
 const EDITIONS: u64 = 1 << 14;
 
-/// What a wrong total adds. It never takes away: nobody could tell such a film from one that is shorter.
+/// Bytes that a wrong total adds. A wrong total is never too small: such a film could not be told from a shorter one.
 const EXCESS: u64 = 4_099;
 
 /// Half of the requests to the upstream are served well; the others draw one of these. `whole` is a 200 to
@@ -149,7 +149,7 @@ impl Chaos {
             }
             "unranged" if asked.is_some() => conn.head([406, 403][dice(2) as usize], &[empty]),
             "node" => {
-                // Its bytes are those of the edition, whatever its name for them.
+                // The second node has the bytes of the edition under a tag of its own.
                 let other = film.clone().with_etag(Some(&format!("\"edition-{}-b\"", film.edition)));
                 send(conn, &other, asked, len, end);
             }
@@ -194,7 +194,7 @@ impl Chaos {
         answered.ok().flatten()
     }
 
-    /// One reader: it asks for this and that, and often leaves before it has it.
+    /// A reader: random requests in a row, many of them left before their answer has ended.
     fn read(&self, reader: u64, end: Instant) {
         let mut dice = dice(self.seed, READER_STREAMS + reader);
         while Instant::now() < end && !self.over.load(Ordering::Acquire) {

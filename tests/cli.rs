@@ -18,9 +18,9 @@ impl Program {
         Self::serve_and_die_at("", dir, upstream, more)
     }
 
-    /// The same, with a place at which it dies (`src/store/fault.rs`).
+    /// As `serve`, with a place at which the program dies (`src/store/fault.rs`).
     pub(crate) fn serve_and_die_at(place: &str, dir: &Path, upstream: &Upstream, more: &[&str]) -> Self {
-        // What a test's servers say beside errors, to whoever looks for a fault.
+        // The log level of a test's servers, for the search for a fault.
         let log = std::env::var("POND_TEST_LOG").unwrap_or_else(|_| "error".to_owned());
         let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--log", &log]);
         command
@@ -32,7 +32,7 @@ impl Program {
         Self::started(&mut command)
     }
 
-    /// The same with settings, as variables.
+    /// As `serve`, with settings as environment variables.
     pub(crate) fn serve_with(variables: &[(&str, &str)], dir: &Path, upstream: &Upstream) -> Self {
         let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--log", "error"]);
         command.arg("--data").arg(dir).args(["--upstream", &upstream.url()]);
@@ -40,7 +40,7 @@ impl Program {
         Self::started(&mut command)
     }
 
-    /// What a command has started, once it listens.
+    /// The program that a command has started, once it listens.
     fn started(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
         let mut line = String::new();

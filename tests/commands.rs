@@ -11,7 +11,7 @@ use tempfile::TempDir;
 /// An id that no test's object has.
 const NOBODY: &str = "ffffffffffffffffffffffffffffffff";
 
-/// What a command said, and how it ended.
+/// The output of a command and its exit code.
 #[derive(Debug)]
 struct Said {
     code: Option<i32>,
@@ -174,7 +174,7 @@ fn a_url_that_only_the_server_can_resolve_is_misuse() {
     let served = format!("http://{}/film", program.address);
     let refused = ask(&program, &["rm", &format!("{}film", upstream.url()), &served]).expect(2);
     assert!(refused.err.contains("upstream URL is needed"), "{refused:?}");
-    // One mistake, and nothing is done.
+    // A mistake in one name, and no object is removed.
     assert_eq!(urls(&program).len(), 1);
     ask(&program, &["show", "film"]).expect(2);
     ask(&program, &["rm"]).expect(2);
@@ -216,7 +216,7 @@ fn rm_by_prefix_removes_only_urls_under_it() {
     let removed = ask(&program, &["rm", "--prefix", &prefix]).expect(0);
     assert!(removed.out.contains("removed 2 objects"), "{removed:?}");
     assert_eq!(urls(&program), [format!("{}ab/1", upstream.url())]);
-    // Nothing there any more is no failure.
+    // A prefix that matches no object any more is no failure.
     let again = ask(&program, &["rm", "--prefix", &prefix]).expect(0);
     assert!(again.out.contains("removed 0 objects"), "{again:?}");
 }

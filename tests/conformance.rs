@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use Expect::{Anew, Hit, Validated};
 
-/// What comes of the second request.
+/// How the second request is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expect {
     /// The stored reply; the upstream is not asked.
@@ -29,8 +29,8 @@ enum Expect {
     Own(u16),
 }
 
-/// One row: a section, what is claimed, the reply, how many seconds later it is asked for again, the fields of
-/// both requests (`first | second`, or of the second alone), and what comes of it.
+/// A row: a section, what is claimed, the reply, how many seconds later it is asked for again, the fields of
+/// both requests (`first | second`, or of the second alone), and how it is answered.
 ///
 /// Fields stand one a line. `{-9}` is the date nine seconds ago. A first line that is a number is the status.
 type Row = (&'static str, &'static str, &'static str, u64, &'static str, Expect);
@@ -244,15 +244,15 @@ const ROWS: &[Row] = &[
     ("9110 §13", "an unsatisfied condition does not reach the upstream", "ETag: \"e\"\nCache-Control: max-age=100", 50, "If-None-Match: \"other\" | ", Hit),
 ];
 
-/// What an upstream says of one page.
+/// Status, fields and body of an upstream's reply for one page.
 #[derive(Debug, Clone, Default)]
 struct Says {
     status: u16,
     fields: Vec<(String, String)>,
     body: String,
-    /// Its replies to conditions, where they match.
+    /// Fields of a 304, the reply to a condition that matches.
     on_304: Vec<(String, String)>,
-    /// It closes the connection in place of a reply.
+    /// The connection is closed in place of a reply.
     broken: bool,
 }
 
@@ -263,7 +263,7 @@ struct Bench {
     pages: Arc<Mutex<HashMap<String, Says>>>,
 }
 
-/// One page, and what comes of asking for it.
+/// A page of the upstream, and the requests for it through the server.
 struct Page<'a> {
     bench: &'a Bench,
     path: String,
@@ -487,7 +487,7 @@ fn every_row_holds() {
     assert!(wrong.is_empty(), "\n{wrong}");
 }
 
-/// What takes more than two requests: a section, the claim, and how it is seen.
+/// A claim whose proof takes more than two requests: its section, the claim, and the proof.
 type Story = (&'static str, &'static str, fn(&Bench, Page<'_>));
 
 #[rustfmt::skip]
@@ -932,7 +932,7 @@ const STORIES: &[Story] = &[
     ("7239 §4", "`Forwarded` says who asks and by which name", |_, page| {
         page.says("Cache-Control: max-age=0").get("Forwarded: for=192.0.2.1");
         let told = page.last_seen("forwarded").expect("told");
-        // Whoever asked before is hearsay, and no part of a key.
+        // The claim of an earlier hop is hearsay, and no part of a key.
         assert_eq!(told, "for=127.0.0.1;proto=http");
         page.send("POST", "Host: pond\nContent-Length: 0\nForwarded: for=192.0.2.1");
         let told = page.last_seen("forwarded").expect("told");

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 const LEN: u64 = 24_000_000;
 const KILLS: u64 = 50;
 
-/// Where the next reader begins and how far it gets before the kill: any place, the same every run.
+/// A number below the bound, the same every run: where a reader begins, how far it gets before the kill.
 fn draw(seed: u64, below: u64) -> u64 {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d;
     x = (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -50,7 +50,7 @@ fn fifty_kills_at_random_moments_leave_no_wrong_byte() {
         assert_eq!(reader.status, 206);
         film.check(start, &reader.read(wanted as usize));
         program.kill();
-        // What was recorded is not asked for again.
+        // Recorded bytes are not asked for again.
         for seen in &upstream.requests()[asked_before..] {
             let (from, to) = seen
                 .range(LEN)
@@ -256,8 +256,8 @@ fn damaged(upstream: &Upstream) -> TempDir {
     dir
 }
 
-/// What any start after any death owes: right bytes, within the quota, and nothing that does not verify.
-fn expect_the_truth(dir: &Path, upstream: &Upstream) {
+/// A start after any death serves the right bytes, keeps the quota, and holds nothing that does not verify.
+fn expect_a_sound_cache(dir: &Path, upstream: &Upstream) {
     let mut program = Program::serve(dir, upstream, &QUOTA_FLAGS);
     for number in 0..6 {
         assert!(play(program.address, number, 0));
@@ -270,7 +270,7 @@ fn expect_the_truth(dir: &Path, upstream: &Upstream) {
         get(program.address, "/-/api/v1/stats").json()["fills"] == 0
     });
     assert!(stored() <= QUOTA);
-    // What the server believes is what the disk holds.
+    // The disk holds no more than the server has counted.
     eventually("nothing beside what is known", || taken(dir) <= stored());
     program.terminate();
     assert!(program.child.wait().expect("ended").success());
@@ -309,7 +309,7 @@ fn a_death_between_any_two_steps_leaves_a_sound_cache() {
             let dir = damaged(&upstream);
             let mut program =
                 Program::serve_and_die_at(&format!("{place}:{time}"), dir.path(), &upstream, &QUOTA_FLAGS);
-            // A play that fails tells of a death, and of nothing else.
+            // A play fails where the program has died, and for no other cause.
             let died = (0..400).any(|number| {
                 if number % 8 == 7 {
                     purge(program.address, &upstream, number % 12);
@@ -325,7 +325,7 @@ fn a_death_between_any_two_steps_leaves_a_sound_cache() {
             let rare = ["manifest-retracted"].contains(&place) && time > 1;
             assert!(died || rare, "{place} was not passed {time} times");
             drop(program);
-            expect_the_truth(dir.path(), &upstream);
+            expect_a_sound_cache(dir.path(), &upstream);
         }
     }
 }
@@ -366,5 +366,5 @@ fn kills_of_a_busy_cache_leave_it_sound() {
         whole += played.load(Ordering::Acquire) - before;
     }
     eprintln!("{kills} kills, {whole} films played");
-    expect_the_truth(dir.path(), &upstream);
+    expect_a_sound_cache(dir.path(), &upstream);
 }

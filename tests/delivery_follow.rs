@@ -194,7 +194,7 @@ fn a_refusal_while_the_header_waits_becomes_the_status() {
         started.elapsed() < Duration::from_secs(4),
         "it waited for the header's limit"
     );
-    // What is here is still served.
+    // Present bytes are still served.
     get_range(pond.address(), "/film", "bytes=0-0").expect(206);
 }
 

@@ -55,7 +55,7 @@ impl Drop for Tmpfs {
     }
 }
 
-/// Nothing while it is not known, be it that the catalog cannot be used now.
+/// The state of an object; empty while it is not known, as where the catalog cannot be used.
 fn state_of(program: &Program, name: &str) -> String {
     let list = get(program.address, "/-/api/v1/objects");
     if list.status == 503 {
@@ -125,7 +125,7 @@ fn a_file_system_filled_to_the_last_byte_under_load_costs_no_reader_a_byte() {
         over.store(true, Ordering::Release);
         work.expect("no reader was failed");
     });
-    // There is room now: a film is stored as before, without anybody's help.
+    // The disk has room again: a film is stored as before, without a restart.
     eventually("a film that is stored again", || {
         film.check(0, &get(program.address, "/afterwards").expect(200).body);
         state_of(&program, "/afterwards") == "complete"
@@ -161,7 +161,7 @@ fn on_a_disk_without_room_a_film_is_passed_on_and_said_to_be() {
         story.contains("detail=disk-full") && !story.contains("stored"),
         "{story}"
     );
-    // What is stored is served as ever.
+    // Stored films are served as ever.
     let asked = upstream.requests().len();
     film.check(0, &get(program.address, "/before").expect(200).body);
     assert_eq!(upstream.requests().len(), asked);

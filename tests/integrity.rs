@@ -1,4 +1,4 @@
-//! What is stored is what the upstream sent, or it is not served: damage, purges, pins and digests.
+//! A stored object is served only as the upstream sent it: damage, purges, pins and digests.
 
 use crate::support::upstream::{Conn, Seen};
 use crate::support::{
@@ -90,7 +90,7 @@ fn complete(upstream: &Upstream, film: &Film, settings: &[(&str, &str)]) -> (Pon
     (pond, stored)
 }
 
-/// What was asked for since there were `before` requests; one without a range asks for everything.
+/// The ranges asked for after the first `before` requests; a request without a range asks for everything.
 fn asked(upstream: &Upstream, before: usize, len: u64) -> Vec<(u64, u64)> {
     let requests = upstream.requests();
     let since = requests[before..].iter();
@@ -355,7 +355,7 @@ fn a_flipped_byte_in_a_block_that_was_half_here_is_fetched_again_too() {
 #[test]
 fn bytes_stored_behind_a_damaged_run_do_not_hide_its_damage() {
     let (film, _upstream, mut pond) = damaged_half();
-    // It goes on where the damaged run ends: the two are one run of the same block from now on.
+    // The fill goes on where the damaged run ends: the two are one run of the same block from now on.
     let rest = get_range(pond.address(), "/film", "bytes=2500000-");
     rest.expect(206);
     film.check(2_500_000, &rest.body);
@@ -474,7 +474,7 @@ fn a_film_purged_in_mid_fill_plays_on_and_is_fetched_anew() {
     let rest = watching.finish();
     assert_eq!((rest.ended, rest.body.len() as u64), (Ended::Clean, LEN / 2));
     first.check(LEN / 2, &rest.body);
-    // What stays is the new edition.
+    // The new edition alone stays stored.
     pond.until_state("complete");
     assert_eq!(objects(&pond).len(), 1);
     play(&pond, &second, "/film");
@@ -530,7 +530,7 @@ fn a_reply_asked_for_before_a_purge_is_not_stored() {
     early.ask("GET", "/film", &[]);
     upstream.wait_for_requests(1);
     purge(&pond, &format!("url={}film", upstream.url()));
-    // Nothing was stored yet, but who comes after the purge does not join what began before it.
+    // No byte was stored yet, but a reader that comes after the purge does not join the fill from before it.
     play(&pond, &second, "/film");
     assert_eq!(upstream.requests().len(), 2);
     answered.wait();
@@ -572,7 +572,7 @@ fn a_purged_film_whose_upstream_breaks_off_leaves_the_new_one_alone() {
     let old = early.finish();
     assert_eq!((old.ended, old.body.len()), (Ended::Cut, 0));
     valve.allow(u64::MAX);
-    // That was the trouble of one reader alone.
+    // The break is seen by the reader of the purged edition alone.
     let new = later.finish();
     assert_eq!((new.ended, new.body.len() as u64), (Ended::Clean, LEN - 500_000));
     second.check(500_000, &new.body);
@@ -688,7 +688,7 @@ fn a_page_of_an_ad_hoc_url_is_sandboxed() {
     }
     let part = get_range(pond.address(), &url("film"), "bytes=5-9");
     assert_eq!(part.expect(206).header("content-security-policy"), Some("sandbox"));
-    // What the operator has configured is the operator's affair.
+    // A configured upstream is trusted by the operator: its pages are not sandboxed.
     let own = Pond::before(&upstream);
     assert_eq!(
         get(own.address(), "/film")
@@ -787,7 +787,7 @@ fn want_repr_digest_is_answered_for_complete_films_only() {
     until_idle(&pond);
 
     let stated = digest_of(&film.bytes(0, LEN));
-    // Nobody has computed it yet, and who does not want it does not get it.
+    // The digest is computed at the first request that wants it, and told only to requests that want it.
     let unasked = ("Want-Repr-Digest", "sha-256=0, sha-512=5");
     for _ in 0..2 {
         let whole = request(pond.address(), "GET", "/film", &[WANTED]);
@@ -807,7 +807,7 @@ fn want_repr_digest_is_answered_for_complete_films_only() {
         }
     }
 
-    // It was recorded: now that the disk would give another one, nothing of it is read.
+    // The digest was recorded: it is told without reading the body, which would give another one by now.
     damage(&mut pond, |file| flip(file, FLIPPED));
     let head = request(pond.address(), "HEAD", "/film", &[WANTED]);
     assert_eq!(digests(&head.expect(200).headers), [&stated]);

@@ -94,8 +94,8 @@ fn a_connection_serves_ranges_again_after_a_416() {
     }
 }
 
-/// What comes on a connection until the server closes it.
-fn spoken(pond: &Pond, pieces: &[&str]) -> String {
+/// The bytes that come on a connection until the server closes it.
+fn raw_exchange(pond: &Pond, pieces: &[&str]) -> String {
     let mut stream = TcpStream::connect(pond.address()).expect("connected");
     for piece in pieces {
         stream.write_all(piece.as_bytes()).expect("sent");
@@ -118,7 +118,7 @@ fn requests_sent_at_once_are_answered_in_order() {
         ask("30-39", ""),
         ask("40-49", "Connection: close\r\n"),
     ];
-    let said = spoken(&pond, &[&all.concat()]);
+    let said = raw_exchange(&pond, &[&all.concat()]);
     let ranges: Vec<&str> = said
         .lines()
         .filter_map(|line| {
@@ -138,7 +138,7 @@ fn a_request_that_comes_in_pieces_is_answered() {
     let request = "GET /film HTTP/1.1\r\nHost: a\r\nRange: bytes=0-9\r\nConnection: close\r\n\r\n";
     for cut in [1, 5, 20, request.len() - 1] {
         let (first, second) = request.split_at(cut);
-        let said = spoken(&pond, &[first, second]);
+        let said = raw_exchange(&pond, &[first, second]);
         assert!(said.starts_with("HTTP/1.1 206"), "{cut}: {said}");
     }
 }
@@ -211,7 +211,7 @@ fn a_body_dropped_from_memory_is_served_from_the_disk() {
 
 #[test]
 fn a_busy_body_is_served_intact_while_its_pages_are_dropped() {
-    // So many a second that not each of them is looked for in memory before it is sent, until the first is missed there.
+    // At so many requests a second not every one is probed for residency, until one misses its pages.
     const ASKED: u64 = 1500;
     let (upstream, mut pond, film) = stored();
     pond.restart();
@@ -233,7 +233,7 @@ fn a_busy_body_is_served_intact_while_its_pages_are_dropped() {
             })
         });
         while !clients.iter().all(|client| client.is_finished()) {
-            // One of ours for some of theirs.
+            // A request of this thread beside those of the clients.
             get_range(pond.address(), "/film", "bytes=0-0").expect(206);
             if answered.load(Ordering::Acquire) < ASKED {
                 continue;

@@ -1,7 +1,7 @@
-//! What is left of readers that went and of fills that failed: nothing.
+//! Readers that leave and fills that fail leave no descriptor, thread or memory behind.
 //!
-//! Seen from outside, on the real program, whose descriptors, threads and memory are its own. It is
-//! warmed up first, so that what it keeps for good is there when the figures are noted.
+//! Seen from outside, on the real program, whose descriptors, threads and memory are its own. The program is
+//! warmed up first, so that whatever it keeps for good is there when the figures are noted.
 //! `MILLPOND_LEAKS_SCALE` multiplies the counts.
 
 use crate::cli::Program;
@@ -42,7 +42,7 @@ pub(crate) fn start(dir: &Path, listen: &str, upstream: &Upstream, settings: &[(
     let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
     command.arg("serve").stdout(Stdio::piped());
     command.stderr(stderr.expect("a log"));
-    // What steers the tests would be settings that the program does not know.
+    // Variables that steer the tests would be settings that the program does not know.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MILLPOND_")) {
         command.env_remove(name);
     }
@@ -72,7 +72,7 @@ pub(crate) fn port_of_our_own() -> SocketAddr {
         .expect("a free port")
 }
 
-/// What the system says of a process.
+/// Descriptors, threads and memory of a process, as the system tells them.
 #[derive(Debug)]
 struct Figures {
     descriptors: usize,

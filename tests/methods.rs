@@ -12,7 +12,7 @@ fn raw(address: SocketAddr, bytes: &[u8]) -> String {
     stream.set_read_timeout(Some(crate::support::PATIENCE)).expect("set");
     stream.write_all(bytes).expect("sent");
     let mut answer = Vec::new();
-    // Whoever refuses may reset the connection.
+    // A server that refuses a request may reset the connection.
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -98,7 +98,7 @@ fn a_body_streams_both_ways_before_it_has_ended() {
         stream
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
             .expect("sent");
-        // It breaks off: four bytes are missing.
+        // The reply breaks off: four bytes are missing.
     });
     let pond = Pond::start(&[("upstream", &format!("http://{address}/"))]);
     let mut client = Client::connect(pond.address());

@@ -124,7 +124,7 @@ fn a_far_reader_does_not_wait_behind_a_stalled_session() {
 fn a_refused_seek_fails_only_its_reader() {
     let film = Film::new(LEN);
     let served = film.clone();
-    // One connection is served, slowly; every further one is turned away for ever.
+    // The first connection is served, slowly; every further one is turned away for ever.
     let upstream = Upstream::start(Valve::open(), 1_500_000, move |seen, conn| {
         if seen.number == 0 {
             conn.serve(&served, seen);
@@ -163,7 +163,7 @@ fn a_stalled_error_page_is_cut_and_delays_no_other_reader() {
     let answer = get(pond.address(), "/film");
     assert_eq!(answer.status, 404);
     assert_eq!(answer.text(), "so far");
-    // It was promised more than came, and that is to be seen.
+    // The page ended short of its promised length, and the client sees that.
     assert_eq!(answer.ended, Ended::Cut);
     assert_eq!(other.join().expect("answered").status, 404);
 }
@@ -231,7 +231,7 @@ fn with_stop_the_session_left_behind_by_a_seek_ends() {
     drop(start);
     let range = format!("bytes={PLACE}-");
     film.check(PLACE, &get_range(pond.address(), "/film", &range).expect(206).body);
-    // What it would have brought beside is as much again.
+    // The session left behind would have brought as much again.
     let beside = upstream.sent() - (LEN - PLACE);
     assert!(beside < 3_000_000, "{beside} bytes");
 }

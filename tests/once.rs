@@ -197,7 +197,7 @@ fn a_reader_that_causes_a_fetch_is_told_of_a_miss() {
     let film = Film::new(1000);
     let upstream = Upstream::of(&film);
     let pond = Pond::before(&upstream);
-    // So small that all of it is here before the head is written.
+    // The film is so small that all of it is present before the head is written.
     for number in 0..300 {
         let answer = get(pond.address(), &format!("/{number}"));
         let story = answer.story().expect("told").to_owned();

@@ -37,7 +37,7 @@ const REQUESTS: &[&str] = &[
     "max-stale=10",
 ];
 
-/// One combination.
+/// A reply, the request that brought it, the next one, and the seconds between them.
 #[derive(Debug, Clone)]
 struct Case {
     status: u16,

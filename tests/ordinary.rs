@@ -13,7 +13,7 @@ const LEN: u64 = 8_000_000;
 const OLD: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 const NOW: &str = "Sun, 06 Nov 2022 08:49:37 GMT";
 
-/// What an upstream says of its film beside the framing.
+/// The fields of an upstream's reply for its film, beside the framing.
 type Says = &'static [(&'static str, &'static str)];
 
 /// Nextcloud, Xtream panels and many scripts.
@@ -98,7 +98,7 @@ fn a_seek_where_nothing_can_be_joined_is_answered_by_an_exchange_of_its_own_at_o
         }
         let tail = get_range(pond.address(), "/film.mp4", "bytes=-1000");
         film.check(LEN - 1000, &tail.expect(206).body);
-        // Nobody was cut for that.
+        // The player was not cut for that.
         film.check(300_000, &playing.read(100_000));
         rest.allow(u64::MAX);
     }
@@ -153,7 +153,7 @@ fn a_cut_under_a_weak_tag_and_an_old_date_is_resumed_where_the_bytes_agree() {
     assert_eq!(upstream.requests().len(), 4);
     // Each of the three that went on asked for a few bytes once more.
     assert_eq!(upstream.sent() - LEN, 3 * 16 * 1024);
-    // It is told of the object that it was joined so, also after a restart.
+    // The API tells of the object that its bytes were joined so, also after a restart.
     pond.until_state("complete");
     pond.restart();
     let id = pond.object()["id"].as_str().expect("an id").to_owned();

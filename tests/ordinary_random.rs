@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const LEN: u64 = 3_000_000;
 const OLD: u64 = 784_111_777;
 
-/// What the upstream says of its film.
+/// The validators that the upstream gives its film.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Proof {
     Strong,
@@ -28,26 +28,26 @@ enum Proof {
     Nothing,
 }
 
-/// How it takes ranges.
+/// How the upstream takes ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ranges {
     Gives,
     Ignores,
     Refuses(u16),
-    /// It answers `If-Range` by the whole.
+    /// `If-Range` is answered by the whole.
     KnowsNoIfRange,
     /// Parts come as 200.
     As200,
 }
 
-/// What a change of the bytes shows in.
+/// The fields that show a change of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
     Never,
     Tag,
     Length,
     Date,
-    /// Nothing but the bytes, all of them.
+    /// The bytes alone, all of them.
     Bytes,
 }
 
@@ -56,15 +56,15 @@ struct Behaviour {
     proof: Proof,
     ranges: Ranges,
     change: Change,
-    /// From which request on it has changed.
+    /// The number of the first request for which the film has changed.
     changes_at: usize,
-    /// One reply of so many is cut; 0 is none.
+    /// Whole replies between two that are cut; 0 cuts none.
     cuts: usize,
     no_store: bool,
     identity: bool,
 }
 
-/// One reader's request: where it begins, how much it takes before it leaves.
+/// A reader's request: where it begins, how much it takes before it leaves.
 #[derive(Debug, Clone)]
 enum Reader {
     Whole,
@@ -380,7 +380,7 @@ fn far_ranges_do_not_wait_for_a_stalled_session() {
         let mut first = Client::open(pond.address(), "GET", "/film.mp4", &[("Range", "bytes=0-")]);
         prop_assert_eq!(first.status, 206);
         behaviour.check(0, &first.read(200_000), Some(LEN))?;
-        // It serves nobody any more.
+        // The first exchange serves no reader any more.
         drop(first);
         for at in spots {
             let at = at.max(1_000_000);

@@ -1,4 +1,4 @@
-//! Who may do what, told before anything of the directory is; the access log; HTTPS.
+//! Rights are checked before anything of the directory is told; the access log; HTTPS.
 
 use crate::support::origin::send;
 use crate::support::{Origin, eventually};
@@ -43,7 +43,7 @@ fn scopes_and_prefixes_are_checked_before_preconditions() {
         origin.request(method, target, &[&[("Authorization", who)], more].concat())
     };
     let false_condition = [("If-Match", "\"x\"")];
-    // Nobody.
+    // Requests without a token.
     for (method, target) in [
         ("GET", "/b"),
         ("GET", "/none"),
@@ -61,7 +61,7 @@ fn scopes_and_prefixes_are_checked_before_preconditions() {
     }
     origin.put("/films/a", &false_condition, b"x").expect(401);
     as_("Bearer wrong", "GET", "/b", &[]).expect(401);
-    // Who reads.
+    // The reader's token.
     as_(&reader, "GET", "/b", &[]).expect(200);
     as_(&reader, "GET", "/films/a", &[]).expect(200);
     for method in ["DELETE", "MKCOL", "PROPPATCH"] {
@@ -77,7 +77,7 @@ fn scopes_and_prefixes_are_checked_before_preconditions() {
     .expect(403);
     as_(&reader, "MOVE", "/b", &[("Destination", "/c")]).expect(403);
     as_(&reader, "COPY", "/b", &[("Destination", "/c")]).expect(403);
-    // Who writes, there.
+    // The writer's token, which is good beneath its prefix.
     as_(&writer, "GET", "/b", &[]).expect(403);
     as_(&writer, "GET", "/", &[]).expect(403);
     as_(&writer, "MOVE", "/films/a", &[("Destination", "/b")]).expect(403);
@@ -138,7 +138,7 @@ fn tokens_come_and_go_while_the_server_runs() {
     let path = file.display().to_string();
     assert!(token(&["rm", &path, "first"]).status.success());
     eventually("the old one does not", || status(&first) == 401);
-    // What does not read leaves the tokens as they were.
+    // A malformed file leaves the tokens as they were.
     let good = std::fs::read_to_string(&file).expect("read");
     std::fs::write(&file, "[second").expect("written");
     std::fs::write(origin.outside().join("anything"), "").expect("written");
@@ -211,7 +211,7 @@ fn without_tokens_cross_site_changes_are_refused() {
     origin
         .put("/a", &[("Origin", &format!("http://{host}"))], b"y")
         .expect(204);
-    // What is put and could run as a page does so in a sandbox.
+    // An uploaded file that could run as a page does so in a sandbox.
     origin.put("/page.html", &[], b"<script>").expect(201);
     assert_eq!(
         origin.get("/page.html").header("content-security-policy"),

@@ -17,7 +17,7 @@ fn have(program: &str) -> bool {
     found
 }
 
-/// What it said; it must have ended well.
+/// The output of a command, which must have ended well.
 fn run(command: &mut Command) -> String {
     let output = command.output().expect("ran");
     let said = format!(

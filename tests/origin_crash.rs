@@ -74,7 +74,7 @@ fn put(address: SocketAddr, target: &str, number: usize, tag: Option<&str>) -> A
     }
 }
 
-/// One put after another until the program is gone; what was answered is noted before the next is sent.
+/// Puts one version after another until the program is gone; each answer is noted before the next is sent.
 fn put_until_it_dies(
     address: SocketAddr,
     client: usize,
@@ -124,7 +124,7 @@ fn files(root: &Path) -> HashMap<String, Vec<u8>> {
     entries.map(|entry| file(entry.expect("an entry"))).collect()
 }
 
-/// What an upload holds after a crash is the beginning of what was sent, and never bytes of the file that it replaces.
+/// After a crash an upload holds the beginning of the bytes that were sent, and never those of the file it replaces.
 fn check_uploads(root: &Path, before: &HashMap<String, Vec<u8>>) {
     for name in left_over(root) {
         let Some(id) = name.strip_prefix("upload-").and_then(|name| name.strip_suffix(".json")) else {
@@ -159,7 +159,7 @@ fn killed_at_any_of_200_puts_a_path_has_its_old_bytes_or_its_new() {
     } else {
         12
     };
-    // What is cut off is told by the panic of a client that expects an answer.
+    // A connection that the kill cuts ends in the panic of a client that expects an answer: that is not printed.
     let quiet = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let ours = info

@@ -85,7 +85,7 @@ fn changes_work_in_a_bind_mount_and_on_another_file_system() {
     };
     changes_work_in(&origin, "/bind/");
     changes_work_in(&origin, "/tmp/");
-    // What is mounted is no part of a collection that is removed or moved.
+    // A mount point is neither removed nor moved.
     origin.put("/tmp/stays", &[], b"x").expect(201);
     eventually("the mount is known", || {
         origin.request("DELETE", "/tmp/", &[]).status == 409
@@ -377,7 +377,7 @@ fn a_mount_that_hangs_does_not_block_changes_elsewhere() {
     origin
         .request("MOVE", "/mine/", &[("Destination", "/yours/")])
         .expect(201);
-    // What goes there waits as well, and has no lock of what it comes from meanwhile.
+    // A move onto the mount waits as well, and holds no lock on its source meanwhile.
     std::thread::scope(|scope| {
         let moving = scope.spawn(|| origin.request("MOVE", "/yours/", &[("Destination", "/nas/yours/")]));
         origin.put("/yours/three", &[], b"x").expect(201);
@@ -413,7 +413,7 @@ fn a_link_into_a_mount_that_hangs_takes_neither_the_listing_nor_all_threads() {
         .map(|index| ask(&origin, ["GET /film", "GET /films/film", "GET /films/"][index % 3]))
         .collect();
     let listed = origin.get("/?as=json").expect(200).json();
-    // What they lead to is not known now, which is not the same as gone.
+    // The targets of the links are unknown now, which is not the same as gone.
     assert_eq!((&listed["total"], &listed["skipped"]), (&2.into(), &2.into()));
     origin.put("/mine/new", &[], b"x").expect(201);
     assert!(origin.get("/film").expect(503).text().contains("does not answer"));
@@ -427,7 +427,7 @@ fn a_mount_that_hangs_takes_neither_its_siblings_nor_all_threads() {
     let origin = Origin::writable();
     let Some(fuse) = nas(&origin) else { return };
     fuse.signal(rustix::process::Signal::STOP);
-    // Its parent is listed, with it.
+    // The parent of the mount is listed, the mount included.
     let listing = origin.get("/?as=json");
     assert_eq!(listing.expect(200).json()["total"], 2);
     origin.request("PROPFIND", "/", &[("Depth", "1")]).expect(207);

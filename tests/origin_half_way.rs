@@ -5,7 +5,7 @@ use crate::support::{Origin, eventually};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What lies in the place for unfinished files, beside its mark.
+/// The names in the place for unfinished files, without its mark.
 fn left(root: &Path) -> Vec<String> {
     let names = std::fs::read_dir(root.join(".millpond")).expect("read");
     let names = names.map(|entry| entry.expect("read").file_name().to_string_lossy().into_owned());
@@ -49,7 +49,7 @@ fn a_move_whose_original_cannot_be_removed_changes_nothing() {
     origin.get("/fresh").expect(404);
     origin.get("/films/one").expect(404);
     eventually("nothing is left of them", || left(&origin.root()).is_empty());
-    // Where it can be removed, it moves over all of these.
+    // Once the originals can be removed, the moves succeed.
     run("mount", &["-o", "remount,rw", &disk.display().to_string()]).expect("writable again");
     origin
         .request("MOVE", "/disk/film", &[("Destination", "/over")])
@@ -97,13 +97,13 @@ fn a_collection_that_changes_after_it_was_copied_is_moved_back() {
         });
         let there = |dir: &Path| std::fs::read_dir(dir.join("films")).map(Iterator::count).ok();
         match written {
-            // What is written after it has moved has no place to go, and what was written before is there.
+            // Writes after the move fail, as the collection is gone; files from before the move have moved.
             (201, written) => {
                 assert_eq!(there(&disk), Some(written), "some is lost");
                 assert_eq!(there(&origin.root()), None, "it is there twice");
                 std::fs::remove_dir_all(disk.join("films")).expect("removed");
             }
-            // It changed meanwhile: it is where it was, and nowhere else.
+            // A collection that changed meanwhile is where it was, and nowhere else.
             (503, written) => {
                 assert!(
                     there(&origin.root()).is_some_and(|count| count >= written),

@@ -177,7 +177,7 @@ fn with_a_secret(settings: &[(&str, &str)]) -> Origin {
     origin
 }
 
-fn nothing_leads_out(origin: &Origin, target: &str) {
+fn expect_no_way_out(origin: &Origin, target: &str) {
     for method in ["GET", "HEAD", "PROPFIND"] {
         let answer = origin.request(method, target, &[("Depth", "1")]);
         assert!(
@@ -209,10 +209,11 @@ fn no_known_spelling_leads_out_of_the_directory() {
     for settings in [&[][..], &[("writable", "true")]] {
         let origin = with_a_secret(settings);
         for target in WAYS_OUT {
-            // What is merely another name within the tree may be made, and a link that leads out removed or moved itself.
+            // Targets that are merely other names within the tree may be made; a link that leads out may itself be
+            // removed or moved.
             let within = ["/%252e%252e/secret", "/..;/secret", "/....//secret", "/out"].contains(target);
             if !within || settings.is_empty() {
-                nothing_leads_out(&origin, target);
+                expect_no_way_out(&origin, target);
             }
         }
     }
@@ -257,7 +258,7 @@ fn no_random_spelling_leads_out_of_the_directory() {
         }
         let secret = std::fs::read_to_string(origin.outside().join("secret")).expect("read");
         prop_assert_eq!(secret, "the secret", "{}", target);
-        // Nothing has come into being beside the directory: root, data and the secret are there.
+        // No file has come into being beside the directory: root, data and the secret are there.
         let beside = std::fs::read_dir(origin.outside()).expect("listed").count();
         prop_assert!(beside <= 3, "{target}");
         Ok(())

@@ -481,7 +481,7 @@ fn bytes_of_a_file_that_another_program_fills_elsewhere_are_sent() {
         assert_eq!((answer.ended, answer.body.len()), (Ended::Clean, 20_000_000 - 1000));
         film.check(1000, &answer.body);
     });
-    // What was promised is changed: the connection breaks.
+    // A write into the range that is being sent breaks the connection.
     let mut client = Client::open(origin.address(), "GET", "/film.mkv", &[("Range", "bytes=0-19999999")]);
     film.check(0, &client.read(1000));
     file.write_all_at(b"another edition", 0).expect("written");
@@ -580,7 +580,7 @@ fn uploads_meet_the_requirements_of_the_resumable_upload_draft() {
     assert_eq!(told.expect(204).header("upload-offset"), Some("3"));
     let last = patch(&origin, &place, 3, "?1", b"def");
     assert_eq!(last.expect(201).header("upload-offset"), Some("6"));
-    // One that got more than its length is invalid.
+    // An upload that got more than its length is invalid.
     let place = begin("/b", &[("Upload-Length", "4")]);
     patch(&origin, &place, 3, "?0", b"defgh").expect(400);
     origin.request("HEAD", &place, &[]).expect(404);
@@ -657,7 +657,7 @@ fn properties_set_by_clients_persist() {
         return;
     }
     assert!(said.contains("200 OK"), "{said}");
-    // Neither the bytes nor the tag are others.
+    // Setting a property changes neither the bytes nor the tag.
     assert_eq!(origin.etag("/a"), tag);
     let value = "<colour xmlns=\"urn:z\">blue &lt;<b xmlns=\"urn:z\"/></colour>";
     let named = "<propfind xmlns='DAV:'><prop><colour xmlns='urn:z'/><gone xmlns='urn:z'/></prop></propfind>";

@@ -105,7 +105,7 @@ fn a_large_file_has_a_weak_tag_until_it_has_rested() {
     eventually("its tag is strong", || !origin.etag("/big.mkv").starts_with("W/"));
     let strong = origin.etag("/big.mkv");
     assert_eq!(weak, format!("W/{strong}"));
-    // Who has it under the weak tag has the same bytes.
+    // A client that has the file under the weak tag has the same bytes.
     let again = origin.request("GET", "/big.mkv", &[("If-None-Match", &weak)]);
     assert_eq!(again.expect(304).header("etag"), Some(weak.as_str()));
     // A date does not join what a weak tag does not.

@@ -36,7 +36,7 @@ fn offset(origin: &Origin, place: &str) -> u64 {
         .expect("an offset")
 }
 
-/// What has been written of an upload, without disturbing whoever appends to it.
+/// The bytes written of an upload so far, read without taking the upload over from a running append.
 fn written(origin: &Origin, place: &str) -> u64 {
     let id = place.rsplit('/').next().expect("an id");
     let body = origin.root().join(format!(".millpond/upload-{id}"));
@@ -73,7 +73,7 @@ fn a_film_comes_in_pieces_over_a_restart() {
         (whole.body.len() as u64, whole.header("etag")),
         (film.len, Some(tag.as_str()))
     );
-    // It stays known as complete, after a restart too.
+    // The upload stays known as complete, after a restart too.
     origin.restart();
     assert_eq!(
         origin.request("HEAD", &place, &[]).header("upload-complete"),
@@ -106,7 +106,7 @@ fn bytes_received_before_a_connection_broke_are_kept() {
     );
     client.send(&film.bytes(0, 3_000_000));
     drop(client);
-    // All of it: what had come before the connection broke is not thrown away.
+    // Every byte that had come before the connection broke is kept.
     eventually("what came is written", || written(&origin, &place) == 3_000_000);
     let came = offset(&origin, &place);
     assert_eq!(came, 3_000_000);
@@ -131,7 +131,7 @@ fn a_later_request_takes_over_from_one_that_hangs() {
         ],
     );
     hanging.send(&film.bytes(0, 2_500_000));
-    // It says nothing more, and nothing of its connection tells. To ask is to take over.
+    // The hanging client sends no more, and its connection does not tell. To ask for the offset is to take over.
     eventually("some is written", || written(&origin, &place) > 0);
     let came = offset(&origin, &place);
     assert!(came > 0 && came <= 2_500_000);
@@ -224,7 +224,7 @@ fn each_upload_request_is_checked_against_its_content_digest() {
         ];
         send(origin.address(), "PATCH", &place, &headers, body)
     };
-    // What is wrong is taken back, and can be sent again.
+    // Bytes that contradict their digest are taken back, and can be sent again.
     let wrong = patch(hello, b"world");
     assert_eq!(wrong.expect(400).header("upload-offset"), Some("5"));
     assert_eq!(offset(&origin, &place), 5);
@@ -233,7 +233,7 @@ fn each_upload_request_is_checked_against_its_content_digest() {
     origin
         .put("/b", &[("Upload-Complete", "?0"), ("Content-Digest", world)], b"hello")
         .expect(400);
-    // Nobody was told the place of an upload whose beginning was refused: nothing of it stays.
+    // An upload whose first request was refused has no location that was told: no file of it stays.
     eventually("nothing of it to be left", || origin.everything().len() == 3);
 }
 

@@ -62,7 +62,7 @@ fn a_write_of_the_same_size_within_a_second_is_not_lost() {
     let origin = Origin::writable();
     let put = origin.put("/a", &[], b"one");
     let tag = put.expect(201).header("etag").expect("a tag").to_owned();
-    // Somebody else, behind our back.
+    // Another program writes the file.
     std::fs::write(origin.root().join("a"), "two").expect("written");
     assert_ne!(origin.etag("/a"), tag);
     origin.put("/a", &[("If-Match", &tag)], b"six").expect(412);
@@ -106,12 +106,12 @@ fn a_writer_behind_our_back_is_not_overwritten_in_between() {
             }
             displaced
         });
-        // Whatever happens here, the other ends.
+        // The drop of this value ends the other writer, also where a request fails.
         let ending = Ending(over);
         let (mut named, mut given_up, mut unlike) = (Vec::new(), 0, None);
         for _ in 0..300 {
             let seen = origin.get("/a");
-            // It is there at every moment. Weak where it never rests while it is read.
+            // The file is there at every moment. Its tag is weak where the file never rests while it is read.
             let tag = seen.expect(200).header("etag").expect("a tag").to_owned();
             let answer = origin.put("/a", &[("If-Match", &tag)], b"ours");
             match answer.status {
@@ -145,7 +145,7 @@ fn a_true_if_match_silences_a_false_date() {
         .expect(412);
     let both = [("If-Match", tag.as_str()), ("If-Unmodified-Since", long_ago)];
     origin.put("/a", &both, b"two").expect(204);
-    // What does not exist was not modified.
+    // A file that does not exist was not modified.
     origin
         .put("/new", &[("If-Unmodified-Since", long_ago)], b"x")
         .expect(201);
@@ -298,7 +298,7 @@ fn an_unacceptable_put_is_refused_before_its_body_comes() {
     refused.expect(412);
     let mut client = Client::connect(origin.address());
     client.ask("PUT", "/a", &[new, ("Transfer-Encoding", "chunked")]);
-    // One byte more than it takes, told only as it comes.
+    // A chunked body one byte too long, whose length is known only as it comes.
     let chunk = [b"800000\r\n".to_vec(), vec![0; 0x80_0000], b"\r\n".to_vec()].concat();
     (0..8).for_each(|_| client.send(&chunk));
     client.send(b"1\r\nx\r\n0\r\n\r\n");
@@ -335,7 +335,7 @@ fn collections_with_members_are_removed_only_where_allowed() {
     origin.request("DELETE", "/d/", &[]).expect(404);
     origin.request("DELETE", "/", &[]).expect(403);
     let deep = Origin::writable();
-    // One request may demand the same.
+    // A single request may demand the same by a field.
     deep.write("e/f", "x");
     for demand in [("Millpond-Only-Empty", "?1"), ("Depth", "0")] {
         deep.request("DELETE", "/e/", &[demand]).expect(409);
@@ -350,7 +350,7 @@ fn collections_with_members_are_removed_only_where_allowed() {
     deep.write("stays", "x");
     deep.request("DELETE", "/d", &[]).expect(204);
     deep.get("/d/e/f").expect(404);
-    // Its bytes go after the answer.
+    // The files of the collection are removed after the answer.
     crate::support::eventually("all of it is gone", || deep.everything() == [".millpond", "stays"]);
 }
 

@@ -1,4 +1,4 @@
-//! What a fill does when its readers have left, pause, or read on slowly.
+//! Fills whose readers have left, pause, or read on slowly.
 
 use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get, get_range};
 
@@ -98,7 +98,7 @@ fn bytes_a_reader_received_are_stored_though_it_leaves_at_once() {
         let valve = Valve::new(0);
         let upstream = Upstream::limited(&film, valve.clone(), 0);
         let pond = Pond::with(&upstream, &[("after_last_reader", "stop")]);
-        // It is given bytes while they are being written, and is gone before they are.
+        // The reader is given bytes while they are being written, and is gone before they are.
         read_and_leave(&pond, &film, "/film", &valve, 500_000 + turn);
         pond.until_present(500_000 + turn as u64);
         assert_eq!(upstream.requests().len(), 1);

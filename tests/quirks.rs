@@ -1,4 +1,4 @@
-//! What upstreams do that they should not, or that only some of them do.
+//! Oddities of upstreams: faults, and habits of some of them.
 
 use crate::support::{Client, Ended, Film, Pond, Upstream, Valve, eventually, get, get_range};
 use millpond::clock::{ManualClock, from_unix_seconds};

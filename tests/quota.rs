@@ -26,7 +26,7 @@ struct Place {
 }
 
 impl Place {
-    /// One in memory, where there is room for `bytes`: there files take what they take. On a disk their blocks
+    /// A place in memory, where there is room for `bytes`: there files take just their pages. On a disk their blocks
     /// are counted twice for moments, while they are written out, and no more is shown than is promised: a
     /// block of 1 MiB for each session.
     fn for_bytes(bytes: u64) -> Self {
@@ -65,7 +65,7 @@ fn scale() -> u64 {
     }
 }
 
-/// What the files of all objects take on the disk.
+/// The bytes that the files of all objects take on the disk.
 pub(crate) fn taken(dir: &Path) -> u64 {
     sizes(dir).values().sum()
 }
@@ -73,7 +73,7 @@ pub(crate) fn taken(dir: &Path) -> u64 {
 fn sizes(dir: &Path) -> HashMap<PathBuf, u64> {
     let shards = std::fs::read_dir(dir.join("objects")).into_iter().flatten().flatten();
     let files = shards.flat_map(|shard| std::fs::read_dir(shard.path()).into_iter().flatten().flatten());
-    // One that has just gone takes nothing.
+    // A file that has just been removed takes no space.
     files
         .filter_map(|file| Some((file.path(), file.metadata().ok()?.blocks() * 512)))
         .collect()
@@ -251,7 +251,7 @@ fn a_film_eight_times_the_quota_is_played_to_its_end() {
     let asked = upstream.requests().len();
     film.check(0, &get_range(pond.address(), "/film", "bytes=0-99999").expect(206).body);
     assert_eq!(upstream.requests().len(), asked);
-    // What was watched is absent, and comes again for whoever seeks back.
+    // Watched parts are absent, and are fetched again for a reader that seeks back.
     let back = quota * 3;
     let range = format!("bytes={back}-{}", back + MIB - 1);
     film.check(back, &get_range(pond.address(), "/film", &range).expect(206).body);
@@ -385,7 +385,7 @@ fn preallocation_is_released_when_a_fill_ends_early() {
     let told = pond.object()["disk_bytes"].as_u64().expect("a number");
     assert!((HAD..HAD + MIB / 2).contains(&told), "{told}");
 
-    // The same where the server is stopped.
+    // Preallocation is released where the server is stopped, too.
     let mut reader = Client::open(pond.address(), "GET", "/film", &[]);
     valve.allow(4 * HAD);
     film.check(0, &reader.read(4 * HAD as usize));

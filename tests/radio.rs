@@ -179,7 +179,7 @@ fn icecast_is_relayed_to_mpv_and_curl() {
         .args(["-s", "--max-time", &limit, "-o", &taken.display().to_string(), &url])
         .status();
     assert!(without.is_ok());
-    // One connection for those with metadata, one for those without.
+    // Listeners with metadata share one connection, those without another.
     assert!(listeners(port) <= 2, "{} connections to the radio", listeners(port));
     let with = with.expect("started").wait_with_output().expect("ended");
     let with: u64 = String::from_utf8_lossy(&with.stdout).trim().parse().expect("a number");

@@ -43,7 +43,7 @@ fn a_206_under_another_tag_is_not_joined() {
     let (one, two) = (first.clone(), second.clone());
     let upstream = Upstream::scripted(move |seen, conn| {
         let (start, _) = seen.range(LEN).unwrap_or((0, LEN));
-        // It ignores If-Range, as some servers do.
+        // The upstream ignores If-Range, as some servers do.
         let film = if seen.number == 0 { &one } else { &two };
         conn.head(
             206,
@@ -89,7 +89,7 @@ fn a_reader_whose_bytes_are_all_here_finishes_on_its_generation() {
         }
     });
     let pond = Pond::before(&upstream);
-    // All of what this reader wants arrives; it reads a little and pauses.
+    // Every byte that this reader wants arrives; it reads a little and pauses.
     let mut early = Client::open(pond.address(), "GET", "/film", &[("Range", "bytes=0-899999")]);
     pond.until_present(1_000_000);
     let head = early.read(1000);

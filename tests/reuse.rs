@@ -145,7 +145,7 @@ fn request_directives_can_force_validation() {
         assert_eq!(story(&answer), "millpond; fwd=request; fwd-status=304", "{fields:?}");
         assert_eq!(upstream.requests().len(), number + 2);
     }
-    // It is new again now, for whoever sets a limit.
+    // The page has just been validated: limits of requests count from now.
     clock.advance(Duration::from_secs(50));
     assert_eq!(story(&ask(&pond, &[("Cache-Control", "max-age=50")])), "millpond; hit");
     assert_eq!(

@@ -1,4 +1,5 @@
-//! What is shared between clients and what is not: variants, private answers, cookies, statuses (TRAPS 34–36).
+//! Replies that are shared between clients and those that are not: variants, private answers, cookies, statuses
+//! (TRAPS 34–36).
 
 use crate::integrity::change;
 use crate::support::{Answer, Client, Ended, Film, Pond, Upstream, eventually, get, get_range, request};
@@ -496,7 +497,7 @@ fn a_refusal_to_one_client_leaves_the_stored_film() {
         eventually("it is over", || pond.metric("millpond_fills") == 0);
         assert!(get(pond.address(), "/film").is_hit(), "{who}");
     }
-    // Neither does one that would have nothing stored.
+    // A request with `no-store` does not remove the film either.
     request(
         pond.address(),
         "GET",

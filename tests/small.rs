@@ -92,7 +92,7 @@ fn purge_and_invalidation_of_a_small_body_act_at_once() {
         for _ in 0..3 {
             assert_eq!(ask(&mut client, &[]), "millpond; hit; ttl=60 age=0");
         }
-        // What may have changed is asked about; it has not.
+        // An object that a POST may have changed is validated; it has not changed.
         request(address, "POST", "/small", &[("Content-Length", "0")]).expect(200);
         assert_eq!(ask(&mut client, &[]), "millpond; fwd=stale; fwd-status=304 age=0");
         assert_eq!(upstream.requests().len(), 4);

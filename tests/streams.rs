@@ -20,7 +20,7 @@ fn radio(film: &Film, valve: &Valve) -> Upstream {
     paced(film, valve, 0)
 }
 
-/// The same at so many bytes a second.
+/// As `radio`, at so many bytes a second.
 fn paced(film: &Film, valve: &Valve, rate: u64) -> Upstream {
     let film = film.clone();
     Upstream::start(valve.clone(), rate, move |_, conn| {
@@ -98,7 +98,7 @@ fn a_stream_is_fetched_once_whichever_listeners_leave() {
     assert_eq!((first.header("etag"), first.header("accept-ranges")), (None, None));
     film.check(0, &first.read_stream((MINUTE / 6) as usize));
     drop(first);
-    // One who takes a KiB at a time, from the start.
+    // A listener that takes a KiB at a time, from the start.
     let stream = path(&the_stream(address));
     let mut slow = Client::open(address, "GET", &stream, &[]);
     film.check(0, &slow.read_stream(1024));
@@ -128,7 +128,7 @@ fn a_stream_is_fetched_once_whichever_listeners_leave() {
     let ended = until_state(address, &stream, "complete");
     assert_eq!(ended["bytes"], MINUTE);
     assert_eq!((upstream.requests().len(), upstream.sent()), (1, MINUTE));
-    // Whoever comes later gets the same bytes, now with a length.
+    // A later reader gets the same bytes, now with a length.
     let whole = get(address, &stream);
     whole.expect(200);
     assert_eq!(whole.header("content-length"), Some("1200000"));
@@ -166,7 +166,7 @@ fn listeners_that_wait_for_a_stream_to_begin_share_it() {
     let upstream = {
         let film = film.clone();
         Upstream::start(valve.clone(), 0, move |_, conn| {
-            // Nothing is said before the valve opens: all wait for the head.
+            // The upstream is silent before the valve opens: all listeners wait for the head.
             conn.wait_for_valve();
             conn.head(200, &chunked("audio/mpeg"));
             conn.chunk(&film, 0, SECOND);
@@ -237,7 +237,7 @@ fn an_upstream_that_resets_half_way_leaves_a_partial_stream_and_broken_readers()
     assert_eq!((replay.status, replay.ended), (200, Ended::Cut));
     assert_eq!(replay.body.len() as u64, status["bytes"].as_u64().expect("a number"));
     film.check(0, &replay.body);
-    // It never became an ordinary object: the next listener begins another stream.
+    // The partial stream is no ordinary object: the next listener begins another stream.
     get(address, "/live");
     assert_eq!((upstream.requests().len(), streams(address).len()), (2, 2));
 }
@@ -304,7 +304,7 @@ fn a_kill_in_mid_stream_leaves_durable_bytes_to_be_replayed() {
     let film = Film::new(MINUTE);
     let upstream = paced(&film, &Valve::open(), 400_000);
     let dir = TempDir::new().expect("a directory");
-    // It dies when it has recorded progress for the third time.
+    // The program dies when it has recorded progress for the third time.
     let program = Program::serve_and_die_at("recorded:3", dir.path(), &upstream, &[]);
     let mut reader = Client::open(program.address, "GET", "/live", &[]);
     let stream = path(&the_stream(program.address));
@@ -380,7 +380,7 @@ fn a_listener_that_the_window_has_left_behind_is_cut_and_can_go_on() {
     let cut = slow.finish();
     assert_eq!(cut.ended, Ended::Cut, "{} bytes", cut.body.len());
     film.check(1, &cut.body);
-    // Where it was is gone, and it is told what there is.
+    // The listener's place has left the window, and the 416 tells which bytes there are.
     let gone = request(address, "GET", &path(&stream), &[("Range", "bytes=5-")]);
     assert_eq!(gone.status, 416, "{}", gone.text());
     let first = the_stream(address)["first"].as_u64().expect("a number");
@@ -451,7 +451,7 @@ fn a_late_listener_with_metadata_joins_at_a_metadata_boundary() {
         index += 1 + length + EVERY;
     }
     assert_eq!(upstream.requests().len(), 1);
-    // Who cannot read metadata gets a stream without; the next of them shares it.
+    // A listener that cannot read metadata gets a stream without it, which the next such listener shares.
     let mut plain = Client::open(address, "GET", "/live", &[]);
     assert_eq!(
         (plain.read_stream(5000), plain.header("icy-metaint")),
@@ -496,7 +496,7 @@ fn events_cut_a_hundred_times_are_neither_lost_nor_doubled() {
             .map(|id| format!("id: {id}\nevent: tick\ndata: {{\"n\": {id}}}\n\n").len())
             .sum();
         let text = client.read_stream(take.min(left));
-        // What has come whole counts, as in a browser.
+        // Only whole events count, as in a browser.
         let text = String::from_utf8(text).expect("text");
         let whole = text.rfind("\n\n").map_or("", |end| &text[..end]);
         for event in whole.split("\n\n").filter(|event| !event.is_empty()) {
@@ -547,7 +547,7 @@ fn a_request_outlives_its_client_and_the_same_key_is_one_request() {
     );
     let stream = accepted.header("location").expect("where").to_owned();
     assert_eq!(accepted.json()["stream"], stream);
-    // The same key is the same request, whoever repeats it.
+    // A repeated request with the same key is the same request.
     assert_eq!(ask().header("location"), Some(stream.as_str()));
     upstream.wait_for_requests(1);
     // Two read along; one from an offset.
@@ -620,7 +620,7 @@ fn a_stream_is_stopped_even_before_the_upstream_has_answered() {
     );
     assert_eq!(request(address, "DELETE", &stream, &[]).status, 409);
     assert_eq!(waiting.join().expect("answered").status, 502);
-    // Nobody guesses an id.
+    // An id that was never given is 404.
     let unknown = format!("/-/api/v1/streams/{:032x}", 7);
     for method in ["GET", "DELETE"] {
         assert_eq!(request(address, method, &unknown, &[]).status, 404);
@@ -723,7 +723,7 @@ fn a_stream_more_than_may_run_is_refused() {
         assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
     }
     assert_eq!(streams(address).len(), 1);
-    // It says when to come back, and means it.
+    // A refused client that comes back once the first stream has ended is served.
     drop(first);
     assert_eq!(request(address, "DELETE", &path(&the_stream(address)), &[]).status, 200);
     let mut second = Client::open(address, "GET", "/b", &[]);
@@ -883,7 +883,7 @@ fn a_window_in_time_moves_on_without_new_bytes() {
 fn a_stream_larger_than_the_quota_goes_on_in_a_smaller_window() {
     const LONG: u64 = 24 << 20;
     let film = Film::new(LONG);
-    // What the listener has not read may leave the window: nothing comes that it is not ready for.
+    // Unread bytes may leave the window, so the valve lets come only what the listener then reads.
     let valve = Valve::new(0);
     let upstream = {
         let film = film.clone();
@@ -904,7 +904,7 @@ fn a_stream_larger_than_the_quota_goes_on_in_a_smaller_window() {
     let status = until_state(pond.address(), &stream, "complete");
     let first = status["first"].as_u64().expect("a number");
     assert!(first > LONG - (8 << 20) && first < LONG, "{status}");
-    // What is left of it is there; what is not is said to be gone.
+    // The bytes left in the window are served; those before them are 416.
     let range = from(first);
     let rest = request(pond.address(), "GET", &stream, &[("Range", &range)]);
     film.check(first, &rest.body);
@@ -983,7 +983,7 @@ fn a_stream_takes_a_mebibyte_at_most_however_long_it_is() {
     };
     let dir = TempDir::new().expect("a directory");
     let more = [
-        // What streams hold, not what the allocator keeps for each thread that once held some of it.
+        // The memory of streams is measured, not what the allocator keeps for each thread that once held some of it.
         ("MALLOC_ARENA_MAX", "2"),
         ("MILLPOND_STREAM_WINDOW", "2MiB"),
         ("MILLPOND_CONNECTIONS_PER_UPSTREAM", "64"),
@@ -1046,7 +1046,7 @@ fn two_hundred_slow_listeners_take_a_bounded_memory() {
     let before = anonymous_kib(&program);
     let others = listen(199);
     eventually("all to listen", || the_stream(program.address)["listeners"] == 200);
-    // Nobody reads: all wait with their buffers full.
+    // No listener reads: all wait with their buffers full.
     valve.allow(LONG);
     until_bytes(program.address, LONG);
     let more = anonymous_kib(&program).saturating_sub(before);

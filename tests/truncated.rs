@@ -199,7 +199,7 @@ fn a_known_length_is_final_whatever_a_later_framing_says() {
             conn.close();
         }
         1 => {
-            // The same tag, no length, and an end that is clean and much too early.
+            // The reply has the same tag, no length, and an end that is clean and much too early.
             conn.head(
                 200,
                 &[

@@ -79,7 +79,7 @@ fn a_rest_after_failures_is_named_with_its_end() {
         _ => conn.serve(&served, seen),
     });
     let pond = Pond::before(&upstream);
-    // It reads on: who does not take what is there waits for nothing.
+    // The reader reads on: one that leaves present bytes unread waits for none.
     let reader = Client::open(pond.address(), "GET", "/film", &[]);
     let reading = std::thread::spawn(move || reader.finish());
     let line = until_why(&pond, "backoff");

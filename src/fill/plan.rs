@@ -440,7 +440,7 @@ mod tests {
             panic!("one request");
         };
         assert_eq!(range, self::range(0, 3 * piece));
-        // It has begun, and the line looks slow: the last of them still waits for it.
+        // The merged request has begun, and the line looks slow: the reader of its last piece still waits for it.
         let running = [Running {
             id: 1,
             at: 1000,

@@ -238,7 +238,7 @@ mod tests {
         };
         assert_eq!(since(THEN).evaluate(&weak), Verdict::NotModified);
         assert_eq!(since(BEFORE).evaluate(&weak), Verdict::Proceed);
-        // What may not be acted upon needs a date of its own.
+        // `If-Unmodified-Since` is compared with `Last-Modified` alone, never with the date of the reply.
         let unmodified = Conditions {
             if_unmodified_since: Some(BEFORE),
             ..Default::default()

@@ -183,7 +183,7 @@ mod tests {
             let old = changes.undo(displaced).expect("to be discarded");
             assert_eq!(fs::read_to_string(dir.path().join(inner)).expect("there"), "theirs");
             changes.staging.discard(&old);
-            // Nobody has: what it had replaced is back.
+            // A copy that nobody has written to is taken out, and the file that it had replaced is back.
             fs::remove_file(dir.path().join(inner)).expect("removed");
             let _ = fs::remove_dir(dir.path().join("moved"));
             fs::write(dir.path().join("moved"), "old").expect("written");

@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(with(&[("cache-control", "max-age=20, s-maxage=30")]), seconds(30));
         let targeted = [("cache-control", "s-maxage=30"), ("cdn-cache-control", "max-age=40")];
         assert_eq!(with(&targeted), seconds(40));
-        // Where it says nothing of the lifetime, nothing else does.
+        // A targeted field without a lifetime silences the other fields all the same.
         assert_eq!(with(&[("cdn-cache-control", "no-store")]), Lifetime::Unknown);
         // A directive that does not parse counts as absent.
         assert_eq!(with(&[("cdn-cache-control", "max-age=4, &")]), seconds(10));

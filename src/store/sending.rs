@@ -267,7 +267,7 @@ mod tests {
         }
         while object.residency.penalty() == 0 {
             assert!(begun.elapsed() < PATIENCE, "what is dropped is not noticed");
-            // Where the second of trust is over, it comes anew.
+            // The second of trust may be over: sending as often once more brings it back.
             if send_first_page(&object, 1500) {
                 continue;
             }

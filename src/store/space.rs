@@ -290,7 +290,7 @@ mod tests {
         for _ in 0..1000 {
             first.take(100_000).expect("room");
         }
-        // Nothing is closed: this is the crash.
+        // The first ledger is never closed: this is the crash.
         let (second, stated) = space(&dir, 1 << 30);
         let Stated::AtMost(bound) = stated else {
             panic!("{stated:?}");

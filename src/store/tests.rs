@@ -168,7 +168,7 @@ fn a_catalog_deleted_after_an_orderly_stop_leaks_no_room() {
     std::fs::remove_dir_all(dir.path().join("catalog")).expect("deleted");
     let store = open(dir.path());
     store.look_after();
-    // It begins again; its manifest is there.
+    // The object begins again without bytes; its manifest is there.
     assert_eq!(store.used_bytes(), PAGE);
 }
 
@@ -193,7 +193,7 @@ fn changes_before_the_recount_are_counted_once() {
     }
     close(store, false);
     let store = open(dir.path());
-    // One loses bytes, one gets more, one goes, one is made anew; all before the count.
+    // Object 0 loses bytes, 1 gets more, 2 is purged, 3 is made anew; all before the count.
     let load = |number| store.load(&key(number)).expect("readable").expect("there");
     load(0)
         .retract(ByteRange::new(0, 1 << 19).expect("not empty"))
@@ -221,7 +221,7 @@ fn the_room_of_a_manifest_is_counted() {
     let object = store.create(&key(1), long).expect("made").object;
     store.write(&object, 0, &[[7; 100]]).expect("room");
     object.commit().expect("recorded");
-    // Its body takes a page, its manifest five.
+    // The body takes a page, the manifest five.
     assert_eq!(store.used_bytes(), 6 * PAGE);
     drop(object);
     close(store, true);
@@ -257,7 +257,7 @@ fn records_lost_by_a_failed_catalog_are_recovered_from_manifests() {
     close(store, true);
     let store = open(dir.path());
     let used = store.used_bytes();
-    // One is complete; one is not, and begins again; a third is open, and says itself how far it has come.
+    // Object 1 is complete; 2 is not, and begins again; 3 is open, and knows itself how far it has come.
     let third = store.load(&key(3)).expect("readable").expect("there");
     for (number, generation) in (1..).zip(generations) {
         let gone = store.shared.catalog.remove(key(number).id(), generation);
@@ -296,7 +296,7 @@ fn a_complete_object_is_not_cut_to_an_outdated_record() {
     close(store, true);
     let store = open(dir.path());
     let used = store.used_bytes();
-    // What was written last is lost.
+    // The newest record is lost.
     store.shared.catalog.put(key(1).id(), &older).expect("written");
     store.shared.catalog.close();
     store.look_after();

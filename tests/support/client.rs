@@ -128,7 +128,7 @@ impl Client {
 
     pub(crate) fn read_head(&mut self) {
         self.read_any_head();
-        // What is said meanwhile.
+        // Interim responses before the final one.
         while (100..200).contains(&self.status) {
             self.read_any_head();
         }

@@ -1,4 +1,4 @@
-//! What the tests share: a scripted upstream, a server in process, a client that checks framing.
+//! The tools of the tests: a scripted upstream, a server in process, a client that checks framing.
 
 pub(crate) mod client;
 pub(crate) mod film;

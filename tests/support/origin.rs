@@ -27,7 +27,7 @@ impl Origin {
         Self::at(settings, Arc::new(SystemClock))
     }
 
-    /// The same with a wall clock of the caller's.
+    /// An origin with these settings and a wall clock of the caller's.
     pub(crate) fn at(settings: &[(&str, &str)], clock: SharedClock) -> Self {
         let dir = TempDir::new().expect("a directory");
         std::fs::create_dir(dir.path().join("root")).expect("made");
@@ -78,7 +78,7 @@ impl Origin {
         self.dir.path()
     }
 
-    /// What is in the directory that is served, anything of ours included but the mark by which it is known again.
+    /// The names in the directory that is served, anything of ours included but the mark by which it is known again.
     pub(crate) fn everything(&self) -> Vec<String> {
         let mut names = Vec::new();
         walk(&self.root(), &mut names);
@@ -115,7 +115,7 @@ impl Origin {
         }
     }
 
-    /// What the server says of itself, for tests that speak TLS.
+    /// The URL by which the server names itself, for tests that speak TLS.
     pub(crate) fn url(&self) -> String {
         self.server.as_ref().expect("running").url()
     }
@@ -147,7 +147,7 @@ impl Drop for Origin {
 }
 
 fn walk(dir: &Path, into: &mut Vec<PathBuf>) {
-    // What goes while it is looked at is there no more.
+    // An entry that is removed during the walk is not counted.
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     for entry in entries {
         let path = entry.expect("an entry").path();

@@ -23,7 +23,7 @@ impl Pond {
         Self::with(upstream, &[])
     }
 
-    /// The same with settings.
+    /// A server in front of the upstream, with settings.
     pub(crate) fn with(upstream: &Upstream, settings: &[(&str, &str)]) -> Self {
         let url = upstream.url();
         let mut all = vec![("upstream", url.as_str())];
@@ -41,7 +41,7 @@ impl Pond {
         Self::start_at(&[("upstream", &upstream.url())], clock)
     }
 
-    /// The same with a wall clock of the caller's.
+    /// A server with these settings only, and a wall clock of the caller's.
     pub(crate) fn start_at(settings: &[(&str, &str)], clock: SharedClock) -> Self {
         let settings = settings
             .iter()
@@ -113,7 +113,7 @@ impl Pond {
         super::eventually(&format!("an object that is {state}"), || {
             let is = self.object()["state"] == state;
             if !is && start.elapsed() > super::PATIENCE.mul_f32(0.9) {
-                // It is given up soon: say what it waits for.
+                // The wait is given up soon: the panic tells what the fills wait for.
                 panic!("{}", super::get(self.address(), "/-/api/v1/fills").text());
             }
             is

@@ -14,7 +14,7 @@ pub(crate) struct Seen {
     pub(crate) number: usize,
     pub(crate) method: String,
     pub(crate) target: String,
-    /// What was sent with it.
+    /// The body of the request.
     pub(crate) body: Vec<u8>,
     pub(crate) headers: Vec<(String, String)>,
 }
@@ -83,7 +83,7 @@ impl Valve {
     }
 }
 
-/// One connection's side of an answer.
+/// The upstream's side of one connection.
 pub(crate) struct Conn {
     stream: TcpStream,
     sent: Arc<AtomicU64>,
@@ -251,7 +251,7 @@ impl Upstream {
         Self::limited(film, Valve::open(), 0)
     }
 
-    /// The same through a valve and at a rate in bytes per second (0: no limit).
+    /// As `of`, through a valve and at a rate in bytes per second (0: no limit).
     pub(crate) fn limited(film: &Film, valve: Valve, rate: u64) -> Self {
         let film = film.clone();
         Self::start(valve, rate, move |seen, conn| conn.serve(&film, seen))
@@ -382,7 +382,7 @@ fn read_request(reader: &mut impl BufRead) -> Option<Seen> {
     Some(seen)
 }
 
-/// What a request brings; `None` where it was cut.
+/// The body of a request; `None` where it was cut.
 fn read_body(reader: &mut impl BufRead, seen: &Seen) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     if let Some(length) = seen.header("content-length") {

@@ -85,7 +85,7 @@ async fn unresumable_exchanges_are_preempted_last_and_only_without_readers() {
     assert!(whole.called_back().now_or_never().is_some());
 }
 
-/// One whose look said that all is taken has no clock; whoever ends must see to it that it gets one.
+/// A waiter that found every connection taken has no timer for the rate; the permit that is dropped must give it one.
 #[tokio::test]
 async fn a_queued_reader_is_granted_the_next_rate_token() {
     let budget = Arc::new(Budget::new(BudgetSettings {
