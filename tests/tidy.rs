@@ -151,6 +151,22 @@ fn no_type_name_has_two_meanings() {
     assert!(seen.len() > 200, "only {} types were found", seen.len());
 }
 
+/// Every file under these directories, with its text.
+fn texts(dirs: &[&str]) -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    for dir in dirs {
+        sources(&root.join(dir), &mut paths);
+    }
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).expect("read");
+            (path, text)
+        })
+        .collect()
+}
+
 #[test]
 fn comments_begin_with_their_noun() {
     const RIDDLES: &[&str] = &["Who", "Whoever", "So", "Nobody", "Somebody"];
@@ -177,19 +193,53 @@ fn comments_begin_with_their_noun() {
     }
 }
 
+/// Whether an attribute makes the function below it a test: `#[test]`, `#[tokio::test(…)]`.
+fn marks_a_test(line: &str) -> bool {
+    line.strip_prefix("#[")
+        .and_then(|attribute| attribute.split(['(', ']']).next())
+        .is_some_and(|path| path.rsplit("::").next() == Some("test"))
+}
+
+/// The name of the function that a line declares.
+fn function(line: &str) -> Option<&str> {
+    let (before, rest) = line.split_once("fn ")?;
+    let is_item = before
+        .split_whitespace()
+        .all(|word| word == "async" || word.starts_with("pub"));
+    is_item.then(|| rest.split(['(', '<']).next().unwrap_or(rest))
+}
+
+#[test]
+fn test_names_are_claims() {
+    // A name that begins so leaves out the thing of which it claims something.
+    const RIDDLES: &[&str] = &[
+        "what", "who", "whoever", "nothing", "nobody", "one", "where", "it", "its", "they", "those", "so", "somebody",
+    ];
+    let mut count = 0;
+    for (path, text) in texts(&["src", "tests"]) {
+        let mut is_test = false;
+        for line in text.lines().map(str::trim_start) {
+            is_test |= marks_a_test(line);
+            let Some(name) = function(line).filter(|_| is_test) else {
+                continue;
+            };
+            let first = name.split('_').next().unwrap_or_default();
+            assert!(!RIDDLES.contains(&first), "{}: {name}", path.display());
+            is_test = false;
+            count += 1;
+        }
+    }
+    assert!(count > 600, "only {count} tests were found");
+}
+
 #[test]
 fn files_that_comments_name_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut paths = Vec::new();
-    for dir in ["src", "tests", "benches", "migrations"] {
-        sources(&root.join(dir), &mut paths);
-    }
-    let names: Vec<String> = paths
+    let files = texts(&["src", "tests", "benches", "migrations"]);
+    let names: Vec<String> = files
         .iter()
-        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .filter_map(|(path, _)| Some(path.file_name()?.to_string_lossy().into_owned()))
         .collect();
-    for path in &paths {
-        let text = std::fs::read_to_string(path).expect("read");
+    for (path, text) in &files {
         for line in text.lines().filter(|line| line.trim_start().starts_with("//")) {
             let words = line.split(|char: char| !(char.is_alphanumeric() || char == '_' || char == '.'));
             for word in words
