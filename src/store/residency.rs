@@ -142,7 +142,7 @@ mod tests {
         probe.found(0, LEN - 1, LEN);
         assert!(probe.may_skip(0, LEN - 5000, LEN));
         assert!(!probe.may_skip(0, LEN / 2, LEN));
-        // What was seen in one period is not known of the next.
+        // Parts found resident in one period are not assumed to be so in the next.
         find(&probe, RULES.successes, PERIOD_MILLIS);
         assert!(!probe.may_skip(PERIOD_MILLIS, LEN - 1, LEN));
         for (at, length, part) in [
