@@ -113,7 +113,7 @@ pub enum AppError {
         /// The directory.
         path: PathBuf,
         /// The mistake.
-        source: crate::origin::OriginError,
+        source: crate::directory::OriginError,
     },
     /// The certificate cannot be shown.
     #[error("could not use {} with {}: {mistake}", certificate.display(), key.display())]
@@ -135,7 +135,7 @@ pub enum AppError {
     },
     /// The tokens do not read.
     #[error(transparent)]
-    Tokens(#[from] crate::serve::BadTokens),
+    Tokens(#[from] crate::webdav::BadTokens),
     /// The store did not open.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -4,9 +4,11 @@
 //!
 //! ```text
 //! app                      composition; the only place that knows everyone
-//! serve  admin             HTTP at our door: actix here and in app only
+//! admin                    what millpond says of itself, under /-/
+//! webdav                   the directory at our door: read, listed and changed over HTTP and WebDAV
+//! serve                    the cache at our door: HTTP requests of players
 //! fill                     where bytes come from
-//! live  origin             streams: which replies are, where readers come in; a directory that is ours
+//! live  directory          streams: which replies are, where readers come in; a directory that is ours
 //! store  upstream          disk (sled here only), network (the HTTP client here only)
 //! policy                   pure: which stored answers may be reused
 //! header                   pure: RFC 9110 fields
@@ -20,12 +22,15 @@
 pub mod app;
 
 pub mod admin;
+
+pub mod webdav;
+
 pub mod serve;
 
 pub mod fill;
 
+pub mod directory;
 pub mod live;
-pub mod origin;
 
 pub mod store;
 pub mod upstream;

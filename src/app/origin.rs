@@ -13,7 +13,7 @@ use super::tls;
 use super::{AppError, KEEP_ALIVE, READ_THREADS, WRITE_BUFFER_BYTES, on_own_thread, tune};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::OriginConfig;
-use crate::serve::{Access, AccessLog, Origin};
+use crate::webdav::{Access, AccessLog, Origin};
 use actix_http::{ConnectionType, HttpService, HttpServiceBuilder, Protocol, Request, Response};
 use actix_server::GracefulShutdownSignal;
 use actix_service::{Service, ServiceFactory, ServiceFactoryExt, fn_service};

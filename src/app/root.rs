@@ -9,15 +9,15 @@
 //! ```
 //!
 //! Each request compares what is open with what the path leads to (`Tree::stands`), so no listing is of a directory that is
-//! not there. A thread looks once a second whether it has come back. Its identity is kept under `data` (`origin::Identity`).
+//! not there. A thread looks once a second whether it has come back. Its identity is kept under `data` (`directory::Identity`).
 
 use super::AppError;
 use crate::clock::SharedClock;
 use crate::config::OriginConfig;
-use crate::origin::{Changes, Identity, OriginError, Staging, Summing, Tags, Tree, Uploads, Watching};
-use crate::serve::{Access, AccessLog, Cursors, Origin, OriginSettings};
+use crate::directory::{Changes, Identity, OriginError, Staging, Summing, Tags, Tree, Uploads, Watching};
 use crate::sync::{read, write};
 use crate::telemetry::Metrics;
+use crate::webdav::{Access, AccessLog, Cursors, Origin, OriginSettings};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, RwLock};

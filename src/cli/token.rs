@@ -6,7 +6,7 @@
 use super::failure::Failure;
 use super::output::Output;
 use clap::{Args, Subcommand};
-use millpond::origin::{Tokens, new_token};
+use millpond::directory::{Tokens, new_token};
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;

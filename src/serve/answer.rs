@@ -8,25 +8,25 @@ use crate::ranges::{ByteRange, RangeSet};
 
 /// The parts of a request that decide the answer.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Question<'a> {
-    pub(super) range: Option<&'a [u8]>,
-    pub(super) conditions: Conditions<'a>,
+pub(crate) struct Question<'a> {
+    pub(crate) range: Option<&'a [u8]>,
+    pub(crate) conditions: Conditions<'a>,
 }
 
 /// The parts of a representation that decide the answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Facts<'a> {
-    pub(super) status: u16,
-    pub(super) length: Option<u64>,
+pub(crate) struct Facts<'a> {
+    pub(crate) status: u16,
+    pub(crate) length: Option<u64>,
     /// The validators that conditions are evaluated against.
-    pub(super) known: Known<'a>,
+    pub(crate) known: Known<'a>,
     /// Whether the body has a content coding; a range would then be one of coded bytes.
-    pub(super) content_encoded: bool,
+    pub(crate) content_encoded: bool,
 }
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     NotModified,
     PreconditionFailed,
     /// 416; the complete length.
@@ -38,7 +38,7 @@ pub(super) enum Answer {
 }
 
 /// The answer to a GET or HEAD, as if every byte were here.
-pub(super) fn answer(question: Question<'_>, facts: Facts<'_>) -> Answer {
+pub(crate) fn answer(question: Question<'_>, facts: Facts<'_>) -> Answer {
     if facts.status != 200 {
         // Conditions and ranges are of what would be a 200 (RFC 9110 §13.2.1, §14.2).
         return Answer::Whole(facts.length);

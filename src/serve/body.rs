@@ -355,7 +355,7 @@ impl ObjectBody {
 pub struct HeadOnly(BodySize);
 
 impl HeadOnly {
-    pub(super) fn of(segments: &[Segment]) -> Self {
+    pub(crate) fn of(segments: &[Segment]) -> Self {
         Self(size_of(segments))
     }
 }
@@ -378,7 +378,7 @@ enum Part {
     UpTo(ByteOffset),
 }
 
-pub(super) fn first_byte(segment: Option<&Segment>) -> ByteOffset {
+pub(crate) fn first_byte(segment: Option<&Segment>) -> ByteOffset {
     match segment {
         Some(Segment::Object(range)) => ByteRange::start(*range),
         Some(Segment::ToEnd(start)) => *start,

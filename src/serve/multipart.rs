@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 /// A piece of a body, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Segment {
+pub(crate) enum Segment {
     /// Text of ours.
     Text(Bytes),
     /// Bytes of the object.
@@ -18,7 +18,7 @@ pub(super) enum Segment {
 
 impl Segment {
     /// How many bytes it sends; `None` where not known.
-    pub(super) fn len(&self) -> Option<u64> {
+    pub(crate) fn len(&self) -> Option<u64> {
         match self {
             Self::Text(text) => Some(text.len() as u64),
             Self::Object(range) => Some(range.len()),
@@ -34,7 +34,7 @@ pub(super) fn size_of(segments: &[Segment]) -> BodySize {
 }
 
 /// The body of a 206, and its media type where several ranges make it another than the representation's.
-pub(super) fn parts(
+pub(crate) fn parts(
     ranges: &[ByteRange],
     size: u64,
     etag: &str,

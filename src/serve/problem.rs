@@ -91,7 +91,7 @@ impl Problem {
     }
 
     /// A problem of a directory that is ours: no cache has a part in it.
-    pub(super) fn of_origin(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(crate) fn of_origin(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             cache_status: None,
             ..Self::new(status, detail)
@@ -107,7 +107,7 @@ impl Problem {
     }
 
     /// The same, asking for a token, or a password of clients that know no better.
-    pub(super) fn challenging(self) -> Self {
+    pub(crate) fn challenging(self) -> Self {
         Self {
             challenge: true,
             ..self
@@ -115,13 +115,13 @@ impl Problem {
     }
 
     /// The same, of a type that programs know.
-    pub(super) fn of_type(mut self, kind: &'static str) -> Self {
+    pub(crate) fn of_type(mut self, kind: &'static str) -> Self {
         self.more().kind = Some(kind);
         self
     }
 
     /// Whether it is of that type.
-    pub(super) fn is_of_type(&self, kind: &str) -> bool {
+    pub(crate) fn is_of_type(&self, kind: &str) -> bool {
         self.more.as_ref().is_some_and(|more| more.kind == Some(kind))
     }
 
@@ -130,13 +130,13 @@ impl Problem {
     }
 
     /// The same, whose body says that too.
-    pub(super) fn with_member(mut self, name: &'static str, value: serde_json::Value) -> Self {
+    pub(crate) fn with_member(mut self, name: &'static str, value: serde_json::Value) -> Self {
         self.more().members.push((name, value));
         self
     }
 
     /// The same with one more field.
-    pub(super) fn with_field(mut self, name: HeaderName, value: String) -> Self {
+    pub(crate) fn with_field(mut self, name: HeaderName, value: String) -> Self {
         self.more().fields.push((name, value));
         self
     }
@@ -271,7 +271,7 @@ pub(super) fn unsatisfiable(size: Option<u64>, cache_status: CacheStatus) -> Htt
 }
 
 /// The same of what no cache has a part in.
-pub(super) fn unsatisfied(size: Option<u64>) -> HttpResponseBuilder {
+pub(crate) fn unsatisfied(size: Option<u64>) -> HttpResponseBuilder {
     let mut response = HttpResponse::RangeNotSatisfiable();
     if let Some(size) = size {
         response.insert_header((header::CONTENT_RANGE, ContentRange::Unsatisfied { size }.to_string()));

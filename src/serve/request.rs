@@ -10,20 +10,20 @@ use actix_web::http::header::{self, HeaderMap, HeaderName};
 use std::time::Duration;
 
 /// A request for an object, read once.
-pub(super) struct Request<'a> {
-    pub(super) question: Question<'a>,
+pub(crate) struct Request<'a> {
+    pub(crate) question: Question<'a>,
     pub(super) asked: RequestDirectives,
-    pub(super) head_only: bool,
+    pub(crate) head_only: bool,
     pub(super) delivery: Delivery,
     pub(super) wait: Option<Duration>,
-    pub(super) wants_digest: bool,
+    pub(crate) wants_digest: bool,
     /// `Last-Event-ID` (HTML §9.2.2).
     pub(super) last_event: Option<&'a str>,
 }
 
 impl<'a> Request<'a> {
     /// Reads a request; `None` for a method that is not served.
-    pub(super) fn read(head: &'a RequestHead, delivery: Delivery) -> Option<Self> {
+    pub(crate) fn read(head: &'a RequestHead, delivery: Delivery) -> Option<Self> {
         let head_only = head.method == Method::HEAD;
         if !head_only && head.method != Method::GET {
             return None;

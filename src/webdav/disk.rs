@@ -3,7 +3,7 @@
 //! Whoever looks at a path on a mount waits for that mount's turn first. A link may lead to another mount than its path is on:
 //! then the look is tried again when that one's turn has come, too.
 
-use crate::origin::{Crossing, MAX_CROSSED, MountPoint, OriginError, Tree, TreePath};
+use crate::directory::{Crossing, MAX_CROSSED, MountPoint, OriginError, Tree, TreePath};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};

@@ -8,11 +8,11 @@
 use super::put::{conditions, placed, text};
 use super::writer::{Locked, Writer};
 use super::{Origin, forwarded, misnamed, refused};
-use crate::header::{Preconditions, boolean};
-use crate::origin::{
+use crate::directory::{
     Changes, Copied, Copying, Crossing, Displaced, Done, Evidence, Gone, Loss, OriginError, Original, Tag, TreePath,
 };
-use crate::serve::problem::Problem;
+use crate::header::{Preconditions, boolean};
+use crate::serve::Problem;
 use actix_http::Payload;
 use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;

@@ -11,7 +11,7 @@
 //! disk        waiting for file systems, which may hang
 //! ```
 //!
-//! `crate::origin` knows the directory and the rules of writing; here its verdicts become HTTP.
+//! `crate::directory` knows the directory and the rules of writing; here its verdicts become HTTP.
 
 mod access;
 mod body;
@@ -36,14 +36,13 @@ pub use log::AccessLog;
 use self::collection::Opened;
 use self::disk::Disk;
 use self::writer::Writer;
-use super::problem::Problem;
-use super::request::Request;
 use crate::clock::SharedClock;
 use crate::config::{Delivery, PublicUrl};
-use crate::header::print_date;
-use crate::origin::{
+use crate::directory::{
     Changes, Crossing, Found, Locks, OriginError, PathError, Summing, Tags, Tree, TreePath, Uploads, Watching,
 };
+use crate::header::print_date;
+use crate::serve::{Problem, Request};
 use crate::telemetry::Metrics;
 use actix_http::Payload;
 use actix_web::HttpResponse;
@@ -434,7 +433,7 @@ async fn whole(mut payload: Payload, most: usize) -> Result<Vec<u8>, Problem> {
 /// The same path as a collection, relative so that it holds behind any proxy; the query is kept.
 fn elsewhere(path: &TreePath, query: &str) -> HttpResponse {
     let name = path.name().unwrap_or_default();
-    let mut there = format!("./{}/", crate::origin::encode(name));
+    let mut there = format!("./{}/", crate::directory::encode(name));
     if !query.is_empty() {
         there.push('?');
         there.push_str(query);

@@ -1,7 +1,7 @@
 //! The file systems that are mounted beneath the directory, as the kernel lists them.
 //!
 //! `/proc/self/mountinfo` is read without a look at any of the file systems, so it answers while one of them hangs. Three
-//! things go by it: requests to one mount never take the threads of all (`serve::origin`), each mount has its own locks
+//! things go by it: requests to one mount never take the threads of all (`webdav`), each mount has its own locks
 //! (`locks`), and a collection with a mount in it is neither removed nor moved as one.
 
 use super::path::TreePath;

@@ -4,7 +4,7 @@
 //! either, so a name that looks like markup is only a name.
 
 use super::collection::{Listing, ListingView, href, playable, rfc3339};
-use crate::origin::{Member, MemberKind, TreePath};
+use crate::directory::{Member, MemberKind, TreePath};
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 

@@ -124,8 +124,8 @@ impl Changes {
 mod tests {
     use super::*;
     use crate::clock::{SharedClock, SystemClock};
+    use crate::directory::{Copied, Copying, Crossing, Loss, Staging, Tags, Tree};
     use crate::header::Preconditions;
-    use crate::origin::{Copied, Copying, Crossing, Loss, Staging, Tags, Tree};
     use std::fs;
     use std::path::Path;
     use std::sync::Arc;

@@ -6,9 +6,9 @@
 use super::file::tell_date;
 use super::writer::Locked;
 use super::{Origin, refused};
+use crate::directory::{Arrived, Changes, Done, Evidence, Incoming, LAST_SECOND, OriginError, Tag, TreePath};
 use crate::header::{Claim, Preconditions, claim};
-use crate::origin::{Arrived, Changes, Done, Evidence, Incoming, LAST_SECOND, OriginError, Tag, TreePath};
-use crate::serve::problem::Problem;
+use crate::serve::Problem;
 use actix_http::Payload;
 use actix_http::error::PayloadError;
 use actix_web::HttpResponse;

@@ -4,7 +4,7 @@
 //! namespace spelled out, so that it means the same in any document that it is put into later.
 
 use super::page::Text;
-use crate::origin::PropertyName;
+use crate::directory::PropertyName;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::{NamespaceResolver, ResolveResult};
 use quick_xml::reader::NsReader;

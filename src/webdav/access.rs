@@ -10,9 +10,8 @@
 //! is read again when it changes; one that does not read leaves the tokens as they were.
 
 use super::{Origin, forwarded};
-use crate::origin::{Caller, Right, Tokens, TreePath};
-use crate::serve::guard;
-use crate::serve::problem::Problem;
+use crate::directory::{Caller, Right, Tokens, TreePath};
+use crate::serve::{Problem, refusal};
 use crate::sync::lock;
 use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;
@@ -84,7 +83,7 @@ impl Access {
     fn caller(&self, head: &RequestHead, right: Right) -> Result<Caller, Problem> {
         let Some(file) = &self.file else {
             let refusal = (right == Right::Write)
-                .then(|| guard::refusal(head.peer_addr, &head.headers).or_else(|| forwarded::stranger(&head.headers)))
+                .then(|| refusal(head.peer_addr, &head.headers).or_else(|| forwarded::stranger(&head.headers)))
                 .flatten();
             return match refusal {
                 Some(why) => Err(Problem::of_origin(StatusCode::FORBIDDEN, why)),

@@ -13,9 +13,9 @@
 use super::put::{Batches, Put, Sums, claims, placed, text};
 use super::writer::Locked;
 use super::{Origin, refused};
+use crate::directory::{Changes, Evidence, OriginError, Right, Tag, TreePath, Turn, Upload, UploadRecord, Uploads};
 use crate::header::{Claim, Preconditions, boolean, count};
-use crate::origin::{Changes, Evidence, OriginError, Right, Tag, TreePath, Turn, Upload, UploadRecord, Uploads};
-use crate::serve::problem::Problem;
+use crate::serve::Problem;
 use actix_http::Payload;
 use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;

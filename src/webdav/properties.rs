@@ -1,7 +1,7 @@
 //! WebDAV properties (RFC 4918 §9.1, §9.2): how file managers and rclone read a tree, and what they note down in it.
 //!
 //! Depth 0 and 1 are answered, infinity is refused as the RFC allows. Live properties are what the file system knows; of these the
-//! time of the last change can be set. All others are kept as they come (`origin::properties`).
+//! time of the last change can be set. All others are kept as they come (`directory::properties`).
 //!
 //! An answer is written while it goes out: a piece of it holds [`PIECE_MEMBERS`] members, and no thread waits for a slow
 //! client. Where a directory would not hold still, the last response has status 507, which says that something may be missing.
@@ -11,13 +11,13 @@ use super::page::Text;
 use super::writer::Locked;
 use super::xml::{self, DAV, Instruction, Wanted};
 use super::{Origin, http_date};
-use crate::header::Preconditions;
-use crate::header::parse_date;
-use crate::origin::{
+use crate::directory::{
     Changes, Evidence, Found, INLINE_BYTES, Member, MemberKind, Names, OriginError, Patch, Properties, PropertyName,
     Stamp, Tag, Tags, Tree, TreePath, member,
 };
-use crate::serve::problem::Problem;
+use crate::header::Preconditions;
+use crate::header::parse_date;
+use crate::serve::Problem;
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;

@@ -10,8 +10,8 @@
 //! A mount's turn comes before its locks, so a file system that hangs has no more than its share of threads waiting with them.
 
 use super::disk::{Disk, MOUNT_PATIENCE};
+use crate::directory::{Arrived, Changes, Copied, Evidence, Gone, HeldLocks, Locks, OriginError, TreePath};
 use crate::header::Preconditions;
-use crate::origin::{Arrived, Changes, Copied, Evidence, Gone, HeldLocks, Locks, OriginError, TreePath};
 use std::sync::Arc;
 
 /// How often a change is tried whose condition has to be read for again.

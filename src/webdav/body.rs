@@ -16,11 +16,10 @@
 //! A touch cuts nobody off, nor does a torrent client that fills another part of the file. A broken body is a broken connection:
 //! the promised length is never made up.
 
-use crate::origin::{Digest, Stamp, Tag, Tags, TreePath, stamp};
+use crate::directory::{Digest, Stamp, Tag, Tags, TreePath, stamp};
 use crate::ranges::ByteOffset;
-use crate::serve::body::first_byte;
 use crate::serve::multipart::Segment;
-use crate::serve::send_quantum::SendQuantum;
+use crate::serve::{SendQuantum, first_byte};
 use crate::store::{read_blocking, read_now};
 use crate::telemetry::Metrics;
 use actix_web::body::{BodySize, MessageBody};
@@ -298,9 +297,9 @@ impl Readers {
 }
 
 /// The file's stamp; of one on a mount as the kernel remembers it, for the file system may not answer.
-fn stamp_now(file: &File, apart: bool) -> Result<Stamp, crate::origin::OriginError> {
+fn stamp_now(file: &File, apart: bool) -> Result<Stamp, crate::directory::OriginError> {
     match apart {
-        true => crate::origin::remembered_stamp(file),
+        true => crate::directory::remembered_stamp(file),
         false => stamp(file),
     }
 }
@@ -310,7 +309,7 @@ fn is_still(file: &File, comparison: Comparison) -> Option<Stamp> {
     let before = stamp(file).ok()?;
     match comparison {
         Comparison::Whole(digest) => {
-            let same = crate::origin::sum(file).ok()? == digest;
+            let same = crate::directory::sum(file).ok()? == digest;
             (same && stamp(file).ok()? == before).then_some(before)
         }
         // The file may be written to all the time.

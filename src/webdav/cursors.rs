@@ -4,7 +4,7 @@
 //! dropped, the collection is read again, and the page says that it is of another state. What is kept is bounded in number, in memory
 //! and in time.
 
-use crate::origin::{Names, TreePath};
+use crate::directory::{Names, TreePath};
 use crate::sync::lock;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -13,15 +13,12 @@ use super::Origin;
 use super::cursors::{Cursors, ListingCursor};
 use super::file::media_type;
 use super::page;
-use crate::header::{EntityTag, Known, list_members};
-use crate::origin::{
+use crate::directory::{
     Fingerprint, Member, MemberKind, Names, OriginError, Tag, Tags, Tree, TreePath, encode, member, stamp,
 };
-use crate::serve::answer::{Answer, Facts, answer};
-use crate::serve::body::HeadOnly;
+use crate::header::{EntityTag, Known, list_members};
 use crate::serve::multipart::Segment;
-use crate::serve::problem::Problem;
-use crate::serve::request::Request;
+use crate::serve::{Answer, Facts, HeadOnly, Problem, Request, answer};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};

@@ -15,7 +15,7 @@
 //! error       what can go wrong
 //! ```
 //!
-//! Nothing here knows HTTP beyond entity tags and conditions; `serve::origin` carries it to clients.
+//! Nothing here knows HTTP beyond entity tags and conditions; `webdav` carries it to clients.
 
 mod access;
 mod aside;

@@ -6,14 +6,11 @@
 
 use super::body::{FileBody, FileSource, Readers};
 use super::{Origin, http_date};
+use crate::directory::{Crossing, Found, INLINE_BYTES, OriginError, Stamp, Tag, TreePath};
 use crate::header::{EntityTag, Known, list_members, repr_digest};
-use crate::origin::{Crossing, Found, INLINE_BYTES, OriginError, Stamp, Tag, TreePath};
 use crate::ranges::ByteRange;
-use crate::serve::answer::{Answer, Facts, Question, answer};
-use crate::serve::body::HeadOnly;
 use crate::serve::multipart::{self, Segment};
-use crate::serve::problem::unsatisfied;
-use crate::serve::request::Request;
+use crate::serve::{Answer, Facts, HeadOnly, Question, Request, answer, unsatisfied};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -84,7 +81,7 @@ impl Origin {
                     Found::Collection(..) => return Err(OriginError::Changing),
                 }
             }
-            let stamp = crate::origin::stamp(&file)?;
+            let stamp = crate::directory::stamp(&file)?;
             let tag = Tag::Weak(stamp);
             Ok(Tagged {
                 file,
