@@ -113,7 +113,7 @@ pub enum AppError {
         /// The directory.
         path: PathBuf,
         /// The mistake.
-        source: crate::directory::OriginError,
+        source: crate::directory::DirectoryError,
     },
     /// The certificate cannot be shown.
     #[error("could not use {} with {}: {mistake}", certificate.display(), key.display())]
@@ -240,7 +240,7 @@ impl Server {
         ));
         let keeping = keep_store(Arc::clone(&store), Arc::clone(&streams));
         let registry = Registry::new(Arc::clone(&store), streams, client, settings, threads.clone());
-        let watching = watch_for_sleep(Arc::clone(&clock), registry.clone());
+        let watcher = watch_for_sleep(Arc::clone(&clock), registry.clone());
         let service = Arc::new(Service {
             store,
             fills: registry,
@@ -264,7 +264,7 @@ impl Server {
         };
         // Nothing runs on before this that a start which fails would have to end.
         threads.handle().spawn(keeping);
-        threads.handle().spawn(watching);
+        threads.handle().spawn(watcher);
         Ok(Self {
             address,
             handle,

@@ -127,7 +127,7 @@ impl OriginServer {
         served.map_err(AppError::Threads)?;
         self.roots.stop();
         if let Some(origin) = self.directory.current() {
-            origin.tags.keep();
+            origin.tags.save();
         }
         if let Some(log) = &self.log {
             log.flush();

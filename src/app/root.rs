@@ -8,13 +8,15 @@
 //!                                                             └──► gone: 503, not ready
 //! ```
 //!
-//! Each request compares what is open with what the path leads to (`Tree::stands`), so no listing is of a directory that is
-//! not there. A thread looks once a second whether it has come back. Its identity is kept under `data` (`directory::Identity`).
+//! Each request compares what is open with what the path leads to (`Tree::check_root`), so no listing is of a directory that is
+//! not there. A thread looks once a second whether it has come back. Its identity is kept under `data` (`directory::RootIdentity`).
 
 use super::AppError;
 use crate::clock::SharedClock;
 use crate::config::OriginConfig;
-use crate::directory::{Changes, Identity, OriginError, Staging, Summing, Tags, Tree, Uploads, Watching};
+use crate::directory::{
+    DigestCache, DigestQueue, DirectoryError, DirectoryWatcher, RootIdentity, Staging, Tree, TreeWriter, Uploads,
+};
 use crate::sync::{read, write};
 use crate::telemetry::Metrics;
 use crate::webdav::{Access, AccessLog, Cursors, Origin, OriginSettings};
@@ -66,24 +68,24 @@ impl Directory {
 
     /// Lets another process write to the directory.
     pub(super) fn release(&self) {
-        if let Some(changes) = self.current().and_then(|origin| origin.changes.clone()) {
-            changes.staging.release();
+        if let Some(writer) = self.current().and_then(|origin| origin.writer.clone()) {
+            writer.staging.release();
         }
     }
 
     /// Opens the directory if it is the one that is known, or none is; whether it was.
-    fn open_known(&self) -> Result<bool, OriginError> {
+    fn open_known(&self) -> Result<bool, DirectoryError> {
         let kept = self.kept("root");
-        let known = kept.as_deref().and_then(Identity::read);
+        let known = kept.as_deref().and_then(RootIdentity::read);
         let first = self.current().is_none();
         let any = first && self.config.new_root;
         let tree = match Tree::open(&self.config.root) {
             // The way to a mount point may not be there before its file system is.
-            Err(OriginError::Absent) if known.is_some() && !any => return Ok(false),
+            Err(DirectoryError::Absent) if known.is_some() && !any => return Ok(false),
             tree => Arc::new(tree?),
         };
         let now = tree.identity()?;
-        if known.is_some_and(|known| !known.is_of(&now)) && !any {
+        if known.is_some_and(|known| !known.is_same_as(&now)) && !any {
             return Ok(false);
         }
         // The place for unfinished files is locked by the one who writes there.
@@ -93,45 +95,45 @@ impl Directory {
         // Only now the mark is there.
         let now = tree.identity()?;
         if let Some(kept) = &kept
-            && let Err(error) = now.keep(kept)
+            && let Err(error) = now.save(kept)
         {
             tracing::warn!(path = %kept.display(), %error, "the directory's identity is not kept: a start would not know it from another");
         }
         Ok(true)
     }
 
-    fn open(&self, tree: Arc<Tree>) -> Result<Origin, OriginError> {
+    fn open(&self, tree: Arc<Tree>) -> Result<Origin, DirectoryError> {
         let config = &self.config;
-        let tags = Arc::new(Tags::load(self.kept("tags"), Arc::clone(&self.clock)));
-        let started = |source| OriginError::Disk {
+        let tags = Arc::new(DigestCache::load(self.kept("tags"), Arc::clone(&self.clock)));
+        let started = |source| DirectoryError::Disk {
             doing: "start a thread",
             source,
         };
-        let summing = Summing::start(Arc::clone(&tree), Arc::clone(&tags)).map_err(started)?;
-        let watching = Watching::start(Arc::clone(&tree), summing.clone()).map_err(started)?;
-        let changes = match config.writable {
+        let digest_queue = DigestQueue::start(Arc::clone(&tree), Arc::clone(&tags)).map_err(started)?;
+        let watcher = DirectoryWatcher::start(Arc::clone(&tree), digest_queue.clone()).map_err(started)?;
+        let writer = match config.writable {
             true => {
                 let staging = Staging::open(Arc::clone(&tree), config.min_free_bytes, Arc::clone(&self.clock))?;
-                let changes = Changes::new(Arc::clone(&tree), Arc::clone(&tags), staging, config.portable)?;
-                Some(Arc::new(changes))
+                let writer = TreeWriter::new(Arc::clone(&tree), Arc::clone(&tags), staging, config.portable)?;
+                Some(Arc::new(writer))
             }
             false => None,
         };
-        let uploads = changes.as_ref().map(|changes| {
-            let uploads = Uploads::open(Arc::clone(changes), config.upload_lifetime, Arc::clone(&self.clock));
+        let uploads = writer.as_ref().map(|writer| {
+            let uploads = Uploads::open(Arc::clone(writer), config.upload_lifetime, Arc::clone(&self.clock));
             uploads.map(Arc::new)
         });
         Ok(Origin {
             tree,
             tags,
             uploads: uploads.transpose()?,
-            changes,
+            writer,
             access: Arc::clone(&self.access),
             log: self.log.clone(),
             cursors: Arc::new(Cursors::default()),
             locks: Arc::default(),
-            summing,
-            watching,
+            digest_queue,
+            watcher,
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
             threads: self.threads.clone(),
@@ -164,7 +166,7 @@ impl Directory {
     /// Looks whether the directory is there, and opens it where it has come back; whether it is there now.
     fn look(&self, was_there: bool) -> bool {
         let root: &Path = &self.config.root;
-        if self.current().is_some_and(|origin| origin.tree.stands().is_ok()) {
+        if self.current().is_some_and(|origin| origin.tree.check_root().is_ok()) {
             return true;
         }
         if was_there {
@@ -216,7 +218,7 @@ impl Roots {
         let opened = directory.open_known().map_err(|source| {
             let path = directory.config.root.clone();
             match source {
-                OriginError::Absent => AppError::NoDirectory(path),
+                DirectoryError::Absent => AppError::NoDirectory(path),
                 source => AppError::Origin { path, source },
             }
         })?;

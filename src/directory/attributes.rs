@@ -5,7 +5,7 @@
 //! set-group-ID bits of a file never come along: new bytes must not run with the rights of somebody who has not
 //! seen them, and write(2) clears the bits for the same reason.
 
-use super::error::OriginError;
+use super::error::DirectoryError;
 use rustix::fs::{
     FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr, flistxattr,
     fremovexattr, fsetxattr, futimens, openat,
@@ -27,13 +27,13 @@ const PLAIN_RIGHTS: u32 = 0o1777;
 const SET_GROUP_ID: u32 = 0o2000;
 
 /// Carries over what belongs to the file of that name to the one that replaces it.
-pub(super) fn keep(file: &File, parent: &OwnedFd, name: &str, old: &Stat) -> Result<(), OriginError> {
+pub(super) fn preserve(file: &File, parent: &OwnedFd, name: &str, old: &Stat) -> Result<(), DirectoryError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let mut changed = false;
     if let Ok(original) = openat(parent, name, flags, Mode::empty()) {
-        changed |= copy_all(&original, file);
+        changed |= copy_xattrs(&original, file);
     }
-    let failed = OriginError::met("inspect a file");
+    let failed = DirectoryError::from_errno("inspect a file");
     let now = rustix::fs::fstat(file).map_err(failed)?;
     if (now.st_uid, now.st_gid) != (old.st_uid, old.st_gid) {
         let (owner, group) = (Uid::from_raw(old.st_uid), Gid::from_raw(old.st_gid));
@@ -46,16 +46,16 @@ pub(super) fn keep(file: &File, parent: &OwnedFd, name: &str, old: &Stat) -> Res
         changed |= fchmod(file, Mode::from_raw_mode(old.st_mode & PLAIN_RIGHTS)).is_ok();
     }
     match changed {
-        true => file.sync_all().map_err(OriginError::io("keep a file's rights")),
+        true => file.sync_all().map_err(DirectoryError::from_io("keep a file's rights")),
         false => Ok(()),
     }
 }
 
 /// Gives a copy all that the original has beside its bytes, as far as the server's user may. It is to take the original's
 /// place elsewhere.
-pub(super) fn carry(from: impl AsFd, to: impl AsFd) -> Result<(), OriginError> {
-    copy_all(&from, &to);
-    let stat = rustix::fs::fstat(&from).map_err(OriginError::met("inspect a file"))?;
+pub(super) fn copy_metadata(from: impl AsFd, to: impl AsFd) -> Result<(), DirectoryError> {
+    copy_xattrs(&from, &to);
+    let stat = rustix::fs::fstat(&from).map_err(DirectoryError::from_errno("inspect a file"))?;
     let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     let _ = fchown(&to, Some(owner), Some(group)).or_else(|_| fchown(&to, None, Some(group)));
     let set_group_id = match FileType::from_raw_mode(stat.st_mode) {
@@ -76,21 +76,21 @@ pub(super) fn carry(from: impl AsFd, to: impl AsFd) -> Result<(), OriginError> {
 }
 
 /// Copies the attributes that users and access lists have; whether there were any.
-pub(super) fn copy_all(from: impl AsFd, to: impl AsFd) -> bool {
+pub(super) fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> bool {
     // What overlay and others keep for themselves is of one inode.
     let kept = |name: &str| !name.starts_with("trusted.") && name != "security.capability";
-    copy(from, to, kept)
+    copy_matching(from, to, kept)
 }
 
 /// Copies the attributes that users have made; whether there were any.
-pub(super) fn copy_user(from: impl AsFd, to: impl AsFd) -> bool {
-    copy(from, to, |name| name.starts_with("user."))
+pub(super) fn copy_user_xattrs(from: impl AsFd, to: impl AsFd) -> bool {
+    copy_matching(from, to, |name| name.starts_with("user."))
 }
 
-fn copy(from: impl AsFd, to: impl AsFd, kept: impl Fn(&str) -> bool) -> bool {
+fn copy_matching(from: impl AsFd, to: impl AsFd, kept: impl Fn(&str) -> bool) -> bool {
     let mut some = false;
-    for name in names(&from).iter().filter(|name| kept(name)) {
-        if let Some(value) = get(&from, name) {
+    for name in list_xattrs(&from).iter().filter(|name| kept(name)) {
+        if let Some(value) = get_xattr(&from, name) {
             some |= fsetxattr(&to, name.as_str(), &value, XattrFlags::empty()).is_ok();
         }
     }
@@ -100,11 +100,11 @@ fn copy(from: impl AsFd, to: impl AsFd, kept: impl Fn(&str) -> bool) -> bool {
 /// Whether new files in that directory get something from it that a file made elsewhere has not.
 pub(super) fn is_inherited_from(directory: &OwnedFd) -> bool {
     rustix::fs::fstat(directory).is_ok_and(|stat| stat.st_mode & SET_GROUP_ID != 0)
-        || get(directory, DEFAULT_ACL).is_some()
+        || get_xattr(directory, DEFAULT_ACL).is_some()
 }
 
 /// The value of an attribute; `None` where there is none, or the file system keeps none.
-pub(super) fn get(file: impl AsFd, name: &str) -> Option<Vec<u8>> {
+pub(super) fn get_xattr(file: impl AsFd, name: &str) -> Option<Vec<u8>> {
     let mut space = vec![0; 1024];
     loop {
         match fgetxattr(&file, name, &mut space[..]) {
@@ -119,7 +119,7 @@ pub(super) fn get(file: impl AsFd, name: &str) -> Option<Vec<u8>> {
 }
 
 /// Sets an attribute, or removes it.
-pub(super) fn set(file: impl AsFd, name: &str, value: Option<&[u8]>) -> rustix::io::Result<()> {
+pub(super) fn set_xattr(file: impl AsFd, name: &str, value: Option<&[u8]>) -> rustix::io::Result<()> {
     match value {
         Some(value) => fsetxattr(file, name, value, XattrFlags::empty()),
         None => match fremovexattr(file, name) {
@@ -129,7 +129,7 @@ pub(super) fn set(file: impl AsFd, name: &str, value: Option<&[u8]>) -> rustix::
     }
 }
 
-fn names(file: impl AsFd) -> Vec<String> {
+fn list_xattrs(file: impl AsFd) -> Vec<String> {
     let mut space = vec![0; MAX_VALUE_BYTES];
     let length = flistxattr(file, &mut space[..]).unwrap_or(0);
     let names = space.get(..length).unwrap_or_default().split(|byte| *byte == 0);

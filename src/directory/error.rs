@@ -6,7 +6,7 @@ use std::io;
 
 /// Why a tree does not do what was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum OriginError {
+pub enum DirectoryError {
     /// Nothing is there, or nothing that is served.
     #[error("there is nothing of that name")]
     Absent,
@@ -36,10 +36,10 @@ pub enum OriginError {
     Special,
     /// The file system takes two spellings for one name.
     #[error("the file system takes that name and {0:?}, which is there, for one")]
-    Twin(String),
+    NameCollision(String),
     /// The path is not one that is served.
     #[error("names that begin with a dot, and millpond's own, are not served here; --hidden serves the former")]
-    Unserved,
+    NotServed,
     /// Portable names are demanded.
     #[error("the name {0}; choose another")]
     Unportable(&'static str),
@@ -50,25 +50,25 @@ pub enum OriginError {
     #[error(
         "that is on another file system, to which a link, a pipe, a socket or a device cannot be moved by itself; make it anew there and remove it here"
     )]
-    OtherDisk,
+    CrossDevice,
     /// Something is mounted there, or beneath it.
     #[error("another file system is mounted there, which cannot be removed or moved; remove what is in it instead")]
     Mounted,
     /// The directory is not where it was, or is another.
     #[error("the directory is not there: it was unmounted, removed or replaced; see the server's log")]
-    Vanished,
+    RootGone,
     /// The file system does not answer.
     #[error("the file system that this is on does not answer; try again later")]
-    Hangs,
+    MountHangs,
     /// A link leads to another file system, whose turn has to be waited for.
     #[error("a link leads to another file system, which may not be waited for here")]
-    LeadsTo(MountPoint),
+    LinkToMount(MountPoint),
     /// What is to be placed lies where no rename(2) gets it from.
     #[error("the file system does not let a file be put in its place by a rename; try again")]
-    OutOfReach,
+    NeedsRestaging,
     /// A condition names the bytes of a file that has to be read first.
     #[error("what is there has changed while a condition was evaluated; try again")]
-    Unread,
+    TagUnknown,
     /// Another process writes to the directory.
     #[error("another millpond writes to this directory; stop it first")]
     InUse,
@@ -77,10 +77,10 @@ pub enum OriginError {
     WrongDigest(&'static str),
     /// A collection was to be moved into itself.
     #[error("a collection cannot be moved into itself")]
-    Within,
+    IntoItself,
     /// A condition of the request does not hold.
     #[error("a condition of the request does not hold: what is there is not what it names")]
-    Failed,
+    PreconditionFailed,
     /// The disk is full, or a quota is.
     #[error("there is no room left on the server's disk")]
     NoRoom,
@@ -92,7 +92,7 @@ pub enum OriginError {
     BadName,
     /// What is there changes faster than it can be read.
     #[error("what is there is being changed; try again")]
-    Changing,
+    ChangedMeanwhile,
     /// There is more to tell than one answer holds.
     #[error(
         "the collection is too large to be described at once; name fewer properties, or ask for JSON, which is paged"
@@ -111,13 +111,13 @@ pub enum OriginError {
     },
 }
 
-impl OriginError {
+impl DirectoryError {
     /// What an error of the operating system means, met while `doing` something.
-    pub(super) fn met(doing: &'static str) -> impl Fn(Errno) -> Self {
+    pub(super) fn from_errno(doing: &'static str) -> impl Fn(Errno) -> Self {
         move |errno| match errno {
             // ELOOP: a link that leads in circles. ENXIO: a socket, which cannot be opened.
             Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO => Self::Absent,
-            Errno::XDEV => Self::OtherDisk,
+            Errno::XDEV => Self::CrossDevice,
             Errno::BUSY => Self::Mounted,
             Errno::ACCESS | Errno::PERM => Self::Denied,
             Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Self::NoRoom,
@@ -134,9 +134,9 @@ impl OriginError {
     }
 
     /// The same for errors of the standard library.
-    pub(super) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
+    pub(super) fn from_io(doing: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| match Errno::from_io_error(&source) {
-            Some(errno) => Self::met(doing)(errno),
+            Some(errno) => Self::from_errno(doing)(errno),
             None => Self::Disk { doing, source },
         }
     }

@@ -12,7 +12,7 @@
 //! Locks are held for a rename and a look, never while a client sends. Waiting costs no thread.
 
 use super::mounts::{MountPoint, Mounts};
-use super::path::{TreePath, folded};
+use super::path::{TreePath, case_folded};
 use crate::sync::lock;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -23,7 +23,7 @@ type PathLock = tokio::sync::Mutex<()>;
 /// The locks of one tree.
 #[derive(Debug, Default)]
 pub struct Locks {
-    trees: Mutex<HashMap<MountPoint, Arc<RwLock<()>>>>,
+    mounts: Mutex<HashMap<MountPoint, Arc<RwLock<()>>>>,
     paths: Mutex<HashMap<String, Weak<PathLock>>>,
 }
 
@@ -32,61 +32,64 @@ pub struct Locks {
 pub struct HeldLocks {
     _paths: Vec<OwnedMutexGuard<()>>,
     _shared: Vec<OwnedRwLockReadGuard<()>>,
-    _alone: Vec<OwnedRwLockWriteGuard<()>>,
+    _exclusive: Vec<OwnedRwLockWriteGuard<()>>,
 }
 
 impl Locks {
     /// Waits until nobody else changes any of the paths.
-    pub async fn paths(&self, mounts: &Mounts, paths: &[TreePath]) -> HeldLocks {
+    pub async fn lock_paths(&self, mounts: &Mounts, paths: &[TreePath]) -> HeldLocks {
         let mut shared = Vec::new();
-        for tree in self.trees(mounts, paths) {
-            shared.push(tree.read_owned().await);
+        for mount in self.mount_locks(mounts, paths) {
+            shared.push(mount.read_owned().await);
         }
         // On a file system that folds, two spellings are one file; elsewhere they merely wait for each other.
-        let mut keys: Vec<String> = paths.iter().map(|path| folded(&path.bare().to_string())).collect();
+        let mut keys: Vec<String> = paths
+            .iter()
+            .map(|path| case_folded(&path.without_slash().to_string()))
+            .collect();
         keys.sort_unstable();
         keys.dedup();
         let mut held = Vec::with_capacity(keys.len());
         for key in keys {
-            held.push(self.lock(key).lock_owned().await);
+            held.push(self.path_lock(key).lock_owned().await);
         }
         HeldLocks {
             _paths: held,
             _shared: shared,
-            _alone: Vec::new(),
+            _exclusive: Vec::new(),
         }
     }
 
     /// Waits until nobody else changes anything on the mounts that the paths are on.
-    pub async fn trees_of(&self, mounts: &Mounts, paths: &[TreePath]) -> HeldLocks {
-        let mut alone = Vec::new();
-        for tree in self.trees(mounts, paths) {
-            alone.push(tree.write_owned().await);
+    pub async fn lock_mounts(&self, mounts: &Mounts, paths: &[TreePath]) -> HeldLocks {
+        let mut exclusive = Vec::new();
+        for mount in self.mount_locks(mounts, paths) {
+            exclusive.push(mount.write_owned().await);
         }
         HeldLocks {
             _paths: Vec::new(),
             _shared: Vec::new(),
-            _alone: alone,
+            _exclusive: exclusive,
         }
     }
 
     /// The trees that the paths are in, in the order in which everybody locks them.
-    fn trees(&self, mounts: &Mounts, paths: &[TreePath]) -> Vec<Arc<RwLock<()>>> {
-        let mut points: Vec<MountPoint> = paths.iter().map(|path| mounts.point(path.names())).collect();
+    fn mount_locks(&self, mounts: &Mounts, paths: &[TreePath]) -> Vec<Arc<RwLock<()>>> {
+        let mut points: Vec<MountPoint> = paths.iter().map(|path| mounts.mount_point_of(path.names())).collect();
         points.sort_unstable();
         points.dedup();
-        let mut trees = lock(&self.trees);
+        let mut mounts = lock(&self.mounts);
         // What comes and goes by itself (autofs) leaves nothing behind.
-        if trees.len() >= 1024 {
-            trees.retain(|_, tree| Arc::strong_count(tree) > 1);
+        if mounts.len() >= 1024 {
+            mounts.retain(|_, mount| Arc::strong_count(mount) > 1);
         }
         let each = points
             .into_iter()
-            .map(|point| Arc::clone(trees.entry(point).or_default()));
+            .map(|point| Arc::clone(mounts.entry(point).or_default()));
         each.collect()
     }
 
-    fn lock(&self, key: String) -> Arc<PathLock> {
+    fn path_lock(&self, key: String) -> Arc<PathLock> {
         let mut paths = lock(&self.paths);
         if let Some(lock) = paths.get(&key).and_then(Weak::upgrade) {
             return lock;

@@ -1,65 +1,70 @@
-//! Origin mode: a directory of which we are the authority.
+//! A directory of which we are the authority: reading it, changing it, and what is remembered of it.
 //!
 //! ```text
-//! path        names: what a request's path means in the tree (pure)
-//! tree        the directory: opens beneath its root; mounts lists what is mounted in it, identity tells it from another
-//! watching    tells what appears, so that it is summed
-//! tags        which bytes a file holds: SHA-256 remembered by stamp; summing reads large ones for them
-//! list        what is in a collection, and whether that is all
-//! change      put, remove, make, move: wholly or not at all; evaluation of conditions before, placing as the last step,
-//!             attributes and properties beside the bytes; locks the paths
-//! copying     copies, placed by replacing; moving: the removal of what was copied elsewhere (census tells whether it has changed)
-//! staging     what is not whole; aside: what was taken out of the tree, for good or not (gone)
-//! uploads     bodies that come in several requests
-//! access      who may do what: tokens, of which hashes are kept
-//! error       what can go wrong
+//! names      path               a request's path as names in the tree (pure)
+//!            tokens             bearer tokens with scopes, of which hashes are kept (pure)
+//! reading    tree               opens files and collections beneath the root; root_identity tells the root from another directory
+//!            mounts             the file systems that are mounted in it, and the permits of those who wait for one
+//!            members            the members of a collection, and whether the listing is complete
+//! digests    digest_cache       SHA-256 by stamp, and the entity tag of a file
+//!            digest_queue       threads that hash large files; watcher tells them what appears
+//! changing   tree_writer        PUT, DELETE, MKCOL, MOVE: each happens wholly or not at all
+//!            locks              the critical section of a path or a mount; preconditions are evaluated in it
+//!            staging            bodies until they are whole; uploads: those that come in several requests
+//!            atomic_rename      the last step, with what the file system offers; replacement: the same with a way back
+//!            removal            entries taken out of the tree, and what a start finds of them; trash: what lies there
+//!            copy               COPY; cross_device_move: MOVE to another file system; collection_checksum: whether a
+//!                               collection has changed in between
+//!            attributes         owner, rights and extended attributes; dead_properties lie in one of these
+//! error                         what can go wrong, as the operating system or a precondition tells it
 //! ```
 //!
-//! Nothing here knows HTTP beyond entity tags and conditions; `webdav` carries it to clients.
+//! Nothing here knows HTTP beyond entity tags and preconditions; `webdav` carries it to clients. Every function may wait
+//! for the disk: callers run them on threads for that.
 
-mod access;
-mod aside;
+mod atomic_rename;
 mod attributes;
-mod census;
-mod change;
-mod copying;
+mod collection_checksum;
+mod copy;
+mod cross_device_move;
+mod dead_properties;
+mod digest_cache;
+mod digest_queue;
 mod error;
-mod evaluation;
-mod gone;
-mod identity;
-mod list;
 mod locks;
+mod members;
 mod mounts;
-mod moving;
 mod path;
-mod placing;
-mod properties;
-mod replacing;
+mod preconditions;
+mod removal;
+mod replacement;
+mod root_identity;
 mod staging;
-mod summing;
-mod tags;
+mod tokens;
+mod trash;
 mod tree;
+mod tree_writer;
 mod uploads;
-mod watching;
+mod watcher;
 
-pub use access::{Caller, Right, Tokens, new_token};
-pub use census::Census;
-pub use change::{Changes, Done, Loss};
-pub use copying::{Copied, Copying};
-pub use error::OriginError;
-pub use evaluation::Evidence;
-pub use gone::{Gone, Kept, Made};
-pub use identity::Identity;
-pub use list::{Fingerprint, Member, MemberKind, Names, member};
+pub use collection_checksum::CollectionChecksum;
+pub use copy::{CopyMode, StagedCopy};
+pub use cross_device_move::{SourceOutcome, SourceRemoval, SourceState};
+pub use dead_properties::{DeadProperties, PropertyName, PropertyPatch};
+pub use digest_cache::{Digest, DigestCache, INLINE_BYTES, Tag, sha256_of, weak_tag};
+pub use digest_queue::DigestQueue;
+pub use error::DirectoryError;
 pub use locks::{HeldLocks, Locks};
+pub use members::{ListingDigest, Member, MemberKind, MemberNames, member};
 pub use mounts::{MountPoint, Mounts};
-pub use moving::{EntryState, Original, Removed};
-pub use path::{PathError, TreePath, encode};
-pub use properties::{Patch, Properties, PropertyName};
-pub use replacing::Displaced;
-pub use staging::{Arrived, Incoming, Staging};
-pub use summing::Summing;
-pub use tags::{Digest, INLINE_BYTES, Tag, Tags, sum, weak_tag};
-pub use tree::{Crossing, Found, LAST_SECOND, MAX_CROSSED, Stamp, Tree, remembered_stamp, stamp};
-pub use uploads::{Turn, Upload, UploadRecord, Uploads};
-pub use watching::Watching;
+pub use path::{PathError, TreePath, encode_segment};
+pub use preconditions::PrereadDigest;
+pub use replacement::Replacement;
+pub use root_identity::RootIdentity;
+pub use staging::{IncomingBody, ReceivedBody, Staging};
+pub use tokens::{Caller, Right, Tokens, new_token};
+pub use trash::{Backup, StagedEntry, Trash};
+pub use tree::{AllowedMounts, Found, LAST_SECOND, MAX_LINKED_MOUNTS, Stamp, Tree, cached_stamp, stamp};
+pub use tree_writer::{Loss, TreeWriter, WriteOutcome};
+pub use uploads::{Upload, UploadLease, UploadRecord, Uploads};
+pub use watcher::DirectoryWatcher;

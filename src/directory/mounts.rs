@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long a reading of the list is believed.
-const BELIEVED_FOR: Duration = Duration::from_millis(500);
+const REREAD_AFTER: Duration = Duration::from_millis(500);
 
 /// How many requests may wait for one mount at once.
-const MAX_WAITING: usize = 16;
+const MAX_PERMITS: usize = 16;
 
 /// How many of those who hold a turn of another mount may wait for one: what hangs takes so many of its neighbours' turns.
-const MAX_CROSSINGS: usize = 8;
+const MAX_CROSSING_PERMITS: usize = 8;
 
 /// How many listings may look at once at what links lead to on one mount.
-const MAX_GLANCES: usize = 4;
+const MAX_LINK_LOOKUPS: usize = 4;
 
 /// Where a file system is mounted: the names that lead there from the directory. None of them is the directory's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,10 +42,10 @@ impl MountPoint {
 
 /// Those who wait for one mount.
 #[derive(Debug, Clone)]
-struct Waiting {
-    turns: Arc<Semaphore>,
-    crossings: Arc<Semaphore>,
-    glances: Arc<Semaphore>,
+struct MountPermits {
+    permits: Arc<Semaphore>,
+    crossing_permits: Arc<Semaphore>,
+    link_lookups: Arc<Semaphore>,
 }
 
 /// What is mounted beneath one directory.
@@ -58,7 +58,7 @@ pub struct Mounts {
 #[derive(Debug, Default)]
 struct State {
     read: Option<Instant>,
-    beneath: HashMap<Vec<String>, Waiting>,
+    beneath: HashMap<Vec<String>, MountPermits>,
 }
 
 impl State {
@@ -82,53 +82,56 @@ impl Mounts {
     }
 
     /// The turns of those who wait for the mount that the path is on; `None` on the directory's own file system.
-    pub fn turns(&self, path: &TreePath) -> Option<Arc<Semaphore>> {
-        let state = self.current();
-        let waiting = state.beneath.get(state.deepest(path.names())?)?;
-        Some(Arc::clone(&waiting.turns))
+    pub fn permits(&self, path: &TreePath) -> Option<Arc<Semaphore>> {
+        let state = self.refreshed();
+        let permits_of_mount = state.beneath.get(state.deepest(path.names())?)?;
+        Some(Arc::clone(&permits_of_mount.permits))
     }
 
     /// The turns of those who wait for that mount; `None` where nothing is mounted there (any more).
-    pub fn turns_at(&self, mount: &MountPoint) -> Option<Arc<Semaphore>> {
-        let state = self.current();
-        state.beneath.get(&mount.0).map(|waiting| Arc::clone(&waiting.turns))
-    }
-
-    /// The turns of those who wait for that mount with a turn of another.
-    pub fn crossings_at(&self, mount: &MountPoint) -> Option<Arc<Semaphore>> {
-        let state = self.current();
+    pub fn permits_at(&self, mount: &MountPoint) -> Option<Arc<Semaphore>> {
+        let state = self.refreshed();
         state
             .beneath
             .get(&mount.0)
-            .map(|waiting| Arc::clone(&waiting.crossings))
+            .map(|permits_of_mount| Arc::clone(&permits_of_mount.permits))
+    }
+
+    /// The turns of those who wait for that mount with a turn of another.
+    pub fn crossing_permits_at(&self, mount: &MountPoint) -> Option<Arc<Semaphore>> {
+        let state = self.refreshed();
+        state
+            .beneath
+            .get(&mount.0)
+            .map(|permits_of_mount| Arc::clone(&permits_of_mount.crossing_permits))
     }
 
     /// The turn of a listing that looks at what a link leads to on that mount; `None` where those before it still wait.
-    pub(super) fn glance(&self, mount: &MountPoint) -> Option<OwnedSemaphorePermit> {
-        let glances = self
-            .current()
+    pub(super) fn try_link_lookup(&self, mount: &MountPoint) -> Option<OwnedSemaphorePermit> {
+        let link_lookups = self
+            .refreshed()
             .beneath
             .get(&mount.0)
-            .map(|waiting| Arc::clone(&waiting.glances));
+            .map(|permits_of_mount| Arc::clone(&permits_of_mount.link_lookups));
         // Where it is mounted no more, the look is as quick as any.
-        let glances = glances.unwrap_or_else(|| Arc::new(Semaphore::new(1)));
-        glances.try_acquire_owned().ok()
+        let link_lookups = link_lookups.unwrap_or_else(|| Arc::new(Semaphore::new(1)));
+        link_lookups.try_acquire_owned().ok()
     }
 
     /// The mount that these names lead to.
-    pub fn point(&self, names: &[String]) -> MountPoint {
-        MountPoint(self.current().deepest(names).unwrap_or_default().to_vec())
+    pub fn mount_point_of(&self, names: &[String]) -> MountPoint {
+        MountPoint(self.refreshed().deepest(names).unwrap_or_default().to_vec())
     }
 
     /// Whether a file system is mounted at the path or beneath it.
-    pub(super) fn is_crossed_by(&self, path: &TreePath) -> bool {
-        let state = self.current();
+    pub(super) fn has_mount_within(&self, path: &TreePath) -> bool {
+        let state = self.refreshed();
         state.beneath.keys().any(|mount| mount.starts_with(path.names()))
     }
 
     /// Whether a file system is mounted at that name of the collection.
     pub fn is_mount(&self, collection: &TreePath, name: &str) -> bool {
-        let state = self.current();
+        let state = self.refreshed();
         let same = |mount: &Vec<String>| {
             mount
                 .split_last()
@@ -137,20 +140,20 @@ impl Mounts {
         state.beneath.keys().any(same)
     }
 
-    fn current(&self) -> std::sync::MutexGuard<'_, State> {
+    fn refreshed(&self) -> std::sync::MutexGuard<'_, State> {
         let mut state = lock(&self.state);
-        if state.read.is_none_or(|read| read.elapsed() >= BELIEVED_FOR) {
+        if state.read.is_none_or(|read| read.elapsed() >= REREAD_AFTER) {
             state.read = Some(Instant::now());
             let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
             let found = mount_points(&text).filter_map(|point| names_beneath(&self.root, &point));
             let mut beneath = HashMap::new();
             for names in found {
-                let waiting = state.beneath.remove(&names).unwrap_or_else(|| Waiting {
-                    turns: Arc::new(Semaphore::new(MAX_WAITING)),
-                    crossings: Arc::new(Semaphore::new(MAX_CROSSINGS)),
-                    glances: Arc::new(Semaphore::new(MAX_GLANCES)),
+                let permits_of_mount = state.beneath.remove(&names).unwrap_or_else(|| MountPermits {
+                    permits: Arc::new(Semaphore::new(MAX_PERMITS)),
+                    crossing_permits: Arc::new(Semaphore::new(MAX_CROSSING_PERMITS)),
+                    link_lookups: Arc::new(Semaphore::new(MAX_LINK_LOOKUPS)),
                 });
-                beneath.insert(names, waiting);
+                beneath.insert(names, permits_of_mount);
             }
             state.beneath = beneath;
         }

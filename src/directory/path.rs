@@ -19,13 +19,13 @@ const MAX_DEPTH: usize = 128;
 /// What is written as it is in a segment of a path that we print: RFC 3986's unreserved characters alone. So cadaver and
 /// other programs made with neon write it, which look for their own spelling in what comes back; and no relative
 /// reference looks like one with a scheme.
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const UNESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The name at the root of the tree under which unfinished bodies lie; no path can name it.
-pub(super) const STAGING: &str = ".millpond";
+pub(super) const STAGING_DIR: &str = ".millpond";
 
 /// What the names of unfinished bodies begin with, wherever they lie; no path can name them, in any letters.
-pub(super) const UNFINISHED: &str = ".millpond-";
+pub(super) const STAGED_PREFIX: &str = ".millpond-";
 
 /// Why a path names nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +82,7 @@ impl TreePath {
             return Ok(Self::root());
         }
         let (rest, slash) = rest.strip_suffix('/').map_or((rest, false), |rest| (rest, true));
-        let names = rest.split('/').map(decode).collect::<Result<Vec<_>, _>>()?;
+        let names = rest.split('/').map(decode_segment).collect::<Result<Vec<_>, _>>()?;
         match names.len() {
             0..=MAX_DEPTH => Ok(Self { names, slash }),
             _ => Err(PathError::Deep),
@@ -128,7 +128,7 @@ impl TreePath {
 
     /// The same without its slash: what locks and tags go by.
     #[must_use]
-    pub fn bare(&self) -> Self {
+    pub fn without_slash(&self) -> Self {
         Self {
             names: self.names.clone(),
             slash: false,
@@ -185,26 +185,26 @@ impl TreePath {
 impl fmt::Display for TreePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for name in &self.names {
-            write!(f, "/{}", encode(name))?;
+            write!(f, "/{}", encode_segment(name))?;
         }
         f.write_str(if self.slash { "/" } else { "" })
     }
 }
 
 /// A name as a segment of a URL's path.
-pub fn encode(name: &str) -> impl fmt::Display + '_ {
-    utf8_percent_encode(name, PLAIN)
+pub fn encode_segment(name: &str) -> impl fmt::Display + '_ {
+    utf8_percent_encode(name, UNESCAPED)
 }
 
 /// Whether the name, at the root, is ours: `/-/`, and what is not finished.
 pub(super) fn is_reserved_at_root(name: &str) -> bool {
-    name == "-" || name.eq_ignore_ascii_case(STAGING) || is_unfinished(name)
+    name == "-" || name.eq_ignore_ascii_case(STAGING_DIR) || is_unfinished(name)
 }
 
 /// Whether the name is one of ours for what is unfinished, at any depth. Some file systems take other letters for the same.
 pub(super) fn is_unfinished(name: &str) -> bool {
-    let start = name.as_bytes().get(..UNFINISHED.len());
-    start.is_some_and(|start| start.eq_ignore_ascii_case(UNFINISHED.as_bytes()))
+    let start = name.as_bytes().get(..STAGED_PREFIX.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(STAGED_PREFIX.as_bytes()))
 }
 
 /// Whether a path can lead to a file of that name: what our own writes never make, others may. The two last code points
@@ -214,12 +214,12 @@ pub(super) fn can_be_named(name: &str) -> bool {
 }
 
 /// A key under which spellings fall together that some file systems take for one name.
-pub(super) fn folded(name: &str) -> String {
+pub(super) fn case_folded(name: &str) -> String {
     use unicode_normalization::UnicodeNormalization;
     name.nfc().flat_map(char::to_lowercase).nfc().collect()
 }
 
-fn decode(segment: &str) -> Result<String, PathError> {
+fn decode_segment(segment: &str) -> Result<String, PathError> {
     if segment.is_empty() {
         return Err(PathError::Empty);
     }
@@ -328,8 +328,8 @@ mod tests {
 
     #[test]
     fn names_that_differ_in_case_or_normal_form_fold_alike() {
-        assert_eq!(folded("\u{e9}A"), folded("E\u{301}a"));
-        assert_ne!(folded("a"), folded("b"));
+        assert_eq!(case_folded("\u{e9}A"), case_folded("E\u{301}a"));
+        assert_ne!(case_folded("a"), case_folded("b"));
     }
 
     proptest! {

@@ -6,15 +6,15 @@
 //! worker that serves others need not wait for a thread.
 //!
 //! Links are followed step by step, by their text: so it is known before anything is touched whether one leads to another
-//! file system, which may hang, and to a name that no path may have. A caller allows each such mount by itself ([`Crossing`]).
+//! file system, which may hang, and to a name that no path may have. A caller allows each such mount by itself ([`AllowedMounts`]).
 //!
 //! A path is opened without its file's driver first (`O_PATH`): a pipe or a device is seen for what it is before
 //! an open could wake a writer or rewind a tape.
 
-use super::error::OriginError;
-use super::identity::Identity;
+use super::error::DirectoryError;
 use super::mounts::{MountPoint, Mounts};
 use super::path::{TreePath, is_reserved_at_root, is_unfinished};
+use super::root_identity::RootIdentity;
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, Statx, StatxFlags, StatxTimestamp, makedev, open, openat,
     openat2, readlinkat, statx,
@@ -39,10 +39,10 @@ const MAX_ABSENT: usize = 4;
 const MAX_LINKS: usize = 40;
 
 /// How many mounts the links of one path may lead to.
-pub const MAX_CROSSED: usize = 4;
+pub const MAX_LINKED_MOUNTS: usize = 4;
 
 /// How long a listing waits for what a link leads to on another mount.
-const GLANCE: Duration = Duration::from_secs(1);
+const LINK_LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The longest path that the kernel takes at once, in bytes.
 const MAX_STEP_BYTES: usize = 4000;
@@ -118,9 +118,9 @@ pub enum Found {
 
 /// The mounts to which links may lead that one look follows: those whose turns the caller holds.
 #[derive(Debug, Clone, Default)]
-pub struct Crossing(Vec<MountPoint>);
+pub struct AllowedMounts(Vec<MountPoint>);
 
-impl Crossing {
+impl AllowedMounts {
     /// The same with one more.
     pub fn with(&self, mount: MountPoint) -> Self {
         Self(self.0.iter().cloned().chain([mount]).collect())
@@ -147,7 +147,7 @@ pub struct Tree {
     root: OwnedFd,
     path: PathBuf,
     /// The path as the operator wrote it, which links in the tree may be made with.
-    written: PathBuf,
+    path_as_given: PathBuf,
     mounts: Mounts,
 }
 
@@ -156,20 +156,21 @@ impl Tree {
     ///
     /// # Errors
     /// Where it is no directory that can be read.
-    pub fn open(path: &Path) -> Result<Self, OriginError> {
+    pub fn open(path: &Path) -> Result<Self, DirectoryError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, path, flags, Mode::empty()).map_err(OriginError::met("open the directory"))?;
+        let root = openat(CWD, path, flags, Mode::empty()).map_err(DirectoryError::from_errno("open the directory"))?;
         // Kernels before 5.6, and sandboxes that do not know the call, cannot keep a path beneath the root.
-        openat2(&root, ".", flags, Mode::empty(), ResolveFlags::BENEATH)
-            .map_err(OriginError::met("open beneath the directory (openat2, Linux 5.6)"))?;
-        let failed = OriginError::io("resolve the directory");
-        let written = std::path::absolute(path).map_err(&failed)?;
+        openat2(&root, ".", flags, Mode::empty(), ResolveFlags::BENEATH).map_err(DirectoryError::from_errno(
+            "open beneath the directory (openat2, Linux 5.6)",
+        ))?;
+        let failed = DirectoryError::from_io("resolve the directory");
+        let path_as_given = std::path::absolute(path).map_err(&failed)?;
         let path = std::fs::canonicalize(path).map_err(failed)?;
         Ok(Self {
             root,
             mounts: Mounts::new(&path),
             path,
-            written,
+            path_as_given,
         })
     }
 
@@ -177,8 +178,8 @@ impl Tree {
     ///
     /// # Errors
     /// What the disk reports.
-    pub fn identity(&self) -> Result<Identity, OriginError> {
-        Identity::of(&self.root)
+    pub fn identity(&self) -> Result<RootIdentity, DirectoryError> {
+        RootIdentity::of(&self.root)
     }
 
     /// The file systems that are mounted beneath it.
@@ -189,26 +190,28 @@ impl Tree {
     /// Whether the directory that was opened is still what its path leads to.
     ///
     /// # Errors
-    /// [`OriginError::Vanished`] where it is not, and [`OriginError::Changing`] where only the disk could tell.
-    pub fn stands_now(&self) -> Result<(), OriginError> {
-        self.compare(ResolveFlags::CACHED)
+    /// [`DirectoryError::RootGone`] where it is not, and [`DirectoryError::ChangedMeanwhile`] where only the disk could tell.
+    pub fn check_root_cached(&self) -> Result<(), DirectoryError> {
+        self.compare_root(ResolveFlags::CACHED)
     }
 
     /// The same, for a thread that may wait for the disk.
     ///
     /// # Errors
-    /// [`OriginError::Vanished`] where it is not.
-    pub fn stands(&self) -> Result<(), OriginError> {
-        self.compare(ResolveFlags::empty())
+    /// [`DirectoryError::RootGone`] where it is not.
+    pub fn check_root(&self) -> Result<(), DirectoryError> {
+        self.compare_root(ResolveFlags::empty())
     }
 
-    fn compare(&self, how: ResolveFlags) -> Result<(), OriginError> {
-        let held = rustix::fs::fstat(&self.root).map_err(|_| OriginError::Vanished)?;
+    fn compare_root(&self, how: ResolveFlags) -> Result<(), DirectoryError> {
+        let held = rustix::fs::fstat(&self.root).map_err(|_| DirectoryError::RootGone)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let there = match openat2(CWD, &self.path, flags, Mode::empty(), how) {
-            Ok(there) => rustix::fs::fstat(there).map_err(|_| OriginError::Vanished)?,
+            Ok(there) => rustix::fs::fstat(there).map_err(|_| DirectoryError::RootGone)?,
             // Kernels before 5.12 do not know the flag.
-            Err(Errno::AGAIN | Errno::INVAL) if how == ResolveFlags::CACHED => return Err(OriginError::Changing),
+            Err(Errno::AGAIN | Errno::INVAL) if how == ResolveFlags::CACHED => {
+                return Err(DirectoryError::ChangedMeanwhile);
+            }
             // Nothing is there, or a file system that is dead.
             Err(
                 Errno::NOENT
@@ -219,14 +222,14 @@ impl Tree {
                 | Errno::IO
                 | Errno::HOSTDOWN,
             ) => {
-                return Err(OriginError::Vanished);
+                return Err(DirectoryError::RootGone);
             }
             // Our own want (of descriptors, of memory) says nothing of the directory.
-            Err(errno) => return Err(OriginError::met("inspect the directory")(errno)),
+            Err(errno) => return Err(DirectoryError::from_errno("inspect the directory")(errno)),
         };
         match held.st_nlink > 0 && (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino) {
             true => Ok(()),
-            false => Err(OriginError::Vanished),
+            false => Err(DirectoryError::RootGone),
         }
     }
 
@@ -252,51 +255,51 @@ impl Tree {
     /// What the path leads to.
     ///
     /// # Errors
-    /// [`OriginError::Absent`] where nothing is there that is served; [`OriginError::LeadsTo`] where a link leads to another
+    /// [`DirectoryError::Absent`] where nothing is there that is served; [`DirectoryError::LinkToMount`] where a link leads to another
     /// mount than the path's own.
-    pub fn find(&self, path: &TreePath) -> Result<Found, OriginError> {
-        self.find_across(path, &Crossing::default())
+    pub fn find(&self, path: &TreePath) -> Result<Found, DirectoryError> {
+        self.find_through(path, &AllowedMounts::default())
     }
 
     /// The same through links to those mounts.
     ///
     /// # Errors
     /// As [`Tree::find`].
-    pub fn find_across(&self, path: &TreePath, crossing: &Crossing) -> Result<Found, OriginError> {
-        self.look(path, ResolveFlags::empty(), crossing)
+    pub fn find_through(&self, path: &TreePath, allowed: &AllowedMounts) -> Result<Found, DirectoryError> {
+        self.open_found(path, ResolveFlags::empty(), allowed)
     }
 
     /// The same without waiting for the disk; `None` where that is needed.
     ///
     /// # Errors
     /// As [`Tree::find`].
-    pub fn find_now(&self, path: &TreePath) -> Result<Option<Found>, OriginError> {
-        match self.look(path, ResolveFlags::CACHED, &Crossing::default()) {
+    pub fn find_cached(&self, path: &TreePath) -> Result<Option<Found>, DirectoryError> {
+        match self.open_found(path, ResolveFlags::CACHED, &AllowedMounts::default()) {
             Ok(found) => Ok(Some(found)),
-            Err(OriginError::Changing) => Ok(None),
+            Err(DirectoryError::ChangedMeanwhile) => Ok(None),
             // Kernels before 5.12 do not know the flag.
-            Err(OriginError::Disk { source, .. }) if Errno::from_io_error(&source) == Some(Errno::INVAL) => Ok(None),
+            Err(DirectoryError::Disk { source, .. }) if Errno::from_io_error(&source) == Some(Errno::INVAL) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn look(&self, path: &TreePath, how: ResolveFlags, crossing: &Crossing) -> Result<Found, OriginError> {
+    fn open_found(&self, path: &TreePath, how: ResolveFlags, allowed: &AllowedMounts) -> Result<Found, DirectoryError> {
         if !self.serves(path) {
-            return Err(OriginError::Absent);
+            return Err(DirectoryError::Absent);
         }
-        let there = self.resolve(path, OFlags::PATH, how, crossing)?;
-        let stat = rustix::fs::fstat(&there).map_err(OriginError::met("inspect a file"))?;
+        let there = self.resolve(path, OFlags::PATH, how, allowed)?;
+        let stat = rustix::fs::fstat(&there).map_err(DirectoryError::from_errno("inspect a file"))?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile if path.has_slash() => Err(OriginError::Absent),
+            FileType::RegularFile if path.has_slash() => Err(DirectoryError::Absent),
             FileType::RegularFile => Ok(Found::File(
-                File::from(self.reopen(&there, path, how, crossing)?),
+                File::from(self.reopen(&there, path, how, allowed)?),
                 Stamp::of(&stat),
             )),
             FileType::Directory => Ok(Found::Collection(
-                self.reopen(&there, path, how, crossing)?,
+                self.reopen(&there, path, how, allowed)?,
                 Stamp::of(&stat),
             )),
-            _ => Err(OriginError::Absent),
+            _ => Err(DirectoryError::Absent),
         }
     }
 
@@ -306,14 +309,14 @@ impl Tree {
         there: &OwnedFd,
         path: &TreePath,
         how: ResolveFlags,
-        crossing: &Crossing,
-    ) -> Result<OwnedFd, OriginError> {
+        allowed: &AllowedMounts,
+    ) -> Result<OwnedFd, DirectoryError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let named = format!("/proc/self/fd/{}", there.as_raw_fd());
         match open(named, flags | OFlags::CLOEXEC, Mode::empty()) {
             // Without /proc the path is resolved again.
-            Err(Errno::NOENT) => self.resolve(path, flags, how, crossing),
-            opened => opened.map_err(OriginError::met("open a file")),
+            Err(Errno::NOENT) => self.resolve(path, flags, how, allowed),
+            opened => opened.map_err(DirectoryError::from_errno("open a file")),
         }
     }
 
@@ -321,49 +324,55 @@ impl Tree {
     ///
     /// # Errors
     /// What the disk reports.
-    pub fn is_collection(&self, path: &TreePath) -> Result<bool, OriginError> {
+    pub fn is_collection(&self, path: &TreePath) -> Result<bool, DirectoryError> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
-        match self.resolve(path, flags, ResolveFlags::NO_SYMLINKS, &Crossing::default()) {
+        match self.resolve(path, flags, ResolveFlags::NO_SYMLINKS, &AllowedMounts::default()) {
             Ok(there) => {
-                let stat = rustix::fs::fstat(&there).map_err(OriginError::met("inspect a file"))?;
+                let stat = rustix::fs::fstat(&there).map_err(DirectoryError::from_errno("inspect a file"))?;
                 Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
             }
-            Err(OriginError::Absent) => Ok(false),
+            Err(DirectoryError::Absent) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
     /// What the path leads to now, links within the tree followed, without opening it for reading.
-    pub(super) fn inspect(&self, path: &TreePath) -> Result<Stat, OriginError> {
-        let handle = self.resolve(path, OFlags::PATH, ResolveFlags::empty(), &Crossing::default())?;
-        rustix::fs::fstat(&handle).map_err(OriginError::met("inspect a file"))
+    pub(super) fn inspect(&self, path: &TreePath) -> Result<Stat, DirectoryError> {
+        let handle = self.resolve(path, OFlags::PATH, ResolveFlags::empty(), &AllowedMounts::default())?;
+        rustix::fs::fstat(&handle).map_err(DirectoryError::from_errno("inspect a file"))
     }
 
     /// The same where a link may lead to another mount: a thread of its own looks there, and is waited for only so long.
     ///
     /// # Errors
-    /// [`OriginError::Hangs`] where the mount does not answer in time.
-    pub(super) fn inspect_across(self: &Arc<Self>, path: &TreePath) -> Result<Stat, OriginError> {
-        let mut crossing = Crossing::default();
+    /// [`DirectoryError::MountHangs`] where the mount does not answer in time.
+    pub(super) fn inspect_through_links(self: &Arc<Self>, path: &TreePath) -> Result<Stat, DirectoryError> {
+        let mut allowed = AllowedMounts::default();
         loop {
-            match self.look_aside(path, &crossing) {
-                Err(OriginError::LeadsTo(mount)) if crossing.0.len() < MAX_CROSSED => crossing = crossing.with(mount),
+            match self.inspect_with_timeout(path, &allowed) {
+                Err(DirectoryError::LinkToMount(mount)) if allowed.0.len() < MAX_LINKED_MOUNTS => {
+                    allowed = allowed.with(mount)
+                }
                 looked => return looked,
             }
         }
     }
 
-    fn look_aside(self: &Arc<Self>, path: &TreePath, crossing: &Crossing) -> Result<Stat, OriginError> {
-        let Some(mount) = crossing.last() else {
+    fn inspect_with_timeout(
+        self: &Arc<Self>,
+        path: &TreePath,
+        allowed: &AllowedMounts,
+    ) -> Result<Stat, DirectoryError> {
+        let Some(mount) = allowed.last() else {
             return self.inspect(path);
         };
-        let turn = self.mounts.glance(mount).ok_or(OriginError::Hangs)?;
-        let (tree, of, through) = (Arc::clone(self), path.clone(), crossing.clone());
+        let permit = self.mounts.try_link_lookup(mount).ok_or(DirectoryError::MountHangs)?;
+        let (tree, of, through) = (Arc::clone(self), path.clone(), allowed.clone());
         let (tell, told) = channel();
         let look = move || {
-            let _turn = turn;
+            let _permit = permit;
             let handle = tree.resolve(&of, OFlags::PATH, ResolveFlags::empty(), &through);
-            let failed = OriginError::met("inspect a file");
+            let failed = DirectoryError::from_errno("inspect a file");
             let stat = handle.and_then(|handle| rustix::fs::fstat(&handle).map_err(failed));
             // Nobody waits any more where it took too long.
             let _ = tell.send(stat);
@@ -371,37 +380,38 @@ impl Tree {
         let started = std::thread::Builder::new()
             .name("millpond-glance".to_owned())
             .spawn(look);
-        started.map_err(OriginError::io("start a thread"))?;
-        told.recv_timeout(GLANCE).unwrap_or(Err(OriginError::Hangs))
+        started.map_err(DirectoryError::from_io("start a thread"))?;
+        told.recv_timeout(LINK_LOOKUP_TIMEOUT)
+            .unwrap_or(Err(DirectoryError::MountHangs))
     }
 
     /// The collection that something is to be written in; no link leads there.
-    pub(super) fn for_writing(&self, path: &TreePath) -> Result<OwnedFd, OriginError> {
+    pub(super) fn open_for_writing(&self, path: &TreePath) -> Result<OwnedFd, DirectoryError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        self.resolve(path, flags, ResolveFlags::NO_SYMLINKS, &Crossing::default())
+        self.resolve(path, flags, ResolveFlags::NO_SYMLINKS, &AllowedMounts::default())
             .map_err(|error| match error {
-                OriginError::Absent => self.why_no_parent(path),
+                DirectoryError::Absent => self.why_no_parent(path),
                 error => error,
             })
     }
 
-    fn why_no_parent(&self, path: &TreePath) -> OriginError {
-        let mut above = path.bare();
+    fn why_no_parent(&self, path: &TreePath) -> DirectoryError {
+        let mut above = path.without_slash();
         while !above.is_root() {
             let flags = OFlags::PATH | OFlags::NOFOLLOW;
-            match self.resolve(&above, flags, ResolveFlags::NO_SYMLINKS, &Crossing::default()) {
+            match self.resolve(&above, flags, ResolveFlags::NO_SYMLINKS, &AllowedMounts::default()) {
                 Ok(handle) => {
                     let kind = rustix::fs::fstat(&handle).map(|stat| FileType::from_raw_mode(stat.st_mode));
                     return match kind {
-                        Ok(FileType::Directory) => OriginError::NoParent,
-                        Ok(FileType::Symlink) => OriginError::Link,
-                        _ => OriginError::ParentIsFile,
+                        Ok(FileType::Directory) => DirectoryError::NoParent,
+                        Ok(FileType::Symlink) => DirectoryError::Link,
+                        _ => DirectoryError::ParentIsFile,
                     };
                 }
-                Err(_) => above = above.parent().bare(),
+                Err(_) => above = above.parent().without_slash(),
             }
         }
-        OriginError::NoParent
+        DirectoryError::NoParent
     }
 
     fn resolve(
@@ -409,16 +419,16 @@ impl Tree {
         path: &TreePath,
         flags: OFlags,
         how: ResolveFlags,
-        crossing: &Crossing,
-    ) -> Result<OwnedFd, OriginError> {
+        allowed: &AllowedMounts,
+    ) -> Result<OwnedFd, DirectoryError> {
         let names = path.names().iter().map(String::as_str);
         match self.open_beneath(&relative(names), flags, how | ResolveFlags::NO_SYMLINKS) {
             // There is a link. Following it takes more than one look.
-            Err(Errno::LOOP) if how.contains(ResolveFlags::CACHED) => Err(OriginError::Changing),
-            Err(Errno::LOOP) if !how.contains(ResolveFlags::NO_SYMLINKS) => self.follow(path, flags, crossing),
-            Err(Errno::XDEV) => Err(OriginError::Absent),
-            Err(Errno::AGAIN) => Err(OriginError::Changing),
-            found => found.map_err(OriginError::met("open a file")),
+            Err(Errno::LOOP) if how.contains(ResolveFlags::CACHED) => Err(DirectoryError::ChangedMeanwhile),
+            Err(Errno::LOOP) if !how.contains(ResolveFlags::NO_SYMLINKS) => self.follow_links(path, flags, allowed),
+            Err(Errno::XDEV) => Err(DirectoryError::Absent),
+            Err(Errno::AGAIN) => Err(DirectoryError::ChangedMeanwhile),
+            found => found.map_err(DirectoryError::from_errno("open a file")),
         }
     }
 
@@ -441,7 +451,7 @@ impl Tree {
         let from = between.as_ref().unwrap_or(&self.root);
         let open = || openat2(from, relative, flags | OFlags::CLOEXEC, Mode::empty(), how);
         for _ in 0..MAX_DISTURBED {
-            match present(open) {
+            match retry_absent(open) {
                 Err(Errno::AGAIN) if !how.contains(ResolveFlags::CACHED) => {}
                 found => return found,
             }
@@ -451,21 +461,21 @@ impl Tree {
 
     /// Opens a path through links that may be absolute, as long as each stays in the tree. Each step is taken by the
     /// kernel beneath the root and without links, so a change meanwhile leads nowhere else.
-    fn follow(&self, path: &TreePath, flags: OFlags, crossing: &Crossing) -> Result<OwnedFd, OriginError> {
-        let failed = OriginError::met("open a file");
-        let own = self.mounts.point(path.names());
+    fn follow_links(&self, path: &TreePath, flags: OFlags, allowed: &AllowedMounts) -> Result<OwnedFd, DirectoryError> {
+        let failed = DirectoryError::from_errno("open a file");
+        let own = self.mounts.mount_point_of(path.names());
         let mut ahead: VecDeque<String> = path.names().iter().cloned().collect();
         let (mut behind, mut links) = (Vec::<String>::new(), 0);
         let plain = ResolveFlags::NO_SYMLINKS;
         while let Some(name) = ahead.pop_front() {
             if name == ".." {
-                behind.pop().ok_or(OriginError::Absent)?;
+                behind.pop().ok_or(DirectoryError::Absent)?;
                 continue;
             }
             behind.push(name);
-            let mount = self.mounts.point(&behind);
-            if !mount.is_above(&own) && !crossing.allows(&mount) {
-                return Err(OriginError::LeadsTo(mount));
+            let mount = self.mounts.mount_point_of(&behind);
+            if !mount.is_above(&own) && !allowed.allows(&mount) {
+                return Err(DirectoryError::LinkToMount(mount));
             }
             let here = relative(behind.iter().map(String::as_str));
             let step = self
@@ -477,7 +487,7 @@ impl Tree {
             }
             links += 1;
             if links > MAX_LINKS {
-                return Err(OriginError::Absent);
+                return Err(DirectoryError::Absent);
             }
             let target = readlinkat(&step, "", Vec::new()).map_err(&failed)?;
             let target = Path::new(std::ffi::OsStr::from_bytes(target.to_bytes()));
@@ -487,8 +497,8 @@ impl Tree {
                     behind.clear();
                     let stripped = target
                         .strip_prefix(&self.path)
-                        .or_else(|_| target.strip_prefix(&self.written));
-                    stripped.map_err(|_| OriginError::Absent)?
+                        .or_else(|_| target.strip_prefix(&self.path_as_given));
+                    stripped.map_err(|_| DirectoryError::Absent)?
                 }
                 false => target,
             };
@@ -496,8 +506,10 @@ impl Tree {
                 match part {
                     Component::CurDir => {}
                     Component::ParentDir => ahead.push_front("..".to_owned()),
-                    Component::Normal(name) => ahead.push_front(name.to_str().ok_or(OriginError::Absent)?.to_owned()),
-                    Component::RootDir | Component::Prefix(_) => return Err(OriginError::Absent),
+                    Component::Normal(name) => {
+                        ahead.push_front(name.to_str().ok_or(DirectoryError::Absent)?.to_owned())
+                    }
+                    Component::RootDir | Component::Prefix(_) => return Err(DirectoryError::Absent),
                 }
             }
         }
@@ -507,11 +519,11 @@ impl Tree {
             there = there.child(name);
         }
         if there.is_reserved() {
-            return Err(OriginError::Absent);
+            return Err(DirectoryError::Absent);
         }
         let here = relative(behind.iter().map(String::as_str));
         match self.open_beneath(&here, flags, plain) {
-            Err(Errno::XDEV) => Err(OriginError::Absent),
+            Err(Errno::XDEV) => Err(DirectoryError::Absent),
             found => found.map_err(failed),
         }
     }
@@ -527,7 +539,7 @@ fn relative<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 /// Looks for a name again before it is said to be absent: what was found may have been moved out of the tree by the time
 /// that the kernel makes sure of where it is, while another has its name.
-fn present<T>(look: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+fn retry_absent<T>(look: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     for _ in 0..MAX_ABSENT {
         match look() {
             Err(Errno::XDEV) => {}
@@ -538,14 +550,14 @@ fn present<T>(look: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T>
 }
 
 /// The stamp of an open file, as it is now.
-pub fn stamp(file: impl AsFd) -> Result<Stamp, OriginError> {
-    let stat = rustix::fs::fstat(file).map_err(OriginError::met("inspect a file"))?;
+pub fn stamp(file: impl AsFd) -> Result<Stamp, DirectoryError> {
+    let stat = rustix::fs::fstat(file).map_err(DirectoryError::from_errno("inspect a file"))?;
     Ok(Stamp::of(&stat))
 }
 
 /// The same, as the kernel remembers it of a file system that may not answer.
-pub fn remembered_stamp(file: impl AsFd) -> Result<Stamp, OriginError> {
+pub fn cached_stamp(file: impl AsFd) -> Result<Stamp, DirectoryError> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let stat = statx(file, "", flags, StatxFlags::BASIC_STATS).map_err(OriginError::met("inspect a file"))?;
+    let stat = statx(file, "", flags, StatxFlags::BASIC_STATS).map_err(DirectoryError::from_errno("inspect a file"))?;
     Ok(Stamp::of_statx(&stat))
 }

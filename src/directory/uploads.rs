@@ -11,11 +11,11 @@
 //! The bytes are given up only when the file is in its place: `placing` is recorded before, `complete` after that.
 //! What is complete stays known, without its bytes, for as long as it could have been resumed.
 
-use super::change::Changes;
-use super::error::OriginError;
+use super::error::DirectoryError;
 use super::path::TreePath;
-use super::staging::{Arrived, Incoming, UPLOAD, random, sync};
+use super::staging::{IncomingBody, ReceivedBody, UPLOAD_PREFIX, random_name, sync_directory};
 use super::tree::stamp;
+use super::tree_writer::TreeWriter;
 use crate::clock::{SharedClock, unix_seconds};
 use crate::header::{Claim, Preconditions};
 use crate::sync::lock;
@@ -74,7 +74,7 @@ pub struct Upload {
     /// Where it goes.
     pub path: TreePath,
     /// Rises with each request that takes over.
-    turn: watch::Sender<u64>,
+    takeovers: watch::Sender<u64>,
     /// Nothing more is to come: such are only remembered.
     complete: AtomicBool,
     state: Arc<tokio::sync::Mutex<State>>,
@@ -84,22 +84,22 @@ pub struct Upload {
 struct State {
     record: UploadRecord,
     /// The body, with the sum of what has come; `None` once complete, and while nobody appends where there are many.
-    body: Option<Incoming>,
-    gone: bool,
+    body: Option<IncomingBody>,
+    cancelled: bool,
 }
 
 /// The right to change an upload, until somebody takes over.
 #[derive(Debug)]
-pub struct Turn {
+pub struct UploadLease {
     state: OwnedMutexGuard<State>,
-    taken: watch::Receiver<u64>,
+    takeover: watch::Receiver<u64>,
     id: String,
 }
 
 /// All uploads of a tree.
 #[derive(Debug)]
 pub struct Uploads {
-    changes: Arc<Changes>,
+    writer: Arc<TreeWriter>,
     known: Mutex<HashMap<String, Arc<Upload>>>,
     lifetime: Duration,
     clock: SharedClock,
@@ -110,18 +110,18 @@ impl Uploads {
     ///
     /// # Errors
     /// Where the place cannot be read.
-    pub fn open(changes: Arc<Changes>, lifetime: Duration, clock: SharedClock) -> Result<Self, OriginError> {
+    pub fn open(writer: Arc<TreeWriter>, lifetime: Duration, clock: SharedClock) -> Result<Self, DirectoryError> {
         let uploads = Self {
-            changes,
+            writer,
             known: Mutex::default(),
             lifetime,
             clock,
         };
-        let failed = OriginError::met("read the uploads in .millpond");
+        let failed = DirectoryError::from_errno("read the uploads in .millpond");
         let mut names = Vec::new();
-        for entry in Dir::read_from(uploads.changes.staging.dir()?).map_err(&failed)? {
+        for entry in Dir::read_from(uploads.writer.staging.dir()?).map_err(&failed)? {
             let name = entry.map_err(&failed)?.file_name().to_string_lossy().into_owned();
-            names.extend(name.strip_prefix(UPLOAD).map(str::to_owned));
+            names.extend(name.strip_prefix(UPLOAD_PREFIX).map(str::to_owned));
         }
         for name in &names {
             match name.strip_suffix(".json") {
@@ -129,12 +129,12 @@ impl Uploads {
                     Ok(upload) => {
                         uploads.lock().insert(id.to_owned(), Arc::new(upload));
                     }
-                    Err(Unusable::Damaged(why)) => {
+                    Err(LoadError::Damaged(why)) => {
                         tracing::warn!(id, why, "an upload cannot be resumed, and is removed");
                         uploads.erase(id);
                     }
                     // What was acknowledged is not thrown away because it cannot be read just now.
-                    Err(Unusable::Now(error)) => {
+                    Err(LoadError::Unavailable(error)) => {
                         tracing::error!(id, %error, "an upload cannot be read; a later start tries it again");
                     }
                 },
@@ -161,12 +161,12 @@ impl Uploads {
     }
 
     /// The right to change an upload, taken from whoever has it; `None` where it is gone, or was not touched in time.
-    pub async fn turn(&self, upload: &Upload) -> Option<Turn> {
-        let turn = upload.take_over().await?;
-        (!self.has_lapsed(turn.record())).then_some(turn)
+    pub async fn lease(&self, upload: &Upload) -> Option<UploadLease> {
+        let lease = upload.take_over().await?;
+        (!self.has_expired(lease.record())).then_some(lease)
     }
 
-    fn has_lapsed(&self, record: &UploadRecord) -> bool {
+    fn has_expired(&self, record: &UploadRecord) -> bool {
         record.touched < unix_seconds(self.clock.now()).saturating_sub(self.lifetime.as_secs())
     }
 
@@ -174,14 +174,14 @@ impl Uploads {
     ///
     /// # Errors
     /// Where there is no room, or there are too many.
-    pub fn begin(&self, mut record: UploadRecord) -> Result<Arc<Upload>, OriginError> {
+    pub fn begin(&self, mut record: UploadRecord) -> Result<Arc<Upload>, DirectoryError> {
         let complete = |upload: &Arc<Upload>| upload.complete.load(Ordering::Relaxed);
         if self.lock().values().filter(|upload| !complete(upload)).count() >= MAX_UPLOADS {
-            return Err(OriginError::TooManyUploads);
+            return Err(DirectoryError::TooManyUploads);
         }
-        let id = random();
-        let staging = &self.changes.staging;
-        let body = staging.adopt_new(&format!("{UPLOAD}{id}"), record.length)?;
+        let id = random_name();
+        let staging = &self.writer.staging;
+        let body = staging.create_upload_body(&format!("{UPLOAD_PREFIX}{id}"), record.length)?;
         record.touched = unix_seconds(self.clock.now());
         self.write(&id, &record)?;
         let upload = Arc::new(Upload::new(id.clone(), record, Some(body))?);
@@ -193,15 +193,15 @@ impl Uploads {
     ///
     /// # Errors
     /// Where the disk does not take them.
-    pub fn append(&self, turn: &mut Turn, bytes: &[u8]) -> Result<(), OriginError> {
-        let state = &mut *turn.state;
-        self.open_body(&turn.id, state)?;
+    pub fn append(&self, lease: &mut UploadLease, bytes: &[u8]) -> Result<(), DirectoryError> {
+        let state = &mut *lease.state;
+        self.open_body(&lease.id, state)?;
         let Some(body) = &mut state.body else {
-            return Err(OriginError::Absent);
+            return Err(DirectoryError::Absent);
         };
-        body.write(&self.changes.staging, bytes)?;
+        body.write(&self.writer.staging, bytes)?;
         match body.len() - state.record.offset >= RECORD_EVERY {
-            true => self.record(turn),
+            true => self.record(lease),
             false => Ok(()),
         }
     }
@@ -210,84 +210,84 @@ impl Uploads {
     ///
     /// # Errors
     /// Where the disk does not take it.
-    pub fn record(&self, turn: &mut Turn) -> Result<(), OriginError> {
-        let state = &mut *turn.state;
+    pub fn record(&self, lease: &mut UploadLease) -> Result<(), DirectoryError> {
+        let state = &mut *lease.state;
         if let Some(body) = &state.body {
             body.sync()?;
             state.record.offset = body.len();
         }
         state.record.touched = unix_seconds(self.clock.now());
-        self.write(&turn.id, &state.record)
+        self.write(&lease.id, &state.record)
     }
 
     /// Takes back what came after that offset.
     ///
     /// # Errors
     /// Where the disk does not do it.
-    pub fn cut(&self, turn: &mut Turn, offset: u64) -> Result<(), OriginError> {
-        let state = &mut *turn.state;
+    pub fn truncate_to(&self, lease: &mut UploadLease, offset: u64) -> Result<(), DirectoryError> {
+        let state = &mut *lease.state;
         state.body = None;
         state.record.offset = offset;
-        self.open_body(&turn.id, state)?;
-        self.record(turn)
+        self.open_body(&lease.id, state)?;
+        self.record(lease)
     }
 
     /// A request is over: where there are many uploads its body is closed until the next.
-    pub fn rest(&self, turn: &mut Turn) {
+    pub fn close_if_many(&self, lease: &mut UploadLease) {
         if self.lock().len() > MAX_OPEN {
-            turn.state.body = None;
+            lease.state.body = None;
         }
     }
 
-    /// Makes a body of all that has come, to be put in its place. Until [`Uploads::placed`] says that it is there, the upload
+    /// Makes a body of all that has come, to be put in its place. Until [`Uploads::mark_placed`] says that it is there, the upload
     /// is as it was.
     ///
     /// # Errors
     /// Where the disk does not take or give it.
-    pub fn finish(&self, turn: &mut Turn) -> Result<(Arrived, UploadRecord), OriginError> {
-        self.record(turn)?;
-        let state = &mut *turn.state;
-        self.open_body(&turn.id, state)?;
-        let body = state.body.as_ref().ok_or(OriginError::Absent)?;
-        let path = TreePath::parse(&state.record.path).map_err(|_| OriginError::BadName)?;
-        let staging = &self.changes.staging;
-        let arrived = staging.finish_upload(body, &path.parent(), state.record.modified)?;
+    pub fn finish(&self, lease: &mut UploadLease) -> Result<(ReceivedBody, UploadRecord), DirectoryError> {
+        self.record(lease)?;
+        let state = &mut *lease.state;
+        self.open_body(&lease.id, state)?;
+        let body = state.body.as_ref().ok_or(DirectoryError::Absent)?;
+        let path = TreePath::parse(&state.record.path).map_err(|_| DirectoryError::BadName)?;
+        let staging = &self.writer.staging;
+        let received = staging.finish_upload(body, &path.parent(), state.record.modified)?;
         state.record.placing = Some(stamp(body.file())?.ino);
-        self.write(&turn.id, &state.record)?;
-        Ok((arrived, turn.state.record.clone()))
+        self.write(&lease.id, &state.record)?;
+        Ok((received, lease.state.record.clone()))
     }
 
     /// The body has its place, or was refused it for good: what lies under the upload's name goes, and the upload is complete.
     ///
     /// # Errors
     /// Where the disk does not take that.
-    pub fn placed(&self, turn: &mut Turn) -> Result<(), OriginError> {
-        let state = &mut *turn.state;
-        state.record.offset = state.body.as_ref().map_or(state.record.offset, Incoming::len);
+    pub fn mark_placed(&self, lease: &mut UploadLease) -> Result<(), DirectoryError> {
+        let state = &mut *lease.state;
+        state.record.offset = state.body.as_ref().map_or(state.record.offset, IncomingBody::len);
         state.record.complete = true;
         state.record.placing = None;
         state.record.touched = unix_seconds(self.clock.now());
-        drop(state.body.take().map(Incoming::removable));
-        if let Some(upload) = self.get(&turn.id) {
+        drop(state.body.take().map(IncomingBody::discard_on_drop));
+        if let Some(upload) = self.get(&lease.id) {
             upload.complete.store(true, Ordering::Relaxed);
         }
         self.forget_oldest();
-        self.write(&turn.id, &turn.state.record)
+        self.write(&lease.id, &lease.state.record)
     }
 
     /// The body did not get its place, for a reason that can be mended.
     ///
     /// # Errors
     /// Where the disk does not take that.
-    pub fn not_placed(&self, turn: &mut Turn) -> Result<(), OriginError> {
-        turn.state.record.placing = None;
-        self.write(&turn.id, &turn.state.record)
+    pub fn mark_not_placed(&self, lease: &mut UploadLease) -> Result<(), DirectoryError> {
+        lease.state.record.placing = None;
+        self.write(&lease.id, &lease.state.record)
     }
 
-    fn open_body(&self, id: &str, state: &mut State) -> Result<(), OriginError> {
+    fn open_body(&self, id: &str, state: &mut State) -> Result<(), DirectoryError> {
         if state.body.is_none() && !state.record.complete {
-            let name = format!("{UPLOAD}{id}");
-            state.body = Some(self.changes.staging.adopt(&name, state.record.offset)?);
+            let name = format!("{UPLOAD_PREFIX}{id}");
+            state.body = Some(self.writer.staging.open_upload_body(&name, state.record.offset)?);
         }
         Ok(())
     }
@@ -306,12 +306,12 @@ impl Uploads {
     }
 
     /// Removes an upload and what has come of it.
-    pub fn cancel(&self, turn: &mut Turn) {
-        turn.state.gone = true;
+    pub fn cancel(&self, lease: &mut UploadLease) {
+        lease.state.cancelled = true;
         // Dropping the body removes its bytes.
-        drop(turn.state.body.take().map(Incoming::removable));
-        self.erase(&turn.id);
-        self.lock().remove(&turn.id);
+        drop(lease.state.body.take().map(IncomingBody::discard_on_drop));
+        self.erase(&lease.id);
+        self.lock().remove(&lease.id);
     }
 
     /// Removes those that nobody has touched for their lifetime. For a thread that may wait for the disk.
@@ -320,116 +320,122 @@ impl Uploads {
         for upload in all {
             // One that is being appended to is touched.
             if let Ok(state) = Arc::clone(&upload.state).try_lock_owned()
-                && self.has_lapsed(&state.record)
+                && self.has_expired(&state.record)
             {
-                let mut turn = Turn {
+                let mut lease = UploadLease {
                     state,
-                    taken: upload.turn.subscribe(),
+                    takeover: upload.takeovers.subscribe(),
                     id: upload.id.clone(),
                 };
                 tracing::info!(id = upload.id, path = %upload.path, "an upload was not resumed in time, and is removed");
-                self.cancel(&mut turn);
+                self.cancel(&mut lease);
             }
         }
     }
 
-    fn load(&self, id: &str) -> Result<Upload, Unusable> {
-        let failed = OriginError::met("read an upload");
-        let staging = &self.changes.staging;
+    fn load(&self, id: &str) -> Result<Upload, LoadError> {
+        let failed = DirectoryError::from_errno("read an upload");
+        let staging = &self.writer.staging;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(staging.dir()?, format!("{UPLOAD}{id}.json"), flags, Mode::empty()).map_err(failed)?;
+        let file = openat(
+            staging.dir()?,
+            format!("{UPLOAD_PREFIX}{id}.json"),
+            flags,
+            Mode::empty(),
+        )
+        .map_err(failed)?;
         let mut text = Vec::new();
         let read = File::from(file).take(1 << 20).read_to_end(&mut text);
-        read.map_err(OriginError::io("read an upload"))?;
+        read.map_err(DirectoryError::from_io("read an upload"))?;
         let mut record: UploadRecord =
-            serde_json::from_slice(&text).map_err(|_| Unusable::Damaged("its record does not read"))?;
+            serde_json::from_slice(&text).map_err(|_| LoadError::Damaged("its record does not read"))?;
         if let Some(file) = record.placing.take() {
-            let there = staging.inspect(&format!("{UPLOAD}{id}"))?;
+            let there = staging.inspect_upload(&format!("{UPLOAD_PREFIX}{id}"))?;
             if there.is_none_or(|stat| stat.st_ino != file) {
-                let _ = unlinkat(&*staging.dir()?, format!("{UPLOAD}{id}"), AtFlags::empty());
+                let _ = unlinkat(&*staging.dir()?, format!("{UPLOAD_PREFIX}{id}"), AtFlags::empty());
                 record.complete = true;
                 // Where the disk does not take that now, the next start finds the same.
                 let _ = self.write(id, &record);
             }
         }
         if !record.complete {
-            match staging.length_of(&format!("{UPLOAD}{id}"))? {
-                None => return Err(Unusable::Damaged("its bytes are gone")),
-                Some(there) if there < record.offset => return Err(Unusable::Damaged("some of its bytes are gone")),
+            match staging.upload_length(&format!("{UPLOAD_PREFIX}{id}"))? {
+                None => return Err(LoadError::Damaged("its bytes are gone")),
+                Some(there) if there < record.offset => return Err(LoadError::Damaged("some of its bytes are gone")),
                 Some(_) => {}
             }
         }
-        Upload::new(id.to_owned(), record, None).map_err(|_| Unusable::Damaged("its path does not read"))
+        Upload::new(id.to_owned(), record, None).map_err(|_| LoadError::Damaged("its path does not read"))
     }
 
-    fn write(&self, id: &str, record: &UploadRecord) -> Result<(), OriginError> {
-        let failed = OriginError::met("write the record of an upload");
-        let dir = self.changes.staging.dir()?;
+    fn write(&self, id: &str, record: &UploadRecord) -> Result<(), DirectoryError> {
+        let failed = DirectoryError::from_errno("write the record of an upload");
+        let dir = self.writer.staging.dir()?;
         let dir = &*dir;
-        let (new, name) = (format!("put-{}", random()), format!("{UPLOAD}{id}.json"));
+        let (new, name) = (format!("put-{}", random_name()), format!("{UPLOAD_PREFIX}{id}.json"));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut file = File::from(openat(dir, &new, flags, Mode::RUSR | Mode::WUSR).map_err(&failed)?);
-        let text = serde_json::to_vec(record).map_err(|error| OriginError::Disk {
+        let text = serde_json::to_vec(record).map_err(|error| DirectoryError::Disk {
             doing: "write the record of an upload",
             source: error.into(),
         })?;
         let written = file.write_all(&text).and_then(|()| file.sync_all());
-        written.map_err(OriginError::io("write the record of an upload"))?;
+        written.map_err(DirectoryError::from_io("write the record of an upload"))?;
         renameat(dir, &new, dir, &name).map_err(failed)?;
-        sync(dir)
+        sync_directory(dir)
     }
 
     fn erase(&self, id: &str) {
-        let Ok(dir) = self.changes.staging.dir() else { return };
-        for name in [format!("{UPLOAD}{id}.json"), format!("{UPLOAD}{id}")] {
+        let Ok(dir) = self.writer.staging.dir() else { return };
+        for name in [format!("{UPLOAD_PREFIX}{id}.json"), format!("{UPLOAD_PREFIX}{id}")] {
             let _ = unlinkat(&*dir, name, AtFlags::empty());
         }
     }
 }
 
 /// Why an upload is not loaded.
-enum Unusable {
+enum LoadError {
     /// It can never be.
     Damaged(&'static str),
     /// The disk, or the limit of descriptors, does not let it.
-    Now(OriginError),
+    Unavailable(DirectoryError),
 }
 
-impl From<OriginError> for Unusable {
-    fn from(error: OriginError) -> Self {
-        Self::Now(error)
+impl From<DirectoryError> for LoadError {
+    fn from(error: DirectoryError) -> Self {
+        Self::Unavailable(error)
     }
 }
 
 impl Upload {
-    fn new(id: String, record: UploadRecord, body: Option<Incoming>) -> Result<Self, OriginError> {
-        let path = TreePath::parse(&record.path).map_err(|_| OriginError::BadName)?;
+    fn new(id: String, record: UploadRecord, body: Option<IncomingBody>) -> Result<Self, DirectoryError> {
+        let path = TreePath::parse(&record.path).map_err(|_| DirectoryError::BadName)?;
         let record_complete = record.complete;
         let state = State {
             record,
             body,
-            gone: false,
+            cancelled: false,
         };
         Ok(Self {
             id,
             path,
             complete: AtomicBool::new(record_complete),
-            turn: watch::Sender::new(0),
+            takeovers: watch::Sender::new(0),
             state: Arc::new(tokio::sync::Mutex::new(state)),
         })
     }
 
     /// Takes over from whoever appends at the moment; `None` where the upload is gone by then.
-    async fn take_over(&self) -> Option<Turn> {
-        self.turn.send_modify(|turn| *turn += 1);
-        let taken = self.turn.subscribe();
+    async fn take_over(&self) -> Option<UploadLease> {
+        self.takeovers.send_modify(|count| *count += 1);
+        let takeover = self.takeovers.subscribe();
         let state = Arc::clone(&self.state).lock_owned().await;
         let id = self.id.clone();
-        (!state.gone).then_some(Turn { state, taken, id })
+        (!state.cancelled).then_some(UploadLease { state, takeover, id })
     }
 }
 
-impl Turn {
+impl UploadLease {
     /// What is known of the upload.
     pub fn record(&self) -> &UploadRecord {
         &self.state.record
@@ -438,7 +444,7 @@ impl Turn {
     /// How many bytes have come, whether they are on the disk or not.
     pub fn offset(&self) -> u64 {
         let record = &self.state.record;
-        self.state.body.as_ref().map_or(record.offset, Incoming::len)
+        self.state.body.as_ref().map_or(record.offset, IncomingBody::len)
     }
 
     /// Notes the length that the client has told.
@@ -447,7 +453,7 @@ impl Turn {
     }
 
     /// Tells when somebody else takes over.
-    pub fn taken(&self) -> watch::Receiver<u64> {
-        self.taken.clone()
+    pub fn takeover(&self) -> watch::Receiver<u64> {
+        self.takeover.clone()
     }
 }

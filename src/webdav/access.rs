@@ -87,7 +87,7 @@ impl Access {
                 .flatten();
             return match refusal {
                 Some(why) => Err(Problem::of_origin(StatusCode::FORBIDDEN, why)),
-                None => Ok(Caller::anybody()),
+                None => Ok(Caller::unrestricted()),
             };
         };
         let tokens = file.tokens();
@@ -95,7 +95,7 @@ impl Access {
             None => Ok(tokens.anonymous().clone()),
             Some(field) => {
                 let token = token_of(field);
-                let known = token.and_then(|token| tokens.with(&token).cloned());
+                let known = token.and_then(|token| tokens.caller_of(&token).cloned());
                 known.ok_or_else(|| unknown("the credentials are not those of any token"))
             }
         }
@@ -142,13 +142,13 @@ impl Origin {
             let caller = self.access.caller(head, Right::Write);
             caller.is_ok_and(|caller| caller.may(Right::Write, path))
         };
-        self.settings.hidden || (self.changes.is_some() && writes())
+        self.settings.hidden || (self.writer.is_some() && writes())
     }
 
     /// The name of the token that the request shows, for the log.
     pub(super) fn caller_name(&self, head: &RequestHead) -> Option<String> {
         let token = token_of(head.headers.get(header::AUTHORIZATION)?)?;
-        self.access.file.as_ref()?.tokens().with(&token)?.name.clone()
+        self.access.file.as_ref()?.tokens().caller_of(&token)?.name.clone()
     }
 }
 

@@ -16,7 +16,7 @@
 //! A touch cuts nobody off, nor does a torrent client that fills another part of the file. A broken body is a broken connection:
 //! the promised length is never made up.
 
-use crate::directory::{Digest, Stamp, Tag, Tags, TreePath, stamp};
+use crate::directory::{Digest, DigestCache, Stamp, Tag, TreePath, stamp};
 use crate::ranges::ByteOffset;
 use crate::serve::multipart::Segment;
 use crate::serve::{SendQuantum, first_byte};
@@ -67,7 +67,7 @@ pub(super) struct FileSource {
     pub(super) file: File,
     pub(super) stamp: Stamp,
     pub(super) tag: Tag,
-    pub(super) tags: Arc<Tags>,
+    pub(super) tags: Arc<DigestCache>,
     pub(super) readers: Readers,
 }
 
@@ -93,7 +93,7 @@ pub(super) struct FileBody {
     /// The state that is sent.
     state: Stamp,
     tag: Tag,
-    tags: Arc<Tags>,
+    tags: Arc<DigestCache>,
     readers: Readers,
     segments: VecDeque<Segment>,
     size: u64,
@@ -194,7 +194,7 @@ impl FileBody {
         if self.tag.is_strong() {
             let digest = match self.tag {
                 Tag::Strong(digest) => Some(digest),
-                _ => self.tags.known(state),
+                _ => self.tags.digest_of(state),
             };
             return match digest.filter(|_| now.size == state.size && state.size <= MAX_SUMMED_BYTES) {
                 Some(digest) => Ok(Some(Comparison::Whole(digest))),
@@ -297,9 +297,9 @@ impl Readers {
 }
 
 /// The file's stamp; of one on a mount as the kernel remembers it, for the file system may not answer.
-fn stamp_now(file: &File, apart: bool) -> Result<Stamp, crate::directory::OriginError> {
+fn stamp_now(file: &File, apart: bool) -> Result<Stamp, crate::directory::DirectoryError> {
     match apart {
-        true => crate::directory::remembered_stamp(file),
+        true => crate::directory::cached_stamp(file),
         false => stamp(file),
     }
 }
@@ -309,7 +309,7 @@ fn is_still(file: &File, comparison: Comparison) -> Option<Stamp> {
     let before = stamp(file).ok()?;
     match comparison {
         Comparison::Whole(digest) => {
-            let same = crate::directory::sum(file).ok()? == digest;
+            let same = crate::directory::sha256_of(file).ok()? == digest;
             (same && stamp(file).ok()? == before).then_some(before)
         }
         // The file may be written to all the time.

@@ -6,10 +6,11 @@
 //! the setting `deep_delete = false`, for all.
 
 use super::put::{conditions, placed, text};
-use super::writer::{Locked, Writer};
+use super::writer::{LockScope, LockedWriter};
 use super::{Origin, forwarded, misnamed, refused};
 use crate::directory::{
-    Changes, Copied, Copying, Crossing, Displaced, Done, Evidence, Gone, Loss, OriginError, Original, Tag, TreePath,
+    AllowedMounts, CopyMode, DirectoryError, Loss, PrereadDigest, Replacement, SourceOutcome, StagedCopy, Tag, Trash,
+    TreePath, TreeWriter, WriteOutcome,
 };
 use crate::header::{Preconditions, boolean};
 use crate::serve::Problem;
@@ -31,7 +32,7 @@ struct Transfer {
     to: TreePath,
     loss: Loss,
     conditions: Preconditions,
-    how: Copying,
+    how: CopyMode,
 }
 
 impl Origin {
@@ -49,18 +50,18 @@ impl Origin {
         Ok(HttpResponse::NoContent().finish())
     }
 
-    async fn removed(&self, path: &TreePath, loss: Loss, conditions: Preconditions) -> Result<(), OriginError> {
+    async fn removed(&self, path: &TreePath, loss: Loss, conditions: Preconditions) -> Result<(), DirectoryError> {
         let locked = match self.is_collection(path).await? {
-            true => Locked::Trees(vec![path.clone()]),
-            false => Locked::Paths(vec![path.clone()]),
+            true => LockScope::Mounts(vec![path.clone()]),
+            false => LockScope::Paths(vec![path.clone()]),
         };
         let of = path.clone();
-        let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, (): &mut ()| {
-            changes.remove(&of, loss, conditions, evidence)
+        let work = move |writer: &TreeWriter, preread: &PrereadDigest, conditions: &Preconditions, (): &mut ()| {
+            writer.remove(&of, loss, conditions, preread)
         };
-        let writer = self.writer()?;
-        let gone = writer.change(path, &locked, conditions, (), work).await?;
-        writer.discard(gone);
+        let locked_writer = self.locked_writer()?;
+        let gone = locked_writer.change(path, &locked, conditions, (), work).await?;
+        locked_writer.discard(gone);
         Ok(())
     }
 
@@ -91,15 +92,15 @@ impl Origin {
             let what = "a collection is made without a body";
             return Err(Problem::of_origin(StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
         }
-        let (of, locked) = (path.clone(), Locked::Paths(vec![path.clone()]));
-        let work = move |changes: &Changes, _: &Evidence, conditions: &Preconditions, _: &mut ()| {
-            changes.make_collection(&of, conditions)
+        let (of, locked) = (path.clone(), LockScope::Paths(vec![path.clone()]));
+        let work = move |writer: &TreeWriter, _: &PrereadDigest, conditions: &Preconditions, _: &mut ()| {
+            writer.make_collection(&of, conditions)
         };
-        let writer = self.writer().map_err(|error| refused(&error))?;
-        match writer.change(path, &locked, conditions, (), work).await {
+        let locked_writer = self.locked_writer().map_err(|error| refused(&error))?;
+        match locked_writer.change(path, &locked, conditions, (), work).await {
             Ok(()) => Ok(HttpResponse::Created().finish()),
             // RFC 4918 §9.3.1.
-            Err(error @ OriginError::Exists) => {
+            Err(error @ DirectoryError::Exists) => {
                 let problem = Problem::of_origin(StatusCode::METHOD_NOT_ALLOWED, error.to_string());
                 Err(problem.allowing_only(self.methods()))
             }
@@ -122,40 +123,41 @@ impl Origin {
         to: &TreePath,
         loss: Loss,
         conditions: Preconditions,
-    ) -> Result<Result<Done, Problem>, OriginError> {
+    ) -> Result<Result<WriteOutcome, Problem>, DirectoryError> {
         let (collection, over_collection) = (self.is_collection(path).await?, self.is_collection(to).await?);
         if !collection && to.has_slash() && !over_collection {
             return Ok(Err(no_collection()));
         }
-        let writer = self.writer()?;
+        let locked_writer = self.locked_writer()?;
         let mounts = self.tree.mounts();
-        let renamed = match mounts.point(path.names()) == mounts.point(to.names()) {
+        let renamed = match mounts.mount_point_of(path.names()) == mounts.mount_point_of(to.names()) {
             true => {
                 let paths = vec![path.clone(), to.clone()];
                 let locked = match collection || over_collection {
-                    true => Locked::Trees(paths),
-                    false => Locked::Paths(paths),
+                    true => LockScope::Mounts(paths),
+                    false => LockScope::Paths(paths),
                 };
                 let (from, target) = (path.clone(), to.clone());
-                let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, (): &mut ()| {
-                    changes.rename(&from, &target, loss, conditions, evidence)
-                };
-                writer.change(path, &locked, conditions.clone(), (), work).await
+                let work =
+                    move |writer: &TreeWriter, preread: &PrereadDigest, conditions: &Preconditions, (): &mut ()| {
+                        writer.rename(&from, &target, loss, conditions, preread)
+                    };
+                locked_writer.change(path, &locked, conditions.clone(), (), work).await
             }
             // No rename gets there, and a file system that hangs is not looked at under the other's lock.
-            false => Err(OriginError::OtherDisk),
+            false => Err(DirectoryError::CrossDevice),
         };
         let (done, gone) = match renamed {
-            Err(OriginError::OtherDisk) => {
-                let copied = self.copied(path, to, Copying::Move, conditions).await?;
+            Err(DirectoryError::CrossDevice) => {
+                let copied = self.copied(path, to, CopyMode::Move, conditions).await?;
                 let (from, target) = (path.clone(), to.clone());
-                let moving = async move { writer.move_copied(&from, &target, loss, copied).await };
+                let moving = async move { locked_writer.move_copied(&from, &target, loss, copied).await };
                 // What is half done is finished, though its client may leave.
                 return self.threads.spawn(moving).await.map_err(lost)?.map(Ok);
             }
             renamed => renamed?,
         };
-        writer.discard(gone);
+        locked_writer.discard(gone);
         Ok(Ok(done))
     }
 
@@ -170,30 +172,31 @@ impl Origin {
         let copied = self.copied(path, &to, how, conditions).await;
         let copied = copied.map_err(|error| refused(&error))?;
         let over_collection = self.is_collection(&to).await.map_err(|error| refused(&error))?;
-        if matches!(copied, Copied::File(..)) && to.has_slash() && !over_collection {
+        if matches!(copied, StagedCopy::File(..)) && to.has_slash() && !over_collection {
             return Err(no_collection());
         }
-        let locked = match over_collection || matches!(copied, Copied::Made(..)) {
-            true => Locked::Trees(vec![to.clone()]),
-            false => Locked::Paths(vec![to.clone()]),
+        let locked = match over_collection || matches!(copied, StagedCopy::Entry(..)) {
+            true => LockScope::Mounts(vec![to.clone()]),
+            false => LockScope::Paths(vec![to.clone()]),
         };
         let target = to.clone();
-        let work =
-            move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, copied: &mut Copied| match copied
-            {
-                Copied::File(arrived, _) => {
-                    let (done, gone) = changes.place_copy(arrived, &target, loss, conditions, evidence)?;
-                    Ok((done, gone, Some(Tag::Strong(arrived.digest))))
-                }
-                Copied::Made(made, _) => {
-                    let (done, displaced) = changes.place_made(made, &target, loss)?;
-                    Ok((done, changes.settle(displaced), None))
-                }
-            };
-        let writer = self.writer().map_err(|error| refused(&error))?;
-        let done = writer.change(&to, &locked, at_target(loss), copied, work).await;
+        let work = move |writer: &TreeWriter,
+                         preread: &PrereadDigest,
+                         conditions: &Preconditions,
+                         copied: &mut StagedCopy| match copied {
+            StagedCopy::File(arrived, _) => {
+                let (done, gone) = writer.place_copy(arrived, &target, loss, conditions, preread)?;
+                Ok((done, gone, Some(Tag::Strong(arrived.digest))))
+            }
+            StagedCopy::Entry(made, _) => {
+                let (done, replacement) = writer.place_entry(made, &target, loss)?;
+                Ok((done, writer.commit_replacement(replacement), None))
+            }
+        };
+        let locked_writer = self.locked_writer().map_err(|error| refused(&error))?;
+        let done = locked_writer.change(&to, &locked, at_target(loss), copied, work).await;
         let (done, gone, tag) = done.map_err(|error| refused(&error))?;
-        writer.discard(gone);
+        locked_writer.discard(gone);
         Ok(match tag {
             Some(tag) => placed((done, tag), self.clock.now(), false),
             None => told(Ok(done)),
@@ -204,15 +207,18 @@ impl Origin {
         &self,
         path: &TreePath,
         to: &TreePath,
-        how: Copying,
+        how: CopyMode,
         conditions: Preconditions,
-    ) -> Result<Copied, OriginError> {
-        let writer = self.writer()?;
-        let (changes, from, target) = (writer.changes, path.clone(), to.clone());
+    ) -> Result<StagedCopy, DirectoryError> {
+        let locked_writer = self.locked_writer()?;
+        let (writer, from, target) = (locked_writer.writer, path.clone(), to.clone());
         // The copy is written to the other mount.
-        let other = self.tree.mounts().point(to.names());
-        let copy = move |crossing: &Crossing| changes.copy(&from, &target, how, &conditions, crossing);
-        let copied = writer.disk.across(path, Crossing::default().with(other), copy).await;
+        let other = self.tree.mounts().mount_point_of(to.names());
+        let copy = move |allowed: &AllowedMounts| writer.copy(&from, &target, how, &conditions, allowed);
+        let copied = locked_writer
+            .disk
+            .across(path, AllowedMounts::default().with(other), copy)
+            .await;
         copied.map(|(copied, _)| copied)
     }
 
@@ -227,9 +233,9 @@ impl Origin {
             Some(_) => return Err(bad("Overwrite is T or F")),
         };
         let how = match field("depth").map(|depth| depth.trim().to_ascii_lowercase()).as_deref() {
-            None | Some("infinity") => Copying::Deep,
+            None | Some("infinity") => CopyMode::Deep,
             // RFC 4918 §9.8.3: the collection without its members. A MOVE has no such thing (§9.9.2).
-            Some("0") if head.method.as_str() == "COPY" => Copying::Shallow,
+            Some("0") if head.method.as_str() == "COPY" => CopyMode::Shallow,
             Some(_) => return Err(bad("Depth is infinity; for COPY it may be 0")),
         };
         // Overwrite: F is a condition too, of what would be lost at the other end.
@@ -248,7 +254,7 @@ impl Origin {
     }
 
     /// Whether the path leads to a collection; a link to one is none.
-    async fn is_collection(&self, path: &TreePath) -> Result<bool, OriginError> {
+    async fn is_collection(&self, path: &TreePath) -> Result<bool, DirectoryError> {
         let (tree, of) = (Arc::clone(&self.tree), path.clone());
         self.at_disk(path, move || tree.is_collection(&of)).await
     }
@@ -311,22 +317,22 @@ fn no_collection() -> Problem {
     Problem::of_origin(StatusCode::CONFLICT, what)
 }
 
-fn told(done: Result<Done, Problem>) -> HttpResponse {
+fn told(done: Result<WriteOutcome, Problem>) -> HttpResponse {
     match done {
-        Ok(Done::Made(_)) => HttpResponse::Created().finish(),
-        Ok(Done::Replaced(_)) => HttpResponse::NoContent().finish(),
+        Ok(WriteOutcome::Created(_)) => HttpResponse::Created().finish(),
+        Ok(WriteOutcome::Replaced(_)) => HttpResponse::NoContent().finish(),
         Err(problem) => problem.response(),
     }
 }
 
-fn lost(error: tokio::task::JoinError) -> OriginError {
-    OriginError::Disk {
+fn lost(error: tokio::task::JoinError) -> DirectoryError {
+    DirectoryError::Disk {
         doing: "finish a move: its task was lost",
         source: std::io::Error::other(error),
     }
 }
 
-impl Writer {
+impl LockedWriter {
     /// Something goes where no rename(2) gets it, and has been copied: the copy gets its place, and then the original is removed
     /// if it is still what was copied. Else all is as it was. Each of the two is a change of its own, under the locks of its
     /// own mount.
@@ -335,58 +341,59 @@ impl Writer {
         from: &TreePath,
         to: &TreePath,
         loss: Loss,
-        copied: Copied,
-    ) -> Result<Done, OriginError> {
-        let (state, collection) = (copied.state(), matches!(copied, Copied::Made(..)));
+        copied: StagedCopy,
+    ) -> Result<WriteOutcome, DirectoryError> {
+        let (state, collection) = (copied.state(), matches!(copied, StagedCopy::Entry(..)));
         let locked = |path: &TreePath| match collection {
-            true => Locked::Trees(vec![path.clone()]),
-            false => Locked::Paths(vec![path.clone()]),
+            true => LockScope::Mounts(vec![path.clone()]),
+            false => LockScope::Paths(vec![path.clone()]),
         };
         let target = to.clone();
-        let place = move |changes: &Changes, _: &Evidence, _: &Preconditions, copied: &mut Copied| match copied {
-            Copied::File(arrived, _) => changes.place_file(arrived, &target, loss),
-            Copied::Made(made, _) => changes.place_made(made, &target, loss),
-        };
-        let over = Locked::Trees(vec![to.clone()]);
-        let (done, displaced) = self.change(to, &over, Preconditions::default(), copied, place).await?;
-        let (changes, source) = (Arc::clone(&self.changes), from.clone());
-        let remove = move |changes: &Changes, _: &Evidence, _: &Preconditions, (): &mut ()| {
-            changes.remove_copied(&source, &state)
+        let place =
+            move |writer: &TreeWriter, _: &PrereadDigest, _: &Preconditions, copied: &mut StagedCopy| match copied {
+                StagedCopy::File(arrived, _) => writer.place_file(arrived, &target, loss),
+                StagedCopy::Entry(made, _) => writer.place_entry(made, &target, loss),
+            };
+        let over = LockScope::Mounts(vec![to.clone()]);
+        let (done, replacement) = self.change(to, &over, Preconditions::default(), copied, place).await?;
+        let (writer, source) = (Arc::clone(&self.writer), from.clone());
+        let remove = move |writer: &TreeWriter, _: &PrereadDigest, _: &Preconditions, (): &mut ()| {
+            writer.remove_source(&source, &state)
         };
         let removed = self
             .change(from, &locked(from), Preconditions::default(), (), remove)
             .await;
         let original = match removed {
             // Without a turn, which might not be had while it has no name.
-            Ok(removed) => self.disk.blocking(move || Ok(changes.count_taken(removed))).await,
-            Err(error) => Ok(Original::There(error)),
+            Ok(removed) => self.disk.blocking(move || Ok(writer.verify_source(removed))).await,
+            Err(error) => Ok(SourceOutcome::InPlace(error)),
         };
         let (gone, done) = match original {
-            Ok(Original::Gone(gone)) => (gone, Ok(done)),
-            Ok(Original::There(error)) => {
-                self.discard(self.undone(to, &over, displaced).await);
+            Ok(SourceOutcome::Removed(gone)) => (gone, Ok(done)),
+            Ok(SourceOutcome::InPlace(error)) => {
+                self.discard(self.undone(to, &over, replacement).await);
                 return Err(error);
             }
             // The copy stays: it is there twice, or the only one.
-            Ok(Original::Lost(error)) | Err(error) => (None, Err(error)),
+            Ok(SourceOutcome::Uncertain(error)) | Err(error) => (None, Err(error)),
         };
-        self.discard(gone.into_iter().chain(self.changes.settle(displaced)));
+        self.discard(gone.into_iter().chain(self.writer.commit_replacement(replacement)));
         done
     }
 
     /// Takes a copy out again whose original is where it was; what is to be discarded.
-    async fn undone(&self, to: &TreePath, over: &Locked, displaced: Displaced) -> Option<Gone> {
+    async fn undone(&self, to: &TreePath, over: &LockScope, replacement: Replacement) -> Option<Trash> {
         for _ in 0..MAX_UNDOING {
             let Ok(turn) = self.disk.turn(to).await else { continue };
             let Ok(held) = self.locks(over).await else { continue };
-            let changes = Arc::clone(&self.changes);
+            let writer = Arc::clone(&self.writer);
             let undo = move || {
                 let _held = (held, turn);
-                Ok(changes.undo(displaced))
+                Ok(writer.roll_back(replacement))
             };
             return self.disk.blocking(undo).await.ok().flatten();
         }
         tracing::error!(path = %to, "a move that failed could not be undone, for its file system does not answer; what it has copied is there twice");
-        self.changes.settle(displaced)
+        self.writer.commit_replacement(replacement)
     }
 }

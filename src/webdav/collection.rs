@@ -14,7 +14,8 @@ use super::cursors::{Cursors, ListingCursor};
 use super::file::media_type;
 use super::page;
 use crate::directory::{
-    Fingerprint, Member, MemberKind, Names, OriginError, Tag, Tags, Tree, TreePath, encode, member, stamp,
+    DigestCache, DirectoryError, ListingDigest, Member, MemberKind, MemberNames, Tag, Tree, TreePath, encode_segment,
+    member, stamp,
 };
 use crate::header::{EntityTag, Known, list_members};
 use crate::serve::multipart::Segment;
@@ -252,7 +253,7 @@ pub(super) struct Opened {
 /// A collection that is open to be listed.
 struct Reading {
     tree: Arc<Tree>,
-    tags: Arc<Tags>,
+    tags: Arc<DigestCache>,
     cursors: Arc<Cursors>,
     path: TreePath,
     handle: OwnedFd,
@@ -275,14 +276,14 @@ pub(super) struct Listing {
 
 impl Reading {
     /// The members at these places. Some may have gone since the names were read.
-    fn members(&self, names: &Names, from: usize, until: usize) -> Result<Vec<Member>, OriginError> {
+    fn members(&self, names: &MemberNames, from: usize, until: usize) -> Result<Vec<Member>, DirectoryError> {
         let named = (from..until.min(names.len())).filter_map(|index| names.get(index));
         let found = named.map(|name| member(&self.tree, &self.tags, &self.path, &self.handle, name));
         found.filter_map(Result::transpose).collect()
     }
 
     /// The reading that the page is of: the one that is kept, or a new one.
-    fn cursor(&self, view: &ListingView) -> Result<ListingCursor, OriginError> {
+    fn cursor(&self, view: &ListingView) -> Result<ListingCursor, DirectoryError> {
         let kept = view
             .listing
             .as_ref()
@@ -291,24 +292,24 @@ impl Reading {
             return Ok(cursor);
         }
         let before = stamp(&self.handle)?;
-        let mut names = Names::read(&self.tree, &self.path, &self.handle, self.hidden)?;
-        let mut fingerprint = Fingerprint::default();
+        let mut names = MemberNames::read(&self.tree, &self.path, &self.handle, self.hidden)?;
+        let mut digest = ListingDigest::default();
         for name in names.iter() {
             if let Some(found) = member(&self.tree, &self.tags, &self.path, &self.handle, name)? {
-                fingerprint.add(&found);
+                digest.add(&found);
             }
         }
         names.complete &= stamp(&self.handle)? == before;
-        let listing = fingerprint.finish();
+        let listing = digest.finish();
         Ok(ListingCursor::new(&self.path, self.hidden, listing, Arc::new(names)))
     }
 
     /// The listing for programs: paged, and with what they need to know whether it is all.
-    fn json(&self, view: &ListingView) -> Result<String, OriginError> {
+    fn json(&self, view: &ListingView) -> Result<String, DirectoryError> {
         let cursor = self.cursor(view)?;
         let names = &cursor.names;
         let limit = view.limit.unwrap_or(PAGE_MEMBERS);
-        let from = view.after.as_deref().map_or(0, |after| names.after(after));
+        let from = view.after.as_deref().map_or(0, |after| names.index_after(after));
         let shown = self.members(names, from, from + limit)?;
         let entries: Vec<_> = shown.iter().map(entry).collect();
         let mut text = json!({
@@ -328,11 +329,11 @@ impl Reading {
     }
 
     /// The members that a page for people shows.
-    fn listing(&self, view: &ListingView) -> Result<Listing, OriginError> {
+    fn listing(&self, view: &ListingView) -> Result<Listing, DirectoryError> {
         let names = match &view.listing {
             Some(_) => self.cursor(view)?,
             None => {
-                let names = Names::read(&self.tree, &self.path, &self.handle, self.hidden)?;
+                let names = MemberNames::read(&self.tree, &self.path, &self.handle, self.hidden)?;
                 // Pages that are not compared need no state but a name for their reading.
                 let id = format!("{:x}-{}", stamp(&self.handle)?.changed, names.len());
                 ListingCursor::new(&self.path, self.hidden, id, Arc::new(names))
@@ -343,7 +344,7 @@ impl Reading {
         let cut = names.len() > MAX_SORTED;
         let (from, limit) = match cut {
             true => (
-                view.after.as_deref().map_or(0, |after| names.after(after)),
+                view.after.as_deref().map_or(0, |after| names.index_after(after)),
                 PAGE_MEMBERS,
             ),
             false => (0, MAX_SORTED),
@@ -367,8 +368,8 @@ impl Reading {
     }
 
     /// A playlist of what can be played, in the order in which people count.
-    fn playlist(&self) -> Result<String, OriginError> {
-        let names = Names::read(&self.tree, &self.path, &self.handle, self.hidden)?;
+    fn playlist(&self) -> Result<String, DirectoryError> {
+        let names = MemberNames::read(&self.tree, &self.path, &self.handle, self.hidden)?;
         let shown = names.len().min(MAX_PLAYLIST);
         let mut members = Vec::new();
         for index in 0..shown {
@@ -431,7 +432,7 @@ fn entry(member: &Member) -> serde_json::Value {
 /// an entry; a colon, which would look like a scheme, is escaped (`path.rs`).
 pub(super) fn href(member: &Member) -> String {
     let slash = if member.kind == MemberKind::Collection { "/" } else { "" };
-    format!("{}{slash}", encode(&member.name))
+    format!("{}{slash}", encode_segment(&member.name))
 }
 
 /// When the member was last written.

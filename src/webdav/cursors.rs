@@ -4,7 +4,7 @@
 //! dropped, the collection is read again, and the page says that it is of another state. What is kept is bounded in number, in memory
 //! and in time.
 
-use crate::directory::{Names, TreePath};
+use crate::directory::{MemberNames, TreePath};
 use crate::sync::lock;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -28,14 +28,14 @@ pub(super) struct ListingCursor {
     pub(super) hidden: bool,
     /// The state that it is of.
     pub(super) listing: String,
-    pub(super) names: Arc<Names>,
+    pub(super) names: Arc<MemberNames>,
     used: Instant,
 }
 
 impl ListingCursor {
-    pub(super) fn new(path: &TreePath, hidden: bool, listing: String, names: Arc<Names>) -> Self {
+    pub(super) fn new(path: &TreePath, hidden: bool, listing: String, names: Arc<MemberNames>) -> Self {
         Self {
-            path: path.bare(),
+            path: path.without_slash(),
             hidden,
             listing,
             names,
@@ -48,7 +48,7 @@ impl Cursors {
     /// The reading of that state of a collection, where it is kept.
     pub(super) fn get(&self, path: &TreePath, hidden: bool, listing: &str) -> Option<ListingCursor> {
         let mut kept = lock(&self.0);
-        let path = path.bare();
+        let path = path.without_slash();
         let same = |cursor: &ListingCursor| cursor.path == path && cursor.hidden == hidden && cursor.listing == listing;
         let index = kept.iter().position(same)?;
         let mut cursor = kept.remove(index);

@@ -3,7 +3,7 @@
 //! Whoever looks at a path on a mount waits for that mount's turn first. A link may lead to another mount than its path is on:
 //! then the look is tried again when that one's turn has come, too.
 
-use crate::directory::{Crossing, MAX_CROSSED, MountPoint, OriginError, Tree, TreePath};
+use crate::directory::{AllowedMounts, DirectoryError, MAX_LINKED_MOUNTS, MountPoint, Tree, TreePath};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,8 +20,8 @@ pub(super) struct Disk {
 
 impl Disk {
     /// A turn at the mount that the path is on; `None` on the directory's own file system.
-    pub(super) async fn turn(&self, path: &TreePath) -> Result<Option<OwnedSemaphorePermit>, OriginError> {
-        match self.tree.mounts().turns(path) {
+    pub(super) async fn turn(&self, path: &TreePath) -> Result<Option<OwnedSemaphorePermit>, DirectoryError> {
+        match self.tree.mounts().permits(path) {
             None => Ok(None),
             Some(turns) => acquired(turns).await.map(Some),
         }
@@ -33,15 +33,15 @@ impl Disk {
         &self,
         path: &TreePath,
         others: &[MountPoint],
-    ) -> Result<Vec<OwnedSemaphorePermit>, OriginError> {
+    ) -> Result<Vec<OwnedSemaphorePermit>, DirectoryError> {
         let mounts = self.tree.mounts();
-        let own = mounts.point(path.names());
+        let own = mounts.mount_point_of(path.names());
         let mut turns = Vec::new();
         // Those that are harder to get first, so that nobody waits for them with a turn in hand.
         for mount in others.iter().filter(|mount| **mount != own) {
             let their = match own.is_own() {
-                true => mounts.turns_at(mount),
-                false => mounts.crossings_at(mount),
+                true => mounts.permits_at(mount),
+                false => mounts.crossing_permits_at(mount),
             };
             if let Some(their) = their {
                 turns.push(acquired(their).await?);
@@ -55,17 +55,17 @@ impl Disk {
     pub(super) async fn at<T: Send + 'static>(
         &self,
         path: &TreePath,
-        work: impl FnOnce() -> Result<T, OriginError> + Send + 'static,
-    ) -> Result<T, OriginError> {
-        self.among(self.tree.mounts().turns(path), work).await
+        work: impl FnOnce() -> Result<T, DirectoryError> + Send + 'static,
+    ) -> Result<T, DirectoryError> {
+        self.among(self.tree.mounts().permits(path), work).await
     }
 
     /// Runs what may wait for the file system that those turns are for.
     pub(super) async fn among<T: Send + 'static>(
         &self,
         turns: Option<Arc<Semaphore>>,
-        work: impl FnOnce() -> Result<T, OriginError> + Send + 'static,
-    ) -> Result<T, OriginError> {
+        work: impl FnOnce() -> Result<T, DirectoryError> + Send + 'static,
+    ) -> Result<T, DirectoryError> {
         let turn = match turns {
             None => None,
             Some(turns) => Some(acquired(turns).await?),
@@ -81,21 +81,21 @@ impl Disk {
     pub(super) async fn across<T: Send + 'static>(
         &self,
         path: &TreePath,
-        mut crossing: Crossing,
-        look: impl Fn(&Crossing) -> Result<T, OriginError> + Clone + Send + 'static,
-    ) -> Result<(T, Crossing), OriginError> {
+        mut allowed: AllowedMounts,
+        look: impl Fn(&AllowedMounts) -> Result<T, DirectoryError> + Clone + Send + 'static,
+    ) -> Result<(T, AllowedMounts), DirectoryError> {
         loop {
-            let turns = self.turns(path, crossing.mounts()).await?;
-            let (look, through) = (look.clone(), crossing.clone());
+            let turns = self.turns(path, allowed.mounts()).await?;
+            let (look, through) = (look.clone(), allowed.clone());
             let looked = self.blocking(move || {
                 let _turns = turns;
                 look(&through)
             });
             match looked.await {
-                Err(OriginError::LeadsTo(mount)) if crossing.mounts().len() < MAX_CROSSED => {
-                    crossing = crossing.with(mount);
+                Err(DirectoryError::LinkToMount(mount)) if allowed.mounts().len() < MAX_LINKED_MOUNTS => {
+                    allowed = allowed.with(mount);
                 }
-                looked => return looked.map(|found| (found, crossing)),
+                looked => return looked.map(|found| (found, allowed)),
             }
         }
     }
@@ -103,11 +103,11 @@ impl Disk {
     /// Runs what may wait for the disk.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<T, OriginError> + Send + 'static,
-    ) -> Result<T, OriginError> {
+        work: impl FnOnce() -> Result<T, DirectoryError> + Send + 'static,
+    ) -> Result<T, DirectoryError> {
         let done = self.threads.spawn_blocking(work).await;
         done.unwrap_or_else(|lost| {
-            Err(OriginError::Disk {
+            Err(DirectoryError::Disk {
                 doing: "finish what was asked: a thread was lost",
                 source: std::io::Error::other(lost),
             })
@@ -115,9 +115,9 @@ impl Disk {
     }
 }
 
-async fn acquired(turns: Arc<Semaphore>) -> Result<OwnedSemaphorePermit, OriginError> {
+async fn acquired(turns: Arc<Semaphore>) -> Result<OwnedSemaphorePermit, DirectoryError> {
     match tokio::time::timeout(MOUNT_PATIENCE, turns.acquire_owned()).await {
         Ok(Ok(turn)) => Ok(turn),
-        _ => Err(OriginError::Hangs),
+        _ => Err(DirectoryError::MountHangs),
     }
 }

@@ -6,7 +6,7 @@
 
 use super::body::{FileBody, FileSource, Readers};
 use super::{Origin, http_date};
-use crate::directory::{Crossing, Found, INLINE_BYTES, OriginError, Stamp, Tag, TreePath};
+use crate::directory::{AllowedMounts, DirectoryError, Found, INLINE_BYTES, Stamp, Tag, TreePath};
 use crate::header::{EntityTag, Known, list_members, repr_digest};
 use crate::ranges::ByteRange;
 use crate::serve::multipart::{self, Segment};
@@ -42,14 +42,14 @@ impl Origin {
     pub(super) async fn tagged(
         &self,
         path: &TreePath,
-        crossing: &Crossing,
+        allowed: &AllowedMounts,
         file: File,
         stamp: Stamp,
-    ) -> Result<Tagged, OriginError> {
-        let turns = self.turns(path, crossing);
-        let tag = self.tags.at_once(&stamp);
-        if stamp.size > INLINE_BYTES && self.tags.known(&stamp).is_none() {
-            self.summing.ask(path);
+    ) -> Result<Tagged, DirectoryError> {
+        let turns = self.turns(path, allowed);
+        let tag = self.tags.tag_without_reading(&stamp);
+        if stamp.size > INLINE_BYTES && self.tags.digest_of(&stamp).is_none() {
+            self.digest_queue.enqueue(path);
         }
         if tag.is_strong() || stamp.size > INLINE_BYTES {
             return Ok(Tagged {
@@ -60,11 +60,11 @@ impl Origin {
             });
         }
         let (tree, tags, of) = (Arc::clone(&self.tree), Arc::clone(&self.tags), path.clone());
-        let (crossing, reading) = (crossing.clone(), turns.clone());
+        let (allowed, reading) = (allowed.clone(), turns.clone());
         let read = move || {
             let mut file = file;
             for _ in 0..MAX_CHANGING {
-                match tags.digest(&file) {
+                match tags.read_digest(&file) {
                     Ok((stamp, digest)) => {
                         return Ok(Tagged {
                             file,
@@ -73,12 +73,12 @@ impl Origin {
                             turns,
                         });
                     }
-                    Err(OriginError::Changing) => {}
+                    Err(DirectoryError::ChangedMeanwhile) => {}
                     Err(error) => return Err(error),
                 }
-                match tree.find_across(&of, &crossing)? {
+                match tree.find_through(&of, &allowed)? {
                     Found::File(again, _) => file = again,
-                    Found::Collection(..) => return Err(OriginError::Changing),
+                    Found::Collection(..) => return Err(DirectoryError::ChangedMeanwhile),
                 }
             }
             let stamp = crate::directory::stamp(&file)?;
@@ -159,7 +159,7 @@ impl Origin {
         }
         let digest = match &tag {
             Tag::Strong(digest) => Some(*digest),
-            _ => self.tags.known(&stamp),
+            _ => self.tags.digest_of(&stamp),
         };
         if let (true, Some(digest)) = (request.wants_digest, digest) {
             head.insert_header((HeaderName::from_static("repr-digest"), repr_digest(&digest)));
@@ -235,7 +235,7 @@ impl<'a> Given<'a> {
         let conditions = question.conditions;
         let fields = [conditions.if_match, conditions.if_none_match, conditions.if_range];
         let mut tags = match fields.iter().any(Option::is_some) {
-            true => origin.tags.all_of(stamp),
+            true => origin.tags.all_tags(stamp),
             false => Vec::new(),
         };
         tags.push(etag.clone());

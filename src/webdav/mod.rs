@@ -35,11 +35,12 @@ pub use log::AccessLog;
 
 use self::collection::Opened;
 use self::disk::Disk;
-use self::writer::Writer;
+use self::writer::LockedWriter;
 use crate::clock::SharedClock;
 use crate::config::{Delivery, PublicUrl};
 use crate::directory::{
-    Changes, Crossing, Found, Locks, OriginError, PathError, Summing, Tags, Tree, TreePath, Uploads, Watching,
+    AllowedMounts, DigestCache, DigestQueue, DirectoryError, DirectoryWatcher, Found, Locks, PathError, Tree, TreePath,
+    TreeWriter, Uploads,
 };
 use crate::header::print_date;
 use crate::serve::{Problem, Request};
@@ -94,9 +95,9 @@ pub struct Origin {
     /// The directory.
     pub tree: Arc<Tree>,
     /// What is known of its files' bytes.
-    pub tags: Arc<Tags>,
+    pub tags: Arc<DigestCache>,
     /// Its changes; `None` where it is read-only.
-    pub changes: Option<Arc<Changes>>,
+    pub writer: Option<Arc<TreeWriter>>,
     /// What is put in several requests; `None` where it is read-only.
     pub uploads: Option<Arc<Uploads>>,
     /// Who may do what.
@@ -108,9 +109,9 @@ pub struct Origin {
     /// Who changes what at the moment.
     pub locks: Arc<Locks>,
     /// Reads large files.
-    pub summing: Summing,
+    pub digest_queue: DigestQueue,
     /// Tells what appears.
-    pub watching: Watching,
+    pub watcher: DirectoryWatcher,
     /// The wall clock.
     pub clock: SharedClock,
     /// Counters.
@@ -137,7 +138,7 @@ impl Origin {
             "/-/healthz" => HttpResponse::Ok()
                 .insert_header((header::CACHE_CONTROL, "no-store"))
                 .body("ok\n"),
-            _ => refused(&OriginError::Vanished).response(),
+            _ => refused(&DirectoryError::RootGone).response(),
         }
     }
 
@@ -170,7 +171,7 @@ impl Origin {
             let Some(id) = own.strip_prefix(upload::PLACE) else {
                 return self.own(own, head).await;
             };
-            if let Err(error) = self.stands().await {
+            if let Err(error) = self.check_root().await {
                 return refused(&error).response();
             }
             let answer = self.at_upload(id, head, payload).await;
@@ -191,22 +192,22 @@ impl Origin {
     }
 
     /// Whether the directory is still the one that was opened.
-    async fn stands(&self) -> Result<(), OriginError> {
-        match self.tree.stands_now() {
-            Err(OriginError::Changing) => {}
+    async fn check_root(&self) -> Result<(), DirectoryError> {
+        match self.tree.check_root_cached() {
+            Err(DirectoryError::ChangedMeanwhile) => {}
             verdict => return verdict,
         }
         let tree = Arc::clone(&self.tree);
-        self.blocking(move || tree.stands()).await
+        self.blocking(move || tree.check_root()).await
     }
 
     async fn at(&self, path: &TreePath, query: &str, head: &RequestHead, payload: Payload) -> HttpResponse {
-        if let Err(error) = self.stands().await {
+        if let Err(error) = self.check_root().await {
             return refused(&error).response();
         }
         let hidden = self.shows_hidden(path, head);
         if path.is_hidden() && !hidden {
-            return refused(&OriginError::Absent).response();
+            return refused(&DirectoryError::Absent).response();
         }
         match head.method.as_str() {
             "GET" | "HEAD" => self.read(path, query, head, hidden).await,
@@ -214,7 +215,7 @@ impl Origin {
                 Ok(body) => self.describe(path, &head.headers, &body, hidden).await,
                 Err(problem) => problem.response(),
             },
-            method if self.changes.is_some() => {
+            method if self.writer.is_some() => {
                 let changed = match method {
                     "PUT" => self.put(path, head, payload).await,
                     "DELETE" => self.delete(path, head).await,
@@ -248,11 +249,11 @@ impl Origin {
         if let Err(problem) = self.admit(&path, head) {
             return Err(problem.response());
         }
-        if let Err(error) = self.stands().await {
+        if let Err(error) = self.check_root().await {
             return Err(refused(&error).response());
         }
         match head.method.as_str() {
-            "PUT" if self.changes.is_none() => Err(self.not_allowed("PUT")),
+            "PUT" if self.writer.is_none() => Err(self.not_allowed("PUT")),
             "PUT" => match self.may_put(&path, head).await {
                 Ok(_) => Ok(()),
                 Err(problem) => Err(problem.response()),
@@ -261,15 +262,15 @@ impl Origin {
         }
     }
 
-    fn changes(&self) -> Result<Arc<Changes>, Problem> {
-        self.changes.clone().ok_or_else(|| refused(&OriginError::ReadOnly))
+    fn writer(&self) -> Result<Arc<TreeWriter>, Problem> {
+        self.writer.clone().ok_or_else(|| refused(&DirectoryError::ReadOnly))
     }
 
     async fn read(&self, path: &TreePath, query: &str, head: &RequestHead, hidden: bool) -> HttpResponse {
         let Some(request) = Request::read(head, Delivery::Follow) else {
             return self.not_allowed(head.method.as_str());
         };
-        let (found, crossing) = match self.find(path).await {
+        let (found, allowed) = match self.find(path).await {
             Ok(found) => found,
             Err(error) => return refused(&error).response(),
         };
@@ -281,11 +282,11 @@ impl Origin {
                     path: path.clone(),
                     handle,
                     hidden,
-                    turns: self.turns(path, &crossing),
+                    turns: self.turns(path, &allowed),
                 };
                 self.send_collection(opened, &request, headers, query).await
             }
-            Found::File(file, stamp) => match self.tagged(path, &crossing, file, stamp).await {
+            Found::File(file, stamp) => match self.tagged(path, &allowed, file, stamp).await {
                 Ok(tagged) => self.send_file(path, &request, tagged),
                 Err(error) => refused(&error).response(),
             },
@@ -293,23 +294,23 @@ impl Origin {
     }
 
     /// What the path leads to: at once where the kernel knows, else from a thread that may wait for the disk.
-    async fn find(&self, path: &TreePath) -> Result<(Found, Crossing), OriginError> {
+    async fn find(&self, path: &TreePath) -> Result<(Found, AllowedMounts), DirectoryError> {
         // An open on another mount may wait for its server, whatever the kernel remembers of the path.
-        if self.tree.mounts().turns(path).is_none()
-            && let Some(found) = self.tree.find_now(path)?
+        if self.tree.mounts().permits(path).is_none()
+            && let Some(found) = self.tree.find_cached(path)?
         {
-            return Ok((found, Crossing::default()));
+            return Ok((found, AllowedMounts::default()));
         }
         let (tree, of) = (Arc::clone(&self.tree), path.clone());
-        let look = move |crossing: &Crossing| tree.find_across(&of, crossing);
-        self.disk().across(path, Crossing::default(), look).await
+        let look = move |allowed: &AllowedMounts| tree.find_through(&of, allowed);
+        self.disk().across(path, AllowedMounts::default(), look).await
     }
 
     /// The turns of those who read what a path leads to; `None` on the directory's own file system.
-    fn turns(&self, path: &TreePath, crossing: &Crossing) -> Option<Arc<Semaphore>> {
-        match crossing.last() {
-            Some(mount) => self.tree.mounts().turns_at(mount),
-            None => self.tree.mounts().turns(path),
+    fn turns(&self, path: &TreePath, allowed: &AllowedMounts) -> Option<Arc<Semaphore>> {
+        match allowed.last() {
+            Some(mount) => self.tree.mounts().permits_at(mount),
+            None => self.tree.mounts().permits(path),
         }
     }
 
@@ -321,9 +322,9 @@ impl Origin {
     }
 
     /// What changes the directory, where it may be changed.
-    fn writer(&self) -> Result<Writer, OriginError> {
-        Ok(Writer {
-            changes: self.changes.clone().ok_or(OriginError::ReadOnly)?,
+    fn locked_writer(&self) -> Result<LockedWriter, DirectoryError> {
+        Ok(LockedWriter {
+            writer: self.writer.clone().ok_or(DirectoryError::ReadOnly)?,
             locks: Arc::clone(&self.locks),
             disk: self.disk(),
         })
@@ -333,16 +334,16 @@ impl Origin {
     async fn at_disk<T: Send + 'static>(
         &self,
         path: &TreePath,
-        work: impl FnOnce() -> Result<T, OriginError> + Send + 'static,
-    ) -> Result<T, OriginError> {
+        work: impl FnOnce() -> Result<T, DirectoryError> + Send + 'static,
+    ) -> Result<T, DirectoryError> {
         self.disk().at(path, work).await
     }
 
     /// Runs what may wait for the disk.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<T, OriginError> + Send + 'static,
-    ) -> Result<T, OriginError> {
+        work: impl FnOnce() -> Result<T, DirectoryError> + Send + 'static,
+    ) -> Result<T, DirectoryError> {
         self.disk().blocking(work).await
     }
 
@@ -355,7 +356,7 @@ impl Origin {
 
     async fn own(&self, own: &str, head: &RequestHead) -> HttpResponse {
         let stands = match own {
-            "readyz" => self.stands().await,
+            "readyz" => self.check_root().await,
             _ => Ok(()),
         };
         if let Err(error) = stands {
@@ -375,7 +376,7 @@ impl Origin {
                     .body(self.metrics.text()),
                 Err(problem) => problem.response(),
             },
-            _ => refused(&OriginError::Absent).response(),
+            _ => refused(&DirectoryError::Absent).response(),
         }
     }
 
@@ -399,7 +400,7 @@ impl Origin {
     }
 
     fn methods(&self) -> &'static str {
-        if self.changes.is_some() { WRITING } else { READING }
+        if self.writer.is_some() { WRITING } else { READING }
     }
 
     fn not_allowed(&self, method: &str) -> HttpResponse {
@@ -433,7 +434,7 @@ async fn whole(mut payload: Payload, most: usize) -> Result<Vec<u8>, Problem> {
 /// The same path as a collection, relative so that it holds behind any proxy; the query is kept.
 fn elsewhere(path: &TreePath, query: &str) -> HttpResponse {
     let name = path.name().unwrap_or_default();
-    let mut there = format!("./{}/", crate::directory::encode(name));
+    let mut there = format!("./{}/", crate::directory::encode_segment(name));
     if !query.is_empty() {
         there.push('?');
         there.push_str(query);
@@ -469,15 +470,15 @@ fn misnamed(error: PathError, head: &RequestHead) -> Problem {
 }
 
 /// What a client is told when the tree does not do what it asks.
-fn refused(error: &OriginError) -> Problem {
-    use OriginError as E;
+fn refused(error: &DirectoryError) -> Problem {
+    use DirectoryError as E;
     let status = match error {
         E::Absent => StatusCode::NOT_FOUND,
-        E::Denied | E::ReadOnly | E::Unserved | E::Root => StatusCode::FORBIDDEN,
+        E::Denied | E::ReadOnly | E::NotServed | E::Root => StatusCode::FORBIDDEN,
         E::NoParent | E::ParentIsFile | E::IsCollection | E::Exists | E::NotEmpty => StatusCode::CONFLICT,
-        E::Link | E::Special | E::Twin(_) | E::Within | E::OtherDisk => StatusCode::CONFLICT,
+        E::Link | E::Special | E::NameCollision(_) | E::IntoItself | E::CrossDevice => StatusCode::CONFLICT,
         E::Mounted => StatusCode::CONFLICT,
-        E::Failed => StatusCode::PRECONDITION_FAILED,
+        E::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         E::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
         E::BadName | E::Unportable(_) | E::WrongDigest(_) => StatusCode::BAD_REQUEST,
         E::TooLong => StatusCode::INSUFFICIENT_STORAGE,
@@ -485,10 +486,10 @@ fn refused(error: &OriginError) -> Problem {
         E::TooManyUploads => {
             return Problem::later(Duration::from_secs(60), &error.to_string()).without_story();
         }
-        E::Changing | E::Unread | E::OutOfReach => {
+        E::ChangedMeanwhile | E::TagUnknown | E::NeedsRestaging => {
             return Problem::later(Duration::from_secs(1), &error.to_string()).without_story();
         }
-        E::Vanished | E::Hangs | E::LeadsTo(_) => {
+        E::RootGone | E::MountHangs | E::LinkToMount(_) => {
             return Problem::later(Duration::from_secs(5), &error.to_string()).without_story();
         }
         E::Disk { source, .. } => {

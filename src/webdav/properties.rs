@@ -8,12 +8,12 @@
 
 use super::file::media_type;
 use super::page::Text;
-use super::writer::Locked;
+use super::writer::LockScope;
 use super::xml::{self, DAV, Instruction, Wanted};
 use super::{Origin, http_date};
 use crate::directory::{
-    Changes, Evidence, Found, INLINE_BYTES, Member, MemberKind, Names, OriginError, Patch, Properties, PropertyName,
-    Stamp, Tag, Tags, Tree, TreePath, member,
+    DeadProperties, DigestCache, DirectoryError, Found, INLINE_BYTES, Member, MemberKind, MemberNames, PrereadDigest,
+    PropertyName, PropertyPatch, Stamp, Tag, Tree, TreePath, TreeWriter, member,
 };
 use crate::header::Preconditions;
 use crate::header::parse_date;
@@ -70,7 +70,7 @@ struct Resource<'a> {
     stamp: &'a Stamp,
     etag: Option<String>,
     room: Option<&'a StatVfs>,
-    dead: Properties,
+    dead: DeadProperties,
 }
 
 impl Origin {
@@ -93,27 +93,27 @@ impl Origin {
         };
         let (tree, tags, of) = (Arc::clone(&self.tree), Arc::clone(&self.tags), path.clone());
         let prefix = self.settings.public_url.prefix().to_owned();
-        let (found, crossing) = match self.find(path).await {
+        let (found, allowed) = match self.find(path).await {
             Ok(found) => found,
             Err(error) => return super::refused(&error).response(),
         };
         let look = move || match found {
             Found::File(file, stamp) => {
                 let tag = match stamp.size > INLINE_BYTES {
-                    true => tags.at_once(&stamp),
+                    true => tags.tag_without_reading(&stamp),
                     false => tags
-                        .digest(&file)
-                        .map_or(tags.at_once(&stamp), |(_, digest)| Tag::Strong(digest)),
+                        .read_digest(&file)
+                        .map_or(tags.tag_without_reading(&stamp), |(_, digest)| Tag::Strong(digest)),
                 };
                 let resource = Resource {
-                    href: format!("{prefix}{}", of.bare()),
+                    href: format!("{prefix}{}", of.without_slash()),
                     name: of.name().unwrap_or_default(),
-                    path: of.bare(),
+                    path: of.without_slash(),
                     kind: MemberKind::File,
                     stamp: &stamp,
                     etag: Some(tag.entity_tag().to_string()),
                     room: None,
-                    dead: dead(&wanted, || Properties::of(&file)),
+                    dead: dead(&wanted, || DeadProperties::of(&file)),
                 };
                 let mut text = begin();
                 resource.write(&mut text, &wanted);
@@ -130,7 +130,7 @@ impl Origin {
                     stamp: &stamp,
                     etag: None,
                     room: room.as_ref(),
-                    dead: dead(&wanted, || Properties::of(&handle)),
+                    dead: dead(&wanted, || DeadProperties::of(&handle)),
                 };
                 let mut text = begin();
                 own.write(&mut text, &wanted);
@@ -138,7 +138,7 @@ impl Origin {
                     text.push_str(END);
                     return Ok((text, None));
                 }
-                let names = Names::read(&tree, &of, &handle, hidden)?;
+                let names = MemberNames::read(&tree, &of, &handle, hidden)?;
                 let mut members = Members {
                     tree,
                     tags,
@@ -155,7 +155,7 @@ impl Origin {
                 Ok((text, rest.then_some(members)))
             }
         };
-        match self.disk().among(self.turns(path, &crossing), look).await {
+        match self.disk().among(self.turns(path, &allowed), look).await {
             Ok((text, None)) => multistatus(text),
             Ok((text, Some(members))) => multistatus(Pieces {
                 ready: Some(Bytes::from(text)),
@@ -189,15 +189,15 @@ impl Origin {
             });
             return Ok(multistatus(update(&href, &instructions, verdicts)));
         }
-        let (of, locked) = (path.clone(), Locked::Paths(vec![path.clone()]));
-        let all: Vec<Patch> = patches.into_iter().flatten().flatten().collect();
-        let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, (): &mut ()| {
-            changes.patch_properties(&of, &all, conditions, evidence)
+        let (of, locked) = (path.clone(), LockScope::Paths(vec![path.clone()]));
+        let all: Vec<PropertyPatch> = patches.into_iter().flatten().flatten().collect();
+        let work = move |writer: &TreeWriter, preread: &PrereadDigest, conditions: &Preconditions, (): &mut ()| {
+            writer.patch_properties(&of, &all, conditions, preread)
         };
-        let writer = self.writer().map_err(|error| super::refused(&error))?;
-        let verdict = match writer.change(path, &locked, conditions, (), work).await {
+        let locked_writer = self.locked_writer().map_err(|error| super::refused(&error))?;
+        let verdict = match locked_writer.change(path, &locked, conditions, (), work).await {
             Ok(()) => Verdict::Done,
-            Err(OriginError::NoRoom) => Verdict::NoRoom,
+            Err(DirectoryError::NoRoom) => Verdict::NoRoom,
             Err(error) => return Err(super::refused(&error)),
         };
         let verdicts = instructions.iter().map(|_| verdict);
@@ -229,7 +229,7 @@ impl Verdict {
 }
 
 /// What an instruction does to the file; `None` where the property is the file system's own.
-fn patches(Instruction { name, value }: &Instruction) -> Option<Vec<Patch>> {
+fn patches(Instruction { name, value }: &Instruction) -> Option<Vec<PropertyPatch>> {
     let seconds = |text: &str| {
         let date = parse_date(text).map(|date| match date.duration_since(UNIX_EPOCH) {
             Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
@@ -237,10 +237,10 @@ fn patches(Instruction { name, value }: &Instruction) -> Option<Vec<Patch>> {
         });
         date.or_else(|| text.trim().parse().ok())
     };
-    let modified = value.as_deref().and_then(seconds).map(Patch::Modified);
+    let modified = value.as_deref().and_then(seconds).map(PropertyPatch::Modified);
     let keep = match value {
-        Some(value) => Patch::Set(name.clone(), value.clone()),
-        None => Patch::Remove(name.clone()),
+        Some(value) => PropertyPatch::Set(name.clone(), value.clone()),
+        None => PropertyPatch::Remove(name.clone()),
     };
     match (name.0.as_str(), name.1.as_str()) {
         (DAV, "getlastmodified" | "lastmodified") => modified.map(|patch| vec![patch]),
@@ -277,11 +277,11 @@ fn update(href: &str, instructions: &[Instruction], verdicts: impl Iterator<Item
 }
 
 /// The dead properties, where the request may ask for some.
-fn dead(wanted: &Wanted, read: impl FnOnce() -> Properties) -> Properties {
+fn dead(wanted: &Wanted, read: impl FnOnce() -> DeadProperties) -> DeadProperties {
     let live =
         |(space, name): &PropertyName| space == DAV && (ALL.contains(&name.as_str()) || MORE.contains(&name.as_str()));
     match wanted {
-        Wanted::These(names) if names.iter().all(live) => Properties::default(),
+        Wanted::These(names) if names.iter().all(live) => DeadProperties::default(),
         _ => read(),
     }
 }
@@ -289,13 +289,13 @@ fn dead(wanted: &Wanted, read: impl FnOnce() -> Properties) -> Properties {
 /// The members of a collection that are still to be described.
 struct Members {
     tree: Arc<Tree>,
-    tags: Arc<Tags>,
+    tags: Arc<DigestCache>,
     prefix: String,
     path: TreePath,
     handle: OwnedFd,
     room: Option<StatVfs>,
     wanted: Wanted,
-    names: Names,
+    names: MemberNames,
     at: usize,
     /// How many bytes of small files may still be read for their tags.
     may_read: u64,
@@ -303,7 +303,7 @@ struct Members {
 
 impl Members {
     /// Writes the next of them; whether there are more. The end of the document comes with the last.
-    fn write(&mut self, text: &mut String) -> Result<bool, OriginError> {
+    fn write(&mut self, text: &mut String) -> Result<bool, DirectoryError> {
         let until = self.names.len().min(self.at + PIECE_MEMBERS);
         while self.at < until {
             let found = match self.names.get(self.at) {
@@ -346,8 +346,8 @@ impl Members {
             etag: tag.map(|tag| tag.entity_tag().to_string()),
             room: self.room.as_ref(),
             dead: match self.tree.mounts().is_mount(&self.path, name) {
-                true => Properties::default(),
-                false => dead(&self.wanted, || Properties::of_member(handle, name)),
+                true => DeadProperties::default(),
+                false => dead(&self.wanted, || DeadProperties::of_member(handle, name)),
             },
             path,
         };
@@ -365,7 +365,7 @@ impl Members {
         }
         self.may_read = self.may_read.checked_sub(found.stamp.size.max(4096))?;
         match self.tree.find(path) {
-            Ok(Found::File(file, _)) => self.tags.digest(&file).ok().map(|(_, digest)| Tag::Strong(digest)),
+            Ok(Found::File(file, _)) => self.tags.read_digest(&file).ok().map(|(_, digest)| Tag::Strong(digest)),
             _ => None,
         }
     }
@@ -378,7 +378,7 @@ type Written = (String, Option<Members>);
 struct Pieces {
     ready: Option<Bytes>,
     members: Option<Members>,
-    writing: Option<JoinHandle<Result<Written, OriginError>>>,
+    writing: Option<JoinHandle<Result<Written, DirectoryError>>>,
     threads: tokio::runtime::Handle,
 }
 

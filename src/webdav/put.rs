@@ -4,9 +4,11 @@
 //! then sends none. No lock is held while it does.
 
 use super::file::tell_date;
-use super::writer::Locked;
+use super::writer::LockScope;
 use super::{Origin, refused};
-use crate::directory::{Arrived, Changes, Done, Evidence, Incoming, LAST_SECOND, OriginError, Tag, TreePath};
+use crate::directory::{
+    DirectoryError, IncomingBody, LAST_SECOND, PrereadDigest, ReceivedBody, Tag, TreePath, TreeWriter, WriteOutcome,
+};
 use crate::header::{Claim, Preconditions, claim};
 use crate::serve::Problem;
 use actix_http::Payload;
@@ -50,8 +52,8 @@ impl Origin {
         }
         self.demand(&put.conditions)?;
         self.fits(put.length.unwrap_or_default())?;
-        let (changes, of, conditions) = (self.changes()?, path.clone(), put.conditions.clone());
-        self.at_disk(path, move || changes.may_put(&of, &conditions))
+        let (writer, of, conditions) = (self.writer()?, path.clone(), put.conditions.clone());
+        self.at_disk(path, move || writer.may_put(&of, &conditions))
             .await
             .map_err(|error| refused(&error))?;
         Ok(put)
@@ -69,14 +71,14 @@ impl Origin {
             return self.begin_upload(path, head, put, payload).await;
         }
         let announced = super::upload::announced(&head.headers, put.length)?;
-        let changes = self.changes()?;
+        let writer = self.writer()?;
         let (collection, length) = (path.parent(), put.length);
-        let begun = Arc::clone(&changes);
+        let begun = Arc::clone(&writer);
         let incoming = self
             .at_disk(path, move || begun.staging.begin(&collection, length))
             .await;
         let incoming = incoming.map_err(|error| refused(&error))?;
-        let arrived = self.receive(path, &changes, incoming, &put, payload).await?;
+        let arrived = self.receive(path, &writer, incoming, &put, payload).await?;
         let came = arrived.len();
         if announced.is_some_and(|announced| announced != came) {
             return Err(super::upload::contradicted(came));
@@ -93,37 +95,39 @@ impl Origin {
     pub(super) async fn place(
         &self,
         path: &TreePath,
-        arrived: Arrived,
+        arrived: ReceivedBody,
         conditions: Preconditions,
-    ) -> Result<(Done, Tag), Problem> {
-        let (of, locked) = (path.clone(), Locked::Paths(vec![path.clone()]));
+    ) -> Result<(WriteOutcome, Tag), Problem> {
+        let (of, locked) = (path.clone(), LockScope::Paths(vec![path.clone()]));
         let tag = Tag::Strong(arrived.digest);
-        let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, arrived: &mut Arrived| {
-            changes.put(&of, arrived, conditions, evidence)
-        };
-        let writer = self.writer().map_err(|error| refused(&error))?;
-        let done = writer.change(path, &locked, conditions, arrived, work).await;
+        let work =
+            move |writer: &TreeWriter,
+                  preread: &PrereadDigest,
+                  conditions: &Preconditions,
+                  arrived: &mut ReceivedBody| { writer.put(&of, arrived, conditions, preread) };
+        let locked_writer = self.locked_writer().map_err(|error| refused(&error))?;
+        let done = locked_writer.change(path, &locked, conditions, arrived, work).await;
         done.map(|done| (done, tag)).map_err(|error| refused(&error))
     }
 
     async fn receive(
         &self,
         path: &TreePath,
-        changes: &Arc<Changes>,
-        incoming: Incoming,
+        writer: &Arc<TreeWriter>,
+        incoming: IncomingBody,
         put: &Put,
         payload: Payload,
-    ) -> Result<Arrived, Problem> {
+    ) -> Result<ReceivedBody, Problem> {
         // What comes is the whole file: both fields speak of the same bytes.
         let claims = [&put.claims[..], &put.content_claims].concat();
         let mut state = (incoming, Sums::new(&claims));
         let mut body = Batches::new(payload, put.length);
         while let Some(batch) = body.next(|total| self.fits(total)).await? {
             let (mut incoming, mut sums) = state;
-            let changes = Arc::clone(changes);
+            let writer = Arc::clone(writer);
             let written = self.at_disk(path, move || {
                 for piece in batch {
-                    incoming.write(&changes.staging, &piece)?;
+                    incoming.write(&writer.staging, &piece)?;
                     sums.update(&piece);
                 }
                 Ok((incoming, sums))
@@ -131,10 +135,10 @@ impl Origin {
             state = written.await.map_err(|error| refused(&error))?;
         }
         let (incoming, sums) = state;
-        let (changes, modified) = (Arc::clone(changes), put.modified);
+        let (writer, modified) = (Arc::clone(writer), put.modified);
         let arrived = self
             .at_disk(path, move || {
-                let arrived = incoming.finish(&changes.staging, modified)?;
+                let arrived = incoming.finish(&writer.staging, modified)?;
                 sums.hold(&arrived)?;
                 Ok(arrived)
             })
@@ -230,10 +234,10 @@ pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
 }
 
 /// The answer to a PUT that was done (RFC 9110 §9.3.4): the bytes are as they came, so their tag is told.
-pub(super) fn placed((done, tag): (Done, Tag), now: SystemTime, timed: bool) -> HttpResponse {
+pub(super) fn placed((done, tag): (WriteOutcome, Tag), now: SystemTime, timed: bool) -> HttpResponse {
     let mut response = match done {
-        Done::Made(_) => HttpResponse::Created(),
-        Done::Replaced(_) => HttpResponse::NoContent(),
+        WriteOutcome::Created(_) => HttpResponse::Created(),
+        WriteOutcome::Replaced(_) => HttpResponse::NoContent(),
     };
     response.insert_header((header::ETAG, tag.entity_tag().to_string()));
     tell_date(&mut response, done.stamp().modified_at(), now);
@@ -340,7 +344,7 @@ impl Sums {
     }
 
     /// Those of a body that has come already.
-    pub(super) fn of(claims: &[Claim], arrived: &Arrived) -> Result<Self, OriginError> {
+    pub(super) fn of(claims: &[Claim], arrived: &ReceivedBody) -> Result<Self, DirectoryError> {
         let mut sums = Self::new(claims);
         if sums.sha512.is_some() {
             arrived.each_block(|block| sums.update(block))?;
@@ -355,17 +359,17 @@ impl Sums {
     }
 
     /// Whether all that was claimed of the body is so.
-    pub(super) fn hold(self, arrived: &Arrived) -> Result<(), OriginError> {
+    pub(super) fn hold(self, arrived: &ReceivedBody) -> Result<(), DirectoryError> {
         self.compare(&arrived.digest)
     }
 
     /// The same of what came with one request.
-    pub(super) fn hold_content(mut self) -> Result<(), OriginError> {
+    pub(super) fn hold_content(mut self) -> Result<(), DirectoryError> {
         let sha256 = self.sha256.take().map(Context::finish);
         self.compare(sha256.as_ref().map_or(&[], |sum| sum.as_ref()))
     }
 
-    fn compare(self, sha256: &[u8]) -> Result<(), OriginError> {
+    fn compare(self, sha256: &[u8]) -> Result<(), DirectoryError> {
         let sha512 = self.sha512.map(Context::finish);
         for claim in &self.claims {
             let (holds, name) = match claim {
@@ -376,7 +380,7 @@ impl Sums {
                 }
             };
             if !holds {
-                return Err(OriginError::WrongDigest(name));
+                return Err(DirectoryError::WrongDigest(name));
             }
         }
         Ok(())

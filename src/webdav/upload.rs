@@ -11,9 +11,11 @@
 //! request takes over from one that still appends, whose client must have failed. An offset that is told is on the disk.
 
 use super::put::{Batches, Put, Sums, claims, placed, text};
-use super::writer::Locked;
+use super::writer::LockScope;
 use super::{Origin, refused};
-use crate::directory::{Changes, Evidence, OriginError, Right, Tag, TreePath, Turn, Upload, UploadRecord, Uploads};
+use crate::directory::{
+    DirectoryError, PrereadDigest, Right, Tag, TreePath, TreeWriter, Upload, UploadLease, UploadRecord, Uploads,
+};
 use crate::header::{Claim, Preconditions, boolean, count};
 use crate::serve::Problem;
 use actix_http::Payload;
@@ -93,8 +95,8 @@ impl Drop for Untold {
             self.threads.clone(),
         );
         self.threads.spawn(async move {
-            if let Some(mut turn) = uploads.turn(&upload).await {
-                let _ = threads.spawn_blocking(move || uploads.cancel(&mut turn)).await;
+            if let Some(mut lease) = uploads.lease(&upload).await {
+                let _ = threads.spawn_blocking(move || uploads.cancel(&mut lease)).await;
             }
         });
     }
@@ -145,21 +147,21 @@ impl Origin {
             threads: self.threads.clone(),
             told: false,
         };
-        let turn = uploads
-            .turn(&upload)
+        let lease = uploads
+            .lease(&upload)
             .await
-            .ok_or_else(|| refused(&OriginError::Absent))?;
+            .ok_or_else(|| refused(&DirectoryError::Absent))?;
         let content = Content {
             length: put.length,
             claims: put.content_claims,
         };
-        let turn = self.append(&uploads, turn, payload, content).await?;
+        let lease = self.append(&uploads, lease, payload, content).await?;
         untold.told = true;
         let mut response = HttpResponse::Created();
         response
             .insert_header((header::LOCATION, format!("/-/{PLACE}{}", upload.id)))
             .insert_header((COMPLETE, "?0"))
-            .insert_header((OFFSET, turn.offset().to_string()))
+            .insert_header((OFFSET, lease.offset().to_string()))
             .insert_header((header::CACHE_CONTROL, "no-store"));
         response.insert_header((LIMIT, self.upload_limits().unwrap_or_default()));
         Ok(response.finish())
@@ -176,14 +178,14 @@ impl Origin {
         match head.method.as_str() {
             "HEAD" | "GET" => {
                 let uploads = self.uploads()?;
-                let turn = self.recorded(&uploads, self.turn(&upload).await?).await?;
+                let lease = self.recorded(&uploads, self.lease(&upload).await?).await?;
                 let mut response = HttpResponse::NoContent();
                 response
-                    .insert_header((OFFSET, turn.offset().to_string()))
-                    .insert_header((COMPLETE, if turn.record().complete { "?1" } else { "?0" }))
+                    .insert_header((OFFSET, lease.offset().to_string()))
+                    .insert_header((COMPLETE, if lease.record().complete { "?1" } else { "?0" }))
                     .insert_header((LIMIT, self.upload_limits().unwrap_or_default()))
                     .insert_header((header::CACHE_CONTROL, "no-store"));
-                if let Some(length) = turn.record().length {
+                if let Some(length) = lease.record().length {
                     response.insert_header((LENGTH, length.to_string()));
                 }
                 Ok(response.finish())
@@ -207,7 +209,7 @@ impl Origin {
     pub(super) async fn may_append(&self, id: &str, head: &RequestHead) -> Result<(), Problem> {
         let upload = self.upload_of(id, head)?;
         match head.method.as_str() {
-            "PATCH" => Patch::read(&head.headers)?.begin(&mut self.turn(&upload).await?),
+            "PATCH" => Patch::read(&head.headers)?.begin(&mut self.lease(&upload).await?),
             _ => Ok(()),
         }
     }
@@ -230,14 +232,14 @@ impl Origin {
         self.uploads.clone().ok_or_else(absent)
     }
 
-    async fn turn(&self, upload: &Upload) -> Result<Turn, Problem> {
-        self.uploads()?.turn(upload).await.ok_or_else(absent)
+    async fn lease(&self, upload: &Upload) -> Result<UploadLease, Problem> {
+        self.uploads()?.lease(upload).await.ok_or_else(absent)
     }
 
     async fn cancel(&self, uploads: Arc<Uploads>, upload: &Upload) -> Result<(), Problem> {
-        let mut turn = self.turn(upload).await?;
+        let mut lease = self.lease(upload).await?;
         let cancel = move || {
-            uploads.cancel(&mut turn);
+            uploads.cancel(&mut lease);
             Ok(())
         };
         self.blocking(cancel).await.map_err(|error| refused(&error))
@@ -245,15 +247,15 @@ impl Origin {
 
     async fn resume(&self, upload: &Upload, head: &RequestHead, payload: Payload) -> Result<HttpResponse, Problem> {
         let patch = Patch::read(&head.headers)?;
-        let (uploads, mut turn) = (self.uploads()?, self.turn(upload).await?);
-        patch.begin(&mut turn)?;
-        self.fits(turn.record().length.unwrap_or_default())?;
+        let (uploads, mut lease) = (self.uploads()?, self.lease(upload).await?);
+        patch.begin(&mut lease)?;
+        self.fits(lease.record().length.unwrap_or_default())?;
         let content = Content {
             length: patch.content,
             claims: patch.claims,
         };
-        let turn = match self.append(&uploads, turn, payload, content).await {
-            Ok(turn) => turn,
+        let lease = match self.append(&uploads, lease, payload, content).await {
+            Ok(lease) => lease,
             // An upload that got more than was announced is invalid.
             Err(problem) if problem.is_of_type(INCONSISTENT) => {
                 self.cancel(uploads, upload).await?;
@@ -265,14 +267,14 @@ impl Origin {
             let mut response = HttpResponse::NoContent();
             return Ok(response
                 .insert_header((COMPLETE, "?0"))
-                .insert_header((OFFSET, turn.offset().to_string()))
+                .insert_header((OFFSET, lease.offset().to_string()))
                 .finish());
         }
-        if turn.record().length.is_some_and(|length| length != turn.offset()) {
-            return Err(inconsistent(&turn));
+        if lease.record().length.is_some_and(|length| length != lease.offset()) {
+            return Err(inconsistent(&lease));
         }
-        let all = turn.offset();
-        match self.complete(&uploads, upload, turn).await {
+        let all = lease.offset();
+        match self.complete(&uploads, upload, lease).await {
             // Whatever it says, it says of the whole: resuming would not change it.
             Ok(response) => Ok(wholly(response, all)),
             // The bytes are still here: what is wrong can be mended, and the last request be sent again without them.
@@ -284,14 +286,14 @@ impl Origin {
     async fn append(
         &self,
         uploads: &Arc<Uploads>,
-        mut turn: Turn,
+        mut lease: UploadLease,
         payload: Payload,
         content: Content,
-    ) -> Result<Turn, Problem> {
+    ) -> Result<UploadLease, Problem> {
         let mut body = Batches::new(payload, content.length);
         let mut sums = Sums::of_content(&content.claims);
-        let mut taken = turn.taken();
-        let (begun, most) = (turn.offset(), turn.record().length);
+        let mut takeover = lease.takeover();
+        let (begun, most) = (lease.offset(), lease.record().length);
         let allows = |came: u64| match most {
             Some(most) if begun + came > most => Err(Problem::of_origin(
                 StatusCode::BAD_REQUEST,
@@ -307,17 +309,17 @@ impl Origin {
                     Ok(None) => break Ok(()),
                     Err(problem) => break Err(problem),
                 },
-                _ = taken.changed() => (body.rest(), Some(taken_over())),
+                _ = takeover.changed() => (body.rest(), Some(taken_over())),
             };
             let with = Arc::clone(uploads);
             let written = self.blocking(move || {
                 for piece in batch {
-                    with.append(&mut turn, &piece)?;
+                    with.append(&mut lease, &piece)?;
                     sums.update(&piece);
                 }
-                Ok((turn, sums))
+                Ok((lease, sums))
             });
-            (turn, sums) = written.await.map_err(|error| refused(&error))?;
+            (lease, sums) = written.await.map_err(|error| refused(&error))?;
             if let Some(problem) = outcome {
                 break Err(problem);
             }
@@ -327,71 +329,83 @@ impl Origin {
             && let Err(error) = sums.hold_content()
         {
             let with = Arc::clone(uploads);
-            let cut = self.blocking(move || with.cut(&mut turn, begun)).await;
+            let cut = self.blocking(move || with.truncate_to(&mut lease, begun)).await;
             return Err(match cut {
                 Ok(()) => refused(&error).with_field(OFFSET, begun.to_string()),
                 Err(error) => refused(&error),
             });
         }
-        let turn = self.recorded(uploads, turn).await?;
-        outcome.map(|()| turn)
+        let lease = self.recorded(uploads, lease).await?;
+        outcome.map(|()| lease)
     }
 
-    async fn recorded(&self, uploads: &Arc<Uploads>, mut turn: Turn) -> Result<Turn, Problem> {
+    async fn recorded(&self, uploads: &Arc<Uploads>, mut lease: UploadLease) -> Result<UploadLease, Problem> {
         let uploads = Arc::clone(uploads);
         let record = move || {
-            uploads.record(&mut turn)?;
-            uploads.rest(&mut turn);
-            Ok(turn)
+            uploads.record(&mut lease)?;
+            uploads.close_if_many(&mut lease);
+            Ok(lease)
         };
         self.blocking(record).await.map_err(|error| refused(&error))
     }
 
     /// Puts what has come whole in its place, under the conditions that it began with. An error is one after which the
     /// upload is as it was; what is final is an answer.
-    async fn complete(&self, uploads: &Arc<Uploads>, upload: &Upload, mut turn: Turn) -> Result<HttpResponse, Problem> {
-        let (of, locked) = (upload.path.clone(), Locked::Paths(vec![upload.path.clone()]));
-        let (conditions, timed) = (turn.record().conditions.clone(), turn.record().modified.is_some());
+    async fn complete(
+        &self,
+        uploads: &Arc<Uploads>,
+        upload: &Upload,
+        mut lease: UploadLease,
+    ) -> Result<HttpResponse, Problem> {
+        let (of, locked) = (upload.path.clone(), LockScope::Paths(vec![upload.path.clone()]));
+        let (conditions, timed) = (lease.record().conditions.clone(), lease.record().modified.is_some());
         // Summed, and copied where it has to be, before any lock is taken.
-        let (with, changes, named) = (Arc::clone(uploads), self.changes()?, conditions.clone());
+        let (with, writer, named) = (Arc::clone(uploads), self.writer()?, conditions.clone());
         let path = upload.path.clone();
         let finish = move || {
-            match changes.may_put(&path, &named) {
+            match writer.may_put(&path, &named) {
                 // A condition that is false stays false for this upload: its bytes go with the answer.
-                Ok(()) | Err(OriginError::Failed) => {}
+                Ok(()) | Err(DirectoryError::PreconditionFailed) => {}
                 Err(error) => return Err(error),
             }
-            let (arrived, record) = with.finish(&mut turn)?;
+            let (arrived, record) = with.finish(&mut lease)?;
             let sums = Sums::of(&record.claims, &arrived).and_then(|sums| sums.hold(&arrived));
-            Ok((turn, arrived, sums))
+            Ok((lease, arrived, sums))
         };
-        let (turn, arrived, sums) = self.at_disk(&of, finish).await.map_err(|error| refused(&error))?;
+        let (lease, arrived, sums) = self.at_disk(&of, finish).await.map_err(|error| refused(&error))?;
         let tag = Tag::Strong(arrived.digest);
         let (with, path) = (Arc::clone(uploads), of.clone());
         let verdict = Arc::new(sums);
-        let work = move |changes: &Changes, evidence: &Evidence, conditions: &Preconditions, state: &mut (Turn, _)| {
-            let (turn, arrived) = state;
+        let work = move |writer: &TreeWriter,
+                         preread: &PrereadDigest,
+                         conditions: &Preconditions,
+                         state: &mut (UploadLease, _)| {
+            let (lease, arrived) = state;
             let put = match &*verdict {
-                Ok(()) => changes.put(&path, arrived, conditions, evidence),
-                Err(OriginError::WrongDigest(which)) => Err(OriginError::WrongDigest(which)),
-                Err(_) => Err(OriginError::Changing),
+                Ok(()) => writer.put(&path, arrived, conditions, preread),
+                Err(DirectoryError::WrongDigest(which)) => Err(DirectoryError::WrongDigest(which)),
+                Err(_) => Err(DirectoryError::ChangedMeanwhile),
             };
             let recorded = match &put {
-                Err(OriginError::Unread | OriginError::OutOfReach) => return put.map(Ok),
-                Ok(_) | Err(OriginError::Failed | OriginError::WrongDigest(_)) => with.placed(turn),
-                Err(_) => with.not_placed(turn),
+                Err(DirectoryError::TagUnknown | DirectoryError::NeedsRestaging) => return put.map(Ok),
+                Ok(_) | Err(DirectoryError::PreconditionFailed | DirectoryError::WrongDigest(_)) => {
+                    with.mark_placed(lease)
+                }
+                Err(_) => with.mark_not_placed(lease),
             };
             if let Err(error) = recorded {
                 tracing::warn!(%path, %error, "could not record what became of an upload");
             }
             match put {
                 Ok(done) => Ok(Ok(done)),
-                Err(error @ (OriginError::Failed | OriginError::WrongDigest(_))) => Ok(Err(error)),
+                Err(error @ (DirectoryError::PreconditionFailed | DirectoryError::WrongDigest(_))) => Ok(Err(error)),
                 Err(error) => Err(error),
             }
         };
-        let writer = self.writer().map_err(|error| refused(&error))?;
-        let put = writer.change(&of, &locked, conditions, (turn, arrived), work).await;
+        let locked_writer = self.locked_writer().map_err(|error| refused(&error))?;
+        let put = locked_writer
+            .change(&of, &locked, conditions, (lease, arrived), work)
+            .await;
         Ok(match put.map_err(|error| refused(&error))? {
             Ok(done) => placed((done, tag), self.clock.now(), timed),
             Err(error) => refused(&error).response(),
@@ -445,38 +459,38 @@ impl Patch {
     }
 
     /// Whether it goes on where the upload is; notes the length if it tells one.
-    fn begin(&self, turn: &mut Turn) -> Result<(), Problem> {
-        if turn.record().complete {
+    fn begin(&self, lease: &mut UploadLease) -> Result<(), Problem> {
+        if lease.record().complete {
             let what = "the upload is complete already";
             return Err(Problem::of_origin(StatusCode::BAD_REQUEST, what).of_type(OVER));
         }
-        if turn.offset() != self.offset {
-            let what = format!("the upload goes on at {}, not at {}", turn.offset(), self.offset);
+        if lease.offset() != self.offset {
+            let what = format!("the upload goes on at {}, not at {}", lease.offset(), self.offset);
             return Err(Problem::of_origin(StatusCode::CONFLICT, what)
                 .of_type(MISMATCH)
                 .with_field(COMPLETE, "?0".to_owned())
-                .with_member("expected-offset", turn.offset().into())
+                .with_member("expected-offset", lease.offset().into())
                 .with_member("provided-offset", self.offset.into())
-                .with_field(OFFSET, turn.offset().to_string()));
+                .with_field(OFFSET, lease.offset().to_string()));
         }
         let end = self
             .content
             .filter(|_| self.complete)
             .map(|content| self.offset.saturating_add(content));
-        let told = [turn.record().length, self.length, end];
+        let told = [lease.record().length, self.length, end];
         let mut told = told.into_iter().flatten();
         if let Some(length) = told.next() {
             if told.any(|other| other != length) || length < self.offset {
-                return Err(inconsistent(turn));
+                return Err(inconsistent(lease));
             }
-            turn.set_length(length);
+            lease.set_length(length);
         }
         Ok(())
     }
 }
 
-fn inconsistent(turn: &Turn) -> Problem {
-    let what = match turn.record().length {
+fn inconsistent(lease: &UploadLease) -> Problem {
+    let what = match lease.record().length {
         Some(length) => format!("the upload was announced as {length} bytes, and this says otherwise"),
         None => "the request tells two lengths".to_owned(),
     };

@@ -3,7 +3,7 @@
 //! A collection that no rename(2) gets to its new place is copied there and then removed. Whatever came into it in
 //! between would be lost, so both looks are compared before anything is removed.
 
-use super::error::OriginError;
+use super::error::DirectoryError;
 use super::tree::Stamp;
 use aws_lc_rs::digest::{Context, SHA256};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
@@ -15,27 +15,27 @@ const MAX_DEPTH: usize = 128;
 /// The sum over all that a collection holds: names, and of files and links their stamps. The order in which a
 /// directory is read does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Census {
+pub struct CollectionChecksum {
     members: u64,
     sum: u128,
 }
 
-impl Census {
+impl CollectionChecksum {
     /// Takes it.
     ///
     /// # Errors
-    /// [`OriginError::OtherDisk`] where there is something that cannot be copied (a pipe, a socket, a device), and
+    /// [`DirectoryError::CrossDevice`] where there is something that cannot be copied (a pipe, a socket, a device), and
     /// what the disk reports.
-    pub(super) fn of(collection: &OwnedFd) -> Result<Self, OriginError> {
-        let mut census = Self::default();
-        census.look(collection, &mut Vec::new(), 0)?;
-        Ok(census)
+    pub(super) fn of(collection: &OwnedFd) -> Result<Self, DirectoryError> {
+        let mut checksum = Self::default();
+        checksum.add_members(collection, &mut Vec::new(), 0)?;
+        Ok(checksum)
     }
 
-    fn look(&mut self, collection: &OwnedFd, above: &mut Vec<u8>, depth: usize) -> Result<(), OriginError> {
-        let failed = OriginError::met("read a directory");
+    fn add_members(&mut self, collection: &OwnedFd, above: &mut Vec<u8>, depth: usize) -> Result<(), DirectoryError> {
+        let failed = DirectoryError::from_errno("read a directory");
         if depth >= MAX_DEPTH {
-            return Err(OriginError::BadName);
+            return Err(DirectoryError::BadName);
         }
         for entry in Dir::read_from(collection).map_err(&failed)? {
             let entry = entry.map_err(&failed)?;
@@ -51,20 +51,20 @@ impl Census {
             match kind {
                 // What changes in it is seen by its members.
                 FileType::Directory => {
-                    self.count(above, None);
+                    self.add(above, None);
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let inner = openat(collection, name, flags, Mode::empty()).map_err(&failed)?;
-                    self.look(&inner, above, depth + 1)?;
+                    self.add_members(&inner, above, depth + 1)?;
                 }
-                FileType::RegularFile | FileType::Symlink => self.count(above, Some(Stamp::of(&stat))),
-                _ => return Err(OriginError::OtherDisk),
+                FileType::RegularFile | FileType::Symlink => self.add(above, Some(Stamp::of(&stat))),
+                _ => return Err(DirectoryError::CrossDevice),
             }
             above.truncate(length);
         }
         Ok(())
     }
 
-    fn count(&mut self, path: &[u8], stamp: Option<Stamp>) {
+    fn add(&mut self, path: &[u8], stamp: Option<Stamp>) {
         let mut context = Context::new(&SHA256);
         context.update(format!("{stamp:?}").as_bytes());
         context.update(path);
@@ -85,18 +85,18 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir(dir.path().join("in")).expect("made");
         fs::write(dir.path().join("in/a"), "1").expect("written");
-        let census = || Census::of(&fs::File::open(dir.path()).expect("open").into()).expect("read");
-        let first = census();
-        assert_eq!(census(), first);
+        let checksum = || CollectionChecksum::of(&fs::File::open(dir.path()).expect("open").into()).expect("read");
+        let first = checksum();
+        assert_eq!(checksum(), first);
         fs::write(dir.path().join("in/b"), "").expect("written");
-        assert_ne!(census(), first);
+        assert_ne!(checksum(), first);
         fs::remove_file(dir.path().join("in/b")).expect("removed");
-        assert_eq!(census(), first);
+        assert_eq!(checksum(), first);
         fs::write(dir.path().join("in/a"), "12").expect("written");
-        assert_ne!(census(), first);
+        assert_ne!(checksum(), first);
         fs::create_dir(dir.path().join("in/c")).expect("made");
-        let with_collection = census();
+        let with_collection = checksum();
         fs::rename(dir.path().join("in/c"), dir.path().join("c")).expect("renamed");
-        assert_ne!(census(), with_collection);
+        assert_ne!(checksum(), with_collection);
     }
 }

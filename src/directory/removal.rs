@@ -10,12 +10,12 @@
 //! Nothing is kept where the file system can exchange two names: a thing has a name at every moment there. Elsewhere there is
 //! a time between two renames in which what was there is nowhere, and a crash then must not lose it.
 
-use super::error::OriginError;
-use super::gone::{Gone, Kept, discard, forget, remove_all};
-use super::identity::MARK;
-use super::path::{STAGING, TreePath, UNFINISHED};
-use super::placing::rename_new;
-use super::staging::{Staging, UPLOAD, make, random, sync};
+use super::atomic_rename::rename_noreplace;
+use super::error::DirectoryError;
+use super::path::{STAGED_PREFIX, STAGING_DIR, TreePath};
+use super::root_identity::MARK_FILE;
+use super::staging::{Staging, UPLOAD_PREFIX, create_staged_file, random_name, sync_directory};
+use super::trash::{Backup, Trash, discard, remove_note_file, remove_recursively};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, statat};
 use rustix::io::Errno;
 use std::fs::File;
@@ -24,186 +24,204 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// The start of the names of kept things.
-const KEPT: &str = "kept-";
+const BACKUP_PREFIX: &str = "kept-";
 
 /// The start of the names of notes.
-const NOTE: &str = "note-";
+const NOTE_PREFIX: &str = "note-";
 
 /// The longest note that is read, in bytes: two paths.
 const MAX_NOTE_BYTES: u64 = 1 << 20;
 
 impl Staging {
     /// Takes something out of the tree; it is gone for everybody, and yet to be discarded ([`Staging::discard`]).
-    pub(super) fn take_away(&self, parent: &OwnedFd, collection: &TreePath, name: &str) -> Result<Gone, OriginError> {
+    pub(super) fn move_to_trash(
+        &self,
+        parent: &OwnedFd,
+        collection: &TreePath,
+        name: &str,
+    ) -> Result<Trash, DirectoryError> {
         let dir = self.dir()?;
-        let gone = format!("gone-{}", random());
-        match renameat(parent, name, &dir, &gone) {
+        let trash = format!("gone-{}", random_name());
+        match renameat(parent, name, &dir, &trash) {
             Ok(()) => {
-                let (name, note) = (gone, None);
-                return Ok(Gone { dir, name, note });
+                let (name, note) = (trash, None);
+                return Ok(Trash { dir, name, note });
             }
             Err(Errno::XDEV) => {}
-            Err(errno) => return Err(not_taken(errno)),
+            Err(errno) => return Err(not_moved(errno)),
         }
-        let gone = format!("{UNFINISHED}{}", random());
-        let note = Some((Arc::clone(&dir), self.note(&dir, &collection.child(&gone), None)?));
-        let taken = Gone {
-            dir: own(parent)?,
-            name: gone,
+        let trash = format!("{STAGED_PREFIX}{}", random_name());
+        let note = Some((
+            Arc::clone(&dir),
+            self.write_note(&dir, &collection.child(&trash), None)?,
+        ));
+        let taken = Trash {
+            dir: own_handle(parent)?,
+            name: trash,
             note,
         };
         match renameat(parent, name, parent, &taken.name) {
             Ok(()) => Ok(taken),
             Err(errno) => {
-                taken.forget_note();
-                Err(not_taken(errno))
+                taken.remove_note();
+                Err(not_moved(errno))
             }
         }
     }
 
     /// Takes something out of the tree that may have to go back. A start puts it back as well.
-    pub(super) fn set_aside(&self, parent: &OwnedFd, path: &TreePath, name: &str) -> Result<Kept, OriginError> {
+    pub(super) fn set_aside(&self, parent: &OwnedFd, path: &TreePath, name: &str) -> Result<Backup, DirectoryError> {
         let dir = self.dir()?;
-        let home = own(parent)?;
+        let home = own_handle(parent)?;
         let collection = path.parent();
         let places = [
-            (Arc::clone(&dir), KEPT, TreePath::root().child(STAGING)),
-            (Arc::clone(&home), UNFINISHED, collection),
+            (Arc::clone(&dir), BACKUP_PREFIX, TreePath::root().child(STAGING_DIR)),
+            (Arc::clone(&home), STAGED_PREFIX, collection),
         ];
         for (place, prefix, above) in places {
-            let kept = format!("{prefix}{}", random());
-            let note = (Arc::clone(&dir), self.note(&dir, &above.child(&kept), Some(path))?);
-            match renameat(parent, name, &place, &kept) {
+            let backup = format!("{prefix}{}", random_name());
+            let note = (
+                Arc::clone(&dir),
+                self.write_note(&dir, &above.child(&backup), Some(path))?,
+            );
+            match renameat(parent, name, &place, &backup) {
                 Ok(()) => {
-                    return Ok(Kept {
+                    return Ok(Backup {
                         dir: place,
-                        name: kept,
+                        name: backup,
                         note,
-                        home,
-                        own: name.to_owned(),
+                        home_dir: home,
+                        home_name: name.to_owned(),
                     });
                 }
-                Err(Errno::XDEV) => forget(&note),
+                Err(Errno::XDEV) => remove_note_file(&note),
                 Err(errno) => {
-                    forget(&note);
-                    return Err(not_taken(errno));
+                    remove_note_file(&note);
+                    return Err(not_moved(errno));
                 }
             }
         }
-        Err(OriginError::OtherDisk)
+        Err(DirectoryError::CrossDevice)
     }
 
     /// Puts back what was set aside for something that did not come; whether it has its name again.
-    pub(super) fn give_back(&self, kept: Kept) -> bool {
-        match rename_new(&kept.dir, &kept.name, &kept.home, &kept.own) {
+    pub(super) fn restore(&self, backup: Backup) -> bool {
+        match rename_noreplace(&backup.dir, &backup.name, &backup.home_dir, &backup.home_name) {
             Ok(()) => {
-                let _ = sync(&kept.home);
-                forget(&kept.note);
+                let _ = sync_directory(&backup.home_dir);
+                remove_note_file(&backup.note);
                 true
             }
             Err(errno) => {
-                tracing::error!(name = kept.own, lies_at = kept.name, %errno, "what was to be replaced could not be put back; it is kept, and the next start tries again");
+                tracing::error!(name = backup.home_name, lies_at = backup.name, %errno, "what was to be replaced could not be put back; it is kept, and the next start tries again");
                 false
             }
         }
     }
 
     /// Gives up what was set aside: it is not needed any more.
-    pub(super) fn let_go(&self, kept: Kept) -> Gone {
-        let (dir, _) = &kept.note;
-        let renamed = format!("gone-{}", random());
-        if kept.name.starts_with(KEPT) && renameat(&*kept.dir, &kept.name, &*kept.dir, &renamed).is_ok() {
-            forget(&kept.note);
-            return Gone {
-                dir: kept.dir,
+    pub(super) fn backup_to_trash(&self, backup: Backup) -> Trash {
+        let (dir, _) = &backup.note;
+        let renamed = format!("gone-{}", random_name());
+        if backup.name.starts_with(BACKUP_PREFIX)
+            && renameat(&*backup.dir, &backup.name, &*backup.dir, &renamed).is_ok()
+        {
+            remove_note_file(&backup.note);
+            return Trash {
+                dir: backup.dir,
                 name: renamed,
                 note: None,
             };
         }
         // Beside its place it keeps its name, and gets a note that says what is to become of it.
-        let path = noted(dir, &kept.note.1).map(|(path, _)| path);
-        let note = match path.map(|path| self.note(dir, &path, None)) {
+        let path = read_note(dir, &backup.note.1).map(|(path, _)| path);
+        let note = match path.map(|path| self.write_note(dir, &path, None)) {
             Some(Ok(note)) => {
-                forget(&kept.note);
+                remove_note_file(&backup.note);
                 (Arc::clone(dir), note)
             }
-            _ => kept.note,
+            _ => backup.note,
         };
-        Gone {
-            dir: kept.dir,
-            name: kept.name,
+        Trash {
+            dir: backup.dir,
+            name: backup.name,
             note: Some(note),
         }
     }
 
     /// Removes what was taken away, as far as it goes; the rest is tried again at the next start.
-    pub fn discard(&self, gone: &Gone) {
-        discard(gone);
+    pub fn discard(&self, trash: &Trash) {
+        discard(trash);
     }
 
     /// Writes down where something lies that is not in `.millpond`, or is to go back, before it is there.
-    pub(super) fn note(
+    pub(super) fn write_note(
         &self,
         dir: &Arc<OwnedFd>,
         lies_at: &TreePath,
         home: Option<&TreePath>,
-    ) -> Result<String, OriginError> {
-        let note = format!("{NOTE}{}", random());
-        let mut staged = make(Arc::clone(dir), note.clone(), None)?;
-        let home = home.map(|home| format!("\n{}", home.bare())).unwrap_or_default();
+    ) -> Result<String, DirectoryError> {
+        let note = format!("{NOTE_PREFIX}{}", random_name());
+        let mut staged = create_staged_file(Arc::clone(dir), note.clone(), None)?;
+        let home = home
+            .map(|home| format!("\n{}", home.without_slash()))
+            .unwrap_or_default();
         let text = format!("{lies_at}{home}");
         let written = staged
             .file
             .write_all(text.as_bytes())
             .and_then(|()| staged.file.sync_all());
-        written.map_err(OriginError::io("write a note"))?;
-        sync(dir)?;
+        written.map_err(DirectoryError::from_io("write a note"))?;
+        sync_directory(dir)?;
         staged.placed = true;
         Ok(note)
     }
 
     /// Removes what a crash has left, and puts back what it has left without its name.
-    pub(super) fn clean(&self) -> Result<(), OriginError> {
-        let failed = OriginError::met("clean .millpond in the directory");
+    pub(super) fn recover(&self) -> Result<(), DirectoryError> {
+        let failed = DirectoryError::from_errno("clean .millpond in the directory");
         let dir = self.dir()?;
         for entry in Dir::read_from(&dir).map_err(&failed)? {
             let entry = entry.map_err(&failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let stays = name == "." || name == ".." || name == MARK || name.starts_with(UPLOAD);
+            let stays = name == "." || name == ".." || name == MARK_FILE || name.starts_with(UPLOAD_PREFIX);
             // A note tells of each kept thing.
-            if stays || name.starts_with(KEPT) || (name.starts_with(NOTE) && !self.follow(&dir, &name)) {
+            if stays
+                || name.starts_with(BACKUP_PREFIX)
+                || (name.starts_with(NOTE_PREFIX) && !self.apply_note(&dir, &name))
+            {
                 continue;
             }
             let (dir, note) = (Arc::clone(&dir), None);
-            discard(&Gone { dir, name, note });
+            discard(&Trash { dir, name, note });
         }
         Ok(())
     }
 
     /// Does what a note asks for; whether it has done its work.
-    fn follow(&self, dir: &OwnedFd, note: &str) -> bool {
+    fn apply_note(&self, dir: &OwnedFd, note: &str) -> bool {
         // A note that was not written whole is of something that was not done.
-        let Some((lies_at, home)) = noted(dir, note) else {
+        let Some((lies_at, home)) = read_note(dir, note) else {
             return true;
         };
         let Some(name) = lies_at
             .name()
-            .filter(|name| name.starts_with(UNFINISHED) || name.starts_with(KEPT))
+            .filter(|name| name.starts_with(STAGED_PREFIX) || name.starts_with(BACKUP_PREFIX))
         else {
             return true;
         };
-        let Ok(place) = self.tree().for_writing(&lies_at.parent()) else {
+        let Ok(place) = self.tree().open_for_writing(&lies_at.parent()) else {
             // The collection that it lay in is gone, or on a file system that is not there yet.
             return home.is_none();
         };
         match home {
-            None => remove_all(&place, name).is_ok(),
-            Some(home) => self.bring_home(&place, name, &lies_at, &home),
+            None => remove_recursively(&place, name).is_ok(),
+            Some(home) => self.restore_home(&place, name, &lies_at, &home),
         }
     }
 
-    fn bring_home(&self, place: &OwnedFd, name: &str, lies_at: &TreePath, home: &TreePath) -> bool {
-        let parent = self.tree().for_writing(&home.parent());
+    fn restore_home(&self, place: &OwnedFd, name: &str, lies_at: &TreePath, home: &TreePath) -> bool {
+        let parent = self.tree().open_for_writing(&home.parent());
         if matches!(statat(place, name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
             // It is at its path, or the file system that it lies on is not mounted yet.
             let at_home =
@@ -211,9 +229,11 @@ impl Staging {
             return home.name().is_none_or(at_home);
         }
         let back = match (parent, home.name()) {
-            (Ok(parent), Some(own)) => rename_new(place, name, &parent, own).map_err(OriginError::met("put it back")),
+            (Ok(parent), Some(own)) => {
+                rename_noreplace(place, name, &parent, own).map_err(DirectoryError::from_errno("put it back"))
+            }
             (Err(error), _) => Err(error),
-            (_, None) => Err(OriginError::Root),
+            (_, None) => Err(DirectoryError::Root),
         };
         match back {
             Ok(()) => {
@@ -228,20 +248,22 @@ impl Staging {
     }
 }
 
-fn own(parent: &OwnedFd) -> Result<Arc<OwnedFd>, OriginError> {
-    let own = parent.try_clone().map_err(OriginError::io("hold a directory"))?;
+fn own_handle(parent: &OwnedFd) -> Result<Arc<OwnedFd>, DirectoryError> {
+    let own = parent
+        .try_clone()
+        .map_err(DirectoryError::from_io("hold a directory"))?;
     Ok(Arc::new(own))
 }
 
-fn not_taken(errno: Errno) -> OriginError {
+fn not_moved(errno: Errno) -> DirectoryError {
     match errno {
-        Errno::BUSY => OriginError::Mounted,
-        errno => OriginError::met("take something out of the directory")(errno),
+        Errno::BUSY => DirectoryError::Mounted,
+        errno => DirectoryError::from_errno("take something out of the directory")(errno),
     }
 }
 
 /// The words of a note: where something lies, and the path that it had if it is to go back.
-fn noted(dir: &OwnedFd, note: &str) -> Option<(TreePath, Option<TreePath>)> {
+fn read_note(dir: &OwnedFd, note: &str) -> Option<(TreePath, Option<TreePath>)> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(dir, note, flags, Mode::empty()).ok()?;
     let mut text = String::new();

@@ -6,11 +6,11 @@
 //! A change of properties changes the file's time of change and none of its bytes, so its tag is carried over.
 
 use super::attributes;
-use super::change::{Changes, Occupant};
-use super::error::OriginError;
-use super::evaluation::Evidence;
+use super::error::DirectoryError;
 use super::path::TreePath;
+use super::preconditions::PrereadDigest;
 use super::tree::{Found, Stamp, stamp};
+use super::tree_writer::{Occupant, TreeWriter};
 use crate::header::Preconditions;
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, futimens, getxattr};
 use rustix::io::Errno;
@@ -28,11 +28,11 @@ pub type PropertyName = (String, String);
 
 /// Dead properties, with their values as XML.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Properties(BTreeMap<PropertyName, String>);
+pub struct DeadProperties(BTreeMap<PropertyName, String>);
 
 /// One instruction of a PROPPATCH.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Patch {
+pub enum PropertyPatch {
     /// The property gets that value.
     Set(PropertyName, String),
     /// It goes.
@@ -41,7 +41,7 @@ pub enum Patch {
     Modified(i64),
 }
 
-impl Properties {
+impl DeadProperties {
     fn read(value: Option<Vec<u8>>) -> Self {
         let listed: Option<Vec<(String, String, String)>> = value.and_then(|value| serde_json::from_slice(&value).ok());
         let listed = listed.unwrap_or_default().into_iter();
@@ -59,7 +59,7 @@ impl Properties {
 
     /// Those of an open file or collection.
     pub fn of(file: impl AsFd) -> Self {
-        Self::read(attributes::get(file, ATTRIBUTE))
+        Self::read(attributes::get_xattr(file, ATTRIBUTE))
     }
 
     /// Those of a member of a collection, which is not opened for it.
@@ -88,26 +88,26 @@ impl Properties {
     }
 }
 
-impl Changes {
+impl TreeWriter {
     /// Carries out the instructions in their order, all or none; the caller holds the path's lock.
     ///
     /// # Errors
-    /// [`OriginError::NoRoom`] where the file system does not keep as much, or nothing of the kind.
+    /// [`DirectoryError::NoRoom`] where the file system does not keep as much, or nothing of the kind.
     pub fn patch_properties(
         &self,
         path: &TreePath,
-        patches: &[Patch],
+        patches: &[PropertyPatch],
         conditions: &Preconditions,
-        evidence: &Evidence,
-    ) -> Result<(), OriginError> {
+        preread: &PrereadDigest,
+    ) -> Result<(), DirectoryError> {
         if !path.is_root() {
-            self.permits(path)?;
-            let (parent, name) = self.source(path)?;
+            self.check_writable(path)?;
+            let (parent, name) = self.existing_parent_and_name(path)?;
             match self.occupant(&parent, name)? {
-                Occupant::Nothing => return Err(OriginError::Absent),
+                Occupant::Nothing => return Err(DirectoryError::Absent),
                 // The file that it leads to has another path, and that its own lock.
-                Occupant::Link(_) => return Err(OriginError::Link),
-                occupant => self.check(path, &occupant, conditions, evidence)?,
+                Occupant::Link(_) => return Err(DirectoryError::Link),
+                occupant => self.check_preconditions(path, &occupant, conditions, preread)?,
             }
         }
         match self.tree.find(path)? {
@@ -116,31 +116,31 @@ impl Changes {
         }
     }
 
-    fn patch(&self, file: &impl AsFd, patches: &[Patch]) -> Result<(), OriginError> {
+    fn patch(&self, file: &impl AsFd, patches: &[PropertyPatch]) -> Result<(), DirectoryError> {
         let before = stamp(file)?;
-        let held = self.tags.held(&before);
-        let mut properties = Properties::of(file);
+        let held = self.tags.recall(&before);
+        let mut properties = DeadProperties::of(file);
         let old = properties.clone();
         let mut modified = None;
         for patch in patches {
             match patch {
-                Patch::Set(name, value) => drop(properties.0.insert(name.clone(), value.clone())),
-                Patch::Remove(name) => drop(properties.0.remove(name)),
-                Patch::Modified(seconds) => modified = Some(*seconds),
+                PropertyPatch::Set(name, value) => drop(properties.0.insert(name.clone(), value.clone())),
+                PropertyPatch::Remove(name) => drop(properties.0.remove(name)),
+                PropertyPatch::Modified(seconds) => modified = Some(*seconds),
             }
         }
         if properties != old {
             let text = properties.text();
             let value = (!properties.0.is_empty()).then_some(&text[..]);
-            attributes::set(file, ATTRIBUTE, value).map_err(|errno| match errno {
-                Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP | Errno::DQUOT => OriginError::NoRoom,
-                errno => OriginError::met("keep a property")(errno),
+            attributes::set_xattr(file, ATTRIBUTE, value).map_err(|errno| match errno {
+                Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP | Errno::DQUOT => DirectoryError::NoRoom,
+                errno => DirectoryError::from_errno("keep a property")(errno),
             })?;
             // The time of the bytes stands, so nobody has written any in between.
             let now = stamp(file)?;
             let same = |now: &Stamp| (now.size, now.modified) == (before.size, before.modified);
             if let Some(held) = held.filter(|_| same(&now)) {
-                self.tags.carry(&now, held);
+                self.tags.carry_over(&now, held);
             }
         }
         if let Some(seconds) = modified {
@@ -155,14 +155,14 @@ impl Changes {
                 },
             };
             let ready = stamp(file)?;
-            let held = self.tags.held(&ready);
-            futimens(file, &times).map_err(OriginError::met("set a file's time"))?;
+            let held = self.tags.recall(&ready);
+            futimens(file, &times).map_err(DirectoryError::from_errno("set a file's time"))?;
             // Its bytes are what they were.
             let now = stamp(file)?;
             if let Some(held) = held.filter(|_| (now.ino, now.size) == (ready.ino, ready.size)) {
-                self.tags.carry(&now, held);
+                self.tags.carry_over(&now, held);
             }
         }
-        rustix::fs::fsync(file).map_err(OriginError::met("write a property to the disk"))
+        rustix::fs::fsync(file).map_err(DirectoryError::from_errno("write a property to the disk"))
     }
 }

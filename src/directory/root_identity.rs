@@ -11,9 +11,9 @@
 //! without a birth, the file system's number    where it has one
 //! ```
 
-use super::error::OriginError;
-use super::path::STAGING;
-use super::staging::random;
+use super::error::DirectoryError;
+use super::path::STAGING_DIR;
+use super::staging::random_name;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstatvfs, openat, statx};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -22,11 +22,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// The mark's name in `.millpond`.
-pub(super) const MARK: &str = "root";
+pub(super) const MARK_FILE: &str = "root";
 
 /// What is known of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct RootIdentity {
     inode: u64,
     /// Seconds and nanoseconds since 1970.
     born: Option<(i64, u32)>,
@@ -34,13 +34,13 @@ pub struct Identity {
     mark: Option<String>,
 }
 
-impl Identity {
+impl RootIdentity {
     /// That of an open directory.
     ///
     /// # Errors
     /// What the disk reports.
-    pub(super) fn of(root: &OwnedFd) -> Result<Self, OriginError> {
-        let failed = OriginError::met("inspect the directory");
+    pub(super) fn of(root: &OwnedFd) -> Result<Self, DirectoryError> {
+        let failed = DirectoryError::from_errno("inspect the directory");
         let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
         let stat = statx(root, "", AtFlags::EMPTY_PATH, wanted).map_err(&failed)?;
         let has_birth = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
@@ -49,12 +49,12 @@ impl Identity {
             inode: stat.stx_ino,
             born: has_birth.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)),
             file_system,
-            mark: mark_in(root),
+            mark: read_mark(root),
         })
     }
 
     /// Whether the directory is the one that this was said of.
-    pub fn is_of(&self, now: &Self) -> bool {
+    pub fn is_same_as(&self, now: &Self) -> bool {
         if self.mark.is_some() && self.mark == now.mark {
             return true;
         }
@@ -74,7 +74,7 @@ impl Identity {
     ///
     /// # Errors
     /// Where the disk does not take it.
-    pub fn keep(&self, kept: &Path) -> std::io::Result<()> {
+    pub fn save(&self, kept: &Path) -> std::io::Result<()> {
         let beside = kept.with_extension("root-new");
         let mut file = File::create(&beside)?;
         file.write_all(&serde_json::to_vec(self).map_err(std::io::Error::other)?)?;
@@ -83,20 +83,20 @@ impl Identity {
     }
 }
 
-fn mark_in(root: &OwnedFd) -> Option<String> {
+fn read_mark(root: &OwnedFd) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(root, format!("{STAGING}/{MARK}"), flags, Mode::empty()).ok()?;
+    let file = openat(root, format!("{STAGING_DIR}/{MARK_FILE}"), flags, Mode::empty()).ok()?;
     let mut text = String::new();
     File::from(file).take(1024).read_to_string(&mut text).ok()?;
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 /// Puts a mark into the place for unfinished files, unless there is one.
-pub(super) fn mark(dir: impl AsFd) {
+pub(super) fn write_mark(dir: impl AsFd) {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    if let Ok(file) = openat(dir, MARK, flags, Mode::RUSR | Mode::WUSR) {
+    if let Ok(file) = openat(dir, MARK_FILE, flags, Mode::RUSR | Mode::WUSR) {
         let mut file = File::from(file);
         // Without a mark the inode tells.
-        let _ = file.write_all(random().as_bytes()).and_then(|()| file.sync_all());
+        let _ = file.write_all(random_name().as_bytes()).and_then(|()| file.sync_all());
     }
 }

@@ -12,9 +12,9 @@
 //!
 //! A token is 256 random bits, made by us: no dictionary has it, so a plain hash keeps it as well as a slow one would.
 
+use super::digest_cache::Digest;
 use super::path::TreePath;
-use super::staging::random;
-use super::tags::Digest;
+use super::staging::random_name;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 const ANONYMOUS: &str = "anonymous";
 
 /// What a token begins with, so that people and scanners know one when they see it.
-const PREFIX: &str = "millpond_";
+const TOKEN_PREFIX: &str = "millpond_";
 
 /// What one may want to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -47,7 +47,7 @@ pub struct Caller {
 
 impl Caller {
     /// One who may do everything.
-    pub fn anybody() -> Self {
+    pub fn unrestricted() -> Self {
         Self {
             name: None,
             rights: vec![Right::Read, Right::Write],
@@ -56,7 +56,7 @@ impl Caller {
     }
 
     /// One who may do nothing.
-    fn nobody() -> Self {
+    fn without_rights() -> Self {
         Self {
             name: None,
             rights: Vec::new(),
@@ -94,7 +94,7 @@ impl Tokens {
         let entries: BTreeMap<String, Entry> = toml::from_str(text).map_err(|error| error.to_string())?;
         let mut tokens = Self {
             known: Vec::new(),
-            anonymous: Caller::nobody(),
+            anonymous: Caller::without_rights(),
         };
         for (name, entry) in entries {
             let prefix = match entry.prefix.as_deref() {
@@ -126,8 +126,8 @@ impl Tokens {
     }
 
     /// Who has that token; `None` where nobody has.
-    pub fn with(&self, token: &str) -> Option<&Caller> {
-        let hash = hash(token);
+    pub fn caller_of(&self, token: &str) -> Option<&Caller> {
+        let hash = token_hash(token);
         let mut found = None;
         for (known, caller) in &self.known {
             if verify_slices_are_equal(known, &hash).is_ok() {
@@ -177,8 +177,8 @@ pub fn new_token(name: &str, writes: bool, prefix: Option<&str>) -> Result<(Stri
             "{name:?} cannot be the name of a token; use letters, digits, - and _"
         ));
     }
-    let token = format!("{PREFIX}{}{}", random(), random());
-    let hash: String = hash(&token).iter().map(|byte| format!("{byte:02x}")).collect();
+    let token = format!("{TOKEN_PREFIX}{}{}", random_name(), random_name());
+    let hash: String = token_hash(&token).iter().map(|byte| format!("{byte:02x}")).collect();
     let scopes = if writes { "[\"read\", \"write\"]" } else { "[\"read\"]" };
     let mut lines = format!("[{name}]\nsha256 = \"{hash}\"\nscopes = {scopes}\n");
     if let Some(prefix) = prefix {
@@ -191,7 +191,7 @@ pub fn new_token(name: &str, writes: bool, prefix: Option<&str>) -> Result<(Stri
     Ok((token, lines))
 }
 
-fn hash(token: &str) -> Digest {
+fn token_hash(token: &str) -> Digest {
     let mut hash = Digest::default();
     hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
     hash
@@ -222,13 +222,13 @@ mod tests {
         let (reader, more) = new_token("tv", false, None).expect("made");
         assert!(!lines.contains(&secret));
         let tokens = Tokens::read(&format!("{lines}\n{more}")).expect("valid");
-        let laptop = tokens.with(&secret).expect("known");
+        let laptop = tokens.caller_of(&secret).expect("known");
         assert_eq!(laptop.name.as_deref(), Some("laptop"));
         assert!(laptop.may(Right::Write, &path("/films/a")) && laptop.may(Right::Read, &path("/films")));
         assert!(!laptop.may(Right::Read, &path("/filmsx")) && !laptop.may(Right::Read, &path("/")));
-        let tv = tokens.with(&reader).expect("known");
+        let tv = tokens.caller_of(&reader).expect("known");
         assert!(tv.may(Right::Read, &path("/")) && !tv.may(Right::Write, &path("/a")));
-        assert!(tokens.with("").is_none() && tokens.with(&secret[1..]).is_none());
+        assert!(tokens.caller_of("").is_none() && tokens.caller_of(&secret[1..]).is_none());
         assert!(!tokens.anonymous().may(Right::Read, &path("/")));
     }
 

@@ -1,43 +1,45 @@
 //! Conditions of a change, evaluated in two steps: what has to be read is read before any lock is held, and under the lock
 //! tags are only compared.
 //!
-//! A file's tag is known from its stamp, or of a large file from the stamp itself (`tags.rs`). A small file that nobody has
-//! read yet is read by [`Changes::read_ahead`], for the one request that names a tag of it. Where the file is another by the time
-//! that the lock is held, the change is refused as [`OriginError::Unread`], and is tried again after another reading: no reader
+//! A file's tag is known from its stamp, or of a large file from the stamp itself (`digest_cache.rs`). A small file that nobody has
+//! read yet is read by [`TreeWriter::preread`], for the one request that names a tag of it. Where the file is another by the time
+//! that the lock is held, the change is refused as [`DirectoryError::TagUnknown`], and is tried again after another reading: no reader
 //! of a slow disk keeps anybody else from writing.
 
-use super::change::{Changes, Occupant};
-use super::error::OriginError;
+use super::digest_cache::{Digest, INLINE_BYTES, Tag};
+use super::error::DirectoryError;
 use super::path::TreePath;
-use super::tags::{Digest, INLINE_BYTES, Tag};
 use super::tree::{Found, Stamp};
+use super::tree_writer::{Occupant, TreeWriter};
 use crate::header::{Current, EntityTag, Preconditions};
 use rustix::fs::Stat;
 
 /// What was read of a file before its lock was taken.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Evidence(Option<(Stamp, Digest)>);
+pub struct PrereadDigest(Option<(Stamp, Digest)>);
 
-impl Changes {
+impl TreeWriter {
     /// Reads what has to be known of the file to evaluate the conditions. Takes no lock.
-    pub fn read_ahead(&self, path: &TreePath, conditions: &Preconditions) -> Evidence {
+    pub fn preread(&self, path: &TreePath, conditions: &Preconditions) -> PrereadDigest {
         if !conditions.need_tag() {
-            return Evidence::default();
+            return PrereadDigest::default();
         }
         match self.tree.find(path) {
-            Ok(Found::File(file, stamp)) if stamp.size <= INLINE_BYTES => Evidence(self.tags.digest(&file).ok()),
-            _ => Evidence::default(),
+            Ok(Found::File(file, stamp)) if stamp.size <= INLINE_BYTES => {
+                PrereadDigest(self.tags.read_digest(&file).ok())
+            }
+            _ => PrereadDigest::default(),
         }
     }
 
     /// Evaluates the conditions against what has the name.
-    pub(super) fn check(
+    pub(super) fn check_preconditions(
         &self,
         path: &TreePath,
         occupant: &Occupant,
         conditions: &Preconditions,
-        evidence: &Evidence,
-    ) -> Result<(), OriginError> {
+        preread: &PrereadDigest,
+    ) -> Result<(), DirectoryError> {
         if conditions.is_empty() {
             return Ok(());
         }
@@ -56,7 +58,7 @@ impl Changes {
             },
         };
         let tags = match stat.filter(|_| is_file && conditions.need_tag()) {
-            Some(stat) => self.tags_of(stat, evidence)?,
+            Some(stat) => self.entity_tags_of(stat, preread)?,
             None => Vec::new(),
         };
         let current = stat.map(|stat| Current {
@@ -65,20 +67,27 @@ impl Changes {
         });
         match conditions.hold(current) {
             true => Ok(()),
-            false => Err(OriginError::Failed),
+            false => Err(DirectoryError::PreconditionFailed),
         }
     }
 
-    fn tags_of(&self, stat: &Stat, Evidence(evidence): &Evidence) -> Result<Vec<EntityTag>, OriginError> {
+    fn entity_tags_of(
+        &self,
+        stat: &Stat,
+        PrereadDigest(preread): &PrereadDigest,
+    ) -> Result<Vec<EntityTag>, DirectoryError> {
         let stamp = Stamp::of(stat);
-        if let Some((_, digest)) = evidence.filter(|(read, _)| *read == stamp) {
+        if let Some((_, digest)) = preread.filter(|(read, _)| *read == stamp) {
             return Ok(vec![Tag::Strong(digest).entity_tag()]);
         }
-        let tag = self.tags.at_once(&stamp);
+        let tag = self.tags.tag_without_reading(&stamp);
         match (&tag, stamp.size > INLINE_BYTES) {
-            (Tag::Weak(_), false) => Err(OriginError::Unread),
+            (Tag::Weak(_), false) => Err(DirectoryError::TagUnknown),
             _ => {
-                let digest = self.tags.known(&stamp).map(|digest| Tag::Strong(digest).entity_tag());
+                let digest = self
+                    .tags
+                    .digest_of(&stamp)
+                    .map(|digest| Tag::Strong(digest).entity_tag());
                 Ok([tag.entity_tag()].into_iter().chain(digest).collect())
             }
         }

@@ -5,15 +5,15 @@
 //! are read again until two readings agree and the directory's times have not moved; where they never do, the
 //! listing says that it is not complete.
 //!
-//! A collection may have a million members. [`Names`] holds them in one piece of memory, some 25 bytes each beside their letters;
+//! A collection may have a million members. [`MemberNames`] holds them in one piece of memory, some 25 bytes each beside their letters;
 //! everything else is asked of the file system member by member, as an answer comes to it. The second reading is only summed.
 //!
 //! Names that no path can name (`path.rs`) and links that lead nowhere in the tree are counted as `skipped`; a collection that has
 //! only these is not empty. Hidden names, millpond's own, pipes, sockets and devices are no members.
 
-use super::error::OriginError;
+use super::digest_cache::{DigestCache, INLINE_BYTES, Tag};
+use super::error::DirectoryError;
 use super::path::{self, TreePath};
-use super::tags::{INLINE_BYTES, Tag, Tags};
 use super::tree::{Stamp, Tree, stamp};
 use rustix::fs::{AtFlags, Dir, FileType, StatxFlags, statat, statx};
 use rustix::io::Errno;
@@ -49,7 +49,7 @@ pub struct Member {
 
 /// The names in a collection, in the order of their bytes.
 #[derive(Debug)]
-pub struct Names {
+pub struct MemberNames {
     text: String,
     /// Where each name ends in the text.
     ends: Vec<usize>,
@@ -61,13 +61,13 @@ pub struct Names {
 
 /// The sum of a reading, whatever its order.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Sum {
+struct NamesChecksum {
     names: usize,
     xored: u128,
     added: u128,
 }
 
-impl Sum {
+impl NamesChecksum {
     fn add(&mut self, name: &[u8]) {
         let mut half = [0; 16];
         half.copy_from_slice(&blake3::hash(name).as_bytes()[..16]);
@@ -78,17 +78,17 @@ impl Sum {
     }
 }
 
-impl Names {
+impl MemberNames {
     /// Reads those of the open collection at `path`; `hidden` ones too, where they are asked for.
     ///
     /// # Errors
     /// Where the disk does not give them.
-    pub fn read(tree: &Arc<Tree>, path: &TreePath, handle: &OwnedFd, hidden: bool) -> Result<Self, OriginError> {
+    pub fn read(tree: &Arc<Tree>, path: &TreePath, handle: &OwnedFd, hidden: bool) -> Result<Self, DirectoryError> {
         let mut last = None;
         for _ in 0..MAX_READINGS {
             let before = stamp(handle)?;
-            let (names, sum) = Self::once(tree, path, handle, hidden)?;
-            let again = summed(handle)?;
+            let (names, sum) = Self::read_once(tree, path, handle, hidden)?;
+            let again = read_checksum(handle)?;
             let same = sum == again && stamp(handle)? == before;
             last = Some(Self {
                 complete: same,
@@ -99,14 +99,19 @@ impl Names {
             }
         }
         // A directory that was removed has no members either, and is no empty one.
-        tree.stands()?;
-        last.ok_or(OriginError::Changing)
+        tree.check_root()?;
+        last.ok_or(DirectoryError::ChangedMeanwhile)
     }
 
-    fn once(tree: &Arc<Tree>, path: &TreePath, handle: &OwnedFd, hidden: bool) -> Result<(Self, Sum), OriginError> {
-        let failed = OriginError::met("read a directory");
+    fn read_once(
+        tree: &Arc<Tree>,
+        path: &TreePath,
+        handle: &OwnedFd,
+        hidden: bool,
+    ) -> Result<(Self, NamesChecksum), DirectoryError> {
+        let failed = DirectoryError::from_errno("read a directory");
         let path = path.with_slash();
-        let (mut found, mut skipped, mut sum) = (Vec::new(), 0, Sum::default());
+        let (mut found, mut skipped, mut sum) = (Vec::new(), 0, NamesChecksum::default());
         // A handle of its own: readings at once must not share a position.
         for entry in Dir::read_from(handle).map_err(&failed)? {
             let entry = entry.map_err(&failed)?;
@@ -117,8 +122,8 @@ impl Names {
                 Ok(name) if !path::can_be_named(name) => skipped += 1,
                 Ok(name) if !tree.serves_member(&path, name) || (!hidden && name.starts_with('.')) => {}
                 Ok(name) => {
-                    let leads_nowhere =
-                        entry.file_type() == FileType::Symlink && tree.inspect_across(&path.child(name)).is_err();
+                    let leads_nowhere = entry.file_type() == FileType::Symlink
+                        && tree.inspect_through_links(&path.child(name)).is_err();
                     match leads_nowhere {
                         true => skipped += 1,
                         false => found.push(name.to_owned()),
@@ -170,7 +175,7 @@ impl Names {
     }
 
     /// The place of the first name behind that one.
-    pub fn after(&self, name: &str) -> usize {
+    pub fn index_after(&self, name: &str) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = low.midpoint(high);
@@ -189,9 +194,9 @@ fn is_special(kind: FileType) -> bool {
 }
 
 /// The sum of another reading.
-fn summed(handle: &OwnedFd) -> Result<Sum, OriginError> {
-    let failed = OriginError::met("read a directory");
-    let mut sum = Sum::default();
+fn read_checksum(handle: &OwnedFd) -> Result<NamesChecksum, DirectoryError> {
+    let failed = DirectoryError::from_errno("read a directory");
+    let mut sum = NamesChecksum::default();
     for entry in Dir::read_from(handle).map_err(&failed)? {
         sum.add(entry.map_err(&failed)?.file_name().to_bytes());
     }
@@ -204,26 +209,26 @@ fn summed(handle: &OwnedFd) -> Result<Sum, OriginError> {
 /// Where the disk does not tell.
 pub fn member(
     tree: &Arc<Tree>,
-    tags: &Tags,
+    tags: &DigestCache,
     path: &TreePath,
     handle: &OwnedFd,
     name: &str,
-) -> Result<Option<Member>, OriginError> {
+) -> Result<Option<Member>, DirectoryError> {
     if tree.mounts().is_mount(path, name) {
-        return Ok(mounted(handle, name));
+        return Ok(mount_point_member(handle, name));
     }
     let stat = match statat(handle, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(None),
-        Err(errno) => return Err(OriginError::met("inspect a file")(errno)),
+        Err(errno) => return Err(DirectoryError::from_errno("inspect a file")(errno)),
     };
     let link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
     let stat = match link {
         // What leads nowhere, or out of the tree, is not there for a client either.
-        true => match tree.inspect_across(&path.with_slash().child(name)) {
+        true => match tree.inspect_through_links(&path.with_slash().child(name)) {
             Ok(stat) => stat,
             // A listing without it would say that it is gone.
-            Err(OriginError::Hangs) => return Err(OriginError::Hangs),
+            Err(DirectoryError::MountHangs) => return Err(DirectoryError::MountHangs),
             Err(_) => return Ok(None),
         },
         false => stat,
@@ -239,18 +244,18 @@ pub fn member(
         kind,
         stamp,
         link,
-        tag: (kind == MemberKind::File).then(|| lasting(tags, &stamp)).flatten(),
+        tag: (kind == MemberKind::File).then(|| lasting_tag(tags, &stamp)).flatten(),
     }))
 }
 
 /// The tag of that state, unless a reading would make it another.
-fn lasting(tags: &Tags, stamp: &Stamp) -> Option<Tag> {
-    let tag = tags.at_once(stamp);
+fn lasting_tag(tags: &DigestCache, stamp: &Stamp) -> Option<Tag> {
+    let tag = tags.tag_without_reading(stamp);
     (tag.is_strong() || stamp.size > INLINE_BYTES).then_some(tag)
 }
 
 /// A mount point, by what the kernel remembers of it: the file system itself may not answer.
-fn mounted(handle: &OwnedFd, name: &str) -> Option<Member> {
+fn mount_point_member(handle: &OwnedFd, name: &str) -> Option<Member> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     let stat = statx(handle, name, flags, StatxFlags::BASIC_STATS).ok()?;
     let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
@@ -270,9 +275,9 @@ fn mounted(handle: &OwnedFd, name: &str) -> Option<Member> {
 
 /// A digest of what a listing says of its members, the same for all of its pages and forms.
 #[derive(Debug, Default)]
-pub struct Fingerprint(blake3::Hasher);
+pub struct ListingDigest(blake3::Hasher);
 
-impl Fingerprint {
+impl ListingDigest {
     /// One member more, in the order of the names.
     pub fn add(&mut self, member: &Member) {
         let Member {
@@ -293,14 +298,14 @@ impl Fingerprint {
 }
 
 /// The other name in the collection that a folding file system takes for `name`; `None` where there is none.
-pub(super) fn twin(handle: &OwnedFd, name: &str) -> Result<Option<String>, OriginError> {
-    let failed = OriginError::met("read a directory");
-    let folded = path::folded(name);
+pub(super) fn colliding_name(handle: &OwnedFd, name: &str) -> Result<Option<String>, DirectoryError> {
+    let failed = DirectoryError::from_errno("read a directory");
+    let case_folded = path::case_folded(name);
     let mut found = None;
     for entry in Dir::read_from(handle).map_err(&failed)? {
         match entry.map_err(&failed)?.file_name().to_str() {
             Ok(other) if other == name => return Ok(None),
-            Ok(other) if path::folded(other) == folded => found = Some(other.to_owned()),
+            Ok(other) if path::case_folded(other) == case_folded => found = Some(other.to_owned()),
             _ => {}
         }
     }

@@ -4,9 +4,9 @@
 //! is seen by the next request whether the watch has told of it or not; and where there is none (too many
 //! directories for the kernel's limit, a network file system) only the strong tags of large files come later.
 
+use super::digest_cache::INLINE_BYTES;
+use super::digest_queue::DigestQueue;
 use super::path::TreePath;
-use super::summing::Summing;
-use super::tags::INLINE_BYTES;
 use super::tree::Tree;
 use crate::sync::lock;
 use notify::event::{EventKind, ModifyKind};
@@ -16,37 +16,37 @@ use std::sync::{Arc, Mutex};
 
 /// A watch. Dropping it ends it.
 #[derive(Debug)]
-pub struct Watching {
+pub struct DirectoryWatcher {
     /// `None` until all directories are under watch, or where they cannot be.
     watcher: Arc<Mutex<Option<RecommendedWatcher>>>,
 }
 
-impl Watching {
+impl DirectoryWatcher {
     /// Begins to watch, on a thread of its own: a large tree takes a while.
     ///
     /// # Errors
     /// Where there is no thread to be had.
-    pub fn start(tree: Arc<Tree>, summing: Summing) -> std::io::Result<Self> {
-        let watching = Self {
+    pub fn start(tree: Arc<Tree>, digest_queue: DigestQueue) -> std::io::Result<Self> {
+        let directory_watcher = Self {
             watcher: Arc::default(),
         };
-        let slot = Arc::clone(&watching.watcher);
+        let slot = Arc::clone(&directory_watcher.watcher);
         std::thread::Builder::new()
             .name("millpond-watch".to_owned())
             .spawn(move || {
                 let root = tree.path().to_owned();
-                match begin(tree, summing) {
+                match begin(tree, digest_queue) {
                     Ok(watcher) => *lock(&slot) = Some(watcher),
                     Err(error) => {
                         tracing::warn!(path = %root.display(), %error, "the directory is not watched: strong tags of large files come when they are asked for; raise fs.inotify.max_user_watches");
                     }
                 }
             })?;
-        Ok(watching)
+        Ok(directory_watcher)
     }
 }
 
-fn begin(tree: Arc<Tree>, summing: Summing) -> notify::Result<RecommendedWatcher> {
+fn begin(tree: Arc<Tree>, digest_queue: DigestQueue) -> notify::Result<RecommendedWatcher> {
     let root = tree.path().to_owned();
     // A link may lead out of the directory, or in circles.
     let config = Config::default().with_follow_symlinks(false);
@@ -60,7 +60,7 @@ fn begin(tree: Arc<Tree>, summing: Summing) -> notify::Result<RecommendedWatcher
                 .inspect(&path)
                 .is_ok_and(|stat| u64::try_from(stat.st_size).is_ok_and(|size| size > INLINE_BYTES));
             if large {
-                summing.ask(&path);
+                digest_queue.enqueue(&path);
             }
         }
     };

@@ -5,14 +5,14 @@
 //! copied again. The collection as a whole is not a state of one moment, for nobody could hold it still.
 
 use super::attributes;
-use super::census::Census;
-use super::change::{Changes, Occupant};
-use super::error::OriginError;
-use super::gone::Made;
-use super::moving::EntryState;
+use super::collection_checksum::CollectionChecksum;
+use super::cross_device_move::SourceState;
+use super::error::DirectoryError;
 use super::path::{TreePath, is_unfinished};
-use super::staging::{Arrived, sync};
-use super::tree::{Crossing, Found, Stamp, stamp};
+use super::staging::{ReceivedBody, sync_directory};
+use super::trash::StagedEntry;
+use super::tree::{AllowedMounts, Found, Stamp, stamp};
+use super::tree_writer::{Occupant, TreeWriter};
 use crate::header::Preconditions;
 use rustix::fs::{
     AtFlags, Dir, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, readlinkat, statat, symlinkat, unlinkat,
@@ -28,7 +28,7 @@ const MAX_DEPTH: usize = 128;
 
 /// What a copy is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Copying {
+pub enum CopyMode {
     /// A copy of a file, or of a collection without its members.
     Shallow,
     /// A copy of all that is there.
@@ -39,23 +39,23 @@ pub enum Copying {
 
 /// A copy that has not been placed yet, and the state of what it is a copy of. One that never is placed goes as it is dropped.
 #[derive(Debug)]
-pub enum Copied {
+pub enum StagedCopy {
     /// Of a file.
-    File(Arrived, EntryState),
+    File(ReceivedBody, SourceState),
     /// Of a collection or a link.
-    Made(Made, EntryState),
+    Entry(StagedEntry, SourceState),
 }
 
-impl Copied {
+impl StagedCopy {
     /// The state in which it was copied.
-    pub fn state(&self) -> EntryState {
+    pub fn state(&self) -> SourceState {
         match self {
-            Self::File(_, state) | Self::Made(_, state) => *state,
+            Self::File(_, state) | Self::Entry(_, state) => *state,
         }
     }
 }
 
-impl Changes {
+impl TreeWriter {
     /// A copy of what is at the path, to be put elsewhere.
     ///
     /// # Errors
@@ -64,129 +64,143 @@ impl Changes {
         &self,
         from: &TreePath,
         to: &TreePath,
-        how: Copying,
+        how: CopyMode,
         conditions: &Preconditions,
-        crossing: &Crossing,
-    ) -> Result<Copied, OriginError> {
-        self.permits(to)?;
-        if how == Copying::Move {
-            self.permits(from)?;
-            if self.tree.mounts().is_crossed_by(from) {
-                return Err(OriginError::Mounted);
+        allowed: &AllowedMounts,
+    ) -> Result<StagedCopy, DirectoryError> {
+        self.check_writable(to)?;
+        if how == CopyMode::Move {
+            self.check_writable(from)?;
+            if self.tree.mounts().has_mount_within(from) {
+                return Err(DirectoryError::Mounted);
             }
         }
-        let evidence = self.read_ahead(from, conditions);
+        let preread = self.preread(from, conditions);
         if !from.is_root() {
-            let (parent, name) = self.source(from)?;
+            let (parent, name) = self.existing_parent_and_name(from)?;
             let occupant = self.occupant(&parent, name)?;
-            if how == Copying::Move && matches!(occupant, Occupant::Special(_)) {
-                return Err(OriginError::OtherDisk);
+            if how == CopyMode::Move && matches!(occupant, Occupant::Special(_)) {
+                return Err(DirectoryError::CrossDevice);
             }
-            self.check(from, &occupant, conditions, &evidence)?;
+            self.check_preconditions(from, &occupant, conditions, &preread)?;
             if let Occupant::Link(stat) = &occupant
-                && how == Copying::Move
+                && how == CopyMode::Move
             {
                 return self.copy_link(&parent, name, Stamp::of(stat), to);
             }
         }
-        if from.bare() == to.bare() || (how != Copying::Shallow && to.is_within(from)) || from.is_within(to) {
-            return Err(OriginError::Within);
+        if from.without_slash() == to.without_slash()
+            || (how != CopyMode::Shallow && to.is_within(from))
+            || from.is_within(to)
+        {
+            return Err(DirectoryError::IntoItself);
         }
-        match self.tree.find_across(from, crossing)? {
+        match self.tree.find_through(from, allowed)? {
             Found::File(original, _) => self.copy_file(original, to, how),
             Found::Collection(original, _) => {
-                let census = match how {
-                    Copying::Move => Census::of(&original)?,
-                    _ => Census::default(),
+                let checksum = match how {
+                    CopyMode::Move => CollectionChecksum::of(&original)?,
+                    _ => CollectionChecksum::default(),
                 };
-                let mut made = self.staging.begin_collection(&to.parent(), false)?;
-                self.fill_collection(&original, &mut made, how)?;
-                Ok(Copied::Made(made, EntryState::Collection(census)))
+                let mut entry = self.staging.begin_collection(&to.parent(), false)?;
+                self.fill_collection(&original, &mut entry, how)?;
+                Ok(StagedCopy::Entry(entry, SourceState::Collection(checksum)))
             }
         }
     }
 
-    fn copy_file(&self, original: File, to: &TreePath, how: Copying) -> Result<Copied, OriginError> {
+    fn copy_file(&self, original: File, to: &TreePath, how: CopyMode) -> Result<StagedCopy, DirectoryError> {
         for _ in 0..MAX_CHANGING {
             let state = stamp(&original)?;
             let mut incoming = self.staging.begin(&to.parent(), Some(state.size))?;
-            let known = self.tags.known(&state);
+            let known = self.tags.digest_of(&state);
             match known {
                 // The kernel shares the blocks where it can.
                 Some(_) => {
-                    let mut from = original.try_clone().map_err(OriginError::io("copy a file"))?;
+                    let mut from = original.try_clone().map_err(DirectoryError::from_io("copy a file"))?;
                     copy_bytes(&mut from, incoming.file())?;
                 }
-                None => super::tags::each_block_of(&original, |block| incoming.write(&self.staging, block))?,
+                None => super::digest_cache::try_each_block(&original, |block| incoming.write(&self.staging, block))?,
             }
-            let _ = attributes::copy_user(&original, incoming.file());
+            let _ = attributes::copy_user_xattrs(&original, incoming.file());
             if stamp(&original)? != state {
                 continue;
             }
-            let mut arrived = match known {
-                Some(digest) => self.staging.settle_copy(incoming, digest)?,
+            let mut received = match known {
+                Some(digest) => self.staging.finalize_copy(incoming, digest)?,
                 None => incoming.finish(&self.staging, None)?,
             };
-            if how == Copying::Move {
-                attributes::carry(&original, &arrived.staged.file)?;
-                arrived.modified = stamp(&arrived.staged.file)?.modified;
+            if how == CopyMode::Move {
+                attributes::copy_metadata(&original, &received.staged.file)?;
+                received.modified = stamp(&received.staged.file)?.modified;
             }
-            return Ok(Copied::File(arrived, EntryState::Single(state)));
+            return Ok(StagedCopy::File(received, SourceState::Single(state)));
         }
-        Err(OriginError::Changing)
+        Err(DirectoryError::ChangedMeanwhile)
     }
 
     /// The same link elsewhere, with the same text.
-    fn copy_link(&self, parent: &OwnedFd, name: &str, state: Stamp, to: &TreePath) -> Result<Copied, OriginError> {
-        let target = readlinkat(parent, name, Vec::new()).map_err(OriginError::met("read a link"))?;
-        let made = self.staging.begin_link(&to.parent(), &target, false)?;
-        Ok(Copied::Made(made, EntryState::Single(state)))
+    fn copy_link(
+        &self,
+        parent: &OwnedFd,
+        name: &str,
+        state: Stamp,
+        to: &TreePath,
+    ) -> Result<StagedCopy, DirectoryError> {
+        let target = readlinkat(parent, name, Vec::new()).map_err(DirectoryError::from_errno("read a link"))?;
+        let entry = self.staging.begin_link(&to.parent(), &target, false)?;
+        Ok(StagedCopy::Entry(entry, SourceState::Single(state)))
     }
 
     /// Copies what a rename does not get to its place once more, beside that. Takes no lock: it may be long.
     ///
     /// # Errors
     /// Where the disk does not take it.
-    pub fn bring_copy(&self, copied: &mut Copied, to: &TreePath) -> Result<(), OriginError> {
-        let made = match copied {
-            Copied::File(arrived, _) => return self.bring(arrived, to),
-            Copied::Made(made, _) => made,
+    pub fn restage_copy(&self, copy: &mut StagedCopy, to: &TreePath) -> Result<(), DirectoryError> {
+        let entry = match copy {
+            StagedCopy::File(received, _) => return self.restage(received, to),
+            StagedCopy::Entry(entry, _) => entry,
         };
-        let place = made.place().ok_or(OriginError::Changing)?;
-        *made = match readlinkat(&*place.dir, &place.name, Vec::new()) {
+        let place = entry.location().ok_or(DirectoryError::ChangedMeanwhile)?;
+        *entry = match readlinkat(&*place.dir, &place.name, Vec::new()) {
             Ok(target) => self.staging.begin_link(&to.parent(), &target, true)?,
             // It is no link.
             Err(_) => {
                 let original = open_directory(&place.dir, &place.name)?;
                 let mut beside = self.staging.begin_collection(&to.parent(), true)?;
-                self.fill_collection(&original, &mut beside, Copying::Move)?;
+                self.fill_collection(&original, &mut beside, CopyMode::Move)?;
                 beside
             }
         };
         Ok(())
     }
 
-    fn fill_collection(&self, original: &OwnedFd, made: &mut Made, how: Copying) -> Result<(), OriginError> {
-        let place = made.place().ok_or(OriginError::Changing)?;
+    fn fill_collection(
+        &self,
+        original: &OwnedFd,
+        entry: &mut StagedEntry,
+        how: CopyMode,
+    ) -> Result<(), DirectoryError> {
+        let place = entry.location().ok_or(DirectoryError::ChangedMeanwhile)?;
         let copy = open_directory(&place.dir, &place.name)?;
         like(original, &copy);
         match how {
-            Copying::Shallow => sync(&copy),
+            CopyMode::Shallow => sync_directory(&copy),
             how => {
                 self.copy_members(original, &copy, how, 0)?;
                 // A move may have to be undone, and others may have written to the copy by then.
-                if how == Copying::Move {
-                    made.counted(Census::of(&copy)?);
+                if how == CopyMode::Move {
+                    entry.set_checksum(CollectionChecksum::of(&copy)?);
                 }
                 Ok(())
             }
         }
     }
 
-    fn copy_members(&self, from: &OwnedFd, to: &OwnedFd, how: Copying, depth: usize) -> Result<(), OriginError> {
-        let failed = OriginError::met("copy a collection");
+    fn copy_members(&self, from: &OwnedFd, to: &OwnedFd, how: CopyMode, depth: usize) -> Result<(), DirectoryError> {
+        let failed = DirectoryError::from_errno("copy a collection");
         if depth >= MAX_DEPTH {
-            return Err(OriginError::BadName);
+            return Err(DirectoryError::BadName);
         }
         for entry in Dir::read_from(from).map_err(&failed)? {
             let entry = entry.map_err(&failed)?;
@@ -215,11 +229,11 @@ impl Changes {
                 _ => {}
             }
         }
-        if how == Copying::Move {
+        if how == CopyMode::Move {
             // After its members, which have changed its times.
-            attributes::carry(from, to)?;
+            attributes::copy_metadata(from, to)?;
         }
-        sync(to)
+        sync_directory(to)
     }
 
     fn copy_member(
@@ -227,47 +241,48 @@ impl Changes {
         from: &OwnedFd,
         to: &OwnedFd,
         name: &std::ffi::CStr,
-        how: Copying,
-    ) -> Result<(), OriginError> {
-        let failed = OriginError::met("copy a file");
+        how: CopyMode,
+    ) -> Result<(), DirectoryError> {
+        let failed = DirectoryError::from_errno("copy a file");
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let mut original = File::from(openat(from, name, flags, Mode::empty()).map_err(&failed)?);
         for _ in 0..MAX_CHANGING {
             let state = stamp(&original)?;
-            self.staging.room(to, state.size)?;
+            self.staging.check_free_space(to, state.size)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let copy = File::from(openat(to, name, flags, Mode::from_raw_mode(0o666)).map_err(&failed)?);
             copy_bytes(&mut original, &copy)?;
             match how {
-                Copying::Move => attributes::carry(&original, &copy)?,
-                _ => drop(attributes::copy_user(&original, &copy)),
+                CopyMode::Move => attributes::copy_metadata(&original, &copy)?,
+                _ => drop(attributes::copy_user_xattrs(&original, &copy)),
             }
-            copy.sync_all().map_err(OriginError::io("write a file to the disk"))?;
+            copy.sync_all()
+                .map_err(DirectoryError::from_io("write a file to the disk"))?;
             if stamp(&original)? == state {
                 return Ok(());
             }
             unlinkat(to, name, AtFlags::empty()).map_err(&failed)?;
         }
-        Err(OriginError::Changing)
+        Err(DirectoryError::ChangedMeanwhile)
     }
 }
 
 /// Copies all bytes from the beginning.
-fn copy_bytes(from: &mut File, mut to: &File) -> Result<(), OriginError> {
+fn copy_bytes(from: &mut File, mut to: &File) -> Result<(), DirectoryError> {
     use std::io::Seek;
-    let failed = OriginError::io("copy a file");
+    let failed = DirectoryError::from_io("copy a file");
     from.rewind().map_err(&failed)?;
     std::io::copy(from, &mut to).map_err(failed).map(drop)
 }
 
-fn open_directory(parent: &OwnedFd, name: impl rustix::path::Arg) -> Result<OwnedFd, OriginError> {
+fn open_directory(parent: &OwnedFd, name: impl rustix::path::Arg) -> Result<OwnedFd, DirectoryError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(parent, name, flags, Mode::empty()).map_err(OriginError::met("open a directory"))
+    openat(parent, name, flags, Mode::empty()).map_err(DirectoryError::from_errno("open a directory"))
 }
 
 /// Gives a copied collection the rights and attributes of the original, as far as they are not inherited.
 fn like(original: &OwnedFd, copy: &OwnedFd) {
-    let _ = attributes::copy_user(original, copy);
+    let _ = attributes::copy_user_xattrs(original, copy);
     if let Ok(stat) = fstat(original)
         && !attributes::is_inherited_from(copy)
     {
