@@ -135,7 +135,7 @@ pub enum AppError {
     },
     /// The tokens do not read.
     #[error(transparent)]
-    Tokens(#[from] crate::webdav::BadTokens),
+    Tokens(#[from] crate::webdav::TokenFileError),
     /// The store did not open.
     #[error(transparent)]
     Store(#[from] StoreError),

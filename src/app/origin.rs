@@ -13,7 +13,7 @@ use super::tls;
 use super::{AppError, KEEP_ALIVE, READ_THREADS, WRITE_BUFFER_BYTES, on_own_thread, tune};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::OriginConfig;
-use crate::webdav::{Access, AccessLog, Origin};
+use crate::webdav::{AccessLog, Authorizer, DirectoryService};
 use actix_http::{ConnectionType, HttpService, HttpServiceBuilder, Protocol, Request, Response};
 use actix_server::GracefulShutdownSignal;
 use actix_service::{Service, ServiceFactory, ServiceFactoryExt, fn_service};
@@ -74,7 +74,7 @@ impl OriginServer {
             .map(|(certificate, key)| tls::server_config(certificate, key))
             .transpose()?;
         let log = config.access_log.as_deref().map(open_log).transpose()?.map(Arc::new);
-        let access = Arc::new(Access::open(config.tokens.as_deref())?);
+        let authorizer = Arc::new(Authorizer::open(config.tokens.as_deref())?);
         let disk = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(DISK_THREADS)
@@ -82,7 +82,7 @@ impl OriginServer {
             .enable_all()
             .build()
             .map_err(AppError::Threads)?;
-        let directory = Directory::new(config.clone(), clock, access, log.clone(), disk.handle().clone());
+        let directory = Directory::new(config.clone(), clock, authorizer, log.clone(), disk.handle().clone());
         let directory = Arc::new(directory);
         let roots = Roots::start(Arc::clone(&directory))?;
         disk.spawn(sweep(Arc::clone(&directory)));
@@ -144,7 +144,7 @@ async fn sweep(directory: Arc<Directory>) {
     loop {
         tick.tick().await;
         let Some(origin) = directory.current() else { continue };
-        origin.cursors.sweep();
+        origin.listing_cache.sweep();
         if let Some(uploads) = origin.uploads.clone() {
             let _ = tokio::task::spawn_blocking(move || uploads.sweep()).await;
         }
@@ -266,7 +266,7 @@ where
             Box::pin(async move {
                 let refusal = match directory.current() {
                     Some(origin) => origin.before_body(&request).await,
-                    None => Some(Origin::away(request.path())),
+                    None => Some(DirectoryService::away(request.path())),
                 };
                 let Some(refusal) = refusal else {
                     return Ok(request);
@@ -299,7 +299,7 @@ fn answering(directory: &Arc<Directory>) -> Handler<Answered> {
             Box::pin(async move {
                 Ok(match directory.current() {
                     Some(origin) => origin.answer(request).await.into(),
-                    None => Origin::away(request.path()).into(),
+                    None => DirectoryService::away(request.path()).into(),
                 })
             })
         },

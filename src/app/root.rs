@@ -19,7 +19,7 @@ use crate::directory::{
 };
 use crate::sync::{read, write};
 use crate::telemetry::Metrics;
-use crate::webdav::{Access, AccessLog, Cursors, Origin, OriginSettings};
+use crate::webdav::{AccessLog, Authorizer, DirectoryService, DirectorySettings, ListingCache};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, RwLock};
@@ -34,26 +34,26 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Directory {
     config: OriginConfig,
     clock: SharedClock,
-    access: Arc<Access>,
+    authorizer: Arc<Authorizer>,
     log: Option<Arc<AccessLog>>,
     threads: tokio::runtime::Handle,
     metrics: Arc<Metrics>,
     /// The origin that is open; `None` until the directory that is known is there for the first time.
-    origin: RwLock<Option<Arc<Origin>>>,
+    origin: RwLock<Option<Arc<DirectoryService>>>,
 }
 
 impl Directory {
     pub(super) fn new(
         config: OriginConfig,
         clock: SharedClock,
-        access: Arc<Access>,
+        authorizer: Arc<Authorizer>,
         log: Option<Arc<AccessLog>>,
         threads: tokio::runtime::Handle,
     ) -> Self {
         Self {
             config,
             clock,
-            access,
+            authorizer,
             log,
             threads,
             metrics: Arc::new(Metrics::new()),
@@ -62,7 +62,7 @@ impl Directory {
     }
 
     /// The origin that is open.
-    pub(super) fn current(&self) -> Option<Arc<Origin>> {
+    pub(super) fn current(&self) -> Option<Arc<DirectoryService>> {
         read(&self.origin).clone()
     }
 
@@ -102,7 +102,7 @@ impl Directory {
         Ok(true)
     }
 
-    fn open(&self, tree: Arc<Tree>) -> Result<Origin, DirectoryError> {
+    fn open(&self, tree: Arc<Tree>) -> Result<DirectoryService, DirectoryError> {
         let config = &self.config;
         let tags = Arc::new(DigestCache::load(self.kept("tags"), Arc::clone(&self.clock)));
         let started = |source| DirectoryError::Disk {
@@ -123,21 +123,21 @@ impl Directory {
             let uploads = Uploads::open(Arc::clone(writer), config.upload_lifetime, Arc::clone(&self.clock));
             uploads.map(Arc::new)
         });
-        Ok(Origin {
+        Ok(DirectoryService {
             tree,
             tags,
             uploads: uploads.transpose()?,
             writer,
-            access: Arc::clone(&self.access),
+            authorizer: Arc::clone(&self.authorizer),
             log: self.log.clone(),
-            cursors: Arc::new(Cursors::default()),
+            listing_cache: Arc::new(ListingCache::default()),
             locks: Arc::default(),
             digest_queue,
             watcher,
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
             threads: self.threads.clone(),
-            settings: OriginSettings {
+            settings: DirectorySettings {
                 writable: config.writable,
                 demand_conditions: config.demand_conditions,
                 deep_delete: config.deep_delete,

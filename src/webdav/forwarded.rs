@@ -1,8 +1,9 @@
-//! What a reverse proxy says of the request that it hands on: for whom, and under which name it was asked.
+//! `Forwarded` (RFC 7239) and the `X-Forwarded-*` fields: for whom a proxy sends the request, and under which name it
+//! was sent.
 //!
-//! `Forwarded` (RFC 7239) and the `X-Forwarded-*` fields are written by anybody. For a refusal they are believed from everybody: a
-//! request that says of itself that it comes from another machine is none of a program on this one. For the name of the
-//! server they are believed from proxies on this machine and from those that the operator has named.
+//! Anybody can write these fields. As a reason to refuse they are believed from everybody: a request that says it
+//! comes from another machine is not from a program on this one. As the name of this server they are believed from
+//! proxies on this machine and from those that the operator has named.
 
 use crate::header::list_members;
 use actix_web::http::header::{HeaderMap, HeaderName};
@@ -25,9 +26,9 @@ fn parameters<'a>(headers: &'a HeaderMap, wanted: &'a str) -> impl Iterator<Item
     })
 }
 
-/// Why a request that was forwarded may not change anything; `None` where all whom it was forwarded for are on this
-/// machine.
-pub(super) fn stranger(headers: &HeaderMap) -> Option<&'static str> {
+/// The reason to refuse a change that was forwarded for another machine; `None` where every client that is named is
+/// on this one.
+pub(super) fn refusal_if_forwarded(headers: &HeaderMap) -> Option<&'static str> {
     let mut nodes = parameters(headers, "for")
         .chain(fields(headers, "x-forwarded-for"))
         .chain(fields(headers, "x-real-ip"));
@@ -44,8 +45,8 @@ fn address(node: &str) -> Option<IpAddr> {
     node.parse().ok().or_else(bare).or_else(with_port)
 }
 
-/// The names of the server that the request was asked under, if a proxy says so that is believed.
-pub(super) fn hosts(headers: &HeaderMap, peer: Option<SocketAddr>, trusted: &[IpAddr]) -> Vec<String> {
+/// The names under which the request was sent to a proxy, if that proxy is trusted to say so.
+pub(super) fn named_hosts(headers: &HeaderMap, peer: Option<SocketAddr>, trusted: &[IpAddr]) -> Vec<String> {
     let is_trusted = |peer: SocketAddr| {
         let address = peer.ip().to_canonical();
         address.is_loopback() || trusted.contains(&address)
@@ -59,7 +60,7 @@ pub(super) fn hosts(headers: &HeaderMap, peer: Option<SocketAddr>, trusted: &[Ip
     }
 }
 
-/// Whether two authorities name one server: without regard to case, and a scheme's default port spelled out or not.
+/// Whether two authorities name one server, without regard to case and to a scheme's default port.
 pub(super) fn is_same_authority(one: &str, other: &str) -> bool {
     let bare = |authority: &str| {
         let lower = authority.trim().to_ascii_lowercase();
@@ -92,7 +93,7 @@ mod tests {
             &[("forwarded", "for=unknown")],
             &[("x-real-ip", "192.0.2.1")],
         ] {
-            assert!(stranger(&headers(fields)).is_some(), "{fields:?}");
+            assert!(refusal_if_forwarded(&headers(fields)).is_some(), "{fields:?}");
         }
         for fields in [
             &[][..],
@@ -103,7 +104,7 @@ mod tests {
             &[("forwarded", "for=\"[::1]:4711\"")],
             &[("via", "1.1 proxy")],
         ] {
-            assert!(stranger(&headers(fields)).is_none(), "{fields:?}");
+            assert!(refusal_if_forwarded(&headers(fields)).is_none(), "{fields:?}");
         }
     }
 
@@ -111,10 +112,13 @@ mod tests {
     fn only_a_trusted_proxy_names_the_server() {
         let fields = headers(&[("x-forwarded-host", "dav.example.org"), ("forwarded", "host=a:8080")]);
         let peer = |text: &str| text.parse().ok();
-        assert_eq!(hosts(&fields, peer("127.0.0.1:1"), &[]), ["a:8080", "dav.example.org"]);
-        assert!(hosts(&fields, peer("192.0.2.1:1"), &[]).is_empty());
+        assert_eq!(
+            named_hosts(&fields, peer("127.0.0.1:1"), &[]),
+            ["a:8080", "dav.example.org"]
+        );
+        assert!(named_hosts(&fields, peer("192.0.2.1:1"), &[]).is_empty());
         let trusted = ["192.0.2.1".parse().expect("an address")];
-        assert_eq!(hosts(&fields, peer("192.0.2.1:1"), &trusted).len(), 2);
+        assert_eq!(named_hosts(&fields, peer("192.0.2.1:1"), &trusted).len(), 2);
     }
 
     #[test]

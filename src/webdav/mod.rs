@@ -1,41 +1,52 @@
-//! Origin mode at our door: a directory read, listed and changed over HTTP and WebDAV.
+//! The directory at our door: read, listed and changed over HTTP and WebDAV (RFC 4918, class 1).
 //!
 //! ```text
-//! file        GET and HEAD of a file: decided like a stored object, sent by the same reads (body)
-//! collection  GET and HEAD of a collection: page (for people), JSON, playlist; cursors keep readings for their pages
-//! properties  PROPFIND, PROPPATCH; xml reads what they name
-//! access      who asks, and whether that one may; forwarded knows what a proxy says of that
-//! log         what is written down of each request
-//! upload      PUT in several requests
-//! put         PUT; change: DELETE, MKCOL, MOVE, COPY; writer makes each change under its locks
-//! disk        waiting for file systems, which may hang
+//! get_file         GET and HEAD of a file: decided like a stored object; file_body sends the bytes
+//! listing          GET and HEAD of a collection: HTML (listing_html), JSON or a playlist; listing_cache keeps
+//!                  readings for the pages that follow
+//! propfind         PROPFIND; proppatch: PROPPATCH; request_xml reads their bodies, multistatus and escape write
+//!                  the answers
+//! put              PUT; resumable_upload: PUT in several requests
+//! delete mkcol     DELETE and MKCOL; move_copy: MOVE and COPY
+//! locked_writer    makes every change under its locks
+//! authorization    tokens and scopes; forwarded: what a proxy says of the client
+//! access_log       a line of JSON a request
+//! disk_threads     threads and permits for file systems that may hang
 //! ```
 //!
-//! `crate::directory` knows the directory and the rules of writing; here its verdicts become HTTP.
+//! `crate::directory` knows the directory and the rules of writing; here its verdicts become HTTP (`problem_of`). A
+//! request passes these checks in order: the length of its target, authorization, whether the root is still the
+//! directory that was opened, hidden names, the method. So nothing of the directory is revealed to a caller without a
+//! right to it.
 
-mod access;
-mod body;
-mod change;
-mod collection;
-mod cursors;
-mod disk;
-mod file;
+mod access_log;
+mod authorization;
+mod delete;
+mod disk_threads;
+mod escape;
+mod file_body;
 mod forwarded;
-mod log;
-mod page;
-mod properties;
+mod get_file;
+mod listing;
+mod listing_cache;
+mod listing_html;
+mod locked_writer;
+mod mkcol;
+mod move_copy;
+mod multistatus;
+mod propfind;
+mod proppatch;
 mod put;
-mod upload;
-mod writer;
-mod xml;
+mod request_xml;
+mod resumable_upload;
 
-pub use access::{Access, BadTokens};
-pub use cursors::Cursors;
-pub use log::AccessLog;
+pub use access_log::AccessLog;
+pub use authorization::{Authorizer, TokenFileError};
+pub use listing_cache::ListingCache;
 
-use self::collection::Opened;
-use self::disk::Disk;
-use self::writer::LockedWriter;
+use self::disk_threads::DiskThreads;
+use self::listing::OpenCollection;
+use self::locked_writer::LockedWriter;
 use crate::clock::SharedClock;
 use crate::config::{Delivery, PublicUrl};
 use crate::directory::{
@@ -56,73 +67,74 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 
-/// The longest path that is served, in bytes as the file system has them, and the longest request target: each byte of a path
-/// may come as three.
+/// The longest path that is served, in bytes as the file system has them: a judgement, twice what Linux takes at once
+/// (`PATH_MAX`). The request target may be longer, for an escaped byte is three in it, and a query may follow.
 const MAX_PATH_BYTES: usize = 8 * 1024;
 const MAX_TARGET_BYTES: usize = 4 * MAX_PATH_BYTES;
 
-/// A cache asks each time, which costs a 304; while it cannot reach us it may use what it has.
+/// `Cache-Control` of files and redirects: a cache asks each time, which costs a 304; while it cannot reach this
+/// server it may use a stored response for a week.
 const CACHE_CONTROL: &str = "max-age=0, stale-if-error=604800";
 
-/// The same of what is shown to those alone who may change it.
+/// The same for names that are shown only to callers who may write: no shared cache keeps them.
 const CACHE_CONTROL_PRIVATE: &str = "private, max-age=0";
 
 const READING: &str = "GET, HEAD, OPTIONS, PROPFIND";
 const WRITING: &str = "GET, HEAD, OPTIONS, PROPFIND, PUT, DELETE, MKCOL, MOVE, COPY, PROPPATCH";
 
-/// How a directory is served.
+/// The settings by which a directory is served.
 #[derive(Debug, Clone)]
-pub struct OriginSettings {
-    /// Whether it may be changed.
+pub struct DirectorySettings {
+    /// PUT, DELETE and the other changing methods are allowed.
     pub writable: bool,
-    /// Whether changes without a condition are refused.
+    /// A change without a precondition is refused (428).
     pub demand_conditions: bool,
-    /// Whether collections are removed and replaced with all that is in them.
+    /// DELETE, MOVE and COPY may remove a collection that has members.
     pub deep_delete: bool,
-    /// Whether names that begin with a dot are shown to all who read.
+    /// Names that begin with a dot are shown to every reader.
     pub hidden: bool,
-    /// The URL that clients use.
+    /// The URL under which clients reach this server.
     pub public_url: PublicUrl,
-    /// Proxies that are believed under which name they were asked, beside those on this machine.
+    /// Proxies, beside those on this machine, whose `Forwarded` fields name this server.
     pub trusted_proxies: Vec<IpAddr>,
     /// The largest file that may be put, in bytes.
     pub largest_upload: Option<u64>,
 }
 
-/// A directory that is served, with what its workers share.
+/// A directory that is served, with the state that its workers share.
 #[derive(Debug)]
-pub struct Origin {
-    /// The directory.
+pub struct DirectoryService {
+    /// The directory, opened for reading.
     pub tree: Arc<Tree>,
-    /// What is known of its files' bytes.
+    /// The digests and entity tags of its files.
     pub tags: Arc<DigestCache>,
-    /// Its changes; `None` where it is read-only.
+    /// The writer of the directory; `None` where it is read-only.
     pub writer: Option<Arc<TreeWriter>>,
-    /// What is put in several requests; `None` where it is read-only.
+    /// The resumable uploads; `None` where the directory is read-only.
     pub uploads: Option<Arc<Uploads>>,
-    /// Who may do what.
-    pub access: Arc<Access>,
-    /// Where requests are logged.
+    /// The tokens and their scopes.
+    pub authorizer: Arc<Authorizer>,
+    /// The access log, where there is one.
     pub log: Option<Arc<AccessLog>>,
-    /// Readings of collections that are being paged through.
-    pub cursors: Arc<Cursors>,
-    /// Who changes what at the moment.
+    /// Readings of collections that clients page through.
+    pub listing_cache: Arc<ListingCache>,
+    /// The locks of paths and mounts.
     pub locks: Arc<Locks>,
-    /// Reads large files.
+    /// The queue of large files that are to be hashed.
     pub digest_queue: DigestQueue,
-    /// Tells what appears.
+    /// The watch on the directory; dropping it ends it.
     pub watcher: DirectoryWatcher,
     /// The wall clock.
     pub clock: SharedClock,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Where what waits for the disk is done.
+    /// The threads that may wait for the disk.
     pub threads: tokio::runtime::Handle,
-    /// How it is served.
-    pub settings: OriginSettings,
+    /// The settings.
+    pub settings: DirectorySettings,
 }
 
-impl Origin {
+impl DirectoryService {
     /// The answer to a request.
     pub async fn answer(&self, mut request: actix_http::Request) -> HttpResponse {
         let begun = Instant::now();
@@ -132,17 +144,18 @@ impl Origin {
         self.logged(request.head(), begun, response)
     }
 
-    /// The answer to a request while the directory is not there: before it was opened for the first time.
+    /// The answer to a request before the directory was there for the first time.
     pub fn away(target: &str) -> HttpResponse {
         match target {
             "/-/healthz" => HttpResponse::Ok()
                 .insert_header((header::CACHE_CONTROL, "no-store"))
                 .body("ok\n"),
-            _ => refused(&DirectoryError::RootGone).response(),
+            _ => problem_of(&DirectoryError::RootGone).response(),
         }
     }
 
-    /// The answer to a request whose client waits before it sends a body; `None` where it may.
+    /// The refusal of a request whose client waits with its body (`Expect: 100-continue`); `None` where the body may
+    /// come.
     pub async fn before_body(&self, request: &actix_http::Request) -> Option<HttpResponse> {
         let begun = Instant::now();
         let refusal = self.refusal(request.head()).await.err()?;
@@ -153,7 +166,7 @@ impl Origin {
     fn logged(&self, head: &RequestHead, begun: Instant, response: HttpResponse) -> HttpResponse {
         match &self.log {
             None => response,
-            Some(log) => log.follow(self.caller_name(head), head, begun, &self.clock, response),
+            Some(log) => log.log_when_sent(self.caller_name(head), head, begun, &self.clock, response),
         }
     }
 
@@ -168,51 +181,51 @@ impl Origin {
             return self.options();
         }
         if let Some(own) = target.strip_prefix("/-/") {
-            let Some(id) = own.strip_prefix(upload::PLACE) else {
-                return self.own(own, head).await;
+            let Some(id) = own.strip_prefix(resumable_upload::UPLOADS_PREFIX) else {
+                return self.answer_reserved(own, head).await;
             };
             if let Err(error) = self.check_root().await {
-                return refused(&error).response();
+                return problem_of(&error).response();
             }
-            let answer = self.at_upload(id, head, payload).await;
+            let answer = self.answer_upload(id, head, payload).await;
             return answer.unwrap_or_else(|problem| problem.response());
         }
         let path = match TreePath::parse(target) {
             Ok(path) => path,
-            Err(error) => return misnamed(error, head).response(),
+            Err(error) => return path_problem(error, head).response(),
         };
         if path.names().iter().map(|name| name.len() + 1).sum::<usize>() > MAX_PATH_BYTES {
             let what = "the path is longer than 8192 bytes";
             return Problem::of_origin(StatusCode::URI_TOO_LONG, what).response();
         }
-        match self.admit(&path, head) {
-            Ok(()) => self.at(&path, query, head, payload).await,
+        match self.authorize(&path, head) {
+            Ok(()) => self.answer_path(&path, query, head, payload).await,
             Err(problem) => problem.response(),
         }
     }
 
-    /// Whether the directory is still the one that was opened.
+    /// Whether the root is still the directory that was opened: at once where the kernel has it in memory.
     async fn check_root(&self) -> Result<(), DirectoryError> {
         match self.tree.check_root_cached() {
             Err(DirectoryError::ChangedMeanwhile) => {}
             verdict => return verdict,
         }
         let tree = Arc::clone(&self.tree);
-        self.blocking(move || tree.check_root()).await
+        self.run(move || tree.check_root()).await
     }
 
-    async fn at(&self, path: &TreePath, query: &str, head: &RequestHead, payload: Payload) -> HttpResponse {
+    async fn answer_path(&self, path: &TreePath, query: &str, head: &RequestHead, payload: Payload) -> HttpResponse {
         if let Err(error) = self.check_root().await {
-            return refused(&error).response();
+            return problem_of(&error).response();
         }
         let hidden = self.shows_hidden(path, head);
         if path.is_hidden() && !hidden {
-            return refused(&DirectoryError::Absent).response();
+            return problem_of(&DirectoryError::Absent).response();
         }
         match head.method.as_str() {
             "GET" | "HEAD" => self.read(path, query, head, hidden).await,
-            "PROPFIND" => match whole(payload, properties::MAX_BODY_BYTES).await {
-                Ok(body) => self.describe(path, &head.headers, &body, hidden).await,
+            "PROPFIND" => match read_body(payload, propfind::MAX_BODY_BYTES).await {
+                Ok(body) => self.propfind(path, &head.headers, &body, hidden).await,
                 Err(problem) => problem.response(),
             },
             method if self.writer.is_some() => {
@@ -220,10 +233,10 @@ impl Origin {
                     "PUT" => self.put(path, head, payload).await,
                     "DELETE" => self.delete(path, head).await,
                     "MKCOL" => self.make_collection(path, head, payload).await,
-                    "MOVE" => self.relocate(path, head).await,
-                    "COPY" => self.copy(path, head).await,
-                    "PROPPATCH" => match whole(payload, properties::MAX_BODY_BYTES).await {
-                        Ok(body) => self.set_properties(path, &head.headers, &body).await,
+                    "MOVE" => self.move_entry(path, head).await,
+                    "COPY" => self.copy_entry(path, head).await,
+                    "PROPPATCH" => match read_body(payload, propfind::MAX_BODY_BYTES).await {
+                        Ok(body) => self.proppatch(path, &head.headers, &body).await,
                         Err(problem) => Err(problem),
                     },
                     method => return self.not_allowed(method),
@@ -234,23 +247,23 @@ impl Origin {
         }
     }
 
-    /// Whether a client that waits may send its body; what is refused now costs none.
+    /// Whether a client that waits may send its body. A refusal now costs the client no transfer.
     async fn refusal(&self, head: &RequestHead) -> Result<(), HttpResponse> {
         if let Some(own) = head.uri.path().strip_prefix("/-/") {
-            return match own.strip_prefix(upload::PLACE) {
+            return match own.strip_prefix(resumable_upload::UPLOADS_PREFIX) {
                 Some(id) => self.may_append(id, head).await.map_err(|problem| problem.response()),
                 None => Ok(()),
             };
         }
         let path = match TreePath::parse(head.uri.path()) {
             Ok(path) => path,
-            Err(error) => return Err(misnamed(error, head).response()),
+            Err(error) => return Err(path_problem(error, head).response()),
         };
-        if let Err(problem) = self.admit(&path, head) {
+        if let Err(problem) = self.authorize(&path, head) {
             return Err(problem.response());
         }
         if let Err(error) = self.check_root().await {
-            return Err(refused(&error).response());
+            return Err(problem_of(&error).response());
         }
         match head.method.as_str() {
             "PUT" if self.writer.is_none() => Err(self.not_allowed("PUT")),
@@ -263,7 +276,7 @@ impl Origin {
     }
 
     fn writer(&self) -> Result<Arc<TreeWriter>, Problem> {
-        self.writer.clone().ok_or_else(|| refused(&DirectoryError::ReadOnly))
+        self.writer.clone().ok_or_else(|| problem_of(&DirectoryError::ReadOnly))
     }
 
     async fn read(&self, path: &TreePath, query: &str, head: &RequestHead, hidden: bool) -> HttpResponse {
@@ -272,30 +285,31 @@ impl Origin {
         };
         let (found, allowed) = match self.find(path).await {
             Ok(found) => found,
-            Err(error) => return refused(&error).response(),
+            Err(error) => return problem_of(&error).response(),
         };
         match found {
-            Found::Collection(..) if !path.has_slash() => elsewhere(path, query),
+            Found::Collection(..) if !path.has_slash() => redirect_to_collection(path, query),
             Found::Collection(handle, _) => {
                 let headers = &head.headers;
-                let opened = Opened {
+                let opened = OpenCollection {
                     path: path.clone(),
                     handle,
                     hidden,
-                    turns: self.turns(path, &allowed),
+                    permits: self.permits(path, &allowed),
                 };
                 self.send_collection(opened, &request, headers, query).await
             }
-            Found::File(file, stamp) => match self.tagged(path, &allowed, file, stamp).await {
+            Found::File(file, stamp) => match self.tag_file(path, &allowed, file, stamp).await {
                 Ok(tagged) => self.send_file(path, &request, tagged),
-                Err(error) => refused(&error).response(),
+                Err(error) => problem_of(&error).response(),
             },
         }
     }
 
-    /// What the path leads to: at once where the kernel knows, else from a thread that may wait for the disk.
+    /// The file or collection at the path: at once where the kernel has it in memory, else from a thread that may
+    /// wait for the disk.
     async fn find(&self, path: &TreePath) -> Result<(Found, AllowedMounts), DirectoryError> {
-        // An open on another mount may wait for its server, whatever the kernel remembers of the path.
+        // An open on another mount may wait for that file system's server, whatever the kernel remembers of the path.
         if self.tree.mounts().permits(path).is_none()
             && let Some(found) = self.tree.find_cached(path)?
         {
@@ -303,25 +317,25 @@ impl Origin {
         }
         let (tree, of) = (Arc::clone(&self.tree), path.clone());
         let look = move |allowed: &AllowedMounts| tree.find_through(&of, allowed);
-        self.disk().across(path, AllowedMounts::default(), look).await
+        self.disk().run_across(path, AllowedMounts::default(), look).await
     }
 
-    /// The turns of those who read what a path leads to; `None` on the directory's own file system.
-    fn turns(&self, path: &TreePath, allowed: &AllowedMounts) -> Option<Arc<Semaphore>> {
+    /// The permits for reading what a path leads to; `None` on the directory's own file system.
+    fn permits(&self, path: &TreePath, allowed: &AllowedMounts) -> Option<Arc<Semaphore>> {
         match allowed.last() {
             Some(mount) => self.tree.mounts().permits_at(mount),
             None => self.tree.mounts().permits(path),
         }
     }
 
-    fn disk(&self) -> Disk {
-        Disk {
+    fn disk(&self) -> DiskThreads {
+        DiskThreads {
             tree: Arc::clone(&self.tree),
             threads: self.threads.clone(),
         }
     }
 
-    /// What changes the directory, where it may be changed.
+    /// The writer with its locks and threads.
     fn locked_writer(&self) -> Result<LockedWriter, DirectoryError> {
         Ok(LockedWriter {
             writer: self.writer.clone().ok_or(DirectoryError::ReadOnly)?,
@@ -330,21 +344,21 @@ impl Origin {
         })
     }
 
-    /// Runs what may wait for the file system that the path is on.
-    async fn at_disk<T: Send + 'static>(
+    /// Runs work that may wait for the path's file system, on a thread and with that mount's permit.
+    async fn run_at<T: Send + 'static>(
         &self,
         path: &TreePath,
         work: impl FnOnce() -> Result<T, DirectoryError> + Send + 'static,
     ) -> Result<T, DirectoryError> {
-        self.disk().at(path, work).await
+        self.disk().run_at(path, work).await
     }
 
-    /// Runs what may wait for the disk.
-    async fn blocking<T: Send + 'static>(
+    /// Runs work that may wait for the disk, on a thread.
+    async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, DirectoryError> + Send + 'static,
     ) -> Result<T, DirectoryError> {
-        self.disk().blocking(work).await
+        self.disk().run(work).await
     }
 
     fn cache_control(&self, private: bool) -> &'static str {
@@ -354,20 +368,20 @@ impl Origin {
         }
     }
 
-    async fn own(&self, own: &str, head: &RequestHead) -> HttpResponse {
+    async fn answer_reserved(&self, own: &str, head: &RequestHead) -> HttpResponse {
         let stands = match own {
             "readyz" => self.check_root().await,
             _ => Ok(()),
         };
         if let Err(error) = stands {
-            return refused(&error).response();
+            return problem_of(&error).response();
         }
         match own {
             "healthz" | "readyz" => HttpResponse::Ok()
                 .insert_header((header::CACHE_CONTROL, "no-store"))
                 .body("ok\n"),
-            // What is counted tells of everything.
-            "metrics" => match self.admit(&TreePath::root(), head) {
+            // Metrics cover all paths: a caller needs the right to read the root.
+            "metrics" => match self.authorize(&TreePath::root(), head) {
                 Ok(_) => HttpResponse::Ok()
                     .insert_header((
                         header::CONTENT_TYPE,
@@ -376,7 +390,7 @@ impl Origin {
                     .body(self.metrics.text()),
                 Err(problem) => problem.response(),
             },
-            _ => refused(&DirectoryError::Absent).response(),
+            _ => problem_of(&DirectoryError::Absent).response(),
         }
     }
 
@@ -390,7 +404,7 @@ impl Origin {
         response
             .insert_header((header::ALLOW, self.methods()))
             .insert_header((HeaderName::from_static("dav"), HeaderValue::from_static("1")))
-            // Some of Microsoft's clients take nothing for WebDAV that does not say so.
+            // Some Microsoft clients treat a server as WebDAV only if it sends this field.
             .insert_header((
                 HeaderName::from_static("ms-author-via"),
                 HeaderValue::from_static("DAV"),
@@ -414,8 +428,8 @@ impl Origin {
     }
 }
 
-/// All of a request's body, where it is no longer than that.
-async fn whole(mut payload: Payload, most: usize) -> Result<Vec<u8>, Problem> {
+/// The whole body of a request, unless it is longer than `most` bytes.
+async fn read_body(mut payload: Payload, most: usize) -> Result<Vec<u8>, Problem> {
     let mut body = Vec::new();
     while let Some(piece) = payload.next().await {
         let piece = piece.map_err(|error| {
@@ -431,8 +445,9 @@ async fn whole(mut payload: Payload, most: usize) -> Result<Vec<u8>, Problem> {
     Ok(body)
 }
 
-/// The same path as a collection, relative so that it holds behind any proxy; the query is kept.
-fn elsewhere(path: &TreePath, query: &str) -> HttpResponse {
+/// A redirect to the same path with a slash. The reference is relative, so that it holds behind any proxy; the query
+/// is kept.
+fn redirect_to_collection(path: &TreePath, query: &str) -> HttpResponse {
     let name = path.name().unwrap_or_default();
     let mut there = format!("./{}/", crate::directory::encode_segment(name));
     if !query.is_empty() {
@@ -445,7 +460,7 @@ fn elsewhere(path: &TreePath, query: &str) -> HttpResponse {
         .finish()
 }
 
-/// A date as HTTP writes it, of before 1970 too.
+/// An HTTP date. `print_date` begins with 1970; file times before that are formatted here.
 fn http_date(time: SystemTime) -> String {
     if time >= UNIX_EPOCH {
         return print_date(time);
@@ -459,8 +474,8 @@ fn http_date(time: SystemTime) -> String {
     text.unwrap_or_else(|| print_date(UNIX_EPOCH))
 }
 
-/// What a path that names nothing is answered.
-fn misnamed(error: PathError, head: &RequestHead) -> Problem {
+/// The answer to a request path that names nothing in the tree.
+fn path_problem(error: PathError, head: &RequestHead) -> Problem {
     let reads = matches!(head.method.as_str(), "GET" | "HEAD" | "PROPFIND");
     let status = match error {
         PathError::Empty if reads => StatusCode::NOT_FOUND,
@@ -469,8 +484,8 @@ fn misnamed(error: PathError, head: &RequestHead) -> Problem {
     Problem::of_origin(status, error.to_string())
 }
 
-/// What a client is told when the tree does not do what it asks.
-fn refused(error: &DirectoryError) -> Problem {
+/// The problem document of a directory's error.
+fn problem_of(error: &DirectoryError) -> Problem {
     use DirectoryError as E;
     let status = match error {
         E::Absent => StatusCode::NOT_FOUND,

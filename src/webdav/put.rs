@@ -1,11 +1,12 @@
-//! PUT: a body comes, is held to what was said of it, and takes its place under the conditions of the request.
+//! PUT: a body is received, checked against its claims, and placed under the preconditions of the request.
 //!
-//! What can be refused without the body is refused before it comes; a client that waits (`Expect: 100-continue`)
-//! then sends none. No lock is held while it does.
+//! Order: headers are read and everything that can be refused without the body is refused, so a client that waits
+//! (`Expect: 100-continue`) sends none; the body is written to staging in batches, and hashed on the way; its length
+//! and digests are compared; then it takes its place under the path's lock. No lock is held while a client sends.
 
-use super::file::tell_date;
-use super::writer::LockScope;
-use super::{Origin, refused};
+use super::get_file::tell_date;
+use super::locked_writer::LockScope;
+use super::{DirectoryService, problem_of};
 use crate::directory::{
     DirectoryError, IncomingBody, LAST_SECOND, PrereadDigest, ReceivedBody, Tag, TreePath, TreeWriter, WriteOutcome,
 };
@@ -23,39 +24,40 @@ use futures::StreamExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// How much of a body is gathered before it is written, in bytes.
+/// The bytes of a body that are gathered for one write: a judgement. More would hold more memory for each connection,
+/// fewer would hop to a thread more often.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// The longest silence of a client that sends.
+/// The longest silence of a client that sends: a judgement.
 const IDLE: Duration = Duration::from_secs(300);
 
-/// What a request says of the file that it puts.
+/// A PUT's header, read.
 #[derive(Debug)]
-pub(super) struct Put {
+pub(super) struct PutRequest {
     pub(super) conditions: Preconditions,
     pub(super) length: Option<u64>,
-    /// What the file's bytes are said to add up to.
+    /// The claims of `Repr-Digest`: digests of the whole file.
     pub(super) claims: Vec<Claim>,
-    /// The same of the bytes that come with the request.
+    /// The claims of `Content-Digest`: digests of the bytes that come with this request.
     pub(super) content_claims: Vec<Claim>,
-    /// The time that the client gives the file, in seconds since 1970.
+    /// `X-OC-Mtime`: the time that the client gives the file, in seconds since 1970.
     pub(super) modified: Option<i64>,
 }
 
-impl Origin {
-    /// Reads a PUT, and refuses it where that takes no body.
-    pub(super) async fn may_put(&self, path: &TreePath, head: &RequestHead) -> Result<Put, Problem> {
-        let put = Put::read(&head.headers)?;
+impl DirectoryService {
+    /// Reads a PUT, and refuses it where its body would be refused too.
+    pub(super) async fn may_put(&self, path: &TreePath, head: &RequestHead) -> Result<PutRequest, Problem> {
+        let put = PutRequest::read(&head.headers)?;
         if path.has_slash() {
             let what = "a file's path does not end in a slash; MKCOL makes a collection";
             return Err(Problem::of_origin(StatusCode::CONFLICT, what));
         }
-        self.demand(&put.conditions)?;
-        self.fits(put.length.unwrap_or_default())?;
+        self.require_precondition(&put.conditions)?;
+        self.check_size(put.length.unwrap_or_default())?;
         let (writer, of, conditions) = (self.writer()?, path.clone(), put.conditions.clone());
-        self.at_disk(path, move || writer.may_put(&of, &conditions))
+        self.run_at(path, move || writer.may_put(&of, &conditions))
             .await
-            .map_err(|error| refused(&error))?;
+            .map_err(|error| problem_of(&error))?;
         Ok(put)
     }
 
@@ -67,47 +69,47 @@ impl Origin {
         payload: Payload,
     ) -> Result<HttpResponse, Problem> {
         let put = self.may_put(path, head).await?;
-        if super::upload::begins(&head.headers) {
+        if super::resumable_upload::begins_upload(&head.headers) {
             return self.begin_upload(path, head, put, payload).await;
         }
-        let announced = super::upload::announced(&head.headers, put.length)?;
+        let announced = super::resumable_upload::announced_length(&head.headers, put.length)?;
         let writer = self.writer()?;
         let (collection, length) = (path.parent(), put.length);
         let begun = Arc::clone(&writer);
         let incoming = self
-            .at_disk(path, move || begun.staging.begin(&collection, length))
+            .run_at(path, move || begun.staging.begin(&collection, length))
             .await;
-        let incoming = incoming.map_err(|error| refused(&error))?;
-        let arrived = self.receive(path, &writer, incoming, &put, payload).await?;
-        let came = arrived.len();
+        let incoming = incoming.map_err(|error| problem_of(&error))?;
+        let received = self.receive(path, &writer, incoming, &put, payload).await?;
+        let came = received.len();
         if announced.is_some_and(|announced| announced != came) {
-            return Err(super::upload::contradicted(came));
+            return Err(super::resumable_upload::length_contradicted(came));
         }
-        let done = self.place(path, arrived, put.conditions).await?;
-        let response = placed(done, self.clock.now(), put.modified.is_some());
-        Ok(match super::upload::is_whole(&head.headers) {
-            true => super::upload::wholly(response, came),
+        let done = self.place_body(path, received, put.conditions).await?;
+        let response = placed_response(done, self.clock.now(), put.modified.is_some());
+        Ok(match super::resumable_upload::is_complete_upload(&head.headers) {
+            true => super::resumable_upload::with_upload_fields(response, came),
             false => response,
         })
     }
 
-    /// Puts a body that has come in its place, alone among those who change that path.
-    pub(super) async fn place(
+    /// Places a received body under the lock of its path.
+    pub(super) async fn place_body(
         &self,
         path: &TreePath,
-        arrived: ReceivedBody,
+        received: ReceivedBody,
         conditions: Preconditions,
     ) -> Result<(WriteOutcome, Tag), Problem> {
         let (of, locked) = (path.clone(), LockScope::Paths(vec![path.clone()]));
-        let tag = Tag::Strong(arrived.digest);
+        let tag = Tag::Strong(received.digest);
         let work =
             move |writer: &TreeWriter,
                   preread: &PrereadDigest,
                   conditions: &Preconditions,
-                  arrived: &mut ReceivedBody| { writer.put(&of, arrived, conditions, preread) };
-        let locked_writer = self.locked_writer().map_err(|error| refused(&error))?;
-        let done = locked_writer.change(path, &locked, conditions, arrived, work).await;
-        done.map(|done| (done, tag)).map_err(|error| refused(&error))
+                  received: &mut ReceivedBody| { writer.put(&of, received, conditions, preread) };
+        let locked_writer = self.locked_writer().map_err(|error| problem_of(&error))?;
+        let done = locked_writer.write(path, &locked, conditions, received, work).await;
+        done.map(|done| (done, tag)).map_err(|error| problem_of(&error))
     }
 
     async fn receive(
@@ -115,39 +117,39 @@ impl Origin {
         path: &TreePath,
         writer: &Arc<TreeWriter>,
         incoming: IncomingBody,
-        put: &Put,
+        put: &PutRequest,
         payload: Payload,
     ) -> Result<ReceivedBody, Problem> {
-        // What comes is the whole file: both fields speak of the same bytes.
+        // The body of a plain PUT is the whole file, so both fields are claims about the same bytes.
         let claims = [&put.claims[..], &put.content_claims].concat();
-        let mut state = (incoming, Sums::new(&claims));
-        let mut body = Batches::new(payload, put.length);
-        while let Some(batch) = body.next(|total| self.fits(total)).await? {
-            let (mut incoming, mut sums) = state;
+        let mut state = (incoming, DigestCheck::new(&claims));
+        let mut body = BodyBatches::new(payload, put.length);
+        while let Some(batch) = body.next(|total| self.check_size(total)).await? {
+            let (mut incoming, mut check) = state;
             let writer = Arc::clone(writer);
-            let written = self.at_disk(path, move || {
+            let written = self.run_at(path, move || {
                 for piece in batch {
                     incoming.write(&writer.staging, &piece)?;
-                    sums.update(&piece);
+                    check.update(&piece);
                 }
-                Ok((incoming, sums))
+                Ok((incoming, check))
             });
-            state = written.await.map_err(|error| refused(&error))?;
+            state = written.await.map_err(|error| problem_of(&error))?;
         }
-        let (incoming, sums) = state;
+        let (incoming, check) = state;
         let (writer, modified) = (Arc::clone(writer), put.modified);
-        let arrived = self
-            .at_disk(path, move || {
-                let arrived = incoming.finish(&writer.staging, modified)?;
-                sums.hold(&arrived)?;
-                Ok(arrived)
+        let received = self
+            .run_at(path, move || {
+                let received = incoming.finish(&writer.staging, modified)?;
+                check.verify(&received)?;
+                Ok(received)
             })
             .await;
-        arrived.map_err(|error| refused(&error))
+        received.map_err(|error| problem_of(&error))
     }
 
-    /// Refuses a change without a condition, where one is demanded (RFC 6585 §3).
-    pub(super) fn demand(&self, conditions: &Preconditions) -> Result<(), Problem> {
+    /// Refuses a change without a precondition, where the settings demand one (RFC 6585 §3).
+    pub(super) fn require_precondition(&self, conditions: &Preconditions) -> Result<(), Problem> {
         match self.settings.demand_conditions && conditions.is_empty() {
             true => {
                 let what = "this server demands a condition: If-Match with the tag of what is replaced, or If-None-Match: * for what is new";
@@ -157,8 +159,8 @@ impl Origin {
         }
     }
 
-    /// Refuses what is larger than may be put.
-    pub(super) fn fits(&self, bytes: u64) -> Result<(), Problem> {
+    /// Refuses a file that is larger than the settings allow.
+    pub(super) fn check_size(&self, bytes: u64) -> Result<(), Problem> {
         match self.settings.largest_upload {
             Some(most) if bytes > most => {
                 let what = format!("the file is larger than the {most} bytes that may be put here (largest_upload)");
@@ -169,7 +171,7 @@ impl Origin {
     }
 }
 
-impl Put {
+impl PutRequest {
     pub(super) fn read(headers: &HeaderMap) -> Result<Self, Problem> {
         let bad = |what: String| Problem::of_origin(StatusCode::BAD_REQUEST, what);
         if headers.contains_key(header::CONTENT_RANGE) {
@@ -182,17 +184,17 @@ impl Put {
             );
             return Err(Problem::of_origin(StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
         }
-        let length = text(headers, header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
-        let modified = text(headers, HeaderName::from_static("x-oc-mtime"));
+        let length = field_text(headers, header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
+        let modified = field_text(headers, HeaderName::from_static("x-oc-mtime"));
         let modified = modified.map(|seconds| {
             let seconds: Option<i64> = seconds.trim().split('.').next().and_then(|whole| whole.parse().ok());
             seconds.filter(|seconds| seconds.unsigned_abs() <= LAST_SECOND)
         });
         Ok(Self {
-            conditions: conditions(headers)?,
+            conditions: read_preconditions(headers)?,
             length,
-            claims: claims(headers, "repr-digest")?,
-            content_claims: claims(headers, "content-digest")?,
+            claims: read_claims(headers, "repr-digest")?,
+            content_claims: read_claims(headers, "content-digest")?,
             modified: match modified {
                 Some(None) => return Err(bad("x-oc-mtime is not a number of seconds since 1970".to_owned())),
                 modified => modified.flatten(),
@@ -201,31 +203,33 @@ impl Put {
     }
 }
 
-/// What a field says that bytes add up to.
-pub(super) fn claims(headers: &HeaderMap, name: &'static str) -> Result<Vec<Claim>, Problem> {
-    let field = text(headers, HeaderName::from_static(name));
+/// The digests that a field claims.
+pub(super) fn read_claims(headers: &HeaderMap, name: &'static str) -> Result<Vec<Claim>, Problem> {
+    let field = field_text(headers, HeaderName::from_static(name));
     let found = field.map(|field| claim(&field)).transpose();
     found
         .map(|found| found.flatten().into_iter().collect())
         .map_err(|why| Problem::of_origin(StatusCode::BAD_REQUEST, format!("{name} {why}")))
 }
 
-/// The preconditions of a change. What does not read is refused, for dropping it could cost somebody's change.
-pub(super) fn conditions(headers: &HeaderMap) -> Result<Preconditions, Problem> {
+/// The preconditions of a change. A field that does not read is refused: ignoring it could overwrite somebody's
+/// change.
+pub(super) fn read_preconditions(headers: &HeaderMap) -> Result<Preconditions, Problem> {
     if headers.contains_key("if") {
         let what = "the If field of WebDAV is not evaluated here, since there are no locks; use If-Match";
         return Err(Problem::of_origin(StatusCode::PRECONDITION_FAILED, what));
     }
     Preconditions::read(
-        text(headers, header::IF_MATCH),
-        text(headers, header::IF_NONE_MATCH),
-        text(headers, header::IF_UNMODIFIED_SINCE),
+        field_text(headers, header::IF_MATCH),
+        field_text(headers, header::IF_NONE_MATCH),
+        field_text(headers, header::IF_UNMODIFIED_SINCE),
     )
     .map_err(|error| Problem::of_origin(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
-/// A field's lines as one; what is no text shows, rather than being left out.
-pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+/// A field's lines, joined by commas. Bytes that are no UTF-8 stay as replacement characters, so that a field which
+/// holds some is refused rather than taken for absent.
+pub(super) fn field_text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     let lines = headers
         .get_all(name)
         .map(|line| String::from_utf8_lossy(line.as_bytes()));
@@ -233,8 +237,9 @@ pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join(", "))
 }
 
-/// The answer to a PUT that was done (RFC 9110 §9.3.4): the bytes are as they came, so their tag is told.
-pub(super) fn placed((done, tag): (WriteOutcome, Tag), now: SystemTime, timed: bool) -> HttpResponse {
+/// The answer to a PUT that was done. The `ETag` may be told, for the bytes are stored as they came (RFC 9110
+/// §9.3.4).
+pub(super) fn placed_response((done, tag): (WriteOutcome, Tag), now: SystemTime, timed: bool) -> HttpResponse {
     let mut response = match done {
         WriteOutcome::Created(_) => HttpResponse::Created(),
         WriteOutcome::Replaced(_) => HttpResponse::NoContent(),
@@ -247,19 +252,20 @@ pub(super) fn placed((done, tag): (WriteOutcome, Tag), now: SystemTime, timed: b
     response.finish()
 }
 
-/// A body in pieces that are worth a thread's hop. Whoever stops waiting for the next loses nothing of it.
-pub(super) struct Batches {
+/// A request body in batches that are each worth a hop to a thread. `next` can be cancelled without loss: what has
+/// come stays in the batch.
+pub(super) struct BodyBatches {
     payload: Payload,
     total: u64,
     length: Option<u64>,
-    /// What has come and was not taken yet.
+    /// Pieces that have come and were not taken yet.
     batch: Vec<Bytes>,
     bytes: usize,
-    /// How it ended, told after all that came before.
+    /// The end of the body, told only after the pieces before it.
     ended: Option<Result<(), Problem>>,
 }
 
-impl Batches {
+impl BodyBatches {
     pub(super) fn new(payload: Payload, length: Option<u64>) -> Self {
         Self {
             payload,
@@ -271,7 +277,7 @@ impl Batches {
         }
     }
 
-    /// What comes next; `None` at the end. `allows` is asked with the number of bytes so far.
+    /// The next batch; `None` at the end. `allows` is asked with the number of bytes so far.
     pub(super) async fn next(
         &mut self,
         allows: impl Fn(u64) -> Result<(), Problem>,
@@ -305,7 +311,7 @@ impl Batches {
         }
     }
 
-    /// What has come and was not taken.
+    /// Takes the pieces that have come.
     pub(super) fn rest(&mut self) -> Vec<Bytes> {
         self.bytes = 0;
         std::mem::take(&mut self.batch)
@@ -317,14 +323,15 @@ impl Batches {
     }
 }
 
-/// The sums that a client's claims are held to.
-pub(super) struct Sums {
+/// The running digests that a client's claims are checked against. A whole file's SHA-256 is taken by `IncomingBody`
+/// in any case.
+pub(super) struct DigestCheck {
     claims: Vec<Claim>,
     sha256: Option<Context>,
     sha512: Option<Context>,
 }
 
-impl Sums {
+impl DigestCheck {
     pub(super) fn new(claims: &[Claim]) -> Self {
         let wanted = claims.iter().any(|claim| matches!(claim, Claim::Sha512(_)));
         Self {
@@ -334,7 +341,7 @@ impl Sums {
         }
     }
 
-    /// Those of bytes that are not a whole file: whose SHA-256 nobody else takes.
+    /// Digests of bytes that are not a whole file, so their SHA-256 is taken here as well.
     pub(super) fn of_content(claims: &[Claim]) -> Self {
         let wanted = claims.iter().any(|claim| matches!(claim, Claim::Sha256(_)));
         Self {
@@ -343,13 +350,13 @@ impl Sums {
         }
     }
 
-    /// Those of a body that has come already.
-    pub(super) fn of(claims: &[Claim], arrived: &ReceivedBody) -> Result<Self, DirectoryError> {
-        let mut sums = Self::new(claims);
-        if sums.sha512.is_some() {
-            arrived.each_block(|block| sums.update(block))?;
+    /// Digests of a body that is already received: it is read again, if a claim needs more than its SHA-256.
+    pub(super) fn of(claims: &[Claim], received: &ReceivedBody) -> Result<Self, DirectoryError> {
+        let mut check = Self::new(claims);
+        if check.sha512.is_some() {
+            received.each_block(|block| check.update(block))?;
         }
-        Ok(sums)
+        Ok(check)
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
@@ -358,13 +365,13 @@ impl Sums {
         }
     }
 
-    /// Whether all that was claimed of the body is so.
-    pub(super) fn hold(self, arrived: &ReceivedBody) -> Result<(), DirectoryError> {
-        self.compare(&arrived.digest)
+    /// Fails unless every claim about the body holds.
+    pub(super) fn verify(self, received: &ReceivedBody) -> Result<(), DirectoryError> {
+        self.compare(&received.digest)
     }
 
-    /// The same of what came with one request.
-    pub(super) fn hold_content(mut self) -> Result<(), DirectoryError> {
+    /// The same for the bytes that came with one request.
+    pub(super) fn verify_content(mut self) -> Result<(), DirectoryError> {
         let sha256 = self.sha256.take().map(Context::finish);
         self.compare(sha256.as_ref().map_or(&[], |sum| sum.as_ref()))
     }

@@ -1,20 +1,22 @@
 //! The bytes of a file of the tree, as they go out.
 //!
-//! Other programs may write to a file while it is sent, and one response is of one representation. So each block is read, then the
-//! file's stamp is compared with the one that the answer began with, and only then is the block sent.
+//! Other programs may write to a file while it is sent, and one response is of one representation. So each block is
+//! read, then the file's stamp is compared with the one that the answer began with, and only then is the block sent.
+//! The file is never given to sendfile(2): what a socket holds of a page is the page, which may still change (decision
+//! 13).
 //!
 //! ```text
 //! the stamp        under a strong tag                     under a weak tag
 //! is the same      the block is sent                      the block is sent
-//! is another       the whole file is summed: the same     what was sent is read again: the same bytes, and it goes on
-//!                  digest, and it goes on; else, or       from there; else the body breaks. A file that is written to
-//!                  without a digest, the body breaks      all the time is compared as what was sent doubles, and
-//!                                                         before the last block
+//! is another       the whole file is hashed: the same     the bytes that were sent are read again: the same, and
+//!                  digest, and it goes on; else, or       it goes on; else the body breaks. A file that is written
+//!                  without a digest, the body breaks      to all the time is compared each time that twice as much
+//!                                                         has been sent, and before the last block
 //! is shorter       the body breaks                        the body breaks
 //! ```
 //!
-//! A touch cuts nobody off, nor does a torrent client that fills another part of the file. A broken body is a broken connection:
-//! the promised length is never made up.
+//! A touch(1) breaks no body, nor does a torrent client that fills another part of the file. A body that breaks breaks
+//! its connection: the promised length is never made up.
 
 use crate::directory::{Digest, DigestCache, Stamp, Tag, TreePath, stamp};
 use crate::ranges::ByteOffset;
@@ -36,15 +38,16 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use twox_hash::XxHash3_64;
 
-/// The largest file that is summed because it was touched while it was sent: a client waits for that.
+/// The largest file that is hashed again because it was touched while it was sent: a judgement, for a client waits
+/// for it.
 const MAX_SUMMED_BYTES: u64 = 4 << 30;
 
-/// How many bytes must have been sent before they are compared again.
+/// The bytes that must have been sent before they are compared for the first time: a judgement.
 const COMPARED_FROM: u64 = 4 << 20;
 
-/// Why the body of a file breaks.
+/// The reason for which the body of a file breaks.
 #[derive(Debug, thiserror::Error)]
-enum Cut {
+enum BodyError {
     #[error("the file was written to while it was sent")]
     Changed,
     #[error("the disk did not give the file's bytes: {0}")]
@@ -53,30 +56,30 @@ enum Cut {
     Lost,
 }
 
-/// Where reads are done that may wait for the disk.
+/// The threads for reads that may wait for the disk.
 #[derive(Debug, Clone)]
-pub(super) struct Readers {
+pub(super) struct ReadThreads {
     pub(super) threads: tokio::runtime::Handle,
-    /// The turns of those who wait for the mount that the file is on; `None` on the directory's own.
-    pub(super) turns: Option<Arc<Semaphore>>,
+    /// The permits of the mount that the file is on; `None` on the directory's own file system.
+    pub(super) permits: Option<Arc<Semaphore>>,
 }
 
-/// What a body is of.
+/// The file that a body sends, and the state in which it is sent.
 pub(super) struct FileSource {
     pub(super) path: TreePath,
     pub(super) file: File,
     pub(super) stamp: Stamp,
     pub(super) tag: Tag,
     pub(super) tags: Arc<DigestCache>,
-    pub(super) readers: Readers,
+    pub(super) threads: ReadThreads,
 }
 
-/// What of a changed file is compared before it is sent on.
+/// The comparison that a changed file must pass before more of it is sent.
 #[derive(Debug, Clone, Copy)]
 enum Comparison {
-    /// All of it with its digest.
+    /// The whole file with its digest.
     Whole(Digest),
-    /// What was sent of the segment, with its sum.
+    /// The bytes of the segment that were sent, with their hash.
     Sent {
         from: ByteOffset,
         until: ByteOffset,
@@ -94,19 +97,19 @@ pub(super) struct FileBody {
     state: Stamp,
     tag: Tag,
     tags: Arc<DigestCache>,
-    readers: Readers,
+    threads: ReadThreads,
     segments: VecDeque<Segment>,
     size: u64,
     at: ByteOffset,
-    /// Where the segment that is sent has begun, what was sent of it, and up to where that was compared.
+    /// The start of the current segment, the hash of what was sent of it, and the end of what was compared.
     begun: ByteOffset,
     sum: XxHash3_64,
     compared: ByteOffset,
     pace: SendQuantum,
     reading: Option<Reading>,
     comparing: Option<JoinHandle<Option<Stamp>>>,
-    /// Why the body ends before its time, while what came before goes out.
-    cut: Option<Cut>,
+    /// The reason for a break that comes after the bytes that were sent before.
+    cut: Option<BodyError>,
     metrics: Arc<Metrics>,
 }
 
@@ -119,7 +122,7 @@ impl FileBody {
             state: source.stamp,
             tag: source.tag,
             tags: source.tags,
-            readers: source.readers,
+            threads: source.threads,
             size: segments.iter().filter_map(Segment::len).sum(),
             at,
             begun: at,
@@ -134,7 +137,7 @@ impl FileBody {
         }
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             let end = match self.segments.front() {
                 None => return Poll::Ready(None),
@@ -164,19 +167,19 @@ impl FileBody {
                 Err(cut) => return Poll::Ready(Some(Err(cut))),
             };
             let next = self.at + block.len() as u64;
-            match self.doubt(next == end) {
+            match self.comparison_needed(next == end) {
                 Ok(None) => {
-                    self.take(&block, next);
+                    self.advance(&block, next);
                     return Poll::Ready(Some(Ok(block)));
                 }
-                // The block is read again when the comparison is over.
-                Ok(Some(comparison)) => self.compare(comparison),
+                // The block is dropped, and read again when the comparison is over.
+                Ok(Some(comparison)) => self.start_comparison(comparison),
                 Err(cut) => return Poll::Ready(Some(Err(cut))),
             }
         }
     }
 
-    fn take(&mut self, block: &Bytes, next: ByteOffset) {
+    fn advance(&mut self, block: &Bytes, next: ByteOffset) {
         if !self.tag.is_strong() {
             self.sum.write(block);
         }
@@ -184,10 +187,10 @@ impl FileBody {
         self.pace.sent(block.len() as u64);
     }
 
-    /// What has to be compared before the block that was just read is sent; `last` is the last of its segment.
-    fn doubt(&self, last: bool) -> Result<Option<Comparison>, Cut> {
+    /// The comparison that is due before the block that was just read is sent; `last` means that it ends its segment.
+    fn comparison_needed(&self, last: bool) -> Result<Option<Comparison>, BodyError> {
         let state = &self.state;
-        let now = stamp_now(&self.file, self.readers.turns.is_some()).map_err(|_| Cut::Changed)?;
+        let now = current_stamp(&self.file, self.threads.permits.is_some()).map_err(|_| BodyError::Changed)?;
         if (now.modified, now.size) == (state.modified, state.size) {
             return Ok(None);
         }
@@ -198,11 +201,11 @@ impl FileBody {
             };
             return match digest.filter(|_| now.size == state.size && state.size <= MAX_SUMMED_BYTES) {
                 Some(digest) => Ok(Some(Comparison::Whole(digest))),
-                None => Err(Cut::Changed),
+                None => Err(BodyError::Changed),
             };
         }
         if now.size < state.size {
-            return Err(Cut::Changed);
+            return Err(BodyError::Changed);
         }
         let (sent, compared) = (self.at - self.begun, self.compared - self.begun);
         let due = self.at > self.compared && (last || sent >= COMPARED_FROM.max(2 * compared));
@@ -213,13 +216,13 @@ impl FileBody {
         }))
     }
 
-    fn compare(&mut self, comparison: Comparison) {
+    fn start_comparison(&mut self, comparison: Comparison) {
         let file = Arc::clone(&self.file);
         self.compared = self.at;
-        self.comparing = Some(self.readers.spawn(move || is_still(&file, comparison)));
+        self.comparing = Some(self.threads.spawn(move || compare_now(&file, comparison)));
     }
 
-    fn poll_compared(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
+    fn poll_compared(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         let Some(comparing) = &mut self.comparing else {
             return Poll::Ready(Ok(()));
         };
@@ -228,19 +231,19 @@ impl FileBody {
         Poll::Ready(match same {
             Ok(Some(state)) => {
                 tracing::debug!(path = %self.path, "a file was touched while it was sent; its bytes are the same");
-                // The promise is the one that was made, whatever the file has grown to.
+                // The length that was promised stays, whatever the file has grown to.
                 self.state = Stamp {
                     size: self.state.size,
                     ..state
                 };
                 Ok(())
             }
-            Ok(None) => Err(Cut::Changed),
-            Err(_) => Err(Cut::Lost),
+            Ok(None) => Err(BodyError::Changed),
+            Err(_) => Err(BodyError::Lost),
         })
     }
 
-    fn poll_read(&mut self, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Result<Bytes, Cut>> {
+    fn poll_read(&mut self, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Result<Bytes, BodyError>> {
         if self.reading.is_none() {
             let block = self.pace.block_bytes();
             let len = usize::try_from(end - self.at).map_or(block, |len| len.min(block));
@@ -249,9 +252,9 @@ impl FileBody {
             }
             let (file, at) = (Arc::clone(&self.file), self.at);
             let read = move || read_blocking(&file, at, len);
-            self.reading = Some(match self.readers.turns {
+            self.reading = Some(match self.threads.permits {
                 None => tokio::task::spawn_blocking(read),
-                Some(_) => self.readers.spawn_reading(read),
+                Some(_) => self.threads.spawn_reading(read),
             });
         }
         let Some(reading) = &mut self.reading else {
@@ -259,7 +262,7 @@ impl FileBody {
         };
         let read = ready!(Pin::new(reading).poll(cx));
         self.reading = None;
-        Poll::Ready(read.map_err(|_| Cut::Lost).and_then(|read| Ok(read?)))
+        Poll::Ready(read.map_err(|_| BodyError::Lost).and_then(|read| Ok(read?)))
     }
 
     fn next_segment(&mut self) {
@@ -270,17 +273,17 @@ impl FileBody {
     }
 }
 
-impl Readers {
-    /// Runs what waits for the disk, among the turns of its mount.
+impl ReadThreads {
+    /// Runs work that waits for the disk, with a permit of its mount.
     fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> Option<T> + Send + 'static) -> JoinHandle<Option<T>> {
-        let (turns, threads) = (self.turns.clone(), self.threads.clone());
+        let (permits, threads) = (self.permits.clone(), self.threads.clone());
         self.threads.spawn(async move {
-            let turn = match turns {
-                Some(turns) => Some(turns.acquire_owned().await.ok()?),
+            let permit = match permits {
+                Some(permits) => Some(permits.acquire_owned().await.ok()?),
                 None => None,
             };
             let done = threads.spawn_blocking(move || {
-                let _turn = turn;
+                let _permit = permit;
                 work()
             });
             done.await.ok().flatten()
@@ -296,23 +299,23 @@ impl Readers {
     }
 }
 
-/// The file's stamp; of one on a mount as the kernel remembers it, for the file system may not answer.
-fn stamp_now(file: &File, apart: bool) -> Result<Stamp, crate::directory::DirectoryError> {
+/// The file's stamp now. On a mount it is the one that the kernel remembers, for the file system may not answer.
+fn current_stamp(file: &File, apart: bool) -> Result<Stamp, crate::directory::DirectoryError> {
     match apart {
         true => crate::directory::cached_stamp(file),
         false => stamp(file),
     }
 }
 
-/// The state in which the file has been found to hold the same bytes; `None` where it does not.
-fn is_still(file: &File, comparison: Comparison) -> Option<Stamp> {
+/// The state in which the file was found to hold the same bytes; `None` where it does not.
+fn compare_now(file: &File, comparison: Comparison) -> Option<Stamp> {
     let before = stamp(file).ok()?;
     match comparison {
         Comparison::Whole(digest) => {
             let same = crate::directory::sha256_of(file).ok()? == digest;
             (same && stamp(file).ok()? == before).then_some(before)
         }
-        // The file may be written to all the time.
+        // The stamp is not compared here: the file may be written to all the time.
         Comparison::Sent { from, until, sum } => {
             let mut again = XxHash3_64::new();
             let mut at = from;
@@ -347,7 +350,8 @@ impl MessageBody for FileBody {
                 Poll::Ready(Some(Ok(bytes)))
             }
             Some(Err(cut)) => {
-                // The head, and what came before the cut, go out first: an error ends the connection at once.
+                // The header and the bytes before the break go out first: the framework ends the connection at once
+                // on an error.
                 self.cut = Some(cut);
                 cx.waker().wake_by_ref();
                 Poll::Pending

@@ -1,18 +1,20 @@
-//! A collection, as an answer to GET and HEAD: a page for people, JSON for programs, a playlist for players.
+//! A collection, as an answer to GET and HEAD: HTML for people, JSON for programs, a playlist for players.
 //!
-//! Which of them is chosen by `Accept`, or by `?as=` where a link must choose. All are made from one reading of the
-//! directory; the `ETag` of each is a digest of its bytes, so a listing that says the same is not sent twice.
+//! The representation is chosen by `Accept`, or by `?as=` where a link must choose. Each is made from one reading of
+//! the directory, on a thread, and its `ETag` is a digest of its bytes: a listing that has not changed is not sent
+//! twice.
 //!
 //! ```text
-//! JSON                in pages of 1000 members; the reading of the first page is kept for those that follow (cursors.rs)
+//! JSON                in pages of 1000 members; the reading of the first is cached for the others (listing_cache.rs)
 //! HTML, up to 10,000  on one page, sorted as the reader likes
-//! HTML, beyond that   in pages, in the order of the names; so is the playlist cut, at 100,000
+//! HTML, beyond that   in pages, in the order of the names
+//! playlist            on one page, of the first 100,000 names
 //! ```
 
-use super::Origin;
-use super::cursors::{Cursors, ListingCursor};
-use super::file::media_type;
-use super::page;
+use super::DirectoryService;
+use super::get_file::media_type;
+use super::listing_cache::{CachedListing, ListingCache};
+use super::listing_html;
 use crate::directory::{
     DigestCache, DirectoryError, ListingDigest, Member, MemberKind, MemberNames, Tag, Tree, TreePath, encode_segment,
     member, stamp,
@@ -32,25 +34,26 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 
-/// How many members a page of JSON holds, unless asked for fewer, and at most.
+/// The members on a page of JSON unless the request asks for fewer, and the most that it can ask for: judgements.
 const PAGE_MEMBERS: usize = 1000;
 const MAX_PAGE_MEMBERS: usize = 10_000;
 
-/// How many members are sorted for one page for people.
+/// The most members that are sorted for one HTML page: a judgement. Sorting needs all of them inspected for one
+/// answer.
 const MAX_SORTED: usize = 10_000;
 
-/// How many members a playlist is made of.
+/// The most names that a playlist is made of: a judgement.
 const MAX_PLAYLIST: usize = 100_000;
 
-/// The forms that a listing has.
+/// The representations of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum ListingForm {
     Html,
     Json,
     Playlist,
 }
 
-impl Form {
+impl ListingForm {
     fn media(self) -> &'static str {
         match self {
             Self::Html => "text/html; charset=utf-8",
@@ -68,7 +71,7 @@ impl Form {
         }
     }
 
-    /// The form that suits the field best (RFC 9110 §12.5.1); the page where it has no wish.
+    /// The representation that the field prefers (RFC 9110 §12.5.1); HTML where it has no preference.
     fn accepted(headers: &HeaderMap) -> Self {
         let lines = headers.get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
         let field = lines.collect::<Vec<_>>().join(",");
@@ -102,15 +105,15 @@ fn quality_of(member: &str, name: &str) -> Option<u32> {
     Some((quality.clamp(0.0, 1.0) * 1000.0) as u32)
 }
 
-/// What the query of a listing asks for.
+/// The query of a listing, read.
 #[derive(Debug, Default)]
 pub(super) struct ListingView {
-    form: Option<Form>,
-    pub(super) sort: page::Sort,
+    form: Option<ListingForm>,
+    pub(super) sort: listing_html::Sort,
     pub(super) descending: bool,
     limit: Option<usize>,
     after: Option<String>,
-    /// The state of the listing that a page is asked for of.
+    /// The state of the listing (`listing=`) that a page is to be of.
     listing: Option<String>,
     /// The member that is to be shown in a player.
     pub(super) play: Option<String>,
@@ -122,11 +125,11 @@ impl ListingView {
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             let wrong = |wanted: &str| Err(format!("{key}={value} is not {wanted}"));
             match &*key {
-                "as" => match Form::named(&value) {
+                "as" => match ListingForm::named(&value) {
                     Some(form) => view.form = Some(form),
                     None => return wrong("html, json or m3u"),
                 },
-                "sort" => match page::Sort::named(&value) {
+                "sort" => match listing_html::Sort::named(&value) {
                     Some(sort) => view.sort = sort,
                     None => return wrong("name, size or modified"),
                 },
@@ -142,7 +145,7 @@ impl ListingView {
                 "after" => view.after = Some(value.into_owned()),
                 "listing" => view.listing = Some(value.into_owned()),
                 "play" => view.play = Some(value.into_owned()),
-                // What else stands in a query is no part of a name, and nothing to us.
+                // Other parameters, such as those of trackers, are ignored.
                 _ => {}
             }
         }
@@ -150,11 +153,11 @@ impl ListingView {
     }
 }
 
-impl Origin {
+impl DirectoryService {
     /// The answer to a GET or HEAD of a collection.
     pub(super) async fn send_collection(
         &self,
-        opened: Opened,
+        opened: OpenCollection,
         request: &Request<'_>,
         headers: &HeaderMap,
         query: &str,
@@ -163,27 +166,27 @@ impl Origin {
             Ok(view) => view,
             Err(mistake) => return Problem::of_origin(StatusCode::BAD_REQUEST, mistake).response(),
         };
-        let form = view.form.unwrap_or_else(|| Form::accepted(headers));
-        let reading = Reading {
+        let form = view.form.unwrap_or_else(|| ListingForm::accepted(headers));
+        let reading = ListingReader {
             tree: Arc::clone(&self.tree),
             tags: Arc::clone(&self.tags),
-            cursors: Arc::clone(&self.cursors),
+            listing_cache: Arc::clone(&self.listing_cache),
             path: opened.path,
             handle: opened.handle,
             hidden: opened.hidden,
         };
         let disk = self.disk();
-        let made = disk.among(opened.turns, move || {
+        let made = disk.run_with_permit(opened.permits, move || {
             Ok(match form {
-                Form::Json => Some(reading.json(&view)?),
-                Form::Html => {
+                ListingForm::Json => Some(reading.json(&view)?),
+                ListingForm::Html => {
                     let listing = reading.listing(&view)?;
                     match &view.play {
-                        Some(name) => page::player(&reading.path, &listing, name),
-                        None => Some(page::listing(&reading.path, &listing, &view)),
+                        Some(name) => listing_html::player_page(&reading.path, &listing, name),
+                        None => Some(listing_html::listing_page(&reading.path, &listing, &view)),
                     }
                 }
-                Form::Playlist => Some(reading.playlist()?),
+                ListingForm::Playlist => Some(reading.playlist()?),
             })
         });
         let text = match made.await {
@@ -192,9 +195,9 @@ impl Origin {
                 let what = "there is nothing of that name to play here";
                 return Problem::of_origin(StatusCode::NOT_FOUND, what).response();
             }
-            Err(error) => return super::refused(&error).response(),
+            Err(error) => return super::problem_of(&error).response(),
         };
-        answered(
+        listing_response(
             &text,
             form,
             request,
@@ -203,7 +206,7 @@ impl Origin {
     }
 }
 
-fn answered(text: &Bytes, form: Form, request: &Request<'_>, caching: &'static str) -> HttpResponse {
+fn listing_response(text: &Bytes, form: ListingForm, request: &Request<'_>, caching: &'static str) -> HttpResponse {
     let etag = EntityTag::strong(&blake3::hash(text).to_hex()[..32]);
     let known = Known {
         etag: &etag,
@@ -231,8 +234,8 @@ fn answered(text: &Bytes, form: Form, request: &Request<'_>, caching: &'static s
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")));
     let Some(text) = body else { return head.finish() };
     head.insert_header((header::CONTENT_TYPE, form.media()));
-    if form == Form::Html {
-        head.insert_header((header::CONTENT_SECURITY_POLICY, page::POLICY));
+    if form == ListingForm::Html {
+        head.insert_header((header::CONTENT_SECURITY_POLICY, listing_html::POLICY));
     }
     match request.head_only {
         true => head.body(HeadOnly::of(&[Segment::Text(text.clone())])),
@@ -240,56 +243,56 @@ fn answered(text: &Bytes, form: Form, request: &Request<'_>, caching: &'static s
     }
 }
 
-/// A collection that was found.
-pub(super) struct Opened {
+/// A collection that was found and opened.
+pub(super) struct OpenCollection {
     pub(super) path: TreePath,
     pub(super) handle: OwnedFd,
-    /// Whether names that begin with a dot are shown.
+    /// Names that begin with a dot are shown.
     pub(super) hidden: bool,
-    /// The turns of those who wait for the mount that it is on; `None` on the directory's own.
-    pub(super) turns: Option<Arc<Semaphore>>,
+    /// The permits of the mount that the collection is on; `None` on the directory's own file system.
+    pub(super) permits: Option<Arc<Semaphore>>,
 }
 
-/// A collection that is open to be listed.
-struct Reading {
+/// The reader of one collection, for a thread that may wait for the disk.
+struct ListingReader {
     tree: Arc<Tree>,
     tags: Arc<DigestCache>,
-    cursors: Arc<Cursors>,
+    listing_cache: Arc<ListingCache>,
     path: TreePath,
     handle: OwnedFd,
     hidden: bool,
 }
 
-/// Members of a collection, as a page shows them.
+/// The members of a collection on one page.
 #[derive(Debug)]
 pub(super) struct Listing {
     /// The members, in the order of their names' bytes.
     pub(super) members: Vec<Member>,
     pub(super) complete: bool,
     pub(super) skipped: usize,
-    /// How many the collection has.
+    /// The number of members of the whole collection.
     pub(super) total: usize,
-    /// They were too many to be sorted; and where the next are, if there are more.
+    /// `cut`: there are too many to be sorted. `next`: the query of the page that follows, if there is one.
     pub(super) cut: bool,
     pub(super) next: Option<String>,
 }
 
-impl Reading {
-    /// The members at these places. Some may have gone since the names were read.
+impl ListingReader {
+    /// The members at these indices. Some may have been removed since the names were read.
     fn members(&self, names: &MemberNames, from: usize, until: usize) -> Result<Vec<Member>, DirectoryError> {
         let named = (from..until.min(names.len())).filter_map(|index| names.get(index));
         let found = named.map(|name| member(&self.tree, &self.tags, &self.path, &self.handle, name));
         found.filter_map(Result::transpose).collect()
     }
 
-    /// The reading that the page is of: the one that is kept, or a new one.
-    fn cursor(&self, view: &ListingView) -> Result<ListingCursor, DirectoryError> {
+    /// The reading that the page is of: the cached one that it names, or a new one.
+    fn cached(&self, view: &ListingView) -> Result<CachedListing, DirectoryError> {
         let kept = view
             .listing
             .as_ref()
-            .and_then(|listing| self.cursors.get(&self.path, self.hidden, listing));
-        if let Some(cursor) = kept {
-            return Ok(cursor);
+            .and_then(|listing| self.listing_cache.get(&self.path, self.hidden, listing));
+        if let Some(cached) = kept {
+            return Ok(cached);
         }
         let before = stamp(&self.handle)?;
         let mut names = MemberNames::read(&self.tree, &self.path, &self.handle, self.hidden)?;
@@ -301,46 +304,47 @@ impl Reading {
         }
         names.complete &= stamp(&self.handle)? == before;
         let listing = digest.finish();
-        Ok(ListingCursor::new(&self.path, self.hidden, listing, Arc::new(names)))
+        Ok(CachedListing::new(&self.path, self.hidden, listing, Arc::new(names)))
     }
 
-    /// The listing for programs: paged, and with what they need to know whether it is all.
+    /// The JSON listing: paged, with what a program needs to know whether the listing is complete.
     fn json(&self, view: &ListingView) -> Result<String, DirectoryError> {
-        let cursor = self.cursor(view)?;
-        let names = &cursor.names;
+        let cached = self.cached(view)?;
+        let names = &cached.names;
         let limit = view.limit.unwrap_or(PAGE_MEMBERS);
         let from = view.after.as_deref().map_or(0, |after| names.index_after(after));
         let shown = self.members(names, from, from + limit)?;
-        let entries: Vec<_> = shown.iter().map(entry).collect();
+        let entries: Vec<_> = shown.iter().map(json_member).collect();
         let mut text = json!({
             "path": self.path.to_string(),
             "complete": names.complete,
             "skipped": names.skipped,
-            // The same on every page of one state.
-            "listing": cursor.listing,
+            // The id is the same on every page of one reading.
+            "listing": cached.listing,
             "total": names.len(),
             "entries": entries,
-            "next": next("json", Some(limit), &cursor, from + limit),
+            "next": next_page_query("json", Some(limit), &cached, from + limit),
         })
         .to_string();
         text.push('\n');
-        self.keep(cursor, limit);
+        self.keep(cached, limit);
         Ok(text)
     }
 
-    /// The members that a page for people shows.
+    /// The members that an HTML page shows.
     fn listing(&self, view: &ListingView) -> Result<Listing, DirectoryError> {
         let names = match &view.listing {
-            Some(_) => self.cursor(view)?,
+            Some(_) => self.cached(view)?,
             None => {
                 let names = MemberNames::read(&self.tree, &self.path, &self.handle, self.hidden)?;
-                // Pages that are not compared need no state but a name for their reading.
+                // An HTML page is compared with no other, so its reading is named by time and count rather than by a
+                // digest of all members.
                 let id = format!("{:x}-{}", stamp(&self.handle)?.changed, names.len());
-                ListingCursor::new(&self.path, self.hidden, id, Arc::new(names))
+                CachedListing::new(&self.path, self.hidden, id, Arc::new(names))
             }
         };
-        let cursor = names;
-        let names = Arc::clone(&cursor.names);
+        let cached = names;
+        let names = Arc::clone(&cached.names);
         let cut = names.len() > MAX_SORTED;
         let (from, limit) = match cut {
             true => (
@@ -355,27 +359,27 @@ impl Reading {
             skipped: names.skipped,
             total: names.len(),
             cut,
-            next: next("html", None, &cursor, from + limit),
+            next: next_page_query("html", None, &cached, from + limit),
         };
-        self.keep(cursor, limit);
+        self.keep(cached, limit);
         Ok(listing)
     }
 
-    fn keep(&self, cursor: ListingCursor, limit: usize) {
-        if cursor.names.len() > limit {
-            self.cursors.insert(cursor);
+    fn keep(&self, cached: CachedListing, limit: usize) {
+        if cached.names.len() > limit {
+            self.listing_cache.insert(cached);
         }
     }
 
-    /// A playlist of what can be played, in the order in which people count.
+    /// The playlist: what can be played, in natural order.
     fn playlist(&self) -> Result<String, DirectoryError> {
         let names = MemberNames::read(&self.tree, &self.path, &self.handle, self.hidden)?;
         let shown = names.len().min(MAX_PLAYLIST);
         let mut members = Vec::new();
         for index in 0..shown {
             let Some(name) = names.get(index) else { continue };
-            // What is no film by its name need not be looked at.
-            if matches!(kind_of(&self.path, name), Some("video" | "audio"))
+            // A name that is no film's or song's need not be inspected.
+            if matches!(media_kind(&self.path, name), Some("video" | "audio"))
                 && let Some(found) = member(&self.tree, &self.tags, &self.path, &self.handle, name)?
             {
                 members.push(found);
@@ -390,7 +394,7 @@ impl Reading {
             next: None,
         };
         let mut text = "#EXTM3U\n".to_owned();
-        for member in page::sorted(&listing, page::Sort::Name, false) {
+        for member in listing_html::sorted(&listing, listing_html::Sort::Name, false) {
             if playable(&self.path, member).is_some() {
                 text.push_str(&format!("#EXTINF:-1,{}\n{}\n", member.name, href(member)));
             }
@@ -399,16 +403,16 @@ impl Reading {
     }
 }
 
-/// The query of the page that begins at that place of the reading; `None` behind the last.
-fn next(form: &str, limit: Option<usize>, cursor: &ListingCursor, place: usize) -> Option<String> {
-    cursor.names.get(place)?;
-    let last = cursor.names.get(place.checked_sub(1)?)?;
+/// The query of the page that begins at that index; `None` behind the last.
+fn next_page_query(form: &str, limit: Option<usize>, cached: &CachedListing, place: usize) -> Option<String> {
+    cached.names.get(place)?;
+    let last = cached.names.get(place.checked_sub(1)?)?;
     let after = url::form_urlencoded::byte_serialize(last.as_bytes()).collect::<String>();
     let limit = limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
-    Some(format!("?as={form}{limit}&after={after}&listing={}", cursor.listing))
+    Some(format!("?as={form}{limit}&after={after}&listing={}", cached.listing))
 }
 
-fn entry(member: &Member) -> serde_json::Value {
+fn json_member(member: &Member) -> serde_json::Value {
     let mut entry = json!({
         "name": member.name,
         "href": href(member),
@@ -428,34 +432,34 @@ fn entry(member: &Member) -> serde_json::Value {
     entry
 }
 
-/// A reference to the member, relative to its collection. It begins with the name itself, since Kodi takes nothing else for
-/// an entry; a colon, which would look like a scheme, is escaped (`path.rs`).
+/// A reference to the member, relative to its collection. It begins with the name itself, since Kodi takes nothing
+/// else for an entry; a colon, which would look like a scheme, is escaped (`path.rs`).
 pub(super) fn href(member: &Member) -> String {
     let slash = if member.kind == MemberKind::Collection { "/" } else { "" };
     format!("{}{slash}", encode_segment(&member.name))
 }
 
-/// When the member was last written.
+/// The time of the last write to the member.
 pub(super) fn rfc3339(member: &Member) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(member.stamp.modified);
     let time = time.ok().and_then(|time| time.format(&Rfc3339).ok());
     time.unwrap_or_else(|| {
-        // Times that no calendar has.
+        // A time outside of the calendar is shown as 1970.
         let start = UNIX_EPOCH + Duration::ZERO;
         OffsetDateTime::from(start).format(&Rfc3339).unwrap_or_default()
     })
 }
 
-/// Whether a player can do something with it, and what kind of thing it is.
+/// The kind of player that the member needs: video, audio or image; `None` where there is none for it.
 pub(super) fn playable(path: &TreePath, member: &Member) -> Option<&'static str> {
     if member.kind == MemberKind::Collection {
         return None;
     }
-    kind_of(path, &member.name)
+    media_kind(path, &member.name)
 }
 
-/// The same by a file's name alone.
-fn kind_of(path: &TreePath, name: &str) -> Option<&'static str> {
+/// The same by the file's name alone.
+fn media_kind(path: &TreePath, name: &str) -> Option<&'static str> {
     let media = media_type(&path.child(name));
     ["video", "audio", "image"]
         .into_iter()
@@ -467,29 +471,29 @@ fn kind_of(path: &TreePath, name: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn form(accept: &str) -> Form {
+    fn form(accept: &str) -> ListingForm {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_str(accept).expect("a value"));
-        Form::accepted(&headers)
+        ListingForm::accepted(&headers)
     }
 
     #[test]
     fn the_accept_field_selects_the_form_of_a_listing() {
         let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
         for (accept, wanted) in [
-            (browser, Form::Html),
-            ("*/*", Form::Html),
-            ("application/json", Form::Json),
-            ("application/json, */*;q=0.1", Form::Json),
-            ("text/html;q=0.5, application/json", Form::Json),
-            ("text/html, application/json;q=0.9", Form::Html),
-            ("audio/x-mpegurl", Form::Playlist),
-            ("application/json;q=rubbish", Form::Json),
-            ("application/json;q=0", Form::Html),
+            (browser, ListingForm::Html),
+            ("*/*", ListingForm::Html),
+            ("application/json", ListingForm::Json),
+            ("application/json, */*;q=0.1", ListingForm::Json),
+            ("text/html;q=0.5, application/json", ListingForm::Json),
+            ("text/html, application/json;q=0.9", ListingForm::Html),
+            ("audio/x-mpegurl", ListingForm::Playlist),
+            ("application/json;q=rubbish", ListingForm::Json),
+            ("application/json;q=0", ListingForm::Html),
         ] {
             assert_eq!(form(accept), wanted, "{accept}");
         }
-        assert_eq!(Form::accepted(&HeaderMap::new()), Form::Html);
+        assert_eq!(ListingForm::accepted(&HeaderMap::new()), ListingForm::Html);
     }
 
     #[test]

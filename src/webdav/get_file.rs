@@ -1,11 +1,14 @@
 //! A file of the tree, as an answer to GET and HEAD.
 //!
-//! The same decisions as for a stored object (`answer.rs`), the same segments and pace, the same reads; the bytes go out by
-//! `body.rs`. Conditions of reads take every tag under which a client may have been given the state that is sent: the strong
-//! one, the weak one of before it had rested, and in If-Match either without its `W/`, which VLC cuts off.
+//! A file is answered by the same pure decision as a stored object (`answer.rs`), in the same segments and at the same
+//! pace; `file_body.rs` sends the bytes. A small file is hashed before the header, so its tag is its digest; a large
+//! file has a tag of its stamp (`digest_cache.rs`).
+//!
+//! Preconditions of reads accept every tag under which a client may have been given the state that is sent: the strong
+//! one, the weak one from before the file had rested and, in `If-Match`, either without its `W/`, which VLC cuts off.
 
-use super::body::{FileBody, FileSource, Readers};
-use super::{Origin, http_date};
+use super::file_body::{FileBody, FileSource, ReadThreads};
+use super::{DirectoryService, http_date};
 use crate::directory::{AllowedMounts, DirectoryError, Found, INLINE_BYTES, Stamp, Tag, TreePath};
 use crate::header::{EntityTag, Known, list_members, repr_digest};
 use crate::ranges::ByteRange;
@@ -19,58 +22,60 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
 
-/// How often a file is opened again that is written while it is read for its tag.
+/// The attempts at reading a file for its tag while it is written to; then it is sent under a weak tag.
 const MAX_CHANGING: usize = 3;
 
-/// How much older than now a time must be to tell states apart by itself (RFC 9110 §8.8.2.2).
+/// The age from which a date is a strong validator: a judgement, twice the one second that RFC 9110 §8.8.2.2 asks
+/// for.
 const STRONG_AFTER: Duration = Duration::from_secs(2);
 
-/// How old a second must be for its date to be told: a file that is written twice within it would have one date for two states.
+/// The age from which a file's date is told. A file that is written twice within one second would have one date for
+/// two states.
 pub(super) const DATED_AFTER: Duration = Duration::from_secs(1);
 
-/// A file, and what is known of its bytes.
-pub(super) struct Tagged {
+/// An open file and its entity tag.
+pub(super) struct TaggedFile {
     file: File,
     pub(super) stamp: Stamp,
     pub(super) tag: Tag,
-    /// The turns of those who wait for the mount that it is on; `None` on the directory's own.
-    turns: Option<Arc<Semaphore>>,
+    /// The permits of the mount that the file is on; `None` on the directory's own file system.
+    permits: Option<Arc<Semaphore>>,
 }
 
-impl Origin {
-    /// The tag of an open file: read at once where the file is small, later where it is not.
-    pub(super) async fn tagged(
+impl DirectoryService {
+    /// The tag of an open file. A small one is hashed now, a large one is queued to be hashed.
+    pub(super) async fn tag_file(
         &self,
         path: &TreePath,
         allowed: &AllowedMounts,
         file: File,
         stamp: Stamp,
-    ) -> Result<Tagged, DirectoryError> {
-        let turns = self.turns(path, allowed);
+    ) -> Result<TaggedFile, DirectoryError> {
+        let permits = self.permits(path, allowed);
         let tag = self.tags.tag_without_reading(&stamp);
         if stamp.size > INLINE_BYTES && self.tags.digest_of(&stamp).is_none() {
             self.digest_queue.enqueue(path);
         }
         if tag.is_strong() || stamp.size > INLINE_BYTES {
-            return Ok(Tagged {
+            return Ok(TaggedFile {
                 file,
                 stamp,
                 tag,
-                turns,
+                permits,
             });
         }
         let (tree, tags, of) = (Arc::clone(&self.tree), Arc::clone(&self.tags), path.clone());
-        let (allowed, reading) = (allowed.clone(), turns.clone());
+        let (allowed, reading) = (allowed.clone(), permits.clone());
         let read = move || {
             let mut file = file;
             for _ in 0..MAX_CHANGING {
                 match tags.read_digest(&file) {
                     Ok((stamp, digest)) => {
-                        return Ok(Tagged {
+                        return Ok(TaggedFile {
                             file,
                             stamp,
                             tag: Tag::Strong(digest),
-                            turns,
+                            permits,
                         });
                     }
                     Err(DirectoryError::ChangedMeanwhile) => {}
@@ -83,27 +88,27 @@ impl Origin {
             }
             let stamp = crate::directory::stamp(&file)?;
             let tag = Tag::Weak(stamp);
-            Ok(Tagged {
+            Ok(TaggedFile {
                 file,
                 stamp,
                 tag,
-                turns,
+                permits,
             })
         };
-        self.disk().among(reading, read).await
+        self.disk().run_with_permit(reading, read).await
     }
 
     /// The answer to a GET or HEAD of a file.
-    pub(super) fn send_file(&self, path: &TreePath, request: &Request<'_>, tagged: Tagged) -> HttpResponse {
-        let Tagged {
+    pub(super) fn send_file(&self, path: &TreePath, request: &Request<'_>, tagged: TaggedFile) -> HttpResponse {
+        let TaggedFile {
             file,
             stamp,
             tag,
-            turns,
+            permits,
         } = tagged;
         let etag = tag.entity_tag();
         let theirs = request.question.conditions.if_none_match;
-        let given = Given::new(self, &stamp, &etag, request.question);
+        let given = GivenTags::new(self, &stamp, &etag, request.question);
         let question = given.translate(request.question);
         let now = self.clock.now();
         let modified = stamp.modified_at().min(now);
@@ -154,7 +159,7 @@ impl Origin {
         }
         head.insert_header((header::CONTENT_TYPE, multipart.as_deref().unwrap_or(&media)));
         if self.settings.writable && runs_scripts(&media) {
-            // What somebody has put here must not act in the name of who looks at it.
+            // An uploaded page must not act, by its scripts, in the name of the person who looks at it.
             head.insert_header((header::CONTENT_SECURITY_POLICY, "sandbox"));
         }
         let digest = match &tag {
@@ -173,9 +178,9 @@ impl Origin {
             stamp,
             tag,
             tags: Arc::clone(&self.tags),
-            readers: Readers {
+            threads: ReadThreads {
                 threads: self.threads.clone(),
-                turns,
+                permits,
             },
         };
         head.body(FileBody::new(source, segments, Arc::clone(&self.metrics)))
@@ -202,8 +207,8 @@ impl Origin {
     }
 }
 
-/// Tells the date of a file, as [`told_date`] has it. One that is now goes with its own `Date`: the server's is up to a
-/// second old, and `Last-Modified` is never later (RFC 9110 §8.8.2.1).
+/// Adds `Last-Modified`, as [`told_date`] has it. A date of just now comes with a `Date` of its own: the server's
+/// cached one may be a second old, and `Last-Modified` is never later than `Date` (RFC 9110 §8.8.2.1).
 pub(super) fn tell_date(head: &mut HttpResponseBuilder, modified: SystemTime, now: SystemTime) {
     if let Some(told) = told_date(modified, now) {
         head.insert_header((header::LAST_MODIFIED, http_date(told)));
@@ -213,25 +218,25 @@ pub(super) fn tell_date(head: &mut HttpResponseBuilder, modified: SystemTime, no
     }
 }
 
-/// The date that clients are told of a file: none while its second is not over, for they would send it in
-/// If-Unmodified-Since (RFC 9110 §8.8.2.2); and none later than now (§8.8.2.1).
+/// The date that clients are told of a file. `None` while its second lasts, for they would send it in
+/// `If-Unmodified-Since` (RFC 9110 §8.8.2.2); never a date later than now (§8.8.2.1).
 fn told_date(modified: SystemTime, now: SystemTime) -> Option<SystemTime> {
     match now.duration_since(modified) {
         Ok(age) => (age >= DATED_AFTER).then_some(modified),
-        // A change would not be dated by such a time.
+        // A date in the future is told as now; no change that is made now gets such a date.
         Err(_) => Some(now),
     }
 }
 
-/// The tags under which a client may have been given a state.
-struct Given<'a> {
+/// The tags under which clients may have been given a state.
+struct GivenTags<'a> {
     etag: &'a EntityTag,
     text: String,
     tags: Vec<EntityTag>,
 }
 
-impl<'a> Given<'a> {
-    fn new(origin: &Origin, stamp: &Stamp, etag: &'a EntityTag, question: Question<'_>) -> Self {
+impl<'a> GivenTags<'a> {
+    fn new(origin: &DirectoryService, stamp: &Stamp, etag: &'a EntityTag, question: Question<'_>) -> Self {
         let conditions = question.conditions;
         let fields = [conditions.if_match, conditions.if_none_match, conditions.if_range];
         let mut tags = match fields.iter().any(Option::is_some) {
@@ -246,7 +251,7 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// The same question in terms of the one tag that the state has now.
+    /// The question with every given tag replaced by the one that the state has now.
     fn translate<'q>(&'q self, question: Question<'q>) -> Question<'q> {
         let mut question = question;
         let conditions = &mut question.conditions;
@@ -276,7 +281,7 @@ impl<'a> Given<'a> {
         question
     }
 
-    /// The first of them that the field names, as it stands there.
+    /// The first given tag that the field names, as it is written there.
     fn named_by(&self, field: &str) -> Option<String> {
         let mut members = list_members(field).filter_map(EntityTag::parse);
         let named = members.find(|tag| self.tags.iter().any(|given| tag.weak_eq(given)));
@@ -284,7 +289,7 @@ impl<'a> Given<'a> {
     }
 }
 
-/// The media type that the name's extension suggests.
+/// The media type that the extension of the name suggests.
 pub(super) fn media_type(path: &TreePath) -> String {
     let extension = path.name().and_then(|name| Some(name.rsplit_once('.')?.1));
     let guess = extension.map(actix_files::file_extension_to_mime);

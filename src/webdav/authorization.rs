@@ -1,15 +1,16 @@
-//! Who asks, and whether that one may: before anything of the directory is revealed, its conditions included.
+//! Authorization: the caller of a request, and whether that caller may do it, before anything of the directory is
+//! revealed.
 //!
 //! ```text
-//! without a file of tokens   everybody reads; programs on this machine write, pages of other sites do not, and nor does
-//!                            a request that a proxy here has forwarded for another machine
-//! with one                   who has a token does what its scopes say; who has none what [anonymous] says
+//! without a file of tokens   everybody reads; programs on this machine write, but not pages of other sites in a
+//!                            browser here, nor requests that a proxy here has forwarded for another machine
+//! with one                   a token's holder may do what its scopes say; everybody else what [anonymous] says
 //! ```
 //!
 //! A token comes as `Authorization: Bearer`, or as the password of `Basic` for clients that know no better. The file
-//! is read again when it changes; one that does not read leaves the tokens as they were.
+//! is read again when its time of change is another; a file that does not read leaves the tokens as they were.
 
-use super::{Origin, forwarded};
+use super::{DirectoryService, forwarded};
 use crate::directory::{Caller, Right, Tokens, TreePath};
 use crate::serve::{Problem, refusal};
 use crate::sync::lock;
@@ -20,18 +21,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often it is looked whether the file has changed.
+/// The interval at which the file's time of change is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The tokens in use.
+/// The tokens in use, or none.
 #[derive(Debug)]
-pub struct Access {
+pub struct Authorizer {
     file: Option<TokenFile>,
 }
 
 #[derive(Debug)]
 struct TokenFile {
     path: PathBuf,
+    /// Locked for a look at the file once a second, and while a changed one is read: a small file, of the operator's own.
     state: Mutex<State>,
 }
 
@@ -42,24 +44,24 @@ struct State {
     tokens: Arc<Tokens>,
 }
 
-/// What may be wrong with a file of tokens at the start.
+/// A mistake in the file of tokens, met at the start.
 #[derive(Debug, thiserror::Error)]
 #[error("tokens: {}: {mistake}", path.display())]
-pub struct BadTokens {
+pub struct TokenFileError {
     path: PathBuf,
     mistake: String,
 }
 
-impl Access {
-    /// Access as that file says; without one everybody reads, and who is on this machine writes.
+impl Authorizer {
+    /// The tokens of that file. Without a file everybody reads, and programs on this machine write.
     ///
     /// # Errors
     /// Where the file does not read.
-    pub fn open(path: Option<&Path>) -> Result<Self, BadTokens> {
+    pub fn open(path: Option<&Path>) -> Result<Self, TokenFileError> {
         let Some(path) = path else {
             return Ok(Self { file: None });
         };
-        let (written, tokens) = read(path).map_err(|mistake| BadTokens {
+        let (written, tokens) = read(path).map_err(|mistake| TokenFileError {
             path: path.to_owned(),
             mistake,
         })?;
@@ -76,14 +78,16 @@ impl Access {
         })
     }
 
-    /// Who asks.
+    /// The caller of a request that needs that right.
     ///
     /// # Errors
-    /// 401 where credentials are shown that nobody has, 403 where a page of another site asks for a change.
+    /// 401 for credentials that no token has; 403, without a file of tokens, for a change that comes from elsewhere.
     fn caller(&self, head: &RequestHead, right: Right) -> Result<Caller, Problem> {
         let Some(file) = &self.file else {
             let refusal = (right == Right::Write)
-                .then(|| refusal(head.peer_addr, &head.headers).or_else(|| forwarded::stranger(&head.headers)))
+                .then(|| {
+                    refusal(head.peer_addr, &head.headers).or_else(|| forwarded::refusal_if_forwarded(&head.headers))
+                })
                 .flatten();
             return match refusal {
                 Some(why) => Err(Problem::of_origin(StatusCode::FORBIDDEN, why)),
@@ -102,21 +106,21 @@ impl Access {
     }
 }
 
-impl Origin {
-    /// Lets through who may do that there.
+impl DirectoryService {
+    /// Fails unless the caller has that right to the path.
     ///
     /// # Errors
     /// 401 and 403.
-    pub(super) fn admit_to(&self, right: Right, path: &TreePath, head: &RequestHead) -> Result<(), Problem> {
-        let caller = self.access.caller(head, right)?;
+    pub(super) fn authorize_right(&self, right: Right, path: &TreePath, head: &RequestHead) -> Result<(), Problem> {
+        let caller = self.authorizer.caller(head, right)?;
         allowed(&caller, caller.may(right, path))
     }
 
-    /// Lets through who may do what the request does there.
+    /// Fails unless the caller may do what the request does, at its path and at its `Destination`.
     ///
     /// # Errors
     /// 401 and 403.
-    pub(super) fn admit(&self, path: &TreePath, head: &RequestHead) -> Result<(), Problem> {
+    pub(super) fn authorize(&self, path: &TreePath, head: &RequestHead) -> Result<(), Problem> {
         let right = match head.method.as_str() {
             "GET" | "HEAD" | "PROPFIND" | "COPY" => Right::Read,
             _ => Right::Write,
@@ -125,21 +129,21 @@ impl Origin {
             "MOVE" | "COPY" => Some(self.destination(head)?),
             _ => None,
         };
-        // COPY reads here and writes there.
+        // COPY reads at the path and writes at the destination.
         let caller = self
-            .access
+            .authorizer
             .caller(head, if other.is_some() { Right::Write } else { right })?;
         let may = caller.may(right, path) && other.is_none_or(|other| caller.may(Right::Write, &other));
         allowed(&caller, may)
     }
 }
 
-impl Origin {
-    /// Whether hidden names are there for that caller: for all where the operator says so, else for those who may write
-    /// them.
+impl DirectoryService {
+    /// Whether the caller sees names that begin with a dot: everybody where the settings say so, else those who may
+    /// write them.
     pub(super) fn shows_hidden(&self, path: &TreePath, head: &RequestHead) -> bool {
         let writes = || {
-            let caller = self.access.caller(head, Right::Write);
+            let caller = self.authorizer.caller(head, Right::Write);
             caller.is_ok_and(|caller| caller.may(Right::Write, path))
         };
         self.settings.hidden || (self.writer.is_some() && writes())
@@ -148,7 +152,7 @@ impl Origin {
     /// The name of the token that the request shows, for the log.
     pub(super) fn caller_name(&self, head: &RequestHead) -> Option<String> {
         let token = token_of(head.headers.get(header::AUTHORIZATION)?)?;
-        self.access.file.as_ref()?.tokens().caller_of(&token)?.name.clone()
+        self.authorizer.file.as_ref()?.tokens().caller_of(&token)?.name.clone()
     }
 }
 
@@ -168,7 +172,7 @@ impl TokenFile {
                         tracing::info!(path = %self.path.display(), "read the tokens again");
                     }
                     Err(mistake) => {
-                        // Told once, and tried again when it changes again.
+                        // The mistake is logged once, and the file read again when it changes again.
                         state.written = written;
                         tracing::error!(path = %self.path.display(), mistake, "the tokens do not read; those of before count");
                     }
@@ -180,13 +184,13 @@ impl TokenFile {
 }
 
 fn read(path: &Path) -> Result<(Option<SystemTime>, Tokens), String> {
-    // Before the text: what is written in between is read again.
+    // The time is taken before the text: a change in between has the file read again.
     let written = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     let text = std::fs::read_to_string(path).map_err(|error| format!("could not read it: {error}"))?;
     Ok((written, Tokens::read(&text)?))
 }
 
-/// The token that an `Authorization` holds.
+/// The token in an `Authorization`.
 fn token_of(field: &HeaderValue) -> Option<String> {
     let (scheme, rest) = field.to_str().ok()?.trim().split_once(' ')?;
     match scheme.to_ascii_lowercase().as_str() {
@@ -200,7 +204,7 @@ fn token_of(field: &HeaderValue) -> Option<String> {
     }
 }
 
-/// Text that comes as base64 (RFC 4648 §4).
+/// Base64 text (RFC 4648 §4).
 fn base64(text: &str) -> Option<String> {
     // A structured field's byte sequence is base64 between colons.
     let bytes = crate::header::byte_sequence(&format!(":{text}:"))?;

@@ -1,45 +1,47 @@
-//! The XML of WebDAV, read: which properties a request names, and what it does with them. Pure.
+//! The XML bodies of PROPFIND and PROPPATCH, read. Pure.
 //!
-//! Names are resolved to their namespaces here and nowhere else. The value of a property is written anew with each element's
-//! namespace spelled out, so that it means the same in any document that it is put into later.
+//! Names are resolved to their namespaces here and nowhere else. The value of a property is written anew, with each
+//! element's namespace spelled out and text escaped, so that it means the same in any document that it is put into
+//! later. A document type is refused: no entity but those of XML itself is known. Depth, count and length of names are
+//! bounded, for names are repeated in the answer for every member.
 
-use super::page::Text;
+use super::escape::Escaped;
 use crate::directory::PropertyName;
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::name::{NamespaceResolver, ResolveResult};
 use quick_xml::reader::NsReader;
 use std::fmt::Write as _;
 
-/// How many properties one request may name, and how long their names may be together, in bytes: they are repeated for
-/// each member.
+/// The properties that one request may name, and the length of their names together, in bytes: judgements. The names
+/// are repeated for each member of a collection.
 const MAX_NAMED: usize = 256;
 const MAX_NAMES_BYTES: usize = 8 * 1024;
 
-/// How deep elements may lie.
+/// The deepest element: a judgement.
 const MAX_DEPTH: usize = 32;
 
 pub(super) const DAV: &str = "DAV:";
 
-/// What a request wants to know.
+/// The properties that a PROPFIND asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum RequestedProperties {
     All,
     Names,
-    These(Vec<PropertyName>),
+    Named(Vec<PropertyName>),
 }
 
-/// What a request does with a property; an instruction's value is XML.
+/// One instruction of a PROPPATCH; its value is XML.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Instruction {
+pub(super) struct PropertyInstruction {
     pub(super) name: PropertyName,
-    /// `None` removes it.
+    /// The new value; `None` removes the property.
     pub(super) value: Option<String>,
 }
 
-/// Reads what a PROPFIND names. No body means everything (RFC 4918 §9.1).
-pub(super) fn read(body: &[u8]) -> Result<Wanted, String> {
+/// Reads the body of a PROPFIND. No body asks for all properties (RFC 4918 §9.1).
+pub(super) fn read_propfind(body: &[u8]) -> Result<RequestedProperties, String> {
     if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(Wanted::All);
+        return Ok(RequestedProperties::All);
     }
     let mut reader = NsReader::from_reader(body);
     let (mut names, mut props, mut depth) = (Vec::new(), 0, 0);
@@ -78,8 +80,8 @@ pub(super) fn read(body: &[u8]) -> Result<Wanted, String> {
             _ if props > 0 && depth == props => names.push((space, local)),
             _ if props > 0 => {}
             "prop" if space == DAV && opens => props = depth + 1,
-            "allprop" if space == DAV => wanted = Some(Wanted::All),
-            "propname" if space == DAV => wanted = Some(Wanted::Names),
+            "allprop" if space == DAV => wanted = Some(RequestedProperties::All),
+            "propname" if space == DAV => wanted = Some(RequestedProperties::Names),
             _ => {}
         }
         if opens {
@@ -94,16 +96,17 @@ pub(super) fn read(body: &[u8]) -> Result<Wanted, String> {
         }
     }
     match depth {
-        0 => Ok(wanted.unwrap_or(Wanted::These(names))),
+        0 => Ok(wanted.unwrap_or(RequestedProperties::Named(names))),
         _ => Err("the body is not XML: it ends within an element".to_owned()),
     }
 }
 
 /// Reads the instructions of a PROPPATCH, in their order (RFC 4918 §9.2).
-pub(super) fn read_update(body: &[u8]) -> Result<Vec<Instruction>, String> {
+pub(super) fn read_proppatch(body: &[u8]) -> Result<Vec<PropertyInstruction>, String> {
     let mut reader = NsReader::from_reader(body);
-    let (mut found, mut open) = (Vec::<Instruction>::new(), Vec::<PropertyName>::new());
-    // Whether the properties that come are set; and the depth of the one whose value is being read.
+    let (mut found, mut open) = (Vec::<PropertyInstruction>::new(), Vec::<PropertyName>::new());
+    // `sets`: whether the properties that come are set or removed. `inside`: the depth of the property whose value is
+    // being read.
     let (mut sets, mut inside) = (None, None);
     loop {
         let event = reader
@@ -112,9 +115,11 @@ pub(super) fn read_update(body: &[u8]) -> Result<Vec<Instruction>, String> {
         let resolver = reader.resolver();
         match event {
             Event::Start(element) => {
-                let name = resolved(resolver, &element)?;
+                let name = resolved_name(resolver, &element)?;
                 match (inside, sets) {
-                    (Some(_), _) => write_value(&mut found, |value| start(value, &name, resolver, &element, false))?,
+                    (Some(_), _) => write_value(&mut found, |value| {
+                        write_start_tag(value, &name, resolver, &element, false)
+                    })?,
                     (None, Some(set)) if open.last().is_some_and(|above| is_dav(above, "prop")) => {
                         found.push(instruction(&name, set)?);
                         inside = Some(open.len());
@@ -126,9 +131,11 @@ pub(super) fn read_update(body: &[u8]) -> Result<Vec<Instruction>, String> {
                 open.push(name);
             }
             Event::Empty(element) => {
-                let name = resolved(resolver, &element)?;
+                let name = resolved_name(resolver, &element)?;
                 match (inside, sets) {
-                    (Some(_), _) => write_value(&mut found, |value| start(value, &name, resolver, &element, true))?,
+                    (Some(_), _) => write_value(&mut found, |value| {
+                        write_start_tag(value, &name, resolver, &element, true)
+                    })?,
                     (None, Some(set)) if open.last().is_some_and(|above| is_dav(above, "prop")) => {
                         found.push(instruction(&name, set)?);
                     }
@@ -147,11 +154,11 @@ pub(super) fn read_update(body: &[u8]) -> Result<Vec<Instruction>, String> {
                 }
             }
             Event::Text(text) if inside.is_some() => write_value(&mut found, |value| {
-                value.push_str(&Text(&text).to_string());
+                value.push_str(&Escaped(&text).to_string());
                 Ok(())
             })?,
             Event::CData(text) if inside.is_some() => write_value(&mut found, |value| {
-                value.push_str(&Text(&text).to_string());
+                value.push_str(&Escaped(&text).to_string());
                 Ok(())
             })?,
             Event::GeneralRef(name) if inside.is_some() => write_value(&mut found, |value| {
@@ -181,26 +188,29 @@ fn is_dav((space, local): &PropertyName, name: &str) -> bool {
     space == DAV && local == name
 }
 
-fn instruction(name: &PropertyName, set: bool) -> Result<Instruction, String> {
+fn instruction(name: &PropertyName, set: bool) -> Result<PropertyInstruction, String> {
     if name.0.len() + name.1.len() > MAX_NAMES_BYTES {
         return Err("the body names a property with a longer name than is kept".to_owned());
     }
-    Ok(Instruction {
+    Ok(PropertyInstruction {
         name: name.clone(),
         value: set.then(String::new),
     })
 }
 
-/// Writes to the value of the property that came last, unless that is removed.
-fn write_value(found: &mut [Instruction], write: impl FnOnce(&mut String) -> Result<(), String>) -> Result<(), String> {
+/// Appends to the value of the last property; a removed one has no value.
+fn write_value(
+    found: &mut [PropertyInstruction],
+    write: impl FnOnce(&mut String) -> Result<(), String>,
+) -> Result<(), String> {
     match found.last_mut().and_then(|last| last.value.as_mut()) {
         Some(value) => write(value),
         None => Ok(()),
     }
 }
 
-/// An element within a value, with its namespaces spelled out.
-fn start(
+/// Writes a start tag within a value, with its namespaces spelled out.
+fn write_start_tag(
     value: &mut String,
     (space, local): &PropertyName,
     resolver: &NamespaceResolver,
@@ -208,7 +218,7 @@ fn start(
     closed: bool,
 ) -> Result<(), String> {
     // Writing to a string does not fail, here and below.
-    let _ = write!(value, "<{local} xmlns=\"{}\"", Text(space));
+    let _ = write!(value, "<{local} xmlns=\"{}\"", Escaped(space));
     for (index, attribute) in element.attributes().enumerate() {
         let attribute = attribute.map_err(|error| format!("the body is not XML: {error}"))?;
         if attribute.key.as_namespace_binding().is_some() {
@@ -216,16 +226,16 @@ fn start(
         }
         let (bound, name) = resolver.resolve_attribute(attribute.key);
         let name = name.into_inner();
-        plain(name)?;
+        check_name(name)?;
         let content = attribute
             .normalized_value(quick_xml::XmlVersion::Implicit1_0)
             .map_err(|error| format!("the body is not XML: {error}"))?;
-        let content = Text(&content);
+        let content = Escaped(&content);
         let _ = match (attribute.key.prefix().map(|prefix| prefix.into_inner()), bound) {
             (None, _) => write!(value, " {name}=\"{content}\""),
             (Some("xml"), _) => write!(value, " xml:{name}=\"{content}\""),
             (Some(_), ResolveResult::Bound(space)) => {
-                let space = Text(space.0);
+                let space = Escaped(space.0);
                 write!(value, " xmlns:a{index}=\"{space}\" a{index}:{name}=\"{content}\"")
             }
             (Some(prefix), _) => return Err(format!("the body uses the prefix {prefix:?} without a namespace")),
@@ -235,10 +245,10 @@ fn start(
     Ok(())
 }
 
-fn resolved(resolver: &NamespaceResolver, element: &BytesStart<'_>) -> Result<PropertyName, String> {
+fn resolved_name(resolver: &NamespaceResolver, element: &BytesStart<'_>) -> Result<PropertyName, String> {
     let (space, local) = resolver.resolve_element(element.name());
     let local = local.into_inner();
-    plain(local)?;
+    check_name(local)?;
     let space = match space {
         ResolveResult::Bound(space) => space.0.to_owned(),
         ResolveResult::Unbound => String::new(),
@@ -249,7 +259,7 @@ fn resolved(resolver: &NamespaceResolver, element: &BytesStart<'_>) -> Result<Pr
     Ok((space, local.to_owned()))
 }
 
-fn plain(local: &str) -> Result<(), String> {
+fn check_name(local: &str) -> Result<(), String> {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     match !local.is_empty() && local.chars().all(plain) {
         true => Ok(()),
@@ -262,8 +272,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn these(names: &[(&str, &str)]) -> Wanted {
-        Wanted::These(
+    fn these(names: &[(&str, &str)]) -> RequestedProperties {
+        RequestedProperties::Named(
             names
                 .iter()
                 .map(|(space, name)| ((*space).to_owned(), (*name).to_owned()))
@@ -279,12 +289,12 @@ mod tests {
             Ok(these(&[("DAV:", "getetag"), ("http://owncloud.org/ns", "size")]))
         );
         let plain = b"<propfind xmlns=\"DAV:\"><allprop/></propfind>";
-        assert_eq!(read(plain), Ok(Wanted::All));
+        assert_eq!(read(plain), Ok(RequestedProperties::All));
         assert_eq!(
-            read(b"<propfind xmlns='DAV:'><propname/></propfind>"),
-            Ok(Wanted::Names)
+            read_propfind(b"<propfind xmlns='DAV:'><propname/></propfind>"),
+            Ok(RequestedProperties::Names)
         );
-        assert_eq!(read(b" \n"), Ok(Wanted::All));
+        assert_eq!(read_propfind(b" \n"), Ok(RequestedProperties::All));
     }
 
     #[test]
@@ -297,14 +307,14 @@ mod tests {
             (name("d"), Some(String::new())),
             (name("c"), None),
         ];
-        let wanted = wanted.map(|(name, value)| Instruction { name, value });
-        assert_eq!(read_update(update), Ok(wanted.to_vec()));
+        let wanted = wanted.map(|(name, value)| PropertyInstruction { name, value });
+        assert_eq!(read_proppatch(update), Ok(wanted.to_vec()));
         for body in [
             "",
             "<a/>",
             "<D:propertyupdate xmlns:D='DAV:'><D:set><D:prop><a>&x;</a></D:prop></D:set></D:propertyupdate>",
         ] {
-            assert!(read_update(body.as_bytes()).is_err(), "{body}");
+            assert!(read_proppatch(body.as_bytes()).is_err(), "{body}");
         }
     }
 
@@ -317,22 +327,22 @@ mod tests {
             "<x:propfind/>",
             "<!DOCTYPE a [<!ENTITY b 'c'>]><propfind xmlns='DAV:'/>",
         ] {
-            assert!(read(body.as_bytes()).is_err(), "{body}");
+            assert!(read_propfind(body.as_bytes()).is_err(), "{body}");
         }
-        // Few bytes that would become many, for each member again.
+        // Few bytes of request would become many of answer, once for each member.
         let long = format!(
             "<propfind xmlns='DAV:' xmlns:z='{}'><prop>{}</prop></propfind>",
             "n".repeat(30_000),
             "<z:a/>".repeat(100)
         );
-        assert!(read(long.as_bytes()).is_err());
+        assert!(read_propfind(long.as_bytes()).is_err());
     }
 
     proptest! {
         #[test]
         fn arbitrary_xml_bodies_do_not_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read(&body);
-            let _ = read_update(&body);
+            let _ = read_propfind(&body);
+            let _ = read_proppatch(&body);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Resumable uploads over HTTP (draft-ietf-httpbis-resumable-upload).
+//! Resumable uploads over HTTP (draft-ietf-httpbis-resumable-upload): PUT in several requests.
 //!
 //! ```text
 //! PUT /film.mkv          Upload-Complete: ?0      → 201, Location: /-/uploads/ID; what came with it counts
@@ -7,12 +7,16 @@
 //! DELETE /-/uploads/ID                            → 204
 //! ```
 //!
-//! Interim responses (104) are not sent: a client that wants to resume begins with `?0`, which tells it the place. A
-//! request takes over from one that still appends, whose client must have failed. An offset that is told is on the disk.
+//! Every request that touches an upload holds its lease, and takes it over from one that still appends, whose client
+//! must have failed. An offset that is told has been synced before. The last request hashes and, where needed, copies
+//! the body without a lock, then places it under the path's lock.
+//!
+//! Interim responses (104) are not sent, since the HTTP library cannot: a client that wants to resume begins with
+//! `?0`, and is told the URL by the 201.
 
-use super::put::{Batches, Put, Sums, claims, placed, text};
-use super::writer::LockScope;
-use super::{Origin, refused};
+use super::locked_writer::LockScope;
+use super::put::{BodyBatches, DigestCheck, PutRequest, field_text, placed_response, read_claims};
+use super::{DirectoryService, problem_of};
 use crate::directory::{
     DirectoryError, PrereadDigest, Right, Tag, TreePath, TreeWriter, Upload, UploadLease, UploadRecord, Uploads,
 };
@@ -25,8 +29,8 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName};
 use std::sync::Arc;
 
-/// Where uploads are, beneath what is ours.
-pub(super) const PLACE: &str = "uploads/";
+/// The part of an upload's URL that stands after `/-/`.
+pub(super) const UPLOADS_PREFIX: &str = "uploads/";
 
 const MEDIA: &str = "application/partial-upload";
 
@@ -40,21 +44,21 @@ const MISMATCH: &str = "https://iana.org/assignments/http-problem-types#mismatch
 const OVER: &str = "https://iana.org/assignments/http-problem-types#completed-upload";
 const INCONSISTENT: &str = "https://iana.org/assignments/http-problem-types#inconsistent-upload-length";
 
-/// Whether a PUT is the beginning of an upload that comes in several requests.
-pub(super) fn begins(headers: &HeaderMap) -> bool {
-    text(headers, COMPLETE).and_then(|field| boolean(&field)) == Some(false)
+/// Whether a PUT begins an upload that comes in several requests.
+pub(super) fn begins_upload(headers: &HeaderMap) -> bool {
+    field_text(headers, COMPLETE).and_then(|field| boolean(&field)) == Some(false)
 }
 
-/// Whether a PUT is an upload that comes whole, in this one request.
-pub(super) fn is_whole(headers: &HeaderMap) -> bool {
-    text(headers, COMPLETE).and_then(|field| boolean(&field)) == Some(true)
+/// Whether a PUT is an upload that comes complete in this one request.
+pub(super) fn is_complete_upload(headers: &HeaderMap) -> bool {
+    field_text(headers, COMPLETE).and_then(|field| boolean(&field)) == Some(true)
 }
 
-/// The length that a request announces of the whole upload. Lengths that contradict each other are refused.
-pub(super) fn announced(headers: &HeaderMap, content: Option<u64>) -> Result<Option<u64>, Problem> {
-    let told = text(headers, LENGTH).and_then(|field| count(&field));
+/// The length that a request announces for the whole upload. Lengths that contradict each other are refused.
+pub(super) fn announced_length(headers: &HeaderMap, content: Option<u64>) -> Result<Option<u64>, Problem> {
+    let told = field_text(headers, LENGTH).and_then(|field| count(&field));
     match (told, content) {
-        (Some(told), Some(content)) if content > told || (is_whole(headers) && content != told) => {
+        (Some(told), Some(content)) if content > told || (is_complete_upload(headers) && content != told) => {
             let what = format!("the upload is announced as {told} bytes, and {content} come");
             Err(Problem::of_origin(StatusCode::BAD_REQUEST, what).of_type(INCONSISTENT))
         }
@@ -62,31 +66,32 @@ pub(super) fn announced(headers: &HeaderMap, content: Option<u64>) -> Result<Opt
     }
 }
 
-/// More or less has come than was announced.
-pub(super) fn contradicted(came: u64) -> Problem {
+/// The refusal of a body that is longer or shorter than was announced.
+pub(super) fn length_contradicted(came: u64) -> Problem {
     let what = format!("{came} bytes came, which is not what Upload-Length has announced");
     Problem::of_origin(StatusCode::BAD_REQUEST, what).of_type(INCONSISTENT)
 }
 
-/// The same answer for a client that speaks of uploads: all of it has come.
-pub(super) fn wholly(mut response: HttpResponse, length: u64) -> HttpResponse {
+/// The same response with the fields of the draft: the upload is complete.
+pub(super) fn with_upload_fields(mut response: HttpResponse, length: u64) -> HttpResponse {
     let headers = response.headers_mut();
     headers.insert(COMPLETE, header::HeaderValue::from_static("?1"));
     headers.insert(OFFSET, header::HeaderValue::from(length));
     response
 }
 
-/// An upload that nobody has been told the place of: its bytes go, however its request ends.
-struct Untold {
+/// An upload whose URL its client has not been told yet. Dropped before that, it is cancelled: nobody could resume
+/// it.
+struct UnannouncedUpload {
     uploads: Arc<Uploads>,
     upload: Arc<Upload>,
     threads: tokio::runtime::Handle,
-    told: bool,
+    announced: bool,
 }
 
-impl Drop for Untold {
+impl Drop for UnannouncedUpload {
     fn drop(&mut self) {
-        if self.told {
+        if self.announced {
             return;
         }
         let (uploads, upload, threads) = (
@@ -102,8 +107,8 @@ impl Drop for Untold {
     }
 }
 
-impl Origin {
-    /// What an upload may be, for who asks before it begins one.
+impl DirectoryService {
+    /// The value of `Upload-Limit`, which a client may ask for (OPTIONS) before it begins.
     pub(super) fn upload_limits(&self) -> Option<String> {
         let uploads = self.uploads.as_ref()?;
         let size = self.settings.largest_upload.map(|most| format!("max-size={most}, "));
@@ -119,11 +124,11 @@ impl Origin {
         &self,
         path: &TreePath,
         head: &RequestHead,
-        put: Put,
+        put: PutRequest,
         payload: Payload,
     ) -> Result<HttpResponse, Problem> {
-        let length = announced(&head.headers, put.length)?;
-        self.fits(length.unwrap_or_default())?;
+        let length = announced_length(&head.headers, put.length)?;
+        self.check_size(length.unwrap_or_default())?;
         let record = UploadRecord {
             path: path.to_string(),
             conditions: put.conditions,
@@ -138,28 +143,28 @@ impl Origin {
         let uploads = self.uploads()?;
         let begun = Arc::clone(&uploads);
         let upload = self
-            .blocking(move || begun.begin(record))
+            .run(move || begun.begin(record))
             .await
-            .map_err(|error| refused(&error))?;
-        let mut untold = Untold {
+            .map_err(|error| problem_of(&error))?;
+        let mut unannounced = UnannouncedUpload {
             uploads: Arc::clone(&uploads),
             upload: Arc::clone(&upload),
             threads: self.threads.clone(),
-            told: false,
+            announced: false,
         };
         let lease = uploads
             .lease(&upload)
             .await
-            .ok_or_else(|| refused(&DirectoryError::Absent))?;
-        let content = Content {
+            .ok_or_else(|| problem_of(&DirectoryError::Absent))?;
+        let content = AppendedContent {
             length: put.length,
             claims: put.content_claims,
         };
-        let lease = self.append(&uploads, lease, payload, content).await?;
-        untold.told = true;
+        let lease = self.receive_append(&uploads, lease, payload, content).await?;
+        unannounced.announced = true;
         let mut response = HttpResponse::Created();
         response
-            .insert_header((header::LOCATION, format!("/-/{PLACE}{}", upload.id)))
+            .insert_header((header::LOCATION, format!("/-/{UPLOADS_PREFIX}{}", upload.id)))
             .insert_header((COMPLETE, "?0"))
             .insert_header((OFFSET, lease.offset().to_string()))
             .insert_header((header::CACHE_CONTROL, "no-store"));
@@ -167,8 +172,8 @@ impl Origin {
         Ok(response.finish())
     }
 
-    /// The answer to a request to an upload.
-    pub(super) async fn at_upload(
+    /// The answer to a request for an upload's URL.
+    pub(super) async fn answer_upload(
         &self,
         id: &str,
         head: &RequestHead,
@@ -178,7 +183,7 @@ impl Origin {
         match head.method.as_str() {
             "HEAD" | "GET" => {
                 let uploads = self.uploads()?;
-                let lease = self.recorded(&uploads, self.lease(&upload).await?).await?;
+                let lease = self.record_progress(&uploads, self.lease(&upload).await?).await?;
                 let mut response = HttpResponse::NoContent();
                 response
                     .insert_header((OFFSET, lease.offset().to_string()))
@@ -190,7 +195,7 @@ impl Origin {
                 }
                 Ok(response.finish())
             }
-            "PATCH" => self.resume(&upload, head, payload).await,
+            "PATCH" => self.append_to_upload(&upload, head, payload).await,
             "DELETE" => {
                 self.cancel(self.uploads()?, &upload).await?;
                 Ok(HttpResponse::NoContent().finish())
@@ -205,35 +210,35 @@ impl Origin {
         }
     }
 
-    /// Whether a client that waits may send what it wants to append.
+    /// Whether a client that waits may send the bytes that it wants to append.
     pub(super) async fn may_append(&self, id: &str, head: &RequestHead) -> Result<(), Problem> {
         let upload = self.upload_of(id, head)?;
         match head.method.as_str() {
-            "PATCH" => Patch::read(&head.headers)?.begin(&mut self.lease(&upload).await?),
+            "PATCH" => AppendRequest::read(&head.headers)?.begin(&mut self.lease(&upload).await?),
             _ => Ok(()),
         }
     }
 
-    /// The upload of that name, for who may write where it goes.
+    /// The upload of that id, for a caller who may write to its file's path.
     fn upload_of(&self, id: &str, head: &RequestHead) -> Result<Arc<Upload>, Problem> {
         let upload = self.uploads.as_ref().and_then(|uploads| uploads.get(id));
         match upload {
-            Some(upload) => self.admit_to(Right::Write, &upload.path, head).map(|()| upload),
+            Some(upload) => self.authorize_right(Right::Write, &upload.path, head).map(|()| upload),
             None => {
-                // Who may do nothing learns nothing.
-                self.admit_to(Right::Write, &TreePath::root(), head)
-                    .map_err(|_| absent())?;
-                Err(absent())
+                // 404 rather than 403, so that callers without the right cannot probe ids.
+                self.authorize_right(Right::Write, &TreePath::root(), head)
+                    .map_err(|_| no_such_upload())?;
+                Err(no_such_upload())
             }
         }
     }
 
     fn uploads(&self) -> Result<Arc<Uploads>, Problem> {
-        self.uploads.clone().ok_or_else(absent)
+        self.uploads.clone().ok_or_else(no_such_upload)
     }
 
     async fn lease(&self, upload: &Upload) -> Result<UploadLease, Problem> {
-        self.uploads()?.lease(upload).await.ok_or_else(absent)
+        self.uploads()?.lease(upload).await.ok_or_else(no_such_upload)
     }
 
     async fn cancel(&self, uploads: Arc<Uploads>, upload: &Upload) -> Result<(), Problem> {
@@ -242,21 +247,26 @@ impl Origin {
             uploads.cancel(&mut lease);
             Ok(())
         };
-        self.blocking(cancel).await.map_err(|error| refused(&error))
+        self.run(cancel).await.map_err(|error| problem_of(&error))
     }
 
-    async fn resume(&self, upload: &Upload, head: &RequestHead, payload: Payload) -> Result<HttpResponse, Problem> {
-        let patch = Patch::read(&head.headers)?;
+    async fn append_to_upload(
+        &self,
+        upload: &Upload,
+        head: &RequestHead,
+        payload: Payload,
+    ) -> Result<HttpResponse, Problem> {
+        let patch = AppendRequest::read(&head.headers)?;
         let (uploads, mut lease) = (self.uploads()?, self.lease(upload).await?);
         patch.begin(&mut lease)?;
-        self.fits(lease.record().length.unwrap_or_default())?;
-        let content = Content {
+        self.check_size(lease.record().length.unwrap_or_default())?;
+        let content = AppendedContent {
             length: patch.content,
             claims: patch.claims,
         };
-        let lease = match self.append(&uploads, lease, payload, content).await {
+        let lease = match self.receive_append(&uploads, lease, payload, content).await {
             Ok(lease) => lease,
-            // An upload that got more than was announced is invalid.
+            // The draft has an upload invalid that gets more bytes than were announced.
             Err(problem) if problem.is_of_type(INCONSISTENT) => {
                 self.cancel(uploads, upload).await?;
                 return Err(problem);
@@ -271,27 +281,28 @@ impl Origin {
                 .finish());
         }
         if lease.record().length.is_some_and(|length| length != lease.offset()) {
-            return Err(inconsistent(&lease));
+            return Err(inconsistent_length(&lease));
         }
         let all = lease.offset();
-        match self.complete(&uploads, upload, lease).await {
-            // Whatever it says, it says of the whole: resuming would not change it.
-            Ok(response) => Ok(wholly(response, all)),
-            // The bytes are still here: what is wrong can be mended, and the last request be sent again without them.
+        match self.complete_upload(&uploads, upload, lease).await {
+            // The answer, whatever its status, is about the whole file: resuming would not change it.
+            Ok(response) => Ok(with_upload_fields(response, all)),
+            // The bytes are kept: the client can mend the cause, and send the last request again without a body.
             Err(problem) => Err(problem.with_field(COMPLETE, "?0".to_owned())),
         }
     }
 
-    /// Takes what comes with the request, as long as nobody takes over; then records it, whatever has come.
-    async fn append(
+    /// Appends the body of a request until another request takes over the lease; then records the offset, whatever
+    /// has come.
+    async fn receive_append(
         &self,
         uploads: &Arc<Uploads>,
         mut lease: UploadLease,
         payload: Payload,
-        content: Content,
+        content: AppendedContent,
     ) -> Result<UploadLease, Problem> {
-        let mut body = Batches::new(payload, content.length);
-        let mut sums = Sums::of_content(&content.claims);
+        let mut body = BodyBatches::new(payload, content.length);
+        let mut check = DigestCheck::of_content(&content.claims);
         let mut takeover = lease.takeover();
         let (begun, most) = (lease.offset(), lease.record().length);
         let allows = |came: u64| match most {
@@ -300,7 +311,7 @@ impl Origin {
                 format!("more came than the {most} bytes that were announced"),
             )
             .of_type(INCONSISTENT)),
-            _ => self.fits(begun + came),
+            _ => self.check_size(begun + came),
         };
         let outcome = loop {
             let (batch, outcome) = tokio::select! {
@@ -312,46 +323,47 @@ impl Origin {
                 _ = takeover.changed() => (body.rest(), Some(taken_over())),
             };
             let with = Arc::clone(uploads);
-            let written = self.blocking(move || {
+            let written = self.run(move || {
                 for piece in batch {
                     with.append(&mut lease, &piece)?;
-                    sums.update(&piece);
+                    check.update(&piece);
                 }
-                Ok((lease, sums))
+                Ok((lease, check))
             });
-            (lease, sums) = written.await.map_err(|error| refused(&error))?;
+            (lease, check) = written.await.map_err(|error| problem_of(&error))?;
             if let Some(problem) = outcome {
                 break Err(problem);
             }
         };
-        // What came whole has to be what it is said to be; what broke off is held to the digest of all.
+        // A body that came whole must match its `Content-Digest`. One that broke off counts as far as it came, and is
+        // held to the `Repr-Digest` of the whole in the end.
         if outcome.is_ok()
-            && let Err(error) = sums.hold_content()
+            && let Err(error) = check.verify_content()
         {
             let with = Arc::clone(uploads);
-            let cut = self.blocking(move || with.truncate_to(&mut lease, begun)).await;
+            let cut = self.run(move || with.truncate_to(&mut lease, begun)).await;
             return Err(match cut {
-                Ok(()) => refused(&error).with_field(OFFSET, begun.to_string()),
-                Err(error) => refused(&error),
+                Ok(()) => problem_of(&error).with_field(OFFSET, begun.to_string()),
+                Err(error) => problem_of(&error),
             });
         }
-        let lease = self.recorded(uploads, lease).await?;
+        let lease = self.record_progress(uploads, lease).await?;
         outcome.map(|()| lease)
     }
 
-    async fn recorded(&self, uploads: &Arc<Uploads>, mut lease: UploadLease) -> Result<UploadLease, Problem> {
+    async fn record_progress(&self, uploads: &Arc<Uploads>, mut lease: UploadLease) -> Result<UploadLease, Problem> {
         let uploads = Arc::clone(uploads);
         let record = move || {
             uploads.record(&mut lease)?;
             uploads.close_if_many(&mut lease);
             Ok(lease)
         };
-        self.blocking(record).await.map_err(|error| refused(&error))
+        self.run(record).await.map_err(|error| problem_of(&error))
     }
 
-    /// Puts what has come whole in its place, under the conditions that it began with. An error is one after which the
-    /// upload is as it was; what is final is an answer.
-    async fn complete(
+    /// Places a complete upload, under the preconditions of its first request. `Err` means that the upload is as it
+    /// was and the request can be sent again; a final refusal is `Ok` with its response.
+    async fn complete_upload(
         &self,
         uploads: &Arc<Uploads>,
         upload: &Upload,
@@ -359,30 +371,31 @@ impl Origin {
     ) -> Result<HttpResponse, Problem> {
         let (of, locked) = (upload.path.clone(), LockScope::Paths(vec![upload.path.clone()]));
         let (conditions, timed) = (lease.record().conditions.clone(), lease.record().modified.is_some());
-        // Summed, and copied where it has to be, before any lock is taken.
+        // The body is hashed, and copied to its file system where it has to be, before any lock is taken.
         let (with, writer, named) = (Arc::clone(uploads), self.writer()?, conditions.clone());
         let path = upload.path.clone();
         let finish = move || {
             match writer.may_put(&path, &named) {
-                // A condition that is false stays false for this upload: its bytes go with the answer.
+                // A precondition that is false now is final for this upload, so the body is finished all the same and
+                // discarded with the answer.
                 Ok(()) | Err(DirectoryError::PreconditionFailed) => {}
                 Err(error) => return Err(error),
             }
-            let (arrived, record) = with.finish(&mut lease)?;
-            let sums = Sums::of(&record.claims, &arrived).and_then(|sums| sums.hold(&arrived));
-            Ok((lease, arrived, sums))
+            let (received, record) = with.finish(&mut lease)?;
+            let check = DigestCheck::of(&record.claims, &received).and_then(|check| check.verify(&received));
+            Ok((lease, received, check))
         };
-        let (lease, arrived, sums) = self.at_disk(&of, finish).await.map_err(|error| refused(&error))?;
-        let tag = Tag::Strong(arrived.digest);
+        let (lease, received, check) = self.run_at(&of, finish).await.map_err(|error| problem_of(&error))?;
+        let tag = Tag::Strong(received.digest);
         let (with, path) = (Arc::clone(uploads), of.clone());
-        let verdict = Arc::new(sums);
+        let verdict = Arc::new(check);
         let work = move |writer: &TreeWriter,
                          preread: &PrereadDigest,
                          conditions: &Preconditions,
                          state: &mut (UploadLease, _)| {
-            let (lease, arrived) = state;
+            let (lease, received) = state;
             let put = match &*verdict {
-                Ok(()) => writer.put(&path, arrived, conditions, preread),
+                Ok(()) => writer.put(&path, received, conditions, preread),
                 Err(DirectoryError::WrongDigest(which)) => Err(DirectoryError::WrongDigest(which)),
                 Err(_) => Err(DirectoryError::ChangedMeanwhile),
             };
@@ -402,25 +415,25 @@ impl Origin {
                 Err(error) => Err(error),
             }
         };
-        let locked_writer = self.locked_writer().map_err(|error| refused(&error))?;
+        let locked_writer = self.locked_writer().map_err(|error| problem_of(&error))?;
         let put = locked_writer
-            .change(&of, &locked, conditions, (lease, arrived), work)
+            .write(&of, &locked, conditions, (lease, received), work)
             .await;
-        Ok(match put.map_err(|error| refused(&error))? {
-            Ok(done) => placed((done, tag), self.clock.now(), timed),
-            Err(error) => refused(&error).response(),
+        Ok(match put.map_err(|error| problem_of(&error))? {
+            Ok(done) => placed_response((done, tag), self.clock.now(), timed),
+            Err(error) => problem_of(&error).response(),
         })
     }
 }
 
-/// What a request says of the bytes that come with it.
-struct Content {
+/// The header fields that describe the bytes of one request.
+struct AppendedContent {
     length: Option<u64>,
     claims: Vec<Claim>,
 }
 
-/// What a PATCH says of what it brings.
-struct Patch {
+/// The header of a PATCH, read.
+struct AppendRequest {
     offset: u64,
     complete: bool,
     length: Option<u64>,
@@ -428,9 +441,9 @@ struct Patch {
     claims: Vec<Claim>,
 }
 
-impl Patch {
+impl AppendRequest {
     fn read(headers: &HeaderMap) -> Result<Self, Problem> {
-        let media = text(headers, header::CONTENT_TYPE).unwrap_or_default();
+        let media = field_text(headers, header::CONTENT_TYPE).unwrap_or_default();
         if !media
             .split(';')
             .next()
@@ -446,19 +459,19 @@ impl Patch {
             Problem::of_origin(StatusCode::BAD_REQUEST, what)
         };
         Ok(Self {
-            offset: text(headers, OFFSET)
+            offset: field_text(headers, OFFSET)
                 .and_then(|field| count(&field))
                 .ok_or_else(|| missing(&OFFSET))?,
-            complete: text(headers, COMPLETE)
+            complete: field_text(headers, COMPLETE)
                 .and_then(|field| boolean(&field))
                 .ok_or_else(|| missing(&COMPLETE))?,
-            length: text(headers, LENGTH).and_then(|field| count(&field)),
-            claims: claims(headers, "content-digest")?,
-            content: text(headers, header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok()),
+            length: field_text(headers, LENGTH).and_then(|field| count(&field)),
+            claims: read_claims(headers, "content-digest")?,
+            content: field_text(headers, header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok()),
         })
     }
 
-    /// Whether it goes on where the upload is; notes the length if it tells one.
+    /// Whether the request continues at the upload's offset. Notes the length, if the request tells one.
     fn begin(&self, lease: &mut UploadLease) -> Result<(), Problem> {
         if lease.record().complete {
             let what = "the upload is complete already";
@@ -481,7 +494,7 @@ impl Patch {
         let mut told = told.into_iter().flatten();
         if let Some(length) = told.next() {
             if told.any(|other| other != length) || length < self.offset {
-                return Err(inconsistent(lease));
+                return Err(inconsistent_length(lease));
             }
             lease.set_length(length);
         }
@@ -489,7 +502,7 @@ impl Patch {
     }
 }
 
-fn inconsistent(lease: &UploadLease) -> Problem {
+fn inconsistent_length(lease: &UploadLease) -> Problem {
     let what = match lease.record().length {
         Some(length) => format!("the upload was announced as {length} bytes, and this says otherwise"),
         None => "the request tells two lengths".to_owned(),
@@ -502,7 +515,7 @@ fn taken_over() -> Problem {
     Problem::of_origin(StatusCode::CONFLICT, what)
 }
 
-fn absent() -> Problem {
+fn no_such_upload() -> Problem {
     let what = "there is no such upload; it may have been cancelled, or not been resumed in time";
     Problem::of_origin(StatusCode::NOT_FOUND, what)
 }

@@ -1,8 +1,9 @@
-//! The access log: a line of JSON for each request, written when its answer has gone out, or broken off.
+//! The access log: a line of JSON for each request, written when its answer has been sent, or was broken off.
 //!
-//! Lines go through a bounded queue to a thread of their own, so that a slow disk delays nobody; what does not fit
-//! is counted, and the count stands in the next line. A file that has been moved away (logrotate) is made anew within a
-//! second. Credentials are never written, nor is a query whose names look like one.
+//! Lines go through a bounded queue to a thread of their own, so that a slow disk delays no answer; a line that finds
+//! the queue full is dropped and counted, and the count stands in the next line. A file that was moved away
+//! (logrotate) is made anew within a second. Credentials are never written, nor the values of query parameters whose
+//! names look like one.
 
 use crate::clock::SharedClock;
 use actix_web::HttpResponse;
@@ -24,16 +25,16 @@ use std::time::{Duration, Instant, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// How many lines may wait for the disk.
+/// The lines that may wait for the disk: a judgement.
 const MAX_WAITING: usize = 4096;
 
-/// How often it is looked whether the file is still where it was.
+/// The interval at which the file is looked for at its path.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The longest field of a client's that is written, in bytes.
+/// The longest field of a client's that is written, in bytes: a judgement.
 const MAX_FIELD_BYTES: usize = 512;
 
-/// A log, open.
+/// An open access log.
 #[derive(Debug)]
 pub struct AccessLog {
     sender: SyncSender<Message>,
@@ -42,13 +43,13 @@ pub struct AccessLog {
 
 #[derive(Debug)]
 enum Message {
-    Line(Box<Line>),
-    /// Write what is there, and say so.
+    Line(Box<LogLine>),
+    /// Flushes the lines so far, and reports back.
     Flush(SyncSender<()>),
 }
 
 #[derive(Debug, Serialize)]
-struct Line {
+struct LogLine {
     time: String,
     client: Option<String>,
     /// The name of the token.
@@ -56,9 +57,9 @@ struct Line {
     method: String,
     target: String,
     status: u16,
-    /// Of the body, handed to the connection.
+    /// Bytes of the body that were handed to the connection.
     bytes: u64,
-    /// Whether these were all.
+    /// Whether the body was sent to its end.
     whole: bool,
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +68,7 @@ struct Line {
     user_agent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     referer: Option<String>,
-    /// Lines before this one that did not fit.
+    /// The number of lines before this one that found the queue full.
     #[serde(skip_serializing_if = "Option::is_none")]
     lost: Option<u64>,
 }
@@ -78,12 +79,12 @@ impl AccessLog {
     /// # Errors
     /// Where the file cannot be written to.
     pub fn open(path: &Path) -> std::io::Result<Self> {
-        let file = append(path)?;
+        let file = open_for_append(path)?;
         let (sender, receiver) = sync_channel(MAX_WAITING);
         let path = path.to_owned();
         std::thread::Builder::new()
             .name("millpond-log".to_owned())
-            .spawn(move || write_all(&path, file, &receiver))?;
+            .spawn(move || write_lines(&path, file, &receiver))?;
         Ok(Self {
             sender,
             lost: Arc::default(),
@@ -98,8 +99,8 @@ impl AccessLog {
         }
     }
 
-    /// The same answer, which is logged when it is over.
-    pub(super) fn follow(
+    /// The same response, whose line is written when its body is over or dropped.
+    pub(super) fn log_when_sent(
         &self,
         token: Option<String>,
         head: &RequestHead,
@@ -111,7 +112,7 @@ impl AccessLog {
             let text = String::from_utf8_lossy(head.headers.get(name)?.as_bytes()).into_owned();
             Some(shortened(text))
         };
-        let line = Line {
+        let line = LogLine {
             time: rfc3339(clock.now()),
             client: head.peer_addr.map(|peer| peer.ip().to_canonical().to_string()),
             token,
@@ -128,7 +129,7 @@ impl AccessLog {
         };
         let (sender, lost) = (self.sender.clone(), Arc::clone(&self.lost));
         response.map_body(|_, body| {
-            BoxBody::new(Followed {
+            BoxBody::new(LoggedBody {
                 whole: matches!(body.size(), BodySize::None | BodySize::Sized(0)) || head.method == "HEAD",
                 body,
                 line: Some(Box::new(line)),
@@ -140,17 +141,17 @@ impl AccessLog {
     }
 }
 
-/// A body that is counted.
-struct Followed {
+/// A body that counts its bytes, and sends its line when it is dropped.
+struct LoggedBody {
     body: BoxBody,
-    line: Option<Box<Line>>,
+    line: Option<Box<LogLine>>,
     begun: Instant,
     whole: bool,
     sender: SyncSender<Message>,
     lost: Arc<AtomicU64>,
 }
 
-impl MessageBody for Followed {
+impl MessageBody for LoggedBody {
     type Error = Box<dyn std::error::Error>;
 
     fn size(&self) -> BodySize {
@@ -164,7 +165,7 @@ impl MessageBody for Followed {
                 let size = self.body.size();
                 if let Some(line) = &mut self.line {
                     line.bytes += bytes.len() as u64;
-                    // actix does not ask again when it has all that was promised.
+                    // actix does not poll again once it has all of a sized body.
                     let all = line.bytes;
                     self.whole = matches!(size, BodySize::Sized(promised) if promised == all);
                 }
@@ -176,11 +177,12 @@ impl MessageBody for Followed {
     }
 }
 
-impl Drop for Followed {
+impl Drop for LoggedBody {
     fn drop(&mut self) {
         let Some(mut line) = self.line.take() else { return };
         line.whole = self.whole;
         line.seconds = (self.begun.elapsed().as_secs_f64() * 1e6).round() / 1e6;
+        // Relaxed: the count belongs to no other data, and the channel orders the lines.
         line.lost = Some(self.lost.swap(0, Ordering::Relaxed)).filter(|lost| *lost > 0);
         let lost = line.lost.unwrap_or_default();
         if let Err(TrySendError::Full(_)) = self.sender.try_send(Message::Line(line)) {
@@ -189,23 +191,23 @@ impl Drop for Followed {
     }
 }
 
-fn write_all(path: &Path, file: File, receiver: &Receiver<Message>) {
+fn write_lines(path: &Path, file: File, receiver: &Receiver<Message>) {
     let mut writer = BufWriter::new(file);
     let mut looked = Instant::now();
     let mut told = false;
     loop {
-        // What has come is written together, and then before anybody waits.
+        // All lines that have come are written in one go, and flushed before this thread waits for more.
         let message = match receiver.try_recv() {
             Ok(message) => Ok(message),
             Err(_) => {
                 let flushed = writer.flush();
-                tell(path, flushed, &mut told);
+                report_once(path, flushed, &mut told);
                 receiver.recv_timeout(LOOK_EVERY)
             }
         };
         if looked.elapsed() >= LOOK_EVERY {
             looked = Instant::now();
-            if let (false, Ok(file)) = (is_there(path, writer.get_ref()), append(path)) {
+            if let (false, Ok(file)) = (is_same_file(path, writer.get_ref()), open_for_append(path)) {
                 let _ = writer.flush();
                 writer = BufWriter::new(file);
             }
@@ -215,11 +217,11 @@ fn write_all(path: &Path, file: File, receiver: &Receiver<Message>) {
                 let mut text = serde_json::to_vec(&line).unwrap_or_default();
                 text.push(b'\n');
                 let written = writer.write_all(&text);
-                tell(path, written, &mut told);
+                report_once(path, written, &mut told);
             }
             Ok(Message::Flush(done)) => {
                 let flushed = writer.flush();
-                tell(path, flushed, &mut told);
+                report_once(path, flushed, &mut told);
                 let _ = done.send(());
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -228,8 +230,8 @@ fn write_all(path: &Path, file: File, receiver: &Receiver<Message>) {
     }
 }
 
-/// Says once that the log cannot be written, and once more after it could again.
-fn tell(path: &Path, written: std::io::Result<()>, told: &mut bool) {
+/// Reports a failure to write once, and again after a write has succeeded in between.
+fn report_once(path: &Path, written: std::io::Result<()>, told: &mut bool) {
     match written {
         Ok(()) => *told = false,
         Err(error) if !*told => {
@@ -240,17 +242,17 @@ fn tell(path: &Path, written: std::io::Result<()>, told: &mut bool) {
     }
 }
 
-fn append(path: &Path) -> std::io::Result<File> {
+fn open_for_append(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o640).open(path)
 }
 
-fn is_there(path: &Path, file: &File) -> bool {
+fn is_same_file(path: &Path, file: &File) -> bool {
     let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
     let (there, here) = (std::fs::metadata(path).map(id), file.metadata().map(id));
     matches!((there, here), (Ok(there), Ok(here)) if there == here)
 }
 
-/// The target as it came, but for the values of parameters that look like credentials.
+/// The target as it came, without the values of parameters that look like credentials.
 fn without_secrets(path: &str, query: Option<&str>) -> String {
     let Some(query) = query else {
         return shortened(path.to_owned());

@@ -1,14 +1,15 @@
-//! The pages for people: a collection that can be sorted, and a player.
+//! The HTML of a collection: a table that can be sorted, and a player.
 //!
-//! No script: sorting is a link, and the player is the browser's. The policy that goes out with them allows none
-//! either, so a name that looks like markup is only a name.
+//! No page has a script: sorting is a link, and the player is the browser's. The policy that is sent with a page
+//! allows none either, and every name goes through [`Escaped`], so a name that looks like markup is only a name.
 
-use super::collection::{Listing, ListingView, href, playable, rfc3339};
+use super::escape::Escaped;
+use super::listing::{Listing, ListingView, href, playable, rfc3339};
 use crate::directory::{Member, MemberKind, TreePath};
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 
-/// What such a page may load.
+/// The `Content-Security-Policy` of these pages.
 pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; media-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'";
 
 const STYLE: &str = "\
@@ -20,7 +21,7 @@ td,th{padding:.25rem .5rem}tr:hover td{background:#8882}\
 td:first-child{overflow-wrap:anywhere}.n{text-align:right;white-space:nowrap}\
 video,img{max-width:100%;max-height:80vh;display:block;margin:auto}audio{width:100%}footer{color:#888;font-size:.85rem}";
 
-/// What a listing is sorted by.
+/// The column by which a listing is sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Sort {
     #[default]
@@ -44,7 +45,7 @@ impl Sort {
 pub(super) fn sorted(listing: &Listing, sort: Sort, descending: bool) -> Vec<&Member> {
     let mut members: Vec<&Member> = listing.members.iter().collect();
     members.sort_by(|left, right| {
-        let by_name = || as_counted(&left.name, &right.name);
+        let by_name = || natural_order(&left.name, &right.name);
         let order = match sort {
             Sort::Name => by_name(),
             Sort::Size => left.stamp.size.cmp(&right.stamp.size).then_with(by_name),
@@ -56,8 +57,8 @@ pub(super) fn sorted(listing: &Listing, sort: Sort, descending: bool) -> Vec<&Me
     members
 }
 
-/// Names as people order them: without regard to case, and 2 before 10.
-fn as_counted(left: &str, right: &str) -> Ordering {
+/// Natural order: without regard to case, and 2 before 10.
+fn natural_order(left: &str, right: &str) -> Ordering {
     let (mut a, mut b) = (left.chars().peekable(), right.chars().peekable());
     loop {
         let order = match (a.peek(), b.peek()) {
@@ -65,7 +66,7 @@ fn as_counted(left: &str, right: &str) -> Ordering {
             (None, _) => return Ordering::Less,
             (_, None) => return Ordering::Greater,
             (Some(x), Some(y)) if x.is_ascii_digit() && y.is_ascii_digit() => {
-                let (x, y) = (number(&mut a), number(&mut b));
+                let (x, y) = (next_number(&mut a), next_number(&mut b));
                 x.len().cmp(&y.len()).then_with(|| x.cmp(&y))
             }
             (Some(x), Some(y)) => {
@@ -81,8 +82,8 @@ fn as_counted(left: &str, right: &str) -> Ordering {
     }
 }
 
-/// The digits that come next, without leading zeros.
-fn number(text: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
+/// The digits at the start of the rest, without leading zeros.
+fn next_number(text: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
     let mut digits = String::new();
     while let Some(digit) = text.next_if(char::is_ascii_digit) {
         if !(digits.is_empty() && digit == '0') {
@@ -93,8 +94,8 @@ fn number(text: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
 }
 
 /// The page of a collection.
-pub(super) fn listing(path: &TreePath, listing: &Listing, view: &ListingView) -> String {
-    let mut page = begin(&path.to_string(), &title(path));
+pub(super) fn listing_page(path: &TreePath, listing: &Listing, view: &ListingView) -> String {
+    let mut page = page_start(&path.to_string(), &breadcrumbs(path));
     page.push_str("<table><thead><tr>");
     for (sort, name, class) in [
         (Sort::Name, "name", ""),
@@ -125,11 +126,11 @@ pub(super) fn listing(path: &TreePath, listing: &Listing, view: &ListingView) ->
     };
     for member in members {
         plays |= matches!(playable(path, member), Some("video" | "audio"));
-        row(&mut page, path, member);
+        write_row(&mut page, path, member);
     }
     page.push_str("</tbody></table>\n");
     if let Some(next) = &listing.next {
-        let _ = writeln!(page, "<nav><a href=\"{}\">more →</a></nav>", Text(next));
+        let _ = writeln!(page, "<nav><a href=\"{}\">more →</a></nav>", Escaped(next));
     }
     page.push_str("<footer>");
     let _ = write!(page, "{} entries", listing.total);
@@ -146,12 +147,12 @@ pub(super) fn listing(path: &TreePath, listing: &Listing, view: &ListingView) ->
     page
 }
 
-fn row(page: &mut String, path: &TreePath, member: &Member) {
+fn write_row(page: &mut String, path: &TreePath, member: &Member) {
     let slash = if member.kind == MemberKind::Collection { "/" } else { "" };
     let mark = if member.link { " ↗" } else { "" };
     let size = match member.kind {
         MemberKind::Collection => String::new(),
-        MemberKind::File => human(member.stamp.size),
+        MemberKind::File => human_size(member.stamp.size),
     };
     let time = rfc3339(member);
     let shown = time.get(..16).unwrap_or_default().replace('T', " ");
@@ -159,17 +160,17 @@ fn row(page: &mut String, path: &TreePath, member: &Member) {
         page,
         "<tr><td><a href=\"{}\">{}{slash}</a>{mark}<td class=n title=\"{} bytes\">{size}<td class=n><time datetime=\"{time}\">{shown}</time><td>",
         href(member),
-        Text(&member.name),
+        Escaped(&member.name),
         member.stamp.size,
     );
     if playable(path, member).is_some() {
-        let _ = write!(page, "<a href=\"?play={}\">play</a>", query(&member.name));
+        let _ = write!(page, "<a href=\"?play={}\">play</a>", query_value(&member.name));
     }
     page.push('\n');
 }
 
 /// The page that plays one member; `None` where there is nothing of that name to play.
-pub(super) fn player(path: &TreePath, listing: &Listing, name: &str) -> Option<String> {
+pub(super) fn player_page(path: &TreePath, listing: &Listing, name: &str) -> Option<String> {
     let members = sorted(listing, Sort::Name, false);
     let shown: Vec<&Member> = members
         .into_iter()
@@ -178,11 +179,11 @@ pub(super) fn player(path: &TreePath, listing: &Listing, name: &str) -> Option<S
     let at = shown.iter().position(|member| member.name == name)?;
     let member = shown[at];
     let source = href(member);
-    let mut page = begin(name, &Text(name).to_string());
+    let mut page = page_start(name, &Escaped(name).to_string());
     match playable(path, member)? {
         "video" => {
             let _ = write!(page, "<video controls autoplay src=\"{source}\">");
-            subtitles(&mut page, listing, name);
+            write_subtitles(&mut page, listing, name);
             page.push_str("</video>\n");
         }
         "audio" => {
@@ -199,8 +200,8 @@ pub(super) fn player(path: &TreePath, listing: &Listing, name: &str) -> Option<S
             let _ = write!(
                 page,
                 " · <a href=\"?play={}\">{arrow}{}</a>",
-                query(&other.name),
-                Text(&other.name)
+                query_value(&other.name),
+                Escaped(&other.name)
             );
         }
     }
@@ -208,8 +209,8 @@ pub(super) fn player(path: &TreePath, listing: &Listing, name: &str) -> Option<S
     Some(page)
 }
 
-/// `film.vtt` and `film.de.vtt` beside `film.mkv`.
-fn subtitles(page: &mut String, listing: &Listing, name: &str) {
+/// Writes tracks for the subtitles beside a film: `film.vtt` and `film.de.vtt` beside `film.mkv`.
+fn write_subtitles(page: &mut String, listing: &Listing, name: &str) {
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     for member in &listing.members {
         let between = member
@@ -223,60 +224,41 @@ fn subtitles(page: &mut String, listing: &Listing, name: &str) {
                 page,
                 "<track kind=subtitles src=\"{}\" label=\"{}\">",
                 href(member),
-                Text(label)
+                Escaped(label)
             );
         }
     }
 }
 
-fn begin(title: &str, heading: &str) -> String {
+fn page_start(title: &str, heading: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
          <title>{}</title><style>{STYLE}</style>\n<h1>{heading}</h1>\n",
-        Text(title)
+        Escaped(title)
     )
 }
 
-/// The path as links to all that it is in.
-fn title(path: &TreePath) -> String {
+/// The path as links to the collections that it is in.
+fn breadcrumbs(path: &TreePath) -> String {
     let mut text = format!("<nav><a href=\"./{}\">millpond</a> /", "../".repeat(path.names().len()));
     for (depth, name) in path.names().iter().enumerate() {
         let up = "../".repeat(path.names().len() - depth - 1);
-        let _ = write!(text, " <a href=\"./{up}\">{}</a> /", Text(name));
+        let _ = write!(text, " <a href=\"./{up}\">{}</a> /", Escaped(name));
     }
     text.push_str("</nav>");
     text
 }
 
-fn query(value: &str) -> String {
+fn query_value(value: &str) -> String {
     url::form_urlencoded::byte_serialize(value.as_bytes()).collect()
 }
 
-fn human(bytes: u64) -> String {
+fn human_size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let index = (bytes.max(1).ilog2() / 10) as usize;
     match index {
         0 => format!("{bytes} B"),
         _ => format!("{:.1} {}", bytes as f64 / (1u64 << (10 * index)) as f64, units[index]),
-    }
-}
-
-/// Text within markup or a quoted attribute.
-pub(super) struct Text<'a>(pub(super) &'a str);
-
-impl std::fmt::Display for Text<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '&' => f.write_str("&amp;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                c => f.write_char(c)?,
-            }
-        }
-        Ok(())
     }
 }
 
@@ -287,7 +269,7 @@ mod tests {
     #[test]
     fn names_are_ordered_as_people_count() {
         let mut names = vec!["b", "Episode 10", "episode 2", "Episode 02b", "a", "episode 1", "Ä"];
-        names.sort_by(|left, right| as_counted(left, right));
+        names.sort_by(|left, right| natural_order(left, right));
         assert_eq!(
             names,
             ["a", "b", "episode 1", "episode 2", "Episode 02b", "Episode 10", "Ä"]
@@ -295,14 +277,9 @@ mod tests {
     }
 
     #[test]
-    fn markup_in_a_name_is_text() {
-        assert_eq!(Text("<b>\"&'").to_string(), "&lt;b&gt;&quot;&amp;&#39;");
-    }
-
-    #[test]
     fn sizes_are_told_as_people_read_them() {
         for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (u64::MAX, "16.0 EiB")] {
-            assert_eq!(human(bytes), text);
+            assert_eq!(human_size(bytes), text);
         }
     }
 }

@@ -1,30 +1,34 @@
-//! One change at a time to each path: what its conditions name is read before, then its locks are taken, then it is made.
+//! One change at a time to each path: preconditions are read for, the locks are taken, the change is made.
 //!
 //! ```text
-//! the mount's turn ──► read for the conditions ──► locks ──► the change ──► answer
-//!                        ▲                                      │ the file is another by now: Unread
-//!                        └──────────────────────────────────────┤
-//!                            copied beside its place ◄──────────┘ no rename gets it there: NeedsRestaging
+//! read for the precondition ──► mount's permit ──► locks ──► the change ──► answer
+//!         ▲     (no lock)                                      │
+//!         ├──── TagUnknown: the file is another by now ◄───────┤
+//!         └──── copied beside its place ◄──────────────────────┘ NeedsRestaging: no rename(2) reaches the place
 //! ```
 //!
-//! A mount's turn comes before its locks, so a file system that hangs has no more than its share of threads waiting with them.
+//! A mount's permit comes before its locks, so a file system that hangs holds no more threads than it has permits.
+//! Locks and permit move into the work on its thread: a change goes on, under its locks, though its client has left.
+//! Nothing is read or copied under a lock, since a slow disk would then keep everybody from writing (decision 27).
 
-use super::disk::{Disk, MOUNT_PATIENCE};
+use super::disk_threads::{DiskThreads, MOUNT_PATIENCE};
 use crate::directory::{
     DirectoryError, HeldLocks, Locks, PrereadDigest, ReceivedBody, StagedCopy, Trash, TreePath, TreeWriter,
 };
 use crate::header::Preconditions;
 use std::sync::Arc;
 
-/// How often a change is tried whose condition has to be read for again.
-const MAX_UNREAD: usize = 8;
+/// The attempts at a change whose precondition has to be read for again (decision 27). A file that changes as often
+/// is answered 503.
+const MAX_REREADS: usize = 8;
 
-/// The locks of a change.
+/// The locks that a change needs.
 #[derive(Debug, Clone)]
 pub(super) enum LockScope {
-    /// These paths.
+    /// Each of these paths. Another path on the same mount can be changed at the same time.
     Paths(Vec<TreePath>),
-    /// A collection is moved or removed: paths beneath it change their meaning. All on the mounts that these are on.
+    /// Everything on the mounts of these paths: a collection is moved, removed or replaced, so paths beneath it
+    /// change their meaning.
     Mounts(Vec<TreePath>),
 }
 
@@ -36,9 +40,9 @@ impl LockScope {
     }
 }
 
-/// A thing that a change puts in its place.
+/// A body or an entry that a change places. `()` for a change that places none.
 pub(super) trait Placeable: Send + 'static {
-    /// Copies it to where a rename gets it to that path.
+    /// Copies it beside that path, from where a rename(2) can reach the path.
     fn restage(&mut self, writer: &TreeWriter, path: &TreePath) -> Result<(), DirectoryError>;
 }
 
@@ -66,18 +70,18 @@ impl Placeable for StagedCopy {
     }
 }
 
-/// The means of a change; they outlive the request that asked for it.
+/// The means of a change, owned: a change may outlive the request that asked for it.
 #[derive(Debug, Clone)]
 pub(super) struct LockedWriter {
     pub(super) writer: Arc<TreeWriter>,
     pub(super) locks: Arc<Locks>,
-    pub(super) disk: Disk,
+    pub(super) disk: DiskThreads,
 }
 
 impl LockedWriter {
-    /// Makes a change of that path under its locks. What its conditions name is read before, and again where it has changed in
-    /// between.
-    pub(super) async fn change<T: Send + 'static, S: Placeable>(
+    /// Makes a change of the path under its locks. The file is read for the preconditions before, and again where it
+    /// is another once the locks are held; `state` goes into each attempt and comes back from it.
+    pub(super) async fn write<T: Send + 'static, S: Placeable>(
         &self,
         path: &TreePath,
         locked: &LockScope,
@@ -88,18 +92,18 @@ impl LockedWriter {
         + Send
         + 'static,
     ) -> Result<T, DirectoryError> {
-        for _ in 0..MAX_UNREAD {
+        for _ in 0..MAX_REREADS {
             let (with, of, named) = (Arc::clone(&self.writer), path.clone(), conditions.clone());
             let preread = match conditions.need_tag() {
-                true => self.disk.at(path, move || Ok(with.preread(&of, &named))).await?,
+                true => self.disk.run_at(path, move || Ok(with.preread(&of, &named))).await?,
                 false => PrereadDigest::default(),
             };
-            let turn = self.disk.turn(path).await?;
-            let held = self.locks(locked).await?;
+            let permit = self.disk.permit(path).await?;
+            let held = self.lock(locked).await?;
             let (with, work, conditions) = (Arc::clone(&self.writer), work.clone(), conditions.clone());
-            // The lock goes with the work, which goes on though its client may leave.
-            let done = self.disk.blocking(move || {
-                let _held = (held, turn);
+            // The locks go with the work: it goes on, under them, though its client may leave.
+            let done = self.disk.run(move || {
+                let _held = (held, permit);
                 let done = work(&with, &preread, &conditions, &mut state);
                 Ok((done, state))
             });
@@ -110,7 +114,7 @@ impl LockedWriter {
                 Err(DirectoryError::NeedsRestaging) => {
                     let (with, to) = (Arc::clone(&self.writer), path.clone());
                     let brought = move || state.restage(&with, &to).map(|()| state);
-                    state = self.disk.at(path, brought).await?;
+                    state = self.disk.run_at(path, brought).await?;
                 }
                 done => return done,
             }
@@ -118,8 +122,8 @@ impl LockedWriter {
         Err(DirectoryError::ChangedMeanwhile)
     }
 
-    /// The locks, as soon as they are free; on a mount, which may hang with whoever holds them, only for so long.
-    pub(super) async fn locks(&self, locked: &LockScope) -> Result<HeldLocks, DirectoryError> {
+    /// Takes the locks. On a mount that may hang with whoever holds them, the wait ends after [`MOUNT_PATIENCE`].
+    pub(super) async fn lock(&self, locked: &LockScope) -> Result<HeldLocks, DirectoryError> {
         let mounts = self.disk.tree.mounts();
         let own = |path: &TreePath| mounts.mount_point_of(path.names()).is_own();
         let waits = async {
@@ -136,11 +140,11 @@ impl LockedWriter {
         }
     }
 
-    /// Removes what was taken away. It is gone for everybody; no client needs to wait until its bytes are.
-    pub(super) fn discard(&self, gone: impl IntoIterator<Item = Trash>) {
-        for gone in gone {
+    /// Removes trash on a thread. It is out of the tree already, so no client waits for its bytes to be gone.
+    pub(super) fn discard(&self, trash: impl IntoIterator<Item = Trash>) {
+        for trash in trash {
             let writer = Arc::clone(&self.writer);
-            self.disk.threads.spawn_blocking(move || writer.staging.discard(&gone));
+            self.disk.threads.spawn_blocking(move || writer.staging.discard(&trash));
         }
     }
 }

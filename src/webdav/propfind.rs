@@ -1,0 +1,348 @@
+//! PROPFIND (RFC 4918 §9.1): how file managers and rclone read a tree.
+//!
+//! Depth 0 and 1 are answered; infinity, which a missing `Depth` means too, is refused as the RFC allows. Live
+//! properties are what the file system knows; dead ones are those that clients have set (`proppatch.rs`).
+//!
+//! An answer is written while it goes out: each piece holds [`PIECE_MEMBERS`] members and is written when the one
+//! before has been sent, so memory is bounded and no thread waits for a slow client. Where the directory changed while
+//! it was read, the last response has status 507, which says that members may be missing.
+
+use super::escape::Escaped;
+use super::get_file::media_type;
+use super::multistatus::{ALLPROP, DOCUMENT_END, OTHER_LIVE, document_start, multistatus, write_empty, write_value};
+use super::request_xml::{self, DAV, RequestedProperties};
+use super::{DirectoryService, http_date};
+use crate::directory::{
+    DeadProperties, DigestCache, DirectoryError, Found, INLINE_BYTES, Member, MemberKind, MemberNames, PropertyName,
+    Stamp, Tag, Tree, TreePath, member,
+};
+use crate::serve::Problem;
+use actix_web::HttpResponse;
+use actix_web::body::{BodySize, MessageBody};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap};
+use bytes::Bytes;
+use rustix::fs::{StatVfs, fstatvfs};
+use std::fmt::Write as _;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::task::JoinHandle;
+
+/// The longest body of a PROPFIND or PROPPATCH, in bytes: a judgement.
+pub(super) const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// The members of one piece of an answer: a judgement.
+const PIECE_MEMBERS: usize = 256;
+
+/// The small files that one request may have read for their tags, in bytes together (decision 26). Beyond that a file
+/// that nobody has read has no `getetag`, rather than one that changes once it is read.
+const READ_BYTES: u64 = 16 << 20;
+
+/// One `response` element: a file or collection, and what is known of it.
+struct Resource<'a> {
+    href: String,
+    name: &'a str,
+    path: TreePath,
+    kind: MemberKind,
+    stamp: &'a Stamp,
+    etag: Option<String>,
+    room: Option<&'a StatVfs>,
+    dead: DeadProperties,
+}
+
+impl DirectoryService {
+    /// The answer to PROPFIND.
+    pub(super) async fn propfind(
+        &self,
+        path: &TreePath,
+        headers: &HeaderMap,
+        body: &[u8],
+        hidden: bool,
+    ) -> HttpResponse {
+        let deep = match headers.get("depth").map(|depth| depth.as_bytes()) {
+            Some(b"0") => false,
+            Some(b"1") => true,
+            _ => return infinite_depth_refused(),
+        };
+        let wanted = match request_xml::read_propfind(body) {
+            Ok(wanted) => wanted,
+            Err(mistake) => return Problem::of_origin(StatusCode::BAD_REQUEST, mistake).response(),
+        };
+        let (tree, tags, of) = (Arc::clone(&self.tree), Arc::clone(&self.tags), path.clone());
+        let prefix = self.settings.public_url.prefix().to_owned();
+        let (found, allowed) = match self.find(path).await {
+            Ok(found) => found,
+            Err(error) => return super::problem_of(&error).response(),
+        };
+        let look = move || match found {
+            Found::File(file, stamp) => {
+                let tag = match stamp.size > INLINE_BYTES {
+                    true => tags.tag_without_reading(&stamp),
+                    false => tags
+                        .read_digest(&file)
+                        .map_or(tags.tag_without_reading(&stamp), |(_, digest)| Tag::Strong(digest)),
+                };
+                let resource = Resource {
+                    href: format!("{prefix}{}", of.without_slash()),
+                    name: of.name().unwrap_or_default(),
+                    path: of.without_slash(),
+                    kind: MemberKind::File,
+                    stamp: &stamp,
+                    etag: Some(tag.entity_tag().to_string()),
+                    room: None,
+                    dead: dead_properties_for(&wanted, || DeadProperties::of(&file)),
+                };
+                let mut text = document_start();
+                resource.write(&mut text, &wanted);
+                text.push_str(DOCUMENT_END);
+                Ok((text, None))
+            }
+            Found::Collection(handle, stamp) => {
+                let room = fstatvfs(&handle).ok();
+                let own = Resource {
+                    href: format!("{prefix}{}", of.with_slash()),
+                    name: of.name().unwrap_or("/"),
+                    path: of.with_slash(),
+                    kind: MemberKind::Collection,
+                    stamp: &stamp,
+                    etag: None,
+                    room: room.as_ref(),
+                    dead: dead_properties_for(&wanted, || DeadProperties::of(&handle)),
+                };
+                let mut text = document_start();
+                own.write(&mut text, &wanted);
+                if !deep {
+                    text.push_str(DOCUMENT_END);
+                    return Ok((text, None));
+                }
+                let names = MemberNames::read(&tree, &of, &handle, hidden)?;
+                let mut members = PendingMembers {
+                    tree,
+                    tags,
+                    prefix,
+                    path: of.with_slash(),
+                    handle,
+                    room,
+                    wanted,
+                    names,
+                    at: 0,
+                    may_read: READ_BYTES,
+                };
+                let rest = members.write(&mut text)?;
+                Ok((text, rest.then_some(members)))
+            }
+        };
+        match self.disk().run_with_permit(self.permits(path, &allowed), look).await {
+            Ok((text, None)) => multistatus(text),
+            Ok((text, Some(members))) => multistatus(MultistatusBody {
+                ready: Some(Bytes::from(text)),
+                members: Some(members),
+                writing: None,
+                threads: self.threads.clone(),
+            }),
+            Err(error) => super::problem_of(&error).response(),
+        }
+    }
+}
+
+/// The dead properties, read only where the request may ask for some.
+fn dead_properties_for(wanted: &RequestedProperties, read: impl FnOnce() -> DeadProperties) -> DeadProperties {
+    let live = |(space, name): &PropertyName| {
+        space == DAV && (ALLPROP.contains(&name.as_str()) || OTHER_LIVE.contains(&name.as_str()))
+    };
+    match wanted {
+        RequestedProperties::Named(names) if names.iter().all(live) => DeadProperties::default(),
+        _ => read(),
+    }
+}
+
+/// The members of a collection that are not described yet.
+struct PendingMembers {
+    tree: Arc<Tree>,
+    tags: Arc<DigestCache>,
+    prefix: String,
+    path: TreePath,
+    handle: OwnedFd,
+    room: Option<StatVfs>,
+    wanted: RequestedProperties,
+    names: MemberNames,
+    at: usize,
+    /// The bytes of small files that may still be read for their tags.
+    may_read: u64,
+}
+
+impl PendingMembers {
+    /// Writes the next piece; whether members are left. The last piece ends the document.
+    fn write(&mut self, text: &mut String) -> Result<bool, DirectoryError> {
+        let until = self.names.len().min(self.at + PIECE_MEMBERS);
+        while self.at < until {
+            let found = match self.names.get(self.at) {
+                Some(name) => member(&self.tree, &self.tags, &self.path, &self.handle, name)?,
+                None => None,
+            };
+            self.at += 1;
+            if let Some(found) = found {
+                self.write_one(text, &found);
+            }
+        }
+        if self.at < self.names.len() {
+            return Ok(true);
+        }
+        if !self.names.complete {
+            let _ = write!(
+                text,
+                "<D:response><D:href>{}{}</D:href><D:status>HTTP/1.1 507 Insufficient Storage</D:status><D:error><D:number-of-matches-within-limits/></D:error></D:response>",
+                Escaped(&self.prefix),
+                Escaped(&self.path.to_string())
+            );
+        }
+        text.push_str(DOCUMENT_END);
+        Ok(false)
+    }
+
+    fn write_one(&mut self, text: &mut String, found: &Member) {
+        let child = self.path.child(&found.name);
+        let path = match found.kind {
+            MemberKind::Collection => child.with_slash(),
+            MemberKind::File => child,
+        };
+        let tag = self.tag(found, &path);
+        let (handle, name) = (&self.handle, found.name.as_str());
+        let resource = Resource {
+            href: format!("{}{path}", self.prefix),
+            name,
+            kind: found.kind,
+            stamp: &found.stamp,
+            etag: tag.map(|tag| tag.entity_tag().to_string()),
+            room: self.room.as_ref(),
+            dead: match self.tree.mounts().is_mount(&self.path, name) {
+                true => DeadProperties::default(),
+                false => dead_properties_for(&self.wanted, || DeadProperties::of_member(handle, name)),
+            },
+            path,
+        };
+        resource.write(text, &self.wanted);
+    }
+
+    /// The tag of a member. A small file that nobody has read is read for it, as long as `may_read` lasts.
+    fn tag(&mut self, found: &Member, path: &TreePath) -> Option<Tag> {
+        let wants = match &self.wanted {
+            RequestedProperties::Named(names) => names.iter().any(|(space, name)| space == DAV && name == "getetag"),
+            _ => true,
+        };
+        if found.kind == MemberKind::Collection || !wants || found.tag.is_some() {
+            return found.tag;
+        }
+        self.may_read = self.may_read.checked_sub(found.stamp.size.max(4096))?;
+        match self.tree.find(path) {
+            Ok(Found::File(file, _)) => self.tags.read_digest(&file).ok().map(|(_, digest)| Tag::Strong(digest)),
+            _ => None,
+        }
+    }
+}
+
+/// A piece of the document, and the members behind it.
+type Written = (String, Option<PendingMembers>);
+
+/// A document whose pieces are each written when the one before has gone out.
+struct MultistatusBody {
+    ready: Option<Bytes>,
+    members: Option<PendingMembers>,
+    writing: Option<JoinHandle<Result<Written, DirectoryError>>>,
+    threads: tokio::runtime::Handle,
+}
+
+impl MessageBody for MultistatusBody {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        if let Some(ready) = self.ready.take() {
+            return Poll::Ready(Some(Ok(ready)));
+        }
+        if let Some(mut members) = self.members.take() {
+            let write = move || {
+                let mut text = String::new();
+                let more = members.write(&mut text)?;
+                Ok((text, more.then_some(members)))
+            };
+            self.writing = Some(self.threads.spawn_blocking(write));
+        }
+        let Some(writing) = &mut self.writing else {
+            return Poll::Ready(None);
+        };
+        let written = ready!(Pin::new(writing).poll(cx));
+        self.writing = None;
+        // An error breaks the connection, so the document visibly has no end.
+        let (text, members) = written??;
+        self.members = members;
+        Poll::Ready(Some(Ok(Bytes::from(text))))
+    }
+}
+
+impl Resource<'_> {
+    fn write(&self, text: &mut String, wanted: &RequestedProperties) {
+        // Writing to a string does not fail, here and below.
+        let _ = write!(text, "<D:response><D:href>{}</D:href>", Escaped(&self.href));
+        let own = |name: &&str| (DAV.to_owned(), (*name).to_owned());
+        let names: Vec<PropertyName> = match wanted {
+            RequestedProperties::Named(names) => names.clone(),
+            _ => ALLPROP.iter().map(own).chain(self.dead.names().cloned()).collect(),
+        };
+        let (mut found, mut missing) = (String::new(), String::new());
+        for name in &names {
+            let live = (name.0 == DAV).then(|| self.value(&name.1)).flatten();
+            let value = live.or_else(|| self.dead.get(name).map(str::to_owned));
+            match (value, wanted) {
+                (Some(_), RequestedProperties::Names) => write_empty(&mut found, name),
+                (Some(value), _) => write_value(&mut found, name, &value),
+                // `allprop` and `propname` ask only for properties that the resource has.
+                (None, RequestedProperties::Named(_)) => write_empty(&mut missing, name),
+                (None, _) => {}
+            }
+        }
+        for (properties, status) in [(found, "200 OK"), (missing, "404 Not Found")] {
+            if !properties.is_empty() {
+                let _ = write!(
+                    text,
+                    "<D:propstat><D:prop>{properties}</D:prop><D:status>HTTP/1.1 {status}</D:status></D:propstat>"
+                );
+            }
+        }
+        text.push_str("</D:response>\n");
+    }
+
+    /// The value of a live property, as XML; `None` where the resource does not have it.
+    fn value(&self, name: &str) -> Option<String> {
+        let file = self.kind == MemberKind::File;
+        match name {
+            "resourcetype" if file => Some(String::new()),
+            "resourcetype" => Some("<D:collection/>".to_owned()),
+            "displayname" => Some(Escaped(self.name).to_string()),
+            "getcontentlength" if file => Some(self.stamp.size.to_string()),
+            "getcontenttype" if file => Some(Escaped(&media_type(&self.path)).to_string()),
+            "getcontenttype" => Some("httpd/unix-directory".to_owned()),
+            "getetag" => Some(Escaped(self.etag.as_deref()?).to_string()),
+            "getlastmodified" => Some(http_date(self.stamp.modified_at())),
+            "supportedlock" | "lockdiscovery" => Some(String::new()),
+            "quota-available-bytes" => self.room.map(|room| (room.f_bavail * room.f_frsize).to_string()),
+            "quota-used-bytes" => self
+                .room
+                .map(|room| (room.f_blocks.saturating_sub(room.f_bfree) * room.f_frsize).to_string()),
+            _ => None,
+        }
+    }
+}
+
+/// The refusal of depth infinity, which a request without `Depth` asks for too.
+fn infinite_depth_refused() -> HttpResponse {
+    HttpResponse::build(StatusCode::FORBIDDEN)
+        .insert_header((header::CONTENT_TYPE, "application/xml; charset=utf-8"))
+        .body("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<D:error xmlns:D=\"DAV:\"><D:propfind-finite-depth/></D:error>\n")
+}
