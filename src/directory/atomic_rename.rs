@@ -1,14 +1,16 @@
-//! The last step of a change: a name becomes another file's, with what the file system offers for it.
+//! The last step of a change: an entry gets a name, in one step where the file system has one for it.
 //!
 //! ```text
-//! a name that must be new       RENAME_NOREPLACE, else a hard link, else a look and a rename
-//! a name that was evaluated     RENAME_EXCHANGE and a look at what came out, else a look and a rename
-//! a name that rename(2) cannot  the body is copied beside its place, and renamed there
-//! reach (EXDEV)
+//! a name that must be new        RENAME_NOREPLACE; else a hard link; else a look and a rename
+//! a name that was evaluated      RENAME_EXCHANGE and a look at what came out, exchanged back if it is another file;
+//!                                else a look and a rename
+//! a name that rename(2) cannot   EXDEV: the body is copied beside its place first, and renamed there
+//! reach
 //! ```
 //!
-//! The first choice is one step also against programs that change the directory behind millpond's back; the last ones leave them
-//! the time between two system calls.
+//! Among our own clients the locks (`locks.rs`) make evaluation and change one step. These choices do the same against
+//! programs that change the directory behind millpond's back: the first ones completely, the last ones but for the
+//! time between two system calls. An exchange that is taken back shows the new bytes for an instant (decision 13).
 
 use super::error::DirectoryError;
 use super::staging::StagedBody;
@@ -17,23 +19,23 @@ use rustix::fs::{AtFlags, RenameFlags, Stat, renameat, renameat_with, statat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
-/// How a step went that can be tried again.
+/// The outcome of a rename that can be tried again.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RenameOutcome {
     /// The body has the name.
     Done,
-    /// Somebody else has changed the name meanwhile.
+    /// Another program has changed the name meanwhile.
     Disturbed,
-    /// The body lies where no rename gets it from.
+    /// No rename(2) gets from the staged body to the name (`EXDEV`).
     NeedsRestaging,
 }
 
-/// What a file system answers that does not know a flag of renameat2(2).
+/// Whether a file system answers so that does not know a flag of renameat2(2).
 fn lacks_flag(errno: Errno) -> bool {
     matches!(errno, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::NOTTY)
 }
 
-/// Gives a body a name that nobody has.
+/// Gives a body a name that no entry has.
 pub(super) fn place_new(
     staged: &mut StagedBody,
     parent: &OwnedFd,
@@ -52,13 +54,13 @@ pub(super) fn place_new(
     Ok(RenameOutcome::Done)
 }
 
-/// The same on a file system without the flag. A second name for the body is never in anybody's place either; the first goes
+/// The same on a file system without `RENAME_NOREPLACE`: link(2) does not replace either. The body's first name goes
 /// as the body is dropped.
 fn place_new_by_link(staged: &mut StagedBody, parent: &OwnedFd, name: &str) -> Result<RenameOutcome, DirectoryError> {
     match rustix::fs::linkat(&*staged.dir, &staged.name, parent, name, AtFlags::empty()) {
         Ok(()) => return Ok(RenameOutcome::Done),
         Err(Errno::EXIST) => return Ok(RenameOutcome::Disturbed),
-        // Neither does it know links (rclone, s3fs, vboxsf, exFAT).
+        // The file system knows no hard links either (rclone, s3fs, vboxsf, exFAT).
         Err(_) => {}
     }
     let failed = DirectoryError::from_errno("put a file in its place");
@@ -81,7 +83,7 @@ fn rename_staged(staged: &mut StagedBody, parent: &OwnedFd, name: &str) -> Resul
     }
 }
 
-/// Puts a body in the place of another; where `evaluated` is named, only if that is what it replaces.
+/// Gives a body the name of another file. With `evaluated`, only if that is the file which is replaced.
 pub(super) fn replace(
     staged: &mut StagedBody,
     parent: &OwnedFd,
@@ -94,7 +96,7 @@ pub(super) fn replace(
     };
     match renameat_with(&*staged.dir, &staged.name, parent, name, RenameFlags::EXCHANGE) {
         Ok(()) => {
-            // What was there now lies where the body lay, and goes as that is dropped.
+            // The replaced file lies under the body's name in staging now, and goes as the body is dropped.
             let old = statat(&*staged.dir, &staged.name, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
             if is_same_content(&old, evaluated) {
                 return Ok(RenameOutcome::Done);
@@ -114,16 +116,16 @@ pub(super) fn replace(
     }
 }
 
-/// How an exchange of two names went.
+/// The outcome of an exchange of two names.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ExchangeOutcome {
     Done,
-    /// The file system does not know it.
+    /// The file system does not know `RENAME_EXCHANGE`.
     Unsupported,
     Failed(Errno),
 }
 
-/// Gives two things each other's names in one step, so that neither is without one when the machine dies.
+/// Exchanges the names of two entries in one step: neither is without a name when the machine dies.
 pub(super) fn exchange(source: &OwnedFd, name: &str, target: &OwnedFd, new: &str) -> ExchangeOutcome {
     match renameat_with(source, name, target, new, RenameFlags::EXCHANGE) {
         Ok(()) => ExchangeOutcome::Done,
@@ -132,7 +134,7 @@ pub(super) fn exchange(source: &OwnedFd, name: &str, target: &OwnedFd, new: &str
     }
 }
 
-/// Moves what has a name to a name that nobody has.
+/// Renames an entry to a name that no entry has.
 pub(super) fn rename_noreplace(source: &OwnedFd, name: &str, target: &OwnedFd, new: &str) -> rustix::io::Result<()> {
     match renameat_with(source, name, target, new, RenameFlags::NOREPLACE) {
         Err(errno) if lacks_flag(errno) => match statat(target, new, AtFlags::SYMLINK_NOFOLLOW) {
@@ -144,8 +146,8 @@ pub(super) fn rename_noreplace(source: &OwnedFd, name: &str, target: &OwnedFd, n
     }
 }
 
-/// Exchanges our own body out again. Where somebody has replaced it meanwhile, what is newest stays, and our body is theirs:
-/// then there is nothing left to try with.
+/// Exchanges the body out again, because the file that came out is not the one that was evaluated. If another program has
+/// replaced the body meanwhile, its file stays and the body is gone: nothing is left to try again with.
 fn put_back(staged: &StagedBody, parent: &OwnedFd, name: &str) -> Result<(), DirectoryError> {
     let failed = DirectoryError::from_errno("put a file back");
     let exchange = || renameat_with(&*staged.dir, &staged.name, parent, name, RenameFlags::EXCHANGE).map_err(&failed);
@@ -158,7 +160,8 @@ fn put_back(staged: &StagedBody, parent: &OwnedFd, name: &str) -> Result<(), Dir
     Err(DirectoryError::ChangedMeanwhile)
 }
 
-/// Whether two looks saw the same bytes of the same file; a change of its name is no change of these.
+/// Whether two looks saw the same bytes of the same file. A rename changes the time of change alone, so that is not
+/// compared.
 pub(super) fn is_same_content(now: &Stat, then: &Stat) -> bool {
     let (now, then) = (Stamp::of(now), Stamp::of(then));
     (now.dev, now.ino, now.size, now.modified) == (then.dev, then.ino, then.size, then.modified)

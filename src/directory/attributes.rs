@@ -1,8 +1,8 @@
-//! The attributes that a file has beside its bytes: owner, group, rights, access lists, extended attributes.
+//! The metadata of a file: owner, group, rights, access lists, extended attributes and times.
 //!
-//! A body is a new file, so what belongs to the file that it replaces is carried over before it takes its place. What the
-//! server's user may not carry over (another owner, say) is left as it is: it is no reason to lose the bytes. The set-user-ID and
-//! set-group-ID bits of a file never come along: new bytes must not run with the rights of somebody who has not
+//! A body is a new file, so the metadata of the file that it replaces are copied to it before it is placed. What the
+//! server's user may not set (another owner, say) stays as it is: that is no reason to lose the bytes. The set-user-ID
+//! and set-group-ID bits of a file are never copied: new bytes must not run with the rights of somebody who has not
 //! seen them, and write(2) clears the bits for the same reason.
 
 use super::error::DirectoryError;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// The longest value of an attribute that Linux keeps, in bytes.
+/// The longest value of an extended attribute, in bytes: Linux' `XATTR_SIZE_MAX`.
 const MAX_VALUE_BYTES: usize = 64 * 1024;
 
 /// The default access list of a directory, which new files in it inherit.
@@ -23,10 +23,10 @@ const DEFAULT_ACL: &str = "system.posix_acl_default";
 /// The permission bits without set-user-ID and set-group-ID.
 const PLAIN_RIGHTS: u32 = 0o1777;
 
-/// The bit of a directory by which what is made in it gets its group.
+/// The set-group-ID bit: of a directory it gives new members the directory's group.
 const SET_GROUP_ID: u32 = 0o2000;
 
-/// Carries over what belongs to the file of that name to the one that replaces it.
+/// Gives a file the metadata of the one that it is to replace.
 pub(super) fn preserve(file: &File, parent: &OwnedFd, name: &str, old: &Stat) -> Result<(), DirectoryError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let mut changed = false;
@@ -37,11 +37,11 @@ pub(super) fn preserve(file: &File, parent: &OwnedFd, name: &str, old: &Stat) ->
     let now = rustix::fs::fstat(file).map_err(failed)?;
     if (now.st_uid, now.st_gid) != (old.st_uid, old.st_gid) {
         let (owner, group) = (Uid::from_raw(old.st_uid), Gid::from_raw(old.st_gid));
-        // Only root gives a file away; its owner may at least give it to a group of his.
+        // Only root can give a file away; its owner can at least give it to a group of his own.
         let kept = fchown(file, Some(owner), Some(group)).or_else(|_| fchown(file, None, Some(group)));
         changed |= kept.is_ok();
     }
-    // After the owner: a change of that may clear bits.
+    // The rights come after the owner: a change of that may clear bits.
     if now.st_mode & 0o7777 != old.st_mode & PLAIN_RIGHTS {
         changed |= fchmod(file, Mode::from_raw_mode(old.st_mode & PLAIN_RIGHTS)).is_ok();
     }
@@ -51,8 +51,7 @@ pub(super) fn preserve(file: &File, parent: &OwnedFd, name: &str, old: &Stat) ->
     }
 }
 
-/// Gives a copy all that the original has beside its bytes, as far as the server's user may. It is to take the original's
-/// place elsewhere.
+/// Copies all metadata, as far as the server's user may: for a copy that takes the original's place elsewhere.
 pub(super) fn copy_metadata(from: impl AsFd, to: impl AsFd) -> Result<(), DirectoryError> {
     copy_xattrs(&from, &to);
     let stat = rustix::fs::fstat(&from).map_err(DirectoryError::from_errno("inspect a file"))?;
@@ -75,14 +74,15 @@ pub(super) fn copy_metadata(from: impl AsFd, to: impl AsFd) -> Result<(), Direct
     Ok(())
 }
 
-/// Copies the attributes that users and access lists have; whether there were any.
+/// Copies the extended attributes of users and the access lists; whether there were any.
 pub(super) fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> bool {
-    // What overlay and others keep for themselves is of one inode.
+    // `trusted.` attributes are overlayfs' own and speak of one inode; capabilities are bound to the bytes, like
+    // set-user-ID.
     let kept = |name: &str| !name.starts_with("trusted.") && name != "security.capability";
     copy_matching(from, to, kept)
 }
 
-/// Copies the attributes that users have made; whether there were any.
+/// Copies the extended attributes of users; whether there were any.
 pub(super) fn copy_user_xattrs(from: impl AsFd, to: impl AsFd) -> bool {
     copy_matching(from, to, |name| name.starts_with("user."))
 }
@@ -97,13 +97,13 @@ fn copy_matching(from: impl AsFd, to: impl AsFd, kept: impl Fn(&str) -> bool) ->
     some
 }
 
-/// Whether new files in that directory get something from it that a file made elsewhere has not.
+/// Whether new files in that directory inherit something that a file made elsewhere lacks.
 pub(super) fn is_inherited_from(directory: &OwnedFd) -> bool {
     rustix::fs::fstat(directory).is_ok_and(|stat| stat.st_mode & SET_GROUP_ID != 0)
         || get_xattr(directory, DEFAULT_ACL).is_some()
 }
 
-/// The value of an attribute; `None` where there is none, or the file system keeps none.
+/// The value of an extended attribute; `None` where there is none, or the file system keeps none.
 pub(super) fn get_xattr(file: impl AsFd, name: &str) -> Option<Vec<u8>> {
     let mut space = vec![0; 1024];
     loop {
@@ -118,7 +118,7 @@ pub(super) fn get_xattr(file: impl AsFd, name: &str) -> Option<Vec<u8>> {
     }
 }
 
-/// Sets an attribute, or removes it.
+/// Sets an extended attribute, or removes it.
 pub(super) fn set_xattr(file: impl AsFd, name: &str, value: Option<&[u8]>) -> rustix::io::Result<()> {
     match value {
         Some(value) => fsetxattr(file, name, value, XattrFlags::empty()),

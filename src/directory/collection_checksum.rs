@@ -1,7 +1,8 @@
-//! What a collection holds, as one number: whether two looks at it saw the same.
+//! A checksum of a collection: whether two looks at all of its members saw the same.
 //!
 //! A collection that no rename(2) gets to its new place is copied there and then removed. Whatever came into it in
-//! between would be lost, so both looks are compared before anything is removed.
+//! between would be lost, so its checksum from before the copy is compared with another one, taken once no path leads
+//! to it. The bytes of files are not read: a write changes the stamp.
 
 use super::error::DirectoryError;
 use super::tree::Stamp;
@@ -9,11 +10,11 @@ use aws_lc_rs::digest::{Context, SHA256};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 use std::os::fd::OwnedFd;
 
-/// The deepest collection that is looked at: what a path may name.
+/// The deepest collection that is looked at: no path names a deeper one (`path.rs`).
 const MAX_DEPTH: usize = 128;
 
-/// The sum over all that a collection holds: names, and of files and links their stamps. The order in which a
-/// directory is read does not matter.
+/// A sum over the hashes of all members: their paths, and of files and links their stamps. A sum does not depend on
+/// the order in which a directory is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CollectionChecksum {
     members: u64,
@@ -21,7 +22,7 @@ pub struct CollectionChecksum {
 }
 
 impl CollectionChecksum {
-    /// Takes it.
+    /// Takes the checksum of a collection, member by member.
     ///
     /// # Errors
     /// [`DirectoryError::CrossDevice`] where there is something that cannot be copied (a pipe, a socket, a device), and
@@ -49,7 +50,7 @@ impl CollectionChecksum {
             above.extend_from_slice(name.to_bytes());
             let kind = FileType::from_raw_mode(stat.st_mode);
             match kind {
-                // What changes in it is seen by its members.
+                // A collection's own stamp is left out: what changes in it is seen by its members.
                 FileType::Directory => {
                     self.add(above, None);
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

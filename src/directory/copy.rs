@@ -1,8 +1,11 @@
-//! Copies: put together aside, without a lock, and then placed in one step.
+//! Copies, for COPY and for MOVE to another file system: put together in staging without a lock, then placed in one
+//! step.
 //!
-//! A copy of a collection has its files, its collections and its links as they are (RFC 4918 §9.8.3); pipes, sockets, devices and
-//! what is millpond's own are left out. Each file is a state that it had: one that is written to while it is copied is
-//! copied again. The collection as a whole is not a state of one moment, for nobody could hold it still.
+//! A copy of a collection has its files, its collections and its links as they are (RFC 4918 §9.8.3); pipes, sockets,
+//! devices and millpond's own names are left out. Each file is a state that it had: a file that is written to while it
+//! is copied is copied again. The collection as a whole is not a state of one moment, for nobody could hold it still.
+//!
+//! A copy that is never placed is removed when it is dropped, so a request that ends half way leaves nothing.
 
 use super::attributes;
 use super::collection_checksum::CollectionChecksum;
@@ -20,34 +23,34 @@ use rustix::fs::{
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-/// How often a file is copied that is written to meanwhile.
+/// The attempts at copying a file that is written to meanwhile: a judgement.
 const MAX_CHANGING: usize = 4;
 
-/// The deepest collection that is copied: what a path may name.
+/// The deepest collection that is copied: no path names a deeper one (`path.rs`).
 const MAX_DEPTH: usize = 128;
 
-/// What a copy is made for.
+/// The purpose of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyMode {
-    /// A copy of a file, or of a collection without its members.
+    /// COPY of a file, or of a collection without its members (`Depth: 0`).
     Shallow,
-    /// A copy of all that is there.
+    /// COPY of a collection with all that is in it.
     Deep,
-    /// The move of something to where no rename(2) gets it: the copy has also the times, owners and rights of the original.
+    /// MOVE to where no rename(2) gets: the copy has the times, owners and rights of the original as well.
     Move,
 }
 
-/// A copy that has not been placed yet, and the state of what it is a copy of. One that never is placed goes as it is dropped.
+/// A copy that is not placed yet, and the state of its original. Dropped before that, it is removed.
 #[derive(Debug)]
 pub enum StagedCopy {
-    /// Of a file.
+    /// A file.
     File(ReceivedBody, SourceState),
-    /// Of a collection or a link.
+    /// A collection or a link.
     Entry(StagedEntry, SourceState),
 }
 
 impl StagedCopy {
-    /// The state in which it was copied.
+    /// The state of the original when it was copied.
     pub fn state(&self) -> SourceState {
         match self {
             Self::File(_, state) | Self::Entry(_, state) => *state,
@@ -56,7 +59,7 @@ impl StagedCopy {
 }
 
 impl TreeWriter {
-    /// A copy of what is at the path, to be put elsewhere.
+    /// Puts a copy together of the entry at the path, to be placed at the other. Takes no lock: it may be long.
     ///
     /// # Errors
     /// Where nothing is there, or a condition does not hold.
@@ -115,12 +118,13 @@ impl TreeWriter {
             let mut incoming = self.staging.begin(&to.parent(), Some(state.size))?;
             let known = self.tags.digest_of(&state);
             match known {
-                // The kernel shares the blocks where it can.
+                // The kernel copies, and shares the blocks where the file system can; the digest is known without the
+                // bytes.
                 Some(_) => {
                     let mut from = original.try_clone().map_err(DirectoryError::from_io("copy a file"))?;
                     copy_bytes(&mut from, incoming.file())?;
                 }
-                None => super::digest_cache::try_each_block(&original, |block| incoming.write(&self.staging, block))?,
+                None => super::sha256::try_each_block(&original, |block| incoming.write(&self.staging, block))?,
             }
             let _ = attributes::copy_user_xattrs(&original, incoming.file());
             if stamp(&original)? != state {
@@ -139,7 +143,7 @@ impl TreeWriter {
         Err(DirectoryError::ChangedMeanwhile)
     }
 
-    /// The same link elsewhere, with the same text.
+    /// A link with the same text.
     fn copy_link(
         &self,
         parent: &OwnedFd,
@@ -152,7 +156,7 @@ impl TreeWriter {
         Ok(StagedCopy::Entry(entry, SourceState::Single(state)))
     }
 
-    /// Copies what a rename does not get to its place once more, beside that. Takes no lock: it may be long.
+    /// Copies a copy beside its place, where a rename did not get there. Takes no lock: it may be long.
     ///
     /// # Errors
     /// Where the disk does not take it.
@@ -164,7 +168,7 @@ impl TreeWriter {
         let place = entry.location().ok_or(DirectoryError::ChangedMeanwhile)?;
         *entry = match readlinkat(&*place.dir, &place.name, Vec::new()) {
             Ok(target) => self.staging.begin_link(&to.parent(), &target, true)?,
-            // It is no link.
+            // An error of readlink(2): the entry is no link.
             Err(_) => {
                 let original = open_directory(&place.dir, &place.name)?;
                 let mut beside = self.staging.begin_collection(&to.parent(), true)?;
@@ -188,7 +192,8 @@ impl TreeWriter {
             CopyMode::Shallow => sync_directory(&copy),
             how => {
                 self.copy_members(original, &copy, how, 0)?;
-                // A move may have to be undone, and others may have written to the copy by then.
+                // A move may be rolled back, and clients may have written to the copy by then: its members are
+                // compared with these.
                 if how == CopyMode::Move {
                     entry.set_checksum(CollectionChecksum::of(&copy)?);
                 }
@@ -230,7 +235,7 @@ impl TreeWriter {
             }
         }
         if how == CopyMode::Move {
-            // After its members, which have changed its times.
+            // The collection's metadata come after its members, which have changed its times.
             attributes::copy_metadata(from, to)?;
         }
         sync_directory(to)
@@ -267,7 +272,7 @@ impl TreeWriter {
     }
 }
 
-/// Copies all bytes from the beginning.
+/// Copies all bytes, from the beginning.
 fn copy_bytes(from: &mut File, mut to: &File) -> Result<(), DirectoryError> {
     use std::io::Seek;
     let failed = DirectoryError::from_io("copy a file");
@@ -280,13 +285,13 @@ fn open_directory(parent: &OwnedFd, name: impl rustix::path::Arg) -> Result<Owne
     openat(parent, name, flags, Mode::empty()).map_err(DirectoryError::from_errno("open a directory"))
 }
 
-/// Gives a copied collection the rights and attributes of the original, as far as they are not inherited.
+/// Gives a copied collection the rights and attributes of the original, unless it inherits them from its new parent.
 fn like(original: &OwnedFd, copy: &OwnedFd) {
     let _ = attributes::copy_user_xattrs(original, copy);
     if let Ok(stat) = fstat(original)
         && !attributes::is_inherited_from(copy)
     {
-        // The server's user must be able to fill it.
+        // The owner's rights are added, for the server's user must fill the collection.
         let _ = fchmod(copy, Mode::from_raw_mode(stat.st_mode & 0o777 | 0o700));
     }
 }

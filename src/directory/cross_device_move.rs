@@ -1,8 +1,14 @@
-//! MOVE to another file system: the removal of what was copied, if it still is what was copied.
+//! The second half of a MOVE to another file system: the source is removed, if it still is what was copied.
 //!
-//! A file is compared by its stamp. A collection is taken out of the tree first, which is one rename, and then counted
-//! (`collection_checksum.rs`) where nobody gets at it by its path any more: no lock is held while it is read. What has changed since it was
-//! copied goes back to its name.
+//! ```text
+//! file, link      its stamp is compared, then it is unlinked             (both under its lock)
+//! collection      set aside by one rename                                (under the mount's lock)
+//!                 its members' checksum is compared with the copy's      (no lock: no path leads to it any more)
+//!                 the same: trash; another: it goes back to its name
+//! ```
+//!
+//! Whatever is uncertain keeps the copy: where the source may lack its name or some members, two of it are better than
+//! none.
 
 use super::collection_checksum::CollectionChecksum;
 use super::error::DirectoryError;
@@ -13,42 +19,42 @@ use super::tree::{Found, Stamp};
 use super::tree_writer::{Occupant, TreeWriter};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 
-/// The state in which something was copied.
+/// The state of a source when it was copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceState {
-    /// A file, or a link itself.
+    /// The stamp of a file, or of a link itself.
     Single(Stamp),
-    /// A collection, by all that is in it.
+    /// The checksum of a collection's members.
     Collection(CollectionChecksum),
 }
 
-/// How far the removal has come.
+/// The removal of a source, so far.
 #[derive(Debug)]
 pub enum SourceRemoval {
-    /// It is gone; a collection is yet to be discarded.
+    /// The source is removed; a collection is trash, to be discarded.
     Removed(Option<Trash>),
-    /// The collection is out of the tree, and has to be counted ([`TreeWriter::verify_source`]).
+    /// The collection is out of the tree, and has to be compared ([`TreeWriter::verify_source`]).
     SetAside(Backup, CollectionChecksum),
-    /// Some of it may be gone: the copy must stay.
+    /// Some of the source may be removed: the copy must stay.
     Partial(DirectoryError),
 }
 
-/// The fate of the original.
+/// The fate of the source.
 #[derive(Debug)]
 pub enum SourceOutcome {
-    /// It is gone; a collection is yet to be discarded.
+    /// The source is removed; a collection is trash, to be discarded.
     Removed(Option<Trash>),
-    /// It has its name and all that it holds.
+    /// The source has its name and all of its members.
     InPlace(DirectoryError),
-    /// Neither: the copy must stay.
+    /// The source may lack its name or some of its members: the copy must stay.
     Uncertain(DirectoryError),
 }
 
 impl TreeWriter {
-    /// Removes what has been copied elsewhere, if it is still in the state that was copied; the caller holds its lock.
+    /// Removes the source of a copy, if it still is in the state that was copied; the caller holds its lock.
     ///
     /// # Errors
-    /// [`DirectoryError::ChangedMeanwhile`] where it is not. After an error all of it is there.
+    /// [`DirectoryError::ChangedMeanwhile`] where it is not. After an error all of the source is there.
     pub fn remove_source(&self, from: &TreePath, state: &SourceState) -> Result<SourceRemoval, DirectoryError> {
         let (parent, name) = self.existing_parent_and_name(from)?;
         let occupant = self.occupant(&parent, name)?;
@@ -56,7 +62,7 @@ impl TreeWriter {
             (SourceState::Single(state), Occupant::File(stat) | Occupant::Link(stat)) if Stamp::of(&stat) == *state => {
                 match unlinkat(&parent, name, AtFlags::empty()).map_err(DirectoryError::from_errno("remove a file")) {
                     Ok(()) => SourceRemoval::Removed(None),
-                    // A file server's answer may be lost after it has done what was asked.
+                    // A file server's reply may be lost after it has done what was asked, so the name is looked at.
                     Err(error) => match self.occupant(&parent, name) {
                         Ok(Occupant::File(now) | Occupant::Link(now)) if now.st_ino == stat.st_ino => {
                             return Err(error);
@@ -72,7 +78,7 @@ impl TreeWriter {
             (SourceState::Collection(checksum), Occupant::Collection(_)) => {
                 match self.staging.set_aside(&parent, from, name) {
                     Ok(backup) => SourceRemoval::SetAside(backup, *checksum),
-                    // A union does not rename what is in a lower layer, not even beside it.
+                    // A union (overlayfs) does not rename an entry of a lower layer, not even within its directory.
                     Err(DirectoryError::CrossDevice) => {
                         self.check_unchanged(from, checksum)?;
                         match remove_recursively(&parent, name) {
@@ -91,7 +97,8 @@ impl TreeWriter {
         Ok(removed)
     }
 
-    /// Whether the collection that was taken out of the tree holds what was copied; else it goes back. Takes no lock.
+    /// Compares a collection that was taken out of the tree with what was copied. If it is the same it becomes trash,
+    /// else it goes back. Takes no lock.
     pub fn verify_source(&self, removed: SourceRemoval) -> SourceOutcome {
         let (backup, checksum) = match removed {
             SourceRemoval::Removed(trash) => return SourceOutcome::Removed(trash),
@@ -166,7 +173,7 @@ mod tests {
         let removed = writer.remove_source(&path("/films"), &state).expect("taken out");
         fs::create_dir(dir.path().join("films")).expect("made");
         assert!(matches!(writer.verify_source(removed), SourceOutcome::Uncertain(_)));
-        // When its name is free, a start brings it back with what came late.
+        // When the name is free, a start brings the collection back with what came late.
         fs::remove_dir(dir.path().join("films")).expect("removed");
         drop(writer);
         let _writer = self::writer(dir.path());

@@ -1,9 +1,11 @@
-//! Properties that clients give to files and collections (RFC 4918 §4.2, "dead" ones), and times that they set.
+//! Dead properties (RFC 4918 §4.2): those that clients set on files and collections; and the times that they set.
 //!
-//! They lie in one extended attribute of the file, so they move and vanish with it, whoever moves it, and a copy gets them too. How
-//! much fits is up to the file system (ext4: about 4 KiB); one that keeps no such attributes takes no properties.
+//! They lie in one extended attribute of the file, as JSON, so they move and vanish with it, whoever moves it, and a
+//! copy gets them too (decision 30). How much fits is up to the file system (ext4: about 4 KiB); one that keeps no
+//! such attributes takes no properties.
 //!
-//! A change of properties changes the file's time of change and none of its bytes, so its tag is carried over.
+//! A change of properties changes the file's time of change and none of its bytes, so its digest and tag are carried
+//! over to the new stamp.
 
 use super::attributes;
 use super::error::DirectoryError;
@@ -17,27 +19,27 @@ use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-/// The attribute that holds them.
+/// The extended attribute that holds them.
 const ATTRIBUTE: &str = "user.millpond.properties";
 
-/// How much is read of it, in bytes: what Linux keeps at most.
+/// The most that is read of it, in bytes: Linux' `XATTR_SIZE_MAX`.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// A property's namespace and local name.
+/// The namespace and the local name of a property.
 pub type PropertyName = (String, String);
 
 /// Dead properties, with their values as XML.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadProperties(BTreeMap<PropertyName, String>);
 
-/// One instruction of a PROPPATCH.
+/// One change by an instruction of a PROPPATCH.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PropertyPatch {
-    /// The property gets that value.
+    /// Sets a property to that value.
     Set(PropertyName, String),
-    /// It goes.
+    /// Removes a property.
     Remove(PropertyName),
-    /// The file was last written at that second since 1970.
+    /// Sets the file's time of modification, in seconds since 1970.
     Modified(i64),
 }
 
@@ -57,12 +59,12 @@ impl DeadProperties {
         serde_json::to_vec(&listed).unwrap_or_default()
     }
 
-    /// Those of an open file or collection.
+    /// The properties of an open file or collection.
     pub fn of(file: impl AsFd) -> Self {
         Self::read(attributes::get_xattr(file, ATTRIBUTE))
     }
 
-    /// Those of a member of a collection, which is not opened for it.
+    /// The properties of a member of a collection, which is not opened for them.
     pub fn of_member(collection: &OwnedFd, name: &str) -> Self {
         let path = format!("/proc/self/fd/{}/{name}", collection.as_raw_fd());
         let mut space = vec![0; 4096];
@@ -77,22 +79,22 @@ impl DeadProperties {
         }))
     }
 
-    /// The value of one.
+    /// The value of a property.
     pub fn get(&self, name: &PropertyName) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// All their names.
+    /// The names of all properties.
     pub fn names(&self) -> impl Iterator<Item = &PropertyName> {
         self.0.keys()
     }
 }
 
 impl TreeWriter {
-    /// Carries out the instructions in their order, all or none; the caller holds the path's lock.
+    /// Carries out the patches in their order, all or none; the caller holds the path's lock.
     ///
     /// # Errors
-    /// [`DirectoryError::NoRoom`] where the file system does not keep as much, or nothing of the kind.
+    /// [`DirectoryError::NoRoom`] where the file system keeps no such attributes, or not as much.
     pub fn patch_properties(
         &self,
         path: &TreePath,
@@ -105,7 +107,7 @@ impl TreeWriter {
             let (parent, name) = self.existing_parent_and_name(path)?;
             match self.occupant(&parent, name)? {
                 Occupant::Nothing => return Err(DirectoryError::Absent),
-                // The file that it leads to has another path, and that its own lock.
+                // The link's target has another path, whose lock is not held.
                 Occupant::Link(_) => return Err(DirectoryError::Link),
                 occupant => self.check_preconditions(path, &occupant, conditions, preread)?,
             }
@@ -136,7 +138,7 @@ impl TreeWriter {
                 Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::OPNOTSUPP | Errno::DQUOT => DirectoryError::NoRoom,
                 errno => DirectoryError::from_errno("keep a property")(errno),
             })?;
-            // The time of the bytes stands, so nobody has written any in between.
+            // The time of modification stands, so no bytes were written in between, and the digest is carried over.
             let now = stamp(file)?;
             let same = |now: &Stamp| (now.size, now.modified) == (before.size, before.modified);
             if let Some(held) = held.filter(|_| same(&now)) {
@@ -157,7 +159,7 @@ impl TreeWriter {
             let ready = stamp(file)?;
             let held = self.tags.recall(&ready);
             futimens(file, &times).map_err(DirectoryError::from_errno("set a file's time"))?;
-            // Its bytes are what they were.
+            // Setting the time has changed no bytes.
             let now = stamp(file)?;
             if let Some(held) = held.filter(|_| (now.ino, now.size) == (ready.ino, ready.size)) {
                 self.tags.carry_over(&now, held);

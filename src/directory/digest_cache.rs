@@ -1,135 +1,63 @@
-//! Which bytes a file holds: SHA-256 by content, remembered by stamp; and the tag that clients are given for them.
+//! The digests of files (SHA-256), remembered by stamp, and the choice of a file's entity tag.
 //!
-//! A tag made of size and time is not strong: two states within one second, or one tick of the kernel's clock, or
-//! with a time that was put back, would share it. So the tag of a file that can be read while its client waits is of the bytes.
-//! What is remembered of a file is believed only while all of its stamp is as it was: device, inode, size, and both times in
-//! nanoseconds.
+//! A tag made of size and time is not strong by itself: two states within one second, or one tick of the kernel's
+//! clock, or with a time that was put back, would share it. So a file that can be hashed while its client waits has a
+//! tag of its bytes. A digest is believed only while the whole stamp is as it was: device, inode, size, and both times
+//! in nanoseconds.
 //!
 //! ```text
-//! last written 2 s ago or more    remembered     a later change cannot have the same times
-//! written just now                not remembered each asker has it read again
-//! written by ourselves            remembered     its time of change was set to one no tick has (staging.rs)
+//! last changed 2 s ago or more    remembered        a later change cannot have the same times
+//! changed just now                not remembered    each request has the file hashed again
+//! placed by ourselves             remembered        its time of change was set to one that no tick has (staging.rs)
 //! ```
 //!
 //! ```text
-//! the file                                      its tag
+//! the file                                      its tag (etag.rs)
 //! digest known, up to INLINE_BYTES or put here  "SHA-256"
-//! larger, last changed 2 s ago or more          "size-modified-changed-inode" of its stamp; the same after it was read
+//! larger, last changed 2 s ago or more          "size-modified-changed-inode"; the same after it was hashed
 //! larger, changed just now                      W/"size-modified-changed-inode"
 //! ```
 //!
 //! The tag of a large file is of its stamp, for a film is played before anybody has read 20 GB of it, and clients hold
-//! on to the first tag that they are given. Such a tag is as strong as the memory of digests, which goes by the same
-//! stamp and the same two seconds. The file is read for its digest all the same, by threads of their own (digest_queue.rs): then its
-//! tag comes back after a change of its rights, and `Repr-Digest` can be told. What is remembered survives a restart
-//! (`keep`, `load`): losing it costs reading, never truth.
+//! on to the first tag that they are given. Such a tag is as strong as the digests are, which are believed by the same
+//! stamp and the same two seconds (decision 26). A large file is hashed all the same, on threads for that
+//! (digest_queue.rs): then its tag comes back after a change of its rights, and `Repr-Digest` can be told.
+//!
+//! The cache survives a restart (`save`, `load`). Losing it costs reading, never truth.
 
 use super::error::DirectoryError;
+use super::etag::{StampTag, Tag, weak_tag};
+use super::sha256::{Digest, finish_sha256, try_each_block};
 use super::tree::{Stamp, stamp};
 use crate::clock::SharedClock;
 use crate::header::EntityTag;
-use crate::store::BLOCK_BYTES;
 use crate::sync::lock;
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// The largest file that is read while its client waits for the header.
+/// The largest file that is hashed while its client waits for the header: a judgement. Larger ones have a tag of
+/// their stamp.
 pub const INLINE_BYTES: u64 = 4 << 20;
 
-/// How long a file must have rested before what was read of it is remembered.
+/// The time for which a file must have rested before a digest of it is remembered: a judgement, far longer than a
+/// tick of the kernel's clock.
 pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
-/// How many files are remembered; beyond that the least recently asked for half is forgotten.
+/// The files that are remembered: a judgement. Beyond that the least recently asked for half is forgotten.
 const MAX_ENTRIES: usize = 400_000;
 
-/// The first bytes of the file that keeps them, and its version.
+/// The first bytes of the stored cache, the last of which is its version.
 const MAGIC: &[u8; 8] = b"mptags\x00\x02";
 
-/// The same of the version before, in which all tags were of digests.
+/// The same of version 1, in which all tags were of digests. It is read, and written as version 2.
 const MAGIC_V1: &[u8; 8] = b"mptags\x00\x01";
-
-/// A SHA-256.
-pub type Digest = [u8; 32];
-
-/// What a client is told of a file's bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tag {
-    /// Their digest.
-    Strong(Digest),
-    /// What the operating system says of a large file that has rested: its bytes cannot change without that.
-    Stamped(StampTag),
-    /// The same of a file that has just been changed.
-    Weak(Stamp),
-}
-
-/// The opaque part of a tag that is of a stamp.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StampTag {
-    ino: u64,
-    size: u64,
-    modified: i128,
-    changed: i128,
-}
-
-impl StampTag {
-    fn of(stamp: &Stamp) -> Self {
-        Self {
-            ino: stamp.ino,
-            size: stamp.size,
-            modified: stamp.modified,
-            changed: stamp.changed,
-        }
-    }
-}
-
-/// The time of change is in it: an edit whose time was put back changes that all the same.
-impl std::fmt::Display for StampTag {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{:x}-{:x}-{:x}-{:x}",
-            self.size, self.modified, self.changed, self.ino
-        )
-    }
-}
-
-impl Tag {
-    /// As an `ETag`.
-    pub fn entity_tag(&self) -> EntityTag {
-        match self {
-            Self::Strong(digest) => EntityTag::strong(&hex(digest)),
-            Self::Stamped(stamp_tag) => EntityTag::strong(&stamp_tag.to_string()),
-            Self::Weak(stamp) => weak_tag(stamp),
-        }
-    }
-
-    /// Whether it is a strong one.
-    pub fn is_strong(&self) -> bool {
-        !matches!(self, Self::Weak(_))
-    }
-}
-
-/// What goes out for that state of a large file while it has just been changed.
-pub fn weak_tag(stamp: &Stamp) -> EntityTag {
-    EntityTag::weak(&StampTag::of(stamp).to_string())
-}
-
-fn hex(digest: &Digest) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
-    digest
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
-}
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct CacheEntry {
@@ -137,13 +65,13 @@ struct CacheEntry {
     modified: i128,
     changed: i128,
     digest: Digest,
-    /// The tag that clients have been given instead of the digest.
+    /// The tag of the stamp that clients have been given instead of the digest.
     stamp_tag: Option<StampTag>,
-    /// When it was last asked for: a count, not a time.
+    /// A count that says when the entry was last asked for.
     used: u64,
 }
 
-/// The same as version 1 kept it.
+/// An entry as version 1 stored it.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct CacheEntryV1 {
     size: u64,
@@ -153,25 +81,29 @@ struct CacheEntryV1 {
     used: u64,
 }
 
-/// What a tag is of, beside its stamp: what a change of the file's name or rights carries over.
+/// The part of an entry that does not depend on the file's name and rights: a rename or a chmod carries it over.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KnownDigest {
     digest: Digest,
     stamp_tag: Option<StampTag>,
 }
 
-/// The digests that are known.
+/// The digests of files, by stamp. The lock is held for a look-up, or for one pass over all entries when half of them
+/// are forgotten; never while a file is read.
 #[derive(Debug)]
 pub struct DigestCache {
     known: Mutex<HashMap<(u64, u64), CacheEntry>>,
+    /// Counts the look-ups. Relaxed: it orders entries for forgetting only, and is read with the lock held.
     uses: AtomicU64,
+    /// Entries were added since the cache was last stored. Relaxed: it is set with the lock held and cleared before the lock
+    /// is taken to copy the entries, so no entry is missed for good.
     changed: AtomicBool,
     clock: SharedClock,
     file: Option<PathBuf>,
 }
 
 impl DigestCache {
-    /// Those that are kept in `file`, where there is one; what it holds that does not read is none.
+    /// The entries that are stored in `file`, if any. A damaged file holds none.
     pub fn load(file: Option<PathBuf>, clock: SharedClock) -> Self {
         let known = file.as_deref().and_then(read_cache_file).unwrap_or_default();
         let last = known.values().map(|known| known.used).max().unwrap_or_default();
@@ -195,7 +127,7 @@ impl DigestCache {
         })
     }
 
-    /// What is remembered of that state, to be [`DigestCache::carry_over`]-ed over.
+    /// The entry of that state without its stamp, to be given to [`DigestCache::carry_over`].
     pub(super) fn recall(&self, stamp: &Stamp) -> Option<KnownDigest> {
         let known = lock(&self.known);
         let found = known.get(&(stamp.dev, stamp.ino))?;
@@ -204,12 +136,13 @@ impl DigestCache {
         same.then_some(KnownDigest { digest, stamp_tag })
     }
 
-    /// Remembers of a state what was known of the one before, of which only the name or the rights were changed.
+    /// Remembers for a new state what was known of the one before, of which only the name, the rights or the times
+    /// were changed.
     pub(super) fn carry_over(&self, stamp: &Stamp, held: KnownDigest) {
         self.remember(stamp, held.digest, held.stamp_tag);
     }
 
-    /// Remembers a digest; whoever calls this knows that no other bytes can come under that stamp.
+    /// Remembers a digest. The caller knows that no other bytes can have that stamp.
     pub(super) fn insert(&self, stamp: &Stamp, digest: Digest) {
         self.remember(stamp, digest, None);
     }
@@ -235,8 +168,8 @@ impl DigestCache {
         self.changed.store(true, Ordering::Relaxed);
     }
 
-    /// The tag of that state of a file, as far as it can be told without reading it. A weak one of a small file becomes
-    /// strong as it is read.
+    /// The tag of that state as far as it is known without reading the file. A weak tag of a small file becomes
+    /// strong once the file is read.
     pub fn tag_without_reading(&self, stamp: &Stamp) -> Tag {
         if let Some(held) = self.recall(stamp) {
             self.digest_of(stamp);
@@ -257,8 +190,8 @@ impl DigestCache {
         tags
     }
 
-    /// Whether nothing but the time of change tells that state from one whose digest is known: then reading it will tell
-    /// whether its tag is still true.
+    /// Whether only the time of change tells that state from one whose digest is known: then a reading of the file
+    /// will tell whether its tag still holds.
     fn differs_only_in_ctime(&self, stamp: &Stamp) -> bool {
         let known = lock(&self.known);
         known
@@ -266,7 +199,8 @@ impl DigestCache {
             .is_some_and(|known| (known.size, known.modified) == (stamp.size, stamp.modified))
     }
 
-    /// The tag that clients have of a state with those bytes, where only its rights or its name have changed since.
+    /// The tag that clients have of a state with these bytes, of which only the rights or the name have changed
+    /// since.
     fn previous_tag(&self, stamp: &Stamp, digest: &Digest) -> Option<KnownDigest> {
         let known = lock(&self.known);
         let found = known.get(&(stamp.dev, stamp.ino))?;
@@ -277,17 +211,18 @@ impl DigestCache {
         })
     }
 
-    /// Whether a file has rested long enough for what is read of it to be remembered.
+    /// Whether a file has rested long enough for a digest of it to be remembered.
     pub fn has_settled(&self, stamp: &Stamp) -> bool {
         let now = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i128::try_from(now.as_nanos()).unwrap_or(i128::MAX);
-        // A write to come gives the file a time of about now: it must be another than this, be that past or future.
+        // A write to come gives the file a time of about now. The times must differ from that, be they past or
+        // future.
         let is_distant = |time: i128| (now - time).unsigned_abs() >= SETTLED_AFTER.as_nanos();
-        // The time of change counts as well: a file whose times were put back is as new as that.
+        // The time of change counts too: a file whose time of modification was put back is as new as that.
         is_distant(stamp.modified) && is_distant(stamp.changed)
     }
 
-    /// The digest of an open file, read now if it has to be, and remembered if that can be relied upon.
+    /// The digest of an open file: hashed now if it is not known, and remembered if the file has rested.
     ///
     /// # Errors
     /// [`DirectoryError::ChangedMeanwhile`] where it is written while it is read, and whatever the disk reports.
@@ -295,7 +230,7 @@ impl DigestCache {
         self.read_digest_while(file, || true)
     }
 
-    /// The same as long as somebody wants to know it; then it ends as if the file had changed.
+    /// The same as long as it is `wanted`; then it ends as if the file had changed.
     pub(super) fn read_digest_while(
         &self,
         file: &File,
@@ -330,7 +265,7 @@ impl DigestCache {
         Ok((before, digest))
     }
 
-    /// Writes what is known to its file, where something has changed since it was last written.
+    /// Stores the entries in the file, if any have changed since.
     pub fn save(&self) {
         let Some(file) = &self.file else { return };
         if !self.changed.swap(false, Ordering::Relaxed) {
@@ -341,52 +276,6 @@ impl DigestCache {
             tracing::warn!(path = %file.display(), %error, "could not keep the tags of files; after a restart they are read again");
         }
     }
-}
-
-/// The digest of all of a file, read now.
-///
-/// # Errors
-/// Where the disk does not give it.
-pub fn sha256_of(file: &File) -> Result<Digest, DirectoryError> {
-    let mut context = Context::new(&SHA256);
-    each_block(file, |block| context.update(block))?;
-    Ok(finish_sha256(context))
-}
-
-/// Reads all of a file.
-pub(super) fn each_block(file: &File, mut look: impl FnMut(&[u8])) -> Result<(), DirectoryError> {
-    try_each_block(file, |block| {
-        look(block);
-        Ok(())
-    })
-}
-
-/// The same for what may fail on the way.
-pub(super) fn try_each_block(
-    file: &File,
-    mut look: impl FnMut(&[u8]) -> Result<(), DirectoryError>,
-) -> Result<(), DirectoryError> {
-    let mut space = vec![0; BLOCK_BYTES];
-    let mut at = 0;
-    loop {
-        match file
-            .read_at(&mut space, at)
-            .map_err(DirectoryError::from_io("read a file"))?
-        {
-            0 => return Ok(()),
-            count => {
-                look(&space[..count])?;
-                at += count as u64;
-            }
-        }
-    }
-}
-
-/// The digest that a running sum has come to.
-pub(super) fn finish_sha256(context: Context) -> Digest {
-    let mut digest = Digest::default();
-    digest.copy_from_slice(context.finish().as_ref());
-    digest
 }
 
 fn read_cache_file(path: &Path) -> Option<HashMap<(u64, u64), CacheEntry>> {
@@ -401,7 +290,7 @@ fn read_cache_file(path: &Path) -> Option<HashMap<(u64, u64), CacheEntry>> {
     known
 }
 
-/// The body behind its checksum.
+/// The body behind its checksum; `None` where they do not match.
 fn checked_body(rest: &[u8]) -> Option<&[u8]> {
     let (sum, body) = rest.split_at_checked(32)?;
     (blake3::hash(body).as_bytes() == sum).then_some(body)

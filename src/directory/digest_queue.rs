@@ -1,9 +1,10 @@
-//! Reads large files for their digests, on two threads of their own: one for those up to [`HUGE_BYTES`], one for larger ones, so
-//! that a disk image delays no film.
+//! Hashes large files on two threads of their own: one for those up to [`HUGE_BYTES`], one for larger ones, so that a
+//! disk image delays no film.
 //!
-//! A request for a large file whose bytes nobody has read yet is answered at once, with a tag of its stamp; the file is put
-//! down here. So is what the watch sees appear. A file that is still being written is looked at again when it has
-//! rested. The queue is bounded: what does not fit is asked for again by the next client.
+//! A request for a large file that nobody has hashed yet is answered at once, with a tag of its stamp, and the file is
+//! queued here; so is each large file that the watch sees appear. A file that is still being written is tried again
+//! when it has rested. The queue is bounded: a file that finds no room is queued by the next request for it. The lock
+//! on the set of queued paths is held for an insertion or a removal only.
 
 use super::digest_cache::{DigestCache, SETTLED_AFTER};
 use super::path::TreePath;
@@ -14,35 +15,36 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-/// The largest file that is read on the first thread.
+/// The largest file that is hashed on the first thread: a judgement.
 const HUGE_BYTES: u64 = 1 << 30;
 
-/// How many files may wait to be read.
+/// The most files that may wait to be hashed: a judgement.
 const MAX_QUEUED: usize = 10_000;
 
-/// How often a file is looked at again that is still being written; then the next client has to ask.
+/// The attempts at a file that is still being written, two seconds apart; then it waits for the next request. A
+/// judgement.
 const MAX_ATTEMPTS: u32 = 60;
 
-/// How often what is known is written down.
+/// The interval at which the digests are stored: a judgement. What was hashed since is hashed again after a crash.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 
-/// The queue's end that others hold. When the last is dropped the threads end, in the middle of a file if need be.
+/// The sending end of the queue. When the last one is dropped the threads end, in the middle of a file if need be.
 #[derive(Debug, Clone)]
 pub struct DigestQueue {
     ordinary: Sender<TreePath>,
     queued: Arc<Mutex<HashSet<TreePath>>>,
-    /// Held by whoever may still ask.
+    /// Held by each sending end, so that a thread in the middle of a file sees when the last has gone.
     _asked: Arc<()>,
 }
 
 struct DigestThread {
     asked: Weak<()>,
-    /// Where a file goes that is too large for this thread.
+    /// The second thread, for files that are too large for the first one; `None` on the second.
     huge: Option<Sender<TreePath>>,
     tree: Arc<Tree>,
     tags: Arc<DigestCache>,
     queued: Arc<Mutex<HashSet<TreePath>>>,
-    /// When to look, at what, and how often it has been looked at.
+    /// The next attempts: when, which file, and how many there were.
     retries: BTreeSet<(Instant, TreePath, u32)>,
 }
 
@@ -75,11 +77,11 @@ impl DigestQueue {
         })
     }
 
-    /// Has the file read, unless it is to be already.
+    /// Has the file hashed, unless it is queued already.
     pub fn enqueue(&self, path: &TreePath) {
         let mut queued = lock(&self.queued);
         if queued.len() < MAX_QUEUED && queued.insert(path.clone()) {
-            // Without a thread there are no digests, and the tags are those of stamps.
+            // Without a thread there are no digests, and tags are of stamps.
             let _ = self.ordinary.send(path.clone());
         }
     }
@@ -133,7 +135,7 @@ impl DigestThread {
         size.is_ok_and(|size| size > HUGE_BYTES)
     }
 
-    /// Whether nothing is left to do for the file: it has been read, or is gone.
+    /// Whether nothing is left to do for the file: it has been hashed, or is gone.
     fn is_done(&self, path: &TreePath) -> bool {
         let Ok(Found::File(file, _)) = self.tree.find(path) else {
             return true;

@@ -1,15 +1,20 @@
-//! One critical section per path, from the evaluation of a condition to the change that it allows.
+//! One critical section per path, from the evaluation of a precondition to the change that it allows.
 //!
 //! ```text
-//! change of a file                 the tree shared, then the path's own lock
-//! move or removal of a collection  the tree alone: paths beneath it change their meaning
-//! two paths (MOVE)                 their locks in the order of the paths
+//! change of a file                    the mount shared, then the path's own lock
+//! two paths (MOVE)                    the mount shared, then both paths' locks
+//! move or removal of a collection     the mount exclusive: paths beneath the collection change their meaning
 //! ```
 //!
-//! "The tree" is the part of it on one mount: a collection with a mount beneath it is neither moved nor removed, so no change
-//! above a mount gives paths beneath it another meaning, and a file system that hangs keeps nobody from writing elsewhere.
+//! Order: mounts first, in the order of their mount points, then paths, in the order of their folded names. All
+//! callers take locks in this order, and each takes all of its locks in one call, so no two wait for each other.
 //!
-//! Locks are held for a rename and a look, never while a client sends. Waiting costs no thread.
+//! A lock of a mount covers the part of the tree on that mount alone: a collection with a mount beneath it is neither
+//! moved nor removed, so no change above a mount gives paths beneath it another meaning, and a file system that hangs
+//! keeps nobody from writing elsewhere (decision 29).
+//!
+//! Locks are held for a look and a rename, never while a client sends. They are tokio's: waiting for one costs no
+//! thread.
 
 use super::mounts::{MountPoint, Mounts};
 use super::path::{TreePath, case_folded};
@@ -20,14 +25,15 @@ use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, 
 
 type PathLock = tokio::sync::Mutex<()>;
 
-/// The locks of one tree.
+/// The locks of one tree. The two maps are locked by threads for a moment only, to find a lock in them; the locks in
+/// them are waited for without a thread.
 #[derive(Debug, Default)]
 pub struct Locks {
     mounts: Mutex<HashMap<MountPoint, Arc<RwLock<()>>>>,
     paths: Mutex<HashMap<String, Weak<PathLock>>>,
 }
 
-/// What is held while a change is made. What is held of paths goes before what is held of trees.
+/// The locks that a change holds. Fields are dropped in their order: the paths' locks before the mounts'.
 #[derive(Debug)]
 pub struct HeldLocks {
     _paths: Vec<OwnedMutexGuard<()>>,
@@ -36,13 +42,14 @@ pub struct HeldLocks {
 }
 
 impl Locks {
-    /// Waits until nobody else changes any of the paths.
+    /// Waits until no other change is made to any of the paths.
     pub async fn lock_paths(&self, mounts: &Mounts, paths: &[TreePath]) -> HeldLocks {
         let mut shared = Vec::new();
         for mount in self.mount_locks(mounts, paths) {
             shared.push(mount.read_owned().await);
         }
-        // On a file system that folds, two spellings are one file; elsewhere they merely wait for each other.
+        // A key is case-folded: on a file system that folds, two spellings are one file; elsewhere they merely wait
+        // for each other.
         let mut keys: Vec<String> = paths
             .iter()
             .map(|path| case_folded(&path.without_slash().to_string()))
@@ -60,7 +67,7 @@ impl Locks {
         }
     }
 
-    /// Waits until nobody else changes anything on the mounts that the paths are on.
+    /// Waits until no other change is made on the mounts of the paths.
     pub async fn lock_mounts(&self, mounts: &Mounts, paths: &[TreePath]) -> HeldLocks {
         let mut exclusive = Vec::new();
         for mount in self.mount_locks(mounts, paths) {
@@ -73,13 +80,13 @@ impl Locks {
         }
     }
 
-    /// The trees that the paths are in, in the order in which everybody locks them.
+    /// The locks of the mounts that the paths are on, in their order.
     fn mount_locks(&self, mounts: &Mounts, paths: &[TreePath]) -> Vec<Arc<RwLock<()>>> {
         let mut points: Vec<MountPoint> = paths.iter().map(|path| mounts.mount_point_of(path.names())).collect();
         points.sort_unstable();
         points.dedup();
         let mut mounts = lock(&self.mounts);
-        // What comes and goes by itself (autofs) leaves nothing behind.
+        // Mounts that come and go by themselves (autofs) leave no locks behind. The number is a judgement.
         if mounts.len() >= 1024 {
             mounts.retain(|_, mount| Arc::strong_count(mount) > 1);
         }
@@ -94,7 +101,7 @@ impl Locks {
         if let Some(lock) = paths.get(&key).and_then(Weak::upgrade) {
             return lock;
         }
-        // Those that nobody holds are dropped as others come.
+        // Locks that nobody holds are dropped as others come. The number is a judgement.
         if paths.len() >= 1024 {
             paths.retain(|_, lock| lock.strong_count() > 0);
         }

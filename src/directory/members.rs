@@ -1,18 +1,21 @@
-//! What is in a collection: names, kinds, sizes, times, and whether that is all.
+//! The members of a collection: names, kinds, sizes, times, and whether the listing is complete.
 //!
-//! A mirror believes absence only when a listing says that it is complete, so `complete` is never said lightly: a
-//! directory can change while it is read, and POSIX lets such a reading miss what was there all the time. The names
-//! are read again until two readings agree and the directory's times have not moved; where they never do, the
-//! listing says that it is not complete.
+//! A mirror takes a name for removed only when a complete listing lacks it, so `complete` is never said lightly: a
+//! directory can change while it is read, and POSIX lets such a reading miss names that were there all the time. The
+//! names are read again until two readings agree and the directory's times have not moved between them; if they never
+//! do, the listing says that it is not complete.
 //!
-//! A collection may have a million members. [`MemberNames`] holds them in one piece of memory, some 25 bytes each beside their letters;
-//! everything else is asked of the file system member by member, as an answer comes to it. The second reading is only summed.
+//! A collection may have a million members. [`MemberNames`] holds the names in one piece of memory, some 25 bytes each
+//! beside their letters; everything else is asked of the file system member by member, as an answer comes to it. Of
+//! the second reading only a checksum is kept.
 //!
-//! Names that no path can name (`path.rs`) and links that lead nowhere in the tree are counted as `skipped`; a collection that has
-//! only these is not empty. Hidden names, millpond's own, pipes, sockets and devices are no members.
+//! Names that no path can name (`path.rs`) and links that lead nowhere in the tree are counted as `skipped`: a
+//! collection that has only these is not empty. Hidden names, millpond's own, pipes, sockets and devices are no
+//! members.
 
-use super::digest_cache::{DigestCache, INLINE_BYTES, Tag};
+use super::digest_cache::{DigestCache, INLINE_BYTES};
 use super::error::DirectoryError;
+use super::etag::Tag;
 use super::path::{self, TreePath};
 use super::tree::{Stamp, Tree, stamp};
 use rustix::fs::{AtFlags, Dir, FileType, StatxFlags, statat, statx};
@@ -20,13 +23,13 @@ use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// How often a directory that changes is read.
+/// The readings of a directory that changes, before its listing is called incomplete: a judgement.
 const MAX_READINGS: usize = 6;
 
-/// What a member is.
+/// The kind of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemberKind {
-    /// A collection; they come first where people look.
+    /// A collection. Collections sort before files where people look.
     Collection,
     /// A file.
     File,
@@ -35,15 +38,15 @@ pub enum MemberKind {
 /// A member of a collection.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// What it is; of a link, what the link leads to.
+    /// The kind; of a link, that of its target.
     pub kind: MemberKind,
-    /// Its state; of a link, that of what the link leads to.
+    /// The stamp; of a link, that of its target.
     pub stamp: Stamp,
-    /// Whether it is a symbolic link.
+    /// The member is a symbolic link.
     pub link: bool,
-    /// The tag of its bytes, where it will be the same after they have been read.
+    /// The entity tag, unless a reading of the file would change it.
     pub tag: Option<Tag>,
 }
 
@@ -51,15 +54,16 @@ pub struct Member {
 #[derive(Debug)]
 pub struct MemberNames {
     text: String,
-    /// Where each name ends in the text.
+    /// The end of each name in `text`.
     ends: Vec<usize>,
-    /// Whether nothing was there, at one moment, that is not listed or skipped.
+    /// Every name that was there at one moment is either listed or counted in `skipped`.
     pub complete: bool,
-    /// How many names are not listed that are there.
+    /// The number of names that are there and not listed.
     pub skipped: usize,
 }
 
-/// The sum of a reading, whatever its order.
+/// A checksum over the names of one reading, whatever their order: directories give none. Sum and exclusive or
+/// together tell a name that came twice from one that came not at all.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct NamesChecksum {
     names: usize,
@@ -79,7 +83,7 @@ impl NamesChecksum {
 }
 
 impl MemberNames {
-    /// Reads those of the open collection at `path`; `hidden` ones too, where they are asked for.
+    /// Reads the names in the open collection at `path`; hidden ones too, if `hidden`.
     ///
     /// # Errors
     /// Where the disk does not give them.
@@ -98,7 +102,7 @@ impl MemberNames {
                 break;
             }
         }
-        // A directory that was removed has no members either, and is no empty one.
+        // A directory that was removed reads as empty, and must not be listed so.
         tree.check_root()?;
         last.ok_or(DirectoryError::ChangedMeanwhile)
     }
@@ -112,7 +116,7 @@ impl MemberNames {
         let failed = DirectoryError::from_errno("read a directory");
         let path = path.with_slash();
         let (mut found, mut skipped, mut sum) = (Vec::new(), 0, NamesChecksum::default());
-        // A handle of its own: readings at once must not share a position.
+        // A new open file description: readings at the same time must not share a position.
         for entry in Dir::read_from(handle).map_err(&failed)? {
             let entry = entry.map_err(&failed)?;
             sum.add(entry.file_name().to_bytes());
@@ -147,34 +151,34 @@ impl MemberNames {
         Ok((names, sum))
     }
 
-    /// How many there are.
+    /// The number of names.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no names.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// How much memory they take, in bytes.
+    /// The memory that the names take, in bytes.
     pub fn bytes(&self) -> usize {
         self.text.capacity() + self.ends.capacity() * size_of::<usize>()
     }
 
-    /// The name at that place.
+    /// The name at that index.
     pub fn get(&self, index: usize) -> Option<&str> {
         let end = *self.ends.get(index)?;
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied();
         self.text.get(start.unwrap_or(0)..end)
     }
 
-    /// All of them.
+    /// All names.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         (0..self.len()).filter_map(|index| self.get(index))
     }
 
-    /// The place of the first name behind that one.
+    /// The index of the first name behind that one.
     pub fn index_after(&self, name: &str) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
@@ -193,7 +197,7 @@ fn is_special(kind: FileType) -> bool {
     matches!(kind, T::Fifo | T::Socket | T::CharacterDevice | T::BlockDevice)
 }
 
-/// The sum of another reading.
+/// The checksum of another reading.
 fn read_checksum(handle: &OwnedFd) -> Result<NamesChecksum, DirectoryError> {
     let failed = DirectoryError::from_errno("read a directory");
     let mut sum = NamesChecksum::default();
@@ -203,7 +207,7 @@ fn read_checksum(handle: &OwnedFd) -> Result<NamesChecksum, DirectoryError> {
     Ok(sum)
 }
 
-/// The member of that name; `None` where it is gone, or nothing that is served.
+/// The member of that name; `None` where it is gone, or is nothing that is served.
 ///
 /// # Errors
 /// Where the disk does not tell.
@@ -224,10 +228,10 @@ pub fn member(
     };
     let link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
     let stat = match link {
-        // What leads nowhere, or out of the tree, is not there for a client either.
+        // A link that leads nowhere, or out of the tree, is absent for clients as well.
         true => match tree.inspect_through_links(&path.with_slash().child(name)) {
             Ok(stat) => stat,
-            // A listing without it would say that it is gone.
+            // A listing without this member would say that it is gone, so the listing fails.
             Err(DirectoryError::MountHangs) => return Err(DirectoryError::MountHangs),
             Err(_) => return Ok(None),
         },
@@ -248,19 +252,19 @@ pub fn member(
     }))
 }
 
-/// The tag of that state, unless a reading would make it another.
+/// The tag of that state, unless a reading of the file would change it.
 fn lasting_tag(tags: &DigestCache, stamp: &Stamp) -> Option<Tag> {
     let tag = tags.tag_without_reading(stamp);
     (tag.is_strong() || stamp.size > INLINE_BYTES).then_some(tag)
 }
 
-/// A mount point, by what the kernel remembers of it: the file system itself may not answer.
+/// A mount point, described by what the kernel remembers of it: the file system itself may not answer.
 fn mount_point_member(handle: &OwnedFd, name: &str) -> Option<Member> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     let stat = statx(handle, name, flags, StatxFlags::BASIC_STATS).ok()?;
     let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
         FileType::Directory => MemberKind::Collection,
-        // A file that is mounted over another is read like any other.
+        // A file that is mounted over another file is read like any other.
         FileType::RegularFile => MemberKind::File,
         _ => return None,
     };
@@ -273,12 +277,12 @@ fn mount_point_member(handle: &OwnedFd, name: &str) -> Option<Member> {
     })
 }
 
-/// A digest of what a listing says of its members, the same for all of its pages and forms.
+/// A digest over what a listing says of its members: the same for all of its pages and forms.
 #[derive(Debug, Default)]
 pub struct ListingDigest(blake3::Hasher);
 
 impl ListingDigest {
-    /// One member more, in the order of the names.
+    /// Adds a member; members come in the order of their names.
     pub fn add(&mut self, member: &Member) {
         let Member {
             name,
@@ -291,13 +295,13 @@ impl ListingDigest {
         self.0.update(text.as_bytes());
     }
 
-    /// What all of them come to.
+    /// The digest, in hexadecimal.
     pub fn finish(&self) -> String {
         self.0.finalize().to_hex()[..32].to_owned()
     }
 }
 
-/// The other name in the collection that a folding file system takes for `name`; `None` where there is none.
+/// The other name in the collection that a case-folding file system takes for `name`; `None` where there is none.
 pub(super) fn colliding_name(handle: &OwnedFd, name: &str) -> Result<Option<String>, DirectoryError> {
     let failed = DirectoryError::from_errno("read a directory");
     let case_folded = path::case_folded(name);

@@ -6,13 +6,14 @@
 //! reading    tree               opens files and collections beneath the root; root_identity tells the root from another directory
 //!            mounts             the file systems that are mounted in it, and the permits of those who wait for one
 //!            members            the members of a collection, and whether the listing is complete
-//! digests    digest_cache       SHA-256 by stamp, and the entity tag of a file
+//! digests    digest_cache       digests (sha256) by stamp, and the choice of a file's entity tag (etag)
 //!            digest_queue       threads that hash large files; watcher tells them what appears
 //! changing   tree_writer        PUT, DELETE, MKCOL, MOVE: each happens wholly or not at all
 //!            locks              the critical section of a path or a mount; preconditions are evaluated in it
 //!            staging            bodies until they are whole; uploads: those that come in several requests
 //!            atomic_rename      the last step, with what the file system offers; replacement: the same with a way back
-//!            removal            entries taken out of the tree, and what a start finds of them; trash: what lies there
+//!            removal            entries taken out of the tree, with notes; trash: what lies there; recovery: what a start
+//!                               does with all that
 //!            copy               COPY; cross_device_move: MOVE to another file system; collection_checksum: whether a
 //!                               collection has changed in between
 //!            attributes         owner, rights and extended attributes; dead_properties lie in one of these
@@ -31,14 +32,17 @@ mod dead_properties;
 mod digest_cache;
 mod digest_queue;
 mod error;
+mod etag;
 mod locks;
 mod members;
 mod mounts;
 mod path;
 mod preconditions;
+mod recovery;
 mod removal;
 mod replacement;
 mod root_identity;
+mod sha256;
 mod staging;
 mod tokens;
 mod trash;
@@ -51,9 +55,10 @@ pub use collection_checksum::CollectionChecksum;
 pub use copy::{CopyMode, StagedCopy};
 pub use cross_device_move::{SourceOutcome, SourceRemoval, SourceState};
 pub use dead_properties::{DeadProperties, PropertyName, PropertyPatch};
-pub use digest_cache::{Digest, DigestCache, INLINE_BYTES, Tag, sha256_of, weak_tag};
+pub use digest_cache::{DigestCache, INLINE_BYTES};
 pub use digest_queue::DigestQueue;
 pub use error::DirectoryError;
+pub use etag::{Tag, weak_tag};
 pub use locks::{HeldLocks, Locks};
 pub use members::{ListingDigest, Member, MemberKind, MemberNames, member};
 pub use mounts::{MountPoint, Mounts};
@@ -61,6 +66,7 @@ pub use path::{PathError, TreePath, encode_segment};
 pub use preconditions::PrereadDigest;
 pub use replacement::Replacement;
 pub use root_identity::RootIdentity;
+pub use sha256::{Digest, sha256_of};
 pub use staging::{IncomingBody, ReceivedBody, Staging};
 pub use tokens::{Caller, Right, Tokens, new_token};
 pub use trash::{Backup, StagedEntry, Trash};

@@ -1,8 +1,11 @@
 //! The file systems that are mounted beneath the directory, as the kernel lists them.
 //!
-//! `/proc/self/mountinfo` is read without a look at any of the file systems, so it answers while one of them hangs. Three
-//! things go by it: requests to one mount never take the threads of all (`webdav`), each mount has its own locks
+//! `/proc/self/mountinfo` is read without a look at any of the file systems, so it answers while one of them hangs.
+//! Three things depend on it: requests to one mount never take all threads (`webdav`), each mount has locks of its own
 //! (`locks`), and a collection with a mount in it is neither removed nor moved as one.
+//!
+//! The permits of a mount outlive a reading of the list: those who wait for a mount that hangs keep theirs until the
+//! kernel lets them go, so they stay counted.
 
 use super::path::TreePath;
 use crate::sync::lock;
@@ -12,35 +15,36 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long a reading of the list is believed.
+/// The time for which a reading of the list is believed: a judgement. Each request asks for it at least once.
 const REREAD_AFTER: Duration = Duration::from_millis(500);
 
-/// How many requests may wait for one mount at once.
+/// The requests that may wait for one mount at once, of the 256 threads that all share (decision 29).
 const MAX_PERMITS: usize = 16;
 
-/// How many of those who hold a turn of another mount may wait for one: what hangs takes so many of its neighbours' turns.
+/// The requests with a permit of another mount that may wait for one: half of its permits, so that a mount that hangs
+/// takes no more of its neighbour's (decision 29).
 const MAX_CROSSING_PERMITS: usize = 8;
 
-/// How many listings may look at once at what links lead to on one mount.
+/// The listings that may look at once at what links lead to on one mount (decision 29).
 const MAX_LINK_LOOKUPS: usize = 4;
 
-/// Where a file system is mounted: the names that lead there from the directory. None of them is the directory's own.
+/// The names that lead from the root to a mount point. None of them means the root's own file system.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MountPoint(Vec<String>);
 
 impl MountPoint {
-    /// Whether this is the directory's own file system.
+    /// Whether this is the root's own file system.
     pub fn is_own(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether the other is this, or mounted beneath it.
+    /// Whether the other is this mount, or one beneath it.
     pub(super) fn is_above(&self, other: &Self) -> bool {
         other.0.starts_with(&self.0)
     }
 }
 
-/// Those who wait for one mount.
+/// The permits of one mount.
 #[derive(Debug, Clone)]
 struct MountPermits {
     permits: Arc<Semaphore>,
@@ -48,7 +52,8 @@ struct MountPermits {
     link_lookups: Arc<Semaphore>,
 }
 
-/// What is mounted beneath one directory.
+/// The mounts beneath one directory. The lock is held for a look-up, and twice a second while the list is read, which
+/// asks no file system and so does not wait.
 #[derive(Debug)]
 pub struct Mounts {
     root: PathBuf,
@@ -62,7 +67,7 @@ struct State {
 }
 
 impl State {
-    /// The names of the mount that these lead to; `None` on the directory's own file system.
+    /// The names of the mount point that these names lead to; `None` on the root's own file system.
     fn deepest<'a>(&self, names: &'a [String]) -> Option<&'a [String]> {
         if self.beneath.is_empty() {
             return None;
@@ -73,7 +78,7 @@ impl State {
 }
 
 impl Mounts {
-    /// The mounts beneath that directory, whose links are resolved.
+    /// The mounts beneath that directory, whose path has no links.
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
@@ -81,14 +86,14 @@ impl Mounts {
         }
     }
 
-    /// The turns of those who wait for the mount that the path is on; `None` on the directory's own file system.
+    /// The permits of the mount that the path is on; `None` on the root's own file system.
     pub fn permits(&self, path: &TreePath) -> Option<Arc<Semaphore>> {
         let state = self.refreshed();
         let permits_of_mount = state.beneath.get(state.deepest(path.names())?)?;
         Some(Arc::clone(&permits_of_mount.permits))
     }
 
-    /// The turns of those who wait for that mount; `None` where nothing is mounted there (any more).
+    /// The permits of that mount; `None` where nothing is mounted there (any more).
     pub fn permits_at(&self, mount: &MountPoint) -> Option<Arc<Semaphore>> {
         let state = self.refreshed();
         state
@@ -97,7 +102,7 @@ impl Mounts {
             .map(|permits_of_mount| Arc::clone(&permits_of_mount.permits))
     }
 
-    /// The turns of those who wait for that mount with a turn of another.
+    /// The permits of that mount for requests with a permit of another.
     pub fn crossing_permits_at(&self, mount: &MountPoint) -> Option<Arc<Semaphore>> {
         let state = self.refreshed();
         state
@@ -106,19 +111,19 @@ impl Mounts {
             .map(|permits_of_mount| Arc::clone(&permits_of_mount.crossing_permits))
     }
 
-    /// The turn of a listing that looks at what a link leads to on that mount; `None` where those before it still wait.
+    /// A permit to look at what a link leads to on that mount; `None` while those before it still wait.
     pub(super) fn try_link_lookup(&self, mount: &MountPoint) -> Option<OwnedSemaphorePermit> {
         let link_lookups = self
             .refreshed()
             .beneath
             .get(&mount.0)
             .map(|permits_of_mount| Arc::clone(&permits_of_mount.link_lookups));
-        // Where it is mounted no more, the look is as quick as any.
+        // Where nothing is mounted any more, a look does not wait.
         let link_lookups = link_lookups.unwrap_or_else(|| Arc::new(Semaphore::new(1)));
         link_lookups.try_acquire_owned().ok()
     }
 
-    /// The mount that these names lead to.
+    /// The mount point that these names lead to.
     pub fn mount_point_of(&self, names: &[String]) -> MountPoint {
         MountPoint(self.refreshed().deepest(names).unwrap_or_default().to_vec())
     }
@@ -169,7 +174,7 @@ fn mount_points(text: &[u8]) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-/// Blanks, line ends and backslashes stand there as three octal digits.
+/// A field with its escapes resolved: blanks, line ends and backslashes are three octal digits in it.
 fn unescaped(field: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
     let mut bytes = Vec::with_capacity(field.len());

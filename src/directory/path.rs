@@ -1,33 +1,33 @@
-//! Names: what a request's path means in the tree. Pure.
+//! A request's path as names in the tree. Pure.
 //!
-//! A path is split at `/` first; then each segment is decoded once, and never again. So `%2F` can be no part of
-//! a name, `%252e` is the name `%2e`, and no spelling leads upwards. `+`, `(`, `;` and their like are letters.
-//! Equal spellings (`%41` and `A`) make equal paths, and so one lock and one tag.
+//! A path is split at `/` first; then each segment is decoded once, and never again. So `%2F` can be no part of a
+//! name, `%252e` is the name `%2e`, and no spelling leads upwards. `+`, `(`, `;` and their like are letters. Equal
+//! spellings (`%41` and `A`) make equal paths, and so one lock and one tag.
 //!
-//! What is refused here is refused for every method and before the disk is touched: a server that resolves `..`
+//! A path that is refused here is refused for every method and before the disk is touched: a server that resolves `..`
 //! otherwise than the proxy before it is a hole.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use std::fmt;
 
-/// The longest segment, in bytes: what file systems take.
+/// The longest segment, in bytes: `NAME_MAX` of Linux.
 const MAX_SEGMENT_BYTES: usize = 255;
 
-/// The deepest path, in segments.
+/// The deepest path, in segments: a judgement.
 const MAX_DEPTH: usize = 128;
 
-/// What is written as it is in a segment of a path that we print: RFC 3986's unreserved characters alone. So cadaver and
-/// other programs made with neon write it, which look for their own spelling in what comes back; and no relative
-/// reference looks like one with a scheme.
+/// The characters that are not escaped in a path that we print: RFC 3986's unreserved ones alone. Programs made with
+/// neon (cadaver) write it so, and look for their own spelling in an answer; and no relative reference looks like one
+/// with a scheme.
 const UNESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The name at the root of the tree under which unfinished bodies lie; no path can name it.
+/// The directory at the root in which staging lies; no path can name it.
 pub(super) const STAGING_DIR: &str = ".millpond";
 
-/// What the names of unfinished bodies begin with, wherever they lie; no path can name them, in any letters.
+/// The start of the names of staged bodies, wherever they lie; no path can name them, in any case of letters.
 pub(super) const STAGED_PREFIX: &str = ".millpond-";
 
-/// Why a path names nothing.
+/// The reason for which a path names nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// A `%` without two hexadecimal digits.
@@ -44,7 +44,7 @@ pub enum PathError {
     /// `//`.
     #[error("the path has an empty segment; write one slash")]
     Empty,
-    /// Bytes that are no UTF-8.
+    /// Bytes that are not UTF-8.
     #[error("the path is not UTF-8 when decoded")]
     NotText,
     /// A segment that no file system takes.
@@ -59,12 +59,12 @@ pub enum PathError {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TreePath {
     names: Vec<String>,
-    /// It ends in a slash: it can only be a collection.
+    /// The path ends in a slash: it can only be a collection.
     slash: bool,
 }
 
 impl TreePath {
-    /// The top of the tree.
+    /// The root of the tree.
     pub fn root() -> Self {
         Self {
             names: Vec::new(),
@@ -72,7 +72,7 @@ impl TreePath {
         }
     }
 
-    /// Reads the path of a request target, as it came.
+    /// Parses the path of a request target, as it came.
     ///
     /// # Errors
     /// Where it names nothing that could be in the tree.
@@ -89,7 +89,7 @@ impl TreePath {
         }
     }
 
-    /// The names, from the top.
+    /// The names, from the root.
     pub fn names(&self) -> &[String] {
         &self.names
     }
@@ -99,17 +99,17 @@ impl TreePath {
         self.names.last().map(String::as_str)
     }
 
-    /// Whether it is the top of the tree.
+    /// Whether this is the root.
     pub fn is_root(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// Whether it ends in a slash.
+    /// Whether the path ends in a slash.
     pub fn has_slash(&self) -> bool {
         self.slash
     }
 
-    /// The collection that it is in; the root is in itself.
+    /// The parent collection; the root is its own.
     #[must_use]
     pub fn parent(&self) -> Self {
         let above = self.names.len().saturating_sub(1);
@@ -119,14 +119,14 @@ impl TreePath {
         }
     }
 
-    /// What is called so in this collection.
+    /// The entry of that name in this collection.
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
         let names = self.names.iter().cloned().chain([name.to_owned()]).collect();
         Self { names, slash: false }
     }
 
-    /// The same without its slash: what locks and tags go by.
+    /// The path without its slash: locks and caches compare such.
     #[must_use]
     pub fn without_slash(&self) -> Self {
         Self {
@@ -135,7 +135,7 @@ impl TreePath {
         }
     }
 
-    /// The same as a collection.
+    /// The path with a slash, as of a collection.
     #[must_use]
     pub fn with_slash(&self) -> Self {
         Self {
@@ -144,7 +144,7 @@ impl TreePath {
         }
     }
 
-    /// Whether it is `other` or beneath it.
+    /// Whether this is `other` or beneath it.
     pub fn is_within(&self, other: &Self) -> bool {
         self.names.starts_with(&other.names)
     }
@@ -154,13 +154,13 @@ impl TreePath {
         self.names.iter().any(|name| name.starts_with('.'))
     }
 
-    /// Whether it leads to what is ours.
+    /// Whether it is one of millpond's own.
     pub fn is_reserved(&self) -> bool {
         self.names.first().is_some_and(|name| is_reserved_at_root(name))
             || self.names.iter().any(|name| is_unfinished(name))
     }
 
-    /// Why the last name would not do on other systems; `None` where it would.
+    /// The reason for which the last name would not do on other systems; `None` where it would.
     pub fn unportable(&self) -> Option<&'static str> {
         let name = self.name()?;
         let stem = name.split('.').next().unwrap_or_default().to_ascii_uppercase();
@@ -181,7 +181,7 @@ impl TreePath {
     }
 }
 
-/// As it stands in a URL, in the one spelling that we print.
+/// The path as it stands in a URL, in the one spelling that we print.
 impl fmt::Display for TreePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for name in &self.names {
@@ -196,24 +196,24 @@ pub fn encode_segment(name: &str) -> impl fmt::Display + '_ {
     utf8_percent_encode(name, UNESCAPED)
 }
 
-/// Whether the name, at the root, is ours: `/-/`, and what is not finished.
+/// Whether the name, at the root, is millpond's own: `/-/` and staging.
 pub(super) fn is_reserved_at_root(name: &str) -> bool {
     name == "-" || name.eq_ignore_ascii_case(STAGING_DIR) || is_unfinished(name)
 }
 
-/// Whether the name is one of ours for what is unfinished, at any depth. Some file systems take other letters for the same.
+/// Whether the name is of a staged body, at any depth. Some file systems take other letters for the same name.
 pub(super) fn is_unfinished(name: &str) -> bool {
     let start = name.as_bytes().get(..STAGED_PREFIX.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(STAGED_PREFIX.as_bytes()))
 }
 
-/// Whether a path can lead to a file of that name: what our own writes never make, others may. The two last code points
-/// are no characters, and no XML can hold them.
+/// Whether a path can lead to a file of that name. Our own writes make no others, other programs may. The last two
+/// code points are no characters, and no XML can hold them.
 pub(super) fn can_be_named(name: &str) -> bool {
     !name.contains(['\\', '\u{fffe}', '\u{ffff}']) && !name.chars().any(|c| c.is_ascii_control())
 }
 
-/// A key under which spellings fall together that some file systems take for one name.
+/// A key that is the same for all spellings which some file systems take for one name.
 pub(super) fn case_folded(name: &str) -> String {
     use unicode_normalization::UnicodeNormalization;
     name.nfc().flat_map(char::to_lowercase).nfc().collect()

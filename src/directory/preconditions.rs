@@ -1,25 +1,27 @@
-//! Conditions of a change, evaluated in two steps: what has to be read is read before any lock is held, and under the lock
-//! tags are only compared.
+//! Preconditions of a change, evaluated in two steps: what has to be read is read before any lock is held, and under
+//! the lock tags are only compared.
 //!
-//! A file's tag is known from its stamp, or of a large file from the stamp itself (`digest_cache.rs`). A small file that nobody has
-//! read yet is read by [`TreeWriter::preread`], for the one request that names a tag of it. Where the file is another by the time
-//! that the lock is held, the change is refused as [`DirectoryError::TagUnknown`], and is tried again after another reading: no reader
-//! of a slow disk keeps anybody else from writing.
+//! The tag of a file is known by its stamp, or of a large file is made of the stamp (`digest_cache.rs`). A small file
+//! whose digest is not known is read by [`TreeWriter::preread`], for the one request that names a tag of it. Where the
+//! file is another once the lock is held, the change is refused as [`DirectoryError::TagUnknown`], and tried again
+//! after another reading: no reader of a slow disk keeps anybody else from writing (decision 27).
 
-use super::digest_cache::{Digest, INLINE_BYTES, Tag};
+use super::digest_cache::INLINE_BYTES;
 use super::error::DirectoryError;
+use super::etag::Tag;
 use super::path::TreePath;
+use super::sha256::Digest;
 use super::tree::{Found, Stamp};
 use super::tree_writer::{Occupant, TreeWriter};
 use crate::header::{Current, EntityTag, Preconditions};
 use rustix::fs::Stat;
 
-/// What was read of a file before its lock was taken.
+/// The stamp and digest of a file that was read before its lock was taken.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PrereadDigest(Option<(Stamp, Digest)>);
 
 impl TreeWriter {
-    /// Reads what has to be known of the file to evaluate the conditions. Takes no lock.
+    /// Reads the file, if the preconditions name a tag that is not known without that. Takes no lock.
     pub fn preread(&self, path: &TreePath, conditions: &Preconditions) -> PrereadDigest {
         if !conditions.need_tag() {
             return PrereadDigest::default();
@@ -32,7 +34,8 @@ impl TreeWriter {
         }
     }
 
-    /// Evaluates the conditions against what has the name.
+    /// Evaluates the preconditions against the entry that has the name. Compares only: the caller holds the path's
+    /// lock.
     pub(super) fn check_preconditions(
         &self,
         path: &TreePath,
@@ -48,7 +51,7 @@ impl TreeWriter {
             Occupant::Nothing => (None, false),
             Occupant::Collection(stat) | Occupant::Special(stat) => (Some(stat), false),
             Occupant::File(stat) => (Some(stat), true),
-            // The tag that clients know is that of the file which the link leads to.
+            // The tag of a link, as clients know it, is that of its target.
             Occupant::Link(own) => match self.tree.inspect(path) {
                 Ok(stat) => {
                     followed = stat;

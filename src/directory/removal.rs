@@ -1,39 +1,33 @@
-//! Taking things out of the tree, for good or so that they can go back; and what a start finds of that after a crash.
+//! Entries taken out of the tree, for good or so that they can go back, and the notes by which a start finds them.
 //!
 //! ```text
-//! gone-<random>   is removed by a start
-//! kept-<random>   goes back to its name by a start, where nothing else has that; else it stays, and the log says so
-//! note-<random>   where something lies that had to stay beside its place: one line for what is removed,
-//!                 and a second for what is kept: the path that it had
+//! .millpond/gone-<random>   trash
+//! .millpond/kept-<random>   a backup: MOVE or COPY replaces it, or is about to remove it
+//! .millpond/note-<random>   one line: where trash lies that had to stay beside its place;
+//!                           two lines: where a backup lies, and the path that it had
 //! ```
 //!
-//! Nothing is kept where the file system can exchange two names: a thing has a name at every moment there. Elsewhere there is
-//! a time between two renames in which what was there is nowhere, and a crash then must not lose it.
+//! The order is always: the note, synced; the rename. Without a note no start would find an entry beside its place,
+//! nor know where a backup belongs. A rename to `.millpond` is tried first; where it would cross file systems the
+//! entry stays beside its place, under a reserved name.
+//!
+//! Backups are taken only where the file system cannot exchange two names, or a collection is removed after a MOVE to
+//! another file system: then an entry is without its name between two renames, and a crash in between must not lose
+//! it.
 
 use super::atomic_rename::rename_noreplace;
 use super::error::DirectoryError;
 use super::path::{STAGED_PREFIX, STAGING_DIR, TreePath};
-use super::root_identity::MARK_FILE;
-use super::staging::{Staging, UPLOAD_PREFIX, create_staged_file, random_name, sync_directory};
-use super::trash::{Backup, Trash, discard, remove_note_file, remove_recursively};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, statat};
+use super::staging::{Staging, create_staged_file, random_name, sync_directory};
+use super::trash::{BACKUP_PREFIX, Backup, NOTE_PREFIX, Trash, discard, read_note, remove_note_file};
+use rustix::fs::renameat;
 use rustix::io::Errno;
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// The start of the names of kept things.
-const BACKUP_PREFIX: &str = "kept-";
-
-/// The start of the names of notes.
-const NOTE_PREFIX: &str = "note-";
-
-/// The longest note that is read, in bytes: two paths.
-const MAX_NOTE_BYTES: u64 = 1 << 20;
-
 impl Staging {
-    /// Takes something out of the tree; it is gone for everybody, and yet to be discarded ([`Staging::discard`]).
+    /// Takes an entry out of the tree for good. No path leads to it any more; [`Staging::discard`] removes it.
     pub(super) fn move_to_trash(
         &self,
         parent: &OwnedFd,
@@ -69,7 +63,8 @@ impl Staging {
         }
     }
 
-    /// Takes something out of the tree that may have to go back. A start puts it back as well.
+    /// Takes an entry out of the tree that may have to go back. The note is on the disk before the rename, so a start after
+    /// a crash finds the entry and puts it back.
     pub(super) fn set_aside(&self, parent: &OwnedFd, path: &TreePath, name: &str) -> Result<Backup, DirectoryError> {
         let dir = self.dir()?;
         let home = own_handle(parent)?;
@@ -104,7 +99,7 @@ impl Staging {
         Err(DirectoryError::CrossDevice)
     }
 
-    /// Puts back what was set aside for something that did not come; whether it has its name again.
+    /// Puts a backup back; whether it has its name again.
     pub(super) fn restore(&self, backup: Backup) -> bool {
         match rename_noreplace(&backup.dir, &backup.name, &backup.home_dir, &backup.home_name) {
             Ok(()) => {
@@ -119,7 +114,7 @@ impl Staging {
         }
     }
 
-    /// Gives up what was set aside: it is not needed any more.
+    /// Gives a backup up: it will not go back. Its name or its note must say so first, or a start would restore it.
     pub(super) fn backup_to_trash(&self, backup: Backup) -> Trash {
         let (dir, _) = &backup.note;
         let renamed = format!("gone-{}", random_name());
@@ -133,7 +128,7 @@ impl Staging {
                 note: None,
             };
         }
-        // Beside its place it keeps its name, and gets a note that says what is to become of it.
+        // A backup beside its place keeps its name, and gets a note without the path to go back to.
         let path = read_note(dir, &backup.note.1).map(|(path, _)| path);
         let note = match path.map(|path| self.write_note(dir, &path, None)) {
             Some(Ok(note)) => {
@@ -149,12 +144,13 @@ impl Staging {
         }
     }
 
-    /// Removes what was taken away, as far as it goes; the rest is tried again at the next start.
+    /// Removes trash as far as that goes. The rest is tried again at the next start.
     pub fn discard(&self, trash: &Trash) {
         discard(trash);
     }
 
-    /// Writes down where something lies that is not in `.millpond`, or is to go back, before it is there.
+    /// Writes a note of where an entry will lie, and of the path that it is to go back to, if any. Returns when the note is
+    /// on the disk: a crash between note and rename leaves a note of nothing, never an entry without a note.
     pub(super) fn write_note(
         &self,
         dir: &Arc<OwnedFd>,
@@ -176,76 +172,6 @@ impl Staging {
         staged.placed = true;
         Ok(note)
     }
-
-    /// Removes what a crash has left, and puts back what it has left without its name.
-    pub(super) fn recover(&self) -> Result<(), DirectoryError> {
-        let failed = DirectoryError::from_errno("clean .millpond in the directory");
-        let dir = self.dir()?;
-        for entry in Dir::read_from(&dir).map_err(&failed)? {
-            let entry = entry.map_err(&failed)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let stays = name == "." || name == ".." || name == MARK_FILE || name.starts_with(UPLOAD_PREFIX);
-            // A note tells of each kept thing.
-            if stays
-                || name.starts_with(BACKUP_PREFIX)
-                || (name.starts_with(NOTE_PREFIX) && !self.apply_note(&dir, &name))
-            {
-                continue;
-            }
-            let (dir, note) = (Arc::clone(&dir), None);
-            discard(&Trash { dir, name, note });
-        }
-        Ok(())
-    }
-
-    /// Does what a note asks for; whether it has done its work.
-    fn apply_note(&self, dir: &OwnedFd, note: &str) -> bool {
-        // A note that was not written whole is of something that was not done.
-        let Some((lies_at, home)) = read_note(dir, note) else {
-            return true;
-        };
-        let Some(name) = lies_at
-            .name()
-            .filter(|name| name.starts_with(STAGED_PREFIX) || name.starts_with(BACKUP_PREFIX))
-        else {
-            return true;
-        };
-        let Ok(place) = self.tree().open_for_writing(&lies_at.parent()) else {
-            // The collection that it lay in is gone, or on a file system that is not there yet.
-            return home.is_none();
-        };
-        match home {
-            None => remove_recursively(&place, name).is_ok(),
-            Some(home) => self.restore_home(&place, name, &lies_at, &home),
-        }
-    }
-
-    fn restore_home(&self, place: &OwnedFd, name: &str, lies_at: &TreePath, home: &TreePath) -> bool {
-        let parent = self.tree().open_for_writing(&home.parent());
-        if matches!(statat(place, name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
-            // It is at its path, or the file system that it lies on is not mounted yet.
-            let at_home =
-                |own: &str| matches!(&parent, Ok(parent) if statat(parent, own, AtFlags::SYMLINK_NOFOLLOW).is_ok());
-            return home.name().is_none_or(at_home);
-        }
-        let back = match (parent, home.name()) {
-            (Ok(parent), Some(own)) => {
-                rename_noreplace(place, name, &parent, own).map_err(DirectoryError::from_errno("put it back"))
-            }
-            (Err(error), _) => Err(error),
-            (_, None) => Err(DirectoryError::Root),
-        };
-        match back {
-            Ok(()) => {
-                tracing::warn!(path = %home, "what was being replaced when the server stopped is back at its path");
-                true
-            }
-            Err(error) => {
-                tracing::warn!(path = %home, %lies_at, %error, "what was replaced when the server stopped is kept: move it where it belongs, or remove it");
-                false
-            }
-        }
-    }
 }
 
 fn own_handle(parent: &OwnedFd) -> Result<Arc<OwnedFd>, DirectoryError> {
@@ -259,19 +185,5 @@ fn not_moved(errno: Errno) -> DirectoryError {
     match errno {
         Errno::BUSY => DirectoryError::Mounted,
         errno => DirectoryError::from_errno("take something out of the directory")(errno),
-    }
-}
-
-/// The words of a note: where something lies, and the path that it had if it is to go back.
-fn read_note(dir: &OwnedFd, note: &str) -> Option<(TreePath, Option<TreePath>)> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(dir, note, flags, Mode::empty()).ok()?;
-    let mut text = String::new();
-    File::from(file).take(MAX_NOTE_BYTES).read_to_string(&mut text).ok()?;
-    let mut lines = text.lines().map(TreePath::parse);
-    let lies_at = lines.next()?.ok()?;
-    match lines.next() {
-        None => Some((lies_at, None)),
-        Some(home) => Some((lies_at, Some(home.ok()?))),
     }
 }

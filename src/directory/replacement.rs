@@ -1,13 +1,20 @@
-//! Replacing: a name goes from one thing to another, and back again where the rest of a change fails.
+//! Replacement: a name goes from an old entry to a new one, and back again where the rest of a change fails.
 //!
 //! ```text
-//! nothing has the name               RENAME_NOREPLACE
-//! the file system exchanges names    RENAME_EXCHANGE: what was there lies where the new thing lay
-//! it does not                        what was there is set aside (removal.rs) between two renames
+//! no entry has the name              RENAME_NOREPLACE
+//! the file system exchanges names    RENAME_EXCHANGE: the old entry lies where the new one was staged
+//! it does not                        the old entry is set aside (removal.rs) between two renames
 //! ```
 //!
-//! A MOVE to another file system is two changes, a copy here and a removal there, each under its own lock. If the removal is not
-//! to be had, the copy is taken out again and what it has replaced comes back ([`TreeWriter::roll_back`]).
+//! ```text
+//! staged ──► replace_entry ──► commit_replacement: the old entry is trash
+//!                        └───► roll_back: the new entry is taken out, compared with what was placed, and the old one
+//!                              gets its name back; if a client has written to the new entry meanwhile, it stays
+//! ```
+//!
+//! A MOVE to another file system is two changes, a copy here and a removal there, each under its own lock, so the
+//! first must be able to be taken back when the second fails. Whether an old collection may be lost is asked after it
+//! has left its name: before that, members could still come.
 
 use super::atomic_rename::{ExchangeOutcome, exchange, rename_noreplace};
 use super::collection_checksum::CollectionChecksum;
@@ -23,7 +30,8 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat, openat, statat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
-/// A thing whose name something else has now. It is settled or undone; a start settles it.
+/// A replacement that was made and not committed yet: a new entry has the name of an old one. A crash leaves it committed:
+/// a start removes the old entry, or keeps it where it is a backup.
 #[derive(Debug)]
 pub struct Replacement {
     path: TreePath,
@@ -31,24 +39,25 @@ pub struct Replacement {
     old: OldEntry,
 }
 
-/// The thing that has the name now, as it was when it was placed.
+/// The new entry, as it was when it was placed.
 #[derive(Debug, Clone, Copy)]
 struct NewEntry {
     stamp: Stamp,
-    /// What a collection holds.
+    /// The checksum of a collection's members.
     checksum: Option<CollectionChecksum>,
 }
 
 impl NewEntry {
-    /// Whether it is the thing that has this state; its name and its rights do not matter.
+    /// Whether this is the new entry. Its name and its rights do not matter.
     fn is_same_entry(&self, stat: &Stat) -> bool {
         let (now, then) = (Stamp::of(stat), self.stamp);
         let same = (now.dev, now.ino) == (then.dev, then.ino);
-        // A collection's own times change with what is in it, which is counted.
+        // The times of a collection change with its members, which are compared by their checksum.
         same && (self.checksum.is_some() || (now.size, now.modified) == (then.size, then.modified))
     }
 
-    /// Whether it holds what it held, once it is where nobody gets at it by its path.
+    /// Whether the new entry holds what it held when it was placed. Asked once no path leads to it, so the answer
+    /// stays true.
     fn is_untouched(&self, dir: &OwnedFd, name: &str) -> bool {
         let Some(checksum) = self.checksum else {
             return statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| self.is_same_entry(&stat));
@@ -64,13 +73,13 @@ impl NewEntry {
 #[derive(Debug)]
 enum OldEntry {
     Nothing,
-    /// It lies where the new thing lay.
+    /// The old entry lies where the new one was staged.
     Exchanged(Trash),
     SetAside(Backup),
 }
 
 impl TreeWriter {
-    /// Gives what lies at `place` the path `to`; the caller holds its lock.
+    /// Gives the staged entry at `place` the path `to`. The caller holds that path's lock.
     fn replace_entry(
         &self,
         place: &Trash,
@@ -82,7 +91,7 @@ impl TreeWriter {
         let failed = DirectoryError::from_errno("put something in its place");
         let failed = |errno| match errno {
             Errno::XDEV => DirectoryError::NeedsRestaging,
-            // Somebody else was there first, or has taken it away.
+            // Another program has taken the name, or removed the entry.
             Errno::EXIST | Errno::NOENT => DirectoryError::ChangedMeanwhile,
             errno => failed(errno),
         };
@@ -90,7 +99,7 @@ impl TreeWriter {
         let replaced = there.check_loss(loss)?;
         let stat = statat(&*place.dir, &place.name, AtFlags::SYMLINK_NOFOLLOW);
         let stamp = Stamp::of(&stat.map_err(DirectoryError::from_errno("inspect a copy"))?);
-        // Nothing may fail between a step that cannot be taken back and the answer that tells of it.
+        // From the first step that cannot be taken back, no error may hide what was done: a failed sync is logged.
         let old = match replaced {
             false => {
                 rename_noreplace(&place.dir, &place.name, &target, name).map_err(failed)?;
@@ -136,7 +145,7 @@ impl TreeWriter {
         Ok((WriteOutcome::new(replaced, stamp), replacement))
     }
 
-    /// Sets aside what is to be replaced where the file system cannot exchange two names.
+    /// Sets the entry aside that is to be replaced, where the file system cannot exchange two names.
     pub(super) fn set_aside(
         &self,
         parent: &OwnedFd,
@@ -154,10 +163,11 @@ impl TreeWriter {
         }
     }
 
-    /// Puts a collection or a link that was made aside in its place; the caller holds its lock.
+    /// Places a staged collection or link; the caller holds the path's lock.
     ///
     /// # Errors
-    /// Where the path is taken and may not be lost; [`DirectoryError::NeedsRestaging`] where it has to be brought there first.
+    /// Where the path is taken and its entry may not be lost; [`DirectoryError::NeedsRestaging`] where it has to be
+    /// staged beside its place first.
     pub fn place_entry(
         &self,
         entry: &mut StagedEntry,
@@ -170,7 +180,7 @@ impl TreeWriter {
         Ok(placed)
     }
 
-    /// Puts a file in its place that has all of its attributes, whatever is there.
+    /// Places a file whose attributes are complete, whatever entry is there; the caller holds the path's lock.
     ///
     /// # Errors
     /// As [`TreeWriter::place_entry`].
@@ -196,7 +206,7 @@ impl TreeWriter {
         Ok(placed)
     }
 
-    /// Puts the copy of a file in its place: like a body that was put, and over a collection or a link too.
+    /// Places the copy of a file: like the body of a PUT over a file, and by replacement over a collection or a link.
     ///
     /// # Errors
     /// As [`TreeWriter::put`] and [`TreeWriter::place_entry`].
@@ -218,7 +228,7 @@ impl TreeWriter {
         }
     }
 
-    /// The new thing stays. What had its name is named, to be discarded.
+    /// The new entry stays. The old one is returned as trash, to be discarded.
     pub fn commit_replacement(&self, replacement: Replacement) -> Option<Trash> {
         match replacement.old {
             OldEntry::Nothing => None,
@@ -227,8 +237,9 @@ impl TreeWriter {
         }
     }
 
-    /// The new thing is taken out again, unless its name is another's by now, and what it has displaced comes back; the caller
-    /// holds the lock. What is to be discarded is named.
+    /// Takes the new entry out again and gives the old one its name back, unless the name has another entry by now,
+    /// or the new one was written to; the caller holds the lock. What is left over is returned as trash, to be
+    /// discarded.
     pub fn roll_back(&self, replacement: Replacement) -> Option<Trash> {
         match self.remove_new_entry(&replacement) {
             Ok(Some(trash)) => {
@@ -252,7 +263,8 @@ impl TreeWriter {
             Ok(_) | Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(DirectoryError::from_errno("inspect a file")(errno)),
         }
-        // Somebody may have written to it since it was there, and was told so: then it stays.
+        // A client may have written to the new entry since it was placed, and was told that it did: then the new
+        // entry stays.
         let untouched = |dir: &OwnedFd, name: &str| replacement.new.is_untouched(dir, name);
         let trash = match &replacement.old {
             OldEntry::Exchanged(trash) => {
@@ -277,7 +289,7 @@ impl TreeWriter {
     }
 }
 
-/// Exchanges what lies aside with what has the name.
+/// Exchanges the entry in trash with the one that has the name.
 fn exchange_back(trash: &Trash, target: &OwnedFd, name: &str) -> Result<(), DirectoryError> {
     match exchange(&trash.dir, &trash.name, target, name) {
         ExchangeOutcome::Done => Ok(()),
@@ -286,19 +298,20 @@ fn exchange_back(trash: &Trash, target: &OwnedFd, name: &str) -> Result<(), Dire
     }
 }
 
-/// Writes a directory to the disk after a step that is not taken back any more.
+/// Syncs a directory after a step that is not taken back any more.
 fn sync_placed(target: &OwnedFd, path: &TreePath) {
     if let Err(error) = sync_directory(target) {
         tracing::warn!(%path, %error, "a change may be lost by a crash");
     }
 }
 
-/// Whether what was taken from its name is as little as may be lost. A look before that could be too early.
+/// Whether the entry holds no more than may be lost. It is asked after the entry was taken from its name: before,
+/// members could still come.
 pub(super) fn is_allowed_loss(dir: &OwnedFd, name: &str, loss: Loss) -> bool {
     loss == Loss::Everything
         || match is_empty_collection(dir, name) {
             Ok(empty) => empty,
-            // What is no collection has no members.
+            // An entry that is no collection has no members.
             Err(DirectoryError::Absent) => true,
             Err(_) => false,
         }

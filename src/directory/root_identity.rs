@@ -1,15 +1,18 @@
-//! What tells the directory that was served before from another at the same path.
+//! The identity of the directory that is served: it is told from another at the same path.
 //!
-//! A mount point whose file system is not there is an empty directory, and a listing of it would tell every mirror that all
-//! was removed. So the identity of the directory is kept under `data`, and a start that finds another waits for the one that it
-//! knows, or for the operator's word (`--new-root`).
+//! A mount point whose file system is not there is an empty directory, and a listing of it would tell every mirror
+//! that all was removed. So the identity is kept under `data`, and a start that finds another directory waits for the
+//! one that it knows, or for the operator's word (`--new-root`).
 //!
 //! ```text
-//! the same mark in .millpond                   the same directory, also after it was copied to a new disk
-//! or the inode's number and time of birth    survive a restart and another device number; a directory that was removed and
-//!                                              made again has another birth, even where the number comes again
-//! without a birth, the file system's number    where it has one
+//! the same mark in .millpond                or  the same number and time of birth of the inode
+//! survives a copy to a new disk                 survives a cleaner that removes .millpond, a restart and another
+//!                                               device number; a directory that was made anew has another birth,
+//!                                               even where it gets the old number
 //! ```
+//!
+//! Without a time of birth the file system's own id is compared in its place. The device number is never compared: it
+//! changes with the order in which disks are found (decision 28).
 
 use super::error::DirectoryError;
 use super::path::STAGING_DIR;
@@ -21,24 +24,24 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// The mark's name in `.millpond`.
+/// The name of the mark's file in `.millpond`.
 pub(super) const MARK_FILE: &str = "root";
 
-/// What is known of a directory.
+/// The properties by which a directory is recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootIdentity {
     inode: u64,
-    /// Seconds and nanoseconds since 1970.
+    /// The time of birth, in seconds and nanoseconds since 1970; `None` where the file system keeps none.
     born: Option<(i64, u32)>,
     file_system: u64,
     mark: Option<String>,
 }
 
 impl RootIdentity {
-    /// That of an open directory.
+    /// The identity of an open directory.
     ///
     /// # Errors
-    /// What the disk reports.
+    /// Errors of the disk.
     pub(super) fn of(root: &OwnedFd) -> Result<Self, DirectoryError> {
         let failed = DirectoryError::from_errno("inspect the directory");
         let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
@@ -53,7 +56,7 @@ impl RootIdentity {
         })
     }
 
-    /// Whether the directory is the one that this was said of.
+    /// Whether `now` is the directory that this identity was taken of.
     pub fn is_same_as(&self, now: &Self) -> bool {
         if self.mark.is_some() && self.mark == now.mark {
             return true;
@@ -65,12 +68,12 @@ impl RootIdentity {
         self.inode == now.inode && same_birth
     }
 
-    /// What is kept in that file.
+    /// Reads an identity that was saved; `None` where there is none.
     pub fn read(kept: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(kept).ok()?).ok()
     }
 
-    /// Keeps it in that file.
+    /// Saves the identity, by a rename, so that a crash leaves the old one or the new one.
     ///
     /// # Errors
     /// Where the disk does not take it.
@@ -91,12 +94,12 @@ fn read_mark(root: &OwnedFd) -> Option<String> {
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
-/// Puts a mark into the place for unfinished files, unless there is one.
+/// Writes a mark into `.millpond`, unless it has one.
 pub(super) fn write_mark(dir: impl AsFd) {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     if let Ok(file) = openat(dir, MARK_FILE, flags, Mode::RUSR | Mode::WUSR) {
         let mut file = File::from(file);
-        // Without a mark the inode tells.
+        // A mark that cannot be written is no error: the inode is compared as well.
         let _ = file.write_all(random_name().as_bytes()).and_then(|()| file.sync_all());
     }
 }

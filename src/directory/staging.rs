@@ -1,32 +1,37 @@
-//! Where bodies lie until they are whole: never visible, none left after a crash.
+//! Staging: where bodies lie until they are whole. They are never visible, and none is left after a crash.
 //!
 //! ```text
-//! DIR/.millpond/           0700, no path can name it; locked (flock) by the one process that writes to DIR
-//!   put-<random>           a body on its way
-//!   gone-, kept-, note-    what was taken out of the tree (removal.rs)
-//!   upload-<id>, .json     an upload that can be resumed (uploads.rs)
-//!   root                   a mark by which the directory is known again (root_identity.rs)
-//! DIR/disk2/.millpond-<random>   such a thing
+//! DIR/.millpond/                 0700, no path can name it; locked (flock) by the one process that writes to DIR
+//!   put-<random>                 a body, collection or link that is not placed yet
+//!   gone-, kept-, note-          entries that were taken out of the tree (removal.rs)
+//!   upload-<id>, .json           a resumable upload (uploads.rs)
+//!   root                         a mark by which the directory is recognised (root_identity.rs)
+//! DIR/disk2/.millpond-<random>   a body beside its place
 //! ```
 //!
-//! A start removes all of it but the uploads, the mark and what is kept. Dropping a [`StagedBody`] that was not put in its place
-//! removes that one.
+//! ```text
+//! begin ──► IncomingBody ──finish──► ReceivedBody ──► placed by a rename (atomic_rename.rs)
+//!             written, hashed          time of change set, synced
+//!                │                        │
+//!                └─────── dropped ────────┴──► removed, then its note
+//! ```
 //!
-//! A body lies beside its place where a rename(2) from `.millpond` would not reach it (another mount, a subvolume, a branch of a
-//! union), and where new files inherit something from their directory (its group, its default access list).
+//! A start recovers: it removes all of this but the uploads, the mark and the backups (recovery.rs).
 //!
-//! `.millpond` may be removed by others (`rsync --delete`, `git clean`). It is made again, and that is logged, as long as the
-//! directory itself is the one that was opened.
+//! A body lies beside its place, with a note in `.millpond`, where a rename(2) from there would not reach it (another
+//! mount, a subvolume, a branch of a union), and where new files inherit something from their collection (its group,
+//! its default access list). `.millpond` may be removed by others (`rsync --delete`, `git clean`): it is made again,
+//! and that is logged, as long as the root is the directory that was opened.
 //!
-//! The time of change of a body is set to the fine-grained present before it is put in its place. The kernel stamps
-//! writes with the start of its tick; so whoever writes to the file afterwards gives it another time, even within
-//! the same tick, and the digest that was taken while the body came can be believed at once.
+//! The time of change of a body is set to the fine-grained present before it is placed. The kernel stamps writes with
+//! the start of its tick, so a write to the file after that gets another time, even within the same tick, and the
+//! digest that was taken while the body came can be believed at once.
 
 use super::attributes::is_inherited_from;
-use super::digest_cache::{Digest, finish_sha256};
 use super::error::DirectoryError;
 use super::path::{STAGED_PREFIX, STAGING_DIR, TreePath};
 use super::root_identity::write_mark;
+use super::sha256::{Digest, finish_sha256};
 use super::trash::{NoteFile, StagedEntry, Trash};
 use super::tree::Tree;
 use crate::clock::SharedClock;
@@ -46,71 +51,74 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, RwLock};
 use std::time::UNIX_EPOCH;
 
-/// The shortest body whose room is reserved before it comes.
+/// The shortest body whose room is reserved before it comes: a judgement.
 const PREALLOCATE_FROM: u64 = 1 << 20;
 
-/// What is left free in the file system, unless it is small or the operator says otherwise.
+/// The bytes that are left free in the file system unless the operator says otherwise, and a twentieth of it at most:
+/// judgements.
 const MIN_FREE_BYTES: u64 = 256 << 20;
 
-/// How often a body of unknown length asks whether there is room for more, in bytes.
+/// The bytes that a body of unknown length may grow before the free space is looked at again: a judgement.
 const CHECK_SPACE_EVERY: u64 = 16 << 20;
 
-/// What uploads are called; they survive a start.
+/// The start of an upload's names in staging. Recovery leaves them alone.
 pub(super) const UPLOAD_PREFIX: &str = "upload-";
 
-/// The place for what is not whole.
+/// The staging of one tree: everything that is not whole yet.
 #[derive(Debug)]
 pub struct Staging {
     tree: Arc<Tree>,
-    /// `.millpond`, which is another after somebody has removed it.
+    /// `.millpond`, open and locked. It is replaced when somebody has removed the directory; the lock is held for the
+    /// few system calls that make it again, and else only to clone the handle.
     dir: RwLock<Arc<OwnedFd>>,
     min_free_bytes: Option<u64>,
     clock: SharedClock,
 }
 
-/// A body on its way. Dropping it removes it.
+/// A body in staging. Dropping it removes it, unless it is placed.
 #[derive(Debug)]
 pub(super) struct StagedBody {
     pub(super) file: File,
-    /// Where it lies, and under what name.
+    /// The directory that it lies in, and its name there.
     pub(super) dir: Arc<OwnedFd>,
     pub(super) name: String,
-    /// Says where it lies, if that is elsewhere.
+    /// The note that tells where it lies, if that is not `.millpond`.
     pub(super) note: Option<NoteFile>,
-    /// It has been put in its place under another name: nothing is left to remove.
+    /// Set once the body has its place, and for an upload: then a drop removes nothing.
     pub(super) placed: bool,
 }
 
-/// A body that comes, and the sum of what has come.
+/// A body that is being received, and the running hash of it.
 pub struct IncomingBody {
     staged: StagedBody,
-    /// `None` where not all of it came while we ran.
+    /// `None` where some of the body came before a restart: it is read again in the end.
     sum: Option<Context>,
     length: u64,
-    /// How many bytes may come before it is asked again whether there is room.
+    /// The length up to which the free space has been looked at.
     room_until: u64,
 }
 
-/// A body that has come whole and is on the disk.
+/// A body that was received whole and is on the disk.
 #[derive(Debug)]
 pub struct ReceivedBody {
     pub(super) staged: StagedBody,
-    /// The sum of its bytes.
+    /// The SHA-256 of its bytes.
     pub digest: Digest,
-    /// The time that it was given, in nanoseconds since 1970.
+    /// The time of change that it was given, in nanoseconds since 1970.
     pub(super) modified: i128,
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // A child process between fork and exec holds a copy of the descriptor: closing ours alone would leave the place
-        // locked until then.
+        // A child process between fork and exec has a copy of the descriptor: closing ours alone would leave the lock
+        // held until then.
         self.release();
     }
 }
 
 impl Staging {
-    /// Opens the place in that tree, where so much is to stay free in the file system, and removes what a crash has left.
+    /// Opens and locks `.millpond` in that tree, and recovers from a crash. `min_free_bytes` stay free in the file
+    /// system.
     ///
     /// # Errors
     /// [`DirectoryError::InUse`] where another process has it, and what the disk reports.
@@ -125,13 +133,13 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Lets another process have the place: nothing is written by this one any more, though a connection that ends may
-    /// hold it open for a moment longer.
+    /// Unlocks `.millpond` for another process. This one writes nothing any more, though a connection that ends may
+    /// hold the directory open for a moment longer.
     pub fn release(&self) {
         let _ = flock(&**read(&self.dir), FlockOperation::Unlock);
     }
 
-    /// The place itself, made again where somebody has removed it.
+    /// `.millpond`, made again where somebody has removed it.
     ///
     /// # Errors
     /// [`DirectoryError::RootGone`] where the directory has gone, and what the disk reports.
@@ -159,7 +167,7 @@ impl Staging {
         }
     }
 
-    /// Whether a body that lies in the place can be put into that directory as if it had been made there.
+    /// Whether a body in `.millpond` can be renamed into that collection, and be there as if it had been made there.
     fn can_rename_into(dir: &OwnedFd, parent: &OwnedFd) -> Result<bool, DirectoryError> {
         let device = |dir: &OwnedFd| rustix::fs::fstat(dir).map(|stat| stat.st_dev);
         let failed = DirectoryError::from_errno("inspect a directory");
@@ -179,7 +187,7 @@ impl Staging {
         create_staged_file(Arc::new(parent), name, Some((dir, note)))
     }
 
-    /// Puts a body beside its place that a rename did not get there.
+    /// Copies a body beside its place, where a rename from `.millpond` did not get there.
     pub(super) fn restage_beside(&self, staged: &mut StagedBody, collection: &TreePath) -> Result<(), DirectoryError> {
         let there = self.stage_beside(self.dir()?, collection, self.tree.open_for_writing(collection)?)?;
         let failed = DirectoryError::from_io("copy a body to its file system");
@@ -197,7 +205,7 @@ impl Staging {
         Ok(())
     }
 
-    /// A new body that will be put into that collection. With a known length its room is reserved.
+    /// A new body that will be placed in that collection. With a known length its room is reserved.
     ///
     /// # Errors
     /// Where nothing can be put there.
@@ -210,7 +218,7 @@ impl Staging {
         };
         if let Some(length) = length.filter(|length| *length >= PREALLOCATE_FROM) {
             let reserved = fallocate(&staged.file, FallocateFlags::KEEP_SIZE, 0, length);
-            // Not every file system reserves.
+            // A file system that cannot reserve is no error.
             if let Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) = reserved {
                 return Err(DirectoryError::NoRoom);
             }
@@ -223,7 +231,7 @@ impl Staging {
         })
     }
 
-    /// Whether there is room for so many bytes more.
+    /// Fails unless the file system has room for so many bytes more.
     pub(super) fn check_free_space(&self, dir: impl AsFd, bytes: u64) -> Result<(), DirectoryError> {
         let stat = rustix::fs::fstatvfs(dir).map_err(DirectoryError::from_errno("ask for the room on the disk"))?;
         let reserve = self
@@ -235,7 +243,7 @@ impl Staging {
         }
     }
 
-    /// A new body in the place itself, which stays there when nobody holds it.
+    /// A new body for an upload: in `.millpond`, where it stays when it is dropped.
     pub(super) fn create_upload_body(&self, name: &str, length: Option<u64>) -> Result<IncomingBody, DirectoryError> {
         let dir = self.dir()?;
         self.check_free_space(&dir, length.unwrap_or_default())?;
@@ -243,14 +251,14 @@ impl Staging {
         Ok(IncomingBody::retained(staged, Some(Context::new(&SHA256)), 0))
     }
 
-    /// How many bytes lie in the place under that name; `None` where nothing does.
+    /// The length of an upload's body; `None` where there is none.
     pub(super) fn upload_length(&self, name: &str) -> Result<Option<u64>, DirectoryError> {
         Ok(self
             .inspect_upload(name)?
             .map(|stat| u64::try_from(stat.st_size).unwrap_or_default()))
     }
 
-    /// What lies in the place under that name.
+    /// The state of an upload's file; `None` where there is none.
     pub(super) fn inspect_upload(&self, name: &str) -> Result<Option<Stat>, DirectoryError> {
         match statat(&*self.dir()?, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
@@ -259,7 +267,7 @@ impl Staging {
         }
     }
 
-    /// A body that lies in the place already, cut to the length that is known to be on the disk.
+    /// An upload's body, truncated to the length that is known to be on the disk.
     pub(super) fn open_upload_body(&self, name: &str, length: u64) -> Result<IncomingBody, DirectoryError> {
         let dir = self.dir()?;
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -284,8 +292,8 @@ impl Staging {
         Ok(IncomingBody::retained(staged, None, length))
     }
 
-    /// Makes of an upload a body like any other. It keeps its name until it has its place, so that a change which fails
-    /// costs none of its bytes.
+    /// Makes a received body of an upload's. It keeps its name until it is placed, so that a change which fails costs
+    /// none of its bytes.
     pub(super) fn finish_upload(
         &self,
         body: &IncomingBody,
@@ -294,8 +302,8 @@ impl Staging {
     ) -> Result<ReceivedBody, DirectoryError> {
         let digest = match &body.sum {
             Some(sum) => finish_sha256(sum.clone()),
-            // It has been through a restart: what came before is read again.
-            None => super::digest_cache::sha256_of(&body.staged.file)?,
+            // The upload has been through a restart: what came before is read again.
+            None => super::sha256::sha256_of(&body.staged.file)?,
         };
         let failed = DirectoryError::from_io("open an upload");
         let file = body.staged.file.try_clone().map_err(failed)?;
@@ -312,15 +320,15 @@ impl Staging {
         self.finalize(staged, digest, modified)
     }
 
-    /// A new directory in which a collection is put together, where a rename can then put it in its place: in `.millpond`, or
-    /// beside its place where that is the only way.
+    /// A new directory in which a collection is put together, from where a rename can place it: in `.millpond`, or
+    /// `beside` its place where that is the only way.
     pub(super) fn begin_collection(&self, collection: &TreePath, beside: bool) -> Result<StagedEntry, DirectoryError> {
         self.begin_entry(collection, beside, |dir, name| {
             mkdirat(dir, name, Mode::from_raw_mode(0o777))
         })
     }
 
-    /// A new link to be placed, to that target.
+    /// A new link to that target, to be placed.
     pub(super) fn begin_link(
         &self,
         collection: &TreePath,
@@ -359,7 +367,7 @@ impl Staging {
         &self.tree
     }
 
-    /// Gives a body that is whole its time, and returns when all of it is on the disk.
+    /// Gives a whole body its time of change, and returns when all of it is on the disk.
     fn finalize(
         &self,
         staged: StagedBody,
@@ -374,30 +382,30 @@ impl Staging {
         })
     }
 
-    /// The same for its file; the time, in nanoseconds since 1970.
+    /// Sets the time of change, and returns it in nanoseconds since 1970.
     fn set_mtime(&self, file: &File, modified: Option<i64>) -> Result<i128, DirectoryError> {
         let now = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // The client's second, with a fraction that no tick has.
+        // The second is the client's; the fraction is of the clock, which no tick of the kernel's has.
         let time = Timespec {
             tv_sec: modified.unwrap_or(i64::try_from(now.as_secs()).unwrap_or(i64::MAX)),
             tv_nsec: i64::from(now.subsec_nanos()),
         };
-        // Some file systems set no times, or keep none of the fraction. Then the tag is not believed at once, for a later write
-        // could have the same time, and nothing else is lost.
+        // A file system that sets no times, or keeps none of the fraction, is no error: then the digest is not
+        // remembered at once, since a later write could have the same time.
         let _ = futimens(file, &both_times(time));
         file.sync_all()
             .map_err(DirectoryError::from_io("write a file to the disk"))?;
         Ok(i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec))
     }
 
-    /// A copy that has come whole: its bytes and the digest of what it is a copy of.
+    /// A copy that is whole, with the digest of its original.
     pub(super) fn finalize_copy(&self, incoming: IncomingBody, digest: Digest) -> Result<ReceivedBody, DirectoryError> {
         self.finalize(incoming.staged, digest, None)
     }
 }
 
 impl IncomingBody {
-    /// The bytes that come next.
+    /// Appends bytes.
     ///
     /// # Errors
     /// Where the disk does not take them.
@@ -416,30 +424,30 @@ impl IncomingBody {
         Ok(())
     }
 
-    /// How many bytes have come.
+    /// The bytes that have come.
     pub fn len(&self) -> u64 {
         self.length
     }
 
-    /// Whether none have.
+    /// Whether no bytes have come.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// All bytes have come: returns when they are on the disk. `modified` is the time that the client gives the file,
-    /// in seconds since 1970.
+    /// Ends a body that has come whole; returns when it is on the disk. `modified` is the time that the client gives
+    /// the file, in seconds since 1970.
     ///
     /// # Errors
     /// Where the disk does not take them.
     pub fn finish(self, staging: &Staging, modified: Option<i64>) -> Result<ReceivedBody, DirectoryError> {
         let digest = match self.sum {
             Some(sum) => finish_sha256(sum),
-            None => super::digest_cache::sha256_of(&self.staged.file)?,
+            None => super::sha256::sha256_of(&self.staged.file)?,
         };
         staging.finalize(self.staged, digest, modified)
     }
 
-    /// A body that stays where it lies when nobody holds it.
+    /// A body that stays where it lies when it is dropped.
     fn retained(mut staged: StagedBody, sum: Option<Context>, length: u64) -> Self {
         staged.placed = true;
         Self {
@@ -450,13 +458,13 @@ impl IncomingBody {
         }
     }
 
-    /// The same, which goes when nobody holds it.
+    /// The same body, which is removed when it is dropped.
     pub(super) fn discard_on_drop(mut self) -> Self {
         self.staged.placed = false;
         self
     }
 
-    /// Returns when all that has come is on the disk.
+    /// Returns when all bytes so far are on the disk.
     pub(super) fn sync(&self) -> Result<(), DirectoryError> {
         self.staged
             .file
@@ -470,18 +478,18 @@ impl IncomingBody {
 }
 
 impl ReceivedBody {
-    /// How many bytes it has.
+    /// The length.
     #[expect(clippy::len_without_is_empty, reason = "an empty file is no special case")]
     pub fn len(&self) -> u64 {
         self.staged.file.metadata().map_or(0, |metadata| metadata.len())
     }
 
-    /// Reads all of it.
+    /// Reads all of it, block by block.
     ///
     /// # Errors
     /// Where the disk does not give it.
     pub fn each_block(&self, mut look: impl FnMut(&[u8])) -> Result<(), DirectoryError> {
-        super::digest_cache::each_block(&self.staged.file, |block| look(block))
+        super::sha256::each_block(&self.staged.file, |block| look(block))
     }
 }
 
@@ -498,7 +506,7 @@ impl Drop for StagedBody {
         if !self.placed {
             let _ = unlinkat(&self.dir, &self.name, AtFlags::empty());
         }
-        // The note goes last: as long as the body may be there, it must be found.
+        // The note goes last: as long as the body may be there, a start must find it.
         if let Some((dir, note)) = &self.note {
             let _ = unlinkat(dir, note, AtFlags::empty());
         }
@@ -511,7 +519,7 @@ pub(super) fn create_staged_file(
     note: Option<NoteFile>,
 ) -> Result<StagedBody, DirectoryError> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // As any new file, to the umask's taste.
+    // The rights of any new file, which the umask cuts.
     let file =
         openat(&dir, &name, flags, Mode::from_raw_mode(0o666)).map_err(DirectoryError::from_errno("make a file"))?;
     Ok(StagedBody {
@@ -526,13 +534,13 @@ pub(super) fn create_staged_file(
 /// Returns when the names in the directory are on the disk.
 pub(super) fn sync_directory(dir: impl AsFd) -> Result<(), DirectoryError> {
     match rustix::fs::fsync(dir) {
-        // Some file systems cannot be told to, and have no order of their own to keep.
+        // Some file systems refuse fsync(2) on a directory; nothing better is to be had there.
         Err(Errno::INVAL | Errno::NOSYS) => Ok(()),
         synced => synced.map_err(DirectoryError::from_errno("write a directory to the disk")),
     }
 }
 
-/// `.millpond` in the directory, made and locked.
+/// Makes `.millpond` in the directory, opens and locks it.
 fn open_staging_dir(tree: &Tree) -> Result<OwnedFd, DirectoryError> {
     let failed = DirectoryError::from_errno("make the place for unfinished files (.millpond in the directory)");
     match mkdirat(tree.root(), STAGING_DIR, Mode::RWXU) {
@@ -551,7 +559,8 @@ fn open_staging_dir(tree: &Tree) -> Result<OwnedFd, DirectoryError> {
     }
 }
 
-/// What tells whether a rename from one directory to another can do: the mount, or on old kernels the device.
+/// The id that two directories share if a rename(2) may get from one to the other: of the mount, or on old kernels of
+/// the device.
 pub(super) fn mount_id(dir: impl AsFd) -> Result<u64, DirectoryError> {
     let failed = DirectoryError::from_errno("inspect a directory");
     match statx(&dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
@@ -560,10 +569,10 @@ pub(super) fn mount_id(dir: impl AsFd) -> Result<u64, DirectoryError> {
     }
 }
 
-/// 128 bits that nobody guesses, as text.
+/// 128 random bits, in hexadecimal.
 pub(super) fn random_name() -> String {
     let mut bytes = [0; 16];
-    // Without randomness names repeat, and making the second fails.
+    // Without randomness names repeat; making the second file then fails, since each is made with `O_EXCL`.
     let _ = SystemRandom::new().fill(&mut bytes);
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

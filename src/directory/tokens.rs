@@ -1,32 +1,32 @@
-//! Who may do what: bearer tokens with scopes, of which only hashes are kept. Pure but for making one.
+//! Bearer tokens with scopes, of which only hashes are stored. Pure but for making one.
 //!
 //! ```toml
-//! [laptop]                        # who; the name stands in the access log
+//! [laptop]                        # the caller's name in the access log
 //! sha256 = "9f86d081884c7d65…"    # of the token
 //! scopes = ["read", "write"]
 //! prefix = "/films/"              # left out: everywhere
 //!
-//! [anonymous]                     # left out: who has no token may do nothing
+//! [anonymous]                     # callers without a token; left out: they may do nothing
 //! scopes = ["read"]
 //! ```
 //!
 //! A token is 256 random bits, made by us: no dictionary has it, so a plain hash keeps it as well as a slow one would.
 
-use super::digest_cache::Digest;
 use super::path::TreePath;
+use super::sha256::Digest;
 use super::staging::random_name;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// The name of those without a token.
+/// The name of callers without a token.
 const ANONYMOUS: &str = "anonymous";
 
-/// What a token begins with, so that people and scanners know one when they see it.
+/// The start of every token, by which people and scanners for secrets recognise one.
 const TOKEN_PREFIX: &str = "millpond_";
 
-/// What one may want to do.
+/// A right that a scope gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Right {
@@ -36,7 +36,7 @@ pub enum Right {
     Write,
 }
 
-/// Who asks, and what that one may do.
+/// A caller, with the rights of its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The token's name; `None` without one.
@@ -46,7 +46,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// One who may do everything.
+    /// A caller with every right, where there is no file of tokens.
     pub fn unrestricted() -> Self {
         Self {
             name: None,
@@ -55,7 +55,7 @@ impl Caller {
         }
     }
 
-    /// One who may do nothing.
+    /// A caller without rights.
     fn without_rights() -> Self {
         Self {
             name: None,
@@ -64,7 +64,7 @@ impl Caller {
         }
     }
 
-    /// Whether that may be done there.
+    /// Whether the caller has that right to the path.
     pub fn may(&self, right: Right, path: &TreePath) -> bool {
         self.rights.contains(&right) && path.is_within(&self.prefix)
     }
@@ -86,10 +86,10 @@ struct Entry {
 }
 
 impl Tokens {
-    /// Reads the text of a file of tokens.
+    /// Parses a file of tokens.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// The first mistake in it, in words.
     pub fn read(text: &str) -> Result<Self, String> {
         let entries: BTreeMap<String, Entry> = toml::from_str(text).map_err(|error| error.to_string())?;
         let mut tokens = Self {
@@ -125,7 +125,8 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// Who has that token; `None` where nobody has.
+    /// The caller that has that token; `None` where there is no such token. All hashes are compared, each in constant
+    /// time: the time taken tells nothing of them.
     pub fn caller_of(&self, token: &str) -> Option<&Caller> {
         let hash = token_hash(token);
         let mut found = None;
@@ -137,12 +138,12 @@ impl Tokens {
         found
     }
 
-    /// Those without a token.
+    /// The caller without a token.
     pub fn anonymous(&self) -> &Caller {
         &self.anonymous
     }
 
-    /// The names of the tokens, with what each may do, for people.
+    /// A line for each token, with its rights, for people.
     pub fn describe(&self) -> Vec<String> {
         let line = |caller: &Caller| {
             let rights: Vec<&str> = caller
@@ -166,7 +167,7 @@ impl Tokens {
     }
 }
 
-/// A new token, and the lines of the file that know it by its hash.
+/// A new token, and the entry of the file that has its hash.
 ///
 /// # Errors
 /// Where the name or the prefix cannot stand in the file.

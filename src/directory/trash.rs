@@ -1,24 +1,40 @@
-//! What is not in the tree: taken out of it, or not in it yet. A name where nobody looks, and the removal of all beneath it.
+//! Entries that are not in the tree: put together and not placed yet, or taken out. And the removal of all beneath a
+//! name.
 //!
 //! ```text
-//! Made    put together, to be placed; goes if it never is
-//! Kept    taken out, and may have to go back; a start puts it back where nothing else has its name (removal.rs)
-//! Gone    taken out for good, and yet to be discarded
+//! StagedEntry   put together, to be placed; removed if it never is
+//! Backup        taken out, and may have to go back; a start puts it back where nothing else has its name (recovery.rs)
+//! Trash         taken out for good, and yet to be removed
 //! ```
+//!
+//! No path names any of them: they lie in `.millpond`, or beside their place under a reserved name with a note in
+//! `.millpond` that says so. Trash is removed without a lock, after its request has been answered.
 
 use super::collection_checksum::CollectionChecksum;
 use super::error::DirectoryError;
+use super::path::TreePath;
 use super::staging::mount_id;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, fchmod, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::path::Arg;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Where a note lies that tells where something else does.
+/// The start of the names of backups.
+pub(super) const BACKUP_PREFIX: &str = "kept-";
+
+/// The start of the names of notes.
+pub(super) const NOTE_PREFIX: &str = "note-";
+
+/// The longest note that is read, in bytes: a judgement, far above two paths of 8 KiB each, escaped.
+const MAX_NOTE_BYTES: u64 = 1 << 20;
+
+/// The directory and the name of a note, which tells where an entry lies.
 pub(super) type NoteFile = (Arc<OwnedFd>, String);
 
-/// Something that was taken out of the tree for good.
+/// An entry that was taken out of the tree for good.
 #[derive(Debug, Clone)]
 pub struct Trash {
     pub(super) dir: Arc<OwnedFd>,
@@ -27,7 +43,7 @@ pub struct Trash {
 }
 
 impl Trash {
-    /// It has no longer the name that the note tells.
+    /// Removes the note that tells where this lies.
     pub(super) fn remove_note(&self) {
         if let Some(note) = &self.note {
             remove_note_file(note);
@@ -35,16 +51,30 @@ impl Trash {
     }
 }
 
-/// Removes a note, which has done its work.
+/// Removes a note that is not needed any more.
 pub(super) fn remove_note_file((dir, note): &NoteFile) {
     let _ = unlinkat(&**dir, note, AtFlags::empty());
 }
 
-/// A collection or a link that was put together aside. One that is not placed goes as it is dropped.
+/// A note, read: where an entry lies, and the path that it is to go back to, if any.
+pub(super) fn read_note(dir: &OwnedFd, note: &str) -> Option<(TreePath, Option<TreePath>)> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(dir, note, flags, Mode::empty()).ok()?;
+    let mut text = String::new();
+    File::from(file).take(MAX_NOTE_BYTES).read_to_string(&mut text).ok()?;
+    let mut lines = text.lines().map(TreePath::parse);
+    let lies_at = lines.next()?.ok()?;
+    match lines.next() {
+        None => Some((lies_at, None)),
+        Some(home) => Some((lies_at, Some(home.ok()?))),
+    }
+}
+
+/// A collection or a link that is put together in staging. Dropped before it was placed, it is removed.
 #[derive(Debug)]
 pub struct StagedEntry {
     location: Option<Trash>,
-    /// What a collection holds, where that may have to be known later.
+    /// The checksum of a collection's members, where a replacement may have to be rolled back.
     checksum: Option<CollectionChecksum>,
 }
 
@@ -56,7 +86,7 @@ impl StagedEntry {
         }
     }
 
-    /// Where it lies.
+    /// Where it lies; `None` once it is placed.
     pub(super) fn location(&self) -> Option<&Trash> {
         self.location.as_ref()
     }
@@ -65,12 +95,12 @@ impl StagedEntry {
         self.checksum
     }
 
-    /// It is put together.
+    /// Notes the checksum of the finished collection.
     pub(super) fn set_checksum(&mut self, checksum: CollectionChecksum) {
         self.checksum = Some(checksum);
     }
 
-    /// It lies there no more.
+    /// Leaves it to its place: a drop removes nothing now.
     pub(super) fn placed(&mut self) {
         self.location = None;
     }
@@ -79,7 +109,7 @@ impl StagedEntry {
 impl Drop for StagedEntry {
     fn drop(&mut self) {
         if let Some(entry) = self.location.take() {
-            // A collection may be large, and whoever drops this may serve others.
+            // A thread of its own: a collection may be large, and the thread that drops this may serve others.
             let remove = move || discard(&entry);
             let _ = std::thread::Builder::new()
                 .name("millpond-remove".to_owned())
@@ -88,18 +118,18 @@ impl Drop for StagedEntry {
     }
 }
 
-/// A thing that was taken out of the tree and may have to go back: it is not removed before it is let go.
+/// An entry that was taken out of the tree and may have to go back. Nothing removes it before it becomes trash.
 #[derive(Debug)]
 pub struct Backup {
     pub(super) dir: Arc<OwnedFd>,
     pub(super) name: String,
     pub(super) note: NoteFile,
-    /// Where it was.
+    /// The collection that it was in.
     pub(super) home_dir: Arc<OwnedFd>,
     pub(super) home_name: String,
 }
 
-/// Removes what was taken away, as far as it goes; the rest is tried again at the next start.
+/// Removes trash as far as that goes. The rest is tried again at the next start.
 pub(super) fn discard(trash: &Trash) {
     match remove_recursively(&trash.dir, trash.name.as_str()) {
         Ok(()) => trash.remove_note(),
@@ -109,28 +139,29 @@ pub(super) fn discard(trash: &Trash) {
     }
 }
 
-/// Removes what is there, links themselves and not what they lead to; what is gone already is no error.
+/// Removes an entry with all beneath it. A link is removed, not its target; an entry that is gone already is no
+/// error.
 pub(super) fn remove_recursively(dir: &OwnedFd, name: impl Arg + Copy) -> Result<(), DirectoryError> {
     let failed = DirectoryError::from_errno("remove what is unfinished");
     match unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        // What POSIX says of a directory, and what Linux does.
+        // `EPERM` is what POSIX has of unlink(2) on a directory, `EISDIR` what Linux answers.
         Err(Errno::PERM | Errno::ISDIR) => {}
         Err(errno) => return Err(failed(errno)),
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let inner = openat(dir, name, flags, Mode::empty()).map_err(&failed)?;
-    // What is mounted in it is not part of it.
+    // A mount within it is not part of it.
     if mount_id(&inner)? != mount_id(dir)? {
         return Err(DirectoryError::Mounted);
     }
-    // A directory of ours may forbid even us to take things out of it.
+    // The rights of a directory may forbid even its owner to remove entries from it.
     let _ = fchmod(&inner, Mode::RWXU);
     let mut result = Ok(());
     for entry in Dir::read_from(&inner).map_err(&failed)? {
         let entry = entry.map_err(&failed)?;
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            // One thing that cannot be removed keeps none of the others.
+            // An entry that cannot be removed keeps none of the others.
             result = result.and(remove_recursively(&inner, entry.file_name()));
         }
     }

@@ -1,15 +1,22 @@
-//! The directory that is served: what a path leads to, without ever leaving it.
+//! The directory that is served: the entry that a path leads to, without ever leaving the directory.
 //!
-//! Every open is relative to the handle of the root and resolved by the kernel beneath it (`openat2`): neither
-//! `..` nor a link leads out, however the directory changes meanwhile. For reads links are followed within the
-//! tree, absolute ones too; writes never follow one. A look that needs no disk is done at once (`RESOLVE_CACHED`), so a
-//! worker that serves others need not wait for a thread.
+//! Every open is relative to the handle of the root and resolved by the kernel beneath it (`openat2`): neither `..`
+//! nor a link leads out, however the directory changes meanwhile. Reads follow links within the tree, absolute ones
+//! too; writes follow none. A look that needs no disk is done at once (`RESOLVE_CACHED`), so a worker that serves
+//! other clients need not hand it to a thread.
 //!
-//! Links are followed step by step, by their text: so it is known before anything is touched whether one leads to another
-//! file system, which may hang, and to a name that no path may have. A caller allows each such mount by itself ([`AllowedMounts`]).
+//! ```text
+//! one open without links
+//!   └─ ELOOP, a link is on the way: step by step, each link replaced by its text
+//!        └─ a step would enter another mount: LinkToMount, before that mount is touched
+//! ```
 //!
-//! A path is opened without its file's driver first (`O_PATH`): a pipe or a device is seen for what it is before
-//! an open could wake a writer or rewind a tape.
+//! Links are followed by their text, so it is known before anything is touched whether one leads to another file
+//! system, which may hang, or to a name that no path may have. The caller allows each such mount by itself
+//! ([`AllowedMounts`]).
+//!
+//! An entry is opened with `O_PATH` first, without its driver: a pipe or a device is recognised before an open could
+//! wake a writer or rewind a tape.
 
 use super::error::DirectoryError;
 use super::mounts::{MountPoint, Mounts};
@@ -29,42 +36,42 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How often a resolution is tried again that a rename elsewhere has disturbed.
+/// The attempts at a resolution that a rename elsewhere has disturbed (`EAGAIN`): a judgement.
 const MAX_DISTURBED: usize = 32;
 
-/// How often a name is looked for again that seems to be absent.
+/// The looks for a name that seems to be absent: a judgement.
 const MAX_ABSENT: usize = 4;
 
-/// How many links one path may lead through.
+/// The links that one path may lead through: as many as Linux follows itself.
 const MAX_LINKS: usize = 40;
 
-/// How many mounts the links of one path may lead to.
+/// The mounts that the links of one path may lead to: a judgement.
 pub const MAX_LINKED_MOUNTS: usize = 4;
 
-/// How long a listing waits for what a link leads to on another mount.
+/// The time for which a listing waits for what a link leads to on another mount (decision 29).
 const LINK_LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The longest path that the kernel takes at once, in bytes.
+/// The longest path that is given to the kernel at once, in bytes: below `PATH_MAX`, 4096 with the final zero.
 const MAX_STEP_BYTES: usize = 4000;
 
 /// The last second that an HTTP date can tell: the end of the year 9999.
 pub const LAST_SECOND: u64 = 253_402_300_799;
 
-/// How long before 1970 the year 1 began.
+/// The time from the start of the year 1 to 1970.
 const BEFORE_1970: Duration = Duration::from_secs(62_135_596_800);
 
-/// What tells one state of a file from another, as far as the operating system does.
+/// The state of a file, as far as the operating system tells it from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stamp {
-    /// The file system.
+    /// The number of the file system's device.
     pub dev: u64,
-    /// The file in it.
+    /// The inode.
     pub ino: u64,
-    /// Bytes.
+    /// The size, in bytes.
     pub size: u64,
-    /// When it was last written, in nanoseconds since 1970.
+    /// The time of modification: when bytes were last written, in nanoseconds since 1970.
     pub modified: i128,
-    /// When anything of it was last changed, its names and rights included, in nanoseconds since 1970.
+    /// The time of change: when anything was last changed, names and rights included, in nanoseconds since 1970.
     pub changed: i128,
 }
 
@@ -91,7 +98,7 @@ impl Stamp {
         }
     }
 
-    /// When it was last written, in whole seconds, as HTTP dates are.
+    /// The time of modification in whole seconds, as HTTP dates have it.
     pub fn modified_at(&self) -> SystemTime {
         let seconds = self.modified.div_euclid(1_000_000_000);
         let distance = Duration::from_secs(
@@ -101,13 +108,13 @@ impl Stamp {
         );
         match seconds {
             0.. => UNIX_EPOCH + distance,
-            // HTTP dates begin with the year 0.
+            // The year of an HTTP date has four digits; dates are told from the year 1 on.
             _ => UNIX_EPOCH.checked_sub(distance.min(BEFORE_1970)).unwrap_or(UNIX_EPOCH),
         }
     }
 }
 
-/// What a path leads to.
+/// The entry that a path leads to.
 #[derive(Debug)]
 pub enum Found {
     /// A file, open for reading.
@@ -116,12 +123,12 @@ pub enum Found {
     Collection(OwnedFd, Stamp),
 }
 
-/// The mounts to which links may lead that one look follows: those whose turns the caller holds.
+/// The mounts to which links may lead in one look: those whose permits the caller holds.
 #[derive(Debug, Clone, Default)]
 pub struct AllowedMounts(Vec<MountPoint>);
 
 impl AllowedMounts {
-    /// The same with one more.
+    /// The same with one more mount.
     pub fn with(&self, mount: MountPoint) -> Self {
         Self(self.0.iter().cloned().chain([mount]).collect())
     }
@@ -131,7 +138,7 @@ impl AllowedMounts {
         self.0.last()
     }
 
-    /// All of them.
+    /// All allowed mounts.
     pub fn mounts(&self) -> &[MountPoint] {
         &self.0
     }
@@ -146,13 +153,13 @@ impl AllowedMounts {
 pub struct Tree {
     root: OwnedFd,
     path: PathBuf,
-    /// The path as the operator wrote it, which links in the tree may be made with.
+    /// The path as the operator wrote it: links in the tree may have been made with it.
     path_as_given: PathBuf,
     mounts: Mounts,
 }
 
 impl Tree {
-    /// The directory at `path`.
+    /// Opens the directory at `path`.
     ///
     /// # Errors
     /// Where it is no directory that can be read.
@@ -174,10 +181,10 @@ impl Tree {
         })
     }
 
-    /// What tells the directory that was opened from another.
+    /// The identity of the directory that was opened.
     ///
     /// # Errors
-    /// What the disk reports.
+    /// Errors of the disk.
     pub fn identity(&self) -> Result<RootIdentity, DirectoryError> {
         RootIdentity::of(&self.root)
     }
@@ -187,7 +194,8 @@ impl Tree {
         &self.mounts
     }
 
-    /// Whether the directory that was opened is still what its path leads to.
+    /// Whether the directory that was opened is still the one that its path leads to, as far as the kernel has that
+    /// in memory.
     ///
     /// # Errors
     /// [`DirectoryError::RootGone`] where it is not, and [`DirectoryError::ChangedMeanwhile`] where only the disk could tell.
@@ -212,7 +220,7 @@ impl Tree {
             Err(Errno::AGAIN | Errno::INVAL) if how == ResolveFlags::CACHED => {
                 return Err(DirectoryError::ChangedMeanwhile);
             }
-            // Nothing is there, or a file system that is dead.
+            // Nothing is at the path, or a file system that is dead.
             Err(
                 Errno::NOENT
                 | Errno::NOTDIR
@@ -224,7 +232,7 @@ impl Tree {
             ) => {
                 return Err(DirectoryError::RootGone);
             }
-            // Our own want (of descriptors, of memory) says nothing of the directory.
+            // A want of our own (of descriptors, of memory) says nothing of the directory.
             Err(errno) => return Err(DirectoryError::from_errno("inspect the directory")(errno)),
         };
         match held.st_nlink > 0 && (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino) {
@@ -233,7 +241,7 @@ impl Tree {
         }
     }
 
-    /// The directory's path in the file system.
+    /// The path of the directory, without links.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -242,17 +250,17 @@ impl Tree {
         &self.root
     }
 
-    /// Whether the path is one that is served at all; hidden ones are to some.
+    /// Whether the path is none of millpond's own. Hidden paths are served to some callers.
     pub fn serves(&self, path: &TreePath) -> bool {
         !path.is_reserved()
     }
 
-    /// Whether a member of a collection that is served is served too; hidden ones are to some.
+    /// Whether that member of a collection is none of millpond's own.
     pub(super) fn serves_member(&self, collection: &TreePath, name: &str) -> bool {
         !(is_unfinished(name) || (collection.is_root() && is_reserved_at_root(name)))
     }
 
-    /// What the path leads to.
+    /// Opens the entry that the path leads to.
     ///
     /// # Errors
     /// [`DirectoryError::Absent`] where nothing is there that is served; [`DirectoryError::LinkToMount`] where a link leads to another
@@ -261,7 +269,7 @@ impl Tree {
         self.find_through(path, &AllowedMounts::default())
     }
 
-    /// The same through links to those mounts.
+    /// The same through links to the allowed mounts.
     ///
     /// # Errors
     /// As [`Tree::find`].
@@ -269,7 +277,7 @@ impl Tree {
         self.open_found(path, ResolveFlags::empty(), allowed)
     }
 
-    /// The same without waiting for the disk; `None` where that is needed.
+    /// The same without waiting for the disk; `None` where that would be needed.
     ///
     /// # Errors
     /// As [`Tree::find`].
@@ -303,7 +311,7 @@ impl Tree {
         }
     }
 
-    /// A handle for reading of what another handle only names. A pipe or device has been told apart by then.
+    /// A handle for reading, of an entry that another handle only names. Pipes and devices are told apart by then.
     fn reopen(
         &self,
         there: &OwnedFd,
@@ -320,10 +328,10 @@ impl Tree {
         }
     }
 
-    /// Whether a collection is there; a link to one is none, and what does not exist is none either.
+    /// Whether a collection has the path. A link to one is none, nor is an absent entry.
     ///
     /// # Errors
-    /// What the disk reports.
+    /// Errors of the disk.
     pub fn is_collection(&self, path: &TreePath) -> Result<bool, DirectoryError> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         match self.resolve(path, flags, ResolveFlags::NO_SYMLINKS, &AllowedMounts::default()) {
@@ -336,13 +344,14 @@ impl Tree {
         }
     }
 
-    /// What the path leads to now, links within the tree followed, without opening it for reading.
+    /// The state of the entry that the path leads to, links within the tree followed; it is not opened for reading.
     pub(super) fn inspect(&self, path: &TreePath) -> Result<Stat, DirectoryError> {
         let handle = self.resolve(path, OFlags::PATH, ResolveFlags::empty(), &AllowedMounts::default())?;
         rustix::fs::fstat(&handle).map_err(DirectoryError::from_errno("inspect a file"))
     }
 
-    /// The same where a link may lead to another mount: a thread of its own looks there, and is waited for only so long.
+    /// The same where a link may lead to another mount: a thread of its own looks there, and is waited for only for
+    /// [`LINK_LOOKUP_TIMEOUT`].
     ///
     /// # Errors
     /// [`DirectoryError::MountHangs`] where the mount does not answer in time.
@@ -374,7 +383,7 @@ impl Tree {
             let handle = tree.resolve(&of, OFlags::PATH, ResolveFlags::empty(), &through);
             let failed = DirectoryError::from_errno("inspect a file");
             let stat = handle.and_then(|handle| rustix::fs::fstat(&handle).map_err(failed));
-            // Nobody waits any more where it took too long.
+            // The receiver is gone where the look took too long.
             let _ = tell.send(stat);
         };
         let started = std::thread::Builder::new()
@@ -385,7 +394,7 @@ impl Tree {
             .unwrap_or(Err(DirectoryError::MountHangs))
     }
 
-    /// The collection that something is to be written in; no link leads there.
+    /// Opens the collection in which an entry is to be written. No link leads there.
     pub(super) fn open_for_writing(&self, path: &TreePath) -> Result<OwnedFd, DirectoryError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         self.resolve(path, flags, ResolveFlags::NO_SYMLINKS, &AllowedMounts::default())
@@ -423,7 +432,7 @@ impl Tree {
     ) -> Result<OwnedFd, DirectoryError> {
         let names = path.names().iter().map(String::as_str);
         match self.open_beneath(&relative(names), flags, how | ResolveFlags::NO_SYMLINKS) {
-            // There is a link. Following it takes more than one look.
+            // A link is on the way. Following it takes more than one look.
             Err(Errno::LOOP) if how.contains(ResolveFlags::CACHED) => Err(DirectoryError::ChangedMeanwhile),
             Err(Errno::LOOP) if !how.contains(ResolveFlags::NO_SYMLINKS) => self.follow_links(path, flags, allowed),
             Err(Errno::XDEV) => Err(DirectoryError::Absent),
@@ -434,7 +443,7 @@ impl Tree {
 
     fn open_beneath(&self, relative: &str, flags: OFlags, how: ResolveFlags) -> rustix::io::Result<OwnedFd> {
         let how = how | ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        // The kernel takes so many bytes of a path at once; what is longer is opened in steps.
+        // The kernel takes a path up to a limit at once, so a longer one is opened in steps.
         let (mut between, mut relative) = (None::<OwnedFd>, relative);
         while relative.len() >= MAX_STEP_BYTES {
             let cut = relative.as_bytes()[..MAX_STEP_BYTES]
@@ -459,7 +468,7 @@ impl Tree {
         Err(Errno::AGAIN)
     }
 
-    /// Opens a path through links that may be absolute, as long as each stays in the tree. Each step is taken by the
+    /// Opens a path through links, absolute ones too, as long as each stays in the tree. Each step is taken by the
     /// kernel beneath the root and without links, so a change meanwhile leads nowhere else.
     fn follow_links(&self, path: &TreePath, flags: OFlags, allowed: &AllowedMounts) -> Result<OwnedFd, DirectoryError> {
         let failed = DirectoryError::from_errno("open a file");
@@ -513,7 +522,7 @@ impl Tree {
                 }
             }
         }
-        // A link may lead to what no path may name.
+        // A link may lead to a name that no path can have.
         let mut there = TreePath::root();
         for name in &behind {
             there = there.child(name);
@@ -537,8 +546,8 @@ fn relative<'a>(names: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// Looks for a name again before it is said to be absent: what was found may have been moved out of the tree by the time
-/// that the kernel makes sure of where it is, while another has its name.
+/// Looks for a name again before it is called absent: the entry that was found may have been moved out of the tree by
+/// the time that the kernel checks where it is, while another one has its name.
 fn retry_absent<T>(look: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     for _ in 0..MAX_ABSENT {
         match look() {
@@ -549,13 +558,13 @@ fn retry_absent<T>(look: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Resu
     look()
 }
 
-/// The stamp of an open file, as it is now.
+/// The stamp of an open file, now.
 pub fn stamp(file: impl AsFd) -> Result<Stamp, DirectoryError> {
     let stat = rustix::fs::fstat(file).map_err(DirectoryError::from_errno("inspect a file"))?;
     Ok(Stamp::of(&stat))
 }
 
-/// The same, as the kernel remembers it of a file system that may not answer.
+/// The stamp that the kernel remembers of an open file, whose file system may not answer.
 pub fn cached_stamp(file: impl AsFd) -> Result<Stamp, DirectoryError> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let stat = statx(file, "", flags, StatxFlags::BASIC_STATS).map_err(DirectoryError::from_errno("inspect a file"))?;

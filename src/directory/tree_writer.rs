@@ -1,14 +1,18 @@
-//! TreeWriter, each of which happens wholly or not at all: put, remove, make a collection, move, copy.
+//! The writer of a tree: PUT, DELETE, MKCOL and MOVE, each of which happens wholly or not at all.
 //!
-//! The caller holds the locks of the paths (`locks.rs`), so among our own clients the evaluation of a condition
-//! and the change are one step; nothing is read under them (`preconditions.rs`). Other programs may change the directory as well. Against them
-//! the kernel is asked to make the step one (`atomic_rename.rs`).
+//! ```text
+//! body on the disk (staging.rs) ──► preconditions ──► name changed (atomic_rename.rs) ──► collection synced ──► answer
+//!     no lock                        └────────────────── under the path's lock ─────────────────────┘
+//! ```
 //!
-//! The order of a put: body on the disk (`staging.rs`), name changed, directory on the disk, answer. So after a
-//! crash a path has its old bytes or its new ones, and what was answered is there.
+//! After a crash a path has its old bytes or its new ones, and what was answered is there. The caller holds the locks
+//! (`locks.rs`), so among our own clients the evaluation of a precondition and the change are one step; nothing is
+//! read under them (`preconditions.rs`). Other programs may change the directory as well: against them the kernel is
+//! asked to make the step one, and a change that they have disturbed is evaluated anew.
 //!
-//! A collection is removed, moved and replaced as one: its name is, and what was in it is discarded afterwards, when nobody waits
-//! for it. A copy of one is put together aside (`copy.rs`) and takes its place in one step, too.
+//! A collection is removed, moved and replaced as one, by its name. What was in it is discarded afterwards, when no
+//! client waits for it. A copy of a collection is put together in staging (`copy.rs`) and takes its place in one step,
+//! too.
 
 use super::atomic_rename::{
     ExchangeOutcome, RenameOutcome, exchange, is_same_content, place_new, rename_noreplace, replace,
@@ -29,20 +33,20 @@ use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// How often a change is tried that others disturb.
+/// The attempts at a change that other programs disturb: a judgement.
 const MAX_DISTURBED: usize = 16;
 
-/// What was done, and what is there now.
+/// The outcome of a change, and the state of the entry now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// Something is there that was not.
+    /// The entry is new.
     Created(Stamp),
-    /// Something is there in the place of something else.
+    /// The entry has replaced another one.
     Replaced(Stamp),
 }
 
 impl WriteOutcome {
-    /// What is there now.
+    /// The state of the entry now.
     pub fn stamp(&self) -> &Stamp {
         match self {
             Self::Created(stamp) | Self::Replaced(stamp) => stamp,
@@ -58,18 +62,18 @@ impl WriteOutcome {
     }
 }
 
-/// What may be lost at the path that a change removes or replaces.
+/// The loss that is allowed at a path which a change removes or replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// Nothing: the name must be free.
+    /// Nothing: no entry may have the name.
     Nothing,
-    /// A file, or a collection without members.
+    /// A file, a link, or a collection without members.
     Single,
-    /// A collection with all that is in it.
+    /// A collection with all of its members.
     Everything,
 }
 
-/// What has a name at the moment.
+/// The entry that has a name at the moment.
 #[derive(Debug)]
 pub(super) enum Occupant {
     Nothing,
@@ -80,21 +84,21 @@ pub(super) enum Occupant {
     Special(Stat),
 }
 
-/// The changes of one tree.
+/// The writer of one tree.
 #[derive(Debug)]
 pub struct TreeWriter {
     pub(super) tree: Arc<Tree>,
     pub(super) tags: Arc<DigestCache>,
-    /// Where bodies lie until they are whole.
+    /// Staging, for bodies that are not whole yet.
     pub staging: Staging,
-    /// Names are refused that some systems do not take.
+    /// Names that are not portable are refused.
     portable: bool,
     /// The file system takes different spellings for one name.
     folds_names: bool,
 }
 
 impl TreeWriter {
-    /// The changes of that tree.
+    /// The writer of that tree.
     ///
     /// # Errors
     /// Where the file system cannot be asked how it treats names.
@@ -113,7 +117,7 @@ impl TreeWriter {
         })
     }
 
-    /// Whether the path may be written to, as far as its names tell.
+    /// Fails unless the path may be written to, as far as its names tell.
     ///
     /// # Errors
     /// Where it may not.
@@ -126,7 +130,7 @@ impl TreeWriter {
         }
     }
 
-    /// Whether a put would be refused as things are: for a client that asks before it sends.
+    /// Fails if a PUT would fail as things are: for a client that asks before it sends.
     ///
     /// # Errors
     /// As [`TreeWriter::put`].
@@ -142,11 +146,11 @@ impl TreeWriter {
         }
     }
 
-    /// Puts a body in its place.
+    /// Places a body.
     ///
-    /// # Errors
-    /// [`DirectoryError::PreconditionFailed`] where a condition does not hold; [`DirectoryError::NeedsRestaging`] where the body has to be brought
-    /// nearer first ([`TreeWriter::restage`]); and where no file can be there. Then nothing has changed, and the body is as it was.
+    /// [`DirectoryError::PreconditionFailed`] where a precondition is false; [`DirectoryError::NeedsRestaging`] where
+    /// the body has to be staged beside its place first ([`TreeWriter::restage`]); and where no file can be placed.
+    /// After an error nothing has changed, and the body is as it was.
     pub fn put(
         &self,
         path: &TreePath,
@@ -184,7 +188,7 @@ impl TreeWriter {
         Err(DirectoryError::ChangedMeanwhile)
     }
 
-    /// Copies a body beside its place, where a rename does not get it there. Takes no lock: it may be long.
+    /// Copies a body beside its place, where a rename does not get there. Takes no lock: it may be long.
     ///
     /// # Errors
     /// Where the disk does not take it.
@@ -192,8 +196,8 @@ impl TreeWriter {
         self.staging.restage_beside(&mut received.staged, &path.parent())
     }
 
-    /// Removes a file, a link, or a collection with as much as `loss` allows. What is named in the answer is gone
-    /// from the tree, and yet to be discarded: that takes a while, and needs no lock ([`Staging::discard`]).
+    /// Removes a file, a link, or a collection with as much as `loss` allows. The trash that is returned is out of
+    /// the tree; [`Staging::discard`] removes it, which may take long and needs no lock.
     ///
     /// # Errors
     /// Where nothing is there, a condition does not hold, or there is more than may be removed.
@@ -231,7 +235,7 @@ impl TreeWriter {
         Err(DirectoryError::ChangedMeanwhile)
     }
 
-    /// Takes a collection away with all that is in it, or removes an empty one.
+    /// Takes a collection out of the tree with all of its members, or removes an empty one.
     fn remove_collection(
         &self,
         parent: &OwnedFd,
@@ -244,7 +248,7 @@ impl TreeWriter {
         }
         match loss {
             Loss::Everything => match self.staging.move_to_trash(parent, &path.parent(), name) {
-                // A union does not rename what is in a lower layer, not even beside it.
+                // A union (overlayfs) does not rename an entry of a lower layer, not even within its directory.
                 Err(DirectoryError::CrossDevice) => remove_recursively(parent, name).map(|()| None),
                 trash => trash.map(Some),
             },
@@ -272,12 +276,13 @@ impl TreeWriter {
         sync_directory(&parent)
     }
 
-    /// Moves a file, a link or a collection; what is at the other path is replaced as far as `loss` allows. The second part of
-    /// the answer is yet to be discarded.
+    /// Moves a file, a link or a collection by one rename(2). The entry at the destination is replaced, as far as
+    /// `loss` allows; the trash that is returned is yet to be discarded.
     ///
     /// # Errors
-    /// Where nothing is there, a condition does not hold, or the other path is taken; [`DirectoryError::CrossDevice`] where
-    /// no rename(2) can do it. Where another file system is in between that is told without a look at either.
+    /// Where the source is absent, a precondition is false, or the destination is taken;
+    /// [`DirectoryError::CrossDevice`] where no rename(2) gets there. Between two mounts that is found without a look
+    /// at either.
     pub fn rename(
         &self,
         from: &TreePath,
@@ -304,7 +309,7 @@ impl TreeWriter {
         self.check_preconditions(from, &occupant, conditions, preread)?;
         let (target, new) = self.parent_and_name(to)?;
         let collection = matches!(occupant, Occupant::Collection(_));
-        // A collection cannot be moved into itself, nor be replaced by what is in it: that would go with it.
+        // A collection cannot be moved into itself, nor can an entry replace a collection that it lies in.
         if from.without_slash() == to.without_slash() || (collection && to.is_within(from)) || from.is_within(to) {
             return Err(DirectoryError::IntoItself);
         }
@@ -318,17 +323,17 @@ impl TreeWriter {
         let mut trash = None;
         match (&there, collection) {
             (Occupant::Nothing, _) => match rename_noreplace(&source, name, &target, new) {
-                // What came meanwhile is not ours to replace.
+                // An entry that came since the look is not ours to replace.
                 Err(Errno::EXIST) => return Err(DirectoryError::ChangedMeanwhile),
                 done => renamed(done)?,
             },
-            // One step, where the kernel has one.
+            // rename(2) replaces a file or a link in one step.
             (Occupant::File(_) | Occupant::Link(_), false) => renamed(renameat(&source, name, &target, new))?,
             _ => {
                 self.check_replaceable(&target, to, new, loss)?;
                 match exchange(&source, name, &target, new) {
                     ExchangeOutcome::Done => {
-                        // What was there has the other name now: a crash here loses nothing.
+                        // The replaced entry has the source's name now: a crash here loses nothing.
                         let taken = sync_directory(&target).and_then(|()| match is_allowed_loss(&source, name, loss) {
                             true => self.staging.move_to_trash(&source, &from.parent(), name),
                             false => Err(DirectoryError::NotEmpty),
@@ -344,7 +349,7 @@ impl TreeWriter {
                             self.staging.restore(backup);
                             return Err(error);
                         }
-                        // As long as the new name may be lost the old thing is kept.
+                        // The old entry stays a backup until the new name is on the disk.
                         sync_directory(&target)?;
                         trash = Some(self.staging.backup_to_trash(backup));
                     }
@@ -357,7 +362,7 @@ impl TreeWriter {
         let stat =
             statat(&target, new, AtFlags::SYMLINK_NOFOLLOW).map_err(DirectoryError::from_errno("inspect a file"))?;
         let now = Stamp::of(&stat);
-        // Only the name has changed, and with it the time of change.
+        // A rename changes the name and the time of change, and none of the bytes.
         let same = (now.ino, now.size, now.modified) == (moved.ino, moved.size, moved.modified);
         if let Some(held) = held.filter(|_| same) {
             self.tags.carry_over(&now, held);
@@ -365,7 +370,7 @@ impl TreeWriter {
         Ok((WriteOutcome::new(replaced, now), trash))
     }
 
-    /// Whether what is at a path may be taken away for something else.
+    /// Fails unless the entry at the path may be taken away for another.
     pub(super) fn check_replaceable(
         &self,
         parent: &OwnedFd,
@@ -382,13 +387,13 @@ impl TreeWriter {
         }
     }
 
-    /// Where a change of that path happens: its collection, and its name there.
+    /// The collection and the name in it that a path stands for.
     pub(super) fn parent_and_name<'a>(&self, path: &'a TreePath) -> Result<(OwnedFd, &'a str), DirectoryError> {
         let name = path.name().ok_or(DirectoryError::Root)?;
         Ok((self.tree.open_for_writing(&path.parent())?, name))
     }
 
-    /// The same for what is removed, moved or copied.
+    /// The same for a path that must exist: a missing collection means that the entry is absent.
     pub(super) fn existing_parent_and_name<'a>(
         &self,
         path: &'a TreePath,
@@ -418,7 +423,7 @@ impl TreeWriter {
         })
     }
 
-    /// Removes the file of that name if it is still the one that was evaluated; `None` where it is not.
+    /// Removes the file of that name if it still is the one that was evaluated; `None` where it is not.
     fn remove_evaluated(
         &self,
         parent: &OwnedFd,
@@ -439,7 +444,7 @@ impl TreeWriter {
 }
 
 impl Occupant {
-    /// Whether a file can be put there.
+    /// Fails unless a file can be placed here.
     fn check_takes_file(&self) -> Result<(), DirectoryError> {
         match self {
             Self::Nothing | Self::File(_) => Ok(()),
@@ -454,7 +459,7 @@ impl Occupant {
         path.has_slash() && !matches!(self, Self::Collection(_) | Self::Link(_))
     }
 
-    /// Whether something is there that is then lost.
+    /// Whether an entry is here that would be lost; fails where it may not be.
     pub(super) fn check_loss(&self, loss: Loss) -> Result<bool, DirectoryError> {
         match (self, loss) {
             (Self::Nothing, _) => Ok(false),
@@ -465,7 +470,7 @@ impl Occupant {
     }
 }
 
-/// Whether the file system takes different spellings for one name, tried with a name of ours.
+/// Whether the file system takes different spellings for one name: tried with a name of ours in `.millpond`.
 fn folds_names(staging: &Staging) -> Result<bool, DirectoryError> {
     let failed = DirectoryError::from_errno("try how the file system treats names");
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;

@@ -1,15 +1,24 @@
-//! Uploads that can be resumed: a body that comes in several requests, over days and restarts if need be.
+//! Resumable uploads: a body that comes in several requests, over days and restarts if need be.
 //!
 //! ```text
 //! DIR/.millpond/upload-<id>        the bytes so far
-//! DIR/.millpond/upload-<id>.json   where they go, under which conditions, how many of them are on the disk
+//! DIR/.millpond/upload-<id>.json   the record: path, preconditions, and how many of the bytes are on the disk
 //! ```
 //!
-//! The number in the record is told to the client, and never runs ahead of a sync: what was acknowledged is there
-//! after a crash, and what lies beyond it is cut off. One request at a time appends; a later one takes over, since
-//! its client knows that the earlier has failed. Conditions are evaluated when the upload begins, and count when it takes its place.
-//! The bytes are given up only when the file is in its place: `placing` is recorded before, `complete` after that.
-//! What is complete stays known, without its bytes, for as long as it could have been resumed.
+//! ```text
+//! begin ──► append ──► record ──► … ──► finish ──► placing ──► placed: complete, bytes removed
+//!             write      sync, then       hash       the record names   │
+//!                        the record                  the body's inode   └─► not placed: as before finish
+//! ```
+//!
+//! The offset in the record is told to the client and never runs ahead of a sync: acknowledged bytes are there after a
+//! crash, and bytes beyond them are cut off. Bytes are given up only when the file has its place: `placing` is
+//! recorded before that, `complete` after it. A start that finds `placing` compares the inode: if the body has left
+//! the upload's name, it was placed.
+//!
+//! One request at a time holds the lease. A later one takes over, since its client knows that the earlier has failed:
+//! it counts `takeovers` up, the holder sees that, records what has come and lets go. A complete upload stays known,
+//! without its bytes, for as long as it could have been resumed.
 
 use super::error::DirectoryError;
 use super::path::TreePath;
@@ -29,53 +38,55 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, watch};
 
-/// How many uploads may be under way.
+/// The most uploads that may be under way: a judgement.
 const MAX_UPLOADS: usize = 10_000;
 
-/// How many that are complete are remembered; then the oldest are forgotten.
+/// The most complete uploads that are remembered; then the oldest are forgotten. A judgement.
 const MAX_COMPLETE: usize = 10_000;
 
-/// How many bodies stay open while nobody appends to them.
+/// The most uploads whose bodies stay open between requests: a judgement, well below usual limits of descriptors.
 const MAX_OPEN: usize = 128;
 
-/// How many bytes may have come since they were last recorded.
+/// The bytes that may have come since the record was last written: a judgement. After a crash of the server as many
+/// are sent again.
 const RECORD_EVERY: u64 = 64 << 20;
 
-/// What is known of an upload, as it is kept.
+/// The record of an upload, as it is stored. Its fields' names are the format.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UploadRecord {
-    /// Where it goes, as in a URL.
+    /// The path of the file, as in a URL.
     pub path: String,
-    /// Under which conditions.
+    /// The preconditions under which it is placed.
     pub conditions: Preconditions,
-    /// What its bytes are to add up to.
+    /// The digests that the client claims for the whole file.
     pub claims: Vec<Claim>,
     /// The time that the client gives the file, in seconds since 1970.
     pub modified: Option<i64>,
-    /// The length of all, where the client has told it.
+    /// The length of the whole file, once the client has told it.
     pub length: Option<u64>,
-    /// How many bytes have come, and are on the disk.
+    /// The bytes that have come and are on the disk.
     pub offset: u64,
-    /// It has taken its place, or was refused it.
+    /// The file was placed, or refused for good.
     pub complete: bool,
-    /// It is about to take its place; the number is that of its file. An exchange leaves the file that was replaced under the
-    /// upload's name, which a start must not take for the upload.
+    /// The inode of the body that is about to be placed. An exchange leaves the file that was replaced under the
+    /// upload's name, and a start must not take that for the upload.
     #[serde(default)]
     pub placing: Option<u64>,
-    /// When it was last touched, in seconds since 1970.
+    /// The time of the last request, in seconds since 1970.
     pub touched: u64,
 }
 
 /// One upload.
 #[derive(Debug)]
 pub struct Upload {
-    /// Its name; who knows it may append.
+    /// The id. A caller also needs the right to write to the path.
     pub id: String,
-    /// Where it goes.
+    /// The path of the file.
     pub path: TreePath,
-    /// Rises with each request that takes over.
+    /// Counts the requests that have taken over.
     takeovers: watch::Sender<u64>,
-    /// Nothing more is to come: such are only remembered.
+    /// Set once the record is complete. Relaxed suffices: it only selects whom to count and to forget, and the record
+    /// decides, under its lock.
     complete: AtomicBool,
     state: Arc<tokio::sync::Mutex<State>>,
 }
@@ -83,12 +94,12 @@ pub struct Upload {
 #[derive(Debug)]
 struct State {
     record: UploadRecord,
-    /// The body, with the sum of what has come; `None` once complete, and while nobody appends where there are many.
+    /// The body and the hash of it; `None` once complete, and between requests where many uploads are open.
     body: Option<IncomingBody>,
     cancelled: bool,
 }
 
-/// The right to change an upload, until somebody takes over.
+/// The exclusive right to change an upload, until another request takes over.
 #[derive(Debug)]
 pub struct UploadLease {
     state: OwnedMutexGuard<State>,
@@ -96,7 +107,7 @@ pub struct UploadLease {
     id: String,
 }
 
-/// All uploads of a tree.
+/// The uploads of one tree.
 #[derive(Debug)]
 pub struct Uploads {
     writer: Arc<TreeWriter>,
@@ -106,7 +117,7 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// Those that lie in the place for unfinished bodies; what does not read is removed.
+    /// The uploads that lie in `.millpond`. One whose record is damaged is removed.
     ///
     /// # Errors
     /// Where the place cannot be read.
@@ -133,12 +144,12 @@ impl Uploads {
                         tracing::warn!(id, why, "an upload cannot be resumed, and is removed");
                         uploads.erase(id);
                     }
-                    // What was acknowledged is not thrown away because it cannot be read just now.
+                    // Acknowledged bytes are not thrown away because they cannot be read just now.
                     Err(LoadError::Unavailable(error)) => {
                         tracing::error!(id, %error, "an upload cannot be read; a later start tries it again");
                     }
                 },
-                // A body whose record was never made.
+                // The body of an upload whose record was never written.
                 None if !names.contains(&format!("{name}.json")) => uploads.erase(name),
                 None => {}
             }
@@ -150,17 +161,18 @@ impl Uploads {
         lock(&self.known)
     }
 
-    /// How long an upload that nobody touches can be resumed.
+    /// The time for which an upload that nobody touches can be resumed.
     pub fn lifetime(&self) -> Duration {
         self.lifetime
     }
 
-    /// The upload of that name.
+    /// The upload with that id.
     pub fn get(&self, id: &str) -> Option<Arc<Upload>> {
         self.lock().get(id).cloned()
     }
 
-    /// The right to change an upload, taken from whoever has it; `None` where it is gone, or was not touched in time.
+    /// The lease of an upload, taken over from the request that holds it; `None` where the upload was cancelled or
+    /// has expired.
     pub async fn lease(&self, upload: &Upload) -> Option<UploadLease> {
         let lease = upload.take_over().await?;
         (!self.has_expired(lease.record())).then_some(lease)
@@ -170,7 +182,7 @@ impl Uploads {
         record.touched < unix_seconds(self.clock.now()).saturating_sub(self.lifetime.as_secs())
     }
 
-    /// Begins an upload. For a thread that may wait for the disk.
+    /// Begins an upload. May wait for the disk.
     ///
     /// # Errors
     /// Where there is no room, or there are too many.
@@ -189,7 +201,7 @@ impl Uploads {
         Ok(upload)
     }
 
-    /// Writes the bytes that come next. For a thread that may wait for the disk.
+    /// Appends bytes. May wait for the disk.
     ///
     /// # Errors
     /// Where the disk does not take them.
@@ -206,7 +218,7 @@ impl Uploads {
         }
     }
 
-    /// Returns when what has come is on the disk, and recorded: from then on it can be told.
+    /// Syncs the body, then writes the record: from then on its offset can be told.
     ///
     /// # Errors
     /// Where the disk does not take it.
@@ -220,7 +232,7 @@ impl Uploads {
         self.write(&lease.id, &state.record)
     }
 
-    /// Takes back what came after that offset.
+    /// Truncates the body to that offset.
     ///
     /// # Errors
     /// Where the disk does not do it.
@@ -232,15 +244,15 @@ impl Uploads {
         self.record(lease)
     }
 
-    /// A request is over: where there are many uploads its body is closed until the next.
+    /// Ends a request: where many uploads are open, the body is closed until the next.
     pub fn close_if_many(&self, lease: &mut UploadLease) {
         if self.lock().len() > MAX_OPEN {
             lease.state.body = None;
         }
     }
 
-    /// Makes a body of all that has come, to be put in its place. Until [`Uploads::mark_placed`] says that it is there, the upload
-    /// is as it was.
+    /// Makes a received body of a complete upload, to be placed. Until [`Uploads::mark_placed`] the upload is as it
+    /// was.
     ///
     /// # Errors
     /// Where the disk does not take or give it.
@@ -257,7 +269,8 @@ impl Uploads {
         Ok((received, lease.state.record.clone()))
     }
 
-    /// The body has its place, or was refused it for good: what lies under the upload's name goes, and the upload is complete.
+    /// The body was placed, or refused for good: what lies under the upload's name is removed, and the record is
+    /// complete.
     ///
     /// # Errors
     /// Where the disk does not take that.
@@ -275,7 +288,7 @@ impl Uploads {
         self.write(&lease.id, &lease.state.record)
     }
 
-    /// The body did not get its place, for a reason that can be mended.
+    /// The body was not placed, for a reason that can be mended.
     ///
     /// # Errors
     /// Where the disk does not take that.
@@ -292,7 +305,7 @@ impl Uploads {
         Ok(())
     }
 
-    /// Of those that are complete only so many are remembered.
+    /// Forgets the oldest complete upload where there are more than are remembered.
     fn forget_oldest(&self) {
         let complete = |upload: &&Arc<Upload>| upload.complete.load(Ordering::Relaxed);
         let all: Vec<Arc<Upload>> = self.lock().values().filter(complete).cloned().collect();
@@ -305,20 +318,20 @@ impl Uploads {
         }
     }
 
-    /// Removes an upload and what has come of it.
+    /// Removes an upload and its bytes.
     pub fn cancel(&self, lease: &mut UploadLease) {
         lease.state.cancelled = true;
-        // Dropping the body removes its bytes.
+        // A drop removes the bytes.
         drop(lease.state.body.take().map(IncomingBody::discard_on_drop));
         self.erase(&lease.id);
         self.lock().remove(&lease.id);
     }
 
-    /// Removes those that nobody has touched for their lifetime. For a thread that may wait for the disk.
+    /// Removes uploads that nobody has touched for their lifetime. May wait for the disk.
     pub fn sweep(&self) {
         let all: Vec<Arc<Upload>> = self.lock().values().cloned().collect();
         for upload in all {
-            // One that is being appended to is touched.
+            // An upload whose lease is held is being touched.
             if let Ok(state) = Arc::clone(&upload.state).try_lock_owned()
                 && self.has_expired(&state.record)
             {
@@ -354,7 +367,7 @@ impl Uploads {
             if there.is_none_or(|stat| stat.st_ino != file) {
                 let _ = unlinkat(&*staging.dir()?, format!("{UPLOAD_PREFIX}{id}"), AtFlags::empty());
                 record.complete = true;
-                // Where the disk does not take that now, the next start finds the same.
+                // A record that cannot be written now is found the same by the next start.
                 let _ = self.write(id, &record);
             }
         }
@@ -393,11 +406,11 @@ impl Uploads {
     }
 }
 
-/// Why an upload is not loaded.
+/// The reason for which an upload is not loaded.
 enum LoadError {
-    /// It can never be.
+    /// The upload can never be resumed.
     Damaged(&'static str),
-    /// The disk, or the limit of descriptors, does not let it.
+    /// The disk, or the limit of descriptors, does not let it be read now.
     Unavailable(DirectoryError),
 }
 
@@ -425,7 +438,7 @@ impl Upload {
         })
     }
 
-    /// Takes over from whoever appends at the moment; `None` where the upload is gone by then.
+    /// Takes over from the request that holds the lease; `None` where the upload is cancelled by then.
     async fn take_over(&self) -> Option<UploadLease> {
         self.takeovers.send_modify(|count| *count += 1);
         let takeover = self.takeovers.subscribe();
@@ -436,12 +449,12 @@ impl Upload {
 }
 
 impl UploadLease {
-    /// What is known of the upload.
+    /// The record.
     pub fn record(&self) -> &UploadRecord {
         &self.state.record
     }
 
-    /// How many bytes have come, whether they are on the disk or not.
+    /// The bytes that have come, whether they are on the disk or not.
     pub fn offset(&self) -> u64 {
         let record = &self.state.record;
         self.state.body.as_ref().map_or(record.offset, IncomingBody::len)
@@ -452,7 +465,7 @@ impl UploadLease {
         self.state.record.length = Some(length);
     }
 
-    /// Tells when somebody else takes over.
+    /// Changes when another request takes over.
     pub fn takeover(&self) -> watch::Receiver<u64> {
         self.takeover.clone()
     }

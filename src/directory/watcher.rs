@@ -1,8 +1,8 @@
-//! The directory, watched: what appears or changes is read for its tag before anybody asks.
+//! Watches the directory: a large file that appears or changes is hashed for its digest before a client asks for it.
 //!
-//! Nothing that is answered rests on the watch. Every answer looks at the directory itself, so a change made outside
-//! is seen by the next request whether the watch has told of it or not; and where there is none (too many
-//! directories for the kernel's limit, a network file system) only the strong tags of large files come later.
+//! No answer depends on the watch. Every answer looks at the directory itself, so the next request sees a change from
+//! outside whether the watch has told of it or not. Where there is no watch (too many directories for the kernel's
+//! limit, a network file system) the digests of large files come later, and nothing else is different.
 
 use super::digest_cache::INLINE_BYTES;
 use super::digest_queue::DigestQueue;
@@ -14,10 +14,10 @@ use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-/// A watch. Dropping it ends it.
+/// A watch on the directory. Dropping it ends it.
 #[derive(Debug)]
 pub struct DirectoryWatcher {
-    /// `None` until all directories are under watch, or where they cannot be.
+    /// `None` until all directories are watched, or where they cannot be. Locked once, to put the watcher in.
     watcher: Arc<Mutex<Option<RecommendedWatcher>>>,
 }
 
@@ -77,7 +77,7 @@ fn changes_bytes(kind: &EventKind) -> bool {
     }
 }
 
-/// The path in the tree; `None` for what is not served.
+/// The path in the tree; `None` for one that is not served.
 fn path_of(tree: &Tree, path: &Path) -> Option<TreePath> {
     let names = path.strip_prefix(tree.path()).ok()?;
     let path = names
