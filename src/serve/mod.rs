@@ -39,7 +39,7 @@ pub use route::{RouteError, Routed, Routes};
 pub use send_quantum::TURN_BYTES;
 
 pub(crate) use answer::{Answer, Facts, Question, answer};
-pub(crate) use body::{HeadOnly, first_byte};
+pub(crate) use body::first_byte;
 pub(crate) use problem::unsatisfied;
 pub(crate) use request::Request;
 pub(crate) use send_quantum::SendQuantum;

@@ -285,11 +285,11 @@ mod tests {
     fn propfind_bodies_of_clients_are_read() {
         let rclone = b"<?xml version=\"1.0\"?><d:propfind xmlns:d=\"DAV:\" xmlns:oc=\"http://owncloud.org/ns\"><d:prop><d:getetag/><oc:size/></d:prop></d:propfind>";
         assert_eq!(
-            read(rclone),
+            read_propfind(rclone),
             Ok(these(&[("DAV:", "getetag"), ("http://owncloud.org/ns", "size")]))
         );
         let plain = b"<propfind xmlns=\"DAV:\"><allprop/></propfind>";
-        assert_eq!(read(plain), Ok(RequestedProperties::All));
+        assert_eq!(read_propfind(plain), Ok(RequestedProperties::All));
         assert_eq!(
             read_propfind(b"<propfind xmlns='DAV:'><propname/></propfind>"),
             Ok(RequestedProperties::Names)
