@@ -89,12 +89,12 @@ const READ_THREADS: usize = 8;
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// The address cannot be listened at.
-    #[error("could not listen at {address}: {source}; choose another with --listen")]
+    #[error("could not listen at {address}: {reason}; choose another with --listen")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// The operating system's reason.
-        source: std::io::Error,
+        /// The operating system's reason. It stands before the mend in the message, and so is not its source as well.
+        reason: std::io::Error,
     },
     /// The certificate authorities cannot be read.
     #[error("could not read {}; name a PEM file with --upstream-ca", path.display())]
@@ -108,7 +108,7 @@ pub enum AppError {
     #[error("{} does not exist; make the directory, or mount its disk first", .0.display())]
     NoDirectory(PathBuf),
     /// The directory cannot be served.
-    #[error("could not serve {}: {source}{}", path.display(), because(source))]
+    #[error("could not serve {}", path.display())]
     Origin {
         /// The directory.
         path: PathBuf,
@@ -126,7 +126,7 @@ pub enum AppError {
         mistake: String,
     },
     /// The access log cannot be written.
-    #[error("access_log: could not write {}: {source}", path.display())]
+    #[error("access_log: could not write {}", path.display())]
     AccessLog {
         /// The file.
         path: PathBuf,
@@ -148,11 +148,6 @@ pub enum AppError {
     /// The thread of the server ended with a panic.
     #[error("the server's thread panicked; its log says where")]
     Panicked,
-}
-
-/// The operating system's own words, where there are any.
-fn because(error: &dyn std::error::Error) -> String {
-    error.source().map(|cause| format!(": {cause}")).unwrap_or_default()
 }
 
 /// A running server. Dropping it leaves it running until the process ends; [`Server::stop`] ends it.
@@ -208,9 +203,9 @@ impl Server {
             },
         };
         let client = Client::new(client_settings, Arc::clone(&metrics))?;
-        let listen_error = |source| AppError::Listen {
+        let listen_error = |reason| AppError::Listen {
             address: config.listen,
-            source,
+            reason,
         };
         let listener = listen_at(config.listen).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
@@ -483,6 +478,51 @@ mod tests {
         assert!(matches!(refused, Err(AppError::Listen { .. })));
         let any = "127.0.0.1:0".parse().expect("an address");
         let server = Server::start(&config(&dir, any)).expect("nobody has the directory");
+        server.stop().expect("in order");
+    }
+
+    #[test]
+    fn an_error_at_the_start_tells_its_reason_once() {
+        let dir = TempDir::new().expect("a directory");
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let listen = Server::start(&config(&dir, taken.local_addr().expect("bound"))).expect_err("in use");
+        let missing = || std::io::Error::from_raw_os_error(2);
+        let log = AppError::AccessLog {
+            path: "/log".into(),
+            source: missing(),
+        };
+        let root = AppError::Origin {
+            path: "/films".into(),
+            source: crate::directory::DirectoryError::Disk {
+                doing: "open the directory",
+                source: missing(),
+            },
+        };
+        for (error, reason) in [(listen, "os error 98"), (log, "os error 2"), (root, "os error 2")] {
+            let told = format!("{:#}", anyhow::Error::from(error));
+            assert_eq!(told.matches(reason).count(), 1, "{told}");
+        }
+    }
+
+    #[test]
+    fn the_url_that_a_server_gives_for_an_upstream_leads_there() {
+        let dir = TempDir::new().expect("a directory");
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let server = Server::start(&config(&dir, any)).expect("started");
+        for upstream in [
+            "https://films.example/a%20b/c.mkv?token=a%2Fb://c",
+            "http://films.example:8081/",
+            "https://[2001:db8::1]:8443/a",
+        ] {
+            let upstream = url::Url::parse(upstream).expect("a URL");
+            let url = url::Url::parse(&server.url_for(&upstream)).expect("a URL");
+            assert_eq!(url.socket_addrs(|| None).expect("an address"), [server.address()]);
+            let routed = server.service.routes.resolve(url.path(), url.query()).expect("served");
+            let crate::serve::Routed::Fetch { target, .. } = routed else {
+                panic!("{url} leads to the API");
+            };
+            assert_eq!(target.url, upstream);
+        }
         server.stop().expect("in order");
     }
 }

@@ -51,9 +51,12 @@ fn with_after_last_reader_stop_the_fill_stops_and_resumes() {
     eventually("the fill to end", || pond.metric("millpond_fills") == 0);
     valve.allow(LEN * 2);
     assert_eq!(pond.object()["state"], "incomplete");
+    let kept = pond.object()["present_bytes"].as_u64().expect("a number");
     let whole = get(pond.address(), "/film");
-    whole.expect(200);
+    assert_eq!(whole.expect(200).body.len() as u64, LEN);
     film.check(0, &whole.body);
+    let asked: Vec<_> = upstream.requests().iter().map(|seen| seen.range(LEN)).collect();
+    assert_eq!(asked, [Some((0, LEN)), Some((kept, LEN))], "no byte came twice");
 }
 
 #[test]

@@ -246,6 +246,88 @@ fn test_names_are_claims() {
     assert!(count > 600, "only {count} tests were found");
 }
 
+/// Rooms whose essays, constants, locks and atomics have been gone through; the others follow.
+const EXPLAINED: &[&str] = &[];
+
+/// The lines of the rooms that were gone through, but for their tests.
+fn explained() -> impl Iterator<Item = (PathBuf, Vec<String>)> {
+    let rooms = modules()
+        .into_iter()
+        .filter(|(module, path, _)| EXPLAINED.contains(&module.as_str()) && !path.ends_with("tests.rs"));
+    rooms.map(|(_, path, text)| {
+        let code = text.lines().take_while(|line| *line != "#[cfg(test)]");
+        (path, code.map(str::to_owned).collect())
+    })
+}
+
+/// The comment above a line: attributes lie between the two, and items that follow one another share it.
+fn comment_above(lines: &[String], index: usize, shares: impl Fn(&str) -> bool) -> String {
+    let above = lines[..index].iter().rev().map(|line| line.trim_start());
+    let to_comment = above.skip_while(|line| line.starts_with("#[") || shares(line));
+    let comment: Vec<&str> = to_comment.take_while(|line| line.starts_with("//")).collect();
+    comment.concat()
+}
+
+/// The type of a constant, a static or a field that a line declares.
+fn declared_type(line: &str) -> Option<&str> {
+    let (name, rest) = line.trim_start().split_once(": ")?;
+    let is_name = name.split_whitespace().all(|word| {
+        let bare = word.trim_start_matches("pub").trim_start_matches("(super)");
+        bare.chars().all(|char| char.is_alphanumeric() || "_()".contains(char))
+    });
+    (is_name && !name.is_empty()).then(|| rest.split(" = ").next().unwrap_or(rest))
+}
+
+#[test]
+fn essays_have_three_lines() {
+    for (path, lines) in explained() {
+        let essay = lines.iter().take_while(|line| line.starts_with("//!")).count();
+        assert!(essay >= 3, "{} opens with {essay} lines", path.display());
+    }
+}
+
+#[test]
+fn numeric_constants_have_their_reason() {
+    const NUMERIC: &[&str] = &[
+        "u8", "u16", "u32", "u64", "u128", "usize", "i32", "i64", "f64", "Duration",
+    ];
+    let is_constant = |line: &str| {
+        let words = line.split_whitespace();
+        let is_item = words.take(2).any(|word| word == "const" || word == "static");
+        is_item && declared_type(line).is_some_and(|named| NUMERIC.contains(&named))
+    };
+    for (path, lines) in explained() {
+        for (index, line) in lines.iter().enumerate().filter(|(_, line)| is_constant(line)) {
+            let comment = comment_above(&lines, index, is_constant);
+            assert!(!comment.is_empty(), "{}: {line}", path.display());
+        }
+    }
+}
+
+#[test]
+fn locks_and_atomics_have_their_reason() {
+    const ORDERINGS: &[&str] = &["Relaxed", "Acquire", "Release", "AcqRel", "SeqCst"];
+    for (path, lines) in explained() {
+        for (index, line) in lines.iter().enumerate() {
+            let named = declared_type(line).unwrap_or_default();
+            let is_lock = ["Mutex<", "RwLock<"].iter().any(|lock| named.contains(lock));
+            let is_atomic = named.contains("Atomic");
+            // A parameter or a variable is declared elsewhere.
+            if !(is_lock || is_atomic) || line.contains("fn ") || line.contains("let ") || named.starts_with('&') {
+                continue;
+            }
+            let comment = comment_above(&lines, index, |_| false);
+            assert!(!comment.is_empty(), "{}: {line}", path.display());
+            let has_ordering = ORDERINGS.iter().any(|ordering| comment.contains(ordering));
+            assert!(
+                !is_atomic || has_ordering,
+                "{} names no ordering: {line}",
+                path.display()
+            );
+        }
+    }
+}
+
 #[test]
 fn files_that_comments_name_exist() {
     let files = texts(&["src", "tests", "benches", "migrations"]);

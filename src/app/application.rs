@@ -4,7 +4,7 @@
 //! for a request. What comes is the API, requests with bodies, and what only the framework reads (HTTP/1.0, odd framing).
 
 use crate::admin;
-use crate::serve::{Problem, Reply, Routed, Service};
+use crate::serve::{Problem, Response, Routed, Service};
 use actix_http::{ConnectionType, Request};
 use actix_service::{ServiceFactory, map_config};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -49,7 +49,7 @@ async fn handle(request: HttpRequest, payload: web::Payload, service: web::Data<
 }
 
 /// The answer to a request for what an upstream has.
-pub(super) async fn answer(service: &Service, head: &RequestHead, payload: Payload) -> Reply {
+pub(super) async fn answer(service: &Service, head: &RequestHead, payload: Payload) -> Response {
     match service.routes.resolve(head.uri.path(), head.uri.query()) {
         Ok(Routed::Fetch { target, delivery }) => service.fetch(head, payload, &target, delivery).await,
         // The scope of the API has all that it is.

@@ -86,9 +86,9 @@ impl OriginServer {
         let directory = Arc::new(directory);
         let roots = Roots::start(Arc::clone(&directory))?;
         disk.spawn(sweep(Arc::clone(&directory)));
-        let listen_error = |source| AppError::Listen {
+        let listen_error = |reason| AppError::Listen {
             address: config.listen,
-            source,
+            reason,
         };
         let listener = listen_at(config.listen).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;

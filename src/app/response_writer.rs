@@ -1,7 +1,7 @@
 //! The writer of responses on a connection of our own: the header as bytes, the body from where it lies.
 
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::serve::{BodyPiece, ObjectBody, QuickBody, Reply, ReplyBody, Service, TURN_BYTES, lines_of};
+use crate::serve::{BodyPiece, ObjectBody, QuickBody, Response, ResponseBody, Service, TURN_BYTES, lines_of};
 use crate::store::Object;
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
@@ -96,22 +96,22 @@ impl<'a> ResponseWriter<'a> {
     ///
     /// # Errors
     /// Where the client has gone, or where the body ends before its length: the connection is then to be broken.
-    pub(super) async fn response(&self, reply: Reply, head_only: bool, closes: bool) -> io::Result<()> {
-        let is_bodiless = matches!(reply.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let size = reply.size();
-        let header = self.header(&reply.head, size, is_bodiless, closes);
+    pub(super) async fn response(&self, response: Response, head_only: bool, closes: bool) -> io::Result<()> {
+        let is_bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let size = response.size();
+        let header = self.header(&response.head, size, is_bodiless, closes);
         let length = match size {
             _ if head_only || is_bodiless => return self.write(&header).await,
             BodySize::None | BodySize::Sized(0) => return self.write(&header).await,
             BodySize::Sized(length) => Some(length),
             BodySize::Stream => None,
         };
-        match reply.body {
-            ReplyBody::HeadOnly(_) => self.write(&header).await,
-            ReplyBody::Memory(bytes) => self.write_all(&[&header, &bytes]).await,
-            ReplyBody::Object(body) if length.is_some() => self.lying(header, body).await,
-            ReplyBody::Object(body) => self.pieces(header, body, length).await,
-            ReplyBody::Stream(body) => self.pieces(header, body, length).await,
+        match response.body {
+            ResponseBody::HeadOnly(_) => self.write(&header).await,
+            ResponseBody::Memory(bytes) => self.write_all(&[&header, &bytes]).await,
+            ResponseBody::Object(body) if length.is_some() => self.lying(header, body).await,
+            ResponseBody::Object(body) => self.pieces(header, body, length).await,
+            ResponseBody::Stream(body) => self.pieces(header, body, length).await,
         }
     }
 

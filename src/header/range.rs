@@ -319,7 +319,45 @@ mod tests {
         assert_eq!(first_wanted(None), None);
     }
 
+    /// A range as a client writes it.
+    fn spec() -> impl Strategy<Value = String> {
+        prop_oneof![
+            (0u64..2500, 0u64..800).prop_map(|(first, more)| format!("{first}-{}", first + more)),
+            (0u64..2500).prop_map(|first| format!("{first}-")),
+            (1u64..2500).prop_map(|count| format!("-{count}")),
+        ]
+    }
+
+    /// Whether a range asks for that byte of `size`.
+    fn asks_for(spec: &str, at: u64, size: u64) -> bool {
+        let (first, last) = spec.split_once('-').expect("a range");
+        match (first.parse::<u64>(), last.parse::<u64>()) {
+            (Ok(first), Ok(last)) => (first..=last).contains(&at),
+            (Ok(first), Err(_)) => at >= first,
+            (Err(_), Ok(count)) => at >= size.saturating_sub(count),
+            (Err(_), Err(_)) => false,
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_valid_field_selects_the_bytes_that_its_ranges_ask_for(
+            specs in proptest::collection::vec(spec(), 1..=MAX_RANGES),
+            comma in "( ?, ?)",
+            size in 1u64..2000,
+        ) {
+            let found = match selected(&format!("bytes={}", specs.join(&comma)), size) {
+                Selection::Ranges(found) => found,
+                Selection::Unsatisfiable => Vec::new(),
+                Selection::Whole => panic!("a valid field is not ignored"),
+            };
+            for at in 0..size {
+                let is_asked = specs.iter().any(|spec| asks_for(spec, at, size));
+                let is_selected = found.iter().filter(|range| range.start() <= at && at < range.end()).count();
+                prop_assert_eq!(is_selected, usize::from(is_asked), "{} of {}", at, size);
+            }
+        }
+
         #[test]
         fn hostile_fields_select_only_bytes_that_exist(tail in "[-0-9, ]{0,60}", size in 0u64..2000) {
             if let Selection::Ranges(found) = selected(&format!("bytes={tail}"), size) {

@@ -5,7 +5,7 @@
 //! end. What a connection holds is one block, however large the object.
 
 use super::multipart::{Segment, size_of};
-use super::reply::BodyPiece;
+use super::response::BodyPiece;
 use super::send_quantum::SendQuantum;
 use crate::fill::{Cursor, Phase, Registry, Want};
 use crate::live::Listener;

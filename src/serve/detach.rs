@@ -4,7 +4,7 @@ use super::forward::OF_A_PART;
 use super::lookup::Service;
 use super::pass::{Sent, sent};
 use super::problem::{CACHE_STATUS, Problem};
-use super::reply::Reply;
+use super::response::Response;
 use super::streams::path_of;
 use crate::api::{StreamLinks, StreamState, StreamSummary};
 use crate::fill::DetachedRequest;
@@ -30,7 +30,7 @@ impl Service {
     }
 
     /// Sends the request on, unless it has been sent, and answers with its stream or with where that is.
-    pub(super) async fn detach(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Reply {
+    pub(super) async fn detach(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Response {
         let cache_status = CacheStatus::forwarded(Forwarded::Method);
         match self.detached(http, payload, target).await {
             Ok(response) => response,
@@ -38,7 +38,7 @@ impl Service {
         }
     }
 
-    async fn detached(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Result<Reply, Problem> {
+    async fn detached(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Result<Response, Problem> {
         let Sent {
             target,
             body,
@@ -97,7 +97,7 @@ impl Service {
             .into())
     }
 
-    async fn streamed(&self, http: &RequestHead, stream: &Arc<Stream>) -> Reply {
+    async fn streamed(&self, http: &RequestHead, stream: &Arc<Stream>) -> Response {
         let mut response = self.replay(http, stream, true).await;
         if let Ok(path) = header::HeaderValue::try_from(path_of(stream)) {
             response.headers_mut().insert(header::CONTENT_LOCATION, path);

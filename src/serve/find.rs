@@ -3,8 +3,8 @@
 use super::hot_headers::HotHeaders;
 use super::lookup::{FoundObject, MAX_GENERATIONS, Service, answer_of};
 use super::problem::{Problem, redirected, refused};
-use super::reply::Reply;
 use super::request::Request;
+use super::response::Response;
 use super::streams::variant_of;
 use super::variant::is_selected;
 use crate::fill::{Cursor, Phase, Want};
@@ -24,7 +24,7 @@ impl Service {
         request: &Request<'_>,
         target: &Arc<Target>,
         known: Option<Arc<Object>>,
-    ) -> Result<Result<FoundObject, Reply>, Problem> {
+    ) -> Result<Result<FoundObject, Response>, Problem> {
         let (span, only) = wanted(request);
         let (want, mut cache_status) = self.want(request, target, known.as_ref(), (span, only));
         self.metrics.misses.inc();
@@ -136,7 +136,7 @@ impl Service {
         target: &Arc<Target>,
         stale: Arc<Object>,
         cache_status: CacheStatus,
-    ) -> Reply {
+    ) -> Response {
         let answer = answer_of(request.question, &stale);
         let cache_status = cache_status.detail("not-revalidated");
         self.respond(request, target, answer, Watch::new(stale), None, cache_status)
@@ -149,7 +149,7 @@ impl Service {
         cursor: Cursor,
         mut cache_status: CacheStatus,
         asked_about: Option<&Arc<Object>>,
-    ) -> Result<Result<FoundObject, Reply>, Problem> {
+    ) -> Result<Result<FoundObject, Response>, Problem> {
         cache_status.collapsed = cursor.collapsed();
         if cache_status.collapsed {
             self.metrics.collapsed.inc();

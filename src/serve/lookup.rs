@@ -12,9 +12,9 @@ use super::answer::{Answer, Facts, Question, answer, capped};
 use super::forward::{fetched_for, goes_in_circles, wants_websocket};
 use super::hot_headers::HotHeaders;
 use super::problem::{Problem, refused};
-use super::reply::Reply;
 use super::request::Request;
-use super::respond::Response;
+use super::respond::ResponseBuilder;
+use super::response::Response;
 use super::reuse::age_of;
 use super::route::Routes;
 use super::variant::is_selected;
@@ -82,7 +82,7 @@ pub(super) struct FoundObject {
 }
 
 enum Attempt {
-    Answered(Reply),
+    Answered(Response),
     /// Another generation has come: begin again.
     Again,
 }
@@ -94,7 +94,7 @@ impl Service {
         request: &Request<'_>,
         target: &Arc<Target>,
         object: Arc<Object>,
-    ) -> Option<Reply> {
+    ) -> Option<Response> {
         if request.wants_digest && object.digest().is_none() {
             return None;
         }
@@ -103,7 +103,13 @@ impl Service {
     }
 
     /// Answers from what is stored, where it may be used: also while the upstream is asked anew, if `meanwhile`.
-    fn hit(&self, request: &Request<'_>, target: &Arc<Target>, object: Arc<Object>, meanwhile: bool) -> Option<Reply> {
+    fn hit(
+        &self,
+        request: &Request<'_>,
+        target: &Arc<Target>,
+        object: Arc<Object>,
+        meanwhile: bool,
+    ) -> Option<Response> {
         if !object.is_whole() {
             return None;
         }
@@ -129,7 +135,13 @@ impl Service {
     }
 
     /// Answers a request for an object.
-    pub async fn fetch(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>, delivery: Delivery) -> Reply {
+    pub async fn fetch(
+        &self,
+        http: &RequestHead,
+        payload: Payload,
+        target: &Arc<Target>,
+        delivery: Delivery,
+    ) -> Response {
         if self.is_detached(http) && !wants_websocket(http) {
             return sandboxed(self.detach(http, payload, target).await, target);
         }
@@ -336,13 +348,13 @@ impl Service {
     }
 
     /// Answers with a whole that is not known to be a stream.
-    pub(super) fn send_whole(&self, request: &Request<'_>, found: FoundObject) -> Reply {
+    pub(super) fn send_whole(&self, request: &Request<'_>, found: FoundObject) -> Response {
         let decided = answer_of(request.question, &found.object);
         let watch = Watch::new(Arc::clone(&found.object));
         self.send(request, found, decided, watch)
     }
 
-    fn send(&self, request: &Request<'_>, found: FoundObject, answer: Answer, watch: Watch) -> Reply {
+    fn send(&self, request: &Request<'_>, found: FoundObject, answer: Answer, watch: Watch) -> Response {
         // A whole object needs no fill; holding the cursor would only count as a reader.
         let cursor = Some(found.cursor).filter(|_| !found.object.is_whole());
         let mut cache_status = found.cache_status;
@@ -361,8 +373,8 @@ impl Service {
         watch: Watch,
         cursor: Option<Cursor>,
         cache_status: CacheStatus,
-    ) -> Reply {
-        Response {
+    ) -> Response {
+        ResponseBuilder {
             answer,
             age: age_of(watch.object(), self.clock.elapsed()).as_secs(),
             watch,
@@ -397,7 +409,7 @@ pub(super) fn answer_of(question: Question<'_>, object: &Object) -> Answer {
 }
 
 /// A page that anybody may have named comes from our own origin; its scripts must not speak in our name.
-fn sandboxed(mut response: Reply, target: &Target) -> Reply {
+fn sandboxed(mut response: Response, target: &Target) -> Response {
     if target.trust == Trust::Public {
         let sandbox = header::HeaderValue::from_static("sandbox");
         response.headers_mut().append(header::CONTENT_SECURITY_POLICY, sandbox);

@@ -3,7 +3,7 @@
 use super::forward::{forwarded_fields, goes_in_circles, makes_claims};
 use super::lookup::Service;
 use super::problem::{CACHE_STATUS, Problem};
-use super::reply::Reply;
+use super::response::Response;
 use super::route::Routes;
 use crate::fill::{Relayed, RequestBody, Seen};
 use crate::header::{CacheStatus, Forwarded, value_of};
@@ -24,7 +24,7 @@ const DEALT_WITH: &[&str] = &["content-length", "expect", "host"];
 
 impl Service {
     /// Passes a request with another method than GET and HEAD on.
-    pub(super) async fn pass(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Reply {
+    pub(super) async fn pass(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Response {
         let cache_status = CacheStatus::forwarded(Forwarded::Method);
         match self.passed(http, payload, target).await {
             Ok(passed) => answer(passed, cache_status).into(),

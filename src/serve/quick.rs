@@ -301,14 +301,14 @@ impl Service {
         let selected = self.resident(target, no_fields)?;
         let kept = object.small_body();
         let is_same = Arc::ptr_eq(&selected, object);
-        let reply = self.stored_answer(&Request::plain(*delivery), target, selected)?;
-        if !is_same || reply.status() != StatusCode::OK {
+        let response = self.stored_answer(&Request::plain(*delivery), target, selected)?;
+        if !is_same || response.status() != StatusCode::OK {
             return None;
         }
         Some(CachedHead {
             length,
             until: second_ends(&head, now),
-            fields: lines_of(&reply.head, self.clock.now()),
+            fields: lines_of(&response.head, self.clock.now()),
             kept: kept.filter(|kept| kept.bytes().len() as u64 == length),
             head,
             tally: object.hit_counter(),

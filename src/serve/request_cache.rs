@@ -6,8 +6,8 @@
 
 use super::lookup::Service;
 use super::quick::CachedHead;
-use super::reply::Reply;
 use super::request::{Request, RequestFields};
+use super::response::Response;
 use super::route::Routed;
 use crate::config::Delivery;
 use crate::store::Head;
@@ -83,7 +83,7 @@ impl Remembered {
 impl Service {
     /// Answers from an open, whole and fresh object: without a wait, and without a look at the disk
     /// but for the bytes themselves. `None` sends the request the long way, to [`Service::fetch`].
-    pub fn at_once(&self, cache: &RequestCache, head: &RequestHead) -> Option<Reply> {
+    pub fn at_once(&self, cache: &RequestCache, head: &RequestHead) -> Option<Response> {
         let (path, query) = (head.uri.path(), head.uri.query());
         let (target, delivery) = self.leads_to(cache, path, query)?;
         let object = self.resident(&target, &RequestFields(&head.headers))?;

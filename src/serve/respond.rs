@@ -5,7 +5,7 @@ use super::body::{HeadOnly, ObjectBody, RefetchSource};
 use super::hot_headers::{HotHeaders, content_type};
 use super::multipart::{self, Segment};
 use super::problem::{CACHE_STATUS, unsatisfiable};
-use super::reply::{Reply, ReplyBody};
+use super::response::{Response, ResponseBody};
 use crate::fill::{Cursor, Registry};
 use crate::header::{CacheStatus, ContentRange, repr_digest};
 use crate::ranges::ByteRange;
@@ -18,7 +18,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use std::sync::Arc;
 
 /// An answer with all that it needs to be sent.
-pub(super) struct Response<'a> {
+pub(super) struct ResponseBuilder<'a> {
     pub(super) answer: Answer,
     pub(super) head_only: bool,
     pub(super) watch: Watch,
@@ -34,8 +34,8 @@ pub(super) struct Response<'a> {
     pub(super) wants_digest: bool,
 }
 
-impl Response<'_> {
-    pub(super) fn build(self, metrics: &Arc<Metrics>) -> Reply {
+impl ResponseBuilder<'_> {
+    pub(super) fn build(self, metrics: &Arc<Metrics>) -> Response {
         let object = Arc::clone(self.watch.object());
         let known = Arc::clone(&*object.head());
         let prepared = HotHeaders::of(&known, &object);
@@ -83,21 +83,21 @@ impl Response<'_> {
         }
         let head = head.finish().drop_body();
         if self.head_only {
-            return Reply::new(head, ReplyBody::HeadOnly(HeadOnly::of(&segments)));
+            return Response::new(head, ResponseBody::HeadOnly(HeadOnly::of(&segments)));
         }
         if self.cursor.is_none()
             && let [Segment::Object(range)] = segments[..]
             && let Some(bytes) = object.small_body_part(range)
         {
             metrics.sent_bytes.inc_by(range.len());
-            return Reply::new(head, ReplyBody::Memory(bytes));
+            return Response::new(head, ResponseBody::Memory(bytes));
         }
         let source = self.source.map(|(fills, target)| RefetchSource {
             fills: fills.clone(),
             target: Arc::clone(target),
         });
         let body = ObjectBody::new(self.watch, self.cursor, source, segments, Arc::clone(metrics));
-        Reply::new(head, ReplyBody::Object(Box::new(body)))
+        Response::new(head, ResponseBody::Object(Box::new(body)))
     }
 
     fn head(

@@ -10,9 +10,9 @@ use super::hot_headers::HotHeaders;
 use super::lookup::{FoundObject, Service, answer_of};
 use super::multipart::Segment;
 use super::problem::{CACHE_STATUS, Problem};
-use super::reply::{Reply, ReplyBody};
 use super::request::Request;
-use super::respond::Response;
+use super::respond::ResponseBuilder;
+use super::response::{Response, ResponseBody};
 use super::reuse::age_of;
 use crate::config::Delivery;
 use crate::fill::Cursor;
@@ -52,7 +52,7 @@ impl Service {
         request: &Request<'_>,
         mut found: FoundObject,
         stream: &Arc<Stream>,
-    ) -> Result<Reply, Problem> {
+    ) -> Result<Response, Problem> {
         let (first, end) = come(stream, &found.object);
         let wanted = match first_wanted(request.question.range) {
             // A player that begins says `bytes=0-` too.
@@ -143,14 +143,14 @@ impl Service {
     }
 
     /// The log of a stream, for whoever knows its id: what the request asks of it, or all.
-    pub async fn replay(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Reply {
+    pub async fn replay(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Response {
         match self.replayed(http, stream, all).await {
             Ok(response) => response,
             Err(problem) => problem.response().into(),
         }
     }
 
-    async fn replayed(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Result<Reply, Problem> {
+    async fn replayed(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Result<Response, Problem> {
         stream.opened().await;
         let status = stream.status();
         let (streams, opening) = (Arc::clone(self.fills.streams()), Arc::clone(stream));
@@ -205,10 +205,10 @@ impl Service {
         Ok(self.part_of(head_only, stream, object, None, part, CacheStatus::HIT))
     }
 
-    fn replay_whole(&self, http: &RequestHead, object: Arc<Object>, all: bool) -> Reply {
+    fn replay_whole(&self, http: &RequestHead, object: Arc<Object>, all: bool) -> Response {
         let request = Request::read(http, Delivery::Follow).filter(|_| !all);
         let question = request.as_ref().map(|request| request.question).unwrap_or_default();
-        Response {
+        ResponseBuilder {
             answer: answer_of(question, &object),
             age: age_of(&object, self.clock.elapsed()).as_secs(),
             watch: Watch::new(object),
@@ -231,7 +231,7 @@ impl Service {
         cursor: Option<Cursor>,
         part: Part,
         cache_status: CacheStatus,
-    ) -> Reply {
+    ) -> Response {
         let head = Arc::clone(&*object.head());
         let prepared = HotHeaders::of(&head, &object);
         let code = StatusCode::from_u16(head.representation().status).unwrap_or(StatusCode::OK);
@@ -257,11 +257,11 @@ impl Service {
         };
         let head = response.finish().drop_body();
         if head_only {
-            return Reply::new(head, ReplyBody::HeadOnly(HeadOnly::of(&[segment])));
+            return Response::new(head, ResponseBody::HeadOnly(HeadOnly::of(&[segment])));
         }
         let watch = Watch::new(object);
         let body = ObjectBody::new(watch, cursor, None, vec![segment], Arc::clone(&self.metrics));
-        Reply::new(head, ReplyBody::Object(Box::new(body.listening(stream.listen()))))
+        Response::new(head, ResponseBody::Object(Box::new(body.listening(stream.listen()))))
     }
 }
 

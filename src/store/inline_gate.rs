@@ -36,7 +36,7 @@ static RULES: GateRules = GateRules {
 #[derive(Debug)]
 pub(super) struct InlineWriteGate {
     gate: Gate,
-    /// Its lock is held for as long as it takes to look through the few writes that are under way at once.
+    /// The writes under way. The lock is held while the few that there are at once are looked through.
     under_way: Mutex<WritesUnderWay>,
     /// Held by the one write that is made inline: should it wait after all, no other thread waits with it.
     permit: Mutex<()>,

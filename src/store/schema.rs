@@ -14,6 +14,8 @@ mod m0002_block_sums;
 mod m0003_any_reply;
 #[path = "../../migrations/m0004_values_as_bytes.rs"]
 mod m0004_values_as_bytes;
+#[path = "../../migrations/m0005_streams.rs"]
+mod m0005_streams;
 
 /// The tree of object records, by id.
 pub(super) const OBJECTS: &str = "objects";
@@ -21,7 +23,7 @@ pub(super) const OBJECTS: &str = "objects";
 /// The tree of block checksums, by id, generation and group.
 pub(super) const SUMS: &str = "sums";
 
-/// The tree of streams, by id. It began empty: no step leads to it.
+/// The tree of streams, by id.
 pub(super) const STREAMS: &str = "streams";
 
 const META: &str = "meta";
@@ -34,6 +36,7 @@ const STEPS: &[(u32, Step)] = &[
     (2, m0002_block_sums::run),
     (3, m0003_any_reply::run),
     (4, m0004_values_as_bytes::run),
+    (5, m0005_streams::run),
 ];
 
 /// Brings the catalog to the newest schema.
@@ -174,6 +177,21 @@ mod tests {
         migrate(&db).expect("nothing to do");
         assert_eq!(export(&db), first);
         assert_eq!(first.len(), 1);
+    }
+
+    #[test]
+    fn a_catalog_of_schema_4_keeps_the_streams_that_it_has() {
+        let db = sled::Config::new().temporary(true).open().expect("a temporary catalog");
+        let meta = db.open_tree(META).expect("a tree");
+        meta.insert(SCHEMA, &4u32.to_be_bytes()).expect("inserted");
+        let streams = db.open_tree(STREAMS).expect("a tree");
+        streams.insert(b"id", b"a record").expect("inserted");
+        migrate(&db).expect("migrated");
+        assert_eq!(streams.get(b"id").expect("readable").as_deref(), Some(&b"a record"[..]));
+        assert_eq!(
+            meta.get(SCHEMA).expect("readable").as_deref(),
+            Some(&5u32.to_be_bytes()[..])
+        );
     }
 
     #[test]

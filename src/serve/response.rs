@@ -1,6 +1,6 @@
 //! An answer before it is sent: its head, and its body as what it is.
 //!
-//! A connection of our own sends each kind of body in the way that costs least ([`ReplyBody::Object`] from the page cache);
+//! A connection of our own sends each kind of body in the way that costs least ([`ResponseBody::Object`] from the page cache);
 //! the framework gets it as a body of its own kind, which reads ([`From`]). Both come from the same value, so that what is
 //! promised in the head is the same whoever sends it.
 
@@ -16,15 +16,15 @@ use std::sync::Arc;
 
 /// An answer.
 #[derive(Debug)]
-pub struct Reply {
+pub struct Response {
     /// The status and the fields, without those of the framing.
     pub head: HttpResponse<()>,
     /// The body.
-    pub body: ReplyBody,
+    pub body: ResponseBody,
 }
 
 /// The body of an answer.
-pub enum ReplyBody {
+pub enum ResponseBody {
     /// That of the answer to HEAD.
     HeadOnly(HeadOnly),
     /// All of it, in memory.
@@ -43,8 +43,8 @@ pub enum BodyPiece {
     Stored(Arc<Object>, ByteRange),
 }
 
-impl Reply {
-    pub(super) fn new(head: HttpResponse<()>, body: ReplyBody) -> Self {
+impl Response {
+    pub(super) fn new(head: HttpResponse<()>, body: ResponseBody) -> Self {
         Self { head, body }
     }
 
@@ -61,34 +61,34 @@ impl Reply {
     /// The length that the head promises.
     pub fn size(&self) -> BodySize {
         match &self.body {
-            ReplyBody::HeadOnly(body) => body.size(),
-            ReplyBody::Memory(bytes) => BodySize::Sized(bytes.len() as u64),
-            ReplyBody::Object(body) => body.size(),
-            ReplyBody::Stream(body) => body.size(),
+            ResponseBody::HeadOnly(body) => body.size(),
+            ResponseBody::Memory(bytes) => BodySize::Sized(bytes.len() as u64),
+            ResponseBody::Object(body) => body.size(),
+            ResponseBody::Stream(body) => body.size(),
         }
     }
 }
 
-impl From<HttpResponse> for Reply {
+impl From<HttpResponse> for Response {
     fn from(response: HttpResponse) -> Self {
         let (head, body) = response.into_parts();
-        Self::new(head, ReplyBody::Stream(body))
+        Self::new(head, ResponseBody::Stream(body))
     }
 }
 
-impl From<Reply> for HttpResponse {
-    fn from(Reply { head, body }: Reply) -> Self {
+impl From<Response> for HttpResponse {
+    fn from(Response { head, body }: Response) -> Self {
         let body = match body {
-            ReplyBody::HeadOnly(body) => BoxBody::new(body),
-            ReplyBody::Memory(bytes) => BoxBody::new(bytes),
-            ReplyBody::Object(body) => BoxBody::new(body),
-            ReplyBody::Stream(body) => body,
+            ResponseBody::HeadOnly(body) => BoxBody::new(body),
+            ResponseBody::Memory(bytes) => BoxBody::new(bytes),
+            ResponseBody::Object(body) => BoxBody::new(body),
+            ResponseBody::Stream(body) => body,
         };
         head.set_body(body)
     }
 }
 
-impl std::fmt::Debug for ReplyBody {
+impl std::fmt::Debug for ResponseBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::HeadOnly(_) => "HeadOnly",
