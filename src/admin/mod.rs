@@ -14,7 +14,8 @@ mod streams;
 mod verify;
 
 use self::objects::{ListParameters, PurgeManyParameters, PurgeParameters};
-use self::operation::{Operation, Right};
+use self::operation::Callers::{All, Local};
+use self::operation::Operation;
 use self::verify::VerifyParameters;
 use crate::api::{
     FillSummaries, ObjectPage, ObjectSummary, Purged, Stats, StreamSummaries, StreamSummary, VerifyEvent,
@@ -32,113 +33,87 @@ const CATALOG_TRIED: Duration = Duration::from_secs(2);
 
 /// All operations, in the order in which they are documented.
 fn operations() -> Vec<Operation> {
-    use Right::{Look, Rule};
-    let (get, put, post, delete) = (Method::GET, Method::PUT, Method::POST, Method::DELETE);
-    let op = |method: &Method, path, right, summary| (method.clone(), path, right, summary);
-    macro_rules! operation {
-        ($entry:expr, $handler:path) => {{
-            let (method, path, right, summary) = $entry;
-            Operation::new(method, path, right, $handler).says(summary)
-        }};
-    }
+    let all = [of_the_server(), of_objects(), of_streams()];
+    all.into_iter().flatten().collect()
+}
+
+fn of_the_server() -> Vec<Operation> {
     vec![
-        operation!(op(&get, "healthz", Look, "Whether the process answers."), health::alive)
+        Operation::new(Method::GET, "healthz", All, health::alive)
+            .says("Whether the process answers.")
             .sends("text/plain", "It does."),
-        operation!(
-            op(&get, "readyz", Look, "Whether what is fetched can be stored."),
-            health::ready
-        )
-        .sends("text/plain", "It can.")
-        .fails(503, "The catalog is not open."),
-        operation!(op(&get, "metrics", Look, "The counters."), health::metrics)
+        Operation::new(Method::GET, "readyz", All, health::ready)
+            .says("Whether what is fetched can be stored.")
+            .sends("text/plain", "It can.")
+            .fails(503, "The catalog is not open."),
+        Operation::new(Method::GET, "metrics", All, health::metrics)
+            .says("The counters.")
             .sends("application/openmetrics-text", "The text format of OpenMetrics."),
-        operation!(op(&get, "openapi.json", Look, "This document."), openapi::show)
+        Operation::new(Method::GET, "openapi.json", All, openapi::show)
+            .says("This document.")
             .sends("application/json", "OpenAPI 3.1."),
-        operation!(
-            op(&get, "api/v1/stats", Look, "What is stored, in sum, and the counters."),
-            objects::stats
-        )
-        .answers::<Stats>(200, "The counters."),
-        operation!(
-            op(&get, "api/v1/fills", Look, "Fills under way, and why readers wait."),
-            fills::list
-        )
-        .answers::<FillSummaries>(200, "The fills."),
-        operation!(
-            op(&get, "api/v1/objects", Look, "A page of the stored objects."),
-            objects::list
-        )
-        .takes::<ListParameters>()
-        .answers::<ObjectPage>(200, "The page.")
-        .fails(503, "The catalog cannot be read now."),
-        operation!(
-            op(&delete, "api/v1/objects", Rule, "Purges objects."),
-            objects::purge_many
-        )
-        .takes::<PurgeManyParameters>()
-        .answers::<Purged>(200, "How much was purged; 0 where nothing was meant."),
-        operation!(op(&get, "api/v1/objects/{id}", Look, "One object."), objects::show)
+        Operation::new(Method::GET, "api/v1/stats", All, objects::stats)
+            .says("What is stored, in sum, and the counters.")
+            .answers::<Stats>(200, "The counters."),
+        Operation::new(Method::GET, "api/v1/fills", All, fills::list)
+            .says("Fills under way, and why readers wait.")
+            .answers::<FillSummaries>(200, "The fills."),
+    ]
+}
+
+fn of_objects() -> Vec<Operation> {
+    vec![
+        Operation::new(Method::GET, "api/v1/objects", All, objects::list)
+            .says("A page of the stored objects.")
+            .takes::<ListParameters>()
+            .answers::<ObjectPage>(200, "The page.")
+            .fails(503, "The catalog cannot be read now."),
+        Operation::new(Method::DELETE, "api/v1/objects", Local, objects::purge_many)
+            .says("Purges objects.")
+            .takes::<PurgeManyParameters>()
+            .answers::<Purged>(200, "How much was purged; 0 where nothing was meant."),
+        Operation::new(Method::GET, "api/v1/objects/{id}", All, objects::show)
+            .says("One object.")
             .answers::<ObjectSummary>(200, "The object.")
             .fails(404, "There is no such object."),
-        operation!(
-            op(&delete, "api/v1/objects/{id}", Rule, "Purges one object."),
-            objects::purge
-        )
-        .takes::<PurgeParameters>()
-        .answers::<Purged>(200, "How much was purged.")
-        .fails(404, "There is no such object."),
-        operation!(
-            op(
-                &put,
-                "api/v1/objects/{id}/pin",
-                Rule,
-                "Exempts an object from eviction."
-            ),
-            objects::pin
-        )
-        .answers::<ObjectSummary>(200, "The object.")
-        .fails(404, "There is no such object."),
-        operation!(
-            op(&delete, "api/v1/objects/{id}/pin", Rule, "Lets an object be evicted."),
-            objects::unpin
-        )
-        .answers::<ObjectSummary>(200, "The object.")
-        .fails(404, "There is no such object."),
-        operation!(
-            op(
-                &post,
-                "api/v1/verify",
-                Rule,
-                "Compares what is stored with its checksums."
-            ),
-            verify::run
-        )
-        .takes::<VerifyParameters>()
-        .tells::<VerifyEvent>("A line for each event; one without `verified` at its end was cut."),
-        operation!(
-            op(&get, "api/v1/streams", Rule, "All streams; an id opens its stream."),
-            streams::list
-        )
-        .answers::<StreamSummaries>(200, "The streams, the latest first."),
-        operation!(
-            op(&get, "api/v1/streams/{id}", Look, "The log of a stream."),
-            streams::replay
-        )
-        .sends("*/*", "What was logged, and what still comes.")
-        .fails(404, "There is no such stream."),
-        operation!(
-            op(&delete, "api/v1/streams/{id}", Look, "Stops a stream."),
-            streams::stop
-        )
-        .answers::<StreamSummary>(200, "Its state.")
-        .fails(404, "There is no such stream.")
-        .fails(409, "It is over."),
-        operation!(
-            op(&get, "api/v1/streams/{id}/status", Look, "The state of a stream."),
-            streams::status
-        )
-        .answers::<StreamSummary>(200, "Its state.")
-        .fails(404, "There is no such stream."),
+        Operation::new(Method::DELETE, "api/v1/objects/{id}", Local, objects::purge)
+            .says("Purges one object.")
+            .takes::<PurgeParameters>()
+            .answers::<Purged>(200, "How much was purged.")
+            .fails(404, "There is no such object."),
+        Operation::new(Method::PUT, "api/v1/objects/{id}/pin", Local, objects::pin)
+            .says("Exempts an object from eviction.")
+            .answers::<ObjectSummary>(200, "The object.")
+            .fails(404, "There is no such object."),
+        Operation::new(Method::DELETE, "api/v1/objects/{id}/pin", Local, objects::unpin)
+            .says("Lets an object be evicted.")
+            .answers::<ObjectSummary>(200, "The object.")
+            .fails(404, "There is no such object."),
+        Operation::new(Method::POST, "api/v1/verify", Local, verify::run)
+            .says("Compares what is stored with its checksums.")
+            .takes::<VerifyParameters>()
+            .tells::<VerifyEvent>("A line for each event; one without `verified` at its end was cut."),
+    ]
+}
+
+fn of_streams() -> Vec<Operation> {
+    vec![
+        Operation::new(Method::GET, "api/v1/streams", Local, streams::list)
+            .says("All streams; an id opens its stream.")
+            .answers::<StreamSummaries>(200, "The streams, the latest first."),
+        Operation::new(Method::GET, "api/v1/streams/{id}", All, streams::replay)
+            .says("The log of a stream.")
+            .sends("*/*", "What was logged, and what still comes.")
+            .fails(404, "There is no such stream."),
+        Operation::new(Method::DELETE, "api/v1/streams/{id}", All, streams::stop)
+            .says("Stops a stream.")
+            .answers::<StreamSummary>(200, "Its state.")
+            .fails(404, "There is no such stream.")
+            .fails(409, "It is over."),
+        Operation::new(Method::GET, "api/v1/streams/{id}/status", All, streams::status)
+            .says("The state of a stream.")
+            .answers::<StreamSummary>(200, "Its state.")
+            .fails(404, "There is no such stream."),
     ]
 }
 

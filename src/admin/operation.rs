@@ -15,11 +15,11 @@ use utoipa::openapi::{Content, Ref, Required, Response};
 
 /// Who may carry an operation out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Right {
+pub(super) enum Callers {
     /// Whoever reaches the server.
-    Look,
+    All,
     /// Programs on the server's own machine: what is changed, or is a secret.
-    Rule,
+    Local,
 }
 
 /// One operation on one resource.
@@ -27,7 +27,7 @@ pub(super) struct Operation {
     pub(super) method: Method,
     /// The resource's path beneath `/-/`, with `{id}` for an id.
     pub(super) path: &'static str,
-    pub(super) right: Right,
+    pub(super) callers: Callers,
     summary: &'static str,
     parameters: &'static [Parameter],
     answers: Vec<(u16, Response)>,
@@ -36,7 +36,7 @@ pub(super) struct Operation {
 }
 
 impl Operation {
-    pub(super) fn new<F, Args>(method: Method, path: &'static str, right: Right, handler: F) -> Self
+    pub(super) fn new<F, Args>(method: Method, path: &'static str, callers: Callers, handler: F) -> Self
     where
         F: Handler<Args>,
         Args: FromRequest + 'static,
@@ -45,7 +45,7 @@ impl Operation {
         Self {
             method,
             path,
-            right,
+            callers,
             summary: "",
             parameters: &[],
             answers: Vec::new(),
@@ -114,9 +114,9 @@ impl Operation {
     pub(super) fn routes(&self) -> impl Iterator<Item = Route> + '_ {
         self.methods().into_iter().map(|method| {
             let route = (self.route)().method(method);
-            match self.right {
-                Right::Look => route,
-                Right::Rule => route.wrap(from_fn(guard::rule)),
+            match self.callers {
+                Callers::All => route,
+                Callers::Local => route.wrap(from_fn(guard::rule)),
             }
         })
     }
@@ -136,7 +136,7 @@ impl Operation {
         for (status, response) in &self.answers {
             operation = operation.response(status.to_string(), response.clone());
         }
-        if self.right == Right::Rule {
+        if self.callers == Callers::Local {
             let only = Response::builder().description("For programs on the server's own machine.");
             let content = Content::new(Some(Ref::from_schema_name("ProblemDetails")));
             operation = operation.response("403", only.content("application/problem+json", content).build());

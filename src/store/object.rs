@@ -25,7 +25,7 @@ use super::record::Record;
 use super::representation::{Head, Joined, Representation};
 use super::residency::ResidencyProbe;
 use super::sending::Sending;
-use super::small_body::{SMALL_BYTES, SmallBody, SmallBodyCache};
+use super::small_body::{SMALL_BYTES, SmallBodyCache, SmallBodySlot};
 use super::space::{Space, pages_of};
 use super::sums::{Arriving, Group, Unchecked};
 use crate::api::ObjectState;
@@ -34,7 +34,7 @@ use crate::header::EntityTag;
 use crate::key::{self, ObjectId, ObjectKey};
 use crate::ranges::{self, ByteOffset, ByteRange, RangeSet};
 use crate::sync::lock;
-use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 use std::fmt;
@@ -85,7 +85,7 @@ pub struct Object {
     shows_etag: bool,
     head: ArcSwap<Head>,
     /// The whole body, where it is small; gone as soon as the epoch rises.
-    pub(super) small_body: ArcSwapOption<SmallBody>,
+    pub(super) small_body: Arc<SmallBodySlot>,
     pub(super) body: Body,
     /// The files and the record of the object exist.
     pub(super) materialized: AtomicBool,
@@ -182,7 +182,7 @@ impl Object {
             generation: record.generation,
             created: record.created,
             pinned: AtomicBool::new(record.pinned),
-            small_body: ArcSwapOption::empty(),
+            small_body: Arc::default(),
             head: ArcSwap::new(Head::new(record.representation, record.validated, &*shared.clock)),
             body,
             materialized: AtomicBool::new(true),
@@ -423,8 +423,8 @@ impl Object {
         if !self.is_checked(at, len) {
             return Ok(None);
         }
-        if let Some(kept) = &*self.small_body.load() {
-            return Ok(Some(kept.slice(at, len)));
+        if let Some(slice) = self.small_body.slice(at, len) {
+            return Ok(Some(slice));
         }
         // A read error is reported by the blocking read that follows, which may take its time.
         let block = self.body.read_now(at, len).unwrap_or_default();
@@ -556,6 +556,7 @@ impl Object {
 
 impl Drop for Object {
     fn drop(&mut self) {
+        self.invalidate_small_body();
         let room = if self.discarded.load(Ordering::Acquire) || !self.materialized.load(Ordering::Acquire) {
             // A removed file keeps its disk space until its last descriptor closes.
             self.disk_bytes()

@@ -1,24 +1,45 @@
 //! The cache of small bodies in memory: the most requested objects of a page are no larger than a packet or two, and a
 //! system call for each read would cost as much as all the rest (the row "1 KiB objects" of scripts/bench).
 //!
-//! A body is kept when it has been read whole, for as long as its object is open, and as long as all that are kept
-//! take no more than [`MOST_BYTES`].
+//! A body is cached when it has been read whole, for as long as its object is open. All of them take [`MOST_BYTES`] at most:
+//! where there is no room for another, those that were not asked for go, by the cache's own order (S3-FIFO, which a scan of
+//! many bodies does not empty). A body that goes is invalidated first, so that no remembered header is sent with it.
+//!
+//! ```text
+//!   SmallBodyCache ── key ──► CachedBody { body, slot } ···weak···► SmallBodySlot of the object
+//!                                    │                                   │
+//!                                    └─────────────► SmallBody ◄─────────┘ ◄── headers that a worker remembers
+//! ```
 
 use super::object::Object;
+use crate::key::ObjectId;
 use crate::ranges::ByteRange;
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
-/// The longest body that is kept.
+/// The longest body that is cached: beyond it a call of `sendfile` costs less than the copy.
 pub(super) const SMALL_BYTES: u64 = 16 * 1024;
 
-/// The most that the cached bodies of a store take together, in bytes.
+/// The most that the cached bodies of a store take together, in bytes: a judgement, a thousand of the longest.
 const MOST_BYTES: u64 = 16 << 20;
 
-/// The size of all cached bodies of a store, in bytes.
+/// How many bodies the cache makes room for at the start: those of an ordinary page's size.
+const ESTIMATED_BODIES: usize = 4096;
+
+/// A generation of an object.
+type BodyKey = (ObjectId, u64);
+
+/// The cached bodies of a store.
+#[derive(Debug)]
+pub(super) struct SmallBodyCache(Cache<BodyKey, CachedBody, BodyWeight, DefaultHashBuilder, Eviction>);
+
+/// The place in an object for its cached body.
 #[derive(Debug, Default)]
-pub(super) struct SmallBodyCache(AtomicU64);
+pub(super) struct SmallBodySlot(ArcSwapOption<SmallBody>);
 
 /// A body in memory. Who holds one may answer from it without its object for as long as it [is current].
 ///
@@ -26,26 +47,80 @@ pub(super) struct SmallBodyCache(AtomicU64);
 #[derive(Debug)]
 pub struct SmallBody {
     bytes: Bytes,
-    all: Arc<SmallBodyCache>,
+    /// Release where the body is invalidated, Acquire where it is about to be sent: what was done before the invalidation
+    /// (a purge, a new head) is seen by whoever finds it.
     invalidated: AtomicBool,
 }
 
+#[derive(Debug, Clone)]
+struct CachedBody {
+    body: Arc<SmallBody>,
+    slot: Weak<SmallBodySlot>,
+}
+
+#[derive(Debug, Clone)]
+struct BodyWeight;
+
+impl Weighter<BodyKey, CachedBody> for BodyWeight {
+    fn weight(&self, _: &BodyKey, cached: &CachedBody) -> u64 {
+        // An empty body takes room all the same.
+        (cached.body.bytes.len() as u64).max(1)
+    }
+}
+
+/// Takes a body that has to go out of its object.
+#[derive(Debug, Clone)]
+struct Eviction;
+
+impl Lifecycle<BodyKey, CachedBody> for Eviction {
+    type RequestState = ();
+
+    fn on_evict(&self, (): &mut (), _: BodyKey, cached: CachedBody) {
+        cached.body.invalidate();
+        if let Some(slot) = cached.slot.upgrade() {
+            // Another body may have taken its place.
+            slot.0.compare_and_swap(&Some(cached.body), None);
+        }
+    }
+}
+
+impl Default for SmallBodyCache {
+    fn default() -> Self {
+        let hasher = DefaultHashBuilder::default();
+        Self(Cache::with(ESTIMATED_BODIES, MOST_BYTES, BodyWeight, hasher, Eviction))
+    }
+}
+
+impl SmallBodyCache {
+    fn insert(&self, key: BodyKey, body: &Arc<SmallBody>, slot: &Arc<SmallBodySlot>) {
+        let cached = CachedBody {
+            body: Arc::clone(body),
+            slot: Arc::downgrade(slot),
+        };
+        self.0.insert(key, cached);
+    }
+
+    /// Notes that a body was asked for.
+    fn touch(&self, key: BodyKey) {
+        let _ = self.0.get(&key);
+    }
+}
+
 impl SmallBody {
-    /// Keeps a body, where there is room.
-    fn new(body: &[u8], all: &Arc<SmallBodyCache>) -> Option<Arc<Self>> {
-        let taken = body.len() as u64;
-        let room = |used: u64| Some(used + taken).filter(|used| *used <= MOST_BYTES);
-        all.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
-        Some(Arc::new(Self {
+    fn new(body: &[u8]) -> Arc<Self> {
+        Arc::new(Self {
             bytes: Bytes::copy_from_slice(body),
-            all: Arc::clone(all),
             invalidated: AtomicBool::new(false),
-        }))
+        })
     }
 
     /// Whether these are still the bytes of the object that requests find, under the same head.
     pub fn is_current(&self) -> bool {
         !self.invalidated.load(Ordering::Acquire)
+    }
+
+    fn invalidate(&self) {
+        self.invalidated.store(true, Ordering::Release);
     }
 
     /// The whole body.
@@ -67,30 +142,42 @@ impl SmallBody {
     }
 }
 
-impl Drop for SmallBody {
-    fn drop(&mut self) {
-        self.all.0.fetch_sub(self.bytes.len() as u64, Ordering::AcqRel);
+impl SmallBodySlot {
+    /// Up to `len` bytes at `at`, where the body is cached.
+    pub(super) fn slice(&self, at: u64, len: usize) -> Option<Bytes> {
+        self.0.load().as_ref().map(|body| body.slice(at, len))
+    }
+
+    fn put(&self, body: Option<Arc<SmallBody>>) -> bool {
+        let before = self.0.swap(body);
+        before.as_ref().inspect(|before| before.invalidate()).is_some()
     }
 }
 
 impl Object {
-    /// These bytes, where the whole body is kept in memory.
+    /// These bytes, where the whole body is cached.
     pub fn small_body_part(&self, range: ByteRange) -> Option<Bytes> {
         let epoch = self.epoch();
         let len = usize::try_from(range.len()).ok()?;
-        let bytes = self.small_body.load().as_ref()?.slice(range.start(), len);
+        let bytes = self.small_body.slice(range.start(), len)?;
+        self.shared.small_bodies.touch(self.body_key());
         (bytes.len() == len && self.epoch() == epoch).then_some(bytes)
     }
 
-    /// The whole body, where it is kept in memory.
+    /// The whole body, where it is cached.
     pub fn resident_small_body(&self) -> Option<Arc<SmallBody>> {
-        self.small_body.load_full()
+        self.small_body.0.load_full()
     }
 
-    /// Keeps a small body in memory, unless what was read may have been taken away meanwhile.
+    /// Caches a small body, unless what was read may have been taken away meanwhile.
     pub(super) fn cache_small_body(&self, body: &[u8]) {
         let epoch = self.epoch();
-        self.put(SmallBody::new(body, &self.shared.small_bodies));
+        let body = SmallBody::new(body);
+        self.small_body.put(Some(Arc::clone(&body)));
+        // In this order: a body for which there is no room is evicted by its own insertion.
+        self.shared
+            .small_bodies
+            .insert(self.body_key(), &body, &self.small_body);
         if self.epoch() != epoch || self.is_discarded() {
             self.invalidate_small_body();
         }
@@ -99,6 +186,7 @@ impl Object {
     /// The body, where it is small and in memory, or can be read without a wait.
     pub fn small_body(&self) -> Option<Arc<SmallBody>> {
         let length = self.length().filter(|length| *length <= SMALL_BYTES)?;
+        self.shared.small_bodies.touch(self.body_key());
         self.resident_small_body().or_else(|| {
             self.read_now(0, usize::try_from(length).ok()?).ok()??;
             self.resident_small_body()
@@ -107,13 +195,13 @@ impl Object {
 
     /// Invalidates the cached body: its bytes go, its head is replaced, or later requests find another object.
     pub(super) fn invalidate_small_body(&self) {
-        self.put(None);
+        if self.small_body.put(None) {
+            self.shared.small_bodies.0.remove(&self.body_key());
+        }
     }
 
-    fn put(&self, kept: Option<Arc<SmallBody>>) {
-        if let Some(before) = self.small_body.swap(kept) {
-            before.invalidated.store(true, Ordering::Release);
-        }
+    fn body_key(&self) -> BodyKey {
+        (self.id, self.generation)
     }
 }
 
@@ -121,17 +209,54 @@ impl Object {
 mod tests {
     use super::*;
 
+    fn key(number: u64) -> BodyKey {
+        (ObjectId::from_bytes(&[7; 16]).expect("sixteen"), number)
+    }
+
+    /// Caches a body of the greatest length, as an object does.
+    fn cache(all: &SmallBodyCache, number: u64) -> (Arc<SmallBody>, Arc<SmallBodySlot>) {
+        let (body, slot) = (
+            SmallBody::new(&[7; SMALL_BYTES as usize]),
+            Arc::<SmallBodySlot>::default(),
+        );
+        slot.put(Some(Arc::clone(&body)));
+        all.insert(key(number), &body, &slot);
+        (body, slot)
+    }
+
     #[test]
-    fn the_small_body_cache_is_bounded_and_given_back() {
-        let all = Arc::new(SmallBodyCache::default());
-        let body = vec![7; SMALL_BYTES as usize];
-        let kept: Vec<_> = std::iter::from_fn(|| SmallBody::new(&body, &all)).collect();
-        assert_eq!(kept.len() as u64, MOST_BYTES / SMALL_BYTES);
-        assert_eq!(kept[0].slice(3, 4), vec![7; 4]);
-        assert_eq!(kept[0].slice(SMALL_BYTES - 1, 4).len(), 1);
-        assert!(kept[0].slice(SMALL_BYTES + 1, 4).is_empty());
-        drop(kept);
-        assert_eq!(all.0.load(Ordering::Acquire), 0);
-        assert!(SmallBody::new(&body, &all).is_some());
+    fn a_small_body_is_cut_to_the_range_that_is_asked_for() {
+        let body = SmallBody::new(&[7; SMALL_BYTES as usize]);
+        assert_eq!(body.slice(3, 4), vec![7; 4]);
+        assert_eq!(body.slice(SMALL_BYTES - 1, 4).len(), 1);
+        assert!(body.slice(SMALL_BYTES + 1, 4).is_empty());
+    }
+
+    #[test]
+    fn bodies_that_are_asked_for_stay_and_others_make_room() {
+        let all = SmallBodyCache::default();
+        let (popular, slot) = cache(&all, 0);
+        all.touch(key(0));
+        let others: Vec<_> = (1..10 * MOST_BYTES / SMALL_BYTES)
+            .map(|number| {
+                all.touch(key(0));
+                cache(&all, number)
+            })
+            .collect();
+        assert!(all.0.weight() <= MOST_BYTES, "{}", all.0.weight());
+        assert!(popular.is_current() && slot.slice(0, 1).is_some());
+        let current = others.iter().filter(|(body, _)| body.is_current()).count() as u64;
+        assert!(current * SMALL_BYTES <= MOST_BYTES && current > 0, "{current}");
+        for (body, slot) in &others {
+            assert_eq!(
+                slot.slice(0, 1).is_some(),
+                body.is_current(),
+                "an evicted body leaves its object"
+            );
+        }
+        assert!(
+            others.last().is_some_and(|(body, _)| body.is_current()),
+            "the last one was admitted"
+        );
     }
 }
