@@ -152,6 +152,7 @@ impl Arguments {
 /// The figures of one number of objects by the names of their rows, and the limits that were missed.
 type Column = Vec<(String, String)>;
 
+#[expect(clippy::too_many_lines, reason = "the rows of one table, in their order")]
 fn measure(count: usize, arguments: &Arguments, upstream: &Arc<Upstream>, base: &Memory) -> (Column, Vec<String>) {
     let place = Place::choose(arguments, count);
     note(&format!("{count} objects in {}", place.dir.display()));

@@ -184,25 +184,7 @@ impl Server {
         };
         let store = Arc::new(Store::open(&store_settings, Arc::clone(&clock))?);
         let metrics = Arc::new(Metrics::new());
-        let client_settings = ClientSettings {
-            connect_timeout: config.connect_timeout,
-            reply_timeout: config.reply_timeout,
-            read_idle_timeout: config.read_idle_timeout,
-            allow_private: config.allow_private,
-            join_weak: config.join_weak,
-            authorities: config
-                .upstream_ca
-                .as_deref()
-                .map(read_authorities)
-                .transpose()?
-                .unwrap_or_default(),
-            budget: BudgetSettings {
-                connections: config.connections_per_upstream,
-                requests_per_second: config.requests_per_second,
-                bytes_per_second: config.bytes_per_second,
-            },
-        };
-        let client = Client::new(client_settings, Arc::clone(&metrics))?;
+        let client = Client::new(client_settings(config)?, Arc::clone(&metrics))?;
         let listen_error = |reason| AppError::Listen {
             address: config.listen,
             reason,
@@ -333,6 +315,27 @@ fn start_fill_threads() -> std::io::Result<(FillRuntimes, RunningRuntimes)> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let count = processors.clamp(LEAST_FILL_THREADS, MOST_FILL_THREADS);
     FillRuntimes::start(count, LEAST_WRITE_THREADS.max(WRITE_THREADS / count))
+}
+
+fn client_settings(config: &Config) -> Result<ClientSettings, AppError> {
+    Ok(ClientSettings {
+        connect_timeout: config.connect_timeout,
+        reply_timeout: config.reply_timeout,
+        read_idle_timeout: config.read_idle_timeout,
+        allow_private: config.allow_private,
+        join_weak: config.join_weak,
+        authorities: config
+            .upstream_ca
+            .as_deref()
+            .map(read_authorities)
+            .transpose()?
+            .unwrap_or_default(),
+        budget: BudgetSettings {
+            connections: config.connections_per_upstream,
+            requests_per_second: config.requests_per_second,
+            bytes_per_second: config.bytes_per_second,
+        },
+    })
 }
 
 fn stream_limits(config: &Config) -> Limits {

@@ -1,5 +1,6 @@
 //! All integration tests, as one binary: a file per promise of the design, and one per surface.
 #![allow(missing_docs, reason = "tests are named as claims")]
+#![allow(clippy::too_many_lines, reason = "a test tells its situation in one piece")]
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod support;

@@ -260,22 +260,7 @@ impl Config {
             }),
             fresh_for: reader.duration("fresh_for"),
             keep_unverified: reader.truth("keep_unverified"),
-            streams: StreamConfig {
-                most: reader.read("streams", 1, |text| number(text, 10_000)),
-                types: reader.read("stream_types", Vec::new(), |text| {
-                    Ok(list_of_names(&text.to_ascii_lowercase()))
-                }),
-                idle: reader.duration("stream_idle"),
-                unattended: reader.duration("stream_unattended"),
-                total: reader.read("stream_total", None, duration_or_none),
-                window_bytes: reader.read("stream_window", LEAST_WINDOW, |text| match units::bytes(text)? {
-                    bytes if bytes < LEAST_WINDOW => Err("is too little to read along; write 1MiB or more".to_owned()),
-                    bytes => Ok(bytes),
-                }),
-                window_time: reader.read("stream_window_time", None, duration_or_none),
-                burst_bytes: reader.read("stream_burst", 0, units::bytes),
-                lifetime: reader.duration("stream_lifetime"),
-            },
+            streams: StreamConfig::read(&mut reader),
             detach: reader.read("detach", Vec::new(), |text| {
                 let paths = list_of_names(text);
                 match paths.iter().find(|path| !path.starts_with('/')) {
@@ -292,6 +277,27 @@ impl Config {
             Ok(config)
         } else {
             Err(Mistakes(reader.mistakes))
+        }
+    }
+}
+
+impl StreamConfig {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            most: reader.read("streams", 1, |text| number(text, 10_000)),
+            types: reader.read("stream_types", Vec::new(), |text| {
+                Ok(list_of_names(&text.to_ascii_lowercase()))
+            }),
+            idle: reader.duration("stream_idle"),
+            unattended: reader.duration("stream_unattended"),
+            total: reader.read("stream_total", None, duration_or_none),
+            window_bytes: reader.read("stream_window", LEAST_WINDOW, |text| match units::bytes(text)? {
+                bytes if bytes < LEAST_WINDOW => Err("is too little to read along; write 1MiB or more".to_owned()),
+                bytes => Ok(bytes),
+            }),
+            window_time: reader.read("stream_window_time", None, duration_or_none),
+            burst_bytes: reader.read("stream_burst", 0, units::bytes),
+            lifetime: reader.duration("stream_lifetime"),
         }
     }
 }

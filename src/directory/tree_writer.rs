@@ -299,13 +299,8 @@ impl TreeWriter {
         }
         let (source, name) = self.existing_parent_and_name(from)?;
         let occupant = self.occupant(&source, name)?;
-        let moved = match &occupant {
-            Occupant::Nothing => return Err(DirectoryError::Absent),
-            _ if occupant.is_no_collection_at(from) => return Err(DirectoryError::Absent),
-            Occupant::File(stat) | Occupant::Collection(stat) | Occupant::Link(stat) | Occupant::Special(stat) => {
-                Stamp::of(stat)
-            }
-        };
+        let moved = occupant.stamp().filter(|_| !occupant.is_no_collection_at(from));
+        let moved = moved.ok_or(DirectoryError::Absent)?;
         self.check_preconditions(from, &occupant, conditions, preread)?;
         let (target, new) = self.parent_and_name(to)?;
         let collection = matches!(occupant, Occupant::Collection(_));
@@ -444,6 +439,14 @@ impl TreeWriter {
 }
 
 impl Occupant {
+    /// The stamp of the entry, where there is one.
+    fn stamp(&self) -> Option<Stamp> {
+        match self {
+            Self::Nothing => None,
+            Self::File(stat) | Self::Collection(stat) | Self::Link(stat) | Self::Special(stat) => Some(Stamp::of(stat)),
+        }
+    }
+
     /// Fails unless a file can be placed here.
     fn check_takes_file(&self) -> Result<(), DirectoryError> {
         match self {

@@ -184,7 +184,7 @@ impl Registry {
                     return;
                 }
             };
-            let mut exchange = match replied {
+            let exchange = match replied {
                 Ok(exchange) => exchange,
                 Err(error) => {
                     if !error.is_no_outage() {
@@ -195,8 +195,7 @@ impl Registry {
                 }
             };
             permit.answered();
-            let mut keeping = keeps.then(|| Keeping::of(&context, &exchange)).flatten();
-            let is_told_whole = exchange.reply.framing != Framing::Close;
+            let keeping = keeps.then(|| Keeping::of(&context, &exchange)).flatten();
             let (sender, pieces) = mpsc::channel(PIECES);
             let passed = Relayed {
                 status: exchange.reply.status,
@@ -213,34 +212,47 @@ impl Registry {
             if told.send(Ok(passed)).is_err() {
                 return;
             }
-            loop {
-                let piece = match exchange.next_within(context.client.read_idle_timeout()).await {
-                    Ok(None) => {
-                        // Before the client knows that it is over: its next request is to find it.
-                        if let Some(keeping) = keeping.filter(|_| is_told_whole) {
-                            keeping.store_apart(&context, &key).await;
-                        }
-                        return;
-                    }
-                    Ok(Some(piece)) => {
-                        keeping = keeping.and_then(|keeping| keeping.take(&piece));
-                        // Nor by its length.
-                        let is_last = |keeping: &mut Keeping| Some(keeping.body.len() as u64) == length;
-                        if let Some(whole) = keeping.take_if(is_last) {
-                            whole.store_apart(&context, &key).await;
-                        }
-                        Ok(piece)
-                    }
-                    Err(error) => Err(error),
-                };
-                let over = piece.is_err();
-                // A client that has gone needs no more of it.
-                if sender.send(piece).await.is_err() || over {
-                    return;
-                }
-            }
+            let keeping = keeping.map(|keeping| (keeping, key));
+            relay_body(&context, exchange, keeping, length, sender).await;
         });
         // A task that was lost has told nothing.
         head.await.unwrap_or_else(|_| Err(silent_too()))
+    }
+}
+
+/// Relays the pieces of a body of `length` bytes, and stores it under the key where it is to be kept and comes whole.
+async fn relay_body(
+    context: &Context,
+    mut exchange: Exchange,
+    keeping: Option<(Keeping, ObjectKey)>,
+    length: Option<u64>,
+    sender: mpsc::Sender<Result<Bytes, UpstreamError>>,
+) {
+    let is_told_whole = exchange.reply.framing != Framing::Close;
+    let (mut keeping, key) = keeping.unzip();
+    loop {
+        let piece = match exchange.next_within(context.client.read_idle_timeout()).await {
+            Ok(None) => return store_kept(context, key.as_ref(), keeping.filter(|_| is_told_whole)).await,
+            Ok(Some(piece)) => {
+                keeping = keeping.and_then(|keeping| keeping.take(&piece));
+                let is_last = |keeping: &mut Keeping| Some(keeping.body.len() as u64) == length;
+                store_kept(context, key.as_ref(), keeping.take_if(is_last)).await;
+                Ok(piece)
+            }
+            Err(error) => Err(error),
+        };
+        let over = piece.is_err();
+        // A client that has gone needs no more of it.
+        if sender.send(piece).await.is_err() || over {
+            return;
+        }
+    }
+}
+
+/// Stores what was kept, before the client knows that the answer is over, by its end or by its length: the client's next
+/// request is to find it.
+async fn store_kept(context: &Context, key: Option<&ObjectKey>, keeping: Option<Keeping>) {
+    if let (Some(keeping), Some(key)) = (keeping, key) {
+        keeping.store_apart(context, key).await;
     }
 }

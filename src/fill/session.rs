@@ -270,17 +270,26 @@ pub(super) async fn receive(
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;
         }
-        match came.ending {
-            None => {}
-            Some(_) if at >= stop => {}
-            Some(Ending::Failed(error)) => return Outcome::Cut(error),
-            Some(Ending::Clean) if brings.end.is_some() => return Outcome::Short,
-            Some(Ending::Clean) => {
-                return Outcome::Ended {
-                    length: at,
-                    unverified: framing == Framing::Close,
-                };
-            }
+        if let Some(outcome) = came
+            .ending
+            .filter(|_| at < stop)
+            .map(|ending| ending.outcome(at, brings, framing))
+        {
+            return outcome;
+        }
+    }
+}
+
+impl Ending {
+    /// The outcome of a session whose reply ends at `at`, before it was to stop.
+    fn outcome(self, at: ByteOffset, brings: BodySpan, framing: Framing) -> Outcome {
+        match self {
+            Self::Failed(error) => Outcome::Cut(error),
+            Self::Clean if brings.end.is_some() => Outcome::Short,
+            Self::Clean => Outcome::Ended {
+                length: at,
+                unverified: framing == Framing::Close,
+            },
         }
     }
 }

@@ -148,25 +148,13 @@ impl DirectoryService {
             }
         };
         let mut head = head(status, &etag.to_string());
-        if let Answer::Parts(ranges, size) = &decided
-            && let [range] = ranges[..]
+        self.add_content_fields(&mut head, &decided, multipart.as_deref().unwrap_or(&media));
+        if request.wants_digest
+            && let Some(digest) = match &tag {
+                Tag::Strong(digest) => Some(*digest),
+                _ => self.tags.digest_of(&stamp),
+            }
         {
-            let part = crate::header::ContentRange::Part {
-                range,
-                size: Some(*size),
-            };
-            head.insert_header((header::CONTENT_RANGE, part.field()));
-        }
-        head.insert_header((header::CONTENT_TYPE, multipart.as_deref().unwrap_or(&media)));
-        if self.settings.writable && runs_scripts(&media) {
-            // An uploaded page must not act, by its scripts, in the name of the person who looks at it.
-            head.insert_header((header::CONTENT_SECURITY_POLICY, "sandbox"));
-        }
-        let digest = match &tag {
-            Tag::Strong(digest) => Some(*digest),
-            _ => self.tags.digest_of(&stamp),
-        };
-        if let (true, Some(digest)) = (request.wants_digest, digest) {
             head.insert_header((HeaderName::from_static("repr-digest"), repr_digest(&digest)));
         }
         if request.head_only {
@@ -184,6 +172,24 @@ impl DirectoryService {
             },
         };
         head.body(FileBody::new(source, segments, Arc::clone(&self.metrics)))
+    }
+
+    /// The fields that describe the content of an answer with one: which part it is, its media type, its sandbox.
+    fn add_content_fields(&self, head: &mut HttpResponseBuilder, decided: &Answer, media: &str) {
+        if let Answer::Parts(ranges, size) = decided
+            && let [range] = ranges[..]
+        {
+            let part = crate::header::ContentRange::Part {
+                range,
+                size: Some(*size),
+            };
+            head.insert_header((header::CONTENT_RANGE, part.field()));
+        }
+        head.insert_header((header::CONTENT_TYPE, media));
+        if self.settings.writable && runs_scripts(media) {
+            // An uploaded page must not act, by its scripts, in the name of the person who looks at it.
+            head.insert_header((header::CONTENT_SECURITY_POLICY, "sandbox"));
+        }
     }
 
     fn file_head(

@@ -24,6 +24,7 @@ use actix_web::http::header::{self, HeaderMap};
 use bytes::Bytes;
 use rustix::fs::{StatVfs, fstatvfs};
 use std::fmt::Write as _;
+use std::fs::File;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -79,25 +80,7 @@ impl DirectoryService {
         };
         let look = move || match found {
             Found::File(file, stamp) => {
-                let tag = match stamp.size > INLINE_BYTES {
-                    true => tags.tag_without_reading(&stamp),
-                    false => tags
-                        .read_digest(&file)
-                        .map_or(tags.tag_without_reading(&stamp), |(_, digest)| Tag::Strong(digest)),
-                };
-                let resource = Resource {
-                    href: format!("{prefix}{}", of.without_slash()),
-                    name: of.name().unwrap_or_default(),
-                    path: of.without_slash(),
-                    kind: MemberKind::File,
-                    stamp: &stamp,
-                    etag: Some(tag.entity_tag().to_string()),
-                    room: None,
-                    dead: dead_properties_for(&wanted, || DeadProperties::of(&file)),
-                };
-                let mut text = document_start();
-                resource.write(&mut text, &wanted);
-                text.push_str(DOCUMENT_END);
+                let text = file_document(&tags, &prefix, &of, &file, &stamp, &wanted);
                 Ok((text, None))
             }
             Found::Collection(handle, stamp) => {
@@ -146,6 +129,37 @@ impl DirectoryService {
             Err(error) => super::problem_of(&error).response(),
         }
     }
+}
+
+/// The whole answer about a file.
+fn file_document(
+    tags: &DigestCache,
+    prefix: &str,
+    of: &TreePath,
+    file: &File,
+    stamp: &Stamp,
+    wanted: &RequestedProperties,
+) -> String {
+    let tag = match stamp.size > INLINE_BYTES {
+        true => tags.tag_without_reading(stamp),
+        false => tags
+            .read_digest(file)
+            .map_or(tags.tag_without_reading(stamp), |(_, digest)| Tag::Strong(digest)),
+    };
+    let resource = Resource {
+        href: format!("{prefix}{}", of.without_slash()),
+        name: of.name().unwrap_or_default(),
+        path: of.without_slash(),
+        kind: MemberKind::File,
+        stamp,
+        etag: Some(tag.entity_tag().to_string()),
+        room: None,
+        dead: dead_properties_for(wanted, || DeadProperties::of(file)),
+    };
+    let mut text = document_start();
+    resource.write(&mut text, wanted);
+    text.push_str(DOCUMENT_END);
+    text
 }
 
 /// The dead properties, read only where the request may ask for some.

@@ -161,14 +161,9 @@ pub(super) fn read_proppatch(body: &[u8]) -> Result<Vec<PropertyInstruction>, St
                 value.push_str(&Escaped(&text).to_string());
                 Ok(())
             })?,
-            Event::GeneralRef(name) if inside.is_some() => write_value(&mut found, |value| {
-                let known = matches!(&*name, "amp" | "lt" | "gt" | "apos" | "quot") || name.starts_with('#');
-                if !known {
-                    return Err(format!("the body has the entity {:?}, which is not declared", &*name));
-                }
-                value.push_str(&format!("&{};", &*name));
-                Ok(())
-            })?,
+            Event::GeneralRef(name) if inside.is_some() => {
+                write_value(&mut found, |value| write_reference(value, &name))?;
+            }
             Event::DocType(_) => return Err("the body has a document type, which is not read".to_owned()),
             Event::Eof => break,
             _ => {}
@@ -182,6 +177,16 @@ pub(super) fn read_proppatch(body: &[u8]) -> Result<Vec<PropertyInstruction>, St
         (true, true) => Err("the body names no property; write <propertyupdate xmlns=\"DAV:\">".to_owned()),
         (true, false) => Ok(found),
     }
+}
+
+/// A reference to a character or to one of XML's own entities; others are declared nowhere.
+fn write_reference(value: &mut String, name: &str) -> Result<(), String> {
+    let is_known = matches!(name, "amp" | "lt" | "gt" | "apos" | "quot") || name.starts_with('#');
+    if !is_known {
+        return Err(format!("the body has the entity {name:?}, which is not declared"));
+    }
+    value.push_str(&format!("&{name};"));
+    Ok(())
 }
 
 fn is_dav((space, local): &PropertyName, name: &str) -> bool {

@@ -8,7 +8,7 @@ use super::disk_pressure::DiskPressure;
 use super::sessions::Session;
 use super::{Event, Failures, Owner, on_disk};
 use crate::ranges::ByteOffset;
-use crate::store::{Broken, Object, PassThroughReason, StoreError};
+use crate::store::{Broken, Object, PassThroughReason, Representation, StoreError};
 use crate::upstream::{Exchange, Permit, Span, Target, backoff, random};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -95,95 +95,17 @@ impl Owner {
                 self.ignores_if_range = true;
                 self.sessions.swap_remove(index);
             }
-            ReplyClass::Agrees(brings) => {
-                let new_from = object.available().run_at(self.base).unwrap_or(self.base);
-                if brings.at > new_from {
-                    // The part touches no byte that it could be compared with.
-                    self.sessions.swap_remove(index);
-                    return self.failed(
-                        "the upstream's part begins after those that are here".to_owned(),
-                        None,
-                        None,
-                    );
-                }
-                let position = &self.sessions[index].position;
-                position.at.store(new_from, Ordering::Release);
-                if exchange.reply.status == 200 {
-                    position.stop.store(u64::MAX, Ordering::Release);
-                    if span != Span::Whole {
-                        object.note_without_parts();
-                    }
-                }
-                if new_from > self.base {
-                    object.note_compared();
-                }
-                self.receive_at(index, exchange, brings, Some(new_from), permit);
-            }
-            ReplyClass::Continues(mut brings) => {
-                // A known length is final, whatever this reply's framing says of its end.
-                brings.end = brings.end.or(object.length());
-                if let (None, Some(total)) = (object.length(), brings.total) {
-                    object.end_at(total, false);
-                }
-                if exchange.reply.status == 200 && span != Span::Whole {
-                    // The upstream ignores ranges: what is here already passes by once more.
-                    self.distrusts_ranges = true;
-                    self.keep_only(index);
-                    let position = &self.sessions[0].position;
-                    position.at.store(0, Ordering::Release);
-                    position.stop.store(u64::MAX, Ordering::Release);
-                    return self.receive_at(0, exchange, brings, None, permit);
-                }
-                // A whole body passes over what is here; only a piece can be one too many.
-                if exchange.reply.status == 200 || self.make_way(index, brings.at) {
-                    self.receive_at(index, exchange, brings, None, permit);
-                } else {
-                    self.end_session(self.sessions[index].id);
-                }
-            }
+            ReplyClass::Agrees(brings) => self.on_agreement(index, span, exchange, brings, permit),
+            ReplyClass::Continues(brings) => self.on_continuation(index, span, exchange, brings, permit),
             ReplyClass::Begins(..) if self.is_detached() => {
                 // The object was purged: there is nothing to begin for its readers, and no other request finds it.
                 self.stop_sessions();
                 self.failures.gave_up = true;
                 object.break_for_good(Broken::Superseded);
             }
-            ReplyClass::Begins(mut representation, brings) => {
-                self.stop_sessions();
-                if let Some(kind) = self.live_kind(&representation, &exchange) {
-                    // One request asked for the head, and another now asks for the stream.
-                    let _ = self.describe(&mut representation, &exchange);
-                    if let Err(phase) = self.begin_live(representation, brings, exchange, permit, kind).await {
-                        self.failures.gave_up = true;
-                        self.end_unopened(&phase).await;
-                        self.shared.phase.send_replace(phase);
-                    }
-                    object.break_for_good(Broken::Superseded);
-                    return;
-                }
-                if brings.at > 0 && representation.validators.strong().is_none() {
-                    self.distrusts_ranges = true;
-                    return self.failed("the upstream's representation changed".to_owned(), None, None);
-                }
-                tracing::info!(
-                    url = object.url(),
-                    "the upstream's representation changed: a new generation"
-                );
-                if let Err(why) = self.describe(&mut representation, &exchange) {
-                    // The new reply is not for all readers of the object: they begin again, each with a fetch of its own.
-                    self.context.set_apart(&self.shared, why);
-                    self.failures.gave_up = true;
-                    let (store, old) = (Arc::clone(&self.context.store), Arc::clone(&object));
-                    on_disk(move || store.remove(&old)).await;
-                    object.break_for_good(Broken::Superseded);
-                    return;
-                }
-                match self.become_generation(representation).await {
-                    Ok(()) => {
-                        self.distrusts_ranges = false;
-                        self.adopt(exchange, brings, permit);
-                    }
-                    Err(error) => self.failed(error.to_string(), None, None),
-                }
+            ReplyClass::Begins(representation, brings) => {
+                self.on_new_representation(representation, exchange, brings, permit)
+                    .await;
             }
             ReplyClass::Unsatisfiable(_) | ReplyClass::NotModified => {
                 // The object is shorter now, or the upstream is confused: only the whole will tell.
@@ -206,6 +128,105 @@ impl Owner {
                 self.sessions.swap_remove(index);
                 self.failed(format!("the upstream answered {status}"), None, None);
             }
+        }
+    }
+
+    /// A part under a weak tag or a date begins within what is here: bytes are compared before it brings more.
+    fn on_agreement(&mut self, index: usize, span: Span, exchange: Exchange, brings: BodySpan, permit: Permit) {
+        let Some(object) = self.object.clone() else { return };
+        let new_from = object.available().run_at(self.base).unwrap_or(self.base);
+        if brings.at > new_from {
+            // The part touches no byte that it could be compared with.
+            self.sessions.swap_remove(index);
+            return self.failed(
+                "the upstream's part begins after those that are here".to_owned(),
+                None,
+                None,
+            );
+        }
+        let position = &self.sessions[index].position;
+        position.at.store(new_from, Ordering::Release);
+        if exchange.reply.status == 200 {
+            position.stop.store(u64::MAX, Ordering::Release);
+            if span != Span::Whole {
+                object.note_without_parts();
+            }
+        }
+        if new_from > self.base {
+            object.note_compared();
+        }
+        self.receive_at(index, exchange, brings, Some(new_from), permit);
+    }
+
+    /// A reply of the representation that is being filled.
+    fn on_continuation(&mut self, index: usize, span: Span, exchange: Exchange, mut brings: BodySpan, permit: Permit) {
+        let Some(object) = self.object.clone() else { return };
+        // A known length is final, whatever this reply's framing says of its end.
+        brings.end = brings.end.or(object.length());
+        if let (None, Some(total)) = (object.length(), brings.total) {
+            object.end_at(total, false);
+        }
+        if exchange.reply.status == 200 && span != Span::Whole {
+            // The upstream ignores ranges: what is here already passes by once more.
+            self.distrusts_ranges = true;
+            self.keep_only(index);
+            let position = &self.sessions[0].position;
+            position.at.store(0, Ordering::Release);
+            position.stop.store(u64::MAX, Ordering::Release);
+            return self.receive_at(0, exchange, brings, None, permit);
+        }
+        // A whole body passes over what is here; only a piece can be one too many.
+        if exchange.reply.status == 200 || self.make_way(index, brings.at) {
+            self.receive_at(index, exchange, brings, None, permit);
+        } else {
+            self.end_session(self.sessions[index].id);
+        }
+    }
+
+    /// A reply of another representation than the one that was being filled: a new generation takes its place.
+    async fn on_new_representation(
+        &mut self,
+        mut representation: Representation,
+        exchange: Exchange,
+        brings: BodySpan,
+        permit: Permit,
+    ) {
+        let Some(object) = self.object.clone() else { return };
+        self.stop_sessions();
+        if let Some(kind) = self.live_kind(&representation, &exchange) {
+            // One request asked for the head, and another now asks for the stream.
+            let _ = self.describe(&mut representation, &exchange);
+            if let Err(phase) = self.begin_live(representation, brings, exchange, permit, kind).await {
+                self.failures.gave_up = true;
+                self.end_unopened(&phase).await;
+                self.shared.phase.send_replace(phase);
+            }
+            object.break_for_good(Broken::Superseded);
+            return;
+        }
+        if brings.at > 0 && representation.validators.strong().is_none() {
+            self.distrusts_ranges = true;
+            return self.failed("the upstream's representation changed".to_owned(), None, None);
+        }
+        tracing::info!(
+            url = object.url(),
+            "the upstream's representation changed: a new generation"
+        );
+        if let Err(why) = self.describe(&mut representation, &exchange) {
+            // The new reply is not for all readers of the object: they begin again, each with a fetch of its own.
+            self.context.set_apart(&self.shared, why);
+            self.failures.gave_up = true;
+            let (store, old) = (Arc::clone(&self.context.store), Arc::clone(&object));
+            on_disk(move || store.remove(&old)).await;
+            object.break_for_good(Broken::Superseded);
+            return;
+        }
+        match self.become_generation(representation).await {
+            Ok(()) => {
+                self.distrusts_ranges = false;
+                self.adopt(exchange, brings, permit);
+            }
+            Err(error) => self.failed(error.to_string(), None, None),
         }
     }
 

@@ -312,6 +312,19 @@ impl Owner {
             }
             return self.begin_statement(exchange, permit).await;
         }
+        self.on_revalidation(object, span, exchange, permit, wants_bytes).await
+    }
+
+    /// What the answer to a revalidation says of the object: it is unchanged, or another takes its place.
+    async fn on_revalidation(
+        &mut self,
+        object: Arc<Object>,
+        span: Span,
+        exchange: Exchange,
+        permit: Permit,
+        wants_bytes: bool,
+    ) -> Result<(), Phase> {
+        let validators = object.representation().validators;
         let head = Arc::clone(&*object.head());
         let known = KnownObject {
             representation: head.representation(),
