@@ -13,10 +13,13 @@ use crate::key::ObjectKey;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A look-up that takes longer may have waited for the disk.
+/// A look-up that takes longer may have waited for the disk. A judgement: a look-up in memory takes microseconds, and a
+/// thread that waits for a disk, or for its turn on a busy machine, takes longer than this.
 const QUICK: Duration = Duration::from_micros(300);
 
-/// One slow look-up ends a row of quick ones, and costs no rest: sixteen quick ones begin the next.
+/// One slow look-up ends a row of quick ones, and costs no rest: sixteen quick ones begin the next. Sixteen is a
+/// judgement: a slow look-up costs milliseconds, and look-ups on the thread that may wait are counted too, so a row is
+/// soon complete.
 static RULES: GateRules = GateRules {
     successes: 16,
     period: Duration::from_secs(1),

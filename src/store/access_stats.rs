@@ -1,21 +1,31 @@
 //! How often and when an object was asked for. Apart from the object, because answers that are made of its cached small
 //! body alone count here too.
+//!
+//! Four numbers, each by itself: hits and the time of the last one, as they are now and as the record has them. A
+//! thread may see one of them before another, which moves an object's rank at an eviction by a hit or a second, and no
+//! more. Every hit writes two of them, so nothing dearer than a relaxed access is made.
 
 use super::record::Record;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Statistics are worth a new record this many seconds after the last one, or with more than twice its hits and this many.
+/// Statistics are worth a new record this many seconds after the last one, or with more than twice its hits and this
+/// many. Judgements: evictions rank objects by idle seconds and the root of the hits, which less than that hardly
+/// moves.
 const NEWS_AFTER: u64 = 600;
 const NEWS_BEYOND: u64 = 2;
 
 /// The uses of an object.
 #[derive(Debug, Default)]
 pub(super) struct AccessStats {
+    /// When the last hit was, in seconds since 1970. Relaxed: orders nothing; of two hits at once either may be the
+    /// last.
     last: AtomicU64,
+    /// Relaxed: a counter that orders nothing.
     hits: AtomicU64,
-    /// The same two, as the record has them.
+    /// The last hit, as the record has it. Relaxed: compared with `last` alone, for whether a record is worth its cost.
     persisted_last: AtomicU64,
+    /// The hits, as the record has them. Relaxed, as `persisted_last`.
     persisted_hits: AtomicU64,
 }
 
@@ -60,6 +70,7 @@ impl AccessStats {
     /// Whether those since the last record change when it is evicted: not a few hits more within minutes. To
     /// write each of them would cost the catalog as much as the bytes cost the disk.
     pub(super) fn are_news(&self) -> bool {
+        // The clock may have been set back: then the hits alone count.
         let later = self.last().saturating_sub(self.persisted_last.load(Ordering::Relaxed)) >= NEWS_AFTER;
         let persisted = self.persisted_hits.load(Ordering::Relaxed);
         later || self.hits() > persisted.saturating_mul(2).saturating_add(NEWS_BEYOND)

@@ -1,4 +1,9 @@
 //! The body of an object: a sparse file, opened once, read and written at positions.
+//!
+//! A byte of the object lies at its own offset in the file; what is absent is a hole, or bytes that nobody reads. Which
+//! bytes are present the file does not tell: the record and the object's `Progress` do (commit.rs, presence.rs). The
+//! file is made by the first write of a new object and never replaced; a body whose name was removed lasts until the
+//! last handle closes. Reads and writes may wait for the disk, but for `read_now`.
 
 use super::StoreError;
 use super::{reading, space};
@@ -11,10 +16,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The unit in which the number of a file's blocks is told, whatever the file system's own.
+/// The unit of `st_blocks` (stat(2)), whatever the file system's own.
 const STAT_BLOCK_BYTES: u64 = 512;
 
-/// The most pieces that the kernel takes in one call (`IOV_MAX`).
+/// The most pieces that the kernel takes in one call: `IOV_MAX`, 1024 on Linux (writev(2)).
 const MOST_PIECES: usize = 1024;
 
 /// Access times of bodies are not used, and without `O_NOATIME` each read checks whether to update them (open(2)).
@@ -117,6 +122,7 @@ impl Body {
         let file = self.file()?;
         let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         let (mut slices, mut at) = (&mut slices[..], at);
+        // By nothing: this drops empty pieces, for which a call would return 0.
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             let most = slices.len().min(MOST_PIECES);
@@ -135,6 +141,7 @@ impl Body {
 
     /// Gives the pages of the range back to the file system; they read as zeros from now on.
     pub(super) fn punch(&self, range: ByteRange) -> io::Result<()> {
+        // The length stays: the file's end tells whether somebody has cut it.
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         Ok(rustix::fs::fallocate(self.file()?, flags, range.start(), range.len())?)
     }

@@ -25,39 +25,49 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
+/// How often sled writes its log out and syncs it: sled's own default. Records of so long are lost where the machine
+/// fails; their bytes are fetched again.
 const FLUSH_EVERY_MS: u64 = 500;
 
-/// A larger one costs memory and gains next to nothing: records are small and the kernel caches the file.
+/// A judgement: a larger one costs memory and gains next to nothing, since records are small and the kernel caches the
+/// file.
 const CACHE_BYTES: u64 = 2 << 20;
 
-/// A catalog that failed is tried again this often.
+/// A catalog that failed is tried again this often. A judgement: requests are served meanwhile, but new objects are not
+/// recorded; an attempt at a full disk costs some file operations.
 const HEAL_EVERY: Duration = Duration::from_secs(1);
 
 /// The free space that opening needs, and one byte more for each so many of its file: opening writes a snapshot,
-/// which grows with what is in it, and begins a segment of half a MiB.
+/// which grows with what is in it, and begins a segment of half a MiB. Judgements, on the safe side.
 const HEALING_ROOM: u64 = 2 << 20;
 const FILE_BYTES_PER_ROOM: u64 = 16;
 
-/// How often it is looked whether the file is still there.
+/// How often it is looked whether the file is still there. A judgement: one `stat` each time; what is recorded in a
+/// deleted file meanwhile is told to the new one by the open objects and the manifests.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// The version of a group of checksums.
+/// The version of a group of checksums, its first byte on disk: another shape takes another number.
 const SUMS_VERSION: u8 = 1;
 
-/// Records that are read at once: few at first, since often the first will do.
+/// Records that are read at once: few at first, since often the first will do. Judgements: the trees are held for a
+/// batch, and a page of a list is some hundred records.
 const SCAN_FIRST: usize = 16;
 const SCAN_BATCH: usize = 256;
 
-/// sled's own lock can outlive its holder by moments, where a child process was just being started. The
-/// directory's lock is ours by then, so nobody else can be the owner.
+/// sled's own lock can outlive its holder by moments, where a child process was just being started. The directory's
+/// lock is ours by then, so nobody else can be the owner. Two seconds in all, a judgement: a child holds the lock from
+/// fork to exec.
 const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct Catalog {
     path: PathBuf,
-    /// Empty while it cannot be used.
+    /// Empty while it cannot be used. Shared by all who use the trees, for one operation each, which may wait for the
+    /// disk; held alone to close or open them. A thread that may not wait only tries it (`has_none_now`).
     trees: RwLock<Option<Trees>>,
+    /// How the attempts to open it went. Held while the catalog is opened anew, so that one thread does; taken before
+    /// `trees`, and by nothing that serves a request.
     health: Mutex<Health>,
 }
 
@@ -130,6 +140,7 @@ impl Catalog {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
+        // Released first: the lock is taken alone below.
         drop(held);
         if matches!(failed, sled::Error::Io(_) | sled::Error::ReportableBug(_)) {
             let mut trees = write(&self.trees);
@@ -173,6 +184,7 @@ impl Catalog {
                 return Healed::No;
             }
             tracing::error!(path = %self.path.display(), "the catalog's file was deleted: beginning a new one");
+            // All handles of the old one must be gone before another is opened at its path.
             drop(trees);
             drop(write(&self.trees).take());
         } else if health.tried.is_some_and(|tried| tried.elapsed() < HEAL_EVERY) {
@@ -217,6 +229,8 @@ impl Catalog {
     /// Writes the record, unless one of a later generation stands there: that one has superseded it.
     pub(super) fn put(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
         let bytes = record.to_bytes()?;
+        // Compared and written in one step of sled's: two generations may be recorded at once. One that does not decode
+        // has superseded nothing.
         let newer = |old: &[u8]| Record::from_bytes(old).is_ok_and(|old| old.generation > record.generation);
         self.with("write", |trees| {
             trees.objects.fetch_and_update(id.as_bytes(), |old| match old {
@@ -249,6 +263,7 @@ impl Catalog {
     /// Up to `count` records at random, each once. Ids are digests, so whatever follows a random one is
     /// random too; of fewer than `count` all are drawn.
     pub(super) fn draw(&self, count: usize) -> Result<Vec<(ObjectId, Record)>, StoreError> {
+        // Each has other keys than the one before: a random number without a crate for it.
         let dice = RandomState::new();
         let from = (u128::from(dice.hash_one(0)) << 64) | u128::from(dice.hash_one(1));
         let from = from.to_be_bytes();
@@ -298,6 +313,7 @@ impl Catalog {
 
     /// Removes all checksums of a generation.
     pub(super) fn remove_sums(&self, id: ObjectId, generation: u64) -> Result<(), StoreError> {
+        // The id and the generation; the number of the group follows.
         let prefix = &sums_key(id, generation, 0)[..24];
         self.with("write", |trees| {
             for key in trees.sums.scan_prefix(prefix).keys() {
@@ -352,6 +368,7 @@ impl Catalog {
                         return Some(Err(error));
                     }
                 };
+                // Of all that were read, so that a damaged one is not read again.
                 last = Some(ObjectId::from_bytes(&read.last()?.0)?);
                 let decoded: Vec<_> = read
                     .iter()
@@ -478,5 +495,6 @@ fn open_db(path: &Path) -> sled::Result<sled::Db> {
 
 /// A locked catalog is a healthy one: it must never be set aside for that.
 fn is_locked(error: &sled::Error) -> bool {
+    // sled wraps it in an error of kind `Other`: its text alone tells.
     matches!(error, sled::Error::Io(error) if error.to_string().contains("lock"))
 }

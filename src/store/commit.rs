@@ -3,11 +3,27 @@
 //! ```text
 //! room ──► write ──► present (memory) ──► wake readers                 every piece, as it arrives
 //!                       └── unsynced ──► fdatasync ──► sums ──► record  every few MiB or quarter second
+//!                                                               └──► manifest, where the object is complete then
 //! ```
 //!
-//! Readers need not wait for the disk, the record must: recorded before the sync, a power cut would
-//! turn zeros into film. A crash in between loses work, never truth. What is synced is a copy of
-//! the unsynced set taken *before* the sync begins, so bytes that land during it wait for the next.
+//! Readers need not wait for the disk, the record must: recorded before the sync, a power cut would turn zeros into
+//! film. A crash in between loses work, never truth. The considerations behind each step:
+//!
+//! - *Room before the write*: the quota holds at every moment, and a write that finds no room has changed nothing.
+//! - *Written before present, present before wakers*: a reader that is woken finds the bytes in the file.
+//! - *A copy of the unsynced set before the sync begins*: bytes that land during the sync may be in it or not, so they
+//!   wait for the next.
+//! - *A failed sync is not tried again*: the kernel may have dropped the pages and call the next sync a success. The
+//!   batch is taken away and fetched again.
+//! - *Sums before the record*: no record names bytes that nothing can check. Until the record is written the sums of
+//!   what was recorded before stay beside the new ones, since a crash may leave either record.
+//! - *A record that fails after the sync* loses nothing: the batch is unsynced again, without what was retracted
+//!   meanwhile, and the next commit records it.
+//! - *The manifest last, once*: it says that all bytes are here, and from it a lost record is written anew. It is taken
+//!   back before any of them goes (retract.rs).
+//!
+//! Sync, sums, record and manifest are made with the object's `recorded` held, so each record follows the one before
+//! whole; a piece is written while the object's `io` is shared, so no hole is punched beneath it.
 
 use super::error::StoreError;
 use super::fault;
@@ -34,6 +50,7 @@ impl Object {
             return Ok(());
         }
         let durable = lock(&self.recorded);
+        // Another thread may have made them while this one waited for the lock.
         if self.materialized.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -56,6 +73,7 @@ impl Object {
                 _ => Ok(()),
             };
         }
+        // The manifest before the record: a record whose manifest is missing could not be written anew if it were lost.
         self.write_manifest(durable)?;
         fault::point("manifest-made");
         self.shared.catalog.put(self.id, &self.record(durable))?;
@@ -90,9 +108,11 @@ impl Object {
             // Retraction takes this lock alone: it waits until this piece is written and present.
             let writing = read(&self.io);
             let write = self.shared.inline_writes.begin(Instant::now());
+            // Room before bytes: the quota holds at every moment.
             self.reserve(gap)?;
             fault::point("room-taken");
             if let Err(source) = self.write_gap(&write, gap, at, pieces) {
+                // The hole is punched by who has the lock alone.
                 drop((write, writing));
                 // The room of the gap goes back, whatever part of it was written.
                 if let Err(error) = self.punch(gap) {
@@ -128,6 +148,7 @@ impl Object {
             arriving.wrote(next, piece);
             next += piece.len() as u64;
         }
+        // Released before `progress` is taken: a reader's look never waits for a hash.
         drop(arriving);
         let woken = {
             let mut progress = self.progress();
@@ -176,6 +197,7 @@ impl Object {
             return Ok(());
         }
         let mut durable = lock(&self.recorded);
+        // Taken before the sync: what is written during it may not be part of it.
         let batch = std::mem::take(&mut self.progress().unsynced);
         if let Err(source) = self.body.sync() {
             // Not tried again: after a failed sync the kernel may have dropped the bytes, and the next
@@ -193,6 +215,8 @@ impl Object {
         }
         fault::point("synced");
         if self.discarded.load(Ordering::Acquire) {
+            // No record may follow the one that was removed; the set goes on for the room that is given back at the
+            // end.
             durable.union(&batch);
             return Ok(());
         }
@@ -202,6 +226,7 @@ impl Object {
                 // The batch is durable, but no record says so yet: the next commit records it.
                 let mut progress = self.progress();
                 progress.unsynced.union(&batch);
+                // Bytes that were found damaged meanwhile are absent, and stay so.
                 let gone: Vec<ByteRange> = batch.iter().flat_map(|run| progress.present.gaps(run)).collect();
                 for gap in gone {
                     progress.unsynced.remove(gap);
@@ -252,6 +277,7 @@ impl Object {
         let mut blocks = blocks.iter().copied().peekable();
         while let Some(first) = blocks.peek().copied() {
             let number = Group::number_of(first);
+            // Before they change: a comparison would else go by the sums of the opening.
             *lock(&self.first_sums) = None;
             let mut group = self.shared.catalog.sums(self.id, self.generation, number)?;
             while let Some(block) = blocks.next_if(|block| Group::number_of(*block) == number) {
@@ -266,6 +292,7 @@ impl Object {
                 let before: Vec<Sum> = before.filter_map(|run| known_sum(run, group.get(block))).collect();
                 sums.extend(before);
                 group.set(block, sums);
+                // A block that is whole and recorded arrives no more; others go on being hashed.
                 let all = sums::block_range(block).is_some_and(|all| durable.covers(all));
                 if all {
                     let mut arriving = lock(&self.arriving);
@@ -287,6 +314,7 @@ impl Object {
         let sum = match arrived {
             Some(sum) => sum,
             None => {
+                // A MiB at most; what was just written of it is still in the page cache.
                 let mut bytes = vec![0; run.len() as usize];
                 self.body.read_exact(run.start(), &mut bytes).ok()?;
                 sums::sum_of(&bytes)
@@ -382,6 +410,7 @@ impl Object {
             bytes.next_multiple_of(PAGE_BYTES),
         );
         if wanted > held {
+            // Room before bytes, for the manifest too.
             let no_room = |shortage| self.no_room(wanted - held, shortage);
             self.shared.space.take(wanted - held).map_err(no_room)?;
         } else {
@@ -393,6 +422,7 @@ impl Object {
 
     fn all_sums(&self, durable: &RangeSet) -> Result<Vec<(u64, Vec<Sum>)>, StoreError> {
         let mut all = Vec::new();
+        // One look-up of the catalog for the blocks of a group.
         let mut held = (None, Group::default());
         for block in sums::blocks_of(durable) {
             let number = Group::number_of(block);

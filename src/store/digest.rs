@@ -1,5 +1,10 @@
 //! The digest of a complete representation: computed once, when somebody asks for it or the upstream has
 //! stated one.
+//!
+//! A digest belongs to one state of what is present: where the epoch rose while the body was read, the sum is thrown
+//! away. A digest that is known is recorded, and outlives a restart; it is never computed twice at once. An object
+//! whose digest differs from the one that its upstream has stated (RFC 9530) is removed: no later request finds bytes
+//! that were damaged on their way.
 
 use super::error::StoreError;
 use super::object::Object;
@@ -48,6 +53,7 @@ impl Object {
     /// # Errors
     /// Where the body cannot be read.
     pub fn compute_digest(&self) -> Result<Option<[u8; 32]>, StoreError> {
+        // Taken before the look: a thread that has waited finds the digest, or computes it itself.
         let _one = lock(&self.digesting);
         if let Some(known) = self.digest() {
             return Ok(Some(known));

@@ -1,4 +1,9 @@
 //! Errors of the disk, named by operation and object.
+//!
+//! Each names what was attempted and at what; the operating system's or sled's reason is its `source()`, not part of
+//! its text. Two facts are asked by callers: whether room was what was missing, by our limits or by the file system's
+//! word, since an eviction may then help; and whether it is the catalog that has failed, since that is opened anew by
+//! itself. The texts are for operators and the log: clients see none of the paths in them.
 
 use super::space::{PAGE_BYTES, Shortage};
 use crate::ranges::ByteCount;
@@ -109,6 +114,7 @@ impl StoreError {
         match self {
             Self::NoRoom { bytes, .. } => Some(*bytes),
             Self::Write { count, source, .. } if is_full(source) => Some(*count as u64),
+            // A manifest or a new directory: how much it wanted is not known, and a page is what it takes at least.
             Self::File { source, .. } if is_full(source) => Some(PAGE_BYTES),
             _ => None,
         }

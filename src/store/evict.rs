@@ -20,22 +20,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How many objects are drawn for each that goes.
+/// How many objects are drawn for each that goes. By simulation better than 16; to draw on until four times the wanted
+/// bytes are among them is hardly better (`benches/eviction.rs`).
 const DRAWN: usize = 64;
 
-/// The most of them that go at once, for a little room in advance: small objects would be drawn for
-/// one by one.
+/// The most of them that go at once, for a little room in advance: small objects would be drawn for one by one. An
+/// eighth of a draw are still the least worthy ones; the room is a judgement, as much as a fill writes in one step.
 const MOST_AT_ONCE: usize = DRAWN / 8;
 const ROOM_AT_ONCE: u64 = 256 << 10;
 
-/// How often is drawn before every object is looked at: most may be pinned or in use.
+/// How often is drawn before every object is looked at: most may be pinned or in use. A judgement: four draws
+/// miss all that may go only where that is less than one object in a hundred or so.
 const DRAWS: usize = 4;
 
-/// How long it is remembered that nothing at all could go: so many times as long as it took to find out.
+/// How long it is remembered that nothing at all could go: so many times as long as it took to find out, since that
+/// grows with the number of objects; a fixed half second let films through unstored that had room a moment later
+/// (`docs/decisions/0008-eviction.md`). Two seconds are a judgement, for catalogs whose search takes longer.
 const BARREN_FOR_SEARCHES: u32 = 8;
 const BARREN_FOR_AT_MOST: Duration = Duration::from_secs(2);
 
-/// How often room is made for one piece: others may take it first.
+/// How often room is made for one piece: others may take it first. A judgement; a piece that finds none by then is
+/// forwarded unstored.
 const MAX_TRIES: usize = 64;
 
 /// The facts by which an object is chosen for eviction.
@@ -69,6 +74,7 @@ impl Store {
             }
             // One caller evicts at a time, and tries its work again first: room for one piece is not made twice.
             let mut barren = lock(&self.evicting);
+            // An eviction that was waited for may have made room for this one too.
             done = work();
             if !lacks_room(&done) || barren.is_some_and(|until| until > Instant::now()) {
                 return done;
@@ -130,6 +136,7 @@ impl Store {
                 return Ok(Some(room));
             }
         }
+        // The draws held none that may go: the first of all that may, whatever its score.
         for record in self.shared.catalog.scan(None) {
             let (id, record) = record?;
             if self.candidate(id, &record).is_some()
@@ -154,6 +161,7 @@ impl Store {
     /// The object as a candidate; `None` where it may not be evicted.
     fn candidate(&self, id: ObjectId, record: &Record) -> Option<EvictionCandidate> {
         self.open.look(id, |open| match open {
+            // One reference is the map's own: more means a reader or a fill.
             Some(object) if object.is_pinned() || Arc::strong_count(object) > 1 => None,
             Some(object) => Some(EvictionCandidate {
                 size: object.disk_bytes(),
@@ -180,6 +188,7 @@ impl Store {
                     changing.put_back(object);
                     return Err(error);
                 }
+                // The record is gone, so nobody opens it again: the files need no turn.
                 drop(changing);
                 fault::point("evicted-record");
                 let bytes = object.disk_bytes();

@@ -7,7 +7,9 @@
 pub(super) fn point(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    // Read once: the variable does not change, and points lie in the way of every piece.
     static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    // How often the wanted point was passed. AcqRel; a counter that orders nothing, in debug builds alone.
     static PASSED: AtomicU64 = AtomicU64::new(0);
     let wanted = WANTED.get_or_init(|| {
         let text = std::env::var("POND_FAULT").ok()?;

@@ -18,7 +18,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Work of a start that failed is tried again this often.
+/// Work of a start that failed is tried again this often. A judgement: it reads every directory of bodies, and what
+/// made it fail is a disk that seldom mends within seconds.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 
 impl Store {
@@ -70,6 +71,7 @@ impl Store {
         self.restoring.store(true, Ordering::Release);
         // Records that were lost with the failure may have stated other sizes.
         self.recount().is_exact = false;
+        // A copy: what is removed while the catalog is told is added behind, and told the next time.
         let untold = self.untold().clone();
         for (id, generation) in &untold {
             self.shared.catalog.remove(*id, *generation)?;
@@ -82,6 +84,7 @@ impl Store {
                 Ok(()) => {}
             }
         }
+        // Open objects first, then manifests: an open one knows more than its manifest does.
         self.restore_lost()?;
         for object in &self.open.all() {
             self.supersede(object)?;
@@ -113,6 +116,7 @@ impl Store {
 
     /// Counts what is stored where others have removed files.
     fn begin_recount(&self) -> Result<(), StoreError> {
+        // No object comes, goes or is opened between the two sums.
         let _changing = self.open.changing();
         let believed = self.used_bytes();
         let mut closed = 0;

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Told apart also where a fill has ended and another has begun.
+/// The number of the last in-flight write of all objects: two are told apart also where a fill has ended and another
+/// has begun. Relaxed: numbers that differ are all that is asked of it.
 static LATEST: AtomicU64 = AtomicU64::new(0);
 
 /// The pieces that are being written, by their offset, with the number of the [`InFlightWrite`] whose they are. Guarded by the
@@ -94,16 +95,19 @@ impl InFlightWrite {
                 progress.in_flight.pieces.insert(at, (self.number, piece.clone()));
                 at += piece.len() as u64;
             }
+            // Under the lock: a reader that finds the bytes by a look must find the flag too.
             self.object.has_in_flight.store(true, Ordering::Release);
             progress.take_waiters_in(range)
         };
         self.end = range.end();
+        // Before the wakers: the session's position must be past these bytes when a reader asks for the next.
         handed();
         wake(woken);
     }
 
     /// Drops the pieces that end at `at` or before: they were written, and are read from the body.
     pub fn written_to(&mut self, at: ByteOffset) {
+        // Nothing was published: no lock is taken for a session whose bytes are not.
         if self.end == 0 {
             return;
         }
@@ -129,6 +133,7 @@ impl InFlightWrite {
             .filter(|(_, piece)| own(piece))
             .filter_map(|(at, (_, bytes))| ByteRange::with_len(*at, bytes.len() as u64))
             .all(|range| progress.present.covers(range));
+        // Bytes that are in the body stay present; for them the epoch need not rise.
         if !is_written {
             self.object.raise_epoch();
         }

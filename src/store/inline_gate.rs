@@ -16,10 +16,13 @@ use crate::sync::{lock, unless_held};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// A piece that takes longer has waited for the disk, or for a processor for so long that nobody is to wait with it.
+/// A piece that takes longer has waited for the disk, or for a processor for so long that nobody is to wait with it. A
+/// judgement: the copy takes 20 µs (`docs/decisions/0021-writes-where-they-arrive.md`), and a busy machine takes some
+/// milliseconds more.
 const PROMPT: Duration = Duration::from_millis(20);
 
-/// While one takes longer, no other is made by a thread that is not to wait.
+/// While one takes longer, no other is made by a thread that is not to wait. A judgement: fifty times what the copy
+/// takes.
 const HANGS: Duration = Duration::from_millis(1);
 
 /// Sixteen prompt writes in a row are 4 MiB of a fill: more than the kernel takes without looking at its dirty pages.
@@ -36,9 +39,11 @@ static RULES: GateRules = GateRules {
 #[derive(Debug)]
 pub(super) struct InlineWriteGate {
     gate: Gate,
-    /// The writes under way. The lock is held while the few that there are at once are looked through.
+    /// The writes under way. The lock is held while the few that there are at once are looked through, and for no
+    /// write: a thread that asks whether one hangs does not hang with it.
     under_way: Mutex<WritesUnderWay>,
-    /// Held by the one write that is made inline: should it wait after all, no other thread waits with it.
+    /// Held over the one write that is made inline, and only ever tried: should that one wait after all, no other
+    /// thread waits with it.
     permit: Mutex<()>,
 }
 
@@ -91,6 +96,7 @@ impl InlineWriteGate {
     fn took(&self, now: Instant, time: Duration) {
         let now = millis(now);
         if time > PROMPT {
+            // A slow write on a blocking thread counts too, but is no misplaced trust unless the gate was open.
             self.gate.failed(now, self.gate.is_open(now));
         } else {
             self.gate.succeeded(now);

@@ -1,4 +1,9 @@
 //! Where things lie in the data directory, and the lock by which one process owns it.
+//!
+//! Every name is made here and read back here: a body is named by its object's id and its generation, so two
+//! generations never share a file, and a file tells which object it belongs to without a catalog. The first two digits
+//! of the id name its directory, 256 of them, so that none grows past what a file system lists quickly. Names hold
+//! hexadecimal digits alone: nothing that an upstream or a client says becomes part of a path.
 
 use super::error::StoreError;
 use crate::key::ObjectId;
@@ -60,6 +65,7 @@ pub(super) fn lock_directory(dir: &Path) -> Result<DirLock, StoreError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let mut file = options.open(&path).map_err(StoreError::file("open", &path))?;
+    // `flock`, not a file that exists or not: the kernel gives it back however the process ends.
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut holder = String::new();
         let _ = file.read_to_string(&mut holder);

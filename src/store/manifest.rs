@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 
-/// Format 2 added what has a default below; format 3 has field values as `header::text_of` has them, not in UTF-8.
+/// Versions of the text. Format 2 added what has a default below; format 3 has field values as `header::text_of` has
+/// them, not in UTF-8. All of them are read, and the last is written.
 const FORMAT: u32 = 3;
 const OLDEST_FORMAT: u32 = 1;
 const LAST_UTF_8_FORMAT: u32 = 2;
@@ -68,6 +69,8 @@ impl Manifest {
     /// Puts a manifest of that text in the place of the one before.
     pub(super) fn write(path: &Path, text: &[u8]) -> Result<(), StoreError> {
         let temporary = path.with_extension("json.new");
+        // Not synced: it matters only where the catalog is lost. One that does not read is then left out, and the sums
+        // in it tell which bytes have gone since.
         let written = fs::write(&temporary, text).map_err(StoreError::file("write", &temporary));
         let renamed = written.and_then(|()| {
             fault::point("manifest-written");

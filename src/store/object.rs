@@ -1,17 +1,35 @@
 //! One stored representation: its head, its body, and which bytes of it are here.
 //!
-//! An `Object` is one *generation* of a URL: all its bytes belong to one representation. When the
-//! upstream changes, a new generation with a body of its own takes its place; this one is broken
-//! for those who still need bytes of it, and its files go when its last reader does.
+//! An `Object` is one *generation* of a URL: all its bytes belong to one representation. When the upstream changes, a
+//! new generation takes its place; the old one is broken for readers that need more of it, and gone when its last
+//! reader is.
 //!
-//! Bytes that are here can go again: a block that does not match its checksum, a part of a film that
-//! was watched and had to make room (retract.rs). Each time the *epoch* rises, before the bytes are
-//! touched. Whoever reads notes the epoch before it looks which bytes are here, and believes what it
-//! read only if the epoch is still the same afterwards.
+//! ```text
+//!      generation            create_apart                 write_missing   makes the files first
+//!          ▼                       ▼                      write_inline    refuses while pending
+//!       pending ─ discard ─▶ pending, discarded           commit          pending: nothing; made: syncs, records;
+//!          │ materialize           │ materialize                          discarded: syncs, records nothing
+//!          ▼                       ▼                      retract         absent, recorded where made, punched out
+//!         made ── discard ──▶ made, discarded             confirm, expire the head in memory, then:
+//!        │    ▲                    │                      record_use      recorded where made and not discarded
+//!  closed▼    │reopened            ▼                      look, reads,    in every state
+//!     record, files       dropped: all room back          waits, breaks
+//! ```
 //!
-//! Locks, in order: `recorded` (held over fdatasync), `io` (shared by writers, for one write; alone for
-//! what takes bytes away), `arriving`, then `progress` (held for moments, by readers too). Wakers are
-//! called with none of the last three held.
+//! A pending object lives in memory and has nothing present. A discarded one is found by no later request, its body has
+//! no name. `materialized` and `discarded` are set once, with `recorded` held or before others have the object. A
+//! length that is known is final.
+//!
+//! *The epoch.* Bytes that are here can go again (retract.rs): damage, or a watched part that makes room. First they
+//! are absent, in `progress` and in the fields that repeat it; then the epoch rises; then the body is punched. A reader
+//! notes the epoch, looks, reads, and believes what it read only if the epoch is the same. Had the epoch risen first, a
+//! reader could note the risen one, still find the bytes, and send a hole.
+//!
+//! *The locks*, in their order: `digesting`, `recorded`, then `comparing` or `io`, then `arriving`, `unchecked`,
+//! `first_sums` or `digest`, then `progress`. The first two are held over the disk, `comparing` over the read of a
+//! block; `io` is shared for one write or `sendfile` and held alone to punch; the rest are held for moments, by
+//! connections' threads too. Wakers are called with `progress` released; a write still shares `io` then: a waker only
+//! queues its task.
 
 use super::access_stats::{AccessStats, HitCounter};
 use super::body::Body;
@@ -58,11 +76,11 @@ pub(super) struct StoreContext {
     pub(super) small_bodies: Arc<SmallBodyCache>,
     /// Whether bytes can be sent without a copy.
     pub(super) sending: Sending,
-    /// No object was closed that has more on the disk than its record speaks of.
+    /// No object was closed that has more on the disk than its record speaks of. Release, Acquire; orders nothing else.
     pub(super) is_exact: AtomicBool,
-    /// Blocks that did not match their checksums.
+    /// Blocks that did not match their checksums. Relaxed: a counter that orders nothing.
     pub(super) bad_blocks: AtomicU64,
-    /// Bytes taken out of objects that stay.
+    /// Bytes taken out of objects that stay. Relaxed: a counter that orders nothing.
     pub(super) punched_bytes: AtomicU64,
     /// The data directory's lock: held until the catalog above is closed.
     pub(super) _lock: DirLock,
@@ -70,7 +88,7 @@ pub(super) struct StoreContext {
     pub(super) _alive: Sender<()>,
 }
 
-/// No object is that long.
+/// Stands for `None` in `known_length`: no object is that long, since files end at 2^63 bytes.
 const UNKNOWN: u64 = u64::MAX;
 
 /// One generation of one URL.
@@ -79,6 +97,7 @@ pub struct Object {
     pub(super) url: String,
     pub(super) generation: u64,
     pub(super) created: u64,
+    /// Whether evictions pass it over. Release, Acquire; orders nothing: it is loaded again under the map's lock.
     pinned: AtomicBool,
     etag: EntityTag,
     /// Whether clients are told the tag.
@@ -87,48 +106,60 @@ pub struct Object {
     /// The whole body, where it is small; gone as soon as the epoch rises.
     pub(super) small_body: Arc<SmallBodySlot>,
     pub(super) body: Body,
-    /// The files and the record of the object exist.
+    /// The files and the record of the object exist. Release, Acquire: who finds it set finds the body's file.
     pub(super) materialized: AtomicBool,
-    /// The room that was taken for its manifest.
+    /// The room that was taken for its manifest. AcqRel, Release under `recorded`, Acquire without it.
     pub(super) manifest_bytes: AtomicU64,
     pub(super) shared: Arc<StoreContext>,
+    /// As `progress` says, for those who would not wait for its lock. Release, Acquire: who sees `whole` set sees the
+    /// next two fields, stored before it, and the bytes, written before it.
     whole: AtomicBool,
+    /// As `progress` says. Release, before `whole`; Acquire.
     unverified: AtomicBool,
-    /// The length, for those who would not wait for the lock; [`UNKNOWN`] where it is not known.
+    /// As `progress` says; [`UNKNOWN`] where it is not known. Release, before `whole`; Acquire.
     known_length: AtomicU64,
-    /// The upstream was found to give no parts of it.
+    /// The upstream was found to give no parts of it. Release, Acquire; orders nothing else.
     without_parts: AtomicBool,
+    /// Removed or replaced. Release before a cached body is taken out, Acquire after one was put in: none is left.
     pub(super) discarded: AtomicBool,
     pub(super) access: Arc<AccessStats>,
     demand: Notify,
     /// Rung when a reader begins to wait: a session that has bytes which the disk does not take may listen.
     pub(super) pass_through_demand: Notify,
-    /// Why bytes are forwarded unstored: 0 where they are not, else a [`super::PassThroughReason`].
+    /// Why bytes are forwarded unstored: 0 or a [`super::PassThroughReason`]. Release, Acquire; orders nothing else.
     pub(super) pass_through: AtomicU8,
-    /// The pass-through buffer holds bytes.
+    /// The pass-through buffer holds bytes. Release under `progress`; Acquire, after a look that may have found some.
     pub(super) has_pass_through: AtomicBool,
-    /// Bytes of it are in flight: being written, and held for readers until then.
+    /// Bytes of it are in flight: being written, and held for readers until then. Release, Acquire, likewise.
     pub(super) has_in_flight: AtomicBool,
+    /// AcqRel, under `progress`: who loads the risen one (Acquire) finds the bytes absent; the body is touched later.
     epoch: AtomicU64,
     /// Whether its bytes have to be probed for in the page cache before they are sent.
     pub(super) residency: CachePadded<ResidencyProbe>,
+    /// The present bytes and the waiters, under one lock: no byte arrives between a look and a wait. No waker is
+    /// called and no disk asked under it; `Space::believed_room` takes the one other lock.
     progress: Mutex<Progress>,
+    /// The bytes that the record names. Held over sync, sums, manifest and record: each record follows the last whole.
     pub(super) recorded: Mutex<RangeSet>,
-    /// Taking it for a read writes to it too, once a call: no other field shares its cache line.
+    /// Keeps pages that are written or sent from being punched; connections' threads only try it. Taking it for a read
+    /// writes to it too, once a call: no other field shares its cache line.
     pub(super) io: CachePadded<RwLock<()>>,
+    /// Sums under way, since sessions write side by side; held while the pieces of one write are hashed.
     pub(super) arriving: Mutex<Arriving>,
+    /// Blocks not compared since the opening; `progress` is taken under it to make a bad one absent first.
     pub(super) unchecked: Mutex<Unchecked>,
-    /// Whether `unchecked` holds anything, for those who would not wait for its lock.
+    /// Whether `unchecked` holds anything. Release, Acquire: who sees it fall finds all bad blocks absent.
     pub(super) has_unchecked: AtomicBool,
     /// The checksums of the first blocks, from when the object was opened until others are stored: the threads
-    /// that read then need nothing of the catalog.
+    /// that read then need nothing of the catalog. Held for a copy.
     pub(super) first_sums: Mutex<Option<Group>>,
-    /// Held while a block is compared.
+    /// Held while a block is read and compared: once, however many readers wait for it.
     pub(super) comparing: Mutex<()>,
-    /// The manifest says that all bytes are here.
+    /// The manifest says that all bytes are here. Release, Acquire, AcqRel, though all who touch it hold `recorded`.
     pub(super) complete_manifest: AtomicBool,
+    /// The SHA-256, which no atomic holds; held for a copy.
     digest: Mutex<Option<[u8; 32]>>,
-    /// Held while the digest is computed.
+    /// Held while the digest is computed, seconds for a film: once, however many ask. Taken before `recorded`.
     pub(super) digesting: Mutex<()>,
 }
 
@@ -518,6 +549,7 @@ impl Object {
 
     /// Repeats outside the lock what the progress says inside it.
     pub(super) fn mirror(&self, progress: &Progress) {
+        // `whole` last: a thread that sees it set must see the other two.
         self.known_length
             .store(progress.length.unwrap_or(UNKNOWN), Ordering::Release);
         self.unverified.store(progress.unverified, Ordering::Release);
@@ -525,6 +557,7 @@ impl Object {
     }
 
     pub(super) fn record(&self, durable: &RangeSet) -> Record {
+        // First: a hit that is counted meanwhile must not pass for recorded.
         self.access.persisted();
         let (length, unverified) = {
             let progress = self.progress();

@@ -38,7 +38,7 @@ impl Object {
         }
     }
 
-    /// From now on a reader that begins to wait wakes [`Object::awaited`].
+    /// Notes why bytes are forwarded unstored from now on.
     pub fn begin_pass_through(&self, why: PassThroughReason) {
         self.pass_through.store(why as u8, Ordering::Release);
     }
@@ -52,6 +52,7 @@ impl Object {
         let woken = {
             let mut progress = self.progress();
             if progress.pass_through.offer(session, at, bytes) {
+                // Other bytes have left for these: a reader that has looked must look again.
                 self.raise_epoch();
             }
             self.has_pass_through.store(true, Ordering::Release);

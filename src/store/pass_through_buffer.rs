@@ -8,10 +8,12 @@ use crate::ranges::ByteOffset;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// The most bytes of one tail; a piece larger than that is held alone.
+/// The most bytes of one tail; a piece larger than that is held alone. A judgement: readers that share a session stay
+/// together within it, and one that does not waits for a session of its own (`docs/decisions/0009-passing-on.md`).
 const TAIL_BYTES: usize = 1 << 20;
 
-/// The most tails of one object: one for each session, and those of a few before them.
+/// The most tails of one object: one for each session, and those of a few before them. A judgement, which bounds an
+/// object's memory at 4 MiB.
 const MAX_TAILS: usize = 4;
 
 #[derive(Debug, Default)]

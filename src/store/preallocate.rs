@@ -18,21 +18,26 @@ use rustix::io::Errno;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The most that is taken ahead at once, in bytes.
+/// The most that is taken ahead at once, in bytes. Measured beside all of an object at once, with the same gain
+/// (`docs/decisions/0018-room-ahead-of-a-fill.md`).
 const MOST_BYTES: u64 = 16 << 20;
 
-/// Less is not worth a call; also the grain of what is taken.
+/// Less is not worth a call; also the grain of what is taken. A judgement: the first megabyte of a seek then costs what
+/// it takes, and most seeks bring no more.
 const LEAST_BYTES: u64 = 1 << 20;
 
-/// One write preallocates at most the room that is left, divided by this.
+/// One write preallocates at most the room that is left, divided by this. A judgement: 64 fills at once leave some.
 const PART_OF_ROOM: u64 = 64;
 
 /// Whether the file system of the data directory takes room ahead.
 #[derive(Debug, Default)]
 pub(super) struct Preallocation {
-    /// The file system has refused to preallocate, or to release.
+    /// The file system has refused to preallocate, or to release. Relaxed: orders nothing; a thread that misses it is
+    /// refused once more.
     refused: AtomicBool,
-    /// Room may have been preallocated since it was last reclaimed.
+    /// Room may have been preallocated since it was last reclaimed. Release, before the room is held; AcqRel, before
+    /// the open objects are gone through. A reclaim between the two passes that room over, and the next preallocation
+    /// sets the flag anew.
     outstanding: AtomicBool,
 }
 
@@ -66,6 +71,7 @@ impl Progress {
     /// The range to preallocate beyond `pages`, which are about to be written: no more than `most`, nor than lies before them without a
     /// gap, and nothing that is held already.
     fn ahead_of(&self, pages: ByteRange, most: ByteCount) -> Option<ByteRange> {
+        // The run of present bytes that ends where this write begins: that much was written in sequence.
         let behind = match ByteRange::new(pages.start().saturating_sub(most), pages.start()) {
             Some(before) => {
                 let gap = self.present.gaps(before).last();
@@ -79,6 +85,7 @@ impl Progress {
         let length = self.length?.checked_next_multiple_of(PAGE_BYTES)?;
         let end = (pages.end().checked_add(behind)? / LEAST_BYTES * LEAST_BYTES).min(length);
         let free = self.held.gaps(ByteRange::new(pages.end(), end)?).next()?;
+        // Adjacent or nothing: what another session has taken lies between.
         Some(free).filter(|free| free.start() == pages.end())
     }
 }
@@ -131,6 +138,7 @@ impl Object {
         if self.shared.preallocation.refused.load(Ordering::Relaxed) {
             return None;
         }
+        // No `statvfs` of this thread's here: the caller holds `progress`.
         let most = self.shared.space.believed_room() / PART_OF_ROOM;
         progress.ahead_of(pages, most.min(MOST_BYTES))
     }

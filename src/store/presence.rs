@@ -1,9 +1,28 @@
 //! Which bytes readers may have now, and who waits for which.
 //!
-//! One lock guards the set and the waiters, so a byte cannot arrive between a reader's look and its
-//! registration. Waiters are kept by position: an arriving piece wakes those who wait inside it and
-//! nobody else, however many read along. A reader that will get nothing more is told so in words
-//! ([`Broken`]); silence never means the end.
+//! One lock guards the set and the waiters, so a byte cannot arrive between a reader's look and its registration.
+//! Waiters are kept by position: an arriving piece wakes those who wait inside it and nobody else, however many read
+//! along. A reader that will get nothing more is told so in words ([`Broken`]); silence never means the end.
+//!
+//! ```text
+//!             poll ──▶ look: here, the end, dropped, broken? ──▶ the answer, and no place in the queue
+//!               ▲               │ none of these
+//!               │               ▼
+//!               │       waiting at (offset, ticket) ──▶ bytes come, or the end, or are dropped:
+//!               │               │                       out of the queue, woken ─────┐
+//!               │               ▼                                                    │
+//!               │       the wait is broken: stays, with a verdict, woken ────────────┤
+//!               └────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! - A waiter that is woken by bytes has left the queue: the next poll looks again, and registers anew where a piece
+//!   was not for it after all. A waiter with a verdict stays until its reader polls, so that the verdict is not lost;
+//!   it counts no longer among those that wait.
+//! - A look asks what is present, in flight or passing through first, then for the end, then for what was dropped, then
+//!   whether the object is broken: bytes that are here are given even where no more will come.
+//! - A byte that has come meanwhile outranks the verdict, and a poll at the same offset keeps the time at which the
+//!   wait began: other wake-ups do not make a long wait a new one.
+//! - Wakers are returned, not called: the caller calls them when it has released the lock.
 
 use super::in_flight::InFlight;
 use super::object::Object;
@@ -84,8 +103,9 @@ pub(super) struct Progress {
     pub(super) length: Option<u64>,
     pub(super) unverified: bool,
     broken: Option<Broken>,
-    /// Absent bytes before this offset will not come again.
+    /// Absent bytes before this offset will not come again; it only rises.
     dropped: ByteOffset,
+    /// By offset and ticket: a piece wakes a range of keys, and two readers at one offset have a place each.
     waiters: BTreeMap<(ByteOffset, u64), Waiter>,
     next_ticket: u64,
 }
@@ -160,6 +180,7 @@ impl Progress {
 
     /// Breaks those who have waited since `cutoff` or before; others and later ones may go on.
     pub(super) fn break_waiters(&mut self, why: &Broken, cutoff: Instant) -> Vec<Waker> {
+        // Left in the queue: the verdict is what the reader's next poll finds there.
         self.waiters
             .values_mut()
             .filter(|waiter| waiter.since <= cutoff)
@@ -186,6 +207,7 @@ impl Progress {
     }
 
     pub(super) fn waiting(&self) -> Vec<WaitingAt> {
+        // One allocation for all but a crowd: the lock is held.
         let mut list: Vec<WaitingAt> = Vec::with_capacity(self.waiters.len().min(64));
         for (&(at, _), waiter) in self.waiters.iter().filter(|(_, waiter)| waiter.verdict.is_none()) {
             match list.last_mut() {
@@ -250,6 +272,7 @@ impl Watch {
             _ => Instant::now(),
         };
         let verdict = waiter.and_then(|waiter| waiter.verdict);
+        // Before the verdict: a byte that has come outranks it.
         if let Some(found) = progress.look(at) {
             return Poll::Ready(found);
         }
@@ -267,6 +290,7 @@ impl Watch {
         };
         progress.waiters.insert(place, waiter);
         self.place = Some(place);
+        // The owner and the sessions that this wakes look at the waiters, under this lock.
         drop(progress);
         self.object.demand().notify_one();
         self.object.wake_pass_through();

@@ -77,6 +77,7 @@ impl Store {
     /// # Errors
     /// Where the catalog refuses; those before it are done then.
     pub fn purge_all(&self, which: &PurgeScope, how: PurgeMode) -> Result<Purged, StoreError> {
+        // A purge that passes over what no record names yet would be no purge.
         self.knows_all()?;
         let mut all = Purged::default();
         // Objects without a record first, then those with one: an object that gets its record meanwhile is met by the scan.

@@ -10,6 +10,7 @@ use crate::header::{Validators, text_of};
 use crate::ranges::{self, RangeSet};
 use serde::{Deserialize, Serialize};
 
+/// The version that is written, the first byte of a record. Versions 1 to 3 are read still, and frozen below.
 const VERSION: u8 = 4;
 
 /// The catalog's knowledge of one object; times are whole seconds since 1970.

@@ -18,7 +18,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-/// Records that are counted before other threads get the lock.
+/// Records that are counted before other threads get the lock. A judgement: a thread that opens an object
+/// waits for one batch at most.
 const BATCH: usize = 256;
 
 /// The count, while it lasts.
@@ -87,10 +88,12 @@ impl Store {
             let mut recount = self.recount();
             let records = self.shared.catalog.scan(recount.up_to).take(BATCH);
             let batch: Vec<_> = records.collect::<Result<_, _>>()?;
+            // The last batch is empty: all is counted, with what changed meanwhile as it was at the start.
             let Some((last, _)) = batch.last() else {
                 let counted = recount.counted + recount.touched.values().sum::<u64>();
                 self.shared.space.correct(believed, counted);
                 *recount = UsageRecount::new(Stated::Exactly(self.used_bytes()));
+                // Comparing reads whole bodies, and opens objects, which touch the count.
                 drop(recount);
                 tracing::info!(bytes = self.used_bytes(), "counted what is stored");
                 return self.prove(&unproven);

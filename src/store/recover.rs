@@ -71,6 +71,7 @@ fn restore(path: &Path, id: ObjectId, catalog: &Catalog) -> Result<bool, StoreEr
         tracing::warn!(path = %path.display(), "left out a manifest whose URL is not that of its name");
         return Ok(false);
     }
+    // Sums before the record: no record names bytes that nothing can check.
     let mut groups: BTreeMap<u64, Group> = BTreeMap::new();
     for (block, sums) in sums {
         groups.entry(Group::number_of(block)).or_default().set(block, sums);
@@ -96,6 +97,7 @@ fn restored(path: &Path, manifest: Manifest) -> Result<Restored, StoreError> {
     }
     let length = fs::metadata(path).map_err(StoreError::file("inspect", path))?.len();
     let body = Body::open(&path.with_extension("body"))?;
+    // All or nothing: a manifest says nothing of the progress of an incomplete object.
     let present: RangeSet = match manifest.complete_length {
         Some(length) if manifest.complete && body.file_len()? == length => {
             ByteRange::new(0, length).into_iter().collect()
@@ -112,6 +114,7 @@ fn restored(path: &Path, manifest: Manifest) -> Result<Restored, StoreError> {
         present: ranges::encode(&present),
         created: manifest.created,
         validated: manifest.validated.max(manifest.created),
+        // Uses were in the lost record: the object ranks as if it was last asked for then.
         last_used: manifest.validated.max(manifest.created),
         hits: 0,
         pinned: manifest.pinned,

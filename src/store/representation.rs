@@ -1,4 +1,10 @@
 //! The upstream's description of an object's bytes: status, validators, fields; and the head that is made of it.
+//!
+//! A representation is a value, and serialised: its shape is part of records and manifests, so new fields have defaults
+//! and a changed one needs a new version (record.rs, manifest.rs). A [`Head`] is a representation with the time of its
+//! last validation, shared and never changed: an object gets another head in its place. Field values are texts as
+//! `header::text_of` makes them. What the layer above derives from a head lives as long as the head, so that it is
+//! derived once and cannot outlive what it was made of.
 
 use crate::clock::{Clock, unix_seconds};
 use crate::header::{OverlapValidator, Validators};
@@ -99,7 +105,7 @@ impl Default for Representation {
     }
 }
 
-/// More than any reply is fresh for.
+/// More than any reply is fresh for: lifetimes are read up to 2^31 seconds (RFC 9111 §1.2.2).
 const UNKNOWN_AGE: Duration = Duration::from_secs(1 << 32);
 
 /// A representation's head, with what the layer above made of it.

@@ -1,11 +1,19 @@
 //! How bytes that are here become absent: damage, and parts that make room.
 //!
 //! ```text
-//! epoch, absent (memory) ──► manifest, sums, record, flush ──► punched out of the file ──► room given back
+//! absent, epoch (memory) ──► manifest, record, sums, flush ──► punched out of the file ──► room given back
 //! ```
 //!
 //! The record forgets the bytes before the file does: after a crash in between they are only fetched
 //! again. Readers that were just reading them find the epoch risen and look again.
+//!
+//! - *Absent before the epoch*: a reader that notes the risen epoch must not find the bytes (object.rs).
+//! - *The manifest first*: it alone says that the object is complete, and a lost catalog would be written anew from it.
+//! - *The record before the sums*: bytes that a record names must not lose the sums which tell their damage.
+//! - *Flushed before the hole*: after a crash no record may name bytes that read as zeros. After a power cut one may,
+//!   since sled's flush does not wait for the disk (catalog.rs); the sums then tell.
+//! - *The hole with `io` held alone*, of whole pages in which nothing is present: no write or `sendfile` is under way
+//!   there.
 
 use super::error::StoreError;
 use super::fault;
@@ -70,6 +78,7 @@ impl Object {
             let mut arriving = lock(&self.arriving);
             touched.iter().for_each(|block| arriving.forget(*block));
         }
+        // Bytes that were never recorded have no record to take back.
         let was_durable = durable.remove(range) > 0;
         if was_durable && !self.discarded.load(Ordering::Acquire) {
             if self.complete_manifest.swap(false, Ordering::AcqRel) {
@@ -80,6 +89,7 @@ impl Object {
             self.shared.catalog.put(self.id, &self.record(durable))?;
             fault::point("record-put-before-sums");
             self.put_sums(durable, durable, &touched)?;
+            // Out before the hole: a record that names zeros must not come back with a crash.
             self.shared.catalog.flush()?;
             fault::point("record-retracted");
         }
@@ -94,6 +104,7 @@ impl Object {
         let _alone = write(&self.io);
         let empty: Vec<ByteRange> = {
             let progress = self.progress();
+            // Neighbours share pages with the range: a page goes when nothing in it is present.
             let absent = progress.present.gaps(super::space::pages(range));
             absent.filter_map(whole_pages).collect()
         };
@@ -183,6 +194,7 @@ impl Object {
             self.mirror(&progress);
             self.raise_epoch();
         }
+        // Last: a thread that finds the block checked finds its bad runs absent.
         left.checked(block);
         self.has_unchecked.store(!left.is_empty(), Ordering::Release);
         bad
@@ -223,6 +235,7 @@ impl Object {
 
 /// The pages that lie in the range from their first byte to their last.
 fn whole_pages(range: ByteRange) -> Option<ByteRange> {
+    /// The unit in which file systems hold bodies.
     const PAGE: u64 = super::space::PAGE_BYTES;
     ByteRange::new(range.start().checked_next_multiple_of(PAGE)?, range.end() / PAGE * PAGE)
 }

@@ -23,17 +23,21 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// How far apart the bytes are that are looked for: so far, or so many in what is sent at once.
+/// How far apart the bytes are that are looked for: so far, or so many in what is sent at once. 64 KiB is what
+/// `sendfile` moves at a time, the 16 pages of the pipe in the kernel; eight looks in a call of 2 MiB instead of 32
+/// were measured (`docs/decisions/0014-a-lane-of-our-own.md`).
 const STRETCH_BYTES: u64 = 64 * 1024;
 const STRETCHES: u64 = 8;
 
-/// A call that takes longer may have waited for the disk, or for a processor.
+/// A call that takes longer may have waited for the disk, or for a processor: the kernel is asked then
+/// (`docs/decisions/0019-looks-in-hot-objects.md`). A judgement: a call of 2 MiB takes 0.2 ms.
 const SUSPECT: Duration = Duration::from_millis(5);
 
-/// No processor is waited for so long.
+/// No processor is waited for so long. A judgement, for kernels that do not say what a thread has read.
 const WAITED: Duration = Duration::from_millis(250);
 
-/// A thread's count of disk reads is looked up anew after this time.
+/// A thread's count of disk reads is looked up anew after this time. A judgement: what the thread reads for other
+/// reasons in so long may be taken for a wait of a call, and a look-up reads a file of `/proc`.
 const READS_LAST: Duration = Duration::from_secs(1);
 
 /// Sending is tried until it has waited for the disk, and again after a second.
@@ -82,6 +86,7 @@ impl Object {
             return Ok(None);
         }
         // Retraction waits for this lock, and has made the pages absent before.
+        // Tried, not waited for: a hole is being punched, and reading waits for that on another thread.
         let Ok(_kept) = self.io.try_read() else {
             return Ok(None);
         };
@@ -97,6 +102,7 @@ impl Object {
         found();
         let sent = send(to, file, at, len);
         let ended = Instant::now();
+        // Elapsed time alone does not tell a disk from a busy processor: `ThreadReads` does.
         if reads.has_waited(begun, ended) {
             tracing::debug!(url = self.url(), at, "sending has waited for the disk; it rests");
             gate.failed(millis(ended), false);

@@ -18,16 +18,19 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The unit in which file systems hold bodies, in bytes.
+/// The unit in which file systems hold bodies, in bytes: the block of ext4 and XFS by default.
 pub(super) const PAGE_BYTES: u64 = 4096;
 
-/// How long the file system's word on its free space is believed: others write there too.
+/// How long the file system's word on its free space is believed: others write there too. A judgement: a `statvfs` for
+/// each piece would cost a call, and another program fills the floor no faster.
 const FREE_BELIEVED: Duration = Duration::from_millis(200);
 
-/// The floor that is kept where none is set: this, or a twentieth of a small file system.
+/// The floor that is kept where none is set: this, or a twentieth of a small file system. A judgement: room for logs,
+/// the catalog, and an operator who mends a full disk.
 const DEFAULT_FLOOR_BYTES: u64 = 256 << 20;
 
-/// The most that the ledger's bound is ahead of what is used, in bytes.
+/// The most that the ledger's bound is ahead of what is used, in bytes. Judgements: each step writes the file once, and
+/// a crash takes up to a step, or a 64th of the quota, for used until it is counted.
 const LARGEST_STEP: u64 = 64 << 20;
 const SMALLEST_STEP: u64 = 1 << 20;
 
@@ -54,12 +57,21 @@ pub enum Shortage {
 
 #[derive(Debug)]
 pub(super) struct Space {
+    /// Bytes taken. AcqRel and Acquire; a count that orders nothing, though each taking compares it with the quota in
+    /// one step, so that two never pass it together.
     used: AtomicU64,
     quota: Option<u64>,
     dir: PathBuf,
     floor: Option<u64>,
+    /// The file system's last word, less what was taken since: a lock because word and time change together. Held over
+    /// a `statvfs` now and then. An object's `progress` may be held by who asks for `believed_room`, so a look at that
+    /// object waits for the `statvfs` of another thread.
     free: Mutex<Free>,
+    /// The file of the bound. Held over a write of one line, so that the lines follow one another; no other lock is
+    /// taken under it.
     ledger: Mutex<Ledger>,
+    /// The bound that the file states. Stored with `ledger` held, after the file was written. Release and Acquire: a
+    /// thread that finds what it takes beneath the bound knows that the file says so already.
     bound: AtomicU64,
 }
 
@@ -102,6 +114,7 @@ impl Space {
             .used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
             .map_err(|_| Shortage::Quota)?;
+        // The quota first: it is a comparison, and the file system may have to be asked.
         if !self.file_system_has(bytes) {
             self.release(bytes);
             return Err(Shortage::FileSystem);
@@ -112,6 +125,7 @@ impl Space {
 
     /// Gives room back.
     pub(super) fn release(&self, bytes: ByteCount) {
+        // Saturating: a count that was too low once must not become the largest of all.
         let _ = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
             Some(used.saturating_sub(bytes))
         });
@@ -164,6 +178,7 @@ impl Space {
             free.left = self.above_floor().unwrap_or(u64::MAX);
             free.asked = Some(Instant::now());
         }
+        // What is taken between two questions is taken off the answer, written or not.
         let has = free.left >= bytes;
         free.left = free.left.saturating_sub(bytes);
         has
@@ -179,9 +194,12 @@ impl Space {
 
     /// Raises the ledger's bound, in the file, before anything is written past it.
     fn cover(&self, used: u64) {
+        // Nothing used is written down too: a new store has a ledger from its start on.
         if used <= self.bound.load(Ordering::Acquire) && used > 0 {
             return;
         }
+        // Of two threads that come here at once the one with less may come last: the bound is then too low until more
+        // is taken.
         let mut ledger = lock(&self.ledger);
         let bound = ledger.raise(used);
         self.bound.store(bound, Ordering::Release);
@@ -237,6 +255,7 @@ impl Ledger {
     }
 
     fn write(&mut self, word: &str, bytes: u64) {
+        // Of one length always, at one place: the line before is replaced in one write, well within a sector.
         let line = format!("{word:<8}{bytes:>20}\n");
         let written = self.file.as_ref().map(|file| file.write_all_at(line.as_bytes(), 0));
         if let Some(Err(error)) = written {

@@ -48,21 +48,29 @@ pub struct Store {
     pub(super) shared: Arc<StoreContext>,
     pub(super) open: OpenObjects,
     pub(super) catalog_latency: CatalogLatency,
+    /// The end of the channel that closes with the last part of this store; taken once, held for moments.
     ended: Mutex<Option<Receiver<()>>>,
-    /// The greatest number that was given: two generations never share a file.
+    /// The greatest number that was given: two generations never share a file. AcqRel and Acquire; numbers that differ
+    /// and rise are all that is asked of it.
     latest_generation: AtomicU64,
     /// The used bytes that the ledger stated at the start.
     pub(super) believed: u64,
+    /// The count after a crash. Held while a batch of records is read, so that no object changes between its record and
+    /// its count; taken under the turn of `open`. A thread that may not wait only tries it.
     recount: Mutex<UsageRecount>,
-    /// The catalog was lost, and is not all written anew yet.
+    /// The catalog was lost, and is not all written anew yet. Release and Acquire: a thread that sees it fall finds the
+    /// records that were written before.
     pub(super) restoring: AtomicBool,
-    /// When what a start owes is done, or tried again; `None` once it was.
+    /// When what a start owes is done, or tried again; `None` once it was. Held while `look_after`
+    /// mends the catalog and tidies up, before any other lock: one thread does that at a time.
     pub(super) tidy_at: Mutex<Option<Instant>>,
-    /// The eviction lock; its value is the time until which eviction is known to be futile.
+    /// The eviction lock; its value is the time until which eviction is known to be futile. Held over an
+    /// eviction and the attempt before it, so that room for one piece is made once; the turn of `open` and the locks of
+    /// objects are taken under it.
     pub(super) evicting: Mutex<Option<Instant>>,
-    /// How many objects were evicted.
+    /// How many objects were evicted. Relaxed: a counter that orders nothing.
     pub(super) evicted: AtomicU64,
-    /// Generations that went while the catalog could not be told.
+    /// Generations that went while the catalog could not be told. A lock around a list; held for moments.
     untold: Mutex<Vec<(ObjectId, u64)>>,
 }
 
@@ -99,6 +107,7 @@ impl Store {
             // Incomplete objects are lost with the catalog: the space of their bodies is found by a recount.
             stated = Stated::AtMost(bytes);
         }
+        // Nothing is ever sent: the receiver ends when the last holder of the sender is dropped.
         let (alive, ended) = channel();
         let began = unix_nanoseconds(clock.now());
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -196,6 +205,7 @@ impl Store {
         if let Some(object) = self.open.get(id) {
             return Ok(Some(object));
         }
+        // Measured here too, on a thread that may wait: this is how the gate for look-ups in place opens.
         let begun = Instant::now();
         let record = self.shared.catalog.get(id)?;
         self.catalog_latency.took(begun, Instant::now());
@@ -234,7 +244,9 @@ impl Store {
             durable.truncate(length);
         }
         self.cut_off(&record, &mut durable, body.file_len()?);
+        // What a crash left beyond the record would be room that nobody counts.
         body.trim_to(&durable)?;
+        // Before the space changes: the recount goes by what the object took at the start.
         self.recount().touch(id, record.disk_bytes());
         // A body that was cut behind our back takes less room than its record says.
         let held = pages_of(&durable).total() + record.manifest_bytes;
@@ -355,6 +367,7 @@ impl Store {
     /// Generations rise, whatever the clock does: a late record of an old one never replaces a new one.
     fn next_generation(&self, before: Option<&Object>) -> u64 {
         let now = unix_nanoseconds(self.shared.clock.now());
+        // The clock alone would do but for a clock that is set back.
         let floor = before.map_or(now, |before| now.max(before.generation.saturating_add(1)));
         let next = |last: u64| floor.max(last.saturating_add(1));
         // `fetch_update` returns the previous value.

@@ -1,4 +1,10 @@
 //! Records of streams, beside the objects that are their logs.
+//!
+//! A stream's record is a value of the catalog's own tree, `[version byte] + postcard`, under the stream's id. It names
+//! its log by id and generation and says how far that had come when the record was written; after a crash the log
+//! itself tells (`live::streams`). Records are flushed as they are put: the id was told to a client, which may come
+//! back with it. The log of a stream that has ended whole becomes the object of its URL by a copy, so readers of the
+//! log are not disturbed.
 
 use super::error::StoreError;
 use super::object::Object;
@@ -9,7 +15,7 @@ use crate::key::ObjectKey;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The first byte of a record: the version of its shape.
+/// The first byte of a record: the version of its shape, frozen once released; another shape takes another number.
 const VERSION: u8 = 1;
 
 /// A stream as it was when it was last written down.
@@ -43,7 +49,8 @@ pub struct StreamRecord {
     pub end: u64,
 }
 
-/// A log is copied in pieces of this many bytes.
+/// A log is copied in pieces of this many bytes: the block that bodies are read in
+/// (`docs/decisions/0003-block-size.md`).
 const PIECE_BYTES: usize = 256 * 1024;
 
 impl Store {
@@ -67,6 +74,7 @@ impl Store {
             object.end_at(length, log.state() == ObjectState::Unverified);
             object.commit()
         })();
+        // Whatever became of the copy: the generation before has left the map, and nothing more comes to it.
         if let Some(replaced) = created.replaced {
             replaced.break_for_good(Broken::Superseded);
         }

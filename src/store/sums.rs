@@ -11,13 +11,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hasher;
 use twox_hash::XxHash3_64;
 
-/// The length of a block, in bytes.
+/// The length of a block, in bytes. A judgement: the first read of a byte after a start reads its block, a few
+/// milliseconds, and a film of 8 GiB has a hundred kilobytes of sums. Frozen: sums are stored by it.
 pub(super) const BLOCK_BYTES: u64 = 1 << 20;
 
-/// Blocks in one value of the catalog: it stays below a kilobyte where the whole of a film is here.
+/// Blocks in one value of the catalog: it stays about a kilobyte where the whole of a film is here, since a block of
+/// one run takes some 16 bytes. Frozen: keys count by it.
 pub(super) const BLOCKS_PER_GROUP: u64 = 64;
 
-/// The most blocks of an object whose arrival is followed at once; others are read back.
+/// The most blocks of an object whose arrival is followed at once; others are read back. A judgement: a hash under way
+/// takes some hundred bytes, and an object has a few sessions, each in one block.
 const MAX_ARRIVING: usize = 64;
 
 pub(super) fn block_of(at: ByteOffset) -> u64 {
@@ -156,6 +159,7 @@ impl Arriving {
             next: at,
             hash: XxHash3_64::new(),
         });
+        // A gap or a repetition: the hash begins anew here, and what it has is worth nothing for the run.
         if following.next != at {
             *following = Following {
                 start: at,

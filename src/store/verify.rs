@@ -1,4 +1,9 @@
 //! Compares everything that is stored with its checksums, at the operator's word.
+//!
+//! Objects are compared while they are read and filled, block by block, by the records of the catalog. A block that
+//! seems bad is compared again with the object's `recorded` held: what was written or retracted meanwhile is no damage.
+//! Without `repair` nothing is changed. With it damaged runs become absent, as at a first read, and blocks that an
+//! earlier millpond stored without checksums get them. Bytes without a checksum are told as unchecked, never as good.
 
 use super::error::StoreError;
 use super::object::Object;
