@@ -2,15 +2,31 @@
 //!
 //! ```text
 //! session ──acquire(class)──► queue ──turn──► Permit ──► exchange ──► dropped: the next one's turn
+//!
+//!   queued ───turn───▶ granted ───answered───▶ proven
+//!      │                  │                        │      called back, once: its exchange drops the permit
+//!      ▼                  └────────────┬───────────┘
+//!   place left              dropped, or `leave`: counts no more; the next one's turn
 //! ```
 //!
-//! Waiting readers come first, then what they will need soon, then the background. When a waiting
-//! reader finds no connection free, one that serves nobody is called back; where all serve readers,
-//! each gives way after its quantum. An upstream that says `Retry-After` rests for all its objects;
-//! one that cannot be reached several times in a row is left alone and tried by one request at a
-//! time, a request that somebody wants anyway.
+//! Waiting readers come first, then what they will need soon, then the background. When a waiting reader finds no
+//! connection free, one that serves nobody is called back; where all serve readers, each gives way after its quantum.
+//! An upstream that says `Retry-After` rests for all its objects; one that cannot be reached several times in a row is
+//! left alone and tried by one request at a time, a request that somebody wants anyway.
 //!
-//! Lock: `state`, held for moments; permits are handed over and dropped outside it.
+//! The considerations behind a turn:
+//!
+//! - The queue is ordered by class, then by arrival. Only its head is looked at: where that may not begin, nobody
+//!   behind it may, since a later class has fewer connections, and a rest or a rate holds for all.
+//! - A turn is taken by whoever changes something: one who comes, an exchange that ends or answers, a connection that
+//!   is allowed again. Where only time stands in the way, one of the queue sleeps until then; one that leaves the queue
+//!   rings for the next, since it may have been the one that slept.
+//! - An exchange that is called back goes by itself, and its permit with it: the bound holds meanwhile. As many are
+//!   called as wait, in this order: one that serves nobody and can resume; one that has had its quantum; one that
+//!   serves nobody and begins again at 0. Of equals the youngest goes, which has the least to lose.
+//! - Of two rests the one that ends later holds; one lasts an hour at most.
+//!
+//! Lock: `state`, held for moments; permits are handed over and dropped outside it, since dropping one takes it again.
 
 use super::backoff;
 use crate::sync::{lock, sleep_until};
@@ -21,19 +37,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use url::Url;
 
-/// Bytes that one exchange may bring while others wait for a connection.
+/// Bytes that one exchange may bring while others wait for a connection. A judgement: some seconds of a film, and far
+/// more than it costs to ask again.
 pub const QUANTUM_BYTES: u64 = 4 << 20;
 
-/// Failures in a row, over all objects, after which an upstream is taken for down.
+/// Failures in a row, over all objects, after which an upstream is taken for down. A judgement: a few exchanges may be
+/// cut by one restart or one lost route, and readers are held meanwhile.
 const DOWN_AFTER: u32 = 5;
 
-/// How often it is looked whether an exchange that stands in the way serves nobody any more.
+/// How often it is looked whether an exchange that stands in the way serves nobody any more: its class changes without
+/// a sign. A judgement: a twentieth of a second is no wait for a reader, and few look at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// A longer rest is not believed.
+/// A longer rest is not believed. A judgement: an upstream that is wrong about it is lost for an hour, not for days.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
 
-/// With more upstreams than this those that nobody uses are forgotten.
+/// With more upstreams than this those that nobody uses are forgotten. A judgement: clients may name any host, and each
+/// costs some hundred bytes.
 const MAX_KEPT: usize = 1024;
 
 /// Why a connection is wanted; the first is the most urgent.
@@ -62,6 +82,8 @@ pub struct BudgetSettings {
 #[derive(Debug)]
 pub struct Budgets {
     settings: BudgetSettings,
+    /// By scheme, host and port. Held while one is found or made; the `state` of each is taken under it where there are
+    /// too many.
     kept: Mutex<HashMap<String, Arc<Budget>>>,
 }
 
@@ -79,6 +101,7 @@ impl Budgets {
         let name = url.origin().ascii_serialization();
         let mut kept = lock(&self.kept);
         if kept.len() >= MAX_KEPT {
+            // A rest is remembered: forgotten, the upstream would be asked again at once.
             kept.retain(|_, budget| Arc::strong_count(budget) > 1 || budget.standing().resting.is_some());
         }
         let make = || Arc::new(Budget::new(self.settings.clone()));
@@ -90,6 +113,8 @@ impl Budgets {
 #[derive(Debug)]
 pub struct Budget {
     settings: BudgetSettings,
+    /// The queue, the slots and the rest: one lock, since a turn goes by all of them. Held for moments; nothing is
+    /// awaited under it, and no permit dropped.
     state: Mutex<State>,
     /// Rung for one of the queue where the next turn is a matter of time: it then minds the clock.
     look_again: Notify,
@@ -125,23 +150,29 @@ struct State {
     takes_ranges: bool,
 }
 
-/// The slot of one exchange, seen from both sides.
+/// The slot of one exchange, seen from both sides: the exchange and its owner store, the budget loads with `state`
+/// held. All of it is Relaxed: a value of a moment ago makes a turn choose another exchange, or come later, and orders
+/// no memory.
 #[derive(Debug)]
 struct Slot {
+    /// The [`Class`] as a number. Relaxed; the owner changes it as readers come and go.
     class: AtomicU8,
-    /// Whether the upstream has answered.
+    /// Whether the upstream has answered. Relaxed: `state`, which is taken right after, publishes it before the next
+    /// turn.
     proven: AtomicBool,
+    /// Bytes that have come. Relaxed: a counter, added to for each piece.
     moved: AtomicU64,
-    /// The exchange can be resumed later: ranges work.
+    /// The exchange can be resumed later: ranges work. Relaxed; set once.
     resumes: AtomicBool,
     called_back: Notify,
-    /// The call was made; one is enough.
+    /// The call was made; one is enough. Relaxed: `state` is held by all who store or load it.
     called: AtomicBool,
 }
 
 impl Budget {
     fn new(settings: BudgetSettings) -> Self {
         let now = Instant::now();
+        // A second's worth may begin at once; without a limit one token is enough, since it is made anew each time.
         let burst = settings.requests_per_second.map_or(0.0, f64::from).max(1.0);
         Self {
             settings,
@@ -173,6 +204,7 @@ impl Budget {
             key: (class, ticket),
         };
         loop {
+            // Taken by the one who waits too: it may be its own.
             let next = self.turn();
             tokio::select! {
                 granted = &mut turn => match granted {
@@ -254,6 +286,7 @@ impl Budget {
             }
             state.rest_until = None;
         }
+        // A slot that is not proven is the one request that tries an upstream that was down.
         let unproven = state.granted.values().any(|slot| !slot.proven.load(Ordering::Relaxed));
         if state.failures >= DOWN_AFTER && unproven {
             return Verdict::Full;
@@ -272,6 +305,7 @@ impl Budget {
                 let earned = now.saturating_duration_since(state.tokens.1).as_secs_f64() * rate;
                 state.tokens = ((state.tokens.0 + earned).min(rate.max(1.0)), now);
                 if state.tokens.0 < 1.0 {
+                    // When the missing part of a token will be there.
                     return Verdict::At(now + Duration::from_secs_f64((1.0 - state.tokens.0) / rate));
                 }
             }
@@ -321,6 +355,7 @@ enum Verdict {
 /// by most. As many as wait, and each once.
 fn call_back(state: &mut State) {
     let called = |slot: &Slot| slot.called.load(Ordering::Relaxed);
+    // All of the class `Waiting`: keys below the first of `Ahead`.
     let waiting = state.queue.range(..(Class::Ahead, 0)).count();
     if state.granted.values().filter(|slot| called(slot)).count() >= waiting {
         return;
@@ -335,6 +370,7 @@ fn call_back(state: &mut State) {
     let over = || {
         free()
             .filter(|slot| resumes(slot) && moved(slot) >= QUANTUM_BYTES)
+            // The least urgent class has the greatest number.
             .max_by_key(|slot| (class(slot), moved(slot)))
     };
     // An exchange that cannot resume begins at 0 again: preempted only where no reader wants it, and nothing else can go.
@@ -496,6 +532,7 @@ impl Permit {
         let Some(budget) = self.budget.upgrade() else { return };
         let mut state = budget.state();
         state.failures = state.failures.saturating_add(1);
+        // The first rest comes with the failure that takes the upstream for down.
         if let Some(beyond @ 1..) = (state.failures + 1).checked_sub(DOWN_AFTER) {
             let until = Instant::now() + backoff::rest(beyond, backoff::random());
             state.rest_until = Some(state.rest_until.map_or(until, |before| before.max(until)));
@@ -507,6 +544,7 @@ impl Permit {
         self.slot.moved.fetch_add(bytes, Ordering::Relaxed);
         let budget = self.budget.upgrade()?;
         let over = self.slot.moved.load(Ordering::Relaxed) >= QUANTUM_BYTES;
+        // Most pieces take no lock: it is shared by all exchanges with this upstream.
         if over || budget.settings.bytes_per_second.is_some() {
             let mut state = budget.state();
             let waits = state

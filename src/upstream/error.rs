@@ -1,4 +1,10 @@
 //! Why an upstream gave no reply, or not the whole of it.
+//!
+//! Each names the host as the URL does, and what was wanted of it. Callers ask four things: whether time ran out (504
+//! rather than 502), whether the URL itself is at fault, whether it says anything of the upstream's health (only then
+//! is it counted against the upstream), and the cause in one word, which is the label of a metric. The text is for
+//! operators and clients: the innermost cause that says something, without the words that the client's layers put
+//! around every failure.
 
 use std::time::Duration;
 

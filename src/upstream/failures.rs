@@ -10,16 +10,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How long a host's failures are counted instead of logged, once one was.
+/// How long a host's failures are counted instead of logged, once one was. A judgement: a line a minute is read.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// With more hosts than this, those whose time is over are forgotten.
+/// With more hosts than this, those whose time is over are forgotten. A judgement: clients may name any host, and what
+/// is remembered of one is some hundred bytes.
 const MOST_HOSTS: usize = 1024;
 
 /// The failures of all upstreams.
 #[derive(Debug)]
 pub(super) struct Failures {
     metrics: Arc<Metrics>,
+    /// When each host and cause was logged. A lock because look and note are one step: of two failures at once one is
+    /// logged. Held for moments; the line itself is written after it.
     logged: Mutex<HashMap<(String, &'static str), Logged>>,
 }
 
@@ -53,6 +56,7 @@ impl Failures {
         if logged.len() >= MOST_HOSTS {
             logged.retain(|_, last| is_quiet(last));
         }
+        // Still full of hosts that were logged within the minute: a new one goes unsaid, and the metrics count it.
         if logged.len() >= MOST_HOSTS {
             return None;
         }

@@ -1,4 +1,10 @@
 //! Requests to an upstream: the target, the span, and the fields.
+//!
+//! A [`Target`] keeps the URL that is asked apart from the key that its object is stored under: a signed URL changes
+//! with each request while its key stays. Its fields are those of the client's request, names in lower case; which of
+//! them go out, and where to, is the client's matter (client.rs). A [`Span`] is half-open here and becomes HTTP's
+//! inclusive `Range` only in [`Span::field`]. Conditions are texts as the upstream gave them, so that they are compared
+//! as it would compare them.
 
 use crate::config::AfterLastReader;
 use crate::key::ObjectKey;
