@@ -1,4 +1,9 @@
 //! Whether a reply is a live stream: decided from the reply, here and nowhere else.
+//!
+//! A live stream is a 200 that names no length and no lifetime of its own, and has a type that is known for having no
+//! end, a radio's fields, or a rule of the operator's. In doubt a reply is an ordinary one, which is kept as an object
+//! and read by ranges: a film that is taken for a stream could not be sought in. The format follows from the type and
+//! `icy-metaint`; it tells where a listener may come in (sync_points.rs).
 
 use crate::policy::{Fields, Lifetime, Terms};
 use crate::upstream::Framing;

@@ -1,4 +1,33 @@
 //! Which streams there are, what has become of each, and who may know.
+//!
+//! ```text
+//!    state    Opening ──run──▶ Running ──end──▶ Complete   whole, by its own word
+//!                │                              Partial    cut, silent, too long, or the server ended
+//!                └───────────end──────────────▶ Failed     refused, or not answered
+//!                                               Stopped    somebody asked for it
+//!    log      None             Open(object)     Stored(id, generation)
+//!                                                  │    move_to: a copy of it became the object of its URL
+//!                                                  ▼ its lifetime is over
+//!    gone                                       None: 410 for a week, then forgotten: 404
+//! ```
+//!
+//! - A state that is over is final: the first end counts. A stream of which no end was recorded before a start is
+//!   partial.
+//! - The bytes are an object's, and readers read that object. A stream adds where the log begins and ends, where one
+//!   may come in, who listens and how it ended. When a log is opened it tells its bounds itself: the record may be of
+//!   before a crash.
+//! - The generation tells a log from another object in its place. A log whose time is over is removed, unless it has
+//!   become an ordinary object.
+//! - An id is 128 random bits, and whoever knows it may read the log and stop the stream: a debug line shows two bytes
+//!   of it.
+//! - A request that names itself (`Idempotency-Key`) is one stream, however often it comes, unless it was never
+//!   answered.
+//!
+//! Order: the sync points and then `end` follow the bytes, so a listener is sent to no place that has not come; `first`
+//! rises before bytes are dropped, so a listener is sent to none that are about to go.
+//!
+//! Locks: `all` before a status, a status before `log`; `joins` and `left` are taken with none of them. All are held
+//! for moments, and none while the store is asked.
 
 use super::kind::{Rules, StreamFormat};
 use super::sync_points::SyncPoints;
@@ -14,10 +43,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// For so long it is known of a stream whose log has gone that there was one, in seconds: 410, not 404.
+/// For so long it is known of a stream whose log has gone that there was one, in seconds: 410, not 404. A judgement: a
+/// client that was away for days learns that its stream is over.
 const REMEMBERED_SECONDS: u64 = 7 * 24 * 3600;
 
-/// Ended streams that are remembered for each that may run.
+/// Ended streams that are remembered for each that may run. A judgement, which bounds what one client can have
+/// remembered.
 const REMEMBERED_EACH: usize = 16;
 
 /// The limits of streams.
@@ -131,7 +162,8 @@ pub struct StreamRequest {
     pub request: Option<[u8; 32]>,
 }
 
-/// When to come back where as many run as may.
+/// When to come back where as many run as may. A judgement: streams last for minutes to days, and end when nobody
+/// listens.
 pub const CROWDED: Duration = Duration::from_secs(5);
 
 /// More streams run than may.
@@ -149,12 +181,20 @@ pub struct Stream {
     begun: Instant,
     status: watch::Sender<StreamStatus>,
     stop: watch::Sender<Option<String>>,
+    /// Where listeners may come in; none before the reply and after the end. Written by the one session, read by each
+    /// that comes; held while one piece is scanned.
     joins: Mutex<Option<SyncPoints>>,
+    /// The object that holds the bytes. Held for moments: it is cloned out before the store is asked.
     log: Mutex<Log>,
-    /// The first byte that is still in the log, and the end of what has come.
+    /// The first byte that is still in the log; only rises while the stream runs. AcqRel before bytes are dropped,
+    /// Acquire where a listener looks for its place.
     first: AtomicU64,
+    /// The end of what has come; only rises while the stream runs. AcqRel after the sync points were noted: a thread
+    /// that loads it (Acquire) finds those before it.
     end: AtomicU64,
+    /// How many listen. AcqRel and Acquire: a thread that finds none left finds in `left` since when.
     listeners: AtomicUsize,
+    /// When the last listener left, or the stream began. A lock because no atomic holds an `Instant`; held for a copy.
     left: Mutex<Instant>,
     kind: OnceLock<StreamFormat>,
 }
@@ -223,6 +263,7 @@ impl Stream {
 
     /// The upstream has answered, and this is where its bytes go.
     pub fn run(&self, object: &Arc<Object>, kind: StreamFormat, code: u16) {
+        // The state last: a client that has waited for it finds the format and the log.
         *lock(&self.joins) = Some(SyncPoints::new(kind.clone()));
         let _ = self.kind.set(kind);
         *lock(&self.log) = Log::Open(Arc::clone(object));
@@ -237,6 +278,7 @@ impl Stream {
         if let Some(joins) = &mut *lock(&self.joins) {
             joins.look(bytes);
         }
+        // After the scan: a listener that sees the end finds the points before it.
         self.end.fetch_max(at + bytes.len() as u64, Ordering::AcqRel);
     }
 
@@ -350,6 +392,8 @@ pub struct Streams {
     limits: Limits,
     store: Arc<Store>,
     clock: SharedClock,
+    /// The streams that are known. Held while one is begun, so that the same request begins one stream and no more run
+    /// than may; else for the time of a look.
     all: Mutex<HashMap<StreamId, Arc<Stream>>>,
 }
 
@@ -404,6 +448,7 @@ impl Streams {
         if running.count() >= self.limits.most {
             return Err(TooMany);
         }
+        // Without random bits an id would be no secret.
         let id = StreamId::new().ok_or(TooMany)?;
         let started = unix_seconds(self.clock.now());
         let stream = Arc::new(new(id, origin, started));
@@ -476,7 +521,9 @@ impl Streams {
             status.ended = Some(now);
             true
         });
+        // A replay begins where it is asked to: sync points are for what is under way.
         *lock(&stream.joins) = None;
+        // The object is let go of: the store may close it, and opens it again for a replay.
         let mut log = lock(&stream.log);
         if let Log::Open(object) = &*log {
             *log = Log::Stored(object.id(), object.generation());
@@ -500,6 +547,7 @@ impl Streams {
                 self.forget(&stream);
             }
         }
+        // The latest come first: the oldest are forgotten.
         let over: Vec<_> = self.list().into_iter().filter(|stream| stream.status().gone).collect();
         let most = self.limits.most.saturating_mul(REMEMBERED_EACH);
         over.iter().skip(most).for_each(|stream| self.forget(stream));

@@ -1,14 +1,17 @@
 //! Where a reader may come into a stream that is under way.
 //!
-//! Bytes are scanned as they are logged, piece by piece, and only the latest few offsets are kept.
+//! Bytes are scanned as they are logged, piece by piece, each once and in their order, and only offsets are kept: the
+//! latest of all, and of those before them as many at even distances, so that memory is bounded however long a stream
+//! runs. Formats whose places follow from the offset (packets, frames) keep none. A place is offered only while it is
+//! in the window and not past what has come; what needs its beginning is joined there or not at all.
 
 use super::kind::StreamFormat;
 use std::collections::VecDeque;
 
-/// A packet of an MPEG transport stream, in bytes.
+/// A packet of an MPEG transport stream, in bytes (ISO/IEC 13818-1).
 const PACKET_BYTES: u64 = 188;
 
-/// Sync points that are remembered, the older ones thinned out.
+/// Sync points that are remembered, the older ones thinned out. A judgement: 8 KiB a stream.
 const MOST_POINTS: usize = 1024;
 
 /// The latest places at which a reader may come in.
@@ -76,6 +79,7 @@ impl SyncPoints {
                     .checked_sub(start)
                     .and_then(|index| bytes.get(usize::try_from(index).ok()?))
                 {
+                    // The length byte counts blocks of 16 bytes.
                     let audio = *length_at + 1 + 16 * u64::from(blocks);
                     self.points.note(audio);
                     *length_at = audio + every;
@@ -97,6 +101,7 @@ impl SyncPoints {
                         self.points.note(start + index as u64 - before);
                     }
                 }
+                // As much as may be the beginning of a delimiter.
                 let keep = tail.len().min(delimiter.len() - 1);
                 tail.drain(..tail.len() - keep);
             }
@@ -204,7 +209,8 @@ pub struct EventScan<'a> {
     found: Option<u64>,
 }
 
-/// Lines of ids are no longer.
+/// The longest line that is compared; an id that is longer is not found. A judgement: what clients send back in a
+/// header.
 const LONGEST_LINE: usize = 4096;
 
 /// A scan for the end of the event with that id; the first piece begins at `at`, in the middle of an event unless
