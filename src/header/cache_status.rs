@@ -1,4 +1,9 @@
 //! The `Cache-Status` field (RFC 9211): the true story of one answer.
+//!
+//! A hit says `hit`, everything else `fwd` with its reason; the two exclude each other (§2), which `forwarded` being
+//! one value makes sure of. What follows says what became of the request: the upstream's status, whether the reply is
+//! stored, whether the request shared a fill, for how long the reply is fresh. All words are tokens, so nothing has to
+//! be quoted.
 
 use std::fmt;
 

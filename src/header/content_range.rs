@@ -1,4 +1,8 @@
 //! The `Content-Range` field (RFC 9110 §14.4), of replies and of 416 answers.
+//!
+//! Inclusive ends are read and printed here and become half-open ranges: a value of this type is never reversed, empty
+//! or past its own size. Numbers beyond 63 bits are refused rather than cut, since file offsets end there. A field that
+//! does not read is `None`: what it would have said of the bytes beside it is not guessed.
 
 use crate::ranges::{ByteCount, ByteRange};
 use std::fmt::Write as _;
@@ -71,7 +75,7 @@ impl std::fmt::Display for ContentRange {
 }
 
 fn number(digits: &str) -> Option<u64> {
-    // `parse` alone would take a plus sign.
+    // Digits and nothing else (RFC 9110 §14.4): `parse` alone would take a plus sign.
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     let value: u64 = if plain { digits.parse().ok()? } else { return None };
     (value <= i64::MAX as u64).then_some(value)

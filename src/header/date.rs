@@ -38,7 +38,7 @@ const MONTHS: [&str; 12] = [
     "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
 ];
 
-/// Longer texts are not looked at.
+/// Longer texts are not looked at. A judgement: twice the longest form of the RFC, 33 bytes.
 const MAX_BYTES: usize = 64;
 
 /// Reads an HTTP date; `None` for anything else, which the RFC says to ignore.

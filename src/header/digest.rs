@@ -1,4 +1,9 @@
 //! `Repr-Digest` and `Want-Repr-Digest` (RFC 9530), for SHA-256.
+//!
+//! Fields are structured fields (RFC 9651), read and printed by `sfv`. Two readers, since two mistakes are to be
+//! avoided: a digest that an upstream states is taken for none where it does not read, and the bytes are kept as they
+//! are; a claim of a client that uploads is an error where it does not read, since a check that was asked for must not
+//! be left out.
 
 use serde::{Deserialize, Serialize};
 use sfv::{BareItem, DictSerializer, Dictionary, Item, KeyRef, ListEntry, Parser};

@@ -1,4 +1,8 @@
 //! The fields of a message that go on to the next hop (RFC 9110 §7.6).
+//!
+//! Fields of one connection stay on it: those that the RFC lists, and those that `Connection` names, in whatever case.
+//! The rest goes on in its order, lines of one name apart, with names in lower case. What this server says itself, and
+//! what it must not pass on for other reasons, is taken out by the callers.
 
 /// Fields of one connection, whether `Connection` names them or not.
 const HOP_BY_HOP: &[&str] = &[

@@ -1,4 +1,15 @@
 //! Request conditions in the order of RFC 9110 §13.2.2.
+//!
+//! ```text
+//! If-Match ── else If-Unmodified-Since ──▶ 412, or on
+//! If-None-Match ── else If-Modified-Since ──▶ 304 (412 where something is changed), or on
+//! If-Range ──▶ the Range counts, or the whole is sent
+//! ```
+//!
+//! A tag outranks the date beside it: where the tag's field is there, the date is not looked at. `If-Match` and
+//! `If-Range` compare strongly, `If-None-Match` weakly. Reading ignores a condition that does not parse, as the RFC
+//! says; a change refuses it ([`Preconditions`]), since a dropped condition is a lost update. Pure: the validators are
+//! handed in.
 
 use super::{EntityTag, list_members, parse_date};
 use serde::{Deserialize, Serialize};

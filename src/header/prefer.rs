@@ -1,9 +1,13 @@
 //! The `wait` preference (RFC 7240 §4.3): how long a client would rather wait than get less.
+//!
+//! A preference is a wish: one that does not read is passed over, and the next is looked at. Names are compared without
+//! regard to case, parameters after a semicolon do not count, and of several the first that reads holds (RFC 7240 §2).
 
 use super::list_members;
 use std::time::Duration;
 
-/// The longest wait that is honoured: past this the client may as well ask again.
+/// The longest wait that is honoured: past this the client may as well ask again. A judgement: nginx as a proxy
+/// gives up after as long a silence.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The first `wait=N` among the `Prefer` fields, in seconds, at most a minute; `None` without one.

@@ -14,10 +14,11 @@ use crate::ranges::{ByteCount, ByteOffset, ByteRange};
 use http_range::{HttpRange, HttpRangeParseError};
 use std::fmt::Write as _;
 
-/// The most ranges that one request may ask for; a field with more is ignored.
+/// The most ranges that one request may ask for; a field with more is ignored. A judgement: readers of documents ask
+/// for a few, and many small ones are an attack (RFC 9110 §17.15).
 pub const MAX_RANGES: usize = 16;
 
-/// The longest field that is looked at, in bytes.
+/// The longest field that is looked at, in bytes. A judgement: sixteen ranges of two numbers of 20 digits take 700.
 const MAX_FIELD_BYTES: usize = 4096;
 
 /// Offsets at or past this are clamped to it: no object reaches it, and no sum overflows.
@@ -93,6 +94,7 @@ pub fn select_one(field: &[u8], size: ByteCount) -> Option<ByteRange> {
 
 /// A number of few enough digits that none is larger than [`FAR`], and what follows it.
 fn digits(text: &[u8]) -> Option<(u64, &[u8])> {
+    /// 10^18 - 1 is below [`FAR`], 10^19 - 1 is not.
     const MOST: usize = 18;
     let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (number, rest) = text.split_at(count);

@@ -1,4 +1,7 @@
 //! The fields of resumable uploads (draft-ietf-httpbis-resumable-upload): structured items.
+//!
+//! A field of another type, or that does not read, is as good as none: the draft says to ignore it. Parameters of an
+//! item are passed over. What an upload does without the field is decided in `webdav`.
 
 use sfv::{BareItem, Item, Parser};
 

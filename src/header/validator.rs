@@ -10,7 +10,8 @@ use super::parse_date;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How much older than `Date` a `Last-Modified` must be to be believed of bytes.
+/// How much older than `Date` a `Last-Modified` must be to be believed of bytes: the minute of RFC 7232 §2.2.2, where
+/// RFC 9110 §8.8.2.2 has a second, for the reason above.
 const OLD: Duration = Duration::from_secs(60);
 
 /// An entity tag (RFC 9110 §8.8.3).

@@ -1,4 +1,8 @@
 //! Header fields as policy reads them: by lower-case name, all lines of one.
+//!
+//! A trait, since the same rules read a stored representation, a reply that is just coming and a client's request, and
+//! each keeps its fields in a shape of its own. Names are compared byte for byte: they are in lower case on both sides.
+//! The lines of a field stay apart, in their order; whether a field is a list is for its reader to know.
 
 /// The header fields of a request or reply.
 pub trait Fields {

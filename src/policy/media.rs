@@ -1,4 +1,9 @@
 //! Kinds of replies, by their media type and their name.
+//!
+//! A playlist changes while its film does not, so it is not taken for fresh as a film is. Types are compared without
+//! parameters, in lower case and by their ends: `audio/mpegurl`, `application/vnd.apple.mpegurl` and
+//! `application/x-mpegurl` are one kind. A type that says playlist is believed under any name, and so is a name under
+//! any type, since many servers have no type for one.
 
 /// Whether it is a list of other resources, which a player reads again and again: by its type, or by its name where the
 /// server has no type for it.

@@ -1,4 +1,8 @@
 //! Cache directives of requests (RFC 9111 §5.2.1).
+//!
+//! `Pragma` is read where there is no `Cache-Control`, and not otherwise (§5.4). A directive that does not parse is
+//! read the strict way by `header::CacheControl`: it makes less reusable, never more. A directive says what its client
+//! takes, and never widens what the reply's own terms allow.
 
 use super::fields::Fields;
 use crate::header::CacheControl;

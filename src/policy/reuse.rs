@@ -1,4 +1,19 @@
 //! Whether a stored reply may answer a request (RFC 9111 §4).
+//!
+//! ```text
+//! may not be stored ──────────────────────────────────▶ refetch
+//! `no-cache` of the request or the reply ─────────────▶ ask
+//! no lifetime, or older than the request takes ───────▶ ask
+//! fresh, and for as long as `min-fresh` wants ────────▶ the store
+//! stale, and the reply insists (or `min-fresh`) ──────▶ ask
+//! stale by no more than `max-stale` ──────────────────▶ the store
+//! stale by less than `stale-while-revalidate` ────────▶ the store, and ask meanwhile
+//! else ───────────────────────────────────────────────▶ ask
+//! ```
+//!
+//! To ask is to revalidate where there is a validator, else to fetch anew. What forbids reuse is looked at before what
+//! permits it. A lifetime that nobody stated is guessed, unless the status or the want of a validator forbids a guess.
+//! A verdict carries its reason, for the log and `Cache-Status`. Pure: the age is handed in.
 
 use super::request::RequestDirectives;
 use super::terms::{HEURISTIC_SHARE, Lifetime, Terms};

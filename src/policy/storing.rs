@@ -1,4 +1,10 @@
 //! Whether a reply may be kept by a shared cache (RFC 9111 §3).
+//!
+//! What forbids is asked before what permits, and the answer names what it was. A reply is kept where nothing forbids
+//! it and it is fresh by its own word, or its status allows a guess. Where the RFC leaves a choice the more careful one
+//! is made for what may be one client's: credentials, cookies, codings that nobody asked for. A verdict against storing
+//! is not one against sharing: clients that wait for the same reply may have it where nothing says that it is for one
+//! of them.
 
 use super::fields::Fields;
 use super::request::RequestDirectives;

@@ -1,4 +1,9 @@
 //! A reply's own terms of reuse, read once: how long it is fresh, how old it came, what must be asked.
+//!
+//! Of two lifetimes the one that is meant for shared caches holds: a targeted field (RFC 9213) before `Cache-Control`,
+//! `s-maxage` before `max-age`, either before `Expires` (RFC 9111 §4.2.1). Where a targeted field is there the others
+//! are not looked at. Times that the upstream states are compared with its own `Date`, so that its clock need not be
+//! right. What does not parse is read as less fresh.
 
 use super::fields::Fields;
 use super::storing::UNDERSTOOD;
@@ -8,8 +13,8 @@ use std::time::{Duration, SystemTime};
 /// Statuses whose replies may be reused without a word on their freshness (RFC 9110 §15.1).
 const HEURISTIC: &[u16] = &[200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501];
 
-/// A reply that says nothing is taken for fresh for this share of the time that it has not changed
-/// (RFC 9111 §4.2.2).
+/// A reply that says nothing is taken for fresh for this share of the time that it has not changed: a tenth, the
+/// typical setting of RFC 9111 §4.2.2.
 pub(super) const HEURISTIC_SHARE: u32 = 10;
 
 /// How long a reply is fresh, and how that is known.

@@ -1,4 +1,8 @@
-//! Updating a stored reply by a 304 (RFC 9111 §3.2, §4.3.4).
+//! Updating a stored reply by a 304 (RFC 9111 §3.2, §4.3.4), and the age of a reply on its arrival (§4.2.3).
+//!
+//! The stored fields stay unless the 304 has a field of that name; then all of its lines take the place of all of
+//! theirs. A field that the stored bytes depend on stays whatever the 304 says. Of the two ages that a reply tells, by
+//! `Age` and by `Date`, the greater counts. Pure: fields in, fields out.
 
 use super::fields::Fields;
 use crate::header::parse_date;

@@ -1,4 +1,8 @@
 //! One run of bytes: half-open, never empty.
+//!
+//! There is no way to make an empty or a reversed range: [`ByteRange::new`] returns `None` instead, so no caller has to
+//! ask. `start < end` always holds, so `len` is at least 1; a length that would pass the last offset is refused. HTTP's
+//! inclusive end is [`ByteRange::last`]; it is printed, never stored.
 
 use super::{ByteCount, ByteOffset};
 
