@@ -57,8 +57,11 @@ fn read(clock: rustix::time::ClockId) -> Duration {
 /// A clock that moves only when told to.
 #[derive(Debug)]
 pub struct ManualClock {
+    /// The wall time, in seconds since 1970. Relaxed: the test that moves the clock orders what it does by other means.
     seconds: AtomicU64,
+    /// In seconds. Relaxed, as `seconds`.
     elapsed: AtomicU64,
+    /// In seconds. Relaxed, as `seconds`.
     suspended: AtomicU64,
 }
 
@@ -74,6 +77,7 @@ impl ManualClock {
 
     /// The machine sleeps for that long, in whole seconds, and wakes.
     pub fn sleep(&self, time: Duration) {
+        // Sleep counts as elapsed (CLOCK_BOOTTIME), so the clock advances too.
         self.advance(time);
         self.suspended.fetch_add(time.as_secs(), Ordering::Relaxed);
     }
@@ -84,7 +88,7 @@ impl ManualClock {
         self.elapsed.fetch_add(by.as_secs(), Ordering::Relaxed);
     }
 
-    /// Somebody sets the wall clock, while no time passes.
+    /// Sets the wall clock, while no time passes.
     pub fn set(&self, to: SystemTime) {
         self.seconds.store(unix_seconds(to), Ordering::Relaxed);
     }

@@ -20,7 +20,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// What opens a gate and how long a failure closes it.
+/// The rules of a gate: which successes open it, and how long a failure closes it.
 #[derive(Debug)]
 pub(crate) struct GateRules {
     /// Successes in a row that open the gate; at most 4095 (`COUNT_BITS`).
@@ -41,21 +41,22 @@ pub(crate) struct GateRules {
 #[derive(Debug)]
 pub(crate) struct Gate {
     rules: &'static GateRules,
+    /// The packed state. Relaxed: it orders no other memory, and what a race loses is told above.
     word: AtomicU64,
 }
 
 /// How a success was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Counted {
-    /// The gate rests: it was not counted.
+    /// The gate rests: the success was not counted.
     Resting,
-    /// It is the first of a new period.
+    /// The success is the first of a new period.
     First,
-    /// It fell into the period that had begun.
+    /// The success fell into the period that had begun.
     More,
 }
 
-/// What the word holds.
+/// The fields of the word.
 #[derive(Debug, Clone, Copy)]
 struct State {
     /// When the period began; in the future while the gate rests.
@@ -68,7 +69,8 @@ struct State {
     well: u64,
 }
 
-// The rest of the word, 40 bits, is the time: 34 years in milliseconds.
+// The fields of the word: what the rules in use need, with room to spare. The rest of it, 40 bits, is the time: 34
+// years in milliseconds.
 const COUNT_BITS: u32 = 12;
 const PENALTY_BITS: u32 = 4;
 const WELL_BITS: u32 = 8;
@@ -120,6 +122,7 @@ impl Gate {
             };
             (State { since, count, ..state }, Counted::More)
         };
+        // A word that was changed meanwhile stays: a failure must not be undone by a success that came before it.
         let _ = self
             .word
             .compare_exchange(packed, next.pack(), Ordering::Relaxed, Ordering::Relaxed);
@@ -137,6 +140,7 @@ impl Gate {
             penalty,
             well: 0,
         };
+        // Stored, not exchanged: the failure is the latest news, whatever was counted meanwhile.
         self.word.store(next.pack(), Ordering::Relaxed);
     }
 

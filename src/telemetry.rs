@@ -1,4 +1,4 @@
-//! What the server counts, and where its log goes.
+//! The server's counters, and the way of its log.
 //!
 //! One registry a server, nothing global, so that several servers can share a process. Names follow
 //! the vocabulary of the documents; `docs/metrics.md` lists them.
@@ -38,14 +38,19 @@ pub struct CauseLabel {
 #[derive(Debug, Default)]
 pub struct Shards([Shard; SHARDS]);
 
+/// How many threads add to a count apart. A judgement: as many as a common machine has workers; with more of them some
+/// share, and a count takes 2 KiB.
 const SHARDS: usize = 16;
 
+/// The share of some threads. Relaxed: a counter that orders nothing. Aligned to two cache lines, which processors
+/// fetch in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard(AtomicU64);
 
 impl Shards {
     fn mine(&self) -> &AtomicU64 {
+        // Threads so far. Relaxed: a number for each thread is all that is asked of it.
         static THREADS: AtomicUsize = AtomicUsize::new(0);
         thread_local!(static MINE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % SHARDS);
         &self.0[MINE.with(|mine| *mine)].0
@@ -72,6 +77,8 @@ pub type Busy = Counter<u64, Shards>;
 /// The counters of one server.
 #[derive(Debug)]
 pub struct Metrics {
+    /// The counters by their names. Held while the text is written, so that scrapes do it one after the other; what
+    /// counts never takes it.
     registry: Mutex<Registry>,
     answers: Family<StatusLabel, Busy>,
     /// 200 and 206, nearly all answers: counted without a look-up.

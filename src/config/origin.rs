@@ -1,4 +1,9 @@
 //! The settings of `millpond origin`.
+//!
+//! Read like those of `serve` (settings.rs), from the same layers and with the same units; a key that only the other
+//! command knows is no mistake, so that one file serves both. Beside each value its neighbours are looked at: HTTPS
+//! needs a certificate and a key, and no file of the server's own may lie in the directory that is served, where
+//! clients could read it. All mistakes are collected before any is reported.
 
 use super::PublicUrl;
 use super::settings::{Reader, data_directory, unknown_keys};

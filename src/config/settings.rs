@@ -1,4 +1,9 @@
 //! Every setting: its key, its unit, its default, and how its text becomes a value.
+//!
+//! A `Reader` takes the text of a key from the strongest layer that has it, else the default of its table, and hands it
+//! to a function that makes a value or says the mistake in words. A mistake is noted with the name under which the key
+//! was given, and reading goes on with a value in its place, so that one start reports all mistakes. `Config::read`
+//! returns a configuration only where there was none.
 
 use super::source::{Layers, Mistakes};
 use super::table::{ORIGIN_SETTINGS, SETTINGS, Setting};
@@ -12,9 +17,9 @@ use url::Url;
 /// A configured upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
-    /// Its tree is served at `/NAME/`; `None` means at `/`.
+    /// The tree is served at `/NAME/`; `None` means at `/`.
     pub name: Option<String>,
-    /// Its tree; the path ends in a slash.
+    /// The URL of the tree; the path ends in a slash.
     pub url: Url,
     /// How its incomplete objects are answered, where not as all others.
     pub delivery: Option<Delivery>,
@@ -302,7 +307,7 @@ impl StreamConfig {
     }
 }
 
-/// A window must hold what is on its way between the upstream and a reader.
+/// A window must hold what is on its way between the upstream and a reader. A judgement: a second of 8 Mbit/s.
 const LEAST_WINDOW: u64 = 1 << 20;
 
 fn duration_or_none(text: &str) -> Result<Option<Duration>, String> {

@@ -1,4 +1,9 @@
 //! Where settings come from: layers of text under keys, the first that has a key wins.
+//!
+//! Layers are added strongest first: flags, the environment, a file. All of them have the same keys, in lower case with
+//! underscores; a layer knows how its keys are named in a message, so that a mistake is reported in the words in which
+//! it was made. Values are texts here, a list for each key; what they mean is for settings.rs. A key that no setting
+//! has is a mistake, save in the environment.
 
 use super::settings::is_setting;
 use std::collections::BTreeMap;

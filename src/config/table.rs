@@ -1,4 +1,9 @@
 //! The tables of scalar settings: key, default, meaning.
+//!
+//! A key that stands in neither table, and is no list of settings.rs, is a mistake in a file or on the command line. A
+//! default is text and read like any other value, so it is checked by the same rules and shown as an operator would
+//! write it; `auto` stands for what depends on the machine or on other settings. `millpond config show` prints the
+//! tables, and a test demands that docs/configuration.md names each key.
 
 pub(super) struct Setting {
     pub(super) key: &'static str,

@@ -1,4 +1,8 @@
 //! Sizes and times as people write them.
+//!
+//! A size without a unit is bytes; a time without one is refused, since seconds and milliseconds are both usual. `KB`
+//! is 1000 bytes and `KiB` 1024; sizes are read in either case. Numbers are whole, without sign. What overflows is a
+//! mistake, not a large value.
 
 use std::time::Duration;
 
