@@ -1,8 +1,7 @@
 //! One stored representation: its head, its body, and which bytes of it are here.
 //!
 //! An `Object` is one *generation* of a URL: all its bytes belong to one representation. When the upstream changes, a
-//! new generation takes its place; the old one is broken for readers that need more of it, and gone when its last
-//! reader is.
+//! new generation takes its place, and the old one is broken for readers that need more of it.
 //!
 //! ```text
 //!      generation            create_apart                 write_missing   makes the files first
@@ -16,9 +15,8 @@
 //!     record, files       dropped: all room back          waits, breaks
 //! ```
 //!
-//! A pending object lives in memory and has nothing present. A discarded one is found by no later request, its body has
-//! no name. `materialized` and `discarded` are set once, with `recorded` held or before others have the object. A
-//! length that is known is final.
+//! A pending object has nothing present. A discarded one is found by no later request, and its body has no name.
+//! `materialized` and `discarded` are set once, under `recorded` or before others have the object.
 //!
 //! *The epoch.* Bytes that are here can go again (retract.rs): damage, or a watched part that makes room. First they
 //! are absent, in `progress` and in the fields that repeat it; then the epoch rises; then the body is punched. A reader
@@ -26,10 +24,9 @@
 //! reader could note the risen one, still find the bytes, and send a hole.
 //!
 //! *The locks*, in their order: `digesting`, `recorded`, then `comparing` or `io`, then `arriving`, `unchecked`,
-//! `first_sums` or `digest`, then `progress`. The first two are held over the disk, `comparing` over the read of a
-//! block; `io` is shared for one write or `sendfile` and held alone to punch; the rest are held for moments, by
-//! connections' threads too. Wakers are called with `progress` released; a write still shares `io` then: a waker only
-//! queues its task.
+//! `first_sums` or `digest`, then `progress`. The first three are held over the disk, `io` is shared for one write or
+//! `sendfile` and held alone to punch, the rest are held for moments, by connections' threads too. Wakers are called
+//! with `progress` released; a write still shares `io` then, and a waker only queues its task.
 
 use super::access_stats::{AccessStats, HitCounter};
 use super::body::Body;
@@ -72,7 +69,6 @@ pub(super) struct StoreContext {
     pub(super) preallocation: Preallocation,
     /// Whether writing waits for the disk.
     pub(super) inline_writes: InlineWriteGate,
-    /// Small bodies in memory.
     pub(super) small_bodies: Arc<SmallBodyCache>,
     /// Whether bytes can be sent without a copy.
     pub(super) sending: Sending,
@@ -136,8 +132,7 @@ pub struct Object {
     epoch: AtomicU64,
     /// Whether its bytes have to be probed for in the page cache before they are sent.
     pub(super) residency: CachePadded<ResidencyProbe>,
-    /// The present bytes and the waiters, under one lock: no byte arrives between a look and a wait. No waker is
-    /// called and no disk asked under it; `Space::believed_room` takes the one other lock.
+    /// Present bytes and waiters: no byte arrives between a look and a wait. Under it no waker is called, no disk asked.
     progress: Mutex<Progress>,
     /// The bytes that the record names. Held over sync, sums, manifest and record: each record follows the last whole.
     pub(super) recorded: Mutex<RangeSet>,
@@ -150,8 +145,7 @@ pub struct Object {
     pub(super) unchecked: Mutex<Unchecked>,
     /// Whether `unchecked` holds anything. Release, Acquire: who sees it fall finds all bad blocks absent.
     pub(super) has_unchecked: AtomicBool,
-    /// The checksums of the first blocks, from when the object was opened until others are stored: the threads
-    /// that read then need nothing of the catalog. Held for a copy.
+    /// The first blocks' sums, from the opening until others are stored: first reads need no catalog. Held for a copy.
     pub(super) first_sums: Mutex<Option<Group>>,
     /// Held while a block is read and compared: once, however many readers wait for it.
     pub(super) comparing: Mutex<()>,
@@ -212,33 +206,47 @@ impl Object {
             url: record.url,
             generation: record.generation,
             created: record.created,
+            // Acquire and Release: see the field.
             pinned: AtomicBool::new(record.pinned),
             small_body: Arc::default(),
             head: ArcSwap::new(Head::new(record.representation, record.validated, &*shared.clock)),
             body,
+            // Acquire and Release: see the field.
             materialized: AtomicBool::new(true),
+            // AcqRel, Acquire, Release: see the field.
             manifest_bytes: AtomicU64::new(record.manifest_bytes),
             shared,
+            // Acquire and Release: see the field.
             whole: AtomicBool::new(whole),
+            // Acquire and Release: see the field.
             unverified: AtomicBool::new(record.unverified),
+            // Acquire and Release: see the field.
             known_length: AtomicU64::new(record.complete_length.unwrap_or(UNKNOWN)),
+            // Acquire and Release: see the field.
             without_parts: AtomicBool::new(false),
+            // Acquire and Release: see the field.
             discarded: AtomicBool::new(false),
             demand: Notify::new(),
             pass_through_demand: Notify::new(),
+            // Acquire and Release: see the field.
             pass_through: AtomicU8::new(0),
+            // Acquire and Release: see the field.
             has_pass_through: AtomicBool::new(false),
+            // Acquire and Release: see the field.
             has_in_flight: AtomicBool::new(false),
+            // AcqRel and Acquire: see the field.
             epoch: AtomicU64::new(0),
             residency: CachePadded::default(),
             progress: Mutex::new(progress),
             recorded: Mutex::new(durable),
             io: CachePadded::default(),
             arriving: Mutex::default(),
+            // Acquire and Release: see the field.
             has_unchecked: AtomicBool::new(!unchecked.is_empty()),
             unchecked: Mutex::new(unchecked),
             first_sums: Mutex::default(),
             comparing: Mutex::default(),
+            // AcqRel, Acquire, Release: see the field.
             complete_manifest: AtomicBool::new(whole),
             digest: Mutex::new(record.digest),
             digesting: Mutex::default(),
@@ -310,18 +318,16 @@ impl Object {
         self.invalidate_small_body();
     }
 
-    /// The tag that clients are given: strong, and the same from the first byte to the last.
-    ///
-    /// The upstream's own where that is strong (a client that sends `If-Match` with a weak one would get 412); else one
-    /// that is made of the URL and of what the upstream says: so the parts that several exchanges bring of one film have
-    /// one tag. Where it says nothing, the tag is made of the generation.
+    /// The tag that clients are given: strong, and the same from the first byte to the last. The upstream's own where
+    /// that is strong (a client that sends `If-Match` with a weak one would get 412); else one that is made of the URL
+    /// and of what the upstream says: so the parts that several exchanges bring of one film have one tag. Where it says
+    /// nothing, the tag is made of the generation.
     pub fn etag(&self) -> &EntityTag {
         &self.etag
     }
 
-    /// Whether clients are told the tag. They are not where the upstream says nothing and parts come by exchanges of
-    /// their own: nothing tells that these belong together, and a player that were to send one part's tag with its
-    /// request for the next would be refused.
+    /// Whether clients are told the tag: not where the upstream says nothing and parts come by exchanges of their own. A
+    /// player that sent one part's tag with its request for the next would be refused, and nothing tells that they match.
     pub fn shows_etag(&self) -> bool {
         self.shows_etag
     }
@@ -480,9 +486,8 @@ impl Object {
         progress.in_flight.piece_at(at).or_else(passing_through)
     }
 
-    /// Up to `len` bytes at `at`, waiting for the disk: for a blocking thread. Blocks that were not read
-    /// since the start are compared with their checksums first; one that does not match goes, with the
-    /// epoch.
+    /// Up to `len` bytes at `at`, waiting for the disk: for a blocking thread. Blocks that were not read since the start
+    /// are compared with their checksums first; one that does not match goes, with the epoch.
     ///
     /// # Errors
     /// As [`Object::read_now`].
@@ -543,13 +548,11 @@ impl Object {
     }
 
     pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
-        // Nothing panics with the lock held; if it did, the set would still be whole.
         lock(&self.progress)
     }
 
     /// Repeats outside the lock what the progress says inside it.
     pub(super) fn mirror(&self, progress: &Progress) {
-        // `whole` last: a thread that sees it set must see the other two.
         self.known_length
             .store(progress.length.unwrap_or(UNKNOWN), Ordering::Release);
         self.unverified.store(progress.unverified, Ordering::Release);

@@ -110,6 +110,7 @@ impl SmallBody {
     fn new(body: &[u8]) -> Arc<Self> {
         Arc::new(Self {
             bytes: Bytes::copy_from_slice(body),
+            // Acquire and Release: see the field.
             invalidated: AtomicBool::new(false),
         })
     }
