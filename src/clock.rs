@@ -69,11 +69,8 @@ impl ManualClock {
     /// A clock that stands at `start`, in whole seconds.
     pub fn at(start: SystemTime) -> Self {
         Self {
-            // Relaxed: see the field.
             seconds: AtomicU64::new(unix_seconds(start)),
-            // Relaxed: see the field.
             elapsed: AtomicU64::new(0),
-            // Relaxed: see the field.
             suspended: AtomicU64::new(0),
         }
     }

@@ -325,8 +325,12 @@ fn locks_and_atomics_have_their_reason() {
             let named = declared_type(line).unwrap_or_default();
             let is_lock = ["Mutex<", "RwLock<"].iter().any(|lock| named.contains(lock));
             let is_atomic = named.contains("Atomic");
-            // A parameter or a variable is declared elsewhere.
-            if !(is_lock || is_atomic) || line.contains("fn ") || line.contains("let ") || named.starts_with('&') {
+            // Parameters, variables and the values of a constructor are declared elsewhere.
+            let is_value = ["fn ", "let ", "::new(", "::default("]
+                .iter()
+                .any(|part| line.contains(part));
+            let is_static = line.trim_start().starts_with("static ");
+            if !(is_lock || is_atomic) || (is_value && !is_static) || named.starts_with('&') {
                 continue;
             }
             let comment = comment_above(&lines, index, |_| false);

@@ -596,11 +596,8 @@ fn new(id: StreamId, origin: StreamRequest, started: u64) -> Stream {
         stop: watch::Sender::new(None),
         joins: Mutex::default(),
         log: Mutex::new(Log::None),
-        // AcqRel and Acquire: see the field.
         first: AtomicU64::new(0),
-        // AcqRel and Acquire: see the field.
         end: AtomicU64::new(0),
-        // AcqRel and Acquire: see the field.
         listeners: AtomicUsize::new(0),
         left: Mutex::new(Instant::now()),
         kind: OnceLock::new(),

@@ -33,13 +33,9 @@ impl AccessStats {
     /// The statistics of a record.
     pub(super) fn of(record: &Record) -> Self {
         Self {
-            // Relaxed: see the field.
             last: AtomicU64::new(record.last_used),
-            // Relaxed: see the field.
             hits: AtomicU64::new(record.hits),
-            // Relaxed: see the field.
             persisted_last: AtomicU64::new(record.last_used),
-            // Relaxed: see the field.
             persisted_hits: AtomicU64::new(record.hits),
         }
     }

@@ -206,47 +206,33 @@ impl Object {
             url: record.url,
             generation: record.generation,
             created: record.created,
-            // Acquire and Release: see the field.
             pinned: AtomicBool::new(record.pinned),
             small_body: Arc::default(),
             head: ArcSwap::new(Head::new(record.representation, record.validated, &*shared.clock)),
             body,
-            // Acquire and Release: see the field.
             materialized: AtomicBool::new(true),
-            // AcqRel, Acquire, Release: see the field.
             manifest_bytes: AtomicU64::new(record.manifest_bytes),
             shared,
-            // Acquire and Release: see the field.
             whole: AtomicBool::new(whole),
-            // Acquire and Release: see the field.
             unverified: AtomicBool::new(record.unverified),
-            // Acquire and Release: see the field.
             known_length: AtomicU64::new(record.complete_length.unwrap_or(UNKNOWN)),
-            // Acquire and Release: see the field.
             without_parts: AtomicBool::new(false),
-            // Acquire and Release: see the field.
             discarded: AtomicBool::new(false),
             demand: Notify::new(),
             pass_through_demand: Notify::new(),
-            // Acquire and Release: see the field.
             pass_through: AtomicU8::new(0),
-            // Acquire and Release: see the field.
             has_pass_through: AtomicBool::new(false),
-            // Acquire and Release: see the field.
             has_in_flight: AtomicBool::new(false),
-            // AcqRel and Acquire: see the field.
             epoch: AtomicU64::new(0),
             residency: CachePadded::default(),
             progress: Mutex::new(progress),
             recorded: Mutex::new(durable),
             io: CachePadded::default(),
             arriving: Mutex::default(),
-            // Acquire and Release: see the field.
             has_unchecked: AtomicBool::new(!unchecked.is_empty()),
             unchecked: Mutex::new(unchecked),
             first_sums: Mutex::default(),
             comparing: Mutex::default(),
-            // AcqRel, Acquire, Release: see the field.
             complete_manifest: AtomicBool::new(whole),
             digest: Mutex::new(record.digest),
             digesting: Mutex::default(),
@@ -463,6 +449,8 @@ impl Object {
         if let Some(slice) = self.small_body.slice(at, len) {
             return Ok(Some(slice));
         }
+        // Noted before the bytes are read: a body that was taken away meanwhile is not cached.
+        let epoch = self.epoch();
         // A read error is reported by the blocking read that follows, which may take its time.
         let block = self.body.read_now(at, len).unwrap_or_default();
         if let Some(block) = &block
@@ -471,7 +459,7 @@ impl Object {
             && self.is_whole()
             && self.length() == Some(block.len() as u64)
         {
-            self.cache_small_body(block);
+            self.cache_small_body(block, epoch);
         }
         Ok(block)
     }

@@ -45,7 +45,6 @@ impl OpenObjects {
         Self {
             map: RwLock::default(),
             changing: Mutex::default(),
-            // Relaxed: see the field.
             crowded_at: AtomicUsize::new(idle),
             idle,
         }

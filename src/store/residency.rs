@@ -52,7 +52,6 @@ impl Default for ResidencyProbe {
     fn default() -> Self {
         Self {
             gate: Gate::new(&RULES),
-            // Relaxed: see the field.
             seen: AtomicU64::new(0),
         }
     }

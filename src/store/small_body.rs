@@ -110,7 +110,6 @@ impl SmallBody {
     fn new(body: &[u8]) -> Arc<Self> {
         Arc::new(Self {
             bytes: Bytes::copy_from_slice(body),
-            // Acquire and Release: see the field.
             invalidated: AtomicBool::new(false),
         })
     }
@@ -170,9 +169,8 @@ impl Object {
         self.small_body.0.load_full()
     }
 
-    /// Caches a small body, unless what was read may have been taken away meanwhile.
-    pub(super) fn cache_small_body(&self, body: &[u8]) {
-        let epoch = self.epoch();
+    /// Caches a small body that was read after `epoch`, unless bytes of it may have been taken away since.
+    pub(super) fn cache_small_body(&self, body: &[u8], epoch: u64) {
         let body = SmallBody::new(body);
         self.small_body.put(Some(Arc::clone(&body)));
         // In this order: a body for which there is no room is evicted by its own insertion.

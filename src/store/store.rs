@@ -121,11 +121,8 @@ impl Store {
                 sending: Sending::default(),
                 preallocation: Preallocation::default(),
                 inline_writes: InlineWriteGate::default(),
-                // Acquire and Release: see the field.
                 is_exact: AtomicBool::new(true),
-                // Relaxed: see the field.
                 bad_blocks: AtomicU64::new(0),
-                // Relaxed: see the field.
                 punched_bytes: AtomicU64::new(0),
                 _lock: lock,
                 _alive: alive,
@@ -133,18 +130,15 @@ impl Store {
             open: OpenObjects::new(descriptors),
             catalog_latency: CatalogLatency::default(),
             ended: Mutex::new(Some(ended)),
-            // AcqRel and Acquire: see the field.
             latest_generation: AtomicU64::new(began),
             believed: match stated {
                 Stated::Exactly(bytes) | Stated::AtMost(bytes) => bytes,
                 Stated::Nothing => 0,
             },
             recount: Mutex::new(UsageRecount::new(stated)),
-            // Acquire and Release: see the field.
             restoring: AtomicBool::new(is_new),
             tidy_at: Mutex::new(Some(Instant::now())),
             evicting: Mutex::default(),
-            // Relaxed: see the field.
             evicted: AtomicU64::new(0),
             untold: Mutex::default(),
         };

@@ -254,16 +254,11 @@ impl Budget {
                 };
                 state.tokens.0 -= 1.0;
                 let slot = Arc::new(Slot {
-                    // Relaxed: see the field.
                     class: AtomicU8::new(class as u8),
-                    // Relaxed: see the field.
                     proven: AtomicBool::new(false),
-                    // Relaxed: see the field.
                     moved: AtomicU64::new(0),
-                    // Relaxed: see the field.
                     resumes: AtomicBool::new(false),
                     called_back: Notify::new(),
-                    // Relaxed: see the field.
                     called: AtomicBool::new(false),
                 });
                 state.granted.insert(ticket, Arc::clone(&slot));

@@ -315,7 +315,7 @@ impl Owner {
         self.on_revalidation(object, span, exchange, permit, wants_bytes).await
     }
 
-    /// What the answer to a revalidation says of the object: it is unchanged, or another takes its place.
+    /// The answer to a revalidation: the object is unchanged, or another takes its place.
     async fn on_revalidation(
         &mut self,
         object: Arc<Object>,
