@@ -1,5 +1,10 @@
-//! One request to the upstream with all that surrounds it: its turn in the budget, where redirects
-//! led the last time, and what a refusal says.
+//! One request to the upstream with all that surrounds it: its turn in the budget, where redirects led the last time,
+//! and what a refusal says.
+//!
+//! A question is put once, and again only where another form of it may bring bytes, in this order: without the place
+//! that a redirect once led to, without other exchanges of ours beside it, of another node behind the same name, by
+//! another reader's URL, without `Range` (docs/decisions/0023). Where none of them helps, the refusal is told. One
+//! permit of the budget is held over all of them.
 
 use super::classify_reply::{is_media, is_page};
 use super::context::Context;
@@ -11,20 +16,22 @@ use crate::upstream::{Ask, Class, Exchange, Framing, Permit, Span, Target, Upstr
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// The most that is kept of the body of a refusal.
+/// The most that is kept of the body of a refusal. A judgement: error pages are some kilobytes, and each is held in
+/// memory while its trouble lasts.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
-/// The longest that is waited for it: the answer's status is what matters.
+/// The longest that is waited for it: the answer's status is what matters. A judgement.
 const REFUSAL_TIME: Duration = Duration::from_secs(2);
 
-/// How long an upstream rests that says 429 without saying how long.
+/// How long an upstream rests that says 429 without saying how long. A judgement: the shortest time that `Retry-After`
+/// can name.
 const TOO_MANY_REST: Duration = Duration::from_secs(1);
 
 /// Statuses by which upstreams refuse a second connection of one client; 458 is that of IPTV panels.
 const REFUSES_COMPANY: &[u16] = &[403, 458];
 
-/// How long exchanges that serve nobody may take to make way. A refusal that has another reason is told after this time,
-/// while a film plays from the same upstream.
+/// How long exchanges that serve nobody may take to make way. A refusal that has another reason is told after this
+/// time, while a film plays from the same upstream. A judgement.
 const COMPANY_LEAVES: Duration = Duration::from_secs(3);
 
 /// Statuses by which upstreams answer a request that has a `Range`, and not the same without.
@@ -34,18 +41,18 @@ const REFUSES_RANGES: &[u16] = &[405, 406, 412, 501];
 const MAY_REFUSE_RANGES: &[u16] = &[400, 403, 404, 500];
 
 /// How often nodes behind one name are asked again where one fails, and how long the first of them is waited for; each
-/// time twice as long.
+/// time twice as long. Three times, after 50, 100 and 200 ms (docs/decisions/0023).
 const MOST_NODES: u32 = 3;
 const NODE_REST: Duration = Duration::from_millis(50);
 
-/// How often an upstream that refuses company is asked again by one that is alone; the waits double from [`NODE_REST`], to
-/// one and a half seconds together.
+/// How often an upstream that refuses company is asked again by one that is alone; the waits double from [`NODE_REST`],
+/// to one and a half seconds together. A judgement.
 const NOTICES_AFTER: u32 = 5;
 
 /// A reply, as far as a fill tells them apart.
 #[derive(Debug)]
 pub(super) enum AskOutcome {
-    /// A success, 304 or 416: [`super::join`] says what it is worth.
+    /// A success, 304 or 416: `classify_reply` says what it is worth.
     Exchange(Box<Exchange>),
     /// Any other status, and whose request it was.
     Refused(Refusal, Arc<Target>),
@@ -85,7 +92,7 @@ pub(super) async fn ask(
     Ok(AskOutcome::Refused(refusal(exchange, None).await, asked))
 }
 
-/// Whether [`super::join`] says what a reply with that status is worth.
+/// Whether `classify_reply` says what a reply with that status is worth.
 pub(super) fn brings_bytes(status: u16) -> bool {
     matches!(status, 200 | 206 | 304 | 416)
 }
@@ -122,6 +129,7 @@ pub(super) async fn ask_any(
             return Err(error);
         }
     };
+    // Before the status is looked at: an upstream that refuses is up.
     permit.answered();
     let status = exchange.reply.status;
     if brings_bytes(status) {

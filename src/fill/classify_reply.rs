@@ -1,6 +1,20 @@
 //! Classification of replies: whether a reply's bytes continue what is stored, begin anew, or are refused. Pure.
 //!
 //! Nothing is shifted to fit. A reply that contradicts the question or itself brings no byte.
+//!
+//! ```text
+//! 200 206 ─ a page, nothing, or coded bytes where a film is known ──► Imposter: what is stored stays
+//!         ├ another range than was asked, lengths that differ ──────► Contradiction
+//!         ├ the known strong validator ─────────────────────────────► Continues: joined anywhere
+//!         ├ the known weak tag and an old date, the same length ────► Agrees: joined where the bytes agree
+//!         ├ another strong tag, the same date and length ───────────► OtherNode: asked again
+//!         └ else ───────────────────────────────────────────────────► Begins
+//! 304 ──► NotModified      416 ──► Unsatisfiable      any other ──► Status
+//! ```
+//!
+//! The order matters. An imposter is found before validators are compared: a page in the place of a film has a tag of
+//! its own, and would begin a generation. A contradiction is found before them too: the right tag on another range
+//! would put bytes in the wrong place.
 
 use crate::header::{ContentRange, Validators, codes_content, parse_date};
 use crate::ranges::{ByteOffset, ByteRange};
@@ -73,6 +87,7 @@ pub(super) fn classify_reply(known: Option<KnownObject<'_>>, asked: Span, reply:
         }
     }
     match reply.status {
+        // Some servers send a part under 200 with its `Content-Range`; taken for the whole, it would be a shorter film.
         200 if is_part(reply) => part(known, asked, reply),
         200 => whole(known, reply),
         206 if reply.content_encoded => ReplyClass::Contradiction("206 with a content_encoded body"),
@@ -185,8 +200,8 @@ fn is_other_node(known: &Validators, reply: &Validators) -> bool {
     strong(known) && strong(reply) && date(known) == date(reply)
 }
 
-/// A reply with another status than those of [`join`], as a representation of its own: it says something of
-/// the resource, and its body has no ranges.
+/// A reply with another status than those that [`classify_reply`] takes for bytes, as a representation of its own: it says
+/// something of the resource, and its body has no ranges.
 pub(super) fn statement(reply: &Reply) -> (Representation, BodySpan) {
     let total = match reply.framing {
         Framing::Length(length) => Some(length),

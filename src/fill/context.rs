@@ -1,4 +1,9 @@
 //! The context that all fills share, with the map of fills under way.
+//!
+//! Each lock is held for moments, none over an await, and only `punching` over the disk. Order, where one is taken
+//! under another: `punching`, `fills`; under `fills` the phase of a fill, the store's map of open objects and the head
+//! of an object are looked at. `hit_for_miss`, `distrusted` and `owners` are taken under no other lock, and no other is
+//! taken under them.
 
 use super::hit_for_miss::HitForMiss;
 use super::registry::FillSettings;
@@ -28,13 +33,20 @@ pub(super) struct Context {
     pub(super) stopping: watch::Sender<bool>,
     /// Counts the times that the machine has slept.
     pub(super) woken: watch::Sender<u64>,
-    /// Held by who makes room inside objects.
+    /// Held by the blocking thread that makes room inside objects, from the first attempt until the write has its room:
+    /// over reads of the catalog, punches and writes, so for as long as the disk takes. One caller at a time, lest room
+    /// for one piece is made twice. No async task takes it.
     pub(super) punching: Mutex<()>,
+    /// The fills that readers may join, by object. Held for a look, an insertion or a removal; a reader counts itself
+    /// under it, and `retire` looks at that count under it. Neither the disk nor an await is waited for under it.
     fills: Mutex<HashMap<ObjectId, Arc<FillState>>>,
-    /// URLs whose replies are for one client each.
+    /// URLs whose replies are for one client each. Held for a look or an insertion; a full one is swept then, some
+    /// thousand entries.
     hit_for_miss: Mutex<HitForMiss>,
-    /// URLs under whose weak validators bytes have differed.
+    /// URLs under whose weak validators bytes have differed. Held like `hit_for_miss`.
     distrusted: Mutex<HitForMiss>,
+    /// The tasks of all owners, for `stop` to wait for. Held while one is spawned and those that have ended are reaped;
+    /// `stop` takes the set out, and waits without it.
     pub(super) owners: Mutex<JoinSet<()>>,
 }
 
@@ -68,6 +80,7 @@ impl Context {
 
     /// The fill goes on for the readers that have joined it: requests arriving after this are not coalesced.
     pub(super) fn set_apart(&self, shared: &Arc<FillState>, why: NotStored) {
+        // The reason first: a caller that finds the fill detached finds it.
         let _ = shared.not_stored.set(why);
         shared.detached.store(true, Ordering::Release);
         let id = shared.key.id();

@@ -1,4 +1,11 @@
 //! The handle by which a reader holds a fill.
+//!
+//! While a cursor is held its reader is counted, and the fill goes on for it; dropping the cursor is leaving. A cursor
+//! waits for the head and for refusals, never for bytes: these are waited for at the object, and found there whoever
+//! brought them. It says where the reader is, by which read-ahead is measured, and tells why a reader waits.
+//!
+//! A cursor outlives its fill: then `is_over` is true, the object stays readable, and a byte that is missing needs
+//! another join.
 
 use super::context::Context;
 use super::plan::{NEAR_BYTES, NEAR_SECONDS};
@@ -111,6 +118,8 @@ impl Cursor {
             .rate()
             .map_or(0, |rate| (rate * NEAR_SECONDS) as u64)
             .max(NEAR_BYTES);
+        // Under this lock a session is ended that serves nobody: one that is found here goes on
+        // (`FillState::ends_unattended`).
         let status = lock(&self.shared.status);
         if is_near && !status.dead_end {
             return true;

@@ -1,14 +1,19 @@
 //! Hit-for-miss: URLs whose replies are for one client each, so that requests for them are not coalesced: those that
 //! waited for another's reply would wait in vain, one behind the other.
+//!
+//! A URL is noted when its reply turns out to be one client's (docs/decisions/0011), and forgotten with the next reply
+//! that may be shared. An entry that is missing costs one wait, an entry too many costs one coalescing; so the table
+//! may lose any of them.
 
 use crate::key::ObjectId;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How long the next reply of a URL is taken to be of the same kind.
+/// How long the next reply of a URL is taken to be of the same kind. Two minutes: a judgement (docs/decisions/0011).
 const REMEMBERED: Duration = Duration::from_secs(120);
 
-/// The most URLs that are remembered; when there are more, all are forgotten, which costs one wait each.
+/// The most URLs that are remembered; when there are more, all are forgotten, which costs one wait each. A judgement:
+/// half a megabyte of ids and times.
 const MOST: usize = 16_384;
 
 #[derive(Debug, Default)]
@@ -16,6 +21,7 @@ pub(super) struct HitForMiss(HashMap<ObjectId, Instant>);
 
 impl HitForMiss {
     pub(super) fn note(&mut self, id: ObjectId, now: Instant) {
+        // Expired entries go first.
         if self.0.len() >= MOST {
             self.0
                 .retain(|_, since| now.saturating_duration_since(*since) < REMEMBERED);

@@ -1,4 +1,8 @@
 //! Positions of readers and their rates, by which read-ahead is measured; and the pattern of their visits.
+//!
+//! A position is written by the reader's body with each block that it has sent, and read by the owner when it plans.
+//! Offsets and ends are in bytes of the object, rates in bytes per second. The pattern tells readers in sequence (each
+//! begins where another ended, so the next is known beforehand) from those that jump.
 
 use crate::ranges::ByteOffset;
 use crate::sync::lock;
@@ -6,10 +10,11 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// The rate is that of the last so long.
+/// The rate is that of the last so long. A judgement: longer than the pauses between the bursts in which players read.
 const WINDOW: Duration = Duration::from_secs(4);
 
-/// The position of a reader, written by its body, read by the fill.
+/// The position of a reader, written by its body, read by the fill. Its lock is held for a copy or an addition:
+/// position, end and rate belong together. No other lock is taken under it.
 #[derive(Debug)]
 pub(super) struct ReaderPosition(Mutex<ReaderProgress>);
 
@@ -60,10 +65,11 @@ impl ReaderPosition {
     }
 }
 
-/// Wishes that are remembered.
+/// Wishes that are remembered. A judgement.
 const REMEMBERED: usize = 32;
 
-/// Of these so many are taken for readers that will be back.
+/// Of these so many are taken for readers that will be back. A judgement: each keeps up to 48 MiB from being punched
+/// out (`retention`).
 const LATEST: usize = 4;
 
 /// The latest wishes of all readers, and whether they come in sequence.

@@ -1,7 +1,39 @@
-//! One fill per object, however many readers come, and the handle that readers hold.
+//! The registry of fills: one fill for each object, however many readers come.
 //!
-//! Lock: `fills` (context.rs), held for moments. A fill leaves the map under it, and only while nobody has
-//! joined, so a reader either finds the living fill or starts the next.
+//! The map of fills (`Context::fills`, by object id) has the fills that another reader may join. Where a fill is in its
+//! life is told by that map and by two flags of its state:
+//!
+//! ```text
+//! join, none in the map                   join_alone, join_apart, detach_request
+//!       │ insert, count the reader                       │ never in the map
+//!       ▼                                                ▼
+//!    shared ──────── set_apart, detach ────────────► detached    no other reader joins it;
+//!       │    (one client's reply; a purge)               │       those that have joined go on
+//!       │                                                │
+//!       └── retire: no reader is counted, the object ────┤
+//!           is whole, or the fill has failed             ▼
+//!                                                      over      brings nothing more: a reader
+//!                                                                that lacks bytes joins another
+//! ```
+//!
+//! `join` does four things under the lock of the map: it finds a fill that is open to the wish, or begins one; looks
+//! once more for the object in the store; makes the owner; counts the reader. `retire` looks at that count under the
+//! same lock, sets `over` and removes the fill. From this follows what readers rely on:
+//!
+//! - A reader that joins is counted by a fill that is not over. Were it counted after the lock, the fill could retire
+//!   in between, and the reader would wait for bytes that nobody brings.
+//! - A fill that is over is not found. A reader that meets one (`Cursor::is_over`) joins again, and begins the next.
+//! - An object is not fetched twice. The fill that stored it may have retired between a reader's look into the store
+//!   and its join; its object was stored before it left the map, so the second look finds it open.
+//! - One owner at a time plans for an object that others may find. A detached fill has an object of its own, or serves
+//!   out the readers of one that was purged. A fill whose object is whole is only winding up, and the next may take its
+//!   place in the map: `retire` and `set_apart` remove a fill only where it is the one that is there.
+//!
+//! The owner's task is spawned last, when the reader's wish, place and hint are noted: the task may run at once on
+//! another thread, and a fill that knows of no wish would end.
+//!
+//! Order of locks: `fills` first. Under it a fill's phase, the store's map of open objects and an object's head are
+//! looked at; the disk, an upstream and an await are not waited for. A reader's wish is noted after it is released.
 
 use super::AfterLastReader;
 use super::context::Context;
@@ -216,8 +248,10 @@ impl Registry {
             begins = Some(Owner::new(Arc::clone(&self.context), Arc::clone(&shared), known));
             shared
         });
+        // Under the lock: `retire` looks at the count under it.
         shared.count_reader();
         drop(fills);
+        // Not under the lock of the fills: the target has one of its own.
         if collapsed {
             shared.renew(target);
         }
@@ -354,6 +388,7 @@ impl Registry {
 
     fn spawn(&self, owner: Owner, start: Start) {
         let mut owners = lock(&self.context.owners);
+        // A set keeps its ended tasks until they are asked for.
         while owners.try_join_next().is_some() {}
         let thread = owner.thread().clone();
         owners.spawn_on(owner.run(start), &thread);
@@ -376,6 +411,8 @@ impl Registry {
             let mut held = lock(&self.context.owners);
             std::mem::take(&mut *held)
         };
+        // Outside the lock, which no task may hold over an await. A fill that begins meanwhile sees the order, and
+        // ends.
         while owners.join_next().await.is_some() {}
     }
 }

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use url::Url;
 
-/// Pieces of a body that wait between the two sides, each way.
+/// Pieces of a body that wait between the two sides, each way. A judgement: it bounds what a relayed body holds in
+/// memory.
 const PIECES: usize = 4;
 
 /// The body of a request on its way to the upstream.
@@ -63,7 +64,8 @@ pub struct Relayed {
     pub pieces: mpsc::Receiver<Result<Bytes, UpstreamError>>,
 }
 
-/// The longest answer to a POST that is kept for later GETs, in bytes: it is held in memory until it is whole.
+/// The longest answer to a POST that is kept for later GETs, in bytes: it is held in memory until it is whole. A
+/// judgement.
 const MOST_KEPT_BYTES: usize = 1 << 20;
 
 /// The part of an answer that is kept while it is relayed.
@@ -157,6 +159,7 @@ impl Registry {
         let silent_too = silent.clone();
         let thread = slot.thread().clone();
         thread.spawn(async move {
+            // Held to the end: the runtime counts this exchange among its fills.
             let _seat = slot;
             let turn = context.client.budget_of(&target.url);
             let turn = tokio::select! {

@@ -14,18 +14,20 @@ use crate::store::{Object, StoreError};
 use crate::sync::lock;
 use std::sync::Arc;
 
-/// Bytes are punched out in blocks of this length: their checksums then go with them.
+/// Bytes are punched out in blocks of this length, which is that of a checksum: their checksums then go with them.
 const BLOCK_BYTES: u64 = 1 << 20;
 
-/// Bytes that are punched out at once, where there are so many: each time the catalog is written out.
+/// Bytes that are punched out at once, where there are so many: each time the catalog is written out. A judgement: as
+/// much as is recorded at once.
 const AT_ONCE_BYTES: u64 = 4 << 20;
 
-/// The most that is kept of an object's beginning, of its end, and behind a reader; less where the quota is
-/// small.
+/// The most that is kept of an object's beginning and of its end, each; less where the quota is small. A judgement.
 const EDGE_BYTES: u64 = 4 << 20;
+/// The most that is kept behind a reader; less where the quota is small. A judgement: half a minute of a film of 8
+/// Mbit/s.
 const BACK_BYTES: u64 = 32 << 20;
 
-/// Bytes that are kept for a reader that has just left and may be back for the next piece.
+/// Bytes that are kept for a reader that has just left and may be back for the next piece. A judgement.
 const NEXT_BYTES: u64 = 16 << 20;
 
 /// The window of bytes that are kept, by their distance from a reader and from both ends.
@@ -108,6 +110,7 @@ impl Context {
         if lacks_room(&written).is_some() && shared.has_readers() {
             // One caller makes room at a time: room for one piece is not made twice.
             let _one = lock(&self.punching);
+            // The caller that held the lock before may have made room for this piece too.
             written = self.store.write(object, at, pieces);
             while let Some(missing) = lacks_room(&written) {
                 if !self.punch(shared, missing) {

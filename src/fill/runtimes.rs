@@ -12,10 +12,10 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 
-/// How long what still writes may take when the threads end.
+/// How long what still writes may take when the threads end. A judgement.
 const ENDING: Duration = Duration::from_secs(5);
 
-/// The time for the threads themselves to end, beyond that.
+/// The time for the threads themselves to end, beyond that. A judgement.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
 /// Where the tasks of fills run.
@@ -28,7 +28,8 @@ pub struct FillRuntimes {
 #[derive(Debug, Clone)]
 pub(super) struct RuntimeSlot {
     thread: Handle,
-    /// `Arc::strong_count - 1` is the number of fills on this runtime.
+    /// `Arc::strong_count - 1` is the number of fills on this runtime. A count without a lock: where two fills come at
+    /// once both may choose one runtime, which costs some balance.
     taken: Arc<()>,
 }
 
@@ -42,7 +43,8 @@ impl RuntimeSlot {
 #[derive(Debug)]
 pub struct RunningRuntimes {
     ending: watch::Sender<bool>,
-    /// Yields nothing, and ends when all of them have.
+    /// Yields nothing, and ends when all of them have. A lock, since a receiver alone cannot be shared between threads;
+    /// held for the whole wait by the one caller that ends the threads.
     ended: Mutex<Receiver<()>>,
 }
 

@@ -1,9 +1,34 @@
 //! A session: one exchange at one position, which moves bytes from the upstream to the store until it meets its end.
 //!
-//! The session moves bytes and reports how it ended; it decides nothing. What has arrived together
-//! is written together (write_batch.rs): where that may wait for the disk on a blocking thread, so that no other fill is
-//! delayed. Readers have it before it is written. What the disk does not take is
-//! passed on to readers that wait for it, piece by piece, as they take it; where none waits the session ends.
+//! The session moves bytes and reports how it ended; it decides nothing. Its position is shared with the owner and with
+//! readers: the bytes from `at` to `stop` are promised by it, and no other session is asked for them.
+//!
+//! ```text
+//!         turn in the budget          first bytes
+//! Queued ──────────────────► Asked ───────────────► Moving ──► Outcome
+//!    │ cancel: a new plan     ▲  │ refused, or no answer:
+//!    ▼ has no use for it      │  ▼ the owner judges
+//! cancelled                adopted: a reply that has opened the fill begins here
+//! ```
+//!
+//! `receive` is the whole of a session that moves:
+//!
+//! 1. Bytes that overlap with those that are here are compared, where a weak validator is all that joins the two.
+//! 2. At the stop, or where it serves nobody at its leash: what is left is written, and the session ends.
+//! 3. The next pieces are taken: one is waited for, and then all that have come with it.
+//! 4. The stop is read once more, since another session may have begun meanwhile at a byte that this one would have
+//!    come to; what lies behind it is cut off.
+//! 5. The batch publishes the pieces: readers have them, and `at` is past them. Then it writes them (write_batch.rs),
+//!    inline or on a blocking thread, so that no other fill is delayed. What the disk does not take is forwarded to
+//!    readers that wait for it, piece by piece, as they take it; where none waits the session ends.
+//! 6. Progress is counted after that: bytes that the disk has refused and no reader has taken are none.
+//!
+//! A stop of 0 ends a session from outside. It writes no more than what it has published: that a reader may have had,
+//! and nobody else will bring it.
+//!
+//! The owner and the sessions of one fill run on one thread (runtimes.rs), so none of them sees another half-way
+//! through a step. The fields of the position are atomics for the blocking threads that write, which move `at` and read
+//! `stop`, and for readers and the API, which only look.
 
 use super::classify_reply::BodySpan;
 use super::context::Context;
@@ -26,32 +51,42 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-/// The most that is written at once, in bytes: bounds what a session holds in memory.
+/// The most that is written at once, in bytes: bounds what a session holds in memory. A judgement.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// The same for a stream: there are many of them, none in a hurry.
+/// The same for a stream: there are many of them, none in a hurry. A judgement.
 const STREAM_BATCH_BYTES: usize = 64 * 1024;
 
-/// Bytes that a session must bring to count as progress.
+/// Bytes that a session must bring to count as progress. A judgement: more than a header and an error page.
 const PROGRESS_BYTES: u64 = 64 * 1024;
 
-/// The stage of a session that was given up before its turn.
+/// The stage of a session that was given up before its turn: no number of a [`SessionStage`].
 const CANCELLED: u8 = u8::MAX;
 
 /// Where a session is, readable while it runs.
 #[derive(Debug)]
 pub(super) struct SessionPosition {
-    /// The next byte it will bring.
+    /// The next byte that the session will bring. AcqRel (`fetch_max`) behind each publication and each write, Acquire
+    /// where it is read: a plan that sees it finds the bytes before it. Release where it is set: behind bytes that were
+    /// forwarded, back where the disk has refused some (`WriteBatch::give_up`), and where a reply begins elsewhere.
     pub(super) at: AtomicU64,
-    /// Where it ends; only ever lowered, once it has been asked for.
+    /// Where the session ends; lowered only (`fetch_min`, AcqRel), once it has been asked for, unless the reply turns
+    /// out to bring the whole; 0 once it is ended. Release where it is set, Acquire where it is read: a writer that
+    /// sees 0 because the fill has retired sees `over` too.
     pub(super) stop: AtomicU64,
-    /// Bytes that it has brought.
+    /// Bytes that the session has brought. Relaxed where they are added: a count that orders nothing. It is read with
+    /// Acquire, which pairs with nothing, and needs not.
     pub(super) moved: AtomicU64,
+    /// A [`SessionStage`], or [`CANCELLED`]. AcqRel where a session leaves the queue: of its turn and its cancellation
+    /// one succeeds. Release and Acquire else; a caller that only looks may be late.
     stage: AtomicU8,
     /// When it was asked for.
     asked: OnceLock<Instant>,
-    /// The byte at which it ends while it serves nobody, and how many readers had come when that was set.
+    /// The byte at which the session ends while it serves nobody. AcqRel where it is set, behind `leashed_at_arrival`,
+    /// and Acquire where it is read: a session that sees the leash sees the count that belongs to it. Release where it
+    /// is lifted.
     leash: AtomicU64,
+    /// How many readers had come when the leash was set. Release and Acquire; see `leash`.
     leashed_at_arrival: AtomicU64,
 }
 
@@ -172,15 +207,19 @@ pub(super) enum Outcome {
     Disagrees,
 }
 
-/// How long a session that passes bytes on waits for the next reader: it holds a connection.
+/// How long a session that passes bytes on waits for the next reader: it holds a connection. Two seconds:
+/// docs/decisions/0009.
 const UNWANTED_AFTER: Duration = Duration::from_secs(2);
 
-/// A stream makes room in its own log so often for one piece, by so many bytes at least, in multiples of so many.
+/// How often a stream makes room in its own log for one piece: a judgement; each time halves the log.
 const MOST_ROOM_MADE: usize = 4;
+/// The least that a stream drops of its log at once, in bytes: a judgement, since each time writes the catalog out.
 const LEAST_ROOM: u64 = 512 * 1024;
+/// A log is dropped up to a multiple of this many bytes: a judgement, whole pages on any machine.
 const ROOM_GRAIN: u64 = 64 * 1024;
 
-/// How long after the last reader has left it still waits.
+/// How long after the last reader has left a session that passes bytes on still waits. As long as the background does
+/// before it begins (`wishes::PEACE`).
 const BETWEEN_PIECES: Duration = Duration::from_millis(250);
 
 /// The target of a session's bytes.
@@ -208,6 +247,7 @@ pub(super) async fn receive(
     let position = &sink.position;
     let framing = exchange.reply.framing;
     let mut on_progress = Some(on_progress);
+    // Bytes before that are compared, not written.
     let begin = compared_to.unwrap_or(brings.at).max(brings.at);
     let mut left_over = match compare(&mut exchange, sink, brings.at, begin).await {
         Ok(left_over) => Some(left_over).filter(|piece| !piece.is_empty()),
@@ -258,6 +298,7 @@ pub(super) async fn receive(
             Err(error) => return Outcome::Disk(error),
         };
         if count > 0 {
+            // After the batch was taken: a failed write is no progress.
             position.moved.fetch_add(count, Ordering::Relaxed);
             lock(&sink.shared.throughput).add(count, Instant::now());
             position.set_stage(SessionStage::Moving);
@@ -330,6 +371,7 @@ async fn compare(
 /// blocking thread.
 fn are_stored(object: &Object, mut at: ByteOffset, mut bytes: &[u8]) -> Option<bool> {
     while !bytes.is_empty() {
+        // Bytes may be retracted while they are read; then the epoch has risen.
         let epoch = object.epoch();
         if object.available().run_at(at)? < at + bytes.len() as u64 {
             return None;

@@ -1,12 +1,14 @@
 //! The state that a fill shares with its readers: one for each fill, held by its owner and by every cursor.
 //!
-//! Readers say that they come and leave, where they are, and what they came with (`readers`, `arrivals`, `positions`, `access`,
-//! `target`); the owner says how far the fill is (`phase`, `trouble`, `status`). A reader counts itself among the readers before
-//! the arrivals and says its place last; it takes its place away before it is counted out. The owner reads the arrivals first, so
-//! a reader that it finds counted and without a place is one that is still coming.
+//! Readers say that they come and leave, where they are, and what they came with (`readers`, `arrivals`, `positions`,
+//! `access`, `target`); the owner says how far the fill is (`phase`, `trouble`, `status`). A reader counts itself among
+//! the readers before the arrivals and says its place last; it takes its place away before it is counted out. The owner
+//! reads the arrivals first, so a reader that it finds counted and without a place is one that is still coming, or is
+//! leaving at this moment.
 //!
-//! Locks are held for moments, in this order where one is taken under another: `target`, `spare`; and the object's progress
-//! under `status`.
+//! Locks are held for moments, in this order where one is taken under another: `target`, then `spare`, the trouble and
+//! the object's progress; the phase, then `positions` with each reader's own, `access` and the object's progress
+//! (retention.rs). `status`, `location` and `throughput` are taken alone.
 
 use super::position::{AccessPattern, ReaderPosition, ReaderProgress};
 use super::registry::{Phase, Trouble, Want};
@@ -28,37 +30,60 @@ use url::Url;
 #[derive(Debug)]
 pub(super) struct FillState {
     pub(super) key: ObjectKey,
+    /// The target to ask for. A lock, since readers replace it while sessions ask; held for a copy, and by the owner
+    /// while it decides whether a refusal is a failure, so that no reader renews the target meanwhile. `spare` and the
+    /// trouble are taken under it.
     target: Mutex<Arc<Target>>,
-    /// Another URL for the same object, which the latest reader came with: it may be signed anew, or
-    /// have a signature that is worth nothing. It is tried when the target itself opens nothing more.
+    /// Another URL for the same object, which the latest reader came with: it may be signed anew, or have a signature
+    /// that is worth nothing. It is tried when the target itself opens nothing more. Its lock is held for a copy.
     spare: Mutex<Option<Arc<Target>>>,
+    /// A reader has come with another target since the owner last looked. Release when it is set, under the lock of the
+    /// target, AcqRel when it is taken, Acquire when a joining reader looks; the targets themselves lie under their
+    /// locks.
     pub(super) renewed: AtomicBool,
-    /// Where redirects led, and when.
+    /// Where redirects led, and when: written by the sessions that were redirected, read by those that ask next. Its
+    /// lock is held for a copy.
     location: Mutex<Option<(Url, Instant)>>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) trouble: watch::Sender<Option<Trouble>>,
+    /// How many cursors there are. AcqRel when one comes or goes, Acquire when they are counted: an owner that finds a
+    /// reader gone finds in `access` when it left. A joining reader is counted under the lock of the fills, under which
+    /// the fill is retired.
     pub(super) readers: AtomicUsize,
-    /// How many readers have ever come.
+    /// How many readers have ever come. AcqRel when one is counted, behind `readers`, and Acquire when the owner reads
+    /// it, before `readers`: an arrival that is seen is a reader that is counted, or has left.
     arrivals: AtomicU64,
-    /// A reader has asked for bytes, so completing the object is worth while.
+    /// A reader has asked for bytes, so completing the object is worth while. AcqRel when it is set, behind that
+    /// reader's hint and wish, and Acquire when the owner looks.
     pub(super) bytes_wanted: AtomicBool,
-    /// Where readers were last: the holes after it are filled first.
+    /// Where readers were last: the holes after it are filled first. Relaxed: an old one begins elsewhere, and orders
+    /// nothing.
     pub(super) hint: AtomicU64,
-    /// Where the wishes of the latest readers ended.
+    /// Where the wishes of the latest readers ended. Its lock is held for an entry or a copy: by readers that come and
+    /// leave, and by the owner.
     pub(super) access: Mutex<AccessPattern>,
     /// Rung when a reader joins or leaves.
     pub(super) changed: Notify,
-    /// The fill has left the map, and brings nothing more.
+    /// The fill has left the map, and brings nothing more. Release when it is set, under the lock of the fills, and
+    /// Acquire when it is read: a reader that sees it joins under that lock, and finds another fill. A fill that
+    /// retires sets it before its sessions' stops are zero, so a writer that sees such a stop sees this too.
     pub(super) over: AtomicBool,
     /// The object was purged, or is not to be shared: the fill goes on for the readers it has, and no other joins it.
+    /// Release when it is set, behind `not_stored`, and Acquire when the owner looks.
     pub(super) detached: AtomicBool,
     /// Why the reply is not kept.
     pub(super) not_stored: OnceLock<NotStored>,
     /// The stream that it logs, where it is one.
     stream: OnceLock<Arc<Stream>>,
+    /// The bytes that have come lately. Its lock is held for an addition, once for each batch of a session, and for a
+    /// look.
     pub(super) throughput: Arc<Mutex<Throughput>>,
-    /// The positions of all readers; a cursor that is dropped takes its own away.
+    /// The positions of all readers; a cursor that is dropped takes its own away. Its lock is held while one is added
+    /// or taken away, and while all are copied, each under its own lock then.
     positions: Mutex<Vec<Arc<ReaderPosition>>>,
+    /// The owner's status. Its lock is held while the owner puts a new one in, while readers look which sessions there
+    /// are, and while it is decided that one ends that serves nobody: a reader is either counted before that, or does
+    /// not find the session.
     pub(super) status: Mutex<FillStatus>,
 }
 
@@ -74,7 +99,8 @@ pub(super) struct FillStatus {
     pub(super) dead_end: bool,
 }
 
-/// How long the place that redirects led to is asked directly.
+/// How long the place that redirects led to is asked directly. A judgement: where the place has gone before, one
+/// request is in vain (`ask`).
 const LOCATION_LIFETIME: Duration = Duration::from_secs(300);
 
 impl FillState {
@@ -134,6 +160,7 @@ impl FillState {
     /// is never replaced by one.
     pub(super) fn renew(&self, target: &Arc<Target>) {
         let mut held = lock(&self.target);
+        // The same URL with the same trust brings nothing new: a failure of one is that of the other.
         let same = held.url == target.url && held.trust == target.trust;
         match (held.trust, target.trust) {
             // One client's credentials are not used for others.

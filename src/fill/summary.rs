@@ -1,4 +1,8 @@
 //! How fills look from outside: a line each, and why their readers wait.
+//!
+//! A summary is put together from several locks, one after the other, each held for a copy: its figures are each true,
+//! and may be some moments apart. Nothing here changes a fill or waits for one, so the API may ask as often as it
+//! likes.
 
 use super::context::Context;
 use super::registry::Phase;

@@ -1,9 +1,14 @@
 //! The rate at which a fill proceeds, for honest `Retry-After` and for judging distances.
+//!
+//! Bytes are counted when a batch of them has been taken, in windows: the rate is that of the window under way, and of
+//! the one before while that has just begun. It is begun anew where the first session of a fill begins, so that a rest
+//! is not averaged in.
 
 use std::time::{Duration, Instant};
 
+/// The length of a window: a judgement.
 const WINDOW: Duration = Duration::from_secs(2);
-/// Shorter samples say more about the first packet than about the line.
+/// Shorter samples say more about the first packet than about the line. A judgement.
 const SHORTEST: Duration = Duration::from_millis(100);
 
 /// Bytes per second over the last seconds.
@@ -46,6 +51,7 @@ impl Throughput {
         let elapsed = now.saturating_duration_since(self.since);
         let current = self.bytes as f64 / elapsed.as_secs_f64().max(f64::EPSILON);
         match self.previous {
+            // A window that has just begun tells less than the one before.
             Some(previous) if elapsed < WINDOW / 4 => Some(previous),
             _ if elapsed < SHORTEST || self.bytes == 0 => None,
             _ => Some(current),

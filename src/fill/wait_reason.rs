@@ -1,4 +1,8 @@
 //! Why a reader waits, in a word and in figures. Pure.
+//!
+//! The reasons are looked for in this order: the disk; a session that is near and slow; a session that is far, of an
+//! upstream without ranges; a rest, of the fill or of its upstream; and else the budget. A session that still queues is
+//! no reason: its turn is.
 
 use crate::api::{SessionStage, SessionSummary, WaitReason};
 use crate::ranges::ByteOffset;
@@ -16,7 +20,8 @@ pub(super) struct Situation {
     pub(super) ranges: bool,
 }
 
-/// A reader this far ahead of a session waits for one of its own, or for the whole line to pass.
+/// A reader this far ahead of a session waits for one of its own, or for the whole line to pass. A judgement, twice
+/// what counts as near in a plan.
 const FAR_BYTES: u64 = 1 << 20;
 
 impl Situation {

@@ -1,6 +1,6 @@
 //! The bytes that a session has received and not written yet.
 //!
-//! Readers have it from memory as soon as it is here. It is written in steps that end where the file has a whole number
+//! Readers have them from memory as soon as they are here. They are written in steps that end where the file has a whole number
 //! of them: the kernel keeps what is written so in few large pieces, and both the write and all later reads take half
 //! the time. So the end of what has come waits a moment for what follows it. A step that is a copy into memory and nothing
 //! more is written where it has arrived, others on a thread that may wait.
@@ -16,20 +16,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The length of a step, in bytes. The kernel finds the pages of pieces that are so long, or longer, one level up in its
-/// tree: with half as long ones that tree is megabytes for a film, and a hit of 16 KiB takes 0.4 µs more. The position of
-/// a session lags behind what it has written by this much at most.
+/// The length of a step, in bytes. The kernel finds the pages of pieces that are so long, or longer, one level up in
+/// its tree: with half as long ones that tree is megabytes for a film, and a hit of 16 KiB takes 0.4 µs more. The
+/// position of a session lags behind what it has written by this much at most. Measured: docs/decisions/0021; steps of
+/// 512 KiB and more gain nothing (docs/performance.md).
 const STEP_BYTES: u64 = 256 * 1024;
 
 const _: () = assert!(STEP_BYTES < NEAR_BYTES, "a reader at the end of a step must look near");
 
-/// How long what has come waits to be written with what follows it.
+/// How long what has come waits to be written with what follows it. A judgement (docs/decisions/0015): readers have
+/// those bytes meanwhile.
 const LINGER: Duration = Duration::from_millis(25);
 
-/// With less room than this it is not certain that anything of an object can be stored.
+/// With less room than this it is not certain that anything of an object can be stored. A judgement.
 const SCARCE_BYTES: u64 = 64 * 1024;
 
-/// The end of an object is not handed on before it is written: who has had all of it finds it stored.
+/// The end of an object is not handed on before it is written: who has had all of it finds it stored. A page: a
+/// judgement (docs/decisions/0015).
 const LAST_BYTES: u64 = 4096;
 
 /// The bytes from `at` on. What readers could take of them is written also where the session ends, and this is dropped:
@@ -215,6 +218,8 @@ impl WriteBatch {
                 at += piece.len() as u64;
             }
         }
+        // After the write, and never back: a plan that reads this position finds the bytes before it, and what was
+        // published is further on already.
         self.sink.position.at.fetch_max(self.unwritten.at, Ordering::AcqRel);
         Ok(true)
     }

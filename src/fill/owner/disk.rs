@@ -1,4 +1,8 @@
 //! The steps of a fill that may wait for the disk.
+//!
+//! They run on blocking threads of the fill's own runtime (runtimes.rs), so that the thread of the fill never waits for
+//! a disk. A step that is no longer waited for, since the task that began it was dropped, goes on to its end all the
+//! same: nothing is left half written.
 
 use crate::store::{Object, StoreError};
 use std::sync::Arc;

@@ -13,16 +13,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// When the disk is tried again: a log rotation or another film's eviction is over in seconds, a full disk is not, and
-/// half a minute is soon enough for it.
+/// half a minute is soon enough for it. A judgement.
 const TRIES: Backoff = Backoff {
     first: Duration::from_secs(1),
     longest: Duration::from_secs(30),
 };
 
-/// Tries in a row that are made without a reader.
+/// Tries in a row that are made without a reader. A judgement: with the waits between them some four minutes.
 const MOST_TRIES: u32 = 12;
 
-/// The most that is fetched ahead of a reader where the object does not fit.
+/// The most that is fetched ahead of a reader where the object does not fit. A judgement; docs/filling.md tells it.
 const MOST_AHEAD: u64 = 64 << 20;
 
 /// The disk took no more.

@@ -1,4 +1,9 @@
 //! Events of sessions: replies, first bytes, ends; and what a failure means for the next try.
+//!
+//! A session reports, and the owner alone changes the fill. An event of a session that was ended meanwhile finds no
+//! such session, and is dropped. Every failure ends in `failed`: it sets the time of the next try, and tells the
+//! trouble to the readers that wait; what may not be tried again breaks the object instead. Progress of a fill that can
+//! go on where it was cut ends a row of failures.
 
 use super::super::ask::{AskOutcome, is_closed};
 use super::super::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply};
@@ -14,10 +19,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How often in a row another node's tag is passed over before it is taken for that of another representation.
+/// How often in a row another node's tag is passed over before it is taken for that of another representation. Eight:
+/// docs/decisions/0023.
 const MOST_OTHER_NODES: u32 = 8;
 
-/// A longer `Retry-After` is not believed.
+/// A longer `Retry-After` is not believed. A judgement.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
 
 impl Owner {
@@ -245,6 +251,7 @@ impl Owner {
         }
         let closed = is_closed(refusal.status);
         let shared = Arc::clone(&self.shared);
+        // Locked until the failure is told: a reader that brings another URL takes back the trouble of this one.
         let target = shared.hold_target();
         let has_another = !Arc::ptr_eq(&target, asked) || shared.has_spare();
         if closed && (shared.renewed.swap(false, Ordering::AcqRel) || has_another) {

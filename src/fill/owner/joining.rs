@@ -1,4 +1,8 @@
 //! The bytes of which exchanges may be put together, and where the next may begin.
+//!
+//! Under a strong validator bytes are joined anywhere; under a weak tag beside an old date at one byte, the end of what
+//! is here, after an overlap that agrees; else never (docs/decisions/0022). An upstream whose ranges contradicted
+//! themselves is treated as one without.
 
 use super::Owner;
 use crate::policy::NotStored;

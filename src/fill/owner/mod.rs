@@ -1,17 +1,46 @@
 //! The one task that owns a fill: its object, its sessions, its troubles.
 //!
 //! ```text
-//! Opening ──► Ready ──────────────► retired      all bytes here, or nobody wants more
-//!    │          │  ▲
-//!    │          ▼  └── a new generation replaces the object
-//!    ▼       plan → sessions → events → plan …
-//! Refused / Failed ──► retired
+//!              begin_with(start)
+//!  Opening ───────────────────────► Ready(object) ────────────────► over
+//!     │                              │  ▲    all bytes here, or nobody wants more
+//!     │ Refused Failed Resting       │  └─ become_generation: Ready(another object)
+//!     │ Redirected WithoutParts      │
+//!     │ Disk Stopping                └─ the order to stop: Stopping ─► over
+//!     └──► over, then the phase is told
 //! ```
 //!
-//! How a fill opens is in opening.rs, what readers want in wishes.rs, how sessions run in sessions.rs and
-//! what they report in events.rs. Everything that happens to a fill passes through [`Owner::run`]: events
-//! of sessions, readers that come, wait and leave, and the clock (commit, retry, hold limit). After each
-//! it plans anew.
+//! How a fill opens is in opening.rs, what readers want in wishes.rs, how sessions run in sessions.rs and what they
+//! report in events.rs. Everything that happens to a fill passes through [`Owner::run`], one event at a time, and after
+//! each it plans anew:
+//!
+//! ```text
+//!  ┌─► look_after_stream ─► carry_out_plan ─► release_forwarded ─► tell ─► is_done? retire ─► record_if_due ─┐
+//!  │                                                                                                        ▼
+//!  └──── an event of a session ◄── a reader waits (demand) ◄── a reader came or left (changed) ◄── alarm ── select
+//! ```
+//!
+//! The considerations behind the order:
+//!
+//! - *Plan whole, not in steps.* No event handler starts or stops a session for what it has just learned, except where
+//!   the session's reply or end was the event; the plan does, with all that is known. So two events that come together
+//!   cannot undo each other.
+//! - *Look in the order in which others write.* The arrivals are read before the readers, which are counted before
+//!   them; the positions of sessions before the bytes that are here, which are there before them. So an arrival that is
+//!   seen is a reader that is counted, and a byte that a session is past is found present.
+//! - *Tell after the plan, look for the end after that.* Readers are shown the sessions that there are, and a fill is
+//!   idle only where the plan for those who are here has left nothing to do. `planned_readers` guards the moment
+//!   between the two.
+//! - *Record, then leave the map, then stop.* A request that arrives after `retire` finds in the store what was
+//!   brought. A reader that has come meanwhile keeps the fill: `retire` fails, and the loop goes on.
+//! - *Publish, then break.* A new generation is in the phase before the readers of the former are broken, so that they
+//!   come back to it. A fill that could not open leaves the map before its phase is told: a client that asks again at
+//!   once begins another.
+//! - *Never wait for the disk in the loop.* Recording is a task of its own, one at a time. Where the loop does wait for
+//!   a blocking thread (a new generation, the window of a stream, the end) there is nothing to plan without it.
+//!
+//! The owner and its sessions share one thread, and none of them is interrupted between two awaits. Where the owner
+//! panics, its drop takes the fill off the map and breaks the readers, who would else wait for ever.
 
 mod disk;
 mod disk_pressure;
@@ -48,8 +77,10 @@ use streaming::{Marks, stop_of};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
-/// Progress is recorded when this much of it is not, or this long after the last time.
+/// Progress is recorded when this much of it is not. Measured: docs/performance.md tells what 16 and 64 MiB cost and
+/// gain.
 const COMMIT_BYTES: u64 = 4 << 20;
+/// Progress is recorded this long after the last time: a judgement, as much as a crash may lose of a slow fill.
 const COMMIT_EVERY: Duration = Duration::from_millis(250);
 
 /// The start of a fill.
@@ -303,12 +334,14 @@ impl Owner {
                 return None;
             }
         };
+        // A session in the queue that is to do the same keeps its turn.
         let same = |session: &&Session| {
             queued.contains(&session.id)
                 && (session.wish, session.position.at.load(Ordering::Acquire)) == (wish, at)
                 && session.class <= class
         };
         if let Some(session) = self.sessions.iter().find(same) {
+            // Between this look and the store no session runs: all of a fill is on one thread.
             if session.is_queued() {
                 session.position.stop.store(stop, Ordering::Release);
             }
@@ -427,6 +460,7 @@ impl Owner {
         if self.shared.stream().is_some() {
             return self.stream_is_over();
         }
+        // A fill that rests is not done: it will ask again, unless it has given up.
         let resting = self.failures.retry_at.is_some() && !self.failures.gave_up;
         let idle = self.sessions.is_empty() && !resting && self.background_at.is_none();
         // A plan made for a reader that left a moment ago says nothing of what to fetch for nobody.

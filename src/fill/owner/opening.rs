@@ -1,4 +1,20 @@
 //! The first request of a fill: from nothing, or from a stale object, to a representation.
+//!
+//! ```text
+//!  Want ──┬─ the head, or bytes that can be joined to those that are here ──► nothing is asked
+//!         ├─ validity ──► revalidate ── unchanged ──► the object stays
+//!         │                   └─ changed, or not resumable ─┐
+//!         └─ bytes, anew ──► first_ask ◄────────────────────┘
+//!                               ├─ whole, or can grow ─────► begin
+//!                               ├─ a part for one reader ──► begin_part, detached
+//!                               ├─ the head alone ─────────► begin_head
+//!                               └─ another status ─────────► begin_statement
+//! ```
+//!
+//! When it returns the object is there, with its first session where bytes are to come, or the phase that readers are
+//! told instead. What is stored is not removed for a reply that says nothing of it: a failure, an imposter, one
+//! client's refusal. Whether a reply is shared is decided here, before the object is published: `set_apart` comes
+//! before `become_generation`, so no other reader joins what is one client's.
 
 use super::super::ask::{UpstreamQuestion, ask_any, brings_bytes, refusal, turn};
 use super::super::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply, is_page, statement};
@@ -18,16 +34,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// When to come back to an upstream whose connections are all taken.
+/// When to come back to an upstream whose connections are all taken. A judgement: the shortest `Retry-After`.
 pub(super) const BUSY: Duration = Duration::from_secs(1);
 
-/// An object up to this length is not worth a second request.
+/// An object up to this length is not worth a second request. A judgement, as in `plan`: the least that is worth a
+/// request.
 const SMALL_BYTES: u64 = 256 * 1024;
 
-/// How often a revalidation is repeated where another node of the upstream answers.
+/// How often a revalidation is repeated where another node of the upstream answers. Three: docs/decisions/0023.
 const MORE_NODES: usize = 3;
 
-/// How often the first request is put another way before the upstream is called broken.
+/// How often the first request is put another way before the upstream is called broken. A judgement: the wish rounded
+/// up, the wish, the whole, and one more.
 const MAX_OPENING_ASKS: usize = 4;
 
 impl Owner {

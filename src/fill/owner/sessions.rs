@@ -1,4 +1,9 @@
 //! The sessions of a fill: how one is begun, waits for its turn, moves bytes, and ends.
+//!
+//! A session is a task for its turn and its question, and another for its body; the handle of the one under way is in
+//! `Session::task`. While it queues it is only a wish, which the next plan may change or cancel; from its turn on its
+//! bytes are promised. A session ends in one of three ways: by its own outcome, which it reports; by `Session::end`,
+//! which sets its stop to 0 and drops the task; or by the cancellation of its place in the queue.
 
 use super::super::ask::{UpstreamQuestion, ask, turn};
 use super::super::classify_reply::BodySpan;
@@ -21,24 +26,27 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 /// Bytes that are compared where a weak tag and a date are all that joins two exchanges: an encoder's, a tagger's or an
-/// editor's change is seen in them wherever bytes move; what it cannot show is told in docs/decisions/0022.
+/// editor's change is seen in them wherever bytes move; what it cannot show is told in docs/decisions/0022. The figure
+/// is a judgement.
 const OVERLAP_BYTES: u64 = 16 * 1024;
 
-/// A session that serves nobody goes on for so long and for so many bytes, where nothing is to be brought for nobody: its
-/// reader may be on its way to the next place, which is often the one that it has left.
+/// A session that serves nobody goes on for so long and for so many bytes, where nothing is to be brought for nobody:
+/// its reader may be on its way to the next place, which is often the one that it has left. Both figures:
+/// docs/decisions/0024.
 const UNATTENDED: Leash = Leash {
     time: PEACE,
     bytes: 256 * 1024,
 };
 
-/// The same of an upstream without ranges, where another exchange would begin at the start: players ask for the head or for two
-/// bytes before they ask for the film.
+/// The same of an upstream without ranges, where another exchange would begin at the start: players ask for the head or
+/// for two bytes before they ask for the film. Five seconds and 16 MiB: docs/decisions/0024.
 const UNATTENDED_WHOLE: Leash = Leash {
     time: Duration::from_secs(5),
     bytes: 16 << 20,
 };
 
-/// When an unattended session is looked at again whose end a new reader has put off: by then that one has said its place.
+/// When an unattended session is looked at again whose end a new reader has put off: by then that one has said its
+/// place. A judgement: it does so in the call that counts it.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone, Copy)]
@@ -170,6 +178,7 @@ impl Owner {
                 None => self.context.client.read_idle_timeout(),
             },
         };
+        // Only what can go on where it was may be called back for another.
         if self.resumes() {
             permit.resumes();
         }
@@ -184,6 +193,7 @@ impl Owner {
             };
             // A write under way ends with the piece at hand.
             sink.position.stop.store(0, Ordering::Release);
+            // Before the report: the next session of this fill may take the place in the budget.
             drop(permit);
             let _ = report.send(Event::Ended { session: id, outcome });
         });

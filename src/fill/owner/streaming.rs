@@ -22,16 +22,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// The window moves on in steps of this many bytes at least: each writes the catalog out.
+/// The window moves on in steps of this many bytes at least: each writes the catalog out. A judgement.
 const LEAST_DROPPED: u64 = 1 << 20;
 
-/// A log is dropped up to a multiple of this.
+/// A log is dropped up to a multiple of this. A judgement: whole pages on any machine.
 const GRAIN: u64 = 64 * 1024;
 
 /// How far the stream had come when, for a window in time.
 pub(super) type Marks = VecDeque<(Instant, u64)>;
 
-/// A mark is set this often.
+/// A mark is set this often. A judgement: the window is as exact as that.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
 impl Owner {

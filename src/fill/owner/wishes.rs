@@ -1,4 +1,9 @@
 //! The wishes of readers, now and soon, and of the policy when there are none.
+//!
+//! Readers that wait are always served. What lies ahead of those that read is fetched as far as `read_ahead` and the
+//! disk allow; the rest of the object only where it will be kept, where `after_last_reader` wants it, and where it
+//! delays no reader (docs/decisions/0007 and 0024). Nothing here asks an upstream: the wishes are what the plan is made
+//! of.
 
 use super::super::position::ReaderProgress;
 use super::{AfterLastReader, Owner};
@@ -7,14 +12,15 @@ use crate::store::{Object, WaitingAt};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The least that is fetched ahead of a reader, in bytes.
+/// The least that is fetched ahead of a reader, in bytes. A judgement: some seconds of a film, and as much as one
+/// exchange may bring while others wait.
 pub(super) const LEAST_AHEAD: u64 = 4 << 20;
 
-/// Nothing is fetched for nobody before readers have been gone for so long: while they jump about,
-/// the next one may be on its way, and what it wants is better asked first.
+/// Nothing is fetched for nobody before readers have been gone for so long: while they jump about, the next one may be
+/// on its way, and what it wants is better asked first. A quarter second: docs/decisions/0007.
 pub(super) const PEACE: Duration = Duration::from_millis(250);
 
-/// A reader that has taken nothing for so long is paused.
+/// A reader that has taken nothing for so long is paused. A judgement: longer than players rest between two bursts.
 const PAUSED_AFTER: Duration = Duration::from_secs(30);
 
 /// All wishes of one moment.
@@ -96,6 +102,7 @@ impl Owner {
             let by_time = time.map_or(u64::MAX, |time| window(rate, time));
             by_time.min(at_most_ahead.unwrap_or(u64::MAX))
         };
+        // A waiter's own rate is not known: that of the fastest reader asks for too much rather than too little.
         let fastest = reading.iter().filter_map(|reader| reader.rate).fold(0.0, f64::max);
         for waiter in &mut waiting {
             waiter.end = waiter.end.min(waiter.at.saturating_add(window(fastest)));
@@ -129,6 +136,7 @@ impl Owner {
             AfterLastReader::Stop => false,
             AfterLastReader::Finish { percent, bytes } => object.length().is_some_and(|length| {
                 let here = object.present_bytes();
+                // In 128 bits: a hundred times a length does not fit into 64.
                 let enough = u128::from(here) * 100 >= u128::from(length) * u128::from(percent);
                 enough || length.saturating_sub(here) <= bytes
             }),
