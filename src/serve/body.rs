@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::task::JoinHandle;
 
-/// How often a reader has bytes fetched again that the disk does not give.
+/// How often a reader has bytes fetched again that the disk does not give. A judgement: a disk that fails is not asked
+/// for ever.
 const MAX_UNREADABLE: u32 = 64;
 
 /// Why a body ends before its length.
@@ -178,6 +179,7 @@ impl ObjectBody {
         if self.at < self.here {
             return Poll::Ready(Ok(true));
         }
+        // Noted before the look: what is retracted after it raises the epoch, and the read is not believed.
         self.epoch = self.watch.object().epoch();
         let Poll::Ready(found) = self.watch.poll(self.at, end, cx) else {
             self.find_source(end)?;
@@ -276,6 +278,7 @@ impl ObjectBody {
         if self.reading.is_none() {
             let block = self.pace.block_bytes();
             let len = usize::try_from(end.min(self.here) - self.at).map_or(block, |len| len.min(block));
+            // Without a thread where the page cache has the bytes: a hop costs more than the copy.
             if let Some(block) = self.watch.object().read_now(self.at, len)? {
                 return Poll::Ready(Ok(block));
             }

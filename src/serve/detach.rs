@@ -1,4 +1,8 @@
 //! Requests that outlive their clients: sent once, logged, and read by whoever knows where.
+//!
+//! The request is recorded before it is sent, and sent only by the first who asks: another with the same identity gets
+//! the stream of the first. The answer is either the log as it comes, or 202 with its place. The client may go once its
+//! body has gone on; the reply is logged to its end.
 
 use super::forward::OF_A_PART;
 use super::lookup::Service;

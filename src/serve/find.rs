@@ -1,4 +1,18 @@
 //! Which object answers a request that is no hit, and whose fill brings it.
+//!
+//! A request joins the fill of its URL wherever the reply may be its own too, and has a fill of its own where it may
+//! not: a reply for one client, a URL that is known for such replies, `no-store`, a form of a stream that this client
+//! does not want. Whether a reply may be shared is known when its head is here, so all wait for that, and then each
+//! decides for itself (docs/decisions/0011).
+//!
+//! ```text
+//! join ─ came to nothing by another reader's wish ──► join again
+//!   ├─ may not share ──────────────────────────────► join_alone
+//!   ├─ a stream in another form ───────────────────► join the variant
+//!   └─ far from the fill, and nothing joins ───────► join_apart ─ no parts ─► join
+//! ```
+//!
+//! A stale object that may outlive errors answers where all of that failed.
 
 use super::hot_headers::HotHeaders;
 use super::lookup::{FoundObject, MAX_GENERATIONS, Service, answer_of};
@@ -70,6 +84,7 @@ impl Service {
             .as_ref()
             .filter(|known| matches!(want, Want::Validity { .. }) && (known.is_whole() || !cursor.collapsed()));
         let found = self.opened(request, target, cursor, cache_status, asked_about).await;
+        // A problem is a failure of ours or of the upstream; a refusal below 500 is its word.
         let failed = match &found {
             Ok(Ok(found)) => found.object.head().representation().status >= 500,
             Ok(Err(_)) => false,

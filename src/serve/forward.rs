@@ -1,4 +1,8 @@
 //! Forwarding: which fields of a client's request go on to the upstream (RFC 9110 §7.6).
+//!
+//! Fields of the connection end here. `Via` is added, and for an upstream that the configuration names the client's
+//! address. A request whose reply others may get is stripped of more: what asks for a part, and what claims to have
+//! been sent elsewhere. A request that is passed on as it is keeps both.
 
 use crate::header::{SURROGATE, end_to_end, text_of};
 use crate::upstream::{Target, Trust};
@@ -8,7 +12,7 @@ use std::sync::Arc;
 /// Our name in `Via` (RFC 9110 §7.6.3).
 const PSEUDONYM: &str = "millpond";
 
-/// A request that has come by here so often goes in circles.
+/// A request that has come by here so often goes in circles. A judgement: more than any chain of proxies that is meant.
 const MOST_TURNS: usize = 8;
 
 /// Fields that are answered here, or stand for something that is different on the next hop.

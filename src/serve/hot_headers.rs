@@ -1,4 +1,8 @@
 //! The headers that every answer from one object repeats, made once an object.
+//!
+//! They are derived from the object's head and kept with it (`Head::derived`), so a head that is replaced takes them
+//! along, and no answer has fields of one head and terms of another. The terms of reuse are read from the upstream's
+//! fields once, not with each hit.
 
 use crate::clock::from_unix_seconds;
 use crate::header::{codes_content, parse_date, value_of};
@@ -43,6 +47,7 @@ impl HotHeaders {
         let representation = head.representation();
         let validators = &representation.validators;
         let media = content_type(head, object);
+        // The terms count from the time at which the reply came, not from now.
         let received = from_unix_seconds(head.validated());
         Self {
             fields: fields(head, object),

@@ -1,12 +1,41 @@
 //! From a request to its answer: what is stored, who fills it, and how long to wait.
 //!
 //! ```text
-//! stored and whole and fresh ────────────────────────────► answer
-//! stored and whole, stale ──► join the fill: unchanged? ─► answer
-//! stored in part, or not ───► join the fill: head known ─► first byte, at most header_wait ─► answer
+//! fetch ─ detached, or another method than GET and HEAD ─────────────────► detach, pass: no look-up
+//!   │
+//!   │ at most MAX_GENERATIONS times
+//!   ▼
+//! attempt ─ selected: the object under the URL, or its variant
+//!   ├─ whole, and reuse allows it ──────────────────────────────────────► hit: answer, no fill
+//!   │      (stale-while-revalidate: answer, and a fill asks beside it)
+//!   ├─ only-if-cached ──────────────────────────────────────────────────► 504
+//!   └─ find: join a fill, wait for its head ─ refused, failed, resting ─► problem, or what is stored though stale
+//!         ├─ not selected by the reply ─────────────────────────────────► again
+//!         ├─ a stream ──────────────────────────────────────────────────► send_live
+//!         └─ decide: answer_of (pure)
+//!               ├─ follow: first byte, header_wait at most ─ superseded ► again
+//!               │      ├─ here, or none in that time ───────────────────► header now, body as it comes
+//!               │      └─ refused for good ─────────────────────────────► the refusal
+//!               └─ capped: all bytes, the client's wait ── superseded ──► again
+//!                      └─ else ───────────────────────────────────────► what is here, or 503 with Retry-After
 //! ```
 //!
-//! When a new generation replaces the object before a header is sent, the request begins again.
+//! What is always true:
+//!
+//! - Nothing has been sent while a request can still begin again. A generation that is superseded after the header
+//!   breaks the body instead (body.rs): two representations never meet in one response.
+//! - The answer is decided once, by [`answer_of`], from the object as if every byte of it were here. What is missing
+//!   changes how long the header waits and how the body goes out, not what is said; `capped` alone cuts it to what is
+//!   here.
+//! - A fill is held (`Cursor`) while its request may need bytes of it: a hit joins none, and a whole object lets go of
+//!   it.
+//! - The header waits for the first byte, since a status can be told before it only: a refusal of what is asked for is
+//!   then an answer, not a cut body. Where the time is over the header goes out, and `Cache-Status` says what the body
+//!   waits for.
+//!
+//! The order of the steps is that of their price. What is stored is looked at before an upstream is; whether it was
+//! here is noted before the join: a fill that begins may bring it in the next moment, and that is no hit.
+//! `only-if-cached` is refused after the hit and before the fill (RFC 9111 §5.2.1.7).
 
 use super::answer::{Answer, Facts, Question, answer, capped};
 use super::forward::{fetched_for, goes_in_circles, wants_websocket};
@@ -34,10 +63,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// How often a request begins again because the upstream changed under it.
+/// How often a request begins again because the upstream changed under it. A judgement: a file that is replaced once is
+/// common, one that changes between each two requests is not to be served.
 pub(super) const MAX_GENERATIONS: usize = 3;
 
-/// How long a fill is drawn to a place that a capped answer could not serve.
+/// How long a fill is drawn to a place that a capped answer could not serve. A judgement: the client is told to come
+/// back after a second.
 const INTEREST: Duration = Duration::from_secs(10);
 
 /// How answers are made.
@@ -113,6 +144,7 @@ impl Service {
         if !object.is_whole() {
             return None;
         }
+        // One look at the clock: `Age`, `ttl` and the decision are of the same moment.
         let elapsed = self.clock.elapsed();
         let detail = match self.reuse(&object, &request.asked, elapsed) {
             Reuse::Fresh => None,
@@ -156,6 +188,7 @@ impl Service {
             return Problem::new(StatusCode::NOT_IMPLEMENTED, what).response().into();
         }
         let target = &fetched_for(http, target);
+        // Each turn looks everything up anew: the generation of the one before is gone.
         for _ in 0..MAX_GENERATIONS {
             match self.attempt(&request, target).await {
                 Ok(Attempt::Answered(response)) => return sandboxed(response, target),
@@ -306,6 +339,7 @@ impl Service {
             return Ok(Attempt::Answered(self.send(request, found, decided, watch)));
         }
         let object = Arc::clone(&found.object);
+        // Without `Prefer: wait` the time is none: what is here now is the answer.
         let deadline = tokio::time::sleep(request.wait.unwrap_or_default());
         tokio::select! {
             superseded = all_here(&object, &decided, &mut watch) => {

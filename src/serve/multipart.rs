@@ -1,4 +1,8 @@
 //! `multipart/byteranges` (RFC 9110 §14.6): the text between the ranges, and the exact length of all.
+//!
+//! The text is made before the header is sent, so the length of the whole is known and kept. One range is no multipart:
+//! its bytes are the body. The boundary is made of the tag and the ranges, so the same request gets the same bytes
+//! again.
 
 use crate::header::ContentRange;
 use crate::ranges::{ByteOffset, ByteRange};

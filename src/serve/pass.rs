@@ -1,4 +1,8 @@
 //! Methods that are not answered from the store: passed on, and what they change is forgotten (RFC 9111 §4.4).
+//!
+//! A request is sent upstream once, in both directions at the pace of the slower side. Where its method is not safe and
+//! it succeeds, the stored replies of its URL, and of the URLs that the answer names within the same origin, are
+//! invalidated before the client gets the status: its next request finds the new state. CONNECT and TRACE end here.
 
 use super::forward::{forwarded_fields, goes_in_circles, makes_claims};
 use super::lookup::Service;
@@ -128,6 +132,7 @@ fn outgoing(http: &RequestHead, mut payload: Payload) -> (Option<RequestBody>, o
     let length = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.trim().parse().ok());
+    // RFC 9112 §6: without either of the two a request has no body.
     if length.is_none() && !headers.contains_key(header::TRANSFER_ENCODING) {
         return (None, uploaded);
     }

@@ -3,6 +3,10 @@
 //! A player's seek into a stored film, and a page's small object, say nothing that any of the machinery between a
 //! socket and [`Service::fetch`] is for. Here such a request is read where it lies, and answered by a header made once
 //! a second; whatever says more than a path and one range is not for here, and goes the long way.
+//!
+//! A header is given again only while the second lasts in which `Age` stays the same, the object has the same head, and
+//! it is whole. It is made by the long way itself, from a plain request, so the two cannot say different things
+//! (docs/decisions/0014).
 
 use super::body::{ObjectBody, RefetchSource};
 use super::lookup::Service;
@@ -27,7 +31,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// More fields than a player sends.
+/// More fields than a player sends. A judgement: half of what the framework takes; a request with more goes to it.
 const MAX_FIELDS: usize = 48;
 
 /// A request that has no body, read where it lies.
@@ -64,12 +68,14 @@ impl<'a, 'f> QuickRequest<'a, 'f> {
         };
         let method = request.method.filter(|method| matches!(*method, "GET" | "HEAD"))?;
         let is_get = method == "GET";
+        // The framework answers HTTP/1.0, whose connections close and whose bodies have no chunks.
         if request.version != Some(1) {
             return None;
         }
         let is_ours = |target: &&str| target.starts_with('/') && !target.contains('#');
         let target = request.path.filter(is_ours)?;
         let path = target.split_once('?').map_or(target, |(path, _)| path);
+        // The API is the application's.
         if path.starts_with("/-/") {
             return None;
         }
@@ -199,6 +205,7 @@ impl Service {
         if !request.is_plain {
             return None;
         }
+        // Borrowed to the end: nothing in here waits, and a worker has one thread.
         let mut table = cache.table();
         if let Some(known) = table.get_mut(request.path) {
             return self.quickly(known, request, into);

@@ -1,4 +1,7 @@
 //! The fields of a request that matter, read once: its conditions, its range, the replies that it takes.
+//!
+//! Values lie where the framework has them; nothing is copied but what is parsed. `Range` is read for GET alone (RFC
+//! 9110 §14.2), and a preference to wait makes the answer a capped one, whatever the setting.
 
 use super::answer::Question;
 use crate::config::Delivery;

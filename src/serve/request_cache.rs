@@ -1,8 +1,9 @@
 //! Hits, answered on the spot: what one worker remembers of the requests that it has just answered.
 //!
-//! Parsing and hashing a URL costs more than serving 16 KiB of it, and a table shared by all workers would cost a
-//! lock: each remembers where its last requests went, and the header of the answer for the second in which that stays
-//! the same (quick.rs).
+//! Parsing and hashing a URL costs more than serving 16 KiB of it, and a table shared by all workers would cost a lock:
+//! each remembers where its last requests went, and the header of the answer for the second in which that stays the
+//! same (quick.rs). What is remembered of a path is where it leads, which the configuration alone decides; whether it
+//! may answer is looked at each time.
 
 use super::lookup::Service;
 use super::quick::CachedHead;
@@ -19,16 +20,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longer paths are rare enough to be parsed each time.
+/// Longer paths are rare enough to be parsed each time: a judgement.
 pub(super) const MAX_RECENT_BYTES: usize = 512;
+/// The most paths that a worker remembers: a judgement, half a megabyte of paths at most.
 const MAX_RECENT: usize = 1024;
 
 /// A count that two cores write to costs each as much as a header: an object is told of what was given in its second
-/// when it is so many answers, or more than such a share of those that it knows of.
+/// when it is so many answers. Measured: docs/decisions/0019.
 pub(super) const TOLD_AFTER: u32 = 64;
+/// An object is also told when the answers are more than this share of those that it knows of: one by one at first, for
+/// eight in a second (docs/decisions/0019).
 pub(super) const TOLD_SHARE: u32 = 8;
 
-/// An answer that is fresh for less than this may not be so at the end of its second.
+/// An answer that is fresh for less than this may not be so at the end of its second. Two: `ttl` is in whole seconds,
+/// so one may be over at once.
 pub(super) const LEAST_TTL_SECONDS: i64 = 2;
 
 pub(super) type Table = HashMap<String, Remembered>;

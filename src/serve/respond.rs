@@ -1,4 +1,8 @@
 //! The header and body of an answer that was decided.
+//!
+//! Every answer from an object is made here, be it a hit or one that still waits for its bytes, so that both say the
+//! same. The length in the header is the sum of the body's segments; where the object's length is not known there is
+//! none. An answer to HEAD has the header that GET's would have, and a body that is never read.
 
 use super::answer::Answer;
 use super::body::{HeadOnly, ObjectBody, RefetchSource};

@@ -1,4 +1,9 @@
 //! Reuse of a stored object: the policy, with the settings and the clock of this server.
+//!
+//! Whether an object may answer without a question is `policy`'s to say; here it is given the age, the terms and the
+//! settings. What policy cannot know is decided before or after it: a body whose end was only a closed connection, an
+//! object that was purged softly or invalidated, a film without a validator. Ages are counted by the monotone clock;
+//! the wall clock counts for what was stored before the start.
 
 use super::hot_headers::HotHeaders;
 use super::lookup::Service;
@@ -11,14 +16,15 @@ use crate::upstream::Target;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The least time after which a reply without a validator is fetched anew, where its length was known
-/// from the start: a player's next seek shall not cost the whole film again.
+/// The least time after which a reply without a validator is fetched anew, where its length was known from the start: a
+/// player's next seek shall not cost the whole film again. A judgement.
 const UNVALIDATED_LIFETIME: Duration = Duration::from_secs(300);
 
-/// A shorter body is as cheap to fetch as to validate.
+/// A shorter body is as cheap to fetch as to validate. A judgement.
 const FILM_BYTES: u64 = 1 << 20;
 
-/// By how much a stale object is used while the upstream fails, where neither it nor the request says.
+/// By how much a stale object is used while the upstream fails, where neither it nor the request says. A week: a
+/// judgement (RFC 5861 §4 leaves it open).
 const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Service {

@@ -9,7 +9,7 @@ use crate::upstream::{Target, Trust};
 use std::sync::Arc;
 use url::Url;
 
-/// The longest request target served, in bytes.
+/// The longest request target served, in bytes. RFC 9110 §4.1 recommends 8000 at least.
 const MAX_TARGET_BYTES: usize = 8 * 1024;
 
 /// Where a request goes.

@@ -1,15 +1,21 @@
 //! How much of a body is read and sent in one go: fairness within a worker, memory a connection, CPU a byte.
+//!
+//! A body sends a turn and then lets the others of its worker have theirs. A reader begins with small blocks, since
+//! most connections are slow and a block is what each of them holds; one that has proved fast gets large ones
+//! (docs/decisions/0003).
 
 use crate::store::BLOCK_BYTES;
 use std::task::Context;
 use std::time::Instant;
 
-/// Bytes that one connection sends before other connections of the worker get their turn.
+/// Bytes that one connection sends before other connections of the worker get their turn. Measured:
+/// docs/decisions/0003.
 pub const TURN_BYTES: u64 = 512 * 1024;
 
-/// Bytes that are read at once, by how much a reader has taken and how fast: from so many bytes on, at so many a second, blocks
-/// of so many. A connection's write buffer grows to what it once held, so this is what a reader costs in memory; one
-/// that is fast gets blocks that cost less CPU a byte.
+/// Bytes that are read at once, by how much a reader has taken and how fast: from so many bytes on, at so many a
+/// second, blocks of so many. A connection's write buffer grows to what it once held, so this is what a reader costs in
+/// memory; one that is fast gets blocks that cost less CPU a byte. The first row is measured (docs/decisions/0003), the
+/// others are judgements.
 const BLOCKS: [(u64, f64, usize); 3] = [
     (16 << 20, 32e6, BLOCK_BYTES),
     (1 << 20, 4e6, 64 * 1024),

@@ -33,7 +33,7 @@ const VERY_LARGE: u64 = (1 << 53) - 1;
 /// Where in the stream a body begins.
 const STREAM_OFFSET: HeaderName = HeaderName::from_static("stream-offset");
 
-/// A log is searched in pieces of this many bytes.
+/// A log is searched in pieces of this many bytes: a judgement, on a blocking thread.
 const PIECE_BYTES: usize = 128 * 1024;
 
 /// The part of a stream that is sent.
@@ -171,6 +171,7 @@ impl Service {
             }
             Ok(Ok(_)) => return Err(Problem::new(StatusCode::GONE, "what was logged of the stream has gone")),
         };
+        // A log that is whole is an object like any other; one that grows has an end that moves.
         let head_only = http.method == Method::HEAD;
         if object.is_whole() {
             return Ok(self.replay_whole(http, object, all));
