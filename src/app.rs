@@ -45,44 +45,51 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The write buffer of one connection is written out when it holds this much. A block may pass it.
+/// The write buffer of one connection is written out when it holds this much. A block may pass it. A judgement: the
+/// framework's buffer is for the API and for what it alone reads.
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 
-/// How long an idle connection is kept.
+/// How long an idle connection is kept. As long as nginx keeps it: a judgement.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// How long a client that has had an error instead of reading on may take to go.
+/// How long a client that has had an error instead of reading on may take to go. A judgement.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A peer that has acknowledged nothing for this long is gone. A paused player acknowledges the
-/// kernel's probes, so a pause of any length is no such silence.
+/// A peer that has acknowledged nothing for this long is gone. A paused player acknowledges the kernel's probes, so a
+/// pause of any length is no such silence. A judgement, about as long as the kernel repeats by itself (`tcp_retries2`).
 const DEAD_PEER: Duration = Duration::from_secs(15 * 60);
 
-/// Unsent bytes that the kernel holds of a connection: enough for a fast reader until the worker comes round
-/// again. Without a bound each slow reader has megabytes of it.
+/// Unsent bytes that the kernel holds of a connection: enough for a fast reader until the worker comes round again.
+/// Without a bound each slow reader has megabytes of it. Measured: docs/decisions/0014; 2 MiB are 1.02 times as fast
+/// (docs/performance.md).
 const UNSENT_BYTES: u32 = 256 * 1024;
 
-/// How often it is looked whether the machine has slept.
+/// How often it is looked whether the machine has slept. A judgement; also the least that counts as sleep.
 const SLEEP_CHECK: Duration = Duration::from_secs(1);
 
-/// How long the thread that looks objects up waits for the next one: a new thread would have a new heap.
+/// How long the thread that looks objects up waits for the next one: a new thread would have a new heap. A day:
+/// a judgement, in effect for ever.
 const LOOKUP_THREAD_IDLE: Duration = Duration::from_secs(24 * 3600);
 
-/// How often the store is looked after.
+/// How often the store is looked after. A judgement.
 const STORE_CHECK: Duration = Duration::from_secs(1);
 
-/// Threads for fills, one a processor within these bounds: they move bytes between sockets and the page cache, and wait
-/// for the most part.
+/// The least number of threads for fills, of which there is one a processor: they move bytes between sockets and the
+/// page cache, and wait for the most part (docs/decisions/0020).
 const LEAST_FILL_THREADS: usize = 2;
+/// The greatest number of them (docs/decisions/0020).
 const MOST_FILL_THREADS: usize = 8;
 
 /// Threads that wait for the disk for the fills, shared out among the threads above. More writes at once than this make
-/// no disk faster, and each thread keeps a heap of its own, about half a megabyte, for as long as it lives.
+/// no disk faster, and each thread keeps a heap of its own, about half a megabyte, for as long as it lives. A
+/// judgement.
 const WRITE_THREADS: usize = 16;
+/// The least of them that a thread of fills has: a judgement, since one slow write must not hold up the others of that
+/// thread.
 const LEAST_WRITE_THREADS: usize = 8;
 
-/// Threads of one worker that read what the page cache does not hold: so many reads at once keep a disk
-/// busy. As with [`WRITE_THREADS`], each has its heap.
+/// Threads of one worker that read what the page cache does not hold: so many reads at once keep a disk busy. As with
+/// [`WRITE_THREADS`], each has its heap. A judgement.
 const READ_THREADS: usize = 8;
 
 /// Why a server did not start or did not end well.

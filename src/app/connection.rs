@@ -1,14 +1,40 @@
 //! HTTP/1.1 connections before they are actix's: requests without a body are answered here.
 //!
 //! ```text
-//! bytes of a request ──► a hit, plainly asked for? ── yes ──► header, then the body from the page cache ──► next
-//!                                  │ no
-//!                                  ├──► another request without a body ──► the application's answer ──► next
-//!                                  └──► the connection, with the bytes that were read, is actix-http's to its end
+//!                        bytes from `ahead`, else from the socket
+//!         ┌──► waiting ───────────────────────────────────────────► begin
+//!         │       │ KEEP_ALIVE over, stopping,                         │
+//!         │       ▼ or the client has closed                           │
+//!         │     Over                                                   │
+//!         │                                                            ▼
+//!         │    Hand ◄── half a request, a body, HTTP/1.0, odd framing, /-/
+//!         │     │       the bytes that were read go along (rewind.rs): actix-http's to its end
+//!         │                                                            │
+//!         │    Hit ◄─── a plain GET of an open, whole, fresh object ───┤
+//!         │     │       header and small body went out in `begin`      │
+//!         │    Ask ◄─── any other GET or HEAD ─────────────────────────┘
+//!         │     │       `at_once`, else the application; a client that leaves takes its request along
+//!         │     ▼
+//!         └── sent ──► an error, or `connection: close`: Over
 //! ```
 //!
-//! The framework's work for a request (a pool of requests, a map of fields, a copy of the body into a write buffer)
-//! costs as much as the kernel takes to send it, and it cannot send from the page cache at all.
+//! What is always true:
+//!
+//! - A connection that waits holds no buffer. Requests are read into one buffer of the worker, and headers made in
+//!   another (`Scratch`); both are borrowed within one poll, never over an await.
+//! - There is no half-read request here. One that has not come whole in one read is handed over with its bytes; the
+//!   framework waits for the rest, and bounds how long.
+//! - Bytes are answered in the order in which they came. What lies behind a request, and what comes while it is
+//!   answered, is put into `ahead`, and is looked at before the socket is.
+//! - Handing over is for good: the framework owns the socket from then on, and nothing would tell when its buffers are
+//!   empty (docs/decisions/0014).
+//! - A failure to send ends the connection. A body that breaks is cut short of its length, which the client sees.
+//! - The order to stop, and the idle time, end a connection only between two requests.
+//!
+//! The order of the three ways is that of their price. A hit costs a look into the worker's own table and no word of
+//! the framework's; a request with conditions needs the framework's map of fields; all else needs the application. The
+//! framework's work for a request (a pool of requests, a map of fields, a copy of the body into a write buffer) costs
+//! as much as the kernel takes to send it, and it cannot send from the page cache at all.
 
 use super::KEEP_ALIVE;
 use super::application::answer;
@@ -28,7 +54,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The longest header that is read here.
+/// The longest header that is read here. A longer one is handed over. A judgement: the requests of players take some
+/// hundred bytes.
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
 
 /// The end of our part in a connection.
@@ -58,6 +85,7 @@ impl Http1Connections {
     pub(super) fn new(service: Arc<Service>, cache: Rc<RequestCache>) -> Self {
         let scratch = Scratch {
             request: vec![0; MAX_REQUEST_BYTES],
+            // A guess: it grows to the longest header, and stays.
             header: Vec::with_capacity(4096),
         };
         Self {
@@ -101,12 +129,14 @@ impl Http1Connections {
     fn poll_next(&self, stream: &mut TcpStream, ahead: &RefCell<Vec<u8>>, cx: &mut Context<'_>) -> Poll<Next> {
         let mut scratch = self.scratch.borrow_mut();
         let Scratch { request, header } = &mut *scratch;
+        // Older than what lies in the socket.
         let bytes = ahead.take();
         if !bytes.is_empty() {
             return Poll::Ready(self.begin(stream, &bytes, header, ahead));
         }
         let mut read = ReadBuf::new(request);
         Poll::Ready(match ready!(Pin::new(&mut *stream).poll_read(cx, &mut read)) {
+            // No byte is the end: the client has closed.
             Ok(()) if read.filled().is_empty() => Next::Over,
             Ok(()) => self.begin(stream, read.filled(), header, ahead),
             Err(_) => Next::Over,
@@ -133,6 +163,7 @@ impl Http1Connections {
                 None => return Next::Hand(bytes.to_vec()),
             },
         };
+        // `ahead` is empty here: `poll_next` has taken what lay there.
         ahead.borrow_mut().extend_from_slice(&bytes[quick.length()..]);
         next
     }

@@ -1,12 +1,16 @@
 //! Where connections come in.
+//!
+//! The listener is made here, not by the framework, for the length of its queue, and so that an address that cannot be
+//! had is an error of the start. It takes port 0 for a free one, and an address that has just been left.
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-/// How many connections may wait to be accepted; no more than `net.core.somaxconn`. The standard library's 128 are full while the
-/// thread that accepts waits a moment for a processor and a page of posters is opened; what does not fit is tried again by
-/// the client's kernel a second later.
+/// How many connections may wait to be accepted; no more than `net.core.somaxconn`. The standard library's 128 are full
+/// while the thread that accepts waits a moment for a processor and a page of posters is opened; what does not fit is
+/// tried again by the client's kernel a second later. The figure is the default of `net.core.somaxconn` since Linux
+/// 5.4.
 const WAITING: i32 = 4096;
 
 /// A socket that listens at `address`; one that has just been left is taken over (`SO_REUSEADDR`).

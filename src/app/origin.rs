@@ -32,14 +32,15 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Threads that wait for the disk: listings, tags, and what is put. Each mount beneath the directory may take 16 of them.
+/// Threads that wait for the disk: listings, tags, and what is put. Each mount beneath the directory may take 16 of
+/// them. Both figures: docs/decisions/0029.
 const DISK_THREADS: usize = 256;
 
-/// How often it is looked for uploads that nobody resumes.
+/// How often it is looked for uploads that nobody resumes. A judgement: uploads live for days.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// How long is read on, and thrown away, what a client sends that has been refused already: closed at once, it would
-/// find its connection broken and never see why.
+/// find its connection broken and never see why. A judgement.
 const LINGER: Duration = Duration::from_secs(30);
 
 /// A running origin. Dropping it leaves it running until the process ends; [`OriginServer::stop`] ends it.

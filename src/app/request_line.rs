@@ -19,7 +19,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The longest head that is followed; the HTTP library refuses one before that with 431.
+/// The longest head that is followed; the HTTP library refuses one before that with 431. Its own bound,
+/// `MAX_BUFFER_SIZE`.
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 
 /// The number of fields that the HTTP library takes.

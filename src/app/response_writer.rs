@@ -1,4 +1,17 @@
 //! The writer of responses on a connection of our own: the header as bytes, the body from where it lies.
+//!
+//! ```text
+//! in memory ────────► one call with the header
+//! stored ───────────► sendfile, in calls of CALL_BYTES to MOST_CALL_BYTES
+//!     ├ not in the page cache, but present: read into it on a thread (`bring`), then sent
+//!     └ retracted, or sendfile may not be used: READ_ON_BYTES by the ordinary way, then tried again
+//! to come ──────────► the header first, as soon as the body has to be waited for; pieces as they come
+//! ```
+//!
+//! The promised length is kept, or the connection ends. The header goes out with the first bytes of its body where
+//! these are here. A long body is corked, so that calls do not end in small segments; what has to wait for the disk is
+//! pushed out before. Nothing is copied into a buffer of the connection, so what a slow reader holds is what the kernel
+//! has not sent yet.
 
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::serve::{BodyPiece, ObjectBody, QuickBody, Response, ResponseBody, Service, TURN_BYTES, lines_of};
@@ -17,21 +30,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 
-/// Bytes that are sent in one call. Where the socket has taken all of it, the next asks for twice as much, up to the
-/// most, which is also what one connection sends before it is the others' turn: a client that is fast is woken less often.
-/// Where it has taken less, the next asks for little: it is full, most likely, and all that is asked for is looked for
-/// first.
+/// Bytes that are sent in one call at first: a judgement, as much as the kernel holds unsent of a connection.
 const CALL_BYTES: u64 = 256 * 1024;
+/// The most that is sent in one call: where the socket has taken all of it, the next asks for twice as much. As much is
+/// what one connection sends before it is the others' turn, as in nginx: 0.2 ms (docs/decisions/0014). A client that is
+/// fast is woken less often.
 const MOST_CALL_BYTES: u64 = 2 << 20;
+/// Where a call was not taken whole, the next asks for this: the socket is full, most likely, and all that is asked for
+/// is looked for in the page cache first. A judgement: one look (`store::sending` looks once in so many bytes).
 const RETRY_BYTES: u64 = 64 * 1024;
 
-/// Bytes that are not in the page cache are read into it in pieces of this length, each sent in one call; the kernel reads ahead.
+/// Bytes that are not in the page cache are read into it in pieces of this length, each sent in one call; the kernel
+/// reads ahead. A judgement.
 const BRING_BYTES: u64 = CALL_BYTES;
 
-/// Bytes that `sendfile` cannot send are read the ordinary way for this length before it is tried again.
+/// Bytes that `sendfile` cannot send are read the ordinary way for this length before it is tried again. Four
+/// mebibytes: docs/decisions/0014.
 const READ_ON_BYTES: u64 = 4 << 20;
 
-/// The most bytes that are read of pipelined requests before their turn.
+/// The most bytes that are read of pipelined requests before their turn. A judgement: hundreds of requests; a client
+/// that sends more waits in its socket.
 const MOST_AHEAD_BYTES: usize = 64 * 1024;
 
 /// The answer to one request.
@@ -261,6 +279,7 @@ impl<'a> ResponseWriter<'a> {
                 }
                 Ok(None) => break,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    // The socket is waited for until it has room: the next call asks as the first did.
                     call = CALL_BYTES;
                     stream.writable().await?;
                 }
@@ -276,6 +295,7 @@ impl<'a> ResponseWriter<'a> {
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<Option<Result<Bytes, E>>>,
         mut left: u64,
     ) -> io::Result<()> {
+        // What was corked goes now: the disk or the upstream may take its time.
         push_out(self.stream);
         let mut header = Header(Vec::new());
         while left > 0 {

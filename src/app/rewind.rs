@@ -1,5 +1,8 @@
-//! The connections of one worker: each begins as ours, and is handed to actix-http, with the
-//! bytes that were read, where a request needs the framework.
+//! The connections of one worker: each begins as ours, and is handed to actix-http, with the bytes that were read,
+//! where a request needs the framework.
+//!
+//! actix-http reads those bytes first, as if the socket gave them, and then the socket itself. They are dropped once
+//! they are read. What it writes goes to the socket as it is. A worker is ready where actix-http is.
 
 use super::connection::{Ended, Http1Connections};
 use super::tune;

@@ -26,7 +26,8 @@ use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How often it is looked whether the directory is there.
+/// How often it is looked whether the directory is there. A judgement: requests compare the directory themselves; this
+/// is for its return.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The directory, whether it is there or not.
@@ -38,7 +39,9 @@ pub(super) struct Directory {
     log: Option<Arc<AccessLog>>,
     threads: tokio::runtime::Handle,
     metrics: Arc<Metrics>,
-    /// The origin that is open; `None` until the directory that is known is there for the first time.
+    /// The origin that is open; `None` until the directory that is known is there for the first time. The lock is held
+    /// by each request for a copy, and by the thread that opens the directory to put a new one in; the directory itself
+    /// is opened before.
     origin: RwLock<Option<Arc<DirectoryService>>>,
 }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often it is looked whether the files have changed.
+/// How often it is looked whether the files have changed. A judgement: certificates are renewed weeks before they end.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// A certificate and its key, as they are in their files.
@@ -24,6 +24,9 @@ struct Files {
     certificate: PathBuf,
     key: PathBuf,
     provider: Arc<CryptoProvider>,
+    /// The certificate that is shown, and when the files were looked at. Held for a copy at each handshake, and once a
+    /// minute while the files are looked at, and read where they have changed: two small files, on a worker's thread,
+    /// and the handshakes of the other workers wait meanwhile.
     state: Mutex<State>,
 }
 
