@@ -28,7 +28,7 @@ use time::format_description::well_known::Rfc3339;
 /// The lines that may wait for the disk: a judgement.
 const MAX_WAITING: usize = 4096;
 
-/// The interval at which the file is looked for at its path.
+/// The interval at which the file is looked for at its path. A judgement.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The longest field of a client's that is written, in bytes: a judgement.
@@ -38,6 +38,8 @@ const MAX_FIELD_BYTES: usize = 512;
 #[derive(Debug)]
 pub struct AccessLog {
     sender: SyncSender<Message>,
+    /// The lines that found no room since the last one that did; the next line tells them. Relaxed: the count belongs
+    /// to no other data, and the channel orders the lines.
     lost: Arc<AtomicU64>,
 }
 
@@ -148,6 +150,7 @@ struct LoggedBody {
     begun: Instant,
     whole: bool,
     sender: SyncSender<Message>,
+    /// That of the log. Relaxed, as there.
     lost: Arc<AtomicU64>,
 }
 

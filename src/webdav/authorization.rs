@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-/// The interval at which the file's time of change is looked at.
+/// The interval at which the file's time of change is looked at. A judgement: a token that was withdrawn is of use for
+/// a second more.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The tokens in use, or none.

@@ -22,15 +22,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
 
-/// The attempts at reading a file for its tag while it is written to; then it is sent under a weak tag.
+/// The attempts at reading a file for its tag while it is written to; then it is sent under a weak tag. A judgement.
 const MAX_CHANGING: usize = 3;
 
 /// The age from which a date is a strong validator: a judgement, twice the one second that RFC 9110 §8.8.2.2 asks
 /// for.
 const STRONG_AFTER: Duration = Duration::from_secs(2);
 
-/// The age from which a file's date is told. A file that is written twice within one second would have one date for
-/// two states.
+/// The age from which a file's date is told. A file that is written twice within one second would have one date for two
+/// states. One second: that is as exact as an HTTP date (RFC 9110 §5.6.7).
 pub(super) const DATED_AFTER: Duration = Duration::from_secs(1);
 
 /// An open file and its entity tag.

@@ -34,8 +34,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 
-/// The members on a page of JSON unless the request asks for fewer, and the most that it can ask for: judgements.
+/// The members on a page of JSON unless the request asks for fewer: a judgement.
 const PAGE_MEMBERS: usize = 1000;
+/// The most members that a request can ask for on one page: a judgement.
 const MAX_PAGE_MEMBERS: usize = 10_000;
 
 /// The most members that are sorted for one HTML page: a judgement. Sorting needs all of them inspected for one

@@ -9,9 +9,9 @@ use crate::sync::lock;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// The readings that are kept, and the memory that they may take together, in bytes: judgements. A million names take
-/// some 25 MB beside their letters.
+/// The most readings that are kept: a judgement.
 const MAX_KEPT: usize = 16;
+/// The memory that they may take together, in bytes: a judgement. A million names take some 25 MB beside their letters.
 const MAX_BYTES: usize = 256 << 20;
 
 /// The time for which a reading is kept that nobody asks for: a judgement.

@@ -68,8 +68,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 
 /// The longest path that is served, in bytes as the file system has them: a judgement, twice what Linux takes at once
-/// (`PATH_MAX`). The request target may be longer, for an escaped byte is three in it, and a query may follow.
+/// (`PATH_MAX`).
 const MAX_PATH_BYTES: usize = 8 * 1024;
+/// The longest request target, in bytes: an escaped byte is three in it, and a query may follow.
 const MAX_TARGET_BYTES: usize = 4 * MAX_PATH_BYTES;
 
 /// `Cache-Control` of files and redirects: a cache asks each time, which costs a 304; while it cannot reach this

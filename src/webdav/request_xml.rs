@@ -12,9 +12,9 @@ use quick_xml::name::{NamespaceResolver, ResolveResult};
 use quick_xml::reader::NsReader;
 use std::fmt::Write as _;
 
-/// The properties that one request may name, and the length of their names together, in bytes: judgements. The names
-/// are repeated for each member of a collection.
+/// The properties that one request may name: a judgement. They are repeated for each member of a collection.
 const MAX_NAMED: usize = 256;
+/// The length of their names together, in bytes: a judgement.
 const MAX_NAMES_BYTES: usize = 8 * 1024;
 
 /// The deepest element: a judgement.
