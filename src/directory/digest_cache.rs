@@ -92,6 +92,8 @@ pub(super) struct KnownDigest {
 /// are forgotten; never while a file is read.
 #[derive(Debug)]
 pub struct DigestCache {
+    /// By device and inode. Held for a look-up or an entry, for one pass over all when half of them are forgotten, and
+    /// for a copy of all when they are stored: never while a file is read or written.
     known: Mutex<HashMap<(u64, u64), CacheEntry>>,
     /// Counts the look-ups. Relaxed: it orders entries for forgetting only, and is read with the lock held.
     uses: AtomicU64,

@@ -32,6 +32,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct DigestQueue {
     ordinary: Sender<TreePath>,
+    /// The files that wait or are tried again. Held for an insertion, with the message that goes with it.
     queued: Arc<Mutex<HashSet<TreePath>>>,
     /// Held by each sending end, so that a thread in the middle of a file sees when the last has gone.
     _asked: Arc<()>,
@@ -43,6 +44,7 @@ struct DigestThread {
     huge: Option<Sender<TreePath>>,
     tree: Arc<Tree>,
     tags: Arc<DigestCache>,
+    /// The set of the sending ends. Held for a removal, never while a file is hashed.
     queued: Arc<Mutex<HashSet<TreePath>>>,
     /// The next attempts: when, which file, and how many there were.
     retries: BTreeSet<(Instant, TreePath, u32)>,

@@ -29,7 +29,10 @@ type PathLock = tokio::sync::Mutex<()>;
 /// them are waited for without a thread.
 #[derive(Debug, Default)]
 pub struct Locks {
+    /// Held to find or add the locks of some mounts, and to sweep those that nobody holds; no lock of a mount is waited
+    /// for under it.
     mounts: Mutex<HashMap<MountPoint, Arc<RwLock<()>>>>,
+    /// Held to find or add one lock of a path, and to sweep; that lock is not waited for under it.
     paths: Mutex<HashMap<String, Weak<PathLock>>>,
 }
 

@@ -57,6 +57,7 @@ struct MountPermits {
 #[derive(Debug)]
 pub struct Mounts {
     root: PathBuf,
+    /// Held for a look-up, and while the list is read: /proc asks no file system.
     state: Mutex<State>,
 }
 

@@ -88,6 +88,9 @@ pub struct Upload {
     /// Set once the record is complete. Relaxed suffices: it only selects whom to count and to forget, and the record
     /// decides, under its lock.
     complete: AtomicBool,
+    /// Held by the request that has the lease, while its body comes and while the disk takes it. tokio's, since it is
+    /// held over awaits and waited for without a thread; a request that takes over lets the holder know first.
+    /// `Uploads::known` is taken under it, for moments, and never the other way round.
     state: Arc<tokio::sync::Mutex<State>>,
 }
 
@@ -111,6 +114,8 @@ pub struct UploadLease {
 #[derive(Debug)]
 pub struct Uploads {
     writer: Arc<TreeWriter>,
+    /// All uploads, by their ids. Held for a look, an insertion or a removal; neither the disk nor an upload's state is
+    /// waited for under it.
     known: Mutex<HashMap<String, Arc<Upload>>>,
     lifetime: Duration,
     clock: SharedClock,
