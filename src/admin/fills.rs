@@ -1,4 +1,7 @@
 //! Fills under way, and why readers wait.
+//!
+//! The list is a copy of what each fill has told last. Asking for it changes nothing and delays no fill, so it is open
+//! to all who reach the server; it names URLs, as the list of objects does.
 
 use super::parameters::{NoParameters, Query};
 use crate::api::FillSummaries;

@@ -1,4 +1,7 @@
 //! Whether the server lives, whether it can do its work, and what it has counted.
+//!
+//! `healthz` asks nothing: it answers where the process does. `readyz` asks whether the catalog is open, without which
+//! nothing that is fetched is found again. Gauges are set when the counters are read, so they are as old as the answer.
 
 use super::parameters::{NoParameters, Query};
 use super::problem;

@@ -28,7 +28,7 @@ use actix_web::web;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Without a catalog: when to ask again. The store tries to open it once a second.
+/// Without a catalog: when to ask again. The store tries to open it once a second. Twice that: a judgement.
 const CATALOG_TRIED: Duration = Duration::from_secs(2);
 
 /// All operations, in the order in which they are documented.

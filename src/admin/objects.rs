@@ -1,4 +1,8 @@
 //! Objects: listed, shown, pinned and purged.
+//!
+//! All of them ask the catalog, so all are done on a thread that may wait for the disk. A page is bounded, and
+//! continues behind an id, not a position: objects that come and go in between move no other. A purge without any
+//! condition is refused; what a purge means is `fill::Purge`'s, the store first and then the fills.
 
 use super::parameters::{NoParameters, ObjectPath, Parameter, Parameters, Query, flag, known};
 use super::{on_disk, problem};
@@ -12,10 +16,10 @@ use actix_web::web::{Data, Json};
 use std::sync::Arc;
 use url::Url;
 
-/// The size of a page without `limit`.
+/// The size of a page without `limit`. A judgement: some screens of a terminal.
 const DEFAULT_LIMIT: usize = 100;
 
-/// The largest page: a thousand objects of some hundred bytes each are made in memory.
+/// The largest page: a thousand objects of some hundred bytes each are made in memory. A judgement.
 const MAX_LIMIT: usize = 1000;
 
 /// Which objects are listed.

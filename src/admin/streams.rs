@@ -1,5 +1,8 @@
 //! Streams in the API: the list is for those who may change things, since it names what opens each; one stream is for
 //! whoever knows its id.
+//!
+//! An id is a secret that opens its stream, for reading and for stopping; an unknown one is 404. Stopping answers when
+//! the stream is over, or after a bounded wait, so that a request after it finds it so.
 
 use super::parameters::{NoParameters, Query};
 use super::problem;
@@ -14,8 +17,8 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long an answer waits for what was stopped to have ended. An upstream's connection is closed in milliseconds; a body
-/// that is being written to a slow disk is not worth a longer wait.
+/// How long an answer waits for what was stopped to have ended. An upstream's connection is closed in milliseconds; a
+/// body that is being written to a slow disk is not worth a longer wait. A judgement.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// The stream that the path names.

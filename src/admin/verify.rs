@@ -1,4 +1,8 @@
 //! A verification: compares what is stored with its checksums, and tells as it goes.
+//!
+//! It runs on a thread of its own, since it reads all that is stored. Each event is a line of JSON; the last one is the
+//! summary, and an answer without it was cut. A client that leaves, or takes nothing, ends or holds the verification:
+//! it runs for nobody else.
 
 use super::parameters::{Parameter, Parameters, Query, flag};
 use super::problem;
@@ -14,10 +18,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// Progress is told no more often than this: a bar that moves ten times a second moves smoothly.
+/// Progress is told no more often than this: a bar that moves ten times a second moves smoothly. A judgement.
 const TOLD_EVERY: Duration = Duration::from_millis(100);
 
-/// Lines that may wait for the client; then the verification waits.
+/// Lines that may wait for the client; then the verification waits. A judgement: it bounds what a slow client holds in
+/// memory.
 const LINES: usize = 64;
 
 /// What is verified, and what is done with damage.

@@ -1,4 +1,7 @@
 //! Fills under way: what each brings, by which requests, and why its readers wait.
+//!
+//! Offsets and lengths are in bytes, times in milliseconds. A field that a newer server adds is passed over by an older
+//! program, and one that an older server lacks has its default. A phase that this program does not know is `Unknown`.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,4 +1,7 @@
 //! The body of every error (RFC 9457), sent as `application/problem+json`.
+//!
+//! The status is always there, and the same as that of the answer; the rest may be absent. Members of a problem's type
+//! stand beside the others, and are kept as they came.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

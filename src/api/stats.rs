@@ -1,4 +1,8 @@
 //! The server's counters.
+//!
+//! What the store holds is counted now, from the catalog; what was done is counted from the start of the process, and
+//! begins at 0 with the next. Sizes are in bytes. A field that a server does not send is 0, or `null` where that means
+//! unknown.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
