@@ -1,4 +1,8 @@
 //! The `millpond` command: reads flags, starts the server, waits for the signal to stop; or asks one that runs.
+//!
+//! Standard output has what was asked for, standard error the log and what went wrong. A configuration is read whole
+//! before anything starts, and all of its mistakes are told at once. The exit code is 0, 1 where something failed, and
+//! 2 where the command line or the configuration makes no sense.
 
 mod cli;
 
@@ -14,7 +18,7 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// The exit code of a command line or configuration that makes no sense.
+/// The exit code of a command line or configuration that makes no sense. Two, as shells and clap have it.
 const MISUSE: u8 = 2;
 
 /// A media cache server: fetches once, keeps what it fetched, plays while it fetches.
@@ -293,6 +297,7 @@ fn outcome(log: &str, run: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
 
 fn serve(config: &Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
+    // Before the store opens: how many objects stay open depends on it.
     raise_descriptor_limit();
     let server = Server::start(config)?;
     say(&format!("listening on http://{}", server.address()));

@@ -16,15 +16,16 @@ use serde_json::Value;
 use std::time::Duration;
 use url::Url;
 
+/// The longest wait for a connection: a judgement, as servers are mostly on this machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest silence: removing a large part of a cache takes its time, and so does reading a film.
+/// The longest silence: removing a large part of a cache takes its time, and so does reading a film. A judgement.
 const READ_IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
-/// The most that an answer may hold: a page of a thousand objects is far below.
+/// The most that an answer may hold: a page of a thousand objects is far below. A judgement.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
-/// The most that a line of a stream may hold.
+/// The most that a line of a stream may hold. A judgement: a line names one object, and some of its ranges.
 const MAX_LINE_BYTES: usize = 1 << 20;
 
 /// A server's API.

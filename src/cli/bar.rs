@@ -1,6 +1,9 @@
 //! A picture of the bytes that are here: one line of ASCII, the same on every terminal and in every log.
+//!
+//! Each cell stands for the same share of the object, and is full only where all of its bytes are here. Any length has
+//! all cells, from an empty object, which is all here, to the longest that a number can tell.
 
-/// How wide the picture is.
+/// How wide the picture is. A judgement: it fits beside its brackets into 80 columns.
 const CELLS: u64 = 60;
 
 /// `#` where all bytes of a cell are here, `+` where some are, `.` where none is.

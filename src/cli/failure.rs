@@ -1,4 +1,8 @@
 //! Why a command was not carried out, in words that tell the mend.
+//!
+//! A text says what happened, where, and last what to do. The exit code tells two kinds apart: a command line that
+//! makes no sense, and all else. Causes below are either in the text, where the mend stands behind them, or the
+//! `source`, never both.
 
 use millpond::store::StoreError;
 use std::error::Error;

@@ -1,4 +1,7 @@
 //! `millpond show`: all fields of one object, and a picture of what of it is here.
+//!
+//! The server's answer is shown with all that it has, also fields that this program does not know. Text that comes from
+//! upstreams is printed with its control characters escaped; `--json` prints the answer as it came.
 
 use super::Outcome;
 use super::api::Api;
@@ -11,7 +14,7 @@ use super::units::{ago, count, exact_size, percent};
 use millpond::api::ObjectSummary;
 use millpond::clock::{Clock, SystemClock, from_unix_seconds, unix_seconds};
 
-/// The most ranges that are listed: a torn object can have thousands, and JSON has them all.
+/// The most ranges that are listed: a torn object can have thousands, and JSON has them all. A judgement: a screen.
 const MAX_RANGES: usize = 20;
 
 pub(super) async fn run(api: &Api, name: &Name, json: bool, output: &mut Output) -> Result<Outcome, Failure> {

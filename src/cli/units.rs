@@ -1,4 +1,7 @@
 //! Sizes and times in words.
+//!
+//! Sizes are in units of 1024, times in one unit. No text is longer than a column of a list, and none rounds to a claim
+//! that is not true: 100 % is all, 0 % is nothing.
 
 /// Units of 1024.
 const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -38,6 +41,7 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
 
 /// How long ago a time was, both in seconds since 1970. A time that is still to come is another clock's now.
 pub(super) fn ago(then: u64, now: u64) -> String {
+    // In seconds. A year of 365 days is exact enough for "2 y ago".
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;
