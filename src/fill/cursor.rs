@@ -113,6 +113,7 @@ impl Cursor {
             return true;
         }
         let is_near = here.run_at(start).is_some() || (start >= end && start - end <= NEAR_BYTES);
+        // As in a plan (`coming_to`): near in bytes, or near in time at the present rate.
         let reach = self
             .shared
             .rate()

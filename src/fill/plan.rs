@@ -32,6 +32,7 @@ const SHORT_BYTES: u64 = 4 << 20;
 /// Readers that wait within this many bytes of the start of a request are taken along by it. A judgement: half of
 /// [`SHORT_BYTES`].
 const ALONG_BYTES: u64 = 2 << 20;
+
 /// The longest that a reader waits for the bytes of a short session: a judgement.
 const SHORT_SECONDS: f64 = 1.0;
 
@@ -210,6 +211,7 @@ impl<'a> Draft<'a> {
             return;
         }
         self.end_passing_session_at(at);
+        // Behind the session that was just shortened, which ends at `at`.
         let free = self.free_until(at);
         let mut end = waiter.end;
         if waiter.wish < WORTHWHILE_BYTES {
@@ -262,6 +264,7 @@ impl<'a> Draft<'a> {
     /// Whether a session will be there soon.
     fn coming_to(&self, waiter: &WaitingAt) -> bool {
         let at = waiter.at;
+        // The rate is that of the fill: its sessions share it.
         let share = self.view.rate.map(|rate| rate / self.view.running.len().max(1) as f64);
         let near = share.map_or(0, |share| (share * NEAR_SECONDS) as u64).max(NEAR_BYTES);
         let short = |session: &Running| {
@@ -306,6 +309,7 @@ impl<'a> Draft<'a> {
                 .filter(|session| session.moved >= QUANTUM_BYTES)
                 .max_by_key(|session| session.moved)
         };
+        // A session that no reader follows goes before one whose reader has had its share.
         let Some(id) = idle.or_else(over).map(|session| session.id) else {
             return false;
         };
@@ -316,6 +320,7 @@ impl<'a> Draft<'a> {
 
     fn start(&mut self, range: ByteRange, class: Class) {
         self.steps.push(Step::Start(range, class));
+        // Planned, not begun: no session has that number, so no step can mean it.
         self.running.push(Running {
             id: u64::MAX,
             at: range.start(),

@@ -363,6 +363,7 @@ impl Registry {
             Some(object) => which.means(object.url(), object.head().representation()),
             None => which.means(shared.key.url(), &Representation::default()),
         };
+        // The ids first: `detach` takes the lock for each.
         let ids: Vec<ObjectId> = {
             let fills = self.context.fills();
             let meant = fills.iter().filter(|(_, shared)| meant(shared));

@@ -23,6 +23,7 @@ const AT_ONCE_BYTES: u64 = 4 << 20;
 
 /// The most that is kept of an object's beginning and of its end, each; less where the quota is small. A judgement.
 const EDGE_BYTES: u64 = 4 << 20;
+
 /// The most that is kept behind a reader; less where the quota is small. A judgement: half a minute of a film of 8
 /// Mbit/s.
 const BACK_BYTES: u64 = 32 << 20;
@@ -143,6 +144,7 @@ impl Context {
         };
         let kept = RetentionWindow::under(self.store.quota_bytes());
         let mut freed = 0;
+        // Bytes that are far behind every reader first; then also those that one could seek back to.
         for kept in [kept, kept.scarce()] {
             for shared in std::iter::once(own).chain(&others) {
                 freed += self.punch_one(shared, kept, wanted - freed.min(wanted));

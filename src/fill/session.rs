@@ -213,8 +213,10 @@ const UNWANTED_AFTER: Duration = Duration::from_secs(2);
 
 /// How often a stream makes room in its own log for one piece: a judgement; each time halves the log.
 const MOST_ROOM_MADE: usize = 4;
+
 /// The least that a stream drops of its log at once, in bytes: a judgement, since each time writes the catalog out.
 const LEAST_ROOM: u64 = 512 * 1024;
+
 /// A log is dropped up to a multiple of this many bytes: a judgement, whole pages on any machine.
 const ROOM_GRAIN: u64 = 64 * 1024;
 
@@ -523,6 +525,7 @@ impl WriteTarget {
     /// Drops the older half of a stream's log; `false` where that is not worth it.
     async fn make_room(&self, stream: &Stream) -> bool {
         let (first, end) = stream.bounds();
+        // Half: listeners that read along are near the end.
         let middle = (first + (end - first) / 2) / ROOM_GRAIN * ROOM_GRAIN;
         if middle < first + LEAST_ROOM {
             return false;
@@ -542,6 +545,7 @@ impl WriteTarget {
         let Some(rest) = ByteRange::new(at, stop.max(at.saturating_add(1))) else {
             return false;
         };
+        // The time at which the last reader left: while others are here it says nothing.
         let left = self.shared.access().1;
         let patience = match left.filter(|_| !self.shared.has_readers()) {
             // A player that asks piece by piece may be back in a moment; for nobody else is it worth a connection.

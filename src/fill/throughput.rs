@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 /// The length of a window: a judgement.
 const WINDOW: Duration = Duration::from_secs(2);
+
 /// Shorter samples say more about the first packet than about the line. A judgement.
 const SHORTEST: Duration = Duration::from_millis(100);
 

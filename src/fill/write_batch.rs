@@ -102,6 +102,7 @@ impl WriteBatch {
         if !object.is_materialized() && self.sink.context.store.room().is_some_and(|room| room < SCARCE_BYTES) {
             return;
         }
+        // The last bytes stay back; see `LAST_BYTES`.
         let most = object
             .length()
             .map_or(u64::MAX, |length| length.saturating_sub(LAST_BYTES).saturating_sub(at));
@@ -253,6 +254,7 @@ impl Drop for WriteBatch {
         if self.is_last || self.unwritten.is_empty() || self.handed.end() <= self.unwritten.at {
             return;
         }
+        // Nothing is in it: the pieces go on in `owed`, and are not withdrawn when this is dropped.
         let nothing = self.sink.object.in_flight_write();
         let mut owed = Self {
             sink: self.sink.clone(),

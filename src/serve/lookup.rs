@@ -24,7 +24,7 @@
 //!
 //! - Nothing has been sent while a request can still begin again. A generation that is superseded after the header
 //!   breaks the body instead (body.rs): two representations never meet in one response.
-//! - The answer is decided once, by [`answer_of`], from the object as if every byte of it were here. What is missing
+//! - The answer is decided once, by `answer_of`, from the object as if every byte of it were here. What is missing
 //!   changes how long the header waits and how the body goes out, not what is said; `capped` alone cuts it to what is
 //!   here.
 //! - A fill is held (`Cursor`) while its request may need bytes of it: a hit joins none, and a whole object lets go of

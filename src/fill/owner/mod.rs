@@ -80,6 +80,7 @@ use tokio::sync::{mpsc, watch};
 /// Progress is recorded when this much of it is not. Measured: docs/performance.md tells what 16 and 64 MiB cost and
 /// gain.
 const COMMIT_BYTES: u64 = 4 << 20;
+
 /// Progress is recorded this long after the last time: a judgement, as much as a crash may lose of a slow fill.
 const COMMIT_EVERY: Duration = Duration::from_millis(250);
 
@@ -253,6 +254,7 @@ impl Owner {
             // A stream has one session, which brings all there is to fetch.
             return;
         }
+        // Both are set anew by this plan.
         self.background_at = None;
         self.unattended_until = None;
         // The arrivals first: a reader that is counted among them is among the readers too, or has left.
@@ -306,6 +308,7 @@ impl Owner {
             rate: self.shared.rate(),
             now: Instant::now(),
         });
+        // Steps are taken in their order: what is stopped makes room for what is started.
         let kept: Vec<u64> = steps.into_iter().filter_map(|step| self.take(step, &queued)).collect();
         for id in queued.into_iter().filter(|id| !kept.contains(id)) {
             let mut sessions = self.sessions.iter();
@@ -410,6 +413,7 @@ impl Owner {
     /// When a fill that nobody waits for will have failed long enough to be left alone.
     fn patience_ends(&self) -> Option<Instant> {
         let failing_since = self.failures.since.filter(|_| !self.failures.gave_up)?;
+        // Bytes that come from another session are a sign of life too.
         let moved = lock(&self.shared.throughput).last();
         // Without ranges what moves is what was here before.
         let moved = moved.filter(|_| self.resumes());

@@ -225,6 +225,7 @@ impl Owner {
         let now = Instant::now();
         let mut over = Vec::new();
         for session in self.sessions.iter_mut().filter(|session| !session.is_queued()) {
+            // A session that some reader waits for or follows is not alone.
             let serves = class_of(&session.running(&wishes.reading), &wishes.waiting) != Class::Background;
             if serves || is_expected || !wishes.only_for_readers {
                 session.unattended = None;
