@@ -77,6 +77,7 @@ const STORE_CHECK: Duration = Duration::from_secs(1);
 /// The least number of threads for fills, of which there is one a processor: they move bytes between sockets and the
 /// page cache, and wait for the most part (docs/decisions/0020).
 const LEAST_FILL_THREADS: usize = 2;
+
 /// The greatest number of them (docs/decisions/0020).
 const MOST_FILL_THREADS: usize = 8;
 
@@ -84,6 +85,7 @@ const MOST_FILL_THREADS: usize = 8;
 /// no disk faster, and each thread keeps a heap of its own, about half a megabyte, for as long as it lives. A
 /// judgement.
 const WRITE_THREADS: usize = 16;
+
 /// The least of them that a thread of fills has: a judgement, since one slow write must not hold up the others of that
 /// thread.
 const LEAST_WRITE_THREADS: usize = 8;

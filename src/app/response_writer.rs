@@ -32,10 +32,12 @@ use tokio::io::Interest;
 
 /// Bytes that are sent in one call at first: a judgement, as much as the kernel holds unsent of a connection.
 const CALL_BYTES: u64 = 256 * 1024;
+
 /// The most that is sent in one call: where the socket has taken all of it, the next asks for twice as much. As much is
 /// what one connection sends before it is the others' turn, as in nginx: 0.2 ms (docs/decisions/0014). A client that is
 /// fast is woken less often.
 const MOST_CALL_BYTES: u64 = 2 << 20;
+
 /// Where a call was not taken whole, the next asks for this: the socket is full, most likely, and all that is asked for
 /// is looked for in the page cache first. A judgement: one look (`store::sending` looks once in so many bytes).
 const RETRY_BYTES: u64 = 64 * 1024;

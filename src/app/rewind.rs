@@ -33,6 +33,7 @@ impl AsyncRead for Rewind {
         into.put_slice(&self.ahead[..count]);
         self.ahead.drain(..count);
         if self.ahead.is_empty() {
+            // The memory is given back: the connection may last for hours.
             self.ahead = Vec::new();
         }
         Poll::Ready(Ok(()))

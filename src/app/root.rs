@@ -169,6 +169,7 @@ impl Directory {
     /// Looks whether the directory is there, and opens it where it has come back; whether it is there now.
     fn look(&self, was_there: bool) -> bool {
         let root: &Path = &self.config.root;
+        // `current` has let go of the lock: requests read the origin while this looks.
         if self.current().is_some_and(|origin| origin.tree.check_root().is_ok()) {
             return true;
         }

@@ -11,6 +11,7 @@ pub(crate) const SERVER_VARIABLE: &str = "MILLPOND_SERVER";
 
 const LISTEN_VARIABLE: &str = "MILLPOND_LISTEN";
 const DEFAULT: &str = "127.0.0.1:8080";
+
 /// The port of an address without one. A URL without one has its scheme's, as everywhere. That of the default of
 /// `listen`.
 const DEFAULT_PORT: u16 = 8080;

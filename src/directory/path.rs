@@ -216,6 +216,7 @@ pub(super) fn can_be_named(name: &str) -> bool {
 /// A key that is the same for all spellings which some file systems take for one name.
 pub(super) fn case_folded(name: &str) -> String {
     use unicode_normalization::UnicodeNormalization;
+    // Composed once more at the end: a letter in lower case may be two code points.
     name.nfc().flat_map(char::to_lowercase).nfc().collect()
 }
 

@@ -36,6 +36,7 @@ impl Staging {
     ) -> Result<Trash, DirectoryError> {
         let dir = self.dir()?;
         let trash = format!("gone-{}", random_name());
+        // Into `.millpond` where that is one rename: what lies there needs no note.
         match renameat(parent, name, &dir, &trash) {
             Ok(()) => {
                 let (name, note) = (trash, None);

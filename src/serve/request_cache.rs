@@ -22,12 +22,14 @@ use std::time::Duration;
 
 /// Longer paths are rare enough to be parsed each time: a judgement.
 pub(super) const MAX_RECENT_BYTES: usize = 512;
+
 /// The most paths that a worker remembers: a judgement, half a megabyte of paths at most.
 const MAX_RECENT: usize = 1024;
 
 /// A count that two cores write to costs each as much as a header: an object is told of what was given in its second
 /// when it is so many answers. Measured: docs/decisions/0019.
 pub(super) const TOLD_AFTER: u32 = 64;
+
 /// An object is also told when the answers are more than this share of those that it knows of: one by one at first, for
 /// eight in a second (docs/decisions/0019).
 pub(super) const TOLD_SHARE: u32 = 8;

@@ -76,6 +76,7 @@ impl DiskThreads {
             Some(permits) => Some(acquire(permits).await?),
         };
         self.run(move || {
+            // The permit goes with the work: a client that leaves does not free a thread that still waits.
             let _permit = permit;
             work()
         })

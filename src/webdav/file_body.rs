@@ -204,10 +204,13 @@ impl FileBody {
                 None => Err(BodyError::Changed),
             };
         }
+        // The promised length cannot be kept any more.
         if now.size < state.size {
             return Err(BodyError::Changed);
         }
         let (sent, compared) = (self.at - self.begun, self.compared - self.begun);
+        // Each comparison but the last is of twice as much as the one before, at least: together they read no more than
+        // three times what is sent.
         let due = self.at > self.compared && (last || sent >= COMPARED_FROM.max(2 * compared));
         Ok(due.then(|| Comparison::Sent {
             from: self.begun,

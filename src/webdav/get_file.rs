@@ -269,6 +269,7 @@ impl<'a> GivenTags<'a> {
             .if_match
             .is_some_and(|field| named(field, EntityTag::weak_eq))
         {
+            // A tag that was given for this state matches it, also where it is weak.
             conditions.if_match = Some("*");
         }
         if conditions

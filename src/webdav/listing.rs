@@ -36,6 +36,7 @@ use tokio::sync::Semaphore;
 
 /// The members on a page of JSON unless the request asks for fewer: a judgement.
 const PAGE_MEMBERS: usize = 1000;
+
 /// The most members that a request can ask for on one page: a judgement.
 const MAX_PAGE_MEMBERS: usize = 10_000;
 

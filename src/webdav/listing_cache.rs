@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 /// The most readings that are kept: a judgement.
 const MAX_KEPT: usize = 16;
+
 /// The memory that they may take together, in bytes: a judgement. A million names take some 25 MB beside their letters.
 const MAX_BYTES: usize = 256 << 20;
 

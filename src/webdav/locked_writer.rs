@@ -98,6 +98,7 @@ impl LockedWriter {
                 true => self.disk.run_at(path, move || Ok(with.preread(&of, &named))).await?,
                 false => PrereadDigest::default(),
             };
+            // The permit before the locks: a change that waits for a permit holds no lock that others wait for.
             let permit = self.disk.permit(path).await?;
             let held = self.lock(locked).await?;
             let (with, work, conditions) = (Arc::clone(&self.writer), work.clone(), conditions.clone());

@@ -70,6 +70,7 @@ use tokio::sync::Semaphore;
 /// The longest path that is served, in bytes as the file system has them: a judgement, twice what Linux takes at once
 /// (`PATH_MAX`).
 const MAX_PATH_BYTES: usize = 8 * 1024;
+
 /// The longest request target, in bytes: an escaped byte is three in it, and a query may follow.
 const MAX_TARGET_BYTES: usize = 4 * MAX_PATH_BYTES;
 

@@ -125,6 +125,7 @@ impl DirectoryService {
         let mut state = (incoming, DigestCheck::new(&claims));
         let mut body = BodyBatches::new(payload, put.length);
         while let Some(batch) = body.next(|total| self.check_size(total)).await? {
+            // Both go to the thread and come back: nothing is shared while the client sends.
             let (mut incoming, mut check) = state;
             let writer = Arc::clone(writer);
             let written = self.run_at(path, move || {

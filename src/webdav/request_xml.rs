@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 
 /// The properties that one request may name: a judgement. They are repeated for each member of a collection.
 const MAX_NAMED: usize = 256;
+
 /// The length of their names together, in bytes: a judgement.
 const MAX_NAMES_BYTES: usize = 8 * 1024;
 
