@@ -18,7 +18,7 @@
 //!         └── sent ──► an error, or `connection: close`: Over
 //! ```
 //!
-//! What is always true:
+//! The following is always true:
 //!
 //! - A connection that waits holds no buffer. Requests are read into one buffer of the worker, and headers made in
 //!   another (`Scratch`); both are borrowed within one poll, never over an await.

@@ -297,7 +297,7 @@ impl<'a> ResponseWriter<'a> {
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<Option<Result<Bytes, E>>>,
         mut left: u64,
     ) -> io::Result<()> {
-        // What was corked goes now: the disk or the upstream may take its time.
+        // Corked bytes go now: the disk or the upstream may take its time.
         push_out(self.stream);
         let mut header = Header(Vec::new());
         while left > 0 {

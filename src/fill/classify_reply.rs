@@ -200,8 +200,8 @@ fn is_other_node(known: &Validators, reply: &Validators) -> bool {
     strong(known) && strong(reply) && date(known) == date(reply)
 }
 
-/// A reply with another status than those that [`classify_reply`] takes for bytes, as a representation of its own: it says
-/// something of the resource, and its body has no ranges.
+/// A reply with another status than those that [`classify_reply`] takes for bytes, as a representation of its own: it
+/// says something of the resource, and its body has no ranges.
 pub(super) fn statement(reply: &Reply) -> (Representation, BodySpan) {
     let total = match reply.framing {
         Framing::Length(length) => Some(length),

@@ -1,9 +1,9 @@
 //! The bytes that a session has received and not written yet.
 //!
-//! Readers have them from memory as soon as they are here. They are written in steps that end where the file has a whole number
-//! of them: the kernel keeps what is written so in few large pieces, and both the write and all later reads take half
-//! the time. So the end of what has come waits a moment for what follows it. A step that is a copy into memory and nothing
-//! more is written where it has arrived, others on a thread that may wait.
+//! Readers have them from memory as soon as they are here. They are written in steps that end where the file has a
+//! whole number of them: the kernel keeps what is written so in few large pieces, and both the write and all later
+//! reads take half the time. So the end of what has come waits a moment for what follows it. A step that is a copy into
+//! memory and nothing more is written where it has arrived, others on a thread that may wait.
 
 use super::owner::on_disk;
 use super::plan::NEAR_BYTES;

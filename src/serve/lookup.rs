@@ -20,7 +20,7 @@
 //!                      └─ else ───────────────────────────────────────► what is here, or 503 with Retry-After
 //! ```
 //!
-//! What is always true:
+//! The following is always true:
 //!
 //! - Nothing has been sent while a request can still begin again. A generation that is superseded after the header
 //!   breaks the body instead (body.rs): two representations never meet in one response.

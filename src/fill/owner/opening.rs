@@ -333,7 +333,7 @@ impl Owner {
         self.on_revalidation(object, span, exchange, permit, wants_bytes).await
     }
 
-    /// The answer to a revalidation: the object is unchanged, or another takes its place.
+    /// Carries out the answer to a revalidation: the object is unchanged, or another takes its place.
     async fn on_revalidation(
         &mut self,
         object: Arc<Object>,
