@@ -260,6 +260,15 @@ const EXPLAINED: &[&str] = &[
     "sync",
     "telemetry",
     "config",
+    "fill",
+    "serve",
+    "webdav",
+    "directory",
+    "admin",
+    "api",
+    "app",
+    "cli",
+    "main",
 ];
 
 /// The lines of the rooms that were gone through, but for their tests.
