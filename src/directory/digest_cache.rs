@@ -111,9 +111,7 @@ impl DigestCache {
         let last = known.values().map(|known| known.used).max().unwrap_or_default();
         Self {
             known: Mutex::new(known),
-            // Relaxed: see the field.
             uses: AtomicU64::new(last + 1),
-            // Relaxed: see the field.
             changed: AtomicBool::new(false),
             clock,
             file,

@@ -437,7 +437,6 @@ impl Upload {
         Ok(Self {
             id,
             path,
-            // Relaxed: see the field.
             complete: AtomicBool::new(record_complete),
             takeovers: watch::Sender::new(0),
             state: Arc::new(tokio::sync::Mutex::new(state)),

@@ -110,24 +110,17 @@ impl FillState {
             target: Mutex::new(target),
             spare: Mutex::default(),
             location: Mutex::default(),
-            // Release and Acquire: see the field.
             renewed: AtomicBool::new(false),
             phase: watch::Sender::new(Phase::Opening),
             trouble: watch::Sender::new(None),
-            // AcqRel and Acquire: see the field.
             readers: AtomicUsize::new(0),
-            // AcqRel and Acquire: see the field.
             arrivals: AtomicU64::new(0),
             // Set before the owner starts: it must not take the first reader for one of the head.
-            // AcqRel and Acquire later.
             bytes_wanted: AtomicBool::new(bytes_wanted),
-            // Relaxed: see the field.
             hint: AtomicU64::new(0),
             access: Mutex::default(),
             changed: Notify::new(),
-            // Release and Acquire: see the field.
             over: AtomicBool::new(false),
-            // Release and Acquire: see the field.
             detached: AtomicBool::new(false),
             not_stored: OnceLock::new(),
             stream: OnceLock::new(),
