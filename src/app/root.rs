@@ -94,7 +94,9 @@ impl Directory {
         // The place for unfinished files is locked by the one who writes there.
         self.release();
         let origin = self.open(Arc::clone(&tree))?;
-        *write(&self.origin) = Some(Arc::new(origin));
+        let before = write(&self.origin).replace(Arc::new(origin));
+        // Not under the lock: closing what is on a file system that hangs may wait, and requests take the lock.
+        drop(before);
         // Only now the mark is there.
         let now = tree.identity()?;
         if let Some(kept) = &kept

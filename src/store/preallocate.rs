@@ -35,9 +35,8 @@ pub(super) struct Preallocation {
     /// The file system has refused to preallocate, or to release. Relaxed: orders nothing; a thread that misses it is
     /// refused once more.
     refused: AtomicBool,
-    /// Room may have been preallocated since it was last reclaimed. Release, before the room is held; AcqRel, before
-    /// the open objects are gone through. A reclaim between the two passes that room over, and the next preallocation
-    /// sets the flag anew.
+    /// Room may have been preallocated since it was last reclaimed. Release, when the room is held; AcqRel, before the
+    /// open objects are gone through: a reclaim that finds the flag finds the room.
     outstanding: AtomicBool,
 }
 
@@ -109,9 +108,10 @@ impl Object {
             && self.shared.space.take(new + ahead.len()).is_ok()
         {
             let all = pages.hull(ahead);
-            self.shared.preallocation.outstanding.store(true, Ordering::Release);
             self.preallocate(all);
             self.has_taken(all, new + ahead.len());
+            // Only now: a reclaim that took the flag away before the room is held would pass it over for good.
+            self.shared.preallocation.outstanding.store(true, Ordering::Release);
             return Ok(());
         }
         self.shared

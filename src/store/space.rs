@@ -198,10 +198,9 @@ impl Space {
         if used <= self.bound.load(Ordering::Acquire) && used > 0 {
             return;
         }
-        // Of two threads that come here at once the one with less may come last: the bound is then too low until more
-        // is taken.
         let mut ledger = lock(&self.ledger);
-        let bound = ledger.raise(used);
+        // Of two threads that come here at once the one that has taken less may come last: what both have taken counts.
+        let bound = ledger.raise(used.max(self.used()));
         self.bound.store(bound, Ordering::Release);
     }
 
@@ -300,6 +299,23 @@ mod tests {
         let (space, _) = Space::open(dir.path(), &dir.path().join("space"), None, Some(u64::MAX));
         assert_eq!(space.take(1), Err(Shortage::FileSystem));
         assert_eq!(space.used(), 0);
+    }
+
+    #[test]
+    fn a_thread_that_comes_late_to_the_ledger_does_not_lower_its_bound() {
+        let dir = TempDir::new().expect("a directory");
+        let (first, _) = space(&dir, 1 << 40);
+        first.take(50_000).expect("room");
+        let before = first.bound.load(Ordering::Acquire);
+        first.take(100 << 30).expect("room");
+        // Another thread had taken less, and found the bound as it was then.
+        first.bound.store(before, Ordering::Release);
+        first.cover(before + 1);
+        let (_, stated) = space(&dir, 1 << 40);
+        let Stated::AtMost(bound) = stated else {
+            panic!("{stated:?}");
+        };
+        assert!(bound >= first.used(), "{bound}");
     }
 
     #[test]
