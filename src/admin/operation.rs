@@ -71,7 +71,7 @@ impl Operation {
         let response = Response::builder().description(description);
         self.answers
             .push((status, response.content("application/json", content).build()));
-        self.schemas = |components| components.schema_from::<T>();
+        self.schemas = with_schemas::<T>;
         self
     }
 
@@ -81,7 +81,7 @@ impl Operation {
         let response = Response::builder().description(description);
         self.answers
             .push((200, response.content("application/x-ndjson", content).build()));
-        self.schemas = |components| components.schema_from::<T>();
+        self.schemas = with_schemas::<T>;
         self
     }
 
@@ -158,6 +158,13 @@ impl Operation {
             format!("{name}_{word}")
         })
     }
+}
+
+/// The schema of a type, and of all types that it is made of.
+fn with_schemas<T: ToSchema>(components: ComponentsBuilder) -> ComponentsBuilder {
+    let mut parts = Vec::new();
+    T::schemas(&mut parts);
+    components.schema_from::<T>().schemas_from_iter(parts)
 }
 
 fn parameter(name: &str, place: ParameterIn, required: Required, description: &str) -> ParameterBuilder {
