@@ -1,6 +1,6 @@
 //! The API of millpond about itself: the scope `/-/` of the application.
 //!
-//! [`operations`] is the table of all that there is. Handlers take what they need by extractors and answer with a type of
+//! `operations` is the table of all that there is. Handlers take what they need by extractors and answer with a type of
 //! [`crate::api`] or a [`Problem`]; what an operation means is done by the store and the fills, not here.
 
 mod fills;
