@@ -208,24 +208,19 @@ impl Server {
             .map_err(AppError::Threads)?;
         let routes = Arc::new(Routes::new(config));
         let (threads, running) = start_fill_threads().map_err(AppError::Threads)?;
-        let settings = FillSettings {
-            sessions_per_object: config.sessions_per_object,
-            hold_limit: config.hold_limit,
-            revalidate_wait: config.header_wait,
-            after_last_reader: config.after_last_reader,
-            read_ahead: config.read_ahead,
-            served: Served::new({
-                let routes = Arc::clone(&routes);
-                move |url| routes.path_of(url).is_some()
-            }),
-        };
         let streams = Arc::new(Streams::open(
             Arc::clone(&store),
             stream_limits(config),
             Arc::clone(&clock),
         ));
         let keeping = keep_store(Arc::clone(&store), Arc::clone(&streams));
-        let registry = Registry::new(Arc::clone(&store), streams, client, settings, threads.clone());
+        let registry = Registry::new(
+            Arc::clone(&store),
+            streams,
+            client,
+            fill_settings(config, &routes),
+            threads.clone(),
+        );
         let watcher = watch_for_sleep(Arc::clone(&clock), registry.clone());
         let service = Arc::new(Service {
             store,
@@ -324,6 +319,18 @@ fn start_fill_threads() -> std::io::Result<(FillRuntimes, RunningRuntimes)> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let count = processors.clamp(LEAST_FILL_THREADS, MOST_FILL_THREADS);
     FillRuntimes::start(count, LEAST_WRITE_THREADS.max(WRITE_THREADS / count))
+}
+
+fn fill_settings(config: &Config, routes: &Arc<Routes>) -> FillSettings {
+    let routes = Arc::clone(routes);
+    FillSettings {
+        sessions_per_object: config.sessions_per_object,
+        hold_limit: config.hold_limit,
+        revalidate_wait: config.header_wait,
+        after_last_reader: config.after_last_reader,
+        read_ahead: config.read_ahead,
+        served: Served::new(move |url| routes.path_of(url).is_some()),
+    }
 }
 
 fn client_settings(config: &Config) -> Result<ClientSettings, AppError> {

@@ -9,7 +9,7 @@
 
 use super::file_body::{FileBody, FileSource, ReadThreads};
 use super::{DirectoryService, http_date};
-use crate::directory::{AllowedMounts, DirectoryError, Found, INLINE_BYTES, Stamp, Tag, TreePath};
+use crate::directory::{AllowedMounts, Digest, DirectoryError, Found, INLINE_BYTES, Stamp, Tag, TreePath};
 use crate::header::{EntityTag, Known, list_members, repr_digest};
 use crate::ranges::ByteRange;
 use crate::serve::multipart::{self, Segment};
@@ -149,12 +149,7 @@ impl DirectoryService {
         };
         let mut head = head(status, &etag.to_string());
         self.add_content_fields(&mut head, &decided, multipart.as_deref().unwrap_or(&media));
-        if request.wants_digest
-            && let Some(digest) = match &tag {
-                Tag::Strong(digest) => Some(*digest),
-                _ => self.tags.digest_of(&stamp),
-            }
-        {
+        if let Some(digest) = self.known_digest(&tag, &stamp).filter(|_| request.wants_digest) {
             head.insert_header((HeaderName::from_static("repr-digest"), repr_digest(&digest)));
         }
         if request.head_only {
@@ -172,6 +167,14 @@ impl DirectoryService {
             },
         };
         head.body(FileBody::new(source, segments, Arc::clone(&self.metrics)))
+    }
+
+    /// The digest of the file's bytes, where it is known.
+    fn known_digest(&self, tag: &Tag, stamp: &Stamp) -> Option<Digest> {
+        match tag {
+            Tag::Strong(digest) => Some(*digest),
+            _ => self.tags.digest_of(stamp),
+        }
     }
 
     /// The fields that describe the content of an answer with one: which part it is, its media type, its sandbox.

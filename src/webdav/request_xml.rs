@@ -154,14 +154,8 @@ pub(super) fn read_proppatch(body: &[u8]) -> Result<Vec<PropertyInstruction>, St
                     None => {}
                 }
             }
-            Event::Text(text) if inside.is_some() => write_value(&mut found, |value| {
-                value.push_str(&Escaped(&text).to_string());
-                Ok(())
-            })?,
-            Event::CData(text) if inside.is_some() => write_value(&mut found, |value| {
-                value.push_str(&Escaped(&text).to_string());
-                Ok(())
-            })?,
+            Event::Text(text) if inside.is_some() => write_text(&mut found, &text)?,
+            Event::CData(text) if inside.is_some() => write_text(&mut found, &text)?,
             Event::GeneralRef(name) if inside.is_some() => {
                 write_value(&mut found, |value| write_reference(value, &name))?;
             }
@@ -178,6 +172,13 @@ pub(super) fn read_proppatch(body: &[u8]) -> Result<Vec<PropertyInstruction>, St
         (true, true) => Err("the body names no property; write <propertyupdate xmlns=\"DAV:\">".to_owned()),
         (true, false) => Ok(found),
     }
+}
+
+fn write_text(found: &mut [PropertyInstruction], text: &str) -> Result<(), String> {
+    write_value(found, |value| {
+        value.push_str(&Escaped(text).to_string());
+        Ok(())
+    })
 }
 
 /// A reference to a character or to one of XML's own entities; others are declared nowhere.
