@@ -243,7 +243,7 @@ impl Server {
                 return Err(listen_error(error));
             }
         };
-        // Nothing runs on before this that a start which fails would have to end.
+        // Only now: a start that failed before would have to end them.
         threads.handle().spawn(keeping);
         threads.handle().spawn(watcher);
         Ok(Self {

@@ -52,19 +52,19 @@ enum ConfigAction {
     Show,
 }
 
-/// What every server has.
+/// The flags that every server has.
 #[derive(Debug, Args)]
 struct Common {
     /// Address and port to accept connections at; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// What is left free in the file system [default: 256MiB, or a twentieth of a small one]
+    /// Space to leave free in the file system [default: 256MiB, or a twentieth of a small one]
     #[arg(long, value_name = "SIZE")]
     min_free: Option<String>,
     /// How long running answers may take to finish after SIGTERM [default: 30s]
     #[arg(long, value_name = "TIME")]
     grace: Option<String>,
-    /// What is logged: error, warn, info, debug, or module=level,… [default: info]
+    /// The log's level: error, warn, info, debug, or module=level,… [default: info]
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
     /// A TOML file with settings
@@ -125,7 +125,7 @@ struct Settings {
     /// Whether clients may name any URL: true, false or auto [default: auto, true on loopback]
     #[arg(long, value_name = "BOOL")]
     ad_hoc: Option<String>,
-    /// What a fill does without readers: complete, stop or finish:PERCENT%,SIZE [default: complete]
+    /// The policy of a fill without readers: complete, stop or finish:PERCENT%,SIZE [default: complete]
     #[arg(long, value_name = "POLICY")]
     after_last_reader: Option<String>,
     /// How far ahead of a reader is fetched, in time at its rate, or all [default: all]

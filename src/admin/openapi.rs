@@ -1,7 +1,7 @@
 //! `openapi.json`: the document that programs read the API from, made from the table of operations and the types of
 //! [`crate::api`].
 //!
-//! Nothing is written here by hand: an operation that is not in the table is neither served nor documented. The
+//! No entry is written by hand: an operation that is not in the table is neither served nor documented. The
 //! document is made anew for each request, since it is asked for rarely.
 
 use super::operations;

@@ -13,10 +13,10 @@ use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, Para
 use utoipa::openapi::schema::{ComponentsBuilder, Object, Type};
 use utoipa::openapi::{Content, Ref, Required, Response};
 
-/// Who may carry an operation out.
+/// The callers that may carry an operation out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Callers {
-    /// Whoever reaches the server.
+    /// Every client that reaches the server.
     All,
     /// Programs on the server's own machine: what is changed, or is a secret.
     Local,
@@ -54,7 +54,7 @@ impl Operation {
         }
     }
 
-    /// What the operation does, in a sentence.
+    /// The effect of the operation, in a sentence.
     pub(super) fn says(self, summary: &'static str) -> Self {
         Self { summary, ..self }
     }

@@ -1,4 +1,4 @@
-//! What a request to the API names: an id in its path, parameters in its query.
+//! The names in a request to the API: an id in its path, parameters in its query.
 //!
 //! A parameter that is not known, or whose value is not understood, is an error that names it and what there is. One that
 //! were passed over would make `DELETE ?prefxi=…` remove everything.
@@ -17,7 +17,7 @@ pub(super) struct Parameter {
     pub(super) name: &'static str,
     /// The form of its value: `1..1000`, `ID`.
     pub(super) form: &'static str,
-    /// What it says, in a sentence.
+    /// The meaning, in a sentence.
     pub(super) what: &'static str,
 }
 

@@ -25,7 +25,7 @@ const TOLD_EVERY: Duration = Duration::from_millis(100);
 /// memory.
 const LINES: usize = 64;
 
-/// What is verified, and what is done with damage.
+/// The objects that are verified, and the treatment of damage.
 #[derive(Debug, Default)]
 pub(super) struct VerifyParameters {
     repair: bool,

@@ -51,7 +51,7 @@ pub struct FillSummary {
 pub enum FillPhase {
     /// The upstream has not described the representation yet.
     Opening,
-    /// It has.
+    /// The representation is known.
     Ready,
     /// A phase that a newer server knows.
     #[serde(other)]

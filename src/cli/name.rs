@@ -13,7 +13,7 @@ use url::Url;
 pub(super) enum Name {
     /// The digest of its URL.
     Id(ObjectId),
-    /// Its canonical URL.
+    /// The canonical URL.
     Url(String),
 }
 

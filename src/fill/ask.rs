@@ -10,6 +10,7 @@ use super::classify_reply::{is_media, is_page};
 use super::context::Context;
 use super::registry::Refusal;
 use super::state::FillState;
+use crate::gate::Backoff;
 use crate::policy::Terms;
 use crate::store::Object;
 use crate::upstream::{Ask, Class, Exchange, Framing, Permit, Span, Target, UpstreamError};
@@ -40,13 +41,17 @@ const REFUSES_RANGES: &[u16] = &[405, 406, 412, 501];
 /// The same, of which an upstream that takes ranges is believed that it means the resource.
 const MAY_REFUSE_RANGES: &[u16] = &[400, 403, 404, 500];
 
-/// How often nodes behind one name are asked again where one fails, and how long the first of them is waited for; each
-/// time twice as long. Three times, after 50, 100 and 200 ms (docs/decisions/0023).
+/// How often nodes behind one name are asked again where one fails: after 50, 100 and 200 ms (docs/decisions/0023).
 const MOST_NODES: u32 = 3;
-const NODE_REST: Duration = Duration::from_millis(50);
 
-/// How often an upstream that refuses company is asked again by one that is alone; the waits double from [`NODE_REST`],
-/// to one and a half seconds together. A judgement.
+/// The rests before an upstream is asked again while its answer is waited for.
+const RESTS: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    longest: Duration::from_millis(800),
+};
+
+/// How often an upstream that refuses company is asked again by one that is alone; the [`RESTS`] are one and a half seconds
+/// together. A judgement.
 const NOTICES_AFTER: u32 = 5;
 
 /// A reply, as far as a fill tells them apart.
@@ -209,9 +214,9 @@ impl Asking<'_> {
             self.permit.allow_all();
             return result;
         }
-        for attempt in 0..NOTICES_AFTER {
+        for attempt in 1..=NOTICES_AFTER {
             // The upstream notices a moment later that the other connection is gone.
-            tokio::time::sleep(NODE_REST * 2_u32.pow(attempt)).await;
+            tokio::time::sleep(RESTS.after(attempt)).await;
             result = self.once().await;
             if !refused(&result) {
                 tracing::info!(
@@ -233,7 +238,7 @@ impl Asking<'_> {
         if !Context::object(self.shared).is_some_and(|object| has_bytes(&object)) {
             return result;
         }
-        for attempt in 0..MOST_NODES {
+        for attempt in 1..=MOST_NODES {
             let may_pass = match &result {
                 Ok(exchange) => {
                     // A `Retry-After` is obeyed; other credentials, or a condition that failed, are a matter of all
@@ -247,7 +252,7 @@ impl Asking<'_> {
             if !may_pass || !self.fails(&result, false) {
                 break;
             }
-            tokio::time::sleep(NODE_REST * 2_u32.pow(attempt)).await;
+            tokio::time::sleep(RESTS.after(attempt)).await;
             self.shared.forget_location();
             self.ask.at = None;
             result = self.once().await;

@@ -311,6 +311,7 @@ pub(super) async fn receive(
             }
         }
         if let Some(pause) = pause {
+            // Paces the exchange to the rate that the upstream is allowed (`bytes_per_second`).
             tokio::time::sleep(pause).await;
         }
         if let Some(outcome) = came
