@@ -93,3 +93,20 @@ fn a_head_request_to_the_api_has_the_fields_of_a_get_and_no_body() {
     assert_eq!(head.header("content-length"), get.header("content-length"));
     assert!(head.body.is_empty());
 }
+
+#[test]
+fn a_refused_change_is_counted_as_an_answer() {
+    let pond = Pond::start(&[]);
+    let page = [("Origin", "https://evil.example")];
+    let refused = request(pond.address(), "DELETE", "/-/api/v1/objects?prefix=http", &page);
+    assert_eq!(refused.expect(403).header("cache-status"), None);
+    assert_eq!(pond.metric("millpond_answers_total{status=\"403\"}"), 1);
+}
+
+#[test]
+fn a_health_check_may_have_parameters() {
+    let pond = Pond::start(&[]);
+    for path in ["/-/healthz?verbose", "/-/readyz?x=1", "/-/metrics?format=text"] {
+        request(pond.address(), "GET", path, &[]).expect(200);
+    }
+}

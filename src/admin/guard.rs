@@ -5,19 +5,17 @@
 
 use super::problem;
 use crate::serve::refusal;
-use actix_web::body::MessageBody;
+use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::middleware::Next;
 
 /// Lets a request of the server's own machine pass, and refuses any other with 403.
-pub(super) async fn rule<B: MessageBody + 'static>(
-    request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<B>, actix_web::Error> {
+pub(super) async fn rule(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse, actix_web::Error> {
     let head = request.head();
     match refusal(head.peer_addr, &head.headers) {
-        Some(why) => Err(problem(StatusCode::FORBIDDEN, why).into()),
+        // A response, not an error: what counts the answers around this sees no error.
+        Some(why) => Ok(request.into_response(problem(StatusCode::FORBIDDEN, why).response())),
         None => next.call(request).await,
     }
 }

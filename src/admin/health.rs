@@ -3,25 +3,21 @@
 //! `healthz` asks nothing: it answers where the process does. `readyz` asks whether the catalog is open, without which
 //! nothing that is fetched is found again. Gauges are set when the counters are read, so they are as old as the answer.
 
-use super::parameters::{NoParameters, Query};
-use super::problem;
+use super::no_catalog;
 use crate::serve::{Problem, Service};
-use actix_web::http::StatusCode;
+use crate::store::StoreError;
 use actix_web::{HttpResponse, web};
 
 /// The process answers.
-pub(super) async fn alive(_: Query<NoParameters>) -> HttpResponse {
+pub(super) async fn alive() -> HttpResponse {
     well()
 }
 
 /// The server can store what it fetches. Without a catalog it still plays, but nothing is found again after a restart.
-pub(super) async fn ready(service: web::Data<Service>, _: Query<NoParameters>) -> Result<HttpResponse, Problem> {
+pub(super) async fn ready(service: web::Data<Service>) -> Result<HttpResponse, Problem> {
     match service.store.has_catalog() {
         true => Ok(well()),
-        false => Err(problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the catalog is not open; it is tried again, and the log says why",
-        )),
+        false => Err(no_catalog(&StoreError::NoCatalog)),
     }
 }
 

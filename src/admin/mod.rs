@@ -149,15 +149,18 @@ fn problem(status: StatusCode, detail: impl Into<String>) -> Problem {
     Problem::new(status, detail).without_story()
 }
 
+/// 503 while the catalog cannot be asked.
+fn no_catalog(error: &StoreError) -> Problem {
+    Problem::later(CATALOG_TRIED, &error.to_string()).without_story()
+}
+
 /// Work for a blocking thread.
 async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Problem> {
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(error @ (StoreError::NoCatalog | StoreError::Restoring))) => {
-            Err(Problem::later(CATALOG_TRIED, &error.to_string()).without_story())
-        }
+        Ok(Err(error @ (StoreError::NoCatalog | StoreError::Restoring))) => Err(no_catalog(&error)),
         Ok(Err(error)) => {
             tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
             let detail = "the store failed; the log says how";

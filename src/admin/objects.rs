@@ -135,7 +135,7 @@ pub(super) struct PurgeParameters {
 
 const SOFT: Parameter = Parameter {
     name: "soft",
-    form: "true",
+    form: "true|false",
     what: "Keeps the bytes, and validates them before their next use.",
 };
 

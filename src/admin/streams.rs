@@ -47,8 +47,13 @@ pub(super) async fn list(service: Data<Service>, _: Query<NoParameters>) -> Json
 }
 
 /// The log of a stream. Its query is the reader's: `from=tail`.
-pub(super) async fn replay(service: Data<Service>, request: HttpRequest, stream: StreamPath) -> HttpResponse {
-    service.replay(request.head(), &stream.0, false).await.into()
+pub(super) async fn replay(
+    service: Data<Service>,
+    request: HttpRequest,
+    stream: StreamPath,
+) -> Result<HttpResponse, Problem> {
+    let replayed = service.replay(request.head(), &stream.0, false).await;
+    replayed.map(HttpResponse::from).map_err(Problem::without_story)
 }
 
 /// The state of a stream.

@@ -36,7 +36,7 @@ impl Parameters for VerifyParameters {
     const ALL: &'static [Parameter] = &[
         Parameter {
             name: "repair",
-            form: "true",
+            form: "true|false",
             what: "Makes damaged bytes absent, so that they are fetched again.",
         },
         Parameter {

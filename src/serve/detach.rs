@@ -102,7 +102,10 @@ impl Service {
     }
 
     async fn streamed(&self, http: &RequestHead, stream: &Arc<Stream>) -> Response {
-        let mut response = self.replay(http, stream, true).await;
+        let mut response = match self.replay(http, stream, true).await {
+            Ok(response) => response,
+            Err(problem) => problem.response().into(),
+        };
         if let Ok(path) = header::HeaderValue::try_from(path_of(stream)) {
             response.headers_mut().insert(header::CONTENT_LOCATION, path);
         }

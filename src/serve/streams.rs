@@ -143,14 +143,10 @@ impl Service {
     }
 
     /// The log of a stream, for whoever knows its id: what the request asks of it, or all.
-    pub async fn replay(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Response {
-        match self.replayed(http, stream, all).await {
-            Ok(response) => response,
-            Err(problem) => problem.response().into(),
-        }
-    }
-
-    async fn replayed(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Result<Response, Problem> {
+    ///
+    /// # Errors
+    /// Where nothing was logged, what was has gone, or the range that is asked for cannot be given.
+    pub async fn replay(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Result<Response, Problem> {
         stream.opened().await;
         let status = stream.status();
         let (streams, opening) = (Arc::clone(self.fills.streams()), Arc::clone(stream));
