@@ -1,6 +1,6 @@
 //! The API under `/-/`: what its document says is there, and nothing else is.
 
-use crate::support::{Pond, request};
+use crate::support::{Film, Pond, Upstream, request};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -108,5 +108,17 @@ fn a_health_check_may_have_parameters() {
     let pond = Pond::start(&[]);
     for path in ["/-/healthz?verbose", "/-/readyz?x=1", "/-/metrics?format=text"] {
         request(pond.address(), "GET", path, &[]).expect(200);
+    }
+}
+
+#[test]
+fn an_escaped_spelling_of_the_api_is_a_path_of_the_upstream() {
+    let film = Film::new(1000);
+    let upstream = Upstream::of(&film);
+    let pond = Pond::before(&upstream);
+    for method in ["GET", "POST"] {
+        let before = upstream.requests().len();
+        let _ = request(pond.address(), method, "/%2D/healthz", &[("Content-Length", "0")]);
+        assert!(upstream.requests().len() > before, "{method} goes to the upstream");
     }
 }

@@ -23,6 +23,7 @@ use crate::api::{
 use crate::serve::Problem;
 use crate::store::StoreError;
 use actix_web::dev::HttpServiceFactory;
+use actix_web::guard::{GuardContext, fn_guard};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web;
 use std::collections::BTreeMap;
@@ -125,7 +126,9 @@ pub fn scope() -> impl HttpServiceFactory {
     }
     let paths: Vec<&str> = by_path.keys().copied().collect();
     let there_is = format!("there is {} under /-/", paths.join(", "));
-    let mut scope = web::scope("/-");
+    // The framework matches decoded paths: `/%2D/` is a path of an upstream all the same, as `serve::route` has it.
+    let is_ours = |context: &GuardContext<'_>| context.head().uri.path().starts_with("/-/");
+    let mut scope = web::scope("/-").guard(fn_guard(is_ours));
     for (path, operations) in by_path {
         let methods: Vec<Method> = operations.iter().flat_map(Operation::methods).collect();
         let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
