@@ -8,7 +8,7 @@
 
 use super::classify_reply::{is_media, is_page};
 use super::context::Context;
-use super::registry::Refusal;
+use super::phase::Refusal;
 use super::state::FillState;
 use crate::gate::Backoff;
 use crate::policy::Terms;
@@ -193,7 +193,7 @@ impl Asking<'_> {
             416 => at_a_node,
             status if status >= 400 => true,
             200 | 206 => {
-                let known = Context::object(self.shared);
+                let known = self.shared.object();
                 let is_film = known.is_some_and(|known| is_media(known.head().representation().header("content-type")));
                 is_film && is_page(exchange.reply.header("content-type"))
             }
@@ -235,7 +235,7 @@ impl Asking<'_> {
     /// is, the name behind which they are, a few times.
     async fn of_other_nodes(&mut self, mut result: Exchanged) -> Exchanged {
         let has_bytes = |object: &Arc<Object>| !object.is_bare_response() && object.present_bytes() > 0;
-        if !Context::object(self.shared).is_some_and(|object| has_bytes(&object)) {
+        if !self.shared.object().is_some_and(|object| has_bytes(&object)) {
             return result;
         }
         for attempt in 1..=MOST_NODES {
@@ -282,7 +282,7 @@ impl Asking<'_> {
         }
         let may_be = MAY_REFUSE_RANGES.contains(&status) && !self.permit.takes_ranges();
         let refused = may_be || REFUSES_RANGES.contains(&status);
-        let known = Context::object(self.shared);
+        let known = self.shared.object();
         // Where parts have come, a refusal has another reason.
         let has_parts = known.is_some_and(|known| known.head().representation().gives_parts);
         if !refused || has_parts || self.ask.span == Span::Whole {

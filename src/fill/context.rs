@@ -6,8 +6,8 @@
 //! taken under them.
 
 use super::hit_for_miss::HitForMiss;
-use super::registry::FillSettings;
 use super::runtimes::FillRuntimes;
+use super::settings::FillSettings;
 use super::state::FillState;
 use crate::key::ObjectId;
 use crate::live::Streams;

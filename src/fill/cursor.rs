@@ -8,9 +8,9 @@
 //! another join.
 
 use super::context::Context;
+use super::phase::{Phase, Refusal, Trouble};
 use super::plan::{NEAR_BYTES, NEAR_SECONDS};
 use super::position::ReaderPosition;
-use super::registry::{Phase, Refusal, Trouble};
 use super::state::FillState;
 use crate::api::WaitReason;
 use crate::live::Stream;

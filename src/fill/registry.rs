@@ -35,173 +35,25 @@
 //! Order of locks: `fills` first. Under it a fill's phase, the store's map of open objects and an object's head are
 //! looked at; the disk, an upstream and an await are not waited for. A reader's wish is noted after it is released.
 
-use super::AfterLastReader;
 use super::context::Context;
 use super::cursor::Cursor;
 use super::owner::{Owner, Start};
 use super::position::ReaderPosition;
-use super::relay::DetachedRequest;
+use super::request_body::DetachedRequest;
 use super::runtimes::FillRuntimes;
+use super::settings::FillSettings;
 use super::state::FillState;
+use super::want::Want;
 use crate::api::FillSummary;
 use crate::key::ObjectId;
 use crate::live::{Stream, Streams};
 use crate::policy::selects;
-use crate::ranges::ByteOffset;
 use crate::store::{Object, PurgeScope, Representation, Store};
 use crate::sync::lock;
-use crate::upstream::{Client, Span, Target, UpstreamError};
+use crate::upstream::{Client, Span, Target};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-use url::Url;
-
-/// How fills behave.
-#[derive(Debug, Clone)]
-pub struct FillSettings {
-    /// The most upstream connections one object may have at once.
-    pub sessions_per_object: usize,
-    /// How long readers are held while the upstream fails, before their connections are broken.
-    pub hold_limit: Duration,
-    /// The longest that a reader waits for the upstream to confirm a stale object.
-    pub revalidate_wait: Duration,
-    /// The policy for a fill whose last reader has left.
-    pub after_last_reader: AfterLastReader,
-    /// How far ahead of a reader is fetched, in time at its own rate; `None` is all.
-    pub read_ahead: Option<Duration>,
-    /// Where redirects of what has relative names in it are told to the client.
-    pub served: Served,
-}
-
-/// The wish of a reader that joins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
-    /// The head only: no byte need be fetched for it.
-    Head,
-    /// Bytes, first these.
-    Bytes(Span),
-    /// These bytes, and no others: they may be brought by an exchange of their own, whose part is joined to nothing.
-    Only(Span),
-    /// Whether what is stored is still that of the upstream.
-    Validity {
-        /// The bytes of the one that has taken its place are wanted too.
-        bytes: bool,
-    },
-    /// Bytes of a new generation: the stored one may not be reused.
-    Anew(Span),
-    /// [`Want::Only`] of a new generation.
-    OnlyAnew(Span),
-    /// [`Want::Only`], where a fill of the whole is known to be far from them: see [`Registry::join_apart`].
-    Apart(Span),
-}
-
-impl Want {
-    fn is_for_bytes(self) -> bool {
-        self.span().is_some() || matches!(self, Self::Validity { bytes: true })
-    }
-
-    /// The first bytes that are wanted.
-    pub(super) fn span(self) -> Option<Span> {
-        match self {
-            Self::Bytes(span) | Self::Only(span) | Self::Anew(span) | Self::OnlyAnew(span) | Self::Apart(span) => {
-                Some(span)
-            }
-            Self::Head | Self::Validity { .. } => None,
-        }
-    }
-
-    pub(super) fn is_anew(self) -> bool {
-        matches!(self, Self::Validity { .. } | Self::Anew(_) | Self::OnlyAnew(_))
-    }
-}
-
-/// How far a fill has come.
-#[derive(Debug, Clone)]
-pub enum Phase {
-    /// The upstream has not answered yet.
-    Opening,
-    /// The representation is known; its bytes are here or on their way.
-    Ready(Arc<Object>),
-    /// The upstream answered with a status that brings no bytes.
-    Refused(Arc<Refusal>),
-    /// The upstream gave no answer.
-    Failed(Arc<UpstreamError>),
-    /// The upstream is left alone for so long: it asked for that, or is known to be down.
-    Resting(Duration),
-    /// The URL redirects to a document with relative names in it, so the client must know where that is.
-    Redirected(Arc<Moved>),
-    /// The upstream gives no parts: what is wanted comes with the whole.
-    WithoutParts,
-    /// The store could not take the object.
-    Disk(Arc<str>),
-    /// The server is stopping.
-    Stopping,
-}
-
-/// Where an upstream's redirects lead.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Moved {
-    /// The status of the first.
-    pub status: u16,
-    /// The end of the way.
-    pub url: Url,
-}
-
-/// Which URLs a client can be sent to: those that are served here.
-#[derive(Clone)]
-pub struct Served(Arc<dyn Fn(&Url) -> bool + Send + Sync>);
-
-impl Served {
-    /// The URLs of which `is_served` is true.
-    pub fn new(is_served: impl Fn(&Url) -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(is_served))
-    }
-
-    pub(super) fn has(&self, url: &Url) -> bool {
-        (self.0)(url)
-    }
-}
-
-impl std::fmt::Debug for Served {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Served")
-    }
-}
-
-/// An upstream's answer that is not the object.
-#[derive(Debug)]
-pub struct Refusal {
-    /// The status: 4xx, 5xx, or another that is neither a success nor a redirect.
-    pub status: u16,
-    /// The end-to-end fields of the answer.
-    pub headers: Vec<(String, String)>,
-    /// `Retry-After`, as it came.
-    pub retry_after: Option<String>,
-    /// The same as a length of time.
-    pub rest: Option<Duration>,
-    /// The start of its body.
-    pub body: bytes::Bytes,
-    /// The complete length, in a 416.
-    pub complete_length: Option<u64>,
-}
-
-/// Why a fill makes no progress at the moment.
-#[derive(Debug, Clone)]
-pub struct Trouble {
-    /// The failure, in words.
-    pub what: Arc<str>,
-    /// The upstream's answer, where there was one, with the bytes it was an answer for: from the first
-    /// up to, not including, the second.
-    pub refusal: Option<(Arc<Refusal>, ByteOffset, ByteOffset)>,
-}
-
-impl Trouble {
-    /// The upstream's answer to a request for the byte at `at`.
-    pub fn refusal_of(&self, at: ByteOffset) -> Option<Arc<Refusal>> {
-        let (refusal, from, to) = self.refusal.as_ref()?;
-        (*from <= at && at < *to).then(|| Arc::clone(refusal))
-    }
-}
+use std::time::Instant;
 
 /// All fills under way.
 #[derive(Debug, Clone)]
@@ -322,7 +174,7 @@ impl Registry {
     }
 
     /// Bytes by an exchange of their own: the fill of the whole is far from them, and what other exchanges bring is not
-    /// joined to what it brings. Comes to [`Phase::WithoutParts`] where the upstream gives the whole all the same.
+    /// joined to what it brings. Comes to [`Phase::WithoutParts`](super::Phase::WithoutParts) where the upstream gives the whole all the same.
     pub fn join_apart(&self, target: &Arc<Target>, span: Span) -> Cursor {
         self.join_alone(target, Want::Apart(span))
     }
@@ -359,7 +211,7 @@ impl Registry {
 
     /// [`Registry::detach`] for all objects that are meant.
     pub(super) fn detach_all(&self, which: &PurgeScope) {
-        let meant = |shared: &FillState| match Context::object(shared) {
+        let meant = |shared: &FillState| match shared.object() {
             Some(object) => which.means(object.url(), object.head().representation()),
             None => which.means(shared.key.url(), &Representation::default()),
         };

@@ -6,8 +6,8 @@
 //! absent, and fetched again for whoever seeks back.
 
 use super::context::Context;
+use super::phase::Phase;
 use super::position::ReaderProgress;
-use super::registry::Phase;
 use super::state::FillState;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use crate::store::{Object, StoreError};

@@ -10,14 +10,16 @@
 //! the object's progress; the phase, then `positions` with each reader's own, `access` and the object's progress
 //! (retention.rs). `status`, `location` and `throughput` are taken alone.
 
+use super::phase::{Phase, Trouble};
 use super::position::{AccessPattern, ReaderPosition, ReaderProgress};
-use super::registry::{Phase, Trouble, Want};
 use super::session::SessionPosition;
 use super::throughput::Throughput;
+use super::want::Want;
 use crate::key::ObjectKey;
 use crate::live::Stream;
 use crate::policy::NotStored;
 use crate::ranges::ByteOffset;
+use crate::store::Object;
 use crate::sync::lock;
 use crate::upstream::{Target, Trust};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -138,6 +140,14 @@ impl FillState {
         match (&*self.phase.borrow(), want) {
             (Phase::Ready(object), want) if want.is_anew() => !object.is_whole(),
             _ => true,
+        }
+    }
+
+    /// The object whose bytes the fill brings, once its head is known.
+    pub(super) fn object(&self) -> Option<Arc<Object>> {
+        match &*self.phase.borrow() {
+            Phase::Ready(object) => Some(Arc::clone(object)),
+            _ => None,
         }
     }
 

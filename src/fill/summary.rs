@@ -5,26 +5,16 @@
 //! likes.
 
 use super::context::Context;
-use super::registry::Phase;
 use super::state::FillState;
 use super::wait_reason::Situation;
 use crate::api::{FillPhase, FillSummary, WaiterSummary};
-use crate::store::Object;
 use crate::sync::lock;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl Context {
-    pub(super) fn object(shared: &FillState) -> Option<Arc<Object>> {
-        match &*shared.phase.borrow() {
-            Phase::Ready(object) => Some(Arc::clone(object)),
-            _ => None,
-        }
-    }
-
     pub(super) fn summary(&self, shared: &FillState) -> FillSummary {
-        let object = Self::object(shared);
+        let object = shared.object();
         let situation = self.situation(shared);
         let waiting = object.as_ref().map(|object| object.waiting()).unwrap_or_default();
         let milliseconds = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -5,16 +5,19 @@
 //! reads take half the time. So the end of what has come waits a moment for what follows it. A step that is a copy into
 //! memory and nothing more is written where it has arrived, others on a thread that may wait.
 
-use super::owner::on_disk;
+use super::context::Context;
+use super::disk::on_disk;
 use super::plan::NEAR_BYTES;
-use super::session::WriteTarget;
+use super::session::SessionPosition;
+use super::state::FillState;
 use crate::ranges::ByteOffset;
-use crate::store::{InFlightWrite, StoreError};
+use crate::store::{InFlightWrite, Object, StoreError};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
 /// The length of a step, in bytes. The kernel finds the pages of pieces that are so long, or longer, one level up in
 /// its tree: with half as long ones that tree is megabytes for a film, and a hit of 16 KiB takes 0.4 µs more. The
@@ -34,6 +37,19 @@ const SCARCE_BYTES: u64 = 64 * 1024;
 /// The end of an object is not handed on before it is written: who has had all of it finds it stored. A page: a
 /// judgement (docs/decisions/0015).
 const LAST_BYTES: u64 = 4096;
+
+/// The target of a session's bytes.
+#[derive(Clone)]
+pub(super) struct WriteTarget {
+    pub(super) session: u64,
+    pub(super) thread: Handle,
+    pub(super) context: Arc<Context>,
+    pub(super) shared: Arc<FillState>,
+    pub(super) object: Arc<Object>,
+    pub(super) position: Arc<SessionPosition>,
+    /// The longest silence of the upstream.
+    pub(super) idle: Duration,
+}
 
 /// The bytes from `at` on. What readers could take of them is written also where the session ends, and this is dropped:
 /// nobody else will bring it.

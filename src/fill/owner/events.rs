@@ -7,11 +7,12 @@
 
 use super::super::ask::{AskOutcome, is_closed};
 use super::super::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply};
-use super::super::registry::{Refusal, Trouble};
+use super::super::disk::on_disk;
+use super::super::phase::{Refusal, Trouble};
 use super::super::session::Outcome;
 use super::disk_pressure::DiskPressure;
 use super::sessions::Session;
-use super::{Event, Failures, Owner, on_disk};
+use super::{Event, Failures, Owner};
 use crate::ranges::ByteOffset;
 use crate::store::{Broken, Object, PassThroughReason, Representation, StoreError};
 use crate::upstream::{Exchange, Permit, Span, Target, backoff, random};

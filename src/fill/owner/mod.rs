@@ -42,7 +42,6 @@
 //! The owner and its sessions share one thread, and none of them is interrupted between two awaits. Where the owner
 //! panics, its drop takes the fill off the map and breaks the readers, who would else wait for ever.
 
-mod disk;
 mod disk_pressure;
 mod events;
 mod joining;
@@ -51,23 +50,22 @@ mod sessions;
 mod streaming;
 mod wishes;
 
-use super::AfterLastReader;
 use super::ask::Asked;
 use super::context::Context;
+use super::disk::{give_back, on_disk, record};
+use super::phase::Phase;
 use super::plan::{PlanView, Running, Step, class_of, plan};
-use super::registry::{Phase, Want};
-use super::relay::DetachedRequest;
+use super::request_body::DetachedRequest;
 use super::runtimes::RuntimeSlot;
 use super::session::Outcome;
 use super::state::{FillState, FillStatus};
+use super::want::Want;
 use crate::api::StreamState;
 use crate::policy::{NotStored, RequestDirectives};
 use crate::ranges::ByteOffset;
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::sync::{lock, sleep_until};
 use crate::upstream::{Permit, Span, Standby};
-pub(super) use disk::on_disk;
-use disk::{give_back, record};
 use disk_pressure::DiskPressure;
 use sessions::{Session, Wish};
 use std::sync::Arc;

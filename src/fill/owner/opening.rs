@@ -18,10 +18,12 @@
 
 use super::super::ask::{UpstreamQuestion, ask_any, brings_bytes, refusal, turn};
 use super::super::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply, is_page, statement};
+use super::super::disk::on_disk;
+use super::super::phase::{Moved, Phase, Refusal, Trouble};
 use super::super::plan::worthwhile;
-use super::super::registry::{Moved, Phase, Refusal, Trouble, Want};
+use super::super::want::Want;
+use super::Owner;
 use super::wishes::LEAST_AHEAD;
-use super::{Owner, on_disk};
 use crate::clock::{from_unix_seconds, unix_seconds};
 use crate::key::ObjectKey;
 use crate::policy::{

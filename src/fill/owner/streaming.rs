@@ -7,11 +7,12 @@
 
 use super::super::ask::refusal_rest;
 use super::super::classify_reply::{BodySpan, statement};
-use super::super::registry::{Phase, Refusal};
-use super::super::relay::DetachedRequest;
+use super::super::disk::{on_disk, record};
+use super::super::phase::{Phase, Refusal};
+use super::super::request_body::DetachedRequest;
 use super::super::session::Outcome;
 use super::opening::BUSY;
-use super::{Owner, Start, on_disk, record};
+use super::{Owner, Start};
 use crate::api::StreamState;
 use crate::live::{CROWDED, Stream, StreamFormat, StreamRequest};
 use crate::policy::{Fields, NotStored, RequestDirectives, Terms, selecting, storable};

@@ -6,7 +6,8 @@
 //! of.
 
 use super::super::position::ReaderProgress;
-use super::{AfterLastReader, Owner};
+use super::Owner;
+use crate::config::AfterLastReader;
 use crate::ranges::ByteRange;
 use crate::store::{Object, WaitingAt};
 use std::sync::atomic::Ordering;

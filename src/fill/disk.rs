@@ -30,7 +30,7 @@ pub(super) async fn give_back(object: &Arc<Object>) {
 }
 
 /// Does what may wait for the disk on a thread that may; goes on there where it is not waited for.
-pub(in crate::fill) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work)
         .await
         .map_err(JoinError::try_into_panic)
