@@ -16,7 +16,6 @@ use super::classify_reply::BodySpan;
 use super::disk::on_disk;
 use super::session::Outcome;
 use super::write_batch::{WriteBatch, WriteTarget};
-use crate::api::SessionStage;
 use crate::live::Stream;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, PassThroughReason, StoreError};
@@ -26,7 +25,6 @@ use bytes::Bytes;
 use futures::poll;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -73,7 +71,7 @@ pub(super) async fn receive(
         Err(outcome) => return outcome,
     };
     let mut batch = WriteBatch::new(sink, begin);
-    let stop_now = || position.stop.load(Ordering::Acquire);
+    let stop_now = || position.promised_until();
     loop {
         let stop = stop_now().min(brings.end.unwrap_or(u64::MAX));
         // A reply may promise less than was asked for.
@@ -87,8 +85,7 @@ pub(super) async fn receive(
             let whole = at >= asked || brings.end.is_none();
             return if whole { Outcome::Reached } else { Outcome::Curtailed };
         }
-        if position.is_at_its_leash(at) {
-            let arrivals = position.leashed_at_arrival.load(Ordering::Acquire);
+        if let Some(arrivals) = position.leashed_at(at) {
             if !sink.shared.ends_unattended(position, arrivals) {
                 // The owner decides anew, with the reader that has come.
                 position.release();
@@ -118,9 +115,8 @@ pub(super) async fn receive(
         };
         if count > 0 {
             // After the batch was taken: a failed write is no progress.
-            position.moved.fetch_add(count, Ordering::Relaxed);
+            position.received(count);
             lock(&sink.shared.throughput).add(count, Instant::now());
-            position.set_stage(SessionStage::Moving);
             if (position.has_progressed() || at >= asked)
                 && let Some(report) = on_progress.take()
             {
@@ -335,7 +331,7 @@ impl WriteTarget {
             let count = piece.len() as u64;
             self.object.forward_unstored(self.session, at, piece, why);
             at += count;
-            self.position.at.store(at, Ordering::Release);
+            self.position.move_to(at);
         }
         Ok(WriteBatch::new(self, at))
     }

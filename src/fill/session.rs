@@ -4,19 +4,32 @@
 //! readers: the bytes from `at` to `stop` are promised by it, and no other session is asked for them.
 //!
 //! ```text
-//!         turn in the budget          first bytes
-//! Queued ──────────────────► Asked ───────────────► Moving ──► Outcome
-//!    │ cancel: a new plan     ▲  │ refused, or no answer:
-//!    ▼ has no use for it      │  ▼ the owner judges
-//! cancelled                adopted: a reply that has opened the fill begins here
+//!        ask: its turn in the budget           received: the first bytes
+//! Queued ───────────────────────────► Asking ────────────────────────────► Receiving
+//!   │                                  ▲  │                                    │
+//!   │ cancel: a new plan               │  │ end: refused, or no answer,        │ end: the outcome is there,
+//!   │ has no use for it                │  │ or the plan has no use for it      │ or the plan has no use for it
+//!   ▼                                  │  ▼                                    ▼
+//! Ended ◄──────────────────────────────┼─ Ended ◄────────────────────────────Ended
+//!                                      │
+//!                           adopted: a reply that has opened the fill begins here
 //! ```
 //!
-//! A stop of 0 ends a session from outside. It writes no more than what it has published: that a reader may have had,
-//! and nobody else will bring it.
+//! Every transition is a method of [`SessionPosition`] and compares the state that it leaves, so of two that meet one
+//! succeeds: a session whose turn has come is not cancelled, and one that has ended does not receive. What is true in
+//! each state:
+//!
+//! - *Queued*: a wish. The owner may change its stop, or cancel it; nothing is promised to the upstream or a reader.
+//! - *Asking*: its bytes are promised. The stop is lowered only, unless the reply turns out to bring the whole. The
+//!   owner may move `at` when the reply tells where it begins.
+//! - *Receiving*: `at` moves with each publication and each write, and back only where the disk has refused bytes.
+//! - *Ended*: it promises nothing (`promised_until`), whatever `at` and `stop` say. It writes no more than what it has
+//!   published: that a reader may have had, and nobody else will bring it.
 //!
 //! The owner and the sessions of one fill run on one thread (runtimes.rs), so none of them sees another half-way
-//! through a step. The fields of the position are atomics for the blocking threads that write, which move `at` and read
-//! `stop`, and for readers and the API, which only look.
+//! through a step. The fields are atomics for the blocking threads that write, which move `at` and look whether the
+//! session has ended, and for readers and the API, which only look. Refused: one lock around the state and its data. It
+//! would be taken for each step that is written.
 
 use crate::api::{SessionStage, SessionSummary};
 use crate::ranges::ByteOffset;
@@ -29,99 +42,102 @@ use std::time::Instant;
 /// Bytes that a session must bring to count as progress. A judgement: more than a header and an error page.
 const PROGRESS_BYTES: u64 = 64 * 1024;
 
-/// The stage of a session that was given up before its turn: no number of a [`SessionStage`].
-const CANCELLED: u8 = u8::MAX;
+/// The state of a session; see the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum SessionState {
+    /// The session waits for its turn in the budget.
+    Queued,
+    /// The upstream is asked, or has answered and sent no byte yet.
+    Asking,
+    /// Bytes have come.
+    Receiving,
+    /// The session brings nothing more.
+    Ended,
+}
+
+impl SessionState {
+    fn of(number: u8) -> Self {
+        let all = [Self::Queued, Self::Asking, Self::Receiving];
+        let known = all.into_iter().find(|state| *state as u8 == number);
+        known.unwrap_or(Self::Ended)
+    }
+}
 
 /// Where a session is, readable while it runs.
 #[derive(Debug)]
 pub(super) struct SessionPosition {
-    /// The next byte that the session will bring. AcqRel (`fetch_max`) behind each publication and each write, Acquire
-    /// where it is read: a plan that sees it finds the bytes before it. Release where it is set: behind bytes that were
-    /// forwarded, back where the disk has refused some (`WriteBatch::give_up`), and where a reply begins elsewhere.
-    pub(super) at: AtomicU64,
-    /// Where the session ends; lowered only (`fetch_min`, AcqRel), once it has been asked for, unless the reply turns
-    /// out to bring the whole; 0 once it is ended. Release where it is set, Acquire where it is read: a writer that
-    /// sees 0 because the fill has retired sees `over` too.
-    pub(super) stop: AtomicU64,
-    /// Bytes that the session has brought. Relaxed where they are added: a count that orders nothing. It is read with
-    /// Acquire, which pairs with nothing, and needs not.
-    pub(super) moved: AtomicU64,
-    /// A [`SessionStage`], or [`CANCELLED`]. AcqRel where a session leaves the queue: of its turn and its cancellation
-    /// one succeeds. Release and Acquire else; a caller that only looks may be late.
-    stage: AtomicU8,
-    /// When it was asked for.
+    /// The next byte that the session will bring. Written by the session and its writing threads, and by the owner when
+    /// the reply begins elsewhere. AcqRel (`fetch_max`) behind each publication and each write, Acquire where it is
+    /// read: a plan that sees it finds the bytes before it. Release where it is set: behind bytes that were forwarded,
+    /// back where the disk has refused some (`WriteBatch::give_up`), and where a reply begins elsewhere.
+    at: AtomicU64,
+    /// Where the session ends. Written by the owner, and once by the session's task when its turn has come and others
+    /// wait. AcqRel where it is lowered (`fetch_min`), Release where it is set, Acquire where it is read.
+    stop: AtomicU64,
+    /// Bytes that the session has brought; written by its task. Relaxed: a count that orders nothing.
+    moved: AtomicU64,
+    /// A [`SessionState`]; every transition is below. AcqRel where it changes: of a session's turn and its cancellation
+    /// one succeeds, and a writer that sees it ended because the fill has retired (Acquire) sees that the fill is over
+    /// too. A caller that only looks may be late.
+    state: AtomicU8,
+    /// When it was asked for; set once, where it leaves the queue.
     asked: OnceLock<Instant>,
-    /// The byte at which the session ends while it serves nobody. AcqRel where it is set, behind `leashed_at_arrival`,
-    /// and Acquire where it is read: a session that sees the leash sees the count that belongs to it. Release where it
-    /// is lifted.
-    leash: AtomicU64,
-    /// How many readers had come when the leash was set. Release and Acquire; see `leash`.
-    pub(super) leashed_at_arrival: AtomicU64,
+    leash: SessionLeash,
+}
+
+/// The limit of a session that serves nobody. The owner sets and lifts it, the session looks at it with each batch.
+#[derive(Debug)]
+struct SessionLeash {
+    /// The byte at which the session ends. AcqRel where it is set, behind `arrivals`, and Acquire where it is read: a
+    /// session that sees the limit sees the count that belongs to it. Release where it is lifted.
+    end: AtomicU64,
+    /// How many readers had come when the limit was set. Release and Acquire; see `end`.
+    arrivals: AtomicU64,
 }
 
 impl SessionPosition {
-    pub(super) fn new(at: u64, stop: u64, stage: SessionStage) -> Arc<Self> {
-        let position = Self {
+    fn new(at: ByteOffset, stop: ByteOffset, state: SessionState, asked: OnceLock<Instant>) -> Arc<Self> {
+        Arc::new(Self {
             at: at.into(),
             stop: stop.into(),
             moved: 0.into(),
-            stage: (SessionStage::Queued as u8).into(),
-            asked: OnceLock::new(),
-            leash: u64::MAX.into(),
-            leashed_at_arrival: 0.into(),
-        };
-        position.set_stage(stage);
-        Arc::new(position)
+            state: (state as u8).into(),
+            asked,
+            leash: SessionLeash {
+                end: u64::MAX.into(),
+                arrivals: 0.into(),
+            },
+        })
     }
 
-    /// When it was asked for; now, where it still waits for its turn.
-    pub(super) fn asked(&self) -> Instant {
-        self.asked.get().copied().unwrap_or_else(Instant::now)
+    /// A session that waits for its turn.
+    pub(super) fn queued(at: ByteOffset, stop: ByteOffset) -> Arc<Self> {
+        Self::new(at, stop, SessionState::Queued, OnceLock::new())
     }
 
-    pub(super) fn stage(&self) -> SessionStage {
-        match self.stage.load(Ordering::Acquire) {
-            stage if stage == SessionStage::Queued as u8 => SessionStage::Queued,
-            stage if stage == SessionStage::Asked as u8 => SessionStage::Asked,
-            _ => SessionStage::Moving,
-        }
+    /// A session whose reply is here already.
+    pub(super) fn adopted(at: ByteOffset, stop: ByteOffset) -> Arc<Self> {
+        Self::new(at, stop, SessionState::Asking, Instant::now().into())
     }
 
-    /// Limits a session that serves none of the `arrivals` readers so far: it brings so many bytes more and then ends, unless
-    /// it is released before, or another reader comes.
-    pub(super) fn leash(&self, bytes: u64, arrivals: u64) {
-        let end = self.at.load(Ordering::Acquire).saturating_add(bytes);
-        self.leashed_at_arrival.store(arrivals, Ordering::Release);
-        self.leash.fetch_min(end, Ordering::AcqRel);
+    pub(super) fn state(&self) -> SessionState {
+        SessionState::of(self.state.load(Ordering::Acquire))
     }
 
-    /// Lifts the limit: the session serves a reader.
-    pub(super) fn release(&self) {
-        self.leash.store(u64::MAX, Ordering::Release);
+    pub(super) fn is_ended(&self) -> bool {
+        self.state() == SessionState::Ended
     }
 
-    pub(super) fn is_at_its_leash(&self, at: ByteOffset) -> bool {
-        at >= self.leash.load(Ordering::Acquire)
-    }
-
-    /// Whether it has brought enough to be called progress: a few bytes and a cut, over and over, are
-    /// a failure that must not be repeated without a rest.
-    pub(super) fn has_progressed(&self) -> bool {
-        self.moved.load(Ordering::Acquire) >= PROGRESS_BYTES
-    }
-
-    /// As it looks from outside.
-    pub(super) fn summary(&self) -> SessionSummary {
-        SessionSummary {
-            at: self.at.load(Ordering::Acquire),
-            stop: Some(self.stop.load(Ordering::Acquire)).filter(|stop| *stop != u64::MAX),
-            stage: self.stage(),
-        }
+    fn change(&self, from: SessionState, to: SessionState) -> bool {
+        self.state
+            .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     /// The turn has come: the session is asked for now; `false` where it was cancelled.
     pub(super) fn ask(&self) -> bool {
-        let asked = self.leave_queue(SessionStage::Asked as u8);
+        let asked = self.change(SessionState::Queued, SessionState::Asking);
         if asked {
             self.asked.get_or_init(Instant::now);
         }
@@ -131,21 +147,108 @@ impl SessionPosition {
     /// Cancels a queued session; `false` where it is being asked for already. One that was ended between its turn and
     /// its end would have been asked for in vain.
     pub(super) fn cancel(&self) -> bool {
-        self.leave_queue(CANCELLED)
+        self.change(SessionState::Queued, SessionState::Ended)
     }
 
-    fn leave_queue(&self, to: u8) -> bool {
-        let queued = SessionStage::Queued as u8;
-        self.stage
-            .compare_exchange(queued, to, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
-
-    pub(super) fn set_stage(&self, stage: SessionStage) {
-        if stage != SessionStage::Queued {
-            self.asked.get_or_init(Instant::now);
+    /// The session has brought so many bytes more.
+    pub(super) fn received(&self, bytes: u64) {
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
+        // A look first: all batches but the first find it receiving.
+        if self.state() == SessionState::Asking {
+            self.change(SessionState::Asking, SessionState::Receiving);
         }
-        self.stage.store(stage as u8, Ordering::Release);
+    }
+
+    /// Ends the session, from whatever state.
+    pub(super) fn end(&self) {
+        self.state.swap(SessionState::Ended as u8, Ordering::AcqRel);
+    }
+
+    /// The next byte that it will bring.
+    pub(super) fn at(&self) -> ByteOffset {
+        self.at.load(Ordering::Acquire)
+    }
+
+    /// Moves on, and never back: a plan that reads this position finds the bytes before it.
+    pub(super) fn advance_to(&self, at: ByteOffset) {
+        self.at.fetch_max(at, Ordering::AcqRel);
+    }
+
+    /// The session goes on elsewhere, before or behind where it is.
+    pub(super) fn move_to(&self, at: ByteOffset) {
+        self.at.store(at, Ordering::Release);
+    }
+
+    /// Where it is to end, also once it has ended.
+    pub(super) fn stop(&self) -> ByteOffset {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Another session, or nobody, brings the bytes from `stop` on.
+    pub(super) fn lower_stop(&self, stop: ByteOffset) {
+        self.stop.fetch_min(stop, Ordering::AcqRel);
+    }
+
+    /// The session brings another stretch than it was begun for.
+    pub(super) fn set_stop(&self, stop: ByteOffset) {
+        self.stop.store(stop, Ordering::Release);
+    }
+
+    /// The end of the bytes that are promised by it; 0 where none are, since it has ended.
+    pub(super) fn promised_until(&self) -> ByteOffset {
+        match self.is_ended() {
+            true => 0,
+            false => self.stop(),
+        }
+    }
+
+    /// When it was asked for; now, where it still waits for its turn.
+    pub(super) fn asked(&self) -> Instant {
+        self.asked.get().copied().unwrap_or_else(Instant::now)
+    }
+
+    /// Limits a session that serves none of the `arrivals` readers so far: it brings so many bytes more and then ends, unless
+    /// it is released before, or another reader comes.
+    pub(super) fn leash(&self, bytes: u64, arrivals: u64) {
+        let end = self.at().saturating_add(bytes);
+        self.leash.arrivals.store(arrivals, Ordering::Release);
+        self.leash.end.fetch_min(end, Ordering::AcqRel);
+    }
+
+    /// Lifts the limit: the session serves a reader.
+    pub(super) fn release(&self) {
+        self.leash.end.store(u64::MAX, Ordering::Release);
+    }
+
+    /// How many readers had come when the limit was set that the session has met at `at`.
+    pub(super) fn leashed_at(&self, at: ByteOffset) -> Option<u64> {
+        let is_met = at >= self.leash.end.load(Ordering::Acquire);
+        is_met.then(|| self.leash.arrivals.load(Ordering::Acquire))
+    }
+
+    /// Bytes that it has brought.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has brought enough to be called progress: a few bytes and a cut, over and over, are
+    /// a failure that must not be repeated without a rest.
+    pub(super) fn has_progressed(&self) -> bool {
+        self.moved() >= PROGRESS_BYTES
+    }
+
+    /// As it looks from outside. One that has ended is seen for a moment, until the owner hears of it: as it was.
+    pub(super) fn summary(&self) -> SessionSummary {
+        SessionSummary {
+            at: self.at(),
+            stop: Some(self.promised_until()).filter(|stop| *stop != u64::MAX),
+            stage: match self.state() {
+                SessionState::Queued => SessionStage::Queued,
+                SessionState::Asking => SessionStage::Asked,
+                SessionState::Ended if self.moved() == 0 => SessionStage::Asked,
+                SessionState::Receiving | SessionState::Ended => SessionStage::Moving,
+            },
+        }
     }
 }
 
@@ -174,4 +277,33 @@ pub(super) enum Outcome {
     Lost,
     /// Bytes that should be those that are here are others.
     Disagrees,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_turn_and_a_cancellation_the_first_counts() {
+        let session = SessionPosition::queued(10, 20);
+        assert!(session.ask() && !session.cancel());
+        assert_eq!(session.summary().stage, SessionStage::Asked);
+        let session = SessionPosition::queued(10, 20);
+        assert!(session.cancel() && !session.ask());
+        assert!(session.is_ended());
+    }
+
+    #[test]
+    fn an_ended_session_promises_nothing_and_receives_no_more() {
+        let session = SessionPosition::adopted(10, 20);
+        session.received(5);
+        assert_eq!(
+            (session.state(), session.promised_until()),
+            (SessionState::Receiving, 20)
+        );
+        session.end();
+        session.received(1);
+        assert_eq!((session.state(), session.promised_until()), (SessionState::Ended, 0));
+        assert_eq!(session.summary().stage, SessionStage::Moving);
+    }
 }

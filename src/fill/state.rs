@@ -277,7 +277,7 @@ impl FillState {
         let _looks = lock(&self.status);
         let ends = self.arrivals() == arrivals;
         if ends {
-            position.stop.store(0, Ordering::Release);
+            position.end();
         }
         ends
     }

@@ -111,7 +111,7 @@ impl WriteBatch {
     fn publish(&mut self, at: ByteOffset, pieces: &[Bytes]) {
         let (object, position) = (&self.sink.object, &self.sink.position);
         // Of a stream, who reads along is told where it is after it is written.
-        if self.sink.shared.stream().is_some() || position.stop.load(Ordering::Acquire) == 0 {
+        if self.sink.shared.stream().is_some() || position.is_ended() {
             return;
         }
         // Where there may be no room for it, its first readers are told so: it is tried before they have any of it.
@@ -128,10 +128,7 @@ impl WriteBatch {
             bytes += piece.len() as u64;
         }
         // A reader that has taken all of them before this session moves on would seem to be far ahead of it.
-        let moves_on = || {
-            position.at.fetch_max(at + bytes, Ordering::AcqRel);
-        };
-        self.handed.publish(at, &handed, moves_on);
+        self.handed.publish(at, &handed, || position.advance_to(at + bytes));
     }
 
     /// Whether it has bytes before `until`.
@@ -148,12 +145,12 @@ impl WriteBatch {
             // Where the next bytes are here already, it is the turn of the others on this thread.
             tokio::task::yield_now().await;
         }
-        if !self.begins_before(until) && self.sink.position.stop.load(Ordering::Acquire) != 0 {
+        if !self.begins_before(until) && !self.sink.position.is_ended() {
             return (self, Ok(()));
         }
         let writing = on_disk(move || {
             let written = self.write_now(until);
-            if self.sink.position.stop.load(Ordering::Acquire) == 0 {
+            if self.sink.position.is_ended() {
                 // The session was ended meanwhile: its fill may be over, and have recorded its progress.
                 self.record();
             }
@@ -179,7 +176,7 @@ impl WriteBatch {
             return false;
         }
         let begun = self.unwritten.at;
-        while position.stop.load(Ordering::Acquire) != 0 && self.begins_before(until) {
+        while !position.is_ended() && self.begins_before(until) {
             let write = |at, step: &[Bytes]| object.write_inline(at, step).then_some(()).ok_or(());
             if self.write_step(until, write).is_err() {
                 break;
@@ -203,9 +200,9 @@ impl WriteBatch {
         loop {
             // An ended session writes no more, its place is another's now; but what it has handed on nobody else will
             // bring.
-            let until = match sink.position.stop.load(Ordering::Acquire) {
-                0 => self.handed.end(),
-                _ => until,
+            let until = match sink.position.is_ended() {
+                true => self.handed.end(),
+                false => until,
             };
             let write = |at, step: &[Bytes]| sink.context.write(&sink.shared, &sink.object, at, step);
             if !self.write_step(until, write)? {
@@ -237,7 +234,7 @@ impl WriteBatch {
         }
         // After the write, and never back: a plan that reads this position finds the bytes before it, and what was
         // published is further on already.
-        self.sink.position.at.fetch_max(self.unwritten.at, Ordering::AcqRel);
+        self.sink.position.advance_to(self.unwritten.at);
         Ok(true)
     }
 
@@ -259,7 +256,7 @@ impl WriteBatch {
     /// Takes what the disk has refused out of readers' hands; where it begins.
     pub(super) fn give_up(mut self) -> (ByteOffset, VecDeque<Bytes>) {
         // The session will bring them still: a reader that begins to wait for them gets no session of its own.
-        self.sink.position.at.store(self.unwritten.at, Ordering::Release);
+        self.sink.position.move_to(self.unwritten.at);
         self.handed.take_back();
         (self.unwritten.at, std::mem::take(&mut self.unwritten.pieces))
     }

@@ -9,7 +9,6 @@ use super::Owner;
 use super::wishes::LEAST_AHEAD;
 use crate::gate::Backoff;
 use crate::store::Object;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// When the disk is tried again: a log rotation or another film's eviction is over in seconds, a full disk is not, and
@@ -86,7 +85,7 @@ impl Owner {
     /// Sessions end where they would be too far ahead of the reader that follows them.
     pub(super) fn rein_in(&self, reading: &[ReaderProgress], ahead: u64) {
         for session in self.sessions.iter().filter(|session| !session.is_queued()) {
-            let at = session.position.at.load(Ordering::Acquire);
+            let at = session.position.at();
             let follower = reading
                 .iter()
                 .map(|reader| reader.at)
@@ -94,7 +93,7 @@ impl Owner {
                 .max();
             if let Some(reader) = follower {
                 let stop = reader.saturating_add(2 * ahead).max(at);
-                session.position.stop.fetch_min(stop, Ordering::AcqRel);
+                session.position.lower_stop(stop);
             }
         }
     }

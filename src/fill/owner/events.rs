@@ -68,9 +68,7 @@ impl Owner {
                     return;
                 };
                 let ended = self.sessions.swap_remove(index);
-                self.shared
-                    .hint
-                    .store(ended.position.at.load(Ordering::Acquire), Ordering::Relaxed);
+                self.shared.hint.store(ended.position.at(), Ordering::Relaxed);
                 self.on_outcome(outcome, ended.position.has_progressed()).await;
             }
         }
@@ -152,9 +150,9 @@ impl Owner {
             );
         }
         let position = &self.sessions[index].position;
-        position.at.store(new_from, Ordering::Release);
+        position.move_to(new_from);
         if exchange.reply.status == 200 {
-            position.stop.store(u64::MAX, Ordering::Release);
+            position.set_stop(u64::MAX);
             if span != Span::Whole {
                 object.note_without_parts();
             }
@@ -178,8 +176,8 @@ impl Owner {
             self.distrusts_ranges = true;
             self.keep_only(index);
             let position = &self.sessions[0].position;
-            position.at.store(0, Ordering::Release);
-            position.stop.store(u64::MAX, Ordering::Release);
+            position.move_to(0);
+            position.set_stop(u64::MAX);
             return self.receive_at(0, exchange, brings, None, permit);
         }
         // A whole body passes over what is here; only a piece can be one too many.
@@ -239,10 +237,7 @@ impl Owner {
 
     fn on_refusal(&mut self, index: usize, refusal: Refusal, asked: &Arc<Target>) {
         let position = self.sessions.swap_remove(index).position;
-        let (from, to) = (
-            position.at.load(Ordering::Acquire),
-            position.stop.load(Ordering::Acquire),
-        );
+        let (from, to) = (position.at(), position.stop());
         let rest = refusal.rest.map(|rest| rest.min(LONGEST_REST));
         let what = format!("the upstream answered {}", refusal.status);
         if refusal.status == 412 {
@@ -272,8 +267,8 @@ impl Owner {
             return false;
         }
         let others = self.sessions.iter().enumerate().filter(|(other, _)| *other != index);
-        for (_, session) in others.filter(|(_, session)| session.position.at.load(Ordering::Acquire) < at) {
-            session.position.stop.fetch_min(at, Ordering::AcqRel);
+        for (_, session) in others.filter(|(_, session)| session.position.at() < at) {
+            session.position.lower_stop(at);
         }
         true
     }

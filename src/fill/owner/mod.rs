@@ -338,13 +338,13 @@ impl Owner {
         // A session in the queue that is to do the same keeps its turn.
         let same = |session: &&Session| {
             queued.contains(&session.id)
-                && (session.wish, session.position.at.load(Ordering::Acquire)) == (wish, at)
+                && (session.wish, session.position.at()) == (wish, at)
                 && session.class <= class
         };
         if let Some(session) = self.sessions.iter().find(same) {
             // Between this look and the store no session runs: all of a fill is on one thread.
             if session.is_queued() {
-                session.position.stop.store(stop, Ordering::Release);
+                session.position.set_stop(stop);
             }
             return Some(session.id);
         }

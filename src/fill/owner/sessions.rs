@@ -1,21 +1,20 @@
 //! The sessions of a fill: how one is begun, waits for its turn, moves bytes, and ends.
 //!
 //! A session is a task for its turn and its question, and another for its body; the handle of the one under way is in
-//! `Session::task`. While it queues it is only a wish, which the next plan may change or cancel; from its turn on its
-//! bytes are promised. A session ends in one of three ways: by its own outcome, which it reports; by `Session::end`,
-//! which sets its stop to 0 and drops the task; or by the cancellation of its place in the queue.
+//! `Session::task`. Its states and what is true in each are in session.rs. A session ends in one of three ways: by its
+//! own outcome, which it reports; by `Session::end`, which ends its position and drops the task; or by the cancellation
+//! of its place in the queue.
 
 use super::super::ask::{UpstreamQuestion, ask, turn};
 use super::super::classify_reply::BodySpan;
 use super::super::plan::{Running, class_of};
 use super::super::position::ReaderProgress;
 use super::super::receive::receive;
-use super::super::session::{Outcome, SessionPosition};
+use super::super::session::{Outcome, SessionPosition, SessionState};
 use super::super::throughput::Throughput;
 use super::super::write_batch::WriteTarget;
 use super::wishes::{PEACE, Wishes};
 use super::{Event, Owner};
-use crate::api::SessionStage;
 use crate::header::StrongValidator;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::sync::lock;
@@ -23,7 +22,6 @@ use crate::upstream::{Class, Exchange, Permit, QUANTUM_BYTES, Span, Standby};
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
@@ -103,7 +101,7 @@ impl Owner {
         self.next_session += 1;
         let (session, report) = (self.next_session, self.report.clone());
         let (context, shared) = (Arc::clone(&self.context), Arc::clone(&self.shared));
-        let position = SessionPosition::new(at, stop, SessionStage::Queued);
+        let position = SessionPosition::queued(at, stop);
         let place = Arc::clone(&position);
         let task = self.slot.thread().spawn(async move {
             let permit = turn(&context, &shared, class).await;
@@ -140,7 +138,7 @@ impl Owner {
     pub(super) fn adopt(&mut self, exchange: Exchange, brings: BodySpan, permit: Permit) {
         self.next_session += 1;
         let id = self.next_session;
-        let position = SessionPosition::new(brings.at, brings.end.unwrap_or(u64::MAX), SessionStage::Asked);
+        let position = SessionPosition::adopted(brings.at, brings.end.unwrap_or(u64::MAX));
         let standby = Some(permit.standby());
         let task = self.spawn_receive(id, exchange, brings, None, permit, &position);
         self.sessions.push(Session {
@@ -194,7 +192,7 @@ impl Owner {
                 Ok(()) = woken.changed() => Outcome::Slept,
             };
             // A write under way ends with the piece at hand.
-            sink.position.stop.store(0, Ordering::Release);
+            sink.position.end();
             // Before the report: the next session of this fill may take the place in the budget.
             drop(permit);
             let _ = report.send(Event::Ended { session: id, outcome });
@@ -258,24 +256,21 @@ impl Owner {
 impl Session {
     /// Ends it: the task, and what it still has to write.
     pub(super) fn end(self) {
-        self.position.stop.store(0, Ordering::Release);
+        self.position.end();
         self.task.abort();
     }
 
     pub(super) fn is_queued(&self) -> bool {
-        self.position.stage() == SessionStage::Queued
+        self.position.state() == SessionState::Queued
     }
 
     pub(super) fn running(&self, reading: &[ReaderProgress]) -> Running {
-        let (at, stop) = (
-            self.position.at.load(Ordering::Acquire),
-            self.position.stop.load(Ordering::Acquire),
-        );
+        let (at, stop) = (self.position.at(), self.position.promised_until());
         Running {
             id: self.id,
             at,
             stop,
-            moved: self.position.moved.load(Ordering::Acquire),
+            moved: self.position.moved(),
             asked: self.position.asked(),
             attended: reading.iter().any(|reader| reader.at < stop && at < reader.end),
         }
@@ -288,13 +283,11 @@ fn span_of(wish: Wish, position: &SessionPosition, contended: bool, overlap: u64
         Wish::Whole => Span::Whole,
         Wish::From(at) => Span::From(at),
         Wish::Range => {
-            let at = position.at.load(Ordering::Acquire);
+            let at = position.at();
             if contended {
-                position
-                    .stop
-                    .fetch_min(at.saturating_add(QUANTUM_BYTES), Ordering::AcqRel);
+                position.lower_stop(at.saturating_add(QUANTUM_BYTES));
             }
-            let stop = position.stop.load(Ordering::Acquire);
+            let stop = position.stop();
             let at = at.saturating_sub(overlap);
             ByteRange::new(at, stop).map_or(Span::From(at), Span::Range)
         }
