@@ -76,7 +76,10 @@ pub(super) struct UpstreamQuestion {
 
 /// Waits for a turn. Dropping the future gives it up.
 pub(super) async fn turn(context: &Context, shared: &FillState, class: Class) -> Permit {
-    let url = shared.location().unwrap_or_else(|| shared.target().url.clone());
+    let url = shared
+        .targets
+        .location()
+        .unwrap_or_else(|| shared.targets.current().url.clone());
     context.client.budget_of(&url).acquire(class).await
 }
 
@@ -110,13 +113,13 @@ pub(super) async fn ask_any(
     span: Span,
     question: UpstreamQuestion,
 ) -> Result<Exchange, UpstreamError> {
-    let target = shared.target();
+    let target = shared.targets.current();
     let mut asking = Asking {
         context,
         shared,
         permit,
         ask: Ask {
-            at: shared.location(),
+            at: shared.targets.location(),
             if_match: question.if_match,
             if_range: question.if_range,
             if_none_match: question.if_none_match,
@@ -139,7 +142,7 @@ pub(super) async fn ask_any(
     let status = exchange.reply.status;
     if brings_bytes(status) {
         if exchange.url != exchange.target.url {
-            shared.remember_location(exchange.url.clone());
+            shared.targets.remember_location(exchange.url.clone());
         }
         return Ok(exchange);
     }
@@ -166,14 +169,14 @@ impl Asking<'_> {
                 url = self.ask.target.key.url(),
                 "the place it was redirected to is gone: asking again where it is"
             );
-            self.shared.forget_location();
+            self.shared.targets.forget_location();
             self.ask.at = None;
             result = self.once().await;
         }
         result = self.without_company(result).await;
         result = self.of_other_nodes(result).await;
         if closed(&result)
-            && let Some(another) = self.shared.another_than(&self.ask.target)
+            && let Some(another) = self.shared.targets.another_than(&self.ask.target)
         {
             result = self.by_another_url(another, result).await;
         }
@@ -253,7 +256,7 @@ impl Asking<'_> {
                 break;
             }
             tokio::time::sleep(RESTS.after(attempt)).await;
-            self.shared.forget_location();
+            self.shared.targets.forget_location();
             self.ask.at = None;
             result = self.once().await;
         }
@@ -266,10 +269,10 @@ impl Asking<'_> {
         let other = self.once().await;
         if other.is_ok() && !closed(&other) {
             tracing::info!(url = first.key.url(), "another reader's URL opens it");
-            self.shared.promote(&another);
+            self.shared.targets.promote(&another);
             return other;
         }
-        self.shared.forget_spare(&another);
+        self.shared.targets.forget_spare(&another);
         self.ask.target = first;
         result
     }

@@ -1,9 +1,9 @@
 //! The context that all fills share, with the map of fills under way.
 //!
 //! Each lock is held for moments, none over an await, and only `punching` over the disk. Order, where one is taken
-//! under another: `punching`, `fills`; under `fills` the phase of a fill, the store's map of open objects and the head
-//! of an object are looked at. `hit_for_miss`, `distrusted` and `owners` are taken under no other lock, and no other is
-//! taken under them.
+//! under another: `punching`, `fills`; under `fills` the news and the readers of a fill, the store's map of open objects
+//! and the head of an object are looked at. `hit_for_miss`, `distrusted` and `owners` are taken under no other lock, and
+//! no other is taken under them.
 
 use super::hit_for_miss::HitForMiss;
 use super::runtimes::FillRuntimes;
@@ -16,7 +16,6 @@ use crate::store::Store;
 use crate::sync::lock;
 use crate::upstream::Client;
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 use tokio::sync::watch;
@@ -80,9 +79,7 @@ impl Context {
 
     /// The fill goes on for the readers that have joined it: requests arriving after this are not coalesced.
     pub(super) fn set_apart(&self, shared: &Arc<FillState>, why: NotStored) {
-        // The reason first: a caller that finds the fill detached finds it.
-        let _ = shared.not_stored.set(why);
-        shared.detached.store(true, Ordering::Release);
+        shared.detach_for(why);
         let id = shared.key.id();
         let mut fills = self.fills();
         if fills.get(&id).is_some_and(|held| Arc::ptr_eq(held, shared)) {
@@ -118,10 +115,10 @@ impl Context {
     /// Takes a fill off the map, unless it still has readers to serve.
     pub(super) fn retire(&self, shared: &Arc<FillState>, even_with_readers: bool) -> bool {
         let mut fills = self.fills();
-        if !even_with_readers && shared.readers.load(Ordering::Acquire) > 0 {
+        if !even_with_readers && shared.readers.are_here() {
             return false;
         }
-        shared.over.store(true, Ordering::Release);
+        shared.news.set_over();
         let id = shared.key.id();
         if fills.get(&id).is_some_and(|held| Arc::ptr_eq(held, shared)) {
             fills.remove(&id);

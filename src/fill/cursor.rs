@@ -17,10 +17,8 @@ use crate::live::Stream;
 use crate::policy::NotStored;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::Object;
-use crate::sync::lock;
 use crate::upstream::Target;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// A reader's share in a fill; while any is held the fill goes on.
@@ -40,7 +38,7 @@ impl Cursor {
 
     /// The target whose request the fill makes.
     pub fn target(&self) -> Arc<Target> {
-        self.shared.target()
+        self.shared.targets.current()
     }
 
     /// The stream that the fill logs, where it is one.
@@ -50,12 +48,12 @@ impl Cursor {
 
     /// Why the reply is not kept, as soon as it has come.
     pub fn not_stored(&self) -> Option<NotStored> {
-        self.shared.not_stored.get().copied()
+        self.shared.not_stored()
     }
 
     /// Whether the fill has ended: a reader that needs bytes of it must join another.
     pub fn is_over(&self) -> bool {
-        self.shared.over.load(Ordering::Acquire)
+        self.shared.is_over()
     }
 
     /// The reader has taken `bytes` more and is at `at` now, of a wish that ends at `end`.
@@ -70,31 +68,32 @@ impl Cursor {
 
     /// How far the fill has come now.
     pub fn phase(&self) -> Phase {
-        self.shared.phase.borrow().clone()
+        self.shared.phase()
     }
 
     /// The phase after [`Phase::Opening`], as soon as it is reached.
     pub async fn opened(&self) -> Phase {
-        let mut phase = self.shared.phase.subscribe();
-        match phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await {
-            Ok(phase) => phase.clone(),
+        let mut news = self.shared.news.subscribe();
+        match news.wait_for(|told| !matches!(told.phase, Phase::Opening)).await {
+            Ok(told) => told.phase.clone(),
             Err(_) => Phase::Stopping,
         }
     }
 
     /// The upstream's refusal to give the byte at `at`, as soon as there is one that `counts`.
     pub async fn refused(&self, at: ByteOffset, counts: impl Fn(&Refusal) -> bool) -> Arc<Refusal> {
-        let mut trouble = self.shared.trouble.subscribe();
+        let mut news = self.shared.news.subscribe();
         loop {
-            if let Some(refusal) = trouble
-                .borrow_and_update()
-                .as_ref()
+            let told = news.borrow_and_update().trouble.clone();
+            if let Some(refusal) = self
+                .shared
+                .still_valid(told)
                 .and_then(|trouble| trouble.refusal_of(at))
                 .filter(|refusal| counts(refusal))
             {
                 return refusal;
             }
-            if trouble.changed().await.is_err() {
+            if news.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
@@ -119,9 +118,10 @@ impl Cursor {
             .rate()
             .map_or(0, |rate| (rate * NEAR_SECONDS) as u64)
             .max(NEAR_BYTES);
-        // Under this lock a session is ended that serves nobody: one that is found here goes on
-        // (`FillState::ends_unattended`).
-        let status = lock(&self.shared.status);
+        // A session that serves nobody is ended under the lock under which this reader was counted: one that is found
+        // here and promises something goes on (`FillReaders::unless_come_since`).
+        let news = self.shared.news.look();
+        let status = &news.status;
         if is_near && !status.dead_end {
             return true;
         }
@@ -136,7 +136,7 @@ impl Cursor {
 
     /// Why the fill makes no progress at the moment.
     pub fn trouble(&self) -> Option<Trouble> {
-        self.shared.trouble.borrow().clone()
+        self.shared.trouble()
     }
 
     /// How long until the fill will have brought the whole object, at its present rate.
@@ -159,13 +159,6 @@ impl Cursor {
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        // Before the count: whoever sees that nobody is left must see since when.
-        let mut access = lock(&self.shared.access);
-        access.left = Some(Instant::now());
-        drop(access);
-        // The position first: a reader that has left is not taken for one that has come and said its place.
-        self.shared.forget_position(&self.position);
-        self.shared.readers.fetch_sub(1, Ordering::AcqRel);
-        self.shared.changed.notify_one();
+        self.shared.readers.leave(&self.position);
     }
 }

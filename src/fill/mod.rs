@@ -2,10 +2,11 @@
 //!
 //! An owner task per object (owner/) holds the state of its fill; readers are cursors over the object and
 //! never talk to a session. What to ask for is decided by a pure function (plan.rs); another classifies
-//! the replies (classify_reply.rs). A session (session.rs) is one exchange that moves bytes from the
-//! upstream to the store and knows nothing else; what it has received and not written yet is in write_batch.rs.
+//! the replies (classify_reply.rs). A session (session.rs) is one exchange; its task moves bytes from the
+//! upstream to the store (receive.rs) and knows nothing else; what it has received and not written yet is in write_batch.rs.
 //! All of a fill runs on one thread (runtimes.rs). The registry (registry.rs) makes sure that there is one owner per object, however many readers
-//! come; state.rs is what owner and readers share.
+//! come. What owner and readers share is cut by who writes it (state.rs): what readers tell (readers.rs), the URLs that
+//! may be asked (targets.rs), and what the owner says (snapshot.rs).
 //!
 //! ```text
 //! reader ──join──► registry ──► owner ──plan──► session ──► upstream
@@ -34,6 +35,7 @@ mod phase;
 mod plan;
 mod position;
 mod purge;
+mod readers;
 mod receive;
 mod registry;
 mod relay;
@@ -42,8 +44,10 @@ mod retention;
 mod runtimes;
 mod session;
 mod settings;
+mod snapshot;
 mod state;
 mod summary;
+mod targets;
 mod throughput;
 mod wait_reason;
 mod want;

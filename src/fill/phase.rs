@@ -1,8 +1,8 @@
 //! The news of a fill: how far it has come, and why it makes no progress.
 //!
 //! The owner writes both, and readers turn them into answers: a phase that brings no bytes ends the wait for the head,
-//! a trouble ends that of the readers whose bytes the upstream has refused. A phase is final but for two: `Opening`
-//! comes to another, and `Ready` may become `Ready` with another object, or `Stopping`.
+//! a trouble ends that of the readers whose bytes the upstream has refused. Phases are final but for two: `Opening` comes
+//! to another, and `Ready` may become `Ready` with another object, or the phase that ends the fill.
 
 use crate::ranges::ByteOffset;
 use crate::store::Object;

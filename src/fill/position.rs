@@ -7,7 +7,7 @@
 use crate::ranges::ByteOffset;
 use crate::sync::lock;
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// The rate is that of the last so long. A judgement: longer than the pauses between the bursts in which players read.
@@ -41,6 +41,12 @@ impl ReaderPosition {
             moved: now,
             window: (now, 0),
         }))
+    }
+
+    /// A reader that comes now with that wish; one whose bounds are not known wants anything.
+    pub(super) fn wanting(wish: Option<(ByteOffset, ByteOffset)>) -> Arc<Self> {
+        let (start, end) = wish.unwrap_or((0, u64::MAX));
+        Arc::new(Self::new(start, end, Instant::now()))
     }
 
     fn reader(&self) -> MutexGuard<'_, ReaderProgress> {

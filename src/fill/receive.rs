@@ -19,14 +19,13 @@ use super::write_batch::{WriteBatch, WriteTarget};
 use crate::live::Stream;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, PassThroughReason, StoreError};
-use crate::sync::lock;
 use crate::upstream::{Exchange, Framing, Permit, UpstreamError};
 use bytes::Bytes;
 use futures::poll;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// The most that is written at once, in bytes: bounds what a session holds in memory. A judgement.
@@ -86,7 +85,7 @@ pub(super) async fn receive(
             return if whole { Outcome::Reached } else { Outcome::Curtailed };
         }
         if let Some(arrivals) = position.leashed_at(at) {
-            if !sink.shared.ends_unattended(position, arrivals) {
+            if !sink.shared.readers.unless_come_since(arrivals, || position.end()) {
                 // The owner decides anew, with the reader that has come.
                 position.release();
                 continue;
@@ -116,7 +115,7 @@ pub(super) async fn receive(
         if count > 0 {
             // After the batch was taken: a failed write is no progress.
             position.received(count);
-            lock(&sink.shared.throughput).add(count, Instant::now());
+            sink.shared.brought(count);
             if (position.has_progressed() || at >= asked)
                 && let Some(report) = on_progress.take()
             {
@@ -359,9 +358,7 @@ impl WriteTarget {
         let Some(rest) = ByteRange::new(at, stop.max(at.saturating_add(1))) else {
             return false;
         };
-        // The time at which the last reader left: while others are here it says nothing.
-        let left = self.shared.access().1;
-        let patience = match left.filter(|_| !self.shared.has_readers()) {
+        let patience = match self.shared.readers.gone_since() {
             // A player that asks piece by piece may be back in a moment; for nobody else is it worth a connection.
             Some(left) => BETWEEN_PIECES.saturating_sub(left.elapsed()),
             None => UNWANTED_AFTER,

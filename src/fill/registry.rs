@@ -1,7 +1,7 @@
 //! The registry of fills: one fill for each object, however many readers come.
 //!
 //! The map of fills (`Context::fills`, by object id) has the fills that another reader may join. Where a fill is in its
-//! life is told by that map and by two flags of its state:
+//! life is told by that map, by `FillState::is_detached` and by `FillState::is_over`:
 //!
 //! ```text
 //! join, none in the map                   join_alone, join_apart, detach_request
@@ -18,7 +18,7 @@
 //!
 //! `join` does four things under the lock of the map: it finds a fill that is open to the wish, or begins one; looks
 //! once more for the object in the store; makes the owner; counts the reader. `retire` looks at that count under the
-//! same lock, sets `over` and removes the fill. From this follows what readers rely on:
+//! same lock, says that the fill is over and removes it. From this follows what readers rely on:
 //!
 //! - A reader that joins is counted by a fill that is not over. Were it counted after the lock, the fill could retire
 //!   in between, and the reader would wait for bytes that nobody brings.
@@ -29,11 +29,11 @@
 //!   out the readers of one that was purged. A fill whose object is whole is only winding up, and the next may take its
 //!   place in the map: `retire` and `set_apart` remove a fill only where it is the one that is there.
 //!
-//! The owner's task is spawned last, when the reader's wish, place and hint are noted: the task may run at once on
-//! another thread, and a fill that knows of no wish would end.
+//! The owner's task is spawned last, when the reader is among the readers: the task may run at once on another thread,
+//! and a fill that knows of no wish would end.
 //!
-//! Order of locks: `fills` first. Under it a fill's phase, the store's map of open objects and an object's head are
-//! looked at; the disk, an upstream and an await are not waited for. A reader's wish is noted after it is released.
+//! Order of locks: `fills` first. Under it a fill's news, its readers, the store's map of open objects and an object's
+//! head are looked at; the disk, an upstream and an await are not waited for.
 
 use super::context::Context;
 use super::cursor::Cursor;
@@ -52,7 +52,6 @@ use crate::store::{Object, PurgeScope, Representation, Store};
 use crate::sync::lock;
 use crate::upstream::{Client, Span, Target};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// All fills under way.
@@ -83,6 +82,14 @@ impl Registry {
     /// Joins the fill of `target`, starting it if there is none; `known` is what the store has of it.
     pub fn join(&self, target: &Arc<Target>, want: Want, known: Option<Arc<Object>>) -> Cursor {
         let wants_bytes = want.is_for_bytes();
+        let wish = match want.span() {
+            Some(Span::From(start)) => Some((start, u64::MAX)),
+            Some(Span::Range(range)) => Some((range.start(), range.end())),
+            Some(Span::Whole | Span::Suffix(_)) | None => None,
+        };
+        // Until the reader has taken its first bytes its place is what it asked for; where that is not known yet,
+        // anywhere.
+        let position = ReaderPosition::wanting(wish);
         let mut fills = self.context.fills();
         let running = fills
             .get(&target.key.id())
@@ -101,36 +108,14 @@ impl Registry {
             shared
         });
         // Under the lock: `retire` looks at the count under it.
-        shared.count_reader();
+        let first_bytes = shared.readers.come(&position, wish, wants_bytes);
         drop(fills);
-        // Not under the lock of the fills: the target has one of its own.
-        if collapsed {
-            shared.renew(target);
+        // Not under the lock of the fills, which is looked at by all: URLs are compared.
+        let renewed = collapsed && shared.targets.renew(target);
+        if first_bytes || renewed {
+            shared.readers.ring();
         }
-        if let Some(span) = want.span() {
-            let wish = match span {
-                Span::From(start) => Some((start, u64::MAX)),
-                Span::Range(range) => Some((range.start(), range.end())),
-                Span::Whole | Span::Suffix(_) => None,
-            };
-            if let Some((start, end)) = wish {
-                shared.hint.store(start, Ordering::Relaxed);
-                let mut access = lock(&shared.access);
-                access.note(start, end);
-            }
-        }
-        let first_bytes = wants_bytes && !shared.bytes_wanted.swap(true, Ordering::AcqRel);
-        if first_bytes || shared.renewed.load(Ordering::Acquire) {
-            shared.changed.notify_one();
-        }
-        // Until it has taken its first bytes its place is what it asked for; where that is not known
-        // yet, anywhere.
-        let (start, end) = match want.span() {
-            Some(Span::From(start)) => (start, u64::MAX),
-            Some(Span::Range(range)) => (range.start(), range.end()),
-            _ => (0, u64::MAX),
-        };
-        let cursor = self.cursor(shared, ReaderPosition::new(start, end, Instant::now()), collapsed);
+        let cursor = self.cursor(shared, position, collapsed);
         if let Some(owner) = begins {
             // When all that it goes by is there: on a busy machine it may be far before this thread goes on, and would
             // find that nobody wants what it has just begun to fetch.
@@ -151,9 +136,7 @@ impl Registry {
         is_of_use.then_some(object)
     }
 
-    fn cursor(&self, shared: Arc<FillState>, position: ReaderPosition, collapsed: bool) -> Cursor {
-        let position = Arc::new(position);
-        shared.add_position(&position);
+    fn cursor(&self, shared: Arc<FillState>, position: Arc<ReaderPosition>, collapsed: bool) -> Cursor {
         Cursor {
             shared,
             context: Arc::clone(&self.context),
@@ -165,10 +148,11 @@ impl Registry {
     /// A fill for one reader: no other joins it, and no other request finds its object.
     pub fn join_alone(&self, target: &Arc<Target>, want: Want) -> Cursor {
         let shared = Arc::new(FillState::new(Arc::clone(target), want.is_for_bytes()));
-        shared.detached.store(true, Ordering::Release);
-        shared.count_reader();
+        shared.detach();
+        let position = ReaderPosition::wanting(None);
+        shared.readers.come(&position, None, want.is_for_bytes());
         let owner = Owner::new(Arc::clone(&self.context), Arc::clone(&shared), None);
-        let cursor = self.cursor(shared, ReaderPosition::new(0, u64::MAX, Instant::now()), false);
+        let cursor = self.cursor(shared, position, false);
         self.spawn(owner, Start::Want(want));
         cursor
     }
@@ -204,8 +188,8 @@ impl Registry {
     /// The object of that id was purged: requests arriving after this are not coalesced with its fill.
     pub(super) fn detach(&self, id: ObjectId) {
         if let Some(shared) = self.context.fills().remove(&id) {
-            shared.detached.store(true, Ordering::Release);
-            shared.changed.notify_one();
+            shared.detach();
+            shared.readers.ring();
         }
     }
 

@@ -6,7 +6,6 @@
 //! absent, and fetched again for whoever seeks back.
 
 use super::context::Context;
-use super::phase::Phase;
 use super::position::ReaderProgress;
 use super::state::FillState;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
@@ -108,7 +107,7 @@ impl Context {
         pieces: &[impl AsRef<[u8]>],
     ) -> Result<(), StoreError> {
         let mut written = self.store.write(object, at, pieces);
-        if lacks_room(&written).is_some() && shared.has_readers() {
+        if lacks_room(&written).is_some() && shared.readers.are_here() {
             // One caller makes room at a time: room for one piece is not made twice.
             let _one = lock(&self.punching);
             // The caller that held the lock before may have made room for this piece too.
@@ -160,10 +159,10 @@ impl Context {
     }
 
     fn expendable_of(&self, shared: &Arc<FillState>, kept: RetentionWindow) -> Vec<ByteRange> {
-        match &*shared.phase.borrow() {
+        match shared.object() {
             // Bytes that could not be fetched again, piece by piece, stay.
-            Phase::Ready(object) if object.has_ranges() && !object.is_whole() && !object.is_pinned() => {
-                let (reading, left_at) = (shared.reading(), shared.left_at());
+            Some(object) if object.has_ranges() && !object.is_whole() && !object.is_pinned() => {
+                let (reading, left_at) = (shared.readers.reading(), shared.readers.left_at());
                 expendable(&object.present(), object.length(), &reading, &left_at, kept)
             }
             _ => Vec::new(),
@@ -171,9 +170,7 @@ impl Context {
     }
 
     fn punch_one(&self, shared: &Arc<FillState>, kept: RetentionWindow, wanted: u64) -> u64 {
-        let Phase::Ready(object) = shared.phase.borrow().clone() else {
-            return 0;
-        };
+        let Some(object) = shared.object() else { return 0 };
         let mut freed = 0;
         for range in self.expendable_of(shared, kept) {
             if freed >= wanted {

@@ -4,20 +4,20 @@
 //! readers: the bytes from `at` to `stop` are promised by it, and no other session is asked for them.
 //!
 //! ```text
-//!        ask: its turn in the budget           received: the first bytes
-//! Queued ───────────────────────────► Asking ────────────────────────────► Receiving
-//!   │                                  ▲  │                                    │
-//!   │ cancel: a new plan               │  │ end: refused, or no answer,        │ end: the outcome is there,
-//!   │ has no use for it                │  │ or the plan has no use for it      │ or the plan has no use for it
-//!   ▼                                  │  ▼                                    ▼
-//! Ended ◄──────────────────────────────┼─ Ended ◄────────────────────────────Ended
-//!                                      │
-//!                           adopted: a reply that has opened the fill begins here
+//!              adopted: a reply that has opened the fill
+//!                                  │
+//!          ask: its turn           ▼        received: its first bytes
+//!  Queued ─────────────────────► Asking ──────────────────────────────► Receiving
+//!    │                             │                                       │
+//!    │ cancel: a new plan          │ end: no plan has a use for it         │ end: it has its outcome, or no
+//!    │ has no use for it           │ (refused or unanswered it is          │ plan has a use for it
+//!    ▼                             ▼  dropped, and judged by the owner)    ▼
+//!  Ended ◄─────────────────────────┴───────────────────────────────────────┘
 //! ```
 //!
-//! Every transition is a method of [`SessionPosition`] and compares the state that it leaves, so of two that meet one
-//! succeeds: a session whose turn has come is not cancelled, and one that has ended does not receive. What is true in
-//! each state:
+//! Every transition is a method of [`SessionPosition`]. All but `end`, which holds from whatever state, compare the state
+//! that they leave, so of two that meet one succeeds: a session whose turn has come is not cancelled, and one that has
+//! ended does not receive. What is true in each state:
 //!
 //! - *Queued*: a wish. The owner may change its stop, or cancel it; nothing is promised to the upstream or a reader.
 //! - *Asking*: its bytes are promised. The stop is lowered only, unless the reply turns out to bring the whole. The

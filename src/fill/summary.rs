@@ -8,8 +8,6 @@ use super::context::Context;
 use super::state::FillState;
 use super::wait_reason::Situation;
 use crate::api::{FillPhase, FillSummary, WaiterSummary};
-use crate::sync::lock;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl Context {
@@ -28,7 +26,7 @@ impl Context {
             },
             complete_length: object.as_ref().and_then(|object| object.length()),
             present_bytes: object.as_ref().map_or(0, |object| object.present_bytes()),
-            readers: shared.readers.load(Ordering::Acquire),
+            readers: shared.readers.count(),
             rate: shared.rate().map(|rate| rate as u64),
             waiting: waiting
                 .iter()
@@ -39,13 +37,14 @@ impl Context {
                 })
                 .collect(),
             sessions: situation.sessions,
-            trouble: shared.trouble.borrow().as_ref().map(|trouble| trouble.what.to_string()),
+            trouble: shared.trouble().map(|trouble| trouble.what.to_string()),
         }
     }
 
     pub(super) fn situation(&self, shared: &FillState) -> Situation {
-        let standing = self.client.budget_of(&shared.target().url).standing();
-        let status = lock(&shared.status);
+        let standing = self.client.budget_of(&shared.targets.current().url).standing();
+        let news = shared.news.look();
+        let status = &news.status;
         let now = Instant::now();
         Situation {
             sessions: status.sessions.iter().map(|position| position.summary()).collect(),

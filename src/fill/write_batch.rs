@@ -15,7 +15,6 @@ use crate::store::{InFlightWrite, Object, StoreError};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
@@ -244,7 +243,7 @@ impl WriteBatch {
             tracing::debug!(url = object.url(), %error, "could not record what an ended session brought last");
         }
         let (shared, context) = (&self.sink.shared, &self.sink.context);
-        if !shared.over.load(Ordering::Acquire) && !*context.stopping.borrow() {
+        if !shared.is_over() && !*context.stopping.borrow() {
             // The fill releases the preallocated room that its sessions leave.
             return;
         }

@@ -102,7 +102,7 @@ impl Owner {
     pub(super) fn release_forwarded(&self) {
         let Some(object) = &self.object else { return };
         if object.has_pass_through() && object.pass_through_reason().is_none() {
-            let last = self.shared.reading().iter().map(|reader| reader.at).min();
+            let last = self.shared.readers.reading().iter().map(|reader| reader.at).min();
             object.release_before(last.unwrap_or(u64::MAX));
         }
     }

@@ -17,7 +17,6 @@ use crate::ranges::ByteOffset;
 use crate::store::{Broken, Object, PassThroughReason, Representation, StoreError};
 use crate::upstream::{Exchange, Permit, Span, Target, backoff, random};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How often in a row another node's tag is passed over before it is taken for that of another representation. Eight:
@@ -68,7 +67,9 @@ impl Owner {
                     return;
                 };
                 let ended = self.sessions.swap_remove(index);
-                self.shared.hint.store(ended.position.at(), Ordering::Relaxed);
+                // Later than what a reader may have said before.
+                self.shared.readers.forget_hint();
+                self.hint = ended.position.at();
                 self.on_outcome(outcome, ended.position.has_progressed()).await;
             }
         }
@@ -204,7 +205,7 @@ impl Owner {
             if let Err(phase) = self.begin_live(representation, brings, exchange, permit, kind).await {
                 self.failures.gave_up = true;
                 self.end_unopened(&phase).await;
-                self.shared.phase.send_replace(phase);
+                self.shared.news.set_phase(phase);
             }
             object.break_for_good(Broken::Superseded);
             return;
@@ -246,16 +247,16 @@ impl Owner {
             return self.failed(what, None, None);
         }
         let closed = is_closed(refusal.status);
-        let shared = Arc::clone(&self.shared);
-        // Locked until the failure is told: a reader that brings another URL takes back the trouble of this one.
-        let target = shared.hold_target();
-        let has_another = !Arc::ptr_eq(&target, asked) || shared.has_spare();
-        if closed && (shared.renewed.swap(false, Ordering::AcqRel) || has_another) {
-            // Another URL came while this one was being asked, and who brought it is not to be told of this one.
+        let renewals = match closed {
+            true => self.shared.targets.only(asked),
+            false => Some(self.shared.targets.renewals()),
+        };
+        let Some(renewals) = renewals else {
             self.failures = Failures::default();
             return;
-        }
-        self.failed(what, Some((Arc::new(refusal), from, to)), rest);
+        };
+        // A reader that brings another URL from here on finds that the trouble is older than that.
+        self.failed_before(renewals, what, Some((Arc::new(refusal), from, to)), rest);
         self.failures.closed = closed;
     }
 
@@ -337,7 +338,7 @@ impl Owner {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(url = object.url(), error, "the disk takes no more for now");
                 self.disk_pressure = Some(DiskPressure::after(self.disk_pressure.take(), by_limit, Instant::now()));
-                if !self.shared.has_readers() {
+                if !self.shared.readers.are_here() {
                     object.stop_pass_through();
                 }
                 return;
@@ -374,10 +375,22 @@ impl Owner {
         if self.resumes() {
             self.failures = Failures::default();
         }
-        self.shared.trouble.send_replace(None);
+        self.shared.news.clear_trouble();
     }
 
     fn failed(&mut self, what: String, refusal: Option<(Arc<Refusal>, u64, u64)>, at_least: Option<Duration>) {
+        let renewals = self.shared.targets.renewals();
+        self.failed_before(renewals, what, refusal, at_least);
+    }
+
+    /// [`Owner::failed`], of what was found out when there had been so many renewals of the target.
+    fn failed_before(
+        &mut self,
+        renewals: u64,
+        what: String,
+        refusal: Option<(Arc<Refusal>, u64, u64)>,
+        at_least: Option<Duration>,
+    ) {
         let now = Instant::now();
         // Sessions that fail together are one failure.
         if self.failures.retry_at.is_none_or(|at| at <= now) {
@@ -393,9 +406,7 @@ impl Owner {
             self.failures.gave_up = true;
             object.break_for_good(Broken::Upstream(what.as_str().into()));
         }
-        self.shared.trouble.send_replace(Some(Trouble {
-            what: what.into(),
-            refusal,
-        }));
+        let what = what.into();
+        self.shared.news.set_trouble(Trouble { what, refusal }, renewals);
     }
 }

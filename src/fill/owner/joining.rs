@@ -32,7 +32,7 @@ impl Owner {
 
     /// Whether it brings a part, its exchange is over, and no other can go on with it.
     pub(super) fn is_stranded(&self) -> bool {
-        let is_part = self.shared.not_stored.get() == Some(&NotStored::Part);
+        let is_part = self.shared.not_stored() == Some(NotStored::Part);
         is_part && self.sessions.is_empty() && self.grows_at().is_none()
     }
 

@@ -17,7 +17,7 @@
 //! ```text
 //!  ┌─► look_after_stream ─► carry_out_plan ─► release_forwarded ─► tell ─► is_done? retire ─► record_if_due ─┐
 //!  │                                                                                                        ▼
-//!  └──── an event of a session ◄── a reader waits (demand) ◄── a reader came or left (changed) ◄── alarm ── select
+//!  └──── an event of a session ◄── a reader waits (demand) ◄── a reader came or left (rung) ◄───── alarm ── select
 //! ```
 //!
 //! The considerations behind the order:
@@ -25,9 +25,9 @@
 //! - *Plan whole, not in steps.* No event handler starts or stops a session for what it has just learned, except where
 //!   the session's reply or end was the event; the plan does, with all that is known. So two events that come together
 //!   cannot undo each other.
-//! - *Look in the order in which others write.* The arrivals are read before the readers, which are counted before
-//!   them; the positions of sessions before the bytes that are here, which are there before them. So an arrival that is
-//!   seen is a reader that is counted, and a byte that a session is past is found present.
+//! - *Look in the order in which others write.* The readers are looked at once, and first: whatever comes after that look
+//!   has another arrival count (`FillReaders::unless_come_since`). The positions of sessions are read before the bytes
+//!   that are here, which are there before them, so a byte that a session is past is found present.
 //! - *Tell after the plan, look for the end after that.* Readers are shown the sessions that there are, and a fill is
 //!   idle only where the plan for those who are here has left nothing to do. `planned_readers` guards the moment
 //!   between the two.
@@ -58,18 +58,18 @@ use super::plan::{PlanView, Running, Step, class_of, plan};
 use super::request_body::DetachedRequest;
 use super::runtimes::RuntimeSlot;
 use super::session::Outcome;
-use super::state::{FillState, FillStatus};
+use super::snapshot::FillStatus;
+use super::state::FillState;
 use super::want::Want;
 use crate::api::StreamState;
 use crate::policy::{NotStored, RequestDirectives};
 use crate::ranges::ByteOffset;
 use crate::store::{Broken, Object, Representation, StoreError};
-use crate::sync::{lock, sleep_until};
+use crate::sync::sleep_until;
 use crate::upstream::{Permit, Span, Standby};
 use disk_pressure::DiskPressure;
 use sessions::{Session, Wish};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use streaming::{Marks, stop_of};
 use tokio::runtime::Handle;
@@ -137,6 +137,8 @@ pub(super) struct Owner {
     recorded: Instant,
     /// When the rest will be fetched although nobody waits for it.
     background_at: Option<Instant>,
+    /// Where readers were last: the holes after it are filled first. Nothing depends on it but the order.
+    hint: ByteOffset,
     /// How many readers the latest plan was made for.
     planned_readers: usize,
     /// How far a stream had come when.
@@ -184,6 +186,7 @@ impl Owner {
             recording: false,
             recorded: Instant::now(),
             background_at: None,
+            hint: 0,
             planned_readers: 0,
             marks: Marks::new(),
             unattended_until: None,
@@ -214,7 +217,7 @@ impl Owner {
                 // Readers that lost a block of it meanwhile wait for nobody.
                 object.break_waiters(&Broken::Upstream("it gave no answer".into()), Instant::now());
             }
-            self.shared.phase.send_replace(phase);
+            self.shared.news.set_phase(phase);
             return;
         }
         self.publish();
@@ -234,7 +237,7 @@ impl Owner {
             tokio::select! {
                 Some(event) = self.events.recv() => self.on_event(event).await,
                 () = object.demand().notified() => self.failures.gave_up &= object.waiting().is_empty(),
-                () = self.shared.changed.notified() => self.on_changed(),
+                () = self.shared.readers.rung() => self.on_changed(),
                 () = sleep_until(alarm) => self.on_alarm(&object),
                 who = stop_of(stream.as_ref()), if !self.stream_is_over() => self.stop_stream(&who).await,
                 () = ordered(&mut stopping) => {
@@ -255,10 +258,9 @@ impl Owner {
         // Both are set anew by this plan.
         self.background_at = None;
         self.unattended_until = None;
-        // The arrivals first: a reader that is counted among them is among the readers too, or has left.
-        let arrivals = self.shared.arrivals();
-        let readers = self.shared.readers.load(Ordering::Acquire);
-        self.planned_readers = readers;
+        let readers = self.shared.readers.look();
+        self.planned_readers = readers.count();
+        self.hint = readers.hint.unwrap_or(self.hint);
         if object.is_whole() {
             self.stop_sessions();
             return;
@@ -268,9 +270,9 @@ impl Owner {
             self.sessions.iter().for_each(|session| session.position.release());
             return;
         }
-        let wishes = self.wishes(&object, readers);
+        let wishes = self.wishes(&object, &readers);
         if let Some(last) = wishes.waiting.last() {
-            self.shared.hint.store(last.at, Ordering::Relaxed);
+            self.hint = last.at;
         }
         self.background_at = wishes.background_at;
         if self.is_stranded() {
@@ -282,15 +284,15 @@ impl Owner {
             self.stop_sessions();
             return;
         }
-        self.end_unattended(&wishes, readers, arrivals);
+        self.end_unattended(&wishes, &readers);
         if let Some(ahead) = wishes.at_most_ahead.filter(|_| self.resumes()) {
-            self.rein_in(&wishes.reading, ahead);
+            self.rein_in(&readers.reading, ahead);
         }
         // A session that still queues is only a wish: it is planned anew with the others.
         let (queued, asked): (Vec<&Session>, Vec<&Session>) =
             self.sessions.iter().partition(|session| session.is_queued());
         let queued: Vec<u64> = queued.iter().map(|session| session.id).collect();
-        let running: Vec<Running> = asked.iter().map(|session| session.running(&wishes.reading)).collect();
+        let running: Vec<Running> = asked.iter().map(|session| session.running(&readers.reading)).collect();
         let steps = plan(&PlanView {
             length: object.length(),
             // After the positions: what a session has handed on it will not bring again.
@@ -301,7 +303,7 @@ impl Owner {
             ranges: self.joins_anywhere(),
             grows_at: self.grows_at(),
             background: wishes.background,
-            hint: self.shared.hint.load(Ordering::Relaxed),
+            hint: self.hint,
             max_sessions: self.context.settings.sessions_per_object,
             rate: self.shared.rate(),
             now: Instant::now(),
@@ -316,7 +318,7 @@ impl Owner {
         }
         for session in &self.sessions {
             if let Some(standby) = &session.standby {
-                standby.set_class(class_of(&session.running(&wishes.reading), &wishes.waiting));
+                standby.set_class(class_of(&session.running(&readers.reading), &wishes.waiting));
             }
         }
     }
@@ -354,8 +356,7 @@ impl Owner {
 
     /// Says how things stand, for those who ask why they wait.
     fn tell(&self) {
-        let mut status = lock(&self.shared.status);
-        *status = FillStatus {
+        self.shared.news.set_status(FillStatus {
             sessions: self
                 .sessions
                 .iter()
@@ -365,13 +366,13 @@ impl Owner {
             disk: self.disk_pressure.is_some(),
             ranges: self.joins_anywhere(),
             dead_end: !self.resumes(),
-        };
+        });
     }
 
     fn on_changed(&mut self) {
         // Another URL for the same object may open what the one before did not any more. It is tried at
         // once where that is the trouble, and is no way around a rest where it is another.
-        if self.failures.closed && self.shared.renewed.swap(false, Ordering::AcqRel) {
+        if self.failures.closed && self.shared.targets.take_renewed() {
             self.failures = Failures::default();
         }
     }
@@ -383,7 +384,7 @@ impl Owner {
             .filter(|object| !self.recording && object.has_unrecorded())
             .map(|_| self.recorded + COMMIT_EVERY);
         // Bytes that arrive after this look are due a commit as well, and readers move on.
-        let readers = self.shared.readers.load(Ordering::Acquire);
+        let readers = self.shared.readers.count();
         let keeps_pace = self.context.settings.read_ahead.is_some() || self.disk_pressure.is_some();
         let looks = !self.sessions.is_empty() || (readers > 0 && (keeps_pace || self.is_oversize()));
         let look = looks.then(|| Instant::now() + COMMIT_EVERY);
@@ -412,7 +413,7 @@ impl Owner {
     fn patience_ends(&self) -> Option<Instant> {
         let failing_since = self.failures.since.filter(|_| !self.failures.gave_up)?;
         // Bytes that come from another session are a sign of life too.
-        let moved = lock(&self.shared.throughput).last();
+        let moved = self.shared.last_brought();
         // Without ranges what moves is what was here before.
         let moved = moved.filter(|_| self.resumes());
         let quiet_since = moved.map_or(failing_since, |moved| moved.max(failing_since));
@@ -432,10 +433,8 @@ impl Owner {
         {
             let what = self
                 .shared
-                .trouble
-                .borrow()
-                .as_ref()
-                .map_or_else(|| "failed".into(), |trouble| Arc::clone(&trouble.what));
+                .trouble()
+                .map_or_else(|| "failed".into(), |trouble| trouble.what);
             tracing::warn!(url = object.url(), %what, "the hold limit is over: breaking the readers that waited so long");
             // Readers whose bytes keep coming have not waited: their sessions are not the ones that fail.
             object.break_waiters(&Broken::Upstream(what), cutoff);
@@ -466,7 +465,7 @@ impl Owner {
         let resting = self.failures.retry_at.is_some() && !self.failures.gave_up;
         let idle = self.sessions.is_empty() && !resting && self.background_at.is_none();
         // A plan made for a reader that left a moment ago says nothing of what to fetch for nobody.
-        let nobody = self.planned_readers == 0 && self.shared.readers.load(Ordering::Acquire) == 0;
+        let nobody = self.planned_readers == 0 && !self.shared.readers.are_here();
         object.is_whole() || (idle && nobody)
     }
 
@@ -532,12 +531,12 @@ impl Owner {
         self.interrupt_stream().await;
         object.break_for_good(Broken::Stopping);
         self.context.retire(&self.shared, true);
-        self.shared.phase.send_replace(Phase::Stopping);
+        self.shared.news.set_phase(Phase::Stopping);
     }
 
     /// The object was purged: the fill goes on for the readers it has.
     fn is_detached(&self) -> bool {
-        self.shared.detached.load(Ordering::Acquire)
+        self.shared.is_detached()
     }
 
     /// Makes a new generation, makes it known, and only then breaks the readers of the old one.
@@ -572,7 +571,7 @@ impl Owner {
 
     fn publish(&self) {
         if let Some(object) = &self.object {
-            self.shared.phase.send_replace(Phase::Ready(Arc::clone(object)));
+            self.shared.news.set_phase(Phase::Ready(Arc::clone(object)));
         }
     }
 }
@@ -595,7 +594,7 @@ impl Drop for Owner {
         if let Some(object) = &self.object {
             object.break_for_good(Broken::Stopping);
         }
-        self.shared.phase.send_replace(Phase::Stopping);
+        self.shared.news.set_phase(Phase::Stopping);
     }
 }
 

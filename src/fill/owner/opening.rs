@@ -33,7 +33,6 @@ use crate::ranges::ByteRange;
 use crate::store::{Joined, Object, Representation, StoreError};
 use crate::upstream::{Class, Exchange, Permit, Reply, Span, UpstreamError};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// When to come back to an upstream whose connections are all taken. A judgement: the shortest `Retry-After`.
@@ -92,7 +91,7 @@ impl Owner {
         span: Span,
         question: UpstreamQuestion,
     ) -> Result<(Permit, Result<Exchange, UpstreamError>), Phase> {
-        let url = &self.shared.target().url;
+        let url = &self.shared.targets.current().url;
         let resting = self.context.client.budget_of(url).standing().resting;
         if let Some(rest) = resting.filter(|rest| *rest > self.context.settings.revalidate_wait) {
             return Err(Phase::Resting(rest));
@@ -130,7 +129,7 @@ impl Owner {
                     return Err(Phase::WithoutParts);
                 }
                 ReplyClass::Begins(representation, brings) if !(brings.is_all() || grows(&representation, brings)) => {
-                    if !self.shared.bytes_wanted.load(Ordering::Acquire) {
+                    if !self.shared.readers.want_bytes() {
                         return self.begin_head(representation, exchange, permit).await;
                     }
                     match only {
@@ -220,7 +219,7 @@ impl Owner {
         let described = self.describe(&mut representation, &exchange);
         let live = self.live_kind(&representation, &exchange);
         let described = match live {
-            Some(kind) if self.shared.bytes_wanted.load(Ordering::Acquire) => {
+            Some(kind) if self.shared.readers.want_bytes() => {
                 return self.begin_live(representation, brings, exchange, permit, kind).await;
             }
             // A head alone is no reason against sharing the object.
@@ -244,7 +243,7 @@ impl Owner {
             tracing::error!(url = self.shared.key.url(), %error, "could not store the object");
             Phase::Disk(error.to_string().into())
         })?;
-        let only_head = !self.shared.bytes_wanted.load(Ordering::Acquire);
+        let only_head = !self.shared.readers.want_bytes();
         let is_bare_response = self.object.as_ref().is_some_and(|object| object.is_bare_response());
         let brings_bytes = brings.end != Some(brings.at) || brings.total == Some(0);
         // Of an upstream without ranges the whole has begun to come: who asks for its bytes next goes on with it.
@@ -460,10 +459,11 @@ impl Owner {
     /// Answers with what is stored, which the upstream could not be asked about.
     fn keep_unconfirmed(&self, object: &Object, what: &'static str) -> Result<(), Phase> {
         tracing::warn!(url = object.url(), what, "answering with what is stored");
-        self.shared.trouble.send_replace(Some(Trouble {
+        let trouble = Trouble {
             what: what.into(),
             refusal: None,
-        }));
+        };
+        self.shared.news.set_trouble(trouble, self.shared.targets.renewals());
         Ok(())
     }
 }

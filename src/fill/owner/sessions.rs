@@ -9,15 +9,14 @@ use super::super::ask::{UpstreamQuestion, ask, turn};
 use super::super::classify_reply::BodySpan;
 use super::super::plan::{Running, class_of};
 use super::super::position::ReaderProgress;
+use super::super::readers::ReadersNow;
 use super::super::receive::receive;
 use super::super::session::{Outcome, SessionPosition, SessionState};
-use super::super::throughput::Throughput;
 use super::super::write_batch::WriteTarget;
 use super::wishes::{PEACE, Wishes};
 use super::{Event, Owner};
 use crate::header::StrongValidator;
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::sync::lock;
 use crate::upstream::{Class, Exchange, Permit, QUANTUM_BYTES, Span, Standby};
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -45,8 +44,8 @@ const UNATTENDED_WHOLE: Leash = Leash {
     bytes: 16 << 20,
 };
 
-/// When an unattended session is looked at again whose end a new reader has put off: by then that one has said its
-/// place. A judgement: it does so in the call that counts it.
+/// When an unattended session is looked at again whose end a new reader has put off: the plan that follows knows that
+/// reader. A judgement: nobody waits for it.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +95,7 @@ impl Owner {
         };
         let overlap = self.overlap_before(wish, at);
         if self.sessions.is_empty() {
-            *lock(&self.shared.throughput) = Throughput::new(Instant::now());
+            self.shared.restart_throughput();
         }
         self.next_session += 1;
         let (session, report) = (self.next_session, self.report.clone());
@@ -215,24 +214,22 @@ impl Owner {
     }
 
     /// Where nothing is to be brought for nobody, ends the sessions that have served no reader for a while.
-    pub(super) fn end_unattended(&mut self, wishes: &Wishes, readers: usize, arrivals: u64) {
+    pub(super) fn end_unattended(&mut self, wishes: &Wishes, readers: &ReadersNow) {
         let leash = match self.has_ranges() {
             true => UNATTENDED,
             false => UNATTENDED_WHOLE,
         };
-        // A reader that has come says its place a moment later.
-        let is_expected = readers > wishes.reading.len();
         let now = Instant::now();
         let mut over = Vec::new();
         for session in self.sessions.iter_mut().filter(|session| !session.is_queued()) {
             // A session that some reader waits for or follows is not alone.
-            let serves = class_of(&session.running(&wishes.reading), &wishes.waiting) != Class::Background;
-            if serves || is_expected || !wishes.only_for_readers {
+            let serves = class_of(&session.running(&readers.reading), &wishes.waiting) != Class::Background;
+            if serves || !wishes.only_for_readers {
                 session.unattended = None;
                 session.position.release();
                 continue;
             }
-            session.position.leash(leash.bytes, arrivals);
+            session.position.leash(leash.bytes, readers.arrivals);
             let ends = *session.unattended.get_or_insert(now) + leash.time;
             match ends <= now {
                 true => over.push((session.id, Arc::clone(&session.position))),
@@ -240,7 +237,11 @@ impl Owner {
             }
         }
         for (id, position) in over {
-            match self.shared.ends_unattended(&position, arrivals) {
+            match self
+                .shared
+                .readers
+                .unless_come_since(readers.arrivals, || position.end())
+            {
                 true => self.end_session(id),
                 // A reader has come meanwhile, and may want what this session brings.
                 false => self.unattended_until = Some(now + LOOK_AGAIN_AFTER),

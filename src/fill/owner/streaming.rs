@@ -45,7 +45,7 @@ impl Owner {
 
     /// Sends a request that is not to be sent twice, and logs its reply, whatever it is.
     async fn send(&mut self, sending: DetachedRequest) -> Result<(), Phase> {
-        let target = self.shared.target();
+        let target = self.shared.targets.current();
         let budget = self.context.client.budget_of(&target.url);
         let limit = self.context.client.reply_timeout();
         let Ok(permit) = tokio::time::timeout(limit, budget.acquire(Class::Waiting)).await else {
@@ -361,7 +361,7 @@ impl Owner {
     }
 
     fn is_kept(&self, representation: &Representation) -> bool {
-        let target = self.shared.target();
+        let target = self.shared.targets.current();
         let asked = RequestDirectives::read(target.fields.as_slice());
         let authorized = target.fields.has("authorization");
         self.storable(representation, &asked, authorized).is_ok()

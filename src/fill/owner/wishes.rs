@@ -6,11 +6,11 @@
 //! of.
 
 use super::super::position::ReaderProgress;
+use super::super::readers::ReadersNow;
 use super::Owner;
 use crate::config::AfterLastReader;
 use crate::ranges::ByteRange;
 use crate::store::{Object, WaitingAt};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The least that is fetched ahead of a reader, in bytes. A judgement: some seconds of a film, and as much as one
@@ -28,7 +28,6 @@ const PAUSED_AFTER: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     pub(super) waiting: Vec<WaitingAt>,
-    pub(super) reading: Vec<ReaderProgress>,
     pub(super) ahead: Vec<ByteRange>,
     /// The rest of the object is wanted too.
     pub(super) background: bool,
@@ -54,20 +53,18 @@ enum Rest {
 }
 
 impl Owner {
-    pub(super) fn wishes(&mut self, object: &Object, readers: usize) -> Wishes {
+    pub(super) fn wishes(&mut self, object: &Object, readers: &ReadersNow) -> Wishes {
         let mut waiting = object.waiting();
         let scarce = self.is_under_pressure();
         let at_most_ahead = self.at_most_ahead();
         let rest = self.rest_of(object);
-        // A request for the head alone is no wish for the body.
-        let bytes_wanted = self.shared.bytes_wanted.load(Ordering::Acquire);
-        let wanted = rest == Rest::Wanted && bytes_wanted;
-        let only_for_readers = rest == Rest::Unwanted || !bytes_wanted;
+        let wanted = rest == Rest::Wanted && readers.bytes_wanted;
+        let only_for_readers = rest == Rest::Unwanted || !readers.bytes_wanted;
         // Readers in sequence are run ahead of; of others each has what it asks for under way.
-        let (in_sequence, left) = self.shared.access();
-        let peace = left.map(|left| left + PEACE).filter(|at| *at > Instant::now());
-        let background = wanted && !scarce && (in_sequence || (readers == 0 && peace.is_none()));
-        if readers == 0 {
+        let nobody = readers.count() == 0;
+        let peace = readers.left.map(|left| left + PEACE).filter(|at| *at > Instant::now());
+        let background = wanted && !scarce && (readers.in_sequence || (nobody && peace.is_none()));
+        if nobody {
             let next_try = self
                 .disk_pressure
                 .filter(|_| scarce)
@@ -81,9 +78,9 @@ impl Owner {
                 ..Wishes::default()
             };
         }
-        let reading = self.shared.reading();
+        let reading = &readers.reading;
         // The disk is short, and those for whom it would be filled do not even look.
-        if waiting.is_empty() && all_paused(&reading, Instant::now()) && self.is_disk_short(object) {
+        if waiting.is_empty() && all_paused(reading, Instant::now()) && self.is_disk_short(object) {
             return Wishes {
                 rests: true,
                 ..Wishes::default()
@@ -93,7 +90,6 @@ impl Owner {
         if time.is_none() && at_most_ahead.is_none() {
             return Wishes {
                 waiting,
-                reading,
                 background,
                 only_for_readers,
                 ..Wishes::default()
@@ -116,7 +112,6 @@ impl Owner {
         Wishes {
             waiting,
             ahead: ahead.collect(),
-            reading,
             at_most_ahead,
             only_for_readers,
             ..Wishes::default()
@@ -131,7 +126,7 @@ impl Owner {
         if self.failures.gave_up || hopeless || self.is_oversize() || self.is_detached() {
             return Rest::Hopeless;
         }
-        let policy = self.shared.target().after_last_reader;
+        let policy = self.shared.targets.current().after_last_reader;
         let wanted = match policy.unwrap_or(self.context.settings.after_last_reader) {
             AfterLastReader::Complete => true,
             AfterLastReader::Stop => false,
