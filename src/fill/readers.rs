@@ -23,8 +23,8 @@ pub(super) struct FillReaders {
     /// Held for an entry or a copy, never with a block of bytes. Taken under the lock of the fills where a reader is
     /// counted and where a fill retires; each reader's own position is locked under it.
     table: Mutex<ReaderTable>,
-    /// Wakes the owner: a reader has left, or one has come whom no plan so far was made for. One permit, so a ring
-    /// before the owner listens is not lost.
+    /// Wakes the owner: a reader has left, the first that wants bytes has come, or one with another URL; a purge rings
+    /// too. It keeps one permit, so a ring before the owner listens is not lost.
     changed: Notify,
 }
 
