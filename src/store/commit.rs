@@ -23,24 +23,22 @@
 //!   back before any of them goes (retract.rs).
 //!
 //! Sync, sums, record and manifest are made with the object's `recorded` held, so each record follows the one before
-//! whole; a piece is written while the object's `io` is shared, so no hole is punched beneath it.
+//! whole; a piece is written while the object's `io` is shared (writes.rs), so no hole is punched beneath it.
 
 use super::error::StoreError;
 use super::fault;
-use super::inline_gate::Write;
 use super::manifest::Manifest;
-use super::object::{Object, wake};
+use super::object::Object;
 use super::representation::{Expired, Representation};
 use super::space::PAGE_BYTES;
 use super::sums::{self, Group, Sum};
 use crate::clock::unix_seconds;
-use crate::ranges::{ByteOffset, ByteRange, RangeSet};
-use crate::sync::{lock, read};
+use crate::ranges::{ByteRange, RangeSet};
+use crate::sync::lock;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 impl Object {
     /// Makes the files and the record of a new generation, where that is still to be done: a disk that
@@ -79,103 +77,6 @@ impl Object {
         self.shared.catalog.put(self.id, &self.record(durable))?;
         fault::point("record-made");
         Ok(())
-    }
-
-    pub(super) fn no_room(&self, bytes: u64, shortage: super::Shortage) -> StoreError {
-        StoreError::NoRoom {
-            url: self.url.clone(),
-            bytes,
-            shortage,
-        }
-    }
-
-    /// Writes what is absent of the bytes that begin at `at`, in one call where it lies together, then wakes those who
-    /// waited for it.
-    ///
-    /// Blocks as a write to the page cache does. Two calls at once must not share bytes: the fill
-    /// gives each session its own range. Nothing is evicted for it; see [`super::Store::write`].
-    ///
-    /// # Errors
-    /// Where there is no room or the disk refuses; what was written before it did is present.
-    pub fn write_missing(&self, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> Result<(), StoreError> {
-        let bytes: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
-        let Some(range) = ByteRange::with_len(at, bytes as u64) else {
-            return Ok(());
-        };
-        self.materialize()?;
-        let gaps: Vec<ByteRange> = self.progress().present.gaps(range).collect();
-        for gap in gaps {
-            // Retraction takes this lock alone: it waits until this piece is written and present.
-            let writing = read(&self.io);
-            let write = self.shared.inline_writes.begin(Instant::now());
-            // Room before bytes: the quota holds at every moment.
-            self.reserve(gap)?;
-            fault::point("room-taken");
-            if let Err(source) = self.write_gap(&write, gap, at, pieces) {
-                // The hole is punched by who has the lock alone.
-                drop((write, writing));
-                // The room of the gap goes back, whatever part of it was written.
-                if let Err(error) = self.punch(gap) {
-                    tracing::debug!(url = self.url, %error, "could not give back what was not written");
-                }
-                return Err(StoreError::Write {
-                    url: self.url.clone(),
-                    at: gap.start(),
-                    count: gap.len() as usize,
-                    source,
-                });
-            }
-            fault::point("present");
-        }
-        Ok(())
-    }
-
-    /// Writes a gap whose room is taken, of the bytes that begin at `at`; wakes those who wait for it. For who holds the
-    /// lock that writers share.
-    pub(super) fn write_gap(
-        &self,
-        write: &Write<'_>,
-        gap: ByteRange,
-        at: ByteOffset,
-        pieces: &[impl AsRef<[u8]>],
-    ) -> io::Result<()> {
-        let absent = part(pieces, (gap.start() - at) as usize, gap.len() as usize);
-        write.measure(|| self.body.write(gap.start(), &absent))?;
-        fault::point("written");
-        let mut arriving = lock(&self.arriving);
-        let mut next = gap.start();
-        for piece in absent {
-            arriving.wrote(next, piece);
-            next += piece.len() as u64;
-        }
-        // Released before `progress` is taken: a reader's look never waits for a hash.
-        drop(arriving);
-        let woken = {
-            let mut progress = self.progress();
-            let woken = progress.arrived(gap);
-            self.mirror(&progress);
-            woken
-        };
-        wake(woken);
-        Ok(())
-    }
-
-    /// Fixes the length of an object whose reply named none: its framing ended after `length` bytes.
-    ///
-    /// `unverified` where closing the connection was the only sign of the end.
-    pub fn end_at(&self, length: u64, unverified: bool) {
-        let woken = {
-            let mut progress = self.progress();
-            // A length that is known is final: an end elsewhere is a cut, not a length.
-            if progress.length.is_some_and(|known| known != length) {
-                return;
-            }
-            progress.unverified = unverified;
-            let woken = progress.ended_at(length);
-            self.mirror(&progress);
-            woken
-        };
-        wake(woken);
     }
 
     /// Whether bytes are present that are not yet recorded.
@@ -436,22 +337,6 @@ impl Object {
         }
         Ok(all)
     }
-}
-
-/// The `len` bytes from the one numbered `from` on, in pieces.
-fn part(pieces: &[impl AsRef<[u8]>], mut from: usize, mut len: usize) -> Vec<&[u8]> {
-    let mut part = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let piece = piece.as_ref();
-        let rest = &piece[from.min(piece.len())..];
-        from -= piece.len() - rest.len();
-        let rest = &rest[..len.min(rest.len())];
-        len -= rest.len();
-        if !rest.is_empty() {
-            part.push(rest);
-        }
-    }
-    part
 }
 
 /// The sum of exactly this run among those that are known.

@@ -30,21 +30,17 @@
 
 use super::access_stats::{AccessStats, HitCounter};
 use super::body::Body;
-use super::catalog::Catalog;
+use super::context::StoreContext;
 use super::error::StoreError;
-use super::inline_gate::InlineWriteGate;
-use super::layout::DirLock;
-use super::preallocate::Preallocation;
-use super::presence::{Broken, Presence, Progress, WaitingAt};
+use super::presence::{Broken, Presence, Progress, WaitingAt, wake};
 use super::record::Record;
 use super::representation::{Head, Joined, Representation};
 use super::residency::ResidencyProbe;
-use super::sending::Sending;
-use super::small_body::{SMALL_BYTES, SmallBodyCache, SmallBodySlot};
-use super::space::{Space, pages_of};
+use super::small_body::{SMALL_BYTES, SmallBodySlot};
+use super::space::pages_of;
 use super::sums::{Arriving, Group, Unchecked};
 use crate::api::ObjectState;
-use crate::clock::{SharedClock, unix_seconds};
+use crate::clock::unix_seconds;
 use crate::header::EntityTag;
 use crate::key::{self, ObjectId, ObjectKey};
 use crate::ranges::{self, ByteOffset, ByteRange, RangeSet};
@@ -54,35 +50,9 @@ use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
-use std::task::Waker;
 use std::time::Instant;
 use tokio::sync::Notify;
-
-/// The parts of a store that its objects use.
-#[derive(Debug)]
-pub(super) struct StoreContext {
-    pub(super) catalog: Catalog,
-    pub(super) clock: SharedClock,
-    pub(super) space: Space,
-    pub(super) preallocation: Preallocation,
-    /// Whether writing waits for the disk.
-    pub(super) inline_writes: InlineWriteGate,
-    pub(super) small_bodies: Arc<SmallBodyCache>,
-    /// Whether bytes can be sent without a copy.
-    pub(super) sending: Sending,
-    /// No object was closed that has more on the disk than its record speaks of. Release, Acquire; orders nothing else.
-    pub(super) is_exact: AtomicBool,
-    /// Blocks that did not match their checksums. Relaxed: a counter that orders nothing.
-    pub(super) bad_blocks: AtomicU64,
-    /// Bytes taken out of objects that stay. Relaxed: a counter that orders nothing.
-    pub(super) punched_bytes: AtomicU64,
-    /// The data directory's lock: held until the catalog above is closed.
-    pub(super) _lock: DirLock,
-    /// Dropped last; see [`super::Store::ending`].
-    pub(super) _alive: Sender<()>,
-}
 
 /// Stands for `None` in `known_length`: no object is that long, since files end at 2^63 bytes.
 const UNKNOWN: u64 = u64::MAX;
@@ -604,10 +574,6 @@ impl fmt::Debug for Object {
             .field("present", &self.present_bytes())
             .finish_non_exhaustive()
     }
-}
-
-pub(super) fn wake(wakers: Vec<Waker>) {
-    wakers.into_iter().for_each(Waker::wake);
 }
 
 fn etag_for(representation: &Representation, id: ObjectId, generation: u64) -> EntityTag {

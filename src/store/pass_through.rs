@@ -3,7 +3,8 @@
 //!
 //! The bytes themselves lie in the tails of pass_through_buffer.rs.
 
-use super::object::{Object, wake};
+use super::object::Object;
+use super::presence::wake;
 use crate::ranges::{ByteOffset, ByteRange};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;

@@ -25,7 +25,6 @@
 //! - Wakers are returned, not called: the caller calls them when it has released the lock.
 
 use super::in_flight::InFlight;
-use super::object::Object;
 use super::pass_through_buffer::PassThroughBuffer;
 use super::space::pages_of;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
@@ -64,6 +63,9 @@ pub enum Broken {
         first: ByteOffset,
     },
 }
+
+/// A reader's place in the queue: the offset it waits at, and its ticket.
+pub(super) type QueuePlace = (ByteOffset, u64);
 
 #[derive(Debug)]
 struct Waiter {
@@ -106,7 +108,7 @@ pub(super) struct Progress {
     /// Absent bytes before this offset will not come again; it only rises.
     dropped: ByteOffset,
     /// By offset and ticket: a piece wakes a range of keys, and two readers at one offset have a place each.
-    waiters: BTreeMap<(ByteOffset, u64), Waiter>,
+    waiters: BTreeMap<QueuePlace, Waiter>,
     next_ticket: u64,
 }
 
@@ -206,6 +208,49 @@ impl Progress {
         (before, self.take_waiters((0, 0), (first, 0)))
     }
 
+    /// The presence at `at` for a reader whose place in the queue this was; without one it is given another. `wish` is
+    /// where its present wish began and ends.
+    pub(super) fn poll(
+        &mut self,
+        place: &mut Option<QueuePlace>,
+        at: ByteOffset,
+        wish: (ByteOffset, ByteOffset),
+        cx: &Context<'_>,
+    ) -> Poll<Presence> {
+        let before = place.take();
+        let waiter = before.and_then(|place| self.waiters.remove(&place));
+        // A poll for some other reason does not begin the wait anew.
+        let since = match (&waiter, before) {
+            (Some(waiter), Some(place)) if place.0 == at => waiter.since,
+            _ => Instant::now(),
+        };
+        let verdict = waiter.and_then(|waiter| waiter.verdict);
+        // Before the verdict: a byte that has come outranks it.
+        if let Some(found) = self.look(at) {
+            return Poll::Ready(found);
+        }
+        if let Some(why) = verdict {
+            return Poll::Ready(Presence::Broken(why));
+        }
+        self.next_ticket += 1;
+        let waiter = Waiter {
+            waker: cx.waker().clone(),
+            end: wish.1.max(at.saturating_add(1)),
+            wish: wish.1.saturating_sub(wish.0),
+            since,
+            verdict: None,
+        };
+        let entered = (at, self.next_ticket);
+        self.waiters.insert(entered, waiter);
+        *place = Some(entered);
+        Poll::Pending
+    }
+
+    /// Takes a reader out of the queue.
+    pub(super) fn leave(&mut self, place: QueuePlace) {
+        self.waiters.remove(&place);
+    }
+
     pub(super) fn waiting(&self) -> Vec<WaitingAt> {
         // One allocation for all but a crowd: the lock is held.
         let mut list: Vec<WaitingAt> = Vec::with_capacity(self.waiters.len().min(64));
@@ -228,91 +273,7 @@ impl Progress {
     }
 }
 
-/// A reader's place in the queue of an object; leaves the queue when dropped.
-#[derive(Debug)]
-pub struct Watch {
-    object: Arc<Object>,
-    place: Option<(ByteOffset, u64)>,
-    /// Where the present wish began and ends.
-    wish: (ByteOffset, ByteOffset),
-}
-
-impl Watch {
-    /// A reader of `object` that does not wait yet.
-    pub fn new(object: Arc<Object>) -> Self {
-        Self {
-            object,
-            place: None,
-            wish: (0, 0),
-        }
-    }
-
-    /// The object read.
-    pub fn object(&self) -> &Arc<Object> {
-        &self.object
-    }
-
-    /// The presence at `at`, now or when it is decided; the reader wants the bytes up to `end`.
-    pub fn poll(&mut self, at: ByteOffset, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Presence> {
-        if self.place.is_none()
-            && self.object.is_whole()
-            && let Some(found) = self.object.look(at)
-        {
-            return Poll::Ready(found);
-        }
-        if self.wish.1 != end {
-            self.wish = (at, end);
-        }
-        let mut progress = self.object.progress();
-        let before = self.place.take();
-        let waiter = before.and_then(|place| progress.waiters.remove(&place));
-        // A poll for some other reason does not begin the wait anew.
-        let since = match (&waiter, before) {
-            (Some(waiter), Some(place)) if place.0 == at => waiter.since,
-            _ => Instant::now(),
-        };
-        let verdict = waiter.and_then(|waiter| waiter.verdict);
-        // Before the verdict: a byte that has come outranks it.
-        if let Some(found) = progress.look(at) {
-            return Poll::Ready(found);
-        }
-        if let Some(why) = verdict {
-            return Poll::Ready(Presence::Broken(why));
-        }
-        progress.next_ticket += 1;
-        let place = (at, progress.next_ticket);
-        let waiter = Waiter {
-            waker: cx.waker().clone(),
-            end: end.max(at.saturating_add(1)),
-            wish: end.saturating_sub(self.wish.0),
-            since,
-            verdict: None,
-        };
-        progress.waiters.insert(place, waiter);
-        self.place = Some(place);
-        // The owner and the sessions that this wakes look at the waiters, under this lock.
-        drop(progress);
-        self.object.demand().notify_one();
-        self.object.wake_pass_through();
-        Poll::Pending
-    }
-
-    /// Leaves the queue; the next poll enters it anew.
-    pub fn leave(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.object.progress().waiters.remove(&place);
-            self.object.demand().notify_one();
-        }
-    }
-
-    /// [`Watch::poll`], as a future.
-    pub async fn wait(&mut self, at: ByteOffset, end: ByteOffset) -> Presence {
-        std::future::poll_fn(|cx| self.poll(at, end, cx)).await
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.leave();
-    }
+/// Wakes readers: for who has released the lock.
+pub(super) fn wake(wakers: Vec<Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
 }

@@ -17,7 +17,8 @@
 
 use super::error::StoreError;
 use super::fault;
-use super::object::{Object, wake};
+use super::object::Object;
+use super::presence::wake;
 use super::sums::{self, Group};
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use crate::sync::{lock, write};

@@ -3,21 +3,22 @@
 //! Open objects are held in a map so that a hit costs one lock and no disk. Nothing is scanned at
 //! start: a record is read when its object is first asked for.
 
-use super::absent::CatalogLatency;
 use super::body::Body;
 use super::catalog::{Catalog, OpenFailure};
+use super::catalog_latency::CatalogLatency;
+use super::context::StoreContext;
 use super::error::StoreError;
 use super::inline_gate::InlineWriteGate;
 use super::layout::{Layout, lock_directory};
-use super::object::{Object, StoreContext};
+use super::object::Object;
 use super::open::OpenObjects;
 use super::preallocate::Preallocation;
 use super::record::Record;
-use super::recount::UsageRecount;
 use super::recover;
 use super::representation::Representation;
 use super::sending::Sending;
 use super::space::{Space, Stated, pages_of};
+use super::usage_recount::UsageRecount;
 use super::{fault, sums};
 use crate::clock::{SharedClock, unix_nanoseconds, unix_seconds};
 use crate::key::{ObjectId, ObjectKey};
