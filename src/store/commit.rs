@@ -25,47 +25,45 @@
 //! Sync, sums, record and manifest are made with the object's `recorded` held, so each record follows the one before
 //! whole; a piece is written while the object's `io` is shared (writes.rs), so no hole is punched beneath it.
 
+use super::durability::Files;
 use super::error::StoreError;
 use super::fault;
 use super::manifest::Manifest;
 use super::object::Object;
 use super::representation::{Expired, Representation};
-use super::space::PAGE_BYTES;
 use super::sums::{self, Group, Sum};
 use crate::clock::unix_seconds;
 use crate::ranges::{ByteRange, RangeSet};
-use crate::sync::lock;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::sync::atomic::Ordering;
 
 impl Object {
     /// Makes the files and the record of a new generation, where that is still to be done: a disk that
     /// refused may have come to its senses.
     pub(super) fn materialize(&self) -> Result<(), StoreError> {
-        if self.materialized.load(Ordering::Acquire) {
+        if self.durability.is_materialized() {
             return Ok(());
         }
-        let durable = lock(&self.recorded);
+        let durable = self.durability.recorded();
         // Another thread may have made them while this one waited for the lock.
-        if self.materialized.load(Ordering::Acquire) {
+        if self.durability.is_materialized() {
             return Ok(());
         }
         let made = self.make_files(&durable);
         match &made {
-            Ok(()) => self.materialized.store(true, Ordering::Release),
-            Err(_) => self.shared.space.release(self.manifest_bytes.swap(0, Ordering::AcqRel)),
+            Ok(()) => self.durability.set_materialized(true),
+            Err(_) => self.durability.release_manifest(&self.shared.space),
         }
         made
     }
 
     fn make_files(&self, durable: &RangeSet) -> Result<(), StoreError> {
-        self.body.ensure()?;
+        self.durability.body().ensure()?;
         fault::point("body-created");
-        if self.discarded.load(Ordering::Acquire) {
+        if self.durability.is_discarded() {
             // A discarded object has no name in the directory; its file lasts as long as it is open.
-            let path = self.body.path();
+            let path = self.durability.body().path();
             return match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::file("remove", path)(error)),
                 _ => Ok(()),
@@ -94,13 +92,13 @@ impl Object {
     /// # Errors
     /// Where the disk or the catalog refuses; nothing is then recorded that is not durable.
     pub fn commit(&self) -> Result<(), StoreError> {
-        if !self.materialized.load(Ordering::Acquire) {
+        if !self.durability.is_materialized() {
             return Ok(());
         }
-        let mut durable = lock(&self.recorded);
+        let mut durable = self.durability.recorded();
         // Taken before the sync: what is written during it may not be part of it.
         let batch = std::mem::take(&mut self.progress().unsynced);
-        if let Err(source) = self.body.sync() {
+        if let Err(source) = self.durability.body().sync() {
             // Not tried again: after a failed sync the kernel may have dropped the bytes, and the next
             // sync would say that all is well. They are absent, and fetched again.
             for run in batch.iter() {
@@ -110,12 +108,12 @@ impl Object {
             }
             return Err(StoreError::File {
                 action: "sync",
-                path: self.body.path().to_owned(),
+                path: self.durability.body().path().to_owned(),
                 source,
             });
         }
         fault::point("synced");
-        if self.discarded.load(Ordering::Acquire) {
+        if self.durability.is_discarded() {
             // No record may follow the one that was removed; the set goes on for the room that is given back at the
             // end.
             durable.union(&batch);
@@ -135,8 +133,7 @@ impl Object {
                 return Err(error);
             }
         }
-        if self.is_whole() && self.length() == Some(durable.total()) && !self.complete_manifest.load(Ordering::Acquire)
-        {
+        if self.is_whole() && self.length() == Some(durable.total()) && !self.durability.has_complete_manifest() {
             match self.write_manifest(&durable) {
                 // The manifest is written with the next change; until then the catalog alone knows that the object is whole.
                 Err(error) if error.missing_bytes().is_some() => {
@@ -179,49 +176,31 @@ impl Object {
         while let Some(first) = blocks.peek().copied() {
             let number = Group::number_of(first);
             // Before they change: a comparison would else go by the sums of the opening.
-            *lock(&self.first_sums) = None;
+            self.integrity.forget_first_sums();
             let mut group = self.shared.catalog.sums(self.id, self.generation, number)?;
             while let Some(block) = blocks.next_if(|block| Group::number_of(*block) == number) {
                 let runs = sums::runs_within(durable, block);
                 let mut sums: Vec<Sum> = runs
                     .iter()
-                    .filter_map(|run| self.sum_for(*run, group.get(block)))
+                    .filter_map(|run| self.integrity.sum_for(*run, group.get(block), self.durability.body()))
                     .collect();
                 let before = sums::runs_within(recorded, block)
                     .into_iter()
                     .filter(|run| !runs.contains(run));
-                let before: Vec<Sum> = before.filter_map(|run| known_sum(run, group.get(block))).collect();
+                let before: Vec<Sum> = before
+                    .filter_map(|run| sums::known_sum(run, group.get(block)))
+                    .collect();
                 sums.extend(before);
                 group.set(block, sums);
                 // A block that is whole and recorded arrives no more; others go on being hashed.
                 let all = sums::block_range(block).is_some_and(|all| durable.covers(all));
                 if all {
-                    let mut arriving = lock(&self.arriving);
-                    arriving.forget(block);
+                    self.integrity.forget([block]);
                 }
             }
             self.shared.catalog.put_sums(self.id, self.generation, number, &group)?;
         }
         Ok(())
-    }
-
-    /// The sum of a run: the one that is known, the one that was taken on arrival, or one of what the
-    /// kernel has just been given, where pieces came in another order.
-    fn sum_for(&self, run: ByteRange, known: &[Sum]) -> Option<Sum> {
-        if let Some(known) = known_sum(run, known) {
-            return Some(known);
-        }
-        let arrived = lock(&self.arriving).sum(run);
-        let sum = match arrived {
-            Some(sum) => sum,
-            None => {
-                // A MiB at most; what was just written of it is still in the page cache.
-                let mut bytes = vec![0; run.len() as usize];
-                self.body.read_exact(run.start(), &mut bytes).ok()?;
-                sums::sum_of(&bytes)
-            }
-        };
-        Some(Sum::new(run, sum))
     }
 
     /// Records that the upstream says this is still its representation, with the fields that stand now and the
@@ -265,8 +244,8 @@ impl Object {
     /// # Errors
     /// Where the catalog refuses.
     pub fn record_use(&self) -> Result<(), StoreError> {
-        let durable = lock(&self.recorded);
-        if self.discarded.load(Ordering::Acquire) || !self.materialized.load(Ordering::Acquire) {
+        let durable = self.durability.recorded();
+        if self.durability.files() != Files::Made {
             return Ok(());
         }
         self.shared.catalog.put(self.id, &self.record(&durable))
@@ -274,8 +253,8 @@ impl Object {
 
     /// Records whether the object is pinned, where a lost catalog would not lose it too.
     pub(super) fn record_pin(&self) -> Result<(), StoreError> {
-        let durable = lock(&self.recorded);
-        if self.discarded.load(Ordering::Acquire) || !self.materialized.load(Ordering::Acquire) {
+        let durable = self.durability.recorded();
+        if self.durability.files() != Files::Made {
             return Ok(());
         }
         self.write_manifest(&durable)?;
@@ -298,26 +277,11 @@ impl Object {
             manifest.sums = self.all_sums(durable)?;
         }
         let text = manifest.to_text()?;
-        self.hold_manifest(text.len() as u64)?;
-        Manifest::write(&self.body.path().with_extension("json"), &text)?;
-        self.complete_manifest.store(manifest.complete, Ordering::Release);
-        Ok(())
-    }
-
-    /// Takes room for a manifest of so many bytes, or gives back what the one before had more.
-    fn hold_manifest(&self, bytes: u64) -> Result<(), StoreError> {
-        let (held, wanted) = (
-            self.manifest_bytes.load(Ordering::Acquire),
-            bytes.next_multiple_of(PAGE_BYTES),
-        );
-        if wanted > held {
-            // Room before bytes, for the manifest too.
-            let no_room = |shortage| self.no_room(wanted - held, shortage);
-            self.shared.space.take(wanted - held).map_err(no_room)?;
-        } else {
-            self.shared.space.release(held - wanted);
-        }
-        self.manifest_bytes.store(wanted, Ordering::Release);
+        self.durability
+            .hold_manifest(&self.shared.space, text.len() as u64)
+            .map_err(|(missing, shortage)| self.no_room(missing, shortage))?;
+        Manifest::write(&self.durability.body().path().with_extension("json"), &text)?;
+        self.durability.set_complete_manifest(manifest.complete);
         Ok(())
     }
 
@@ -337,13 +301,4 @@ impl Object {
         }
         Ok(all)
     }
-}
-
-/// The sum of exactly this run among those that are known.
-fn known_sum(run: ByteRange, known: &[Sum]) -> Option<Sum> {
-    let wanted = Sum::new(run, 0);
-    let mut same = known
-        .iter()
-        .filter(|sum| (sum.start, sum.end) == (wanted.start, wanted.end));
-    same.next().copied()
 }

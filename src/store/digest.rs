@@ -12,7 +12,6 @@ use super::pool;
 use super::presence::Broken;
 use super::store::Store;
 use crate::header::{repr_digest, stated_sha256};
-use crate::sync::lock;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::sync::Arc;
 
@@ -54,7 +53,7 @@ impl Object {
     /// Where the body cannot be read.
     pub fn compute_digest(&self) -> Result<Option<[u8; 32]>, StoreError> {
         // Taken before the look: a thread that has waited finds the digest, or computes it itself.
-        let _one = lock(&self.digesting);
+        let _one = self.integrity.digesting();
         if let Some(known) = self.digest() {
             return Ok(Some(known));
         }
@@ -77,7 +76,7 @@ impl Object {
         let Ok(digest) = <[u8; 32]>::try_from(context.finish().as_ref()) else {
             return Ok(None);
         };
-        self.set_digest(digest);
+        self.integrity.set_digest(digest);
         if let Err(error) = self.record_use() {
             tracing::warn!(url = self.url, %error, "could not record a digest");
         }

@@ -150,7 +150,7 @@ impl Changing<'_> {
         let least = idle.iter().take(CLOSED_AT_ONCE);
         let closed: Vec<_> = least.filter_map(|(_, id)| map.remove(id)).collect();
         // The cached small body is invalidated; after reopening, hits are counted from the persisted record.
-        closed.iter().for_each(|object| object.invalidate_small_body());
+        closed.iter().for_each(|object| object.hot.small_body().invalidate());
         // Where most are in use, they are not looked at again for each one that comes.
         let crowded_at = self.objects.idle.max(map.len() + CLOSED_AT_ONCE / 2);
         self.objects.crowded_at.store(crowded_at, Ordering::Relaxed);

@@ -255,7 +255,7 @@ impl Store {
         let generation = record.generation;
         let object = Object::from_record(id, record, durable, body, Arc::clone(&self.shared));
         if let Ok(sums) = self.shared.catalog.sums(id, generation, 0) {
-            *lock(&object.first_sums) = Some(sums);
+            object.integrity.set_first_sums(sums);
         }
         Ok(Some(object))
     }
@@ -348,7 +348,7 @@ impl Store {
     /// free when the last of them leaves.
     pub fn create_apart(&self, key: &ObjectKey, representation: Representation) -> Arc<Object> {
         let object = self.generation(key, representation, None);
-        object.discarded.store(true, Ordering::Release);
+        object.durability.discard();
         object
     }
 
@@ -395,9 +395,9 @@ impl Store {
     /// From here on nothing is recorded of the object; its room is free when its last reader leaves.
     pub(super) fn discard(&self, object: &Object) {
         // A record that is being written is written first.
-        let _recorded = lock(&object.recorded);
-        object.discarded.store(true, Ordering::Release);
-        object.invalidate_small_body();
+        let _recorded = object.durability.recorded();
+        object.durability.discard();
+        object.hot.small_body().invalidate();
     }
 
     /// Gives back what a crash left in the body of an object beyond what its record speaks of.

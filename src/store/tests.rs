@@ -151,7 +151,7 @@ fn an_object_being_created_is_not_evicted() {
             let object = film(&store, number, 100, 100);
             let line = store.show(object.id()).expect("readable");
             assert!(line.is_some_and(|line| line.present_bytes == 100), "{number}");
-            assert!(object.body.path().exists(), "{number}");
+            assert!(object.durability.body().path().exists(), "{number}");
         }
         over.store(true, Ordering::Release);
     });
@@ -327,7 +327,11 @@ fn a_file_that_cannot_be_removed_does_not_keep_the_catalog_closed() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let object = film(&store, 1, 1 << 20, 1 << 20);
-    let stray = object.body.path().with_file_name(format!("{:032x}-{:016x}.body", 5, 5));
+    let stray = object
+        .durability
+        .body()
+        .path()
+        .with_file_name(format!("{:032x}-{:016x}.body", 5, 5));
     std::fs::create_dir(&stray).expect("made");
     drop(object);
     store.shared.catalog.close();
@@ -346,7 +350,7 @@ fn a_damaged_block_written_in_two_pieces_is_counted_once() {
     let object = film(&store, 1, 10_000, 20_000);
     store.write(&object, 10_000, &[[7; 10_000]]).expect("room");
     object.commit().expect("recorded");
-    let path = object.body.path().to_owned();
+    let path = object.durability.body().path().to_owned();
     drop(object);
     close(store, true);
     let mut bytes = std::fs::read(&path).expect("read");

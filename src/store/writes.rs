@@ -11,7 +11,6 @@ use super::object::Object;
 use super::presence::wake;
 use super::space::pages;
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::sync::{lock, read, unless_held};
 use std::io;
 use std::time::Instant;
 
@@ -41,7 +40,7 @@ impl Object {
         let gaps: Vec<ByteRange> = self.progress().present.gaps(range).collect();
         for gap in gaps {
             // Retraction takes this lock alone: it waits until this piece is written and present.
-            let writing = read(&self.io);
+            let writing = self.durability.keep_pages();
             let write = self.shared.inline_writes.begin(Instant::now());
             // Room before bytes: the quota holds at every moment.
             self.reserve(gap)?;
@@ -75,16 +74,10 @@ impl Object {
         pieces: &[impl AsRef<[u8]>],
     ) -> io::Result<()> {
         let absent = part(pieces, (gap.start() - at) as usize, gap.len() as usize);
-        write.measure(|| self.body.write(gap.start(), &absent))?;
+        write.measure(|| self.durability.body().write(gap.start(), &absent))?;
         fault::point("written");
-        let mut arriving = lock(&self.arriving);
-        let mut next = gap.start();
-        for piece in absent {
-            arriving.wrote(next, piece);
-            next += piece.len() as u64;
-        }
-        // Released before `progress` is taken: a reader's look never waits for a hash.
-        drop(arriving);
+        // Its lock is released before `progress` is taken: a reader's look never waits for a hash.
+        self.integrity.wrote(gap.start(), &absent);
         let woken = {
             let mut progress = self.progress();
             let woken = progress.arrived(gap);
@@ -131,7 +124,7 @@ impl Object {
             return false;
         };
         // While this is held nobody takes room away.
-        let Some(_writing) = unless_held(self.io.try_read()) else {
+        let Some(_writing) = self.durability.keep_pages_now() else {
             return false;
         };
         let gaps: Vec<ByteRange> = {
@@ -196,7 +189,7 @@ mod tests {
         let at = MIB + 4096;
         store.shared.inline_writes.pretend(Instant::now(), false);
         assert!(!object.write_inline(at, &step), "the disk was slow a moment ago");
-        let alone = object.io.write().expect("no panic");
+        let alone = object.durability.hold_pages_alone();
         assert!(!write_of(&object, at), "somebody takes bytes away");
         drop(alone);
         assert!(!write_of(&object, 4 * MIB), "no room is taken for it");
