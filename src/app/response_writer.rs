@@ -274,7 +274,7 @@ impl<'a> ResponseWriter<'a> {
                     sent(count);
                 }
                 // Reading ahead helps only where the bytes are present.
-                Ok(None) if at >= brought && object.covers(range) => {
+                Ok(None) if at >= brought && object.presence().covers(range) => {
                     (brought, call) = (end.min(at + BRING_BYTES), CALL_BYTES);
                     push_out(stream);
                     bring(object, at, brought).await;

@@ -127,7 +127,7 @@ impl Keeping {
         }
         created.object.commit()?;
         if let Some(replaced) = created.replaced {
-            replaced.break_for_good(Broken::Superseded);
+            replaced.presence().break_for_good(Broken::Superseded);
         }
         Ok(())
     }

@@ -164,7 +164,7 @@ impl Context {
             // Bytes that could not be fetched again, piece by piece, stay.
             Phase::Ready(object) if object.has_ranges() && !object.is_whole() && !object.is_pinned() => {
                 let (reading, left_at) = (shared.reading(), shared.left_at());
-                expendable(&object.present(), object.length(), &reading, &left_at, kept)
+                expendable(&object.presence().present(), object.length(), &reading, &left_at, kept)
             }
             _ => Vec::new(),
         }

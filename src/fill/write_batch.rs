@@ -77,7 +77,7 @@ impl WriteBatch {
     /// and where the disk has refused before.
     pub(super) fn may_wait(&self) -> Option<Duration> {
         let has_all = self.handed.end() >= self.end();
-        let may = !self.unwritten.is_empty() && has_all && self.sink.object.pass_through_reason().is_none();
+        let may = !self.unwritten.is_empty() && has_all && self.sink.object.presence().pass_through_reason().is_none();
         may.then(|| LINGER.saturating_sub(self.since.elapsed()))
     }
 

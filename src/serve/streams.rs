@@ -270,7 +270,7 @@ fn anew_from_start() -> crate::fill::Want {
 /// one that has had bytes, and asks for what follows them, may be quicker.
 fn come(stream: &Stream, object: &Object) -> (ByteOffset, ByteOffset) {
     let (first, end) = stream.bounds();
-    let stored = object.present().run_at(first).unwrap_or(end);
+    let stored = object.presence().present().run_at(first).unwrap_or(end);
     (first, end.max(stored))
 }
 

@@ -33,7 +33,7 @@ use super::object::Object;
 use super::representation::{Expired, Representation};
 use super::sums::{self, Group, Sum};
 use crate::clock::unix_seconds;
-use crate::ranges::{ByteRange, RangeSet};
+use crate::ranges::RangeSet;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -77,16 +77,6 @@ impl Object {
         Ok(())
     }
 
-    /// Whether bytes are present that are not yet recorded.
-    pub fn has_unrecorded(&self) -> bool {
-        !self.progress().unsynced.is_empty()
-    }
-
-    /// How many bytes are present that are not yet recorded.
-    pub fn unrecorded_bytes(&self) -> u64 {
-        self.progress().unsynced.total()
-    }
-
     /// Makes what is present durable and records it: for a blocking thread.
     ///
     /// # Errors
@@ -97,7 +87,7 @@ impl Object {
         }
         let mut durable = self.durability.recorded();
         // Taken before the sync: what is written during it may not be part of it.
-        let batch = std::mem::take(&mut self.progress().unsynced);
+        let batch = self.presence.take_unsynced();
         if let Err(source) = self.durability.body().sync() {
             // Not tried again: after a failed sync the kernel may have dropped the bytes, and the next
             // sync would say that all is well. They are absent, and fetched again.
@@ -123,13 +113,7 @@ impl Object {
             Ok(more) => *durable = more,
             Err(error) => {
                 // The batch is durable, but no record says so yet: the next commit records it.
-                let mut progress = self.progress();
-                progress.unsynced.union(&batch);
-                // Bytes that were found damaged meanwhile are absent, and stay so.
-                let gone: Vec<ByteRange> = batch.iter().flat_map(|run| progress.present.gaps(run)).collect();
-                for gap in gone {
-                    progress.unsynced.remove(gap);
-                }
+                self.presence.put_back_unsynced(&batch);
                 return Err(error);
             }
         }
@@ -264,11 +248,7 @@ impl Object {
     /// Writes the manifest anew, as things stand.
     pub(super) fn write_manifest(&self, durable: &RangeSet) -> Result<(), StoreError> {
         let mut manifest = Manifest::new(&self.url, self.generation, &self.representation(), self.created);
-        {
-            let progress = self.progress();
-            manifest.complete_length = progress.length;
-            manifest.unverified = progress.unverified;
-        }
+        (manifest.complete_length, manifest.unverified) = self.presence.length_and_doubt();
         manifest.validated = self.validated();
         manifest.pinned = self.is_pinned();
         manifest.complete = manifest.complete_length == Some(durable.total());

@@ -24,7 +24,7 @@ impl Object {
     /// The disk does not give bytes that it has taken: their block goes, aloud.
     pub(super) fn drop_unreadable(&self, at: ByteOffset, error: &std::io::Error) {
         let block = sums::block_of(at);
-        let present = self.present();
+        let present = self.presence.present();
         for run in sums::runs_within(&present, block) {
             self.drop_damaged(block, run, &format!("it does not read: {error}"));
         }
@@ -48,14 +48,7 @@ impl Object {
 
     /// The runs of a block that do not match their checksums, where it was not compared yet.
     pub(super) fn bad_runs(&self, block: u64) -> BadRuns {
-        let make_absent = |bad: &BadRuns| {
-            let mut progress = self.progress();
-            for (run, _) in bad {
-                progress.present.remove(*run);
-            }
-            self.mirror(&progress);
-            self.raise_epoch();
-        };
+        let make_absent = |bad: &BadRuns| self.presence.make_damaged_absent(bad.iter().map(|(run, _)| *run));
         let bad = self.integrity.check(block, || self.compare(block), make_absent);
         bad.unwrap_or_else(|error| {
             // The block stays unchecked until the catalog is back.
@@ -70,6 +63,6 @@ impl Object {
         let stored = || self.shared.catalog.sums(self.id, self.generation, number);
         let group = self.integrity.group(number, stored)?;
         // After the sums: a sum of bytes that have gone meanwhile is skipped.
-        Ok(compare(block, &group, &self.present(), self.durability.body()))
+        Ok(compare(block, &group, &self.presence.present(), self.durability.body()))
     }
 }

@@ -9,7 +9,7 @@
 use super::error::StoreError;
 use super::object::Object;
 use super::pool;
-use super::presence::Broken;
+use super::progress::Broken;
 use super::store::Store;
 use crate::header::{repr_digest, stated_sha256};
 use aws_lc_rs::digest::{Context, SHA256};
@@ -39,7 +39,9 @@ impl Store {
             computed = repr_digest(&computed),
             "what the upstream sent is not what its digest says: it is not kept"
         );
-        object.break_for_good(Broken::Upstream("its digest differs from what it sent".into()));
+        object
+            .presence
+            .break_for_good(Broken::Upstream("its digest differs from what it sent".into()));
         self.remove(object);
         Ok(())
     }
@@ -57,7 +59,7 @@ impl Object {
         if let Some(known) = self.digest() {
             return Ok(Some(known));
         }
-        let epoch = self.epoch();
+        let epoch = self.presence.epoch();
         let Some(length) = self.length().filter(|_| self.is_whole()) else {
             return Ok(None);
         };
@@ -70,7 +72,7 @@ impl Object {
             at += block.len() as u64;
         }
         // A damaged block was found on the way: what was summed is not the representation.
-        if self.epoch() != epoch || !self.is_whole() {
+        if self.presence.epoch() != epoch || !self.is_whole() {
             return Ok(None);
         }
         let Ok(digest) = <[u8; 32]>::try_from(context.finish().as_ref()) else {

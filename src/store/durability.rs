@@ -28,9 +28,9 @@ use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 /// How far the files of an object have come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Files {
-    /// They are yet to be made.
+    /// The files are yet to be made.
     Pending,
-    /// They exist, and so does the record.
+    /// The files exist, and so does the record.
     Made,
     /// Nothing is recorded of the object any more.
     Discarded,

@@ -6,7 +6,6 @@
 //! ```
 
 use super::object::Object;
-use super::presence::wake;
 use crate::ranges::{ByteOffset, ByteRange};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -48,21 +47,13 @@ impl InFlightWrite {
         let Some(range) = ByteRange::with_len(at, bytes as u64) else {
             return;
         };
-        let woken = {
-            let mut progress = self.object.progress();
-            if progress.in_flight.has_others(self.number, range) {
-                // A shorter piece may hide a longer one of another session: a reader that has looked must look again.
-                self.object.raise_epoch();
-            }
-            progress.in_flight.insert(self.number, at, pieces);
-            // Under the lock: a reader that finds the bytes by a look must find the flag too.
-            self.object.has_in_flight.store(true, Ordering::Release);
-            progress.take_waiters_in(range)
-        };
-        self.end = range.end();
-        // Before the wakers: the session's position must be past these bytes when a reader asks for the next.
-        handed();
-        wake(woken);
+        // Readers find the bytes, then the session's position passes them, then those who wait are woken.
+        let end = &mut self.end;
+        let presence = &self.object.presence;
+        presence.publish_in_flight(self.number, range, pieces, || {
+            *end = range.end();
+            handed();
+        });
     }
 
     /// Drops the pieces that end at `at` or before: they were written, and are read from the body.
@@ -71,11 +62,7 @@ impl InFlightWrite {
         if self.end == 0 {
             return;
         }
-        let mut progress = self.object.progress();
-        progress.in_flight.drop_to(self.number, at);
-        self.object
-            .has_in_flight
-            .store(!progress.in_flight.is_empty(), Ordering::Release);
+        self.object.presence.written_to(self.number, at);
     }
 
     /// Withdraws all pieces. Bytes that were not written are absent again; a reader that has just read them discards them (the epoch changes).
@@ -83,20 +70,8 @@ impl InFlightWrite {
         if self.end == 0 {
             return;
         }
-        let mut progress = self.object.progress();
-        let is_written = progress
-            .in_flight
-            .ranges_of(self.number)
-            .all(|range| progress.present.covers(range));
-        // Bytes that are in the body stay present; for them the epoch need not rise.
-        if !is_written {
-            self.object.raise_epoch();
-        }
-        progress.in_flight.withdraw(self.number);
+        self.object.presence.withdraw_in_flight(self.number);
         self.end = 0;
-        self.object
-            .has_in_flight
-            .store(!progress.in_flight.is_empty(), Ordering::Release);
     }
 }
 

@@ -11,7 +11,7 @@
 //! The order in which bytes become present: write, wake the readers; later fdatasync, record
 //! (commit.rs). Readers have them from memory until then (in_flight.rs). Nothing above this module may
 //! assume that a body is a local file: it asks for bytes, is told which are here, and waits for the
-//! rest (object.rs).
+//! rest (presence.rs).
 
 mod absent;
 mod access_stats;
@@ -42,6 +42,7 @@ mod pass_through_buffer;
 mod pool;
 mod preallocate;
 mod presence;
+mod progress;
 mod purge;
 mod query;
 mod reading;
@@ -77,7 +78,8 @@ pub use in_flight_write::InFlightWrite;
 pub use object::Object;
 pub use pass_through::PassThroughReason;
 pub use pool::BLOCK_BYTES;
-pub use presence::{Broken, Presence, WaitingAt};
+pub use presence::Presence;
+pub use progress::{Availability, Broken, WaitingAt};
 pub use purge::{PurgeMode, PurgeScope};
 pub use query::summary_of;
 pub use reading::{read_blocking, read_now};

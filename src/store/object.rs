@@ -18,15 +18,24 @@
 //! A pending object has nothing present. A discarded one is found by no later request, and its body has no name.
 //! `materialized` and `discarded` are set once, under `recorded` or before others have the object.
 //!
-//! *The epoch.* Bytes that are here can go again (retract.rs): damage, or a watched part that makes room. First they
-//! are absent, in `progress` and in the fields that repeat it; then the epoch rises; then the body is punched. A reader
-//! notes the epoch, looks, reads, and believes what it read only if the epoch is the same. Had the epoch risen first, a
-//! reader could note the risen one, still find the bytes, and send a hole.
+//! *The parts.* Each owns its fields, its locks and the essay about them, and knows no object:
 //!
-//! *The locks*, in their order: `digesting`, `recorded`, then `comparing` or `io`, then `arriving`, `unchecked`,
-//! `first_sums` or `digest`, then `progress`. The first three are held over the disk, `io` is shared for one write or
-//! `sendfile` and held alone to punch, the rest are held for moments, by connections' threads too. Wakers are called
-//! with `progress` released; a write still shares `io` then, and a waker only queues its task.
+//! | part | owns |
+//! |---|---|
+//! | [`CurrentHead`] | the head as it stands, the tag that clients are given |
+//! | [`Presence`] | which bytes are here, who waits; the epoch, the length; what is in flight or passes through; room |
+//! | [`Durability`] | the files, the record's set of bytes, the lock against holes |
+//! | [`Integrity`] | sums of what arrives, blocks that are unchecked, the digest |
+//! | [`HotRead`] | the cached small body, the residency probe |
+//! | [`AccessStats`] | hits, and when the last was |
+//!
+//! The steps that need several of them are in the files above this one: writes.rs and commit.rs make bytes present and
+//! durable, retract.rs and damage.rs make them absent, source.rs reads them, reservation.rs takes room for them.
+//!
+//! *The locks*, in their order: the digest's right (`digesting`), the record (`recorded`), then the comparison
+//! (`comparing`) or the lock against holes (`io`), then the sums' own, then the presence's `progress`. The first four are
+//! held over the disk, the rest for moments, by connections' threads too. Wakers are called with `progress` released; a
+//! write still shares `io` then, and a waker only queues its task.
 
 use super::access_stats::{AccessStats, HitCounter};
 use super::body::Body;
@@ -35,27 +44,19 @@ use super::current_head::CurrentHead;
 use super::durability::{Durability, Files};
 use super::hot_read::HotRead;
 use super::integrity::Integrity;
-use super::presence::{Broken, Presence, Progress, WaitingAt, wake};
+use super::presence::Presence;
 use super::record::Record;
 use super::representation::{Head, Joined, Representation};
 use super::small_body::SmallBodySlot;
 use super::space::pages_of;
-use crate::api::ObjectState;
 use crate::clock::unix_seconds;
 use crate::header::EntityTag;
 use crate::key::{ObjectId, ObjectKey};
-use crate::ranges::{self, ByteOffset, ByteRange, RangeSet};
-use crate::sync::lock;
+use crate::ranges::{self, RangeSet};
 use arc_swap::Guard;
-use bytes::Bytes;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
-use tokio::sync::Notify;
-
-/// Stands for `None` in `known_length`: no object is that long, since files end at 2^63 bytes.
-const UNKNOWN: u64 = u64::MAX;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One generation of one URL.
 pub struct Object {
@@ -66,31 +67,12 @@ pub struct Object {
     /// Whether evictions pass it over. Release, Acquire; orders nothing: it is loaded again under the map's lock.
     pinned: AtomicBool,
     head: CurrentHead,
+    pub(super) presence: Presence,
     pub(super) durability: Durability,
     pub(super) integrity: Integrity,
     pub(super) hot: HotRead,
     pub(super) access: Arc<AccessStats>,
     pub(super) shared: Arc<StoreContext>,
-    /// As `progress` says, for those who would not wait for its lock. Release, Acquire: who sees `whole` set sees the
-    /// next two fields, stored before it, and the bytes, written before it.
-    whole: AtomicBool,
-    /// As `progress` says. Release, before `whole`; Acquire.
-    unverified: AtomicBool,
-    /// As `progress` says; [`UNKNOWN`] where it is not known. Release, before `whole`; Acquire.
-    known_length: AtomicU64,
-    demand: Notify,
-    /// Rung when a reader begins to wait: a session that has bytes which the disk does not take may listen.
-    pub(super) pass_through_demand: Notify,
-    /// Why bytes are forwarded unstored: 0 or a [`super::PassThroughReason`]. Release, Acquire; orders nothing else.
-    pub(super) pass_through: AtomicU8,
-    /// The pass-through buffer holds bytes. Release under `progress`; Acquire, after a look that may have found some.
-    pub(super) has_pass_through: AtomicBool,
-    /// Bytes of it are in flight: being written, and held for readers until then. Release, Acquire, likewise.
-    pub(super) has_in_flight: AtomicBool,
-    /// AcqRel, under `progress`: who loads the risen one (Acquire) finds the bytes absent; the body is touched later.
-    epoch: AtomicU64,
-    /// Present bytes and waiters: no byte arrives between a look and a wait. Under it no waker is called, no disk asked.
-    progress: Mutex<Progress>,
 }
 
 impl Object {
@@ -131,9 +113,10 @@ impl Object {
         body: Body,
         shared: Arc<StoreContext>,
     ) -> Self {
-        let progress = Progress::recorded(durable.clone(), record.complete_length, record.unverified);
-        let whole = progress.is_whole();
         let small_body = SmallBodySlot::new(&shared.small_bodies, id, record.generation);
+        let (length, unverified) = (record.complete_length, record.unverified);
+        let presence = Presence::recorded(durable.clone(), length, unverified, Arc::clone(&small_body));
+        let is_whole = presence.is_whole();
         let clock = &*shared.clock;
         Self {
             id,
@@ -143,20 +126,11 @@ impl Object {
             generation: record.generation,
             created: record.created,
             pinned: AtomicBool::new(record.pinned),
+            presence,
             integrity: Integrity::unchecked(&durable, record.digest),
-            durability: Durability::recorded_as(body, durable, record.manifest_bytes, whole),
+            durability: Durability::recorded_as(body, durable, record.manifest_bytes, is_whole),
             hot: HotRead::new(small_body),
             shared,
-            whole: AtomicBool::new(whole),
-            unverified: AtomicBool::new(record.unverified),
-            known_length: AtomicU64::new(record.complete_length.unwrap_or(UNKNOWN)),
-            demand: Notify::new(),
-            pass_through_demand: Notify::new(),
-            pass_through: AtomicU8::new(0),
-            has_pass_through: AtomicBool::new(false),
-            has_in_flight: AtomicBool::new(false),
-            epoch: AtomicU64::new(0),
-            progress: Mutex::new(progress),
         }
     }
 
@@ -236,38 +210,19 @@ impl Object {
         self.head.shows_etag()
     }
 
+    /// Which bytes are here, and who waits.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
     /// The complete length in bytes, as soon as it is known.
     pub fn length(&self) -> Option<u64> {
-        match self.known_length.load(Ordering::Acquire) {
-            UNKNOWN => None,
-            length => Some(length),
-        }
+        self.presence.length()
     }
 
     /// Whether every byte of a known length is here.
     pub fn is_whole(&self) -> bool {
-        self.whole.load(Ordering::Acquire)
-    }
-
-    /// How much is here.
-    pub fn state(&self) -> ObjectState {
-        match (self.is_whole(), self.unverified.load(Ordering::Acquire)) {
-            (false, _) => ObjectState::Incomplete,
-            (true, false) => ObjectState::Complete,
-            (true, true) => ObjectState::Unverified,
-        }
-    }
-
-    /// Rises whenever bytes that were here go. What was read is only to be believed where the epoch
-    /// from before [`Object::look`] still holds after the read.
-    pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
-    }
-
-    /// To be called under the lock, before bytes that are here are touched.
-    pub(super) fn raise_epoch(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.hot.small_body().invalidate();
+        self.presence.is_whole()
     }
 
     /// Whether it was removed or replaced: later requests do not find it.
@@ -296,65 +251,7 @@ impl Object {
 
     /// Disk space of the object, in bytes.
     pub fn disk_bytes(&self) -> u64 {
-        self.progress().held.total() + self.durability.manifest_bytes()
-    }
-
-    /// The bytes that are stored.
-    pub fn present(&self) -> RangeSet {
-        self.progress().present.clone()
-    }
-
-    /// The bytes that readers may have now: those that are stored, and those that are being.
-    pub fn available(&self) -> RangeSet {
-        let progress = self.progress();
-        let mut all = progress.present.clone();
-        for range in progress.in_flight.ranges() {
-            all.insert(range);
-        }
-        all
-    }
-
-    /// How many bytes are stored.
-    pub fn present_bytes(&self) -> u64 {
-        self.progress().present.total()
-    }
-
-    /// The presence at `at` now; `None` means absent, and the reader may wait with a [`super::Watch`].
-    pub fn look(&self, at: ByteOffset) -> Option<Presence> {
-        if self.is_whole() {
-            let length = self.length().unwrap_or_default();
-            return Some(if at < length {
-                Presence::Here(length)
-            } else {
-                Presence::End
-            });
-        }
-        self.progress().look(at)
-    }
-
-    /// Whether every byte of the range is stored.
-    pub fn covers(&self, range: ByteRange) -> bool {
-        self.is_whole() || self.progress().present.covers(range)
-    }
-
-    /// Where readers wait, in order.
-    pub fn waiting(&self) -> Vec<WaitingAt> {
-        self.progress().waiting()
-    }
-
-    /// Rung when a reader begins or ceases to wait.
-    pub fn demand(&self) -> &Notify {
-        &self.demand
-    }
-
-    /// The piece in memory that holds `at`, from there on, of bytes that are being written or pass through unstored.
-    pub fn held(&self, at: ByteOffset) -> Option<Bytes> {
-        if !self.has_pass_through() && !self.has_in_flight.load(Ordering::Acquire) {
-            return None;
-        }
-        let progress = self.progress();
-        let passing_through = || progress.pass_through.piece_at(at);
-        progress.in_flight.piece_at(at).or_else(passing_through)
+        self.presence.held_bytes() + self.durability.manifest_bytes()
     }
 
     /// Notes that the object answered a request at `now`, in seconds since 1970.
@@ -377,42 +274,10 @@ impl Object {
         self.head.load().validated
     }
 
-    /// When the reader that waits longest for its byte began to.
-    pub fn longest_wait(&self) -> Option<Instant> {
-        self.progress().longest_wait()
-    }
-
-    /// Breaks the readers that have waited since `cutoff` or before: the upstream has failed too long.
-    pub fn break_waiters(&self, why: &Broken, cutoff: Instant) {
-        let woken = self.progress().break_waiters(why, cutoff);
-        wake(woken);
-    }
-
-    /// Breaks all readers that need bytes which are absent, now and later.
-    pub fn break_for_good(&self, why: Broken) {
-        let woken = self.progress().break_for_good(why);
-        wake(woken);
-    }
-
-    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
-        lock(&self.progress)
-    }
-
-    /// Repeats outside the lock what the progress says inside it.
-    pub(super) fn mirror(&self, progress: &Progress) {
-        self.known_length
-            .store(progress.length.unwrap_or(UNKNOWN), Ordering::Release);
-        self.unverified.store(progress.unverified, Ordering::Release);
-        self.whole.store(progress.is_whole(), Ordering::Release);
-    }
-
     pub(super) fn record(&self, durable: &RangeSet) -> Record {
         // First: a hit that is counted meanwhile must not pass for recorded.
         self.access.persisted();
-        let (length, unverified) = {
-            let progress = self.progress();
-            (progress.length, progress.unverified)
-        };
+        let (length, unverified) = self.presence.length_and_doubt();
         Record {
             url: self.url.clone(),
             generation: self.generation,
@@ -433,7 +298,7 @@ impl Object {
     /// Room that was taken for pages that no record speaks of: what a failing disk left.
     pub(super) fn unrecorded_room(&self) -> u64 {
         let recorded = pages_of(&self.durability.recorded()).total();
-        self.progress().held.total().saturating_sub(recorded)
+        self.presence.held_bytes().saturating_sub(recorded)
     }
 }
 
@@ -460,7 +325,7 @@ impl fmt::Debug for Object {
         f.debug_struct("Object")
             .field("url", &self.url)
             .field("generation", &self.generation)
-            .field("present", &self.present_bytes())
+            .field("present", &self.presence.present_bytes())
             .finish_non_exhaustive()
     }
 }

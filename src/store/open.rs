@@ -143,7 +143,7 @@ impl Changing<'_> {
         let mut idle: Vec<(u64, ObjectId)> = map
             .iter()
             // The map's own reference: under its lock no other can be made. What is not recorded would be lost.
-            .filter(|(_, object)| Arc::strong_count(object) == 1 && !object.has_unrecorded())
+            .filter(|(_, object)| Arc::strong_count(object) == 1 && !object.presence.has_unrecorded())
             .map(|(id, object)| (object.last_used(), *id))
             .collect();
         idle.sort_unstable();

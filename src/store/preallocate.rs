@@ -7,7 +7,7 @@
 //! crash, when the object is next opened.
 
 use super::body::Body;
-use super::presence::Progress;
+use super::progress::Progress;
 use super::space::{PAGE_BYTES, Space};
 use crate::ranges::{ByteCount, ByteRange};
 use rustix::fs::{FallocateFlags, fallocate};

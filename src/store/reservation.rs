@@ -5,7 +5,8 @@
 
 use super::error::StoreError;
 use super::object::Object;
-use super::space::{pages, pages_of};
+use super::progress::Progress;
+use super::space::pages;
 use super::store::Store;
 use crate::ranges::{ByteCount, ByteRange};
 
@@ -33,30 +34,23 @@ impl Object {
     /// right to write.
     pub(super) fn reserve(&self, range: ByteRange) -> Result<(), StoreError> {
         let pages = pages(range);
-        let (new, ahead) = {
-            let progress = self.progress();
-            let new = pages.len() - progress.held.covered(pages);
-            if new == 0 {
-                return Ok(());
-            }
-            let ahead = self.shared.preallocation.ahead_of(&self.shared.space, &progress, pages);
-            (new, ahead)
+        let (preallocation, space) = (&self.shared.preallocation, &self.shared.space);
+        let ahead = |progress: &Progress| preallocation.ahead_of(space, progress, pages);
+        let Some((new, ahead)) = self.presence.missing_room(pages, ahead) else {
+            return Ok(());
         };
         // statvfs and fallocate may block, so they run without the progress lock.
         if let Some(ahead) = ahead
-            && self.shared.space.take(new + ahead.len()).is_ok()
+            && space.take(new + ahead.len()).is_ok()
         {
             let all = pages.hull(ahead);
             self.preallocate(all);
             self.has_taken(all, new + ahead.len());
             // Only now: a reclaim that took the flag away before the room is held would pass it over for good.
-            self.shared.preallocation.note_outstanding();
+            preallocation.note_outstanding();
             return Ok(());
         }
-        self.shared
-            .space
-            .take(new)
-            .map_err(|shortage| self.no_room(new, shortage))?;
+        space.take(new).map_err(|shortage| self.no_room(new, shortage))?;
         self.has_taken(pages, new);
         Ok(())
     }
@@ -64,12 +58,7 @@ impl Object {
     /// Accounts for `bytes` that were taken for the pages. Those that another session has taken meanwhile go back; none can
     /// have been given back, since the caller has the right to write.
     fn has_taken(&self, pages: ByteRange, bytes: ByteCount) {
-        let more = {
-            let mut progress = self.progress();
-            let more = pages.len() - progress.held.covered(pages);
-            progress.held.insert(pages);
-            more
-        };
+        let more = self.presence.hold_room(pages);
         self.shared.space.release(bytes.saturating_sub(more));
     }
 
@@ -88,17 +77,8 @@ impl Object {
     /// # Errors
     /// Where the file system does not take it; it is tried again when the object is next opened.
     pub fn release_preallocated(&self) -> Result<ByteCount, StoreError> {
-        let spare: Vec<ByteRange> = {
-            let progress = self.progress();
-            let written = pages_of(&progress.present);
-            let spare = progress
-                .held
-                .iter()
-                .flat_map(|run| written.gaps(run).collect::<Vec<_>>());
-            spare.collect()
-        };
         let mut freed = 0;
-        for run in spare {
+        for run in self.presence.spare_room() {
             freed += self.punch(run).inspect_err(|error| {
                 if let StoreError::File { source, .. } = error {
                     self.shared.preallocation.heed(source);
@@ -144,7 +124,7 @@ mod tests {
         object.has_taken(pages, pages.len());
         object.has_taken(ahead, ahead.len());
         assert_eq!(store.used_bytes(), before + ahead.len());
-        assert!(object.progress().held.covers(ahead));
+        assert!(object.presence.progress().held.covers(ahead));
     }
 
     #[test]
@@ -181,7 +161,7 @@ mod tests {
         close(store, false);
         let store = open(dir.path());
         let object = store.load(&key(1)).expect("asked").expect("found");
-        assert_eq!(object.present_bytes(), 8 * MIB);
+        assert_eq!(object.presence.present_bytes(), 8 * MIB);
         assert!(on_disk(dir.path()) < 9 * MIB);
     }
 

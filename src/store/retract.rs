@@ -7,7 +7,7 @@
 //! The record forgets the bytes before the file does: after a crash in between they are only fetched
 //! again. Readers that were just reading them find the epoch risen and look again.
 //!
-//! - *Absent before the epoch*: a reader that notes the risen epoch must not find the bytes (object.rs).
+//! - *Absent before the epoch*: a reader that notes the risen epoch must not find the bytes (presence.rs).
 //! - *The manifest first*: it alone says that the object is complete, and a lost catalog would be written anew from it.
 //! - *The record before the sums*: bytes that a record names must not lose the sums which tell their damage.
 //! - *Flushed before the hole*: after a crash no record may name bytes that read as zeros. After a power cut one may,
@@ -18,7 +18,6 @@
 use super::error::StoreError;
 use super::fault;
 use super::object::Object;
-use super::presence::wake;
 use super::sums;
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use std::sync::atomic::Ordering;
@@ -55,9 +54,7 @@ impl Object {
     /// # Errors
     /// As [`Object::retract`].
     pub fn drop_before(&self, first: ByteOffset) -> Result<u64, StoreError> {
-        let (before, woken) = self.progress().drop_before(first);
-        wake(woken);
-        match ByteRange::new(before, first) {
+        match ByteRange::new(self.presence.drop_before(first), first) {
             Some(range) => self.retract(range),
             None => Ok(0),
         }
@@ -65,14 +62,7 @@ impl Object {
 
     /// [`Object::retract`], for who holds the record's lock.
     pub(super) fn take_away(&self, durable: &mut RangeSet, range: ByteRange) -> Result<u64, StoreError> {
-        {
-            let mut progress = self.progress();
-            progress.present.remove(range);
-            progress.unsynced.remove(range);
-            self.mirror(&progress);
-            // Last: who finds it risen finds the bytes absent, also without the lock.
-            self.raise_epoch();
-        }
+        self.presence.make_absent(range);
         let touched = sums::blocks_of(&RangeSet::from_iter([range]));
         self.integrity.forget(touched.iter().copied());
         // Bytes that were never recorded have no record to take back.
@@ -99,18 +89,14 @@ impl Object {
     pub(super) fn punch(&self, range: ByteRange) -> Result<u64, StoreError> {
         // No write is under way now, and none begins.
         let _alone = self.durability.hold_pages_alone();
-        let empty: Vec<ByteRange> = {
-            let progress = self.progress();
-            // Neighbours share pages with the range: a page goes when nothing in it is present.
-            let absent = progress.present.gaps(super::space::pages(range));
-            absent.filter_map(whole_pages).collect()
-        };
+        // Neighbours share pages with the range: a page goes when nothing in it is present.
+        let absent = self.presence.gaps(super::space::pages(range)).into_iter();
         let mut freed = 0;
-        for run in empty {
+        for run in absent.filter_map(whole_pages) {
             let body = self.durability.body();
             body.punch(run)
                 .map_err(StoreError::file("punch a hole into", body.path()))?;
-            let room = self.progress().held.remove(run);
+            let room = self.presence.release_room(run);
             self.shared.space.release(room);
             freed += room;
         }

@@ -1,7 +1,7 @@
 //! Reads of an object, in the ways that cost least: out of memory, from the page cache to a socket, from the disk.
 //!
 //! A read that may not wait is refused where it would have to: bytes that are absent, that were not compared since the
-//! start, or that the kernel does not have in memory. A reader notes the [epoch](Object::epoch), looks, reads, and
+//! start, or that the kernel does not have in memory. A reader notes the [epoch](super::Presence::epoch), looks, reads, and
 //! believes what it read only if the epoch is the same. Bytes that are sent by the kernel cannot be taken back, so they
 //! are kept from being punched until they are in the socket: retraction waits for `io`, and has made them absent before.
 
@@ -17,12 +17,12 @@ use std::sync::Arc;
 
 impl Object {
     /// Up to `len` bytes at `at` out of memory; `None` where the disk must be waited for. They are to be
-    /// believed only while the [epoch](Object::epoch) lasts.
+    /// believed only while the [epoch](super::Presence::epoch) lasts.
     ///
     /// # Errors
     /// Where the body cannot be read, or ends before bytes that were recorded as present.
     pub fn read_now(&self, at: ByteOffset, len: usize) -> Result<Option<Bytes>, StoreError> {
-        if let Some(mut piece) = self.held(at) {
+        if let Some(mut piece) = self.presence.held(at) {
             piece.truncate(len);
             return Ok(Some(piece));
         }
@@ -33,7 +33,7 @@ impl Object {
             return Ok(Some(slice));
         }
         // Noted before the bytes are read: a body that was taken away meanwhile is not cached.
-        let epoch = self.epoch();
+        let epoch = self.presence.epoch();
         // A read error is reported by the blocking read that follows, which may take its time.
         let block = self.durability.body().read_now(at, len).unwrap_or_default();
         if let Some(block) = &block
@@ -42,7 +42,8 @@ impl Object {
             && self.is_whole()
             && self.length() == Some(block.len() as u64)
         {
-            self.hot.cache(block, || self.epoch() != epoch || self.is_discarded());
+            self.hot
+                .cache(block, || self.presence.epoch() != epoch || self.is_discarded());
         }
         Ok(block)
     }
@@ -73,11 +74,11 @@ impl Object {
 
     /// These bytes, where the whole body is cached.
     pub fn small_body_part(&self, range: ByteRange) -> Option<Bytes> {
-        let epoch = self.epoch();
+        let epoch = self.presence.epoch();
         let len = usize::try_from(range.len()).ok()?;
         let bytes = self.hot.small_body().slice(range.start(), len)?;
         self.hot.small_body().touch();
-        (bytes.len() == len && self.epoch() == epoch).then_some(bytes)
+        (bytes.len() == len && self.presence.epoch() == epoch).then_some(bytes)
     }
 
     /// The body, where it is small and in memory, or can be read without a wait.
@@ -110,7 +111,7 @@ impl Object {
         let Some(call) = self.shared.sending.begin() else {
             return Ok(None);
         };
-        if self.has_pass_through() || !self.integrity.is_checked(at, len) {
+        if self.presence.has_pass_through() || !self.integrity.is_checked(at, len) {
             return Ok(None);
         }
         // Retraction waits for this lock, and has made the pages absent before.
@@ -118,7 +119,7 @@ impl Object {
         let Some(_kept) = self.durability.keep_pages_now() else {
             return Ok(None);
         };
-        let is_here = ByteRange::with_len(at, len as u64).is_some_and(|range| self.covers(range));
+        let is_here = ByteRange::with_len(at, len as u64).is_some_and(|range| self.presence.covers(range));
         let file = match self.durability.body().file() {
             Ok(file) if is_here => file,
             _ => return Ok(None),

@@ -322,7 +322,7 @@ impl Store {
         let body = Body::at(&self.layout.body(key.id(), generation));
         let object = Object::new(key, generation, representation, body, Arc::clone(&self.shared));
         if object.length() == Some(0) {
-            object.end_at(0, false);
+            object.presence.end_at(0, false);
         }
         Arc::new(object)
     }

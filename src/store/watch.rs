@@ -5,7 +5,7 @@
 //! queue, and the fill is told, since nobody may want its bytes any more.
 
 use super::object::Object;
-use super::presence::{Presence, QueuePlace};
+use super::progress::{Availability, QueuePlace};
 use crate::ranges::ByteOffset;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -35,37 +35,28 @@ impl Watch {
     }
 
     /// The presence at `at`, now or when it is decided; the reader wants the bytes up to `end`.
-    pub fn poll(&mut self, at: ByteOffset, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Presence> {
+    pub fn poll(&mut self, at: ByteOffset, end: ByteOffset, cx: &mut Context<'_>) -> Poll<Availability> {
         if self.place.is_none()
             && self.object.is_whole()
-            && let Some(found) = self.object.look(at)
+            && let Some(found) = self.object.presence.look(at)
         {
             return Poll::Ready(found);
         }
         if self.wish.1 != end {
             self.wish = (at, end);
         }
-        let mut progress = self.object.progress();
-        if let Poll::Ready(found) = progress.poll(&mut self.place, at, self.wish, cx) {
-            return Poll::Ready(found);
-        }
-        // The owner and the sessions that this wakes look at the waiters, under this lock.
-        drop(progress);
-        self.object.demand().notify_one();
-        self.object.wake_pass_through();
-        Poll::Pending
+        self.object.presence.poll(&mut self.place, at, self.wish, cx)
     }
 
     /// Leaves the queue; the next poll enters it anew.
     pub fn leave(&mut self) {
         if let Some(place) = self.place.take() {
-            self.object.progress().leave(place);
-            self.object.demand().notify_one();
+            self.object.presence.leave(place);
         }
     }
 
     /// [`Watch::poll`], as a future.
-    pub async fn wait(&mut self, at: ByteOffset, end: ByteOffset) -> Presence {
+    pub async fn wait(&mut self, at: ByteOffset, end: ByteOffset) -> Availability {
         std::future::poll_fn(|cx| self.poll(at, end, cx)).await
     }
 }

@@ -8,8 +8,6 @@ use super::error::StoreError;
 use super::fault;
 use super::inline_gate::Write;
 use super::object::Object;
-use super::presence::wake;
-use super::space::pages;
 use crate::ranges::{ByteOffset, ByteRange};
 use std::io;
 use std::time::Instant;
@@ -37,8 +35,7 @@ impl Object {
             return Ok(());
         };
         self.materialize()?;
-        let gaps: Vec<ByteRange> = self.progress().present.gaps(range).collect();
-        for gap in gaps {
+        for gap in self.presence.gaps(range) {
             // Retraction takes this lock alone: it waits until this piece is written and present.
             let writing = self.durability.keep_pages();
             let write = self.shared.inline_writes.begin(Instant::now());
@@ -76,34 +73,10 @@ impl Object {
         let absent = part(pieces, (gap.start() - at) as usize, gap.len() as usize);
         write.measure(|| self.durability.body().write(gap.start(), &absent))?;
         fault::point("written");
-        // Its lock is released before `progress` is taken: a reader's look never waits for a hash.
+        // The sums' lock is released before `progress` is taken: a reader's look never waits for a hash.
         self.integrity.wrote(gap.start(), &absent);
-        let woken = {
-            let mut progress = self.progress();
-            let woken = progress.arrived(gap);
-            self.mirror(&progress);
-            woken
-        };
-        wake(woken);
+        self.presence.arrived(gap);
         Ok(())
-    }
-
-    /// Fixes the length of an object whose reply named none: its framing ended after `length` bytes.
-    ///
-    /// `unverified` where closing the connection was the only sign of the end.
-    pub fn end_at(&self, length: u64, unverified: bool) {
-        let woken = {
-            let mut progress = self.progress();
-            // A length that is known is final: an end elsewhere is a cut, not a length.
-            if progress.length.is_some_and(|known| known != length) {
-                return;
-            }
-            progress.unverified = unverified;
-            let woken = progress.ended_at(length);
-            self.mirror(&progress);
-            woken
-        };
-        wake(woken);
     }
 
     /// [`Object::write_missing`] where that is, as far as can be told, a copy into memory: the room is laid out,
@@ -127,12 +100,8 @@ impl Object {
         let Some(_writing) = self.durability.keep_pages_now() else {
             return false;
         };
-        let gaps: Vec<ByteRange> = {
-            let progress = self.progress();
-            if !progress.held.covers(pages(range)) {
-                return false;
-            }
-            progress.present.gaps(range).collect()
+        let Some(gaps) = self.presence.gaps_with_room(range) else {
+            return false;
         };
         let write = self.shared.inline_writes.begin(now);
         gaps.into_iter().all(|gap| {
@@ -193,9 +162,13 @@ mod tests {
         assert!(!write_of(&object, at), "somebody takes bytes away");
         drop(alone);
         assert!(!write_of(&object, 4 * MIB), "no room is taken for it");
-        assert_eq!(object.present().total(), MIB + 4096, "nothing of that was written");
+        assert_eq!(
+            object.presence.present().total(),
+            MIB + 4096,
+            "nothing of that was written"
+        );
         assert!(write_of(&object, at));
-        assert_eq!(object.present().total(), at + 128 * 1024);
+        assert_eq!(object.presence.present().total(), at + 128 * 1024);
         assert!(
             object
                 .read_blocking(at, 4096)

@@ -26,7 +26,7 @@ impl Owner {
     pub(super) fn grows_at(&self) -> Option<ByteOffset> {
         let object = self.object.as_ref().filter(|object| !object.has_ranges())?;
         let joins = object.gives_parts_apart() && object.head().representation().overlap_validator().is_some();
-        let end = object.available().run_at(self.base).unwrap_or(self.base);
+        let end = object.presence().available().run_at(self.base).unwrap_or(self.base);
         (joins && !self.distrusts_ranges).then_some(end)
     }
 

@@ -235,7 +235,7 @@ impl Owner {
         let believes_close = self.context.streams.limits().believes_close;
         match outcome {
             Outcome::Ended { length, unverified } if !unverified || believes_close => {
-                object.end_at(length, unverified);
+                object.presence().end_at(length, unverified);
                 self.end_stream(StreamState::Complete, "").await;
             }
             Outcome::Reached if object.is_whole() => self.end_stream(StreamState::Complete, "").await,
@@ -308,7 +308,7 @@ impl Owner {
             // First what has come, then that no more does: a replay ends where the log does.
             let _ = record(Arc::clone(&object)).await;
             let kept = ByteRange::new(stream.bounds().0, object.length().unwrap_or_default());
-            if state == StreamState::Complete && kept.is_some_and(|kept| !object.covers(kept)) {
+            if state == StreamState::Complete && kept.is_some_and(|kept| !object.presence().covers(kept)) {
                 (state, why) = (StreamState::Partial, "bytes of its log were lost");
             }
             if !object.is_whole() {
@@ -317,7 +317,7 @@ impl Owner {
                 } else {
                     why
                 };
-                object.break_for_good(Broken::Upstream(why.into()));
+                object.presence().break_for_good(Broken::Upstream(why.into()));
             }
         }
         tracing::info!(url = self.shared.key.url(), id = ?stream.id(), ?state, why, "a stream is over");
