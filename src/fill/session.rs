@@ -381,7 +381,7 @@ fn are_stored(object: &Object, mut at: ByteOffset, mut bytes: &[u8]) -> Option<b
         }
         let stored = match object.presence().held(at) {
             Some(held) => held,
-            None => object.read_blocking(at, bytes.len()).ok()?,
+            None => object.source().read_blocking(at, bytes.len()).ok()?,
         };
         if object.presence().epoch() != epoch || stored.is_empty() {
             return None;
@@ -494,7 +494,8 @@ impl WriteTarget {
             return written.map(|()| batch);
         }
         let Err(error) = written else {
-            if writes && self.object.presence().pass_through_reason().is_some() && self.object.is_materialized() {
+            if writes && self.object.presence().pass_through_reason().is_some() && self.object.sink().is_materialized()
+            {
                 tracing::info!(url = self.object.url(), "the disk takes bytes again");
                 self.object.presence().stop_pass_through();
             }
@@ -538,7 +539,7 @@ impl WriteTarget {
         );
         stream.forget_before(middle);
         let object = Arc::clone(&self.object);
-        let dropped = tokio::task::spawn_blocking(move || object.drop_before(middle)).await;
+        let dropped = tokio::task::spawn_blocking(move || object.sink().drop_before(middle)).await;
         matches!(dropped, Ok(Ok(_)))
     }
 

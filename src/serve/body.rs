@@ -279,11 +279,13 @@ impl ObjectBody {
             let block = self.pace.block_bytes();
             let len = usize::try_from(end.min(self.here) - self.at).map_or(block, |len| len.min(block));
             // Without a thread where the page cache has the bytes: a hop costs more than the copy.
-            if let Some(block) = self.watch.object().read_now(self.at, len)? {
+            if let Some(block) = self.watch.object().source().read_now(self.at, len)? {
                 return Poll::Ready(Ok(block));
             }
             let (object, at) = (Arc::clone(self.watch.object()), self.at);
-            self.reading = Some(tokio::task::spawn_blocking(move || object.read_blocking(at, len)));
+            self.reading = Some(tokio::task::spawn_blocking(move || {
+                object.source().read_blocking(at, len)
+            }));
         }
         let Some(reading) = &mut self.reading else {
             return Poll::Pending;

@@ -271,7 +271,7 @@ impl Service {
     /// the next who asks.
     async fn compute_digest(&self, object: &Arc<Object>) {
         let reading = Arc::clone(object);
-        let computing = tokio::task::spawn_blocking(move || reading.compute_digest());
+        let computing = tokio::task::spawn_blocking(move || reading.source().compute_digest());
         if let Ok(Ok(Err(error))) = tokio::time::timeout(self.settings.header_wait, computing).await {
             tracing::warn!(url = object.url(), %error, "could not compute a digest");
         }
@@ -466,7 +466,7 @@ fn retry_after(found: &FoundObject, no_range: bool, missing: u64) -> Duration {
     let estimate = match no_range {
         true => found.cursor.completes_in(&found.object),
         // With ranges the fill goes to the missing byte at once.
-        false if found.object.has_ranges() => None,
+        false if found.object.head().has_ranges() => None,
         false => found.cursor.reaches_in(&found.object, missing),
     };
     estimate
@@ -484,7 +484,7 @@ fn draw_to(found: FoundObject, mut watch: Watch, missing: u64) {
         .waiting()
         .iter()
         .any(|waiting| waiting.at == missing);
-    if !already && found.object.has_ranges() {
+    if !already && found.object.head().has_ranges() {
         actix_web::rt::spawn(async move {
             let _held = found.cursor;
             let end = found.object.length().unwrap_or(u64::MAX);

@@ -126,7 +126,7 @@ impl Service {
             let (mut scan, mut at) = (after_event(&id, first), first);
             while at < end {
                 let len = usize::try_from(end - at).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-                let piece = object.read_blocking(at, len)?;
+                let piece = object.source().read_blocking(at, len)?;
                 scan.look(&piece);
                 at += piece.len() as u64;
             }

@@ -81,7 +81,7 @@ impl Object {
     ///
     /// # Errors
     /// Where the disk or the catalog refuses; nothing is then recorded that is not durable.
-    pub fn commit(&self) -> Result<(), StoreError> {
+    pub(super) fn commit(&self) -> Result<(), StoreError> {
         if !self.durability.is_materialized() {
             return Ok(());
         }
@@ -192,7 +192,7 @@ impl Object {
     ///
     /// # Errors
     /// Where the catalog refuses.
-    pub fn confirm(&self, headers: Vec<(String, String)>, age: u64) -> Result<(), StoreError> {
+    pub(super) fn confirm(&self, headers: Vec<(String, String)>, age: u64) -> Result<(), StoreError> {
         let representation = Representation {
             headers,
             age,
@@ -207,7 +207,7 @@ impl Object {
     ///
     /// # Errors
     /// Where the catalog refuses.
-    pub fn expire(&self, why: Expired) -> Result<(), StoreError> {
+    pub(super) fn expire(&self, why: Expired) -> Result<(), StoreError> {
         let now = self.representation();
         let representation = Representation {
             // An invalidated reply stays invalidated until the upstream has validated it.
@@ -227,7 +227,7 @@ impl Object {
     ///
     /// # Errors
     /// Where the catalog refuses.
-    pub fn record_use(&self) -> Result<(), StoreError> {
+    pub(super) fn record_use(&self) -> Result<(), StoreError> {
         let durable = self.durability.recorded();
         if self.durability.files() != Files::Made {
             return Ok(());

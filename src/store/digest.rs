@@ -53,7 +53,7 @@ impl Object {
     ///
     /// # Errors
     /// Where the body cannot be read.
-    pub fn compute_digest(&self) -> Result<Option<[u8; 32]>, StoreError> {
+    pub(super) fn compute_digest(&self) -> Result<Option<[u8; 32]>, StoreError> {
         // Taken before the look: a thread that has waited finds the digest, or computes it itself.
         let _one = self.integrity.digesting();
         if let Some(known) = self.digest() {

@@ -23,18 +23,16 @@ pub struct InFlightWrite {
     end: ByteOffset,
 }
 
-impl Object {
-    /// An empty in-flight write, for a session whose bytes no other session brings.
-    pub fn in_flight_write(self: &Arc<Self>) -> InFlightWrite {
-        InFlightWrite {
-            object: Arc::clone(self),
+impl InFlightWrite {
+    /// Nothing is in flight yet.
+    pub(super) fn new(object: Arc<Object>) -> Self {
+        Self {
+            object,
             number: LATEST.fetch_add(1, Ordering::Relaxed),
             end: 0,
         }
     }
-}
 
-impl InFlightWrite {
     /// The end of the last published piece.
     pub fn end(&self) -> ByteOffset {
         self.end

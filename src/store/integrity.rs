@@ -197,3 +197,55 @@ pub(super) fn compare(block: u64, group: &Group, present: &RangeSet, body: &Body
     }
     bad
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened() -> (Integrity, ByteRange) {
+        let run = ByteRange::new(0, 100).expect("not empty");
+        (Integrity::unchecked(&RangeSet::from_iter([run]), None), run)
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_compared_stays_unchecked() {
+        let (integrity, _) = opened();
+        let checked = integrity.check(0, || Err(StoreError::NoCatalog), |_| panic!("nothing is bad"));
+        assert!(checked.is_err() && !integrity.is_checked(0, 10));
+    }
+
+    #[test]
+    fn bad_runs_are_absent_before_their_block_counts_as_checked() {
+        let (integrity, run) = opened();
+        let mut absent = Vec::new();
+        let compare = || Ok(vec![(run, "on purpose".to_owned())]);
+        let make_absent = |bad: &BadRuns| {
+            assert!(integrity.has_unchecked());
+            absent.extend(bad.iter().map(|(run, _)| *run));
+        };
+        assert_eq!(integrity.check(0, compare, make_absent).expect("compared").len(), 1);
+        assert!(absent == [run] && integrity.is_checked(0, 10));
+        let again = integrity.check(0, || panic!("it was compared"), |_| panic!("nothing is bad"));
+        assert!(again.expect("nothing to do").is_empty());
+    }
+
+    #[test]
+    fn sums_of_the_opening_are_forgotten_before_others_are_stored() {
+        let (integrity, _) = opened();
+        let mut first = Group::default();
+        first.set(
+            0,
+            vec![Sum {
+                start: 0,
+                end: 100,
+                sum: 7,
+            }],
+        );
+        integrity.set_first_sums(first.clone());
+        let stored = || Ok(Group::default());
+        assert_eq!(integrity.group(0, stored).expect("known"), first);
+        assert_eq!(integrity.group(1, stored).expect("asked"), Group::default());
+        integrity.forget_first_sums();
+        assert_eq!(integrity.group(0, stored).expect("asked"), Group::default());
+    }
+}

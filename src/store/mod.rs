@@ -12,6 +12,19 @@
 //! (commit.rs). Readers have them from memory until then (in_flight.rs). Nothing above this module may
 //! assume that a body is a local file: it asks for bytes, is told which are here, and waits for the
 //! rest (presence.rs).
+//!
+//! Its files stand in layers, and each uses only those further down:
+//!
+//! ```text
+//! what a store does     evict purge query recount heal verify streams absent digest reservation
+//! store                 store ── open
+//! surfaces              sink source watch ── in_flight_write
+//! steps of an object    writes commit retract damage
+//! object                object ── context
+//! parts of an object    presence (progress pass_through preallocate) durability integrity hot_read current_head access_stats
+//! what all share        inline_gate sending small_body residency catalog_latency usage_recount
+//! values and the disk   record manifest representation sums ── space body catalog layout reading pool error
+//! ```
 
 mod absent;
 mod access_stats;
@@ -55,6 +68,7 @@ mod residency;
 mod retract;
 mod schema;
 mod sending;
+mod sink;
 mod small_body;
 mod source;
 mod space;
@@ -84,7 +98,9 @@ pub use purge::{PurgeMode, PurgeScope};
 pub use query::summary_of;
 pub use reading::{read_blocking, read_now};
 pub use representation::{Expired, Head, Joined, Representation};
+pub use sink::Sink;
 pub use small_body::SmallBody;
+pub use source::Source;
 pub use space::Shortage;
 pub use store::{Created, Store, StoreSettings};
 pub use streams::StreamRecord;

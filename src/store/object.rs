@@ -159,11 +159,6 @@ impl Object {
         self.head.load().representation.clone()
     }
 
-    /// Whether later sessions may ask for ranges of it.
-    pub fn has_ranges(&self) -> bool {
-        self.head.load().representation.ranges
-    }
-
     /// Whether its bytes are those of one exchange, and the upstream gives parts: a far position is then better asked
     /// for by an exchange of its own than waited for.
     pub fn gives_parts_apart(&self) -> bool {
@@ -176,18 +171,13 @@ impl Object {
     }
 
     /// Bytes of another exchange were compared with its own, and join them.
-    pub fn note_compared(&self) {
+    pub(super) fn note_compared(&self) {
         let head = Arc::clone(&*self.head());
         if head.representation.joined == Joined::Proven {
             let mut representation = head.representation.clone();
             representation.joined = Joined::Compared;
             self.set_head(representation, head.validated);
         }
-    }
-
-    /// Whether it is a reply with another status than 200: what it says of the resource, none of its bytes.
-    pub fn is_bare_response(&self) -> bool {
-        self.head.load().representation.status != 200
     }
 
     /// Puts another head in the place of the one before.
@@ -231,7 +221,7 @@ impl Object {
     }
 
     /// Whether its files could be made; where not, its bytes only pass by.
-    pub fn is_materialized(&self) -> bool {
+    pub(super) fn is_materialized(&self) -> bool {
         self.durability.is_materialized()
     }
 
@@ -250,7 +240,7 @@ impl Object {
     }
 
     /// Disk space of the object, in bytes.
-    pub fn disk_bytes(&self) -> u64 {
+    pub(super) fn disk_bytes(&self) -> u64 {
         self.presence.held_bytes() + self.durability.manifest_bytes()
     }
 
@@ -265,12 +255,12 @@ impl Object {
     }
 
     /// When the object last answered a request, in seconds since 1970.
-    pub fn last_used(&self) -> u64 {
+    pub(super) fn last_used(&self) -> u64 {
         self.access.last()
     }
 
     /// When the upstream last said that this is its representation, in seconds since 1970.
-    pub fn validated(&self) -> u64 {
+    pub(super) fn validated(&self) -> u64 {
         self.head.load().validated
     }
 

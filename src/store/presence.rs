@@ -435,3 +435,61 @@ impl Presence {
 pub(super) fn wake(wakers: Vec<Waker>) {
     wakers.into_iter().for_each(Waker::wake);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::ObjectId;
+
+    const PAGE: u64 = 4096;
+
+    fn presence(length: Option<u64>) -> Presence {
+        let id = ObjectId::from_bytes(&[7; 16]).expect("sixteen");
+        Presence::recorded(
+            RangeSet::new(),
+            length,
+            false,
+            SmallBodySlot::new(&Arc::default(), id, 1),
+        )
+    }
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange::new(start, end).expect("not empty")
+    }
+
+    #[test]
+    fn a_length_that_is_known_is_final() {
+        let presence = presence(None);
+        presence.arrived(range(0, 10));
+        assert_eq!((presence.length(), presence.is_whole()), (None, false));
+        presence.end_at(10, true);
+        presence.end_at(20, false);
+        assert_eq!((presence.length(), presence.is_whole()), (Some(10), true));
+        assert_eq!(presence.state(), ObjectState::Unverified);
+    }
+
+    #[test]
+    fn bytes_that_go_raise_the_epoch_and_are_not_synced() {
+        let presence = presence(Some(100));
+        presence.arrived(range(0, 100));
+        let epoch = presence.epoch();
+        presence.make_absent(range(50, 100));
+        assert!(presence.epoch() > epoch && !presence.is_whole());
+        assert_eq!(presence.take_unsynced().total(), 50);
+        presence.put_back_unsynced(&RangeSet::from_iter([range(0, 100)]));
+        assert_eq!(presence.unrecorded_bytes(), 50, "absent bytes are not recorded");
+    }
+
+    #[test]
+    fn pages_that_two_writes_share_are_held_once() {
+        let presence = presence(Some(100 * PAGE));
+        assert_eq!(presence.hold_room(range(0, 2 * PAGE)), 2 * PAGE);
+        assert_eq!(presence.hold_room(range(PAGE, 3 * PAGE)), PAGE);
+        assert!(presence.gaps_with_room(range(10, 3 * PAGE)).is_some());
+        assert!(presence.gaps_with_room(range(10, 3 * PAGE + 1)).is_none());
+        presence.arrived(range(0, 10));
+        assert_eq!(presence.spare_room(), [range(PAGE, 3 * PAGE)]);
+        assert_eq!(presence.release_room(range(PAGE, 3 * PAGE)), 2 * PAGE);
+        assert_eq!(presence.held_bytes(), PAGE);
+    }
+}

@@ -76,7 +76,7 @@ impl Object {
     ///
     /// # Errors
     /// Where the file system does not take it; it is tried again when the object is next opened.
-    pub fn release_preallocated(&self) -> Result<ByteCount, StoreError> {
+    pub(super) fn release_preallocated(&self) -> Result<ByteCount, StoreError> {
         let mut freed = 0;
         for run in self.presence.spare_room() {
             freed += self.punch(run).inspect_err(|error| {

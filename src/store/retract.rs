@@ -28,7 +28,7 @@ impl Object {
     ///
     /// # Errors
     /// Where the catalog or the disk refuses. The bytes are absent then too, but still take room.
-    pub fn retract(&self, range: ByteRange) -> Result<u64, StoreError> {
+    pub(super) fn retract(&self, range: ByteRange) -> Result<u64, StoreError> {
         let mut durable = self.durability.recorded();
         self.take_away(&mut durable, range)
     }
@@ -37,7 +37,7 @@ impl Object {
     ///
     /// # Errors
     /// As there.
-    pub fn punch_out(&self, range: ByteRange) -> Result<u64, StoreError> {
+    pub(super) fn punch_out(&self, range: ByteRange) -> Result<u64, StoreError> {
         let freed = self.retract(range)?;
         self.shared.punched_bytes.fetch_add(freed, Ordering::Relaxed);
         tracing::debug!(
@@ -53,7 +53,7 @@ impl Object {
     ///
     /// # Errors
     /// As [`Object::retract`].
-    pub fn drop_before(&self, first: ByteOffset) -> Result<u64, StoreError> {
+    pub(super) fn drop_before(&self, first: ByteOffset) -> Result<u64, StoreError> {
         match ByteRange::new(self.presence.drop_before(first), first) {
             Some(range) => self.retract(range),
             None => Ok(0),

@@ -263,7 +263,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
         let mut page = [0; 4096];
         for _ in 0..times {
-            if let Some(sent) = object.send_now(&ours, 0, page.len()).expect("a socket") {
+            if let Some(sent) = object.source().send_now(&ours, 0, page.len()).expect("a socket") {
                 theirs.read_exact(&mut page[..sent]).expect("what was sent");
                 assert!(page[..sent].iter().all(|byte| *byte == 7));
             }

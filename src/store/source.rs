@@ -1,4 +1,5 @@
-//! Reads of an object, in the ways that cost least: out of memory, from the page cache to a socket, from the disk.
+//! The source of an object: how it is read, in the ways that cost least. Out of memory, from the page cache to a socket,
+//! from the disk.
 //!
 //! A read that may not wait is refused where it would have to: bytes that are absent, that were not compared since the
 //! start, or that the kernel does not have in memory. A reader notes the [epoch](super::Presence::epoch), looks, reads, and
@@ -15,13 +16,68 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+/// An object, for who reads it.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a>(&'a Object);
+
 impl Object {
+    /// The object, for who reads it.
+    pub fn source(&self) -> Source<'_> {
+        Source(self)
+    }
+}
+
+impl Source<'_> {
     /// Up to `len` bytes at `at` out of memory; `None` where the disk must be waited for. They are to be
     /// believed only while the [epoch](super::Presence::epoch) lasts.
     ///
     /// # Errors
     /// Where the body cannot be read, or ends before bytes that were recorded as present.
-    pub fn read_now(&self, at: ByteOffset, len: usize) -> Result<Option<Bytes>, StoreError> {
+    pub fn read_now(self, at: ByteOffset, len: usize) -> Result<Option<Bytes>, StoreError> {
+        self.0.read_now(at, len)
+    }
+
+    /// Up to `len` bytes at `at`, waiting for the disk: for a blocking thread. Blocks that were not read since the start
+    /// are compared with their checksums first; one that does not match goes, with the epoch.
+    ///
+    /// # Errors
+    /// As [`Source::read_now`].
+    pub fn read_blocking(self, at: ByteOffset, len: usize) -> Result<Bytes, StoreError> {
+        self.0.read_blocking(at, len)
+    }
+
+    /// Sends up to `len` bytes at `at` to a socket that does not wait; how many. `None` where they are to be read
+    /// instead: they are absent, unchecked, not in memory, or the file system does not do this.
+    ///
+    /// # Errors
+    /// The error of the socket; [`io::ErrorKind::WouldBlock`] where it takes nothing now.
+    pub fn send_now(self, to: impl AsFd, at: ByteOffset, len: usize) -> io::Result<Option<usize>> {
+        self.0.send_after(|| (), to, at, len)
+    }
+
+    /// The body, where it is small and in memory, or can be read without a wait.
+    pub fn small_body(self) -> Option<Arc<SmallBody>> {
+        self.0.small_body()
+    }
+
+    /// These bytes, where the whole body is cached.
+    pub fn small_body_part(self, range: ByteRange) -> Option<Bytes> {
+        self.0.small_body_part(range)
+    }
+
+    /// The SHA-256 of the complete representation, read from the disk where it is not known yet; `None`
+    /// where bytes are missing. For a blocking thread: a film takes seconds.
+    ///
+    /// # Errors
+    /// Where the body cannot be read.
+    pub fn compute_digest(self) -> Result<Option<[u8; 32]>, StoreError> {
+        self.0.compute_digest()
+    }
+}
+
+impl Object {
+    /// [`Source::read_now`].
+    pub(super) fn read_now(&self, at: ByteOffset, len: usize) -> Result<Option<Bytes>, StoreError> {
         if let Some(mut piece) = self.presence.held(at) {
             piece.truncate(len);
             return Ok(Some(piece));
@@ -48,12 +104,8 @@ impl Object {
         Ok(block)
     }
 
-    /// Up to `len` bytes at `at`, waiting for the disk: for a blocking thread. Blocks that were not read since the start
-    /// are compared with their checksums first; one that does not match goes, with the epoch.
-    ///
-    /// # Errors
-    /// As [`Object::read_now`].
-    pub fn read_blocking(&self, at: ByteOffset, len: usize) -> Result<Bytes, StoreError> {
+    /// [`Source::read_blocking`].
+    pub(super) fn read_blocking(&self, at: ByteOffset, len: usize) -> Result<Bytes, StoreError> {
         if self.integrity.has_unchecked() {
             self.check(at, len);
         }
@@ -72,8 +124,8 @@ impl Object {
         }
     }
 
-    /// These bytes, where the whole body is cached.
-    pub fn small_body_part(&self, range: ByteRange) -> Option<Bytes> {
+    /// [`Source::small_body_part`].
+    pub(super) fn small_body_part(&self, range: ByteRange) -> Option<Bytes> {
         let epoch = self.presence.epoch();
         let len = usize::try_from(range.len()).ok()?;
         let bytes = self.hot.small_body().slice(range.start(), len)?;
@@ -81,8 +133,8 @@ impl Object {
         (bytes.len() == len && self.presence.epoch() == epoch).then_some(bytes)
     }
 
-    /// The body, where it is small and in memory, or can be read without a wait.
-    pub fn small_body(&self) -> Option<Arc<SmallBody>> {
+    /// [`Source::small_body`].
+    pub(super) fn small_body(&self) -> Option<Arc<SmallBody>> {
         let length = self.length().filter(|length| *length <= SMALL_BYTES)?;
         self.hot.small_body().touch();
         self.hot.small_body().get().or_else(|| {
@@ -91,16 +143,7 @@ impl Object {
         })
     }
 
-    /// Sends up to `len` bytes at `at` to a socket that does not wait; how many. `None` where they are to be read
-    /// instead: they are absent, unchecked, not in memory, or the file system does not do this.
-    ///
-    /// # Errors
-    /// The error of the socket; [`io::ErrorKind::WouldBlock`] where it takes nothing now.
-    pub fn send_now(&self, to: impl AsFd, at: ByteOffset, len: usize) -> io::Result<Option<usize>> {
-        self.send_after(|| (), to, at, len)
-    }
-
-    /// The same; `found` is called when the bytes were found to be here, before they are sent.
+    /// [`Source::send_now`]; `found` is called when the bytes were found to be here, before they are sent.
     pub(super) fn send_after(
         &self,
         found: impl FnOnce(),

@@ -413,7 +413,7 @@ fn bytes_are_not_punched_out_while_they_are_sent() {
         }
         times += 1;
         assert_eq!(
-            object.send_now(&ours, 0, 1).expect("a socket"),
+            object.source().send_now(&ours, 0, 1).expect("a socket"),
             None,
             "absent bytes were sent"
         );
@@ -440,7 +440,7 @@ fn readers_have_the_bytes_before_they_are_written() {
     let mut watch = Watch::new(Arc::clone(&object));
     assert_eq!(looks(&mut watch, 11), None);
     let epoch = object.presence.epoch();
-    let mut handed = object.in_flight_write();
+    let mut handed = object.sink().in_flight_write();
     handed.publish(10, &pieces, || ());
     assert_eq!(handed.end(), 17);
     assert!(files(dir.path()).is_empty(), "no file is made for that");
@@ -472,10 +472,10 @@ fn in_flight_bytes_that_are_never_written_become_absent() {
     let mut watch = Watch::new(Arc::clone(&object));
     assert_eq!(looks(&mut watch, 0), None);
     let epoch = object.presence.epoch();
-    let mut handed = object.in_flight_write();
+    let mut handed = object.sink().in_flight_write();
     handed.publish(0, &[Bytes::from_static(b"abc")], || ());
     assert_eq!(looks(&mut watch, 0), Some(Availability::Here(3)));
-    let mut others = object.in_flight_write();
+    let mut others = object.sink().in_flight_write();
     others.publish(10, &[Bytes::from_static(b"def")], || ());
     drop(handed);
     assert!(object.presence.held(10).is_some(), "what another has in hand stays");

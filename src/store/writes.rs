@@ -29,7 +29,7 @@ impl Object {
     ///
     /// # Errors
     /// Where there is no room or the disk refuses; what was written before it did is present.
-    pub fn write_missing(&self, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> Result<(), StoreError> {
+    pub(super) fn write_missing(&self, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> Result<(), StoreError> {
         let bytes: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
         let Some(range) = ByteRange::with_len(at, bytes as u64) else {
             return Ok(());
@@ -81,7 +81,7 @@ impl Object {
 
     /// [`Object::write_missing`] where that is, as far as can be told, a copy into memory: the room is laid out,
     /// nobody takes any away, and the disk keeps up. `false` where it is not, or fails; some of it may be present then.
-    pub fn write_inline(&self, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> bool {
+    pub(super) fn write_inline(&self, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> bool {
         self.write_inline_at(Instant::now(), at, pieces)
     }
 

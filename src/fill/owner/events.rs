@@ -159,7 +159,7 @@ impl Owner {
             }
         }
         if new_from > self.base {
-            object.note_compared();
+            object.sink().note_compared();
         }
         self.receive_at(index, exchange, brings, Some(new_from), permit);
     }
@@ -392,7 +392,7 @@ impl Owner {
         let rest = backoff(self.failures.in_a_row, random()).max(at_least.unwrap_or_default());
         self.failures.retry_at = self.failures.retry_at.max(Some(now + rest));
         tracing::warn!(url = self.shared.key.url(), what, ?rest, "the fill rests");
-        if let Some(object) = self.object.as_ref().filter(|object| object.is_bare_response()) {
+        if let Some(object) = self.object.as_ref().filter(|object| object.head().is_bare_response()) {
             // The status has been sent to clients, and asking again might bring another.
             self.failures.gave_up = true;
             object.presence().break_for_good(Broken::Upstream(what.as_str().into()));

@@ -477,7 +477,7 @@ impl Owner {
     /// Leaves the map with everything recorded; `false` where a reader has come meanwhile.
     async fn retire(&mut self) -> bool {
         let Some(object) = self.object.clone() else { return true };
-        if !self.is_detached() && !object.is_materialized() && self.unstorable(&object).is_none() {
+        if !self.is_detached() && !object.sink().is_materialized() && self.unstorable(&object).is_none() {
             // Nothing of it was written: it is found all the same, by its head.
             let (store, unmaterialized) = (Arc::clone(&self.context.store), Arc::clone(&object));
             on_disk(move || store.materialize(&unmaterialized)).await;
@@ -500,7 +500,7 @@ impl Owner {
         let unstorable = self.unstorable(&object);
         if self.is_detached() {
             // No other request was ever to find it.
-        } else if unstorable.is_some() || !object.is_materialized() {
+        } else if unstorable.is_some() || !object.sink().is_materialized() {
             tracing::debug!(url = object.url(), why = ?unstorable, "not kept");
             // The reply was shared with the requests that waited for it; later requests must not find it, or could not.
             let store = Arc::clone(&self.context.store);

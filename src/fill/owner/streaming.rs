@@ -223,7 +223,7 @@ impl Owner {
         }
         let Some(object) = self.object.clone() else { return };
         stream.forget_before(keep_from);
-        let dropped = on_disk(move || object.drop_before(keep_from)).await;
+        let dropped = on_disk(move || object.sink().drop_before(keep_from)).await;
         if let Err(error) = dropped {
             tracing::warn!(url = self.shared.key.url(), %error, "could not drop what is behind the window of a stream");
         }
