@@ -170,7 +170,8 @@ pub enum QuickBody {
     Empty,
     /// All of it.
     SmallBody(Bytes),
-    /// A range of an object, to be sent by [`Source::send_now`](crate::store::Source::send_now), or read on by [`Service::read_on`].
+    /// A range of an object, to be sent by [`send_now`](crate::store::Source::send_now), or read on by
+    /// [`Service::read_on`].
     Object {
         /// The object. Who holds it keeps it open.
         object: Arc<Object>,

@@ -356,7 +356,7 @@ impl Store {
     /// where that needs room: for a blocking thread.
     ///
     /// # Errors
-    /// As [`Object::write_missing`]; for want of room only where nothing more can be evicted.
+    /// Where the disk refuses, or there is no room and nothing more can be evicted; what was written before is present.
     pub fn write(&self, object: &Object, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> Result<(), StoreError> {
         if object.is_discarded() {
             // An object that no later request finds is not worth an eviction: without room it is forwarded unstored.
