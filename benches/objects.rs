@@ -406,7 +406,7 @@ fn make(store: &Store, upstream: &Upstream, number: usize) {
     };
     let created = store.create(&upstream.key(number), representation).expect("made");
     store.write(&created.object, 0, &[body(number)]).expect("room");
-    created.object.commit().expect("recorded");
+    created.object.sink().commit().expect("recorded");
 }
 
 /// Header fields of every object.

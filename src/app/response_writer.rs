@@ -261,7 +261,7 @@ impl<'a> ResponseWriter<'a> {
             let asked = (end - at).min(call);
             let len = usize::try_from(asked).unwrap_or(usize::MAX);
             let stream = self.stream;
-            let send = || object.send_now(stream, at, len);
+            let send = || object.source().send_now(stream, at, len);
             match stream.try_io(Interest::WRITABLE, send) {
                 Ok(Some(count)) => {
                     let count = count as u64;
@@ -274,7 +274,7 @@ impl<'a> ResponseWriter<'a> {
                     sent(count);
                 }
                 // Reading ahead helps only where the bytes are present.
-                Ok(None) if at >= brought && object.covers(range) => {
+                Ok(None) if at >= brought && object.presence().covers(range) => {
                     (brought, call) = (end.min(at + BRING_BYTES), CALL_BYTES);
                     push_out(stream);
                     bring(object, at, brought).await;
@@ -390,7 +390,10 @@ async fn bring(object: &Arc<Object>, at: ByteOffset, end: ByteOffset) {
         let (mut at, mut more) = (at, true);
         while at < end && more {
             let len = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let count = object.read_blocking(at, len).map_or(0, |bytes| bytes.len() as u64);
+            let count = object
+                .source()
+                .read_blocking(at, len)
+                .map_or(0, |bytes| bytes.len() as u64);
             at += count;
             more = count > 0;
         }

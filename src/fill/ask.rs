@@ -237,7 +237,8 @@ impl Asking<'_> {
     /// Of a film that was being fetched a moment ago, a failure is one node's of several: the others are asked, that
     /// is, the name behind which they are, a few times.
     async fn of_other_nodes(&mut self, mut result: Exchanged) -> Exchanged {
-        let has_bytes = |object: &Arc<Object>| !object.is_bare_response() && object.present_bytes() > 0;
+        let has_bytes =
+            |object: &Arc<Object>| !object.head().is_bare_response() && object.presence().present_bytes() > 0;
         if !self.shared.object().is_some_and(|object| has_bytes(&object)) {
             return result;
         }

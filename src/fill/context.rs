@@ -118,7 +118,7 @@ impl Context {
         if !even_with_readers && shared.readers.are_here() {
             return false;
         }
-        shared.news.set_over();
+        shared.set_over();
         let id = shared.key.id();
         if fills.get(&id).is_some_and(|held| Arc::ptr_eq(held, shared)) {
             fills.remove(&id);

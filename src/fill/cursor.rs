@@ -102,7 +102,7 @@ impl Cursor {
     /// Whether the first of these bytes of what a single exchange brings in order is here, or will be in a moment, and the
     /// exchange goes on behind it.
     pub fn comes_soon(&self, object: &Object, wanted: ByteRange) -> bool {
-        let (here, start) = (object.available(), wanted.start());
+        let (here, start) = (object.presence().available(), wanted.start());
         if here.covers(wanted) {
             return true;
         }
@@ -141,14 +141,14 @@ impl Cursor {
 
     /// How long until the fill will have brought the whole object, at its present rate.
     pub fn completes_in(&self, object: &Object) -> Option<Duration> {
-        let missing = object.length()?.saturating_sub(object.present_bytes());
+        let missing = object.length()?.saturating_sub(object.presence().present_bytes());
         self.takes(missing)
     }
 
     /// How long until a fill that reads on from its last byte reaches `at`.
     pub fn reaches_in(&self, object: &Object, at: ByteOffset) -> Option<Duration> {
         let before = ByteRange::new(0, at.saturating_add(1))?;
-        self.takes(before.len() - object.present().covered(before))
+        self.takes(before.len() - object.presence().present().covered(before))
     }
 
     fn takes(&self, bytes: u64) -> Option<Duration> {

@@ -11,7 +11,7 @@ use tokio::task::JoinError;
 /// Records what is present; what goes wrong is logged too.
 pub(super) async fn record(object: Arc<Object>) -> Result<(), StoreError> {
     let recording = Arc::clone(&object);
-    let recorded = on_disk(move || recording.commit()).await;
+    let recorded = on_disk(move || recording.sink().commit()).await;
     if let Err(error) = &recorded {
         tracing::error!(url = object.url(), %error, "could not record progress");
     }
@@ -24,7 +24,7 @@ pub(super) async fn give_back(object: &Arc<Object>) {
         return;
     }
     let incomplete = Arc::clone(object);
-    if let Err(error) = on_disk(move || incomplete.release_preallocated()).await {
+    if let Err(error) = on_disk(move || incomplete.sink().release_preallocated()).await {
         tracing::warn!(url = object.url(), %error, "could not give back the room that was taken ahead");
     }
 }

@@ -12,6 +12,7 @@
 use super::position::{AccessPattern, ReaderPosition, ReaderProgress};
 use crate::ranges::ByteOffset;
 use crate::sync::lock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -21,11 +22,14 @@ use tokio::sync::Notify;
 pub(super) struct FillReaders {
     /// Written by readers when they come and leave, looked at by the owner for each plan, and by whoever makes room.
     /// Held for an entry or a copy, never with a block of bytes. Taken under the lock of the fills where a reader is
-    /// counted and where a fill retires; each reader's own position is locked under it.
+    /// counted; no other lock is taken under it.
     table: Mutex<ReaderTable>,
     /// Wakes the owner: a reader has left, the first that wants bytes has come, or one with another URL; a purge rings
     /// too. It keeps one permit, so a ring before the owner listens is not lost.
     changed: Notify,
+    /// How many readers there are. Written under the lock of the table alone, Release; read without it, Acquire, by the
+    /// owner's loop and under the lock of the fills, which therefore waits for no table.
+    count: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -71,6 +75,7 @@ impl FillReaders {
                 access: AccessPattern::default(),
             }),
             changed: Notify::new(),
+            count: AtomicUsize::new(0),
         }
     }
 
@@ -88,6 +93,8 @@ impl FillReaders {
         let mut table = self.table();
         table.positions.push(Arc::clone(position));
         table.arrivals += 1;
+        // Release, as the field says.
+        self.count.store(table.positions.len(), Ordering::Release);
         if let Some((start, end)) = wish {
             table.hint = Some(start);
             table.access.note(start, end);
@@ -99,7 +106,11 @@ impl FillReaders {
     pub(super) fn leave(&self, position: &Arc<ReaderPosition>) {
         let mut table = self.table();
         table.access.left = Some(Instant::now());
-        table.positions.retain(|known| !Arc::ptr_eq(known, position));
+        if let Some(index) = table.positions.iter().position(|known| Arc::ptr_eq(known, position)) {
+            table.positions.swap_remove(index);
+        }
+        // Release, as the field says.
+        self.count.store(table.positions.len(), Ordering::Release);
         drop(table);
         self.changed.notify_one();
     }
@@ -117,14 +128,19 @@ impl FillReaders {
     /// The readers as they are now, for a plan.
     pub(super) fn look(&self) -> ReadersNow {
         let mut table = self.table();
-        ReadersNow {
+        let positions = table.positions.clone();
+        let now = ReadersNow {
             arrivals: table.arrivals,
-            reading: table.reading(),
+            reading: Vec::new(),
             bytes_wanted: table.bytes_wanted,
             hint: table.hint.take(),
             in_sequence: table.access.in_sequence,
             left: table.access.left,
-        }
+        };
+        drop(table);
+        // A position is locked by its reader with each block: the table is not kept for it.
+        let reading = positions.iter().map(|position| position.now()).collect();
+        ReadersNow { reading, ..now }
     }
 
     /// Does what is decided against readers that are not there, unless one has come since there had been so many
@@ -140,7 +156,8 @@ impl FillReaders {
 
     /// How many readers there are.
     pub(super) fn count(&self) -> usize {
-        self.table().positions.len()
+        // Acquire, as the field says.
+        self.count.load(Ordering::Acquire)
     }
 
     pub(super) fn are_here(&self) -> bool {
@@ -170,13 +187,8 @@ impl FillReaders {
 
     /// How each of the readers goes.
     pub(super) fn reading(&self) -> Vec<ReaderProgress> {
-        self.table().reading()
-    }
-}
-
-impl ReaderTable {
-    fn reading(&self) -> Vec<ReaderProgress> {
-        self.positions.iter().map(|position| position.now()).collect()
+        let positions = self.table().positions.clone();
+        positions.iter().map(|position| position.now()).collect()
     }
 }
 

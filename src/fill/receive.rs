@@ -187,15 +187,15 @@ async fn compare(
 fn are_stored(object: &Object, mut at: ByteOffset, mut bytes: &[u8]) -> Option<bool> {
     while !bytes.is_empty() {
         // Bytes may be retracted while they are read; then the epoch has risen.
-        let epoch = object.epoch();
-        if object.available().run_at(at)? < at + bytes.len() as u64 {
+        let epoch = object.presence().epoch();
+        if object.presence().available().run_at(at)? < at + bytes.len() as u64 {
             return None;
         }
-        let stored = match object.held(at) {
+        let stored = match object.presence().held(at) {
             Some(held) => held,
-            None => object.read_blocking(at, bytes.len()).ok()?,
+            None => object.source().read_blocking(at, bytes.len()).ok()?,
         };
-        if object.epoch() != epoch || stored.is_empty() {
+        if object.presence().epoch() != epoch || stored.is_empty() {
             return None;
         }
         let count = stored.len().min(bytes.len());
@@ -306,9 +306,10 @@ impl WriteTarget {
             return written.map(|()| batch);
         }
         let Err(error) = written else {
-            if writes && self.object.pass_through_reason().is_some() && self.object.is_materialized() {
+            if writes && self.object.presence().pass_through_reason().is_some() && self.object.sink().is_materialized()
+            {
                 tracing::info!(url = self.object.url(), "the disk takes bytes again");
-                self.object.stop_pass_through();
+                self.object.presence().stop_pass_through();
             }
             return Ok(batch);
         };
@@ -317,10 +318,10 @@ impl WriteTarget {
         } else {
             PassThroughReason::DiskFailed
         };
-        if self.object.pass_through_reason() != Some(why) {
+        if self.object.presence().pass_through_reason() != Some(why) {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(url = self.object.url(), error, "passing bytes on without storing them");
-            self.object.begin_pass_through(why);
+            self.object.presence().begin_pass_through(why);
         }
         let (mut at, pieces) = batch.give_up();
         for piece in pieces {
@@ -328,7 +329,7 @@ impl WriteTarget {
                 return Err(error);
             }
             let count = piece.len() as u64;
-            self.object.forward_unstored(self.session, at, piece, why);
+            self.object.presence().forward_unstored(self.session, at, piece, why);
             at += count;
             self.position.move_to(at);
         }
@@ -350,7 +351,7 @@ impl WriteTarget {
         );
         stream.forget_before(middle);
         let object = Arc::clone(&self.object);
-        let dropped = tokio::task::spawn_blocking(move || object.drop_before(middle)).await;
+        let dropped = tokio::task::spawn_blocking(move || object.sink().drop_before(middle)).await;
         matches!(dropped, Ok(Ok(_)))
     }
 
@@ -363,6 +364,6 @@ impl WriteTarget {
             Some(left) => BETWEEN_PIECES.saturating_sub(left.elapsed()),
             None => UNWANTED_AFTER,
         };
-        timeout(patience, self.object.awaited(rest)).await.is_ok()
+        timeout(patience, self.object.presence().awaited(rest)).await.is_ok()
     }
 }

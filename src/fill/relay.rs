@@ -91,9 +91,9 @@ impl Keeping {
         if length > 0 {
             store.write(&created.object, 0, &[&self.body])?;
         }
-        created.object.commit()?;
+        created.object.sink().commit()?;
         if let Some(replaced) = created.replaced {
-            replaced.break_for_good(Broken::Superseded);
+            replaced.presence().break_for_good(Broken::Superseded);
         }
         Ok(())
     }

@@ -161,9 +161,9 @@ impl Context {
     fn expendable_of(&self, shared: &Arc<FillState>, kept: RetentionWindow) -> Vec<ByteRange> {
         match shared.object() {
             // Bytes that could not be fetched again, piece by piece, stay.
-            Some(object) if object.has_ranges() && !object.is_whole() && !object.is_pinned() => {
+            Some(object) if object.head().has_ranges() && !object.is_whole() && !object.is_pinned() => {
                 let (reading, left_at) = (shared.readers.reading(), shared.readers.left_at());
-                expendable(&object.present(), object.length(), &reading, &left_at, kept)
+                expendable(&object.presence().present(), object.length(), &reading, &left_at, kept)
             }
             _ => Vec::new(),
         }
@@ -181,7 +181,7 @@ impl Context {
             let Some(part) = ByteRange::new(range.start(), end) else {
                 continue;
             };
-            match object.punch_out(part) {
+            match object.sink().punch_out(part) {
                 Ok(bytes) => freed += bytes,
                 Err(error) => {
                     tracing::warn!(url = object.url(), %error, "could not make room inside an object");

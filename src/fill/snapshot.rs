@@ -2,8 +2,7 @@
 //!
 //! The owner writes, everybody else reads. Readers that wait for the head, or for a refusal, are woken where the phase
 //! or the trouble changes. What a plan changes (the sessions, the next try) wakes nobody: it is looked at by readers
-//! that decide where to read on, and by those who ask why one waits. That the fill is over wakes nobody either: a
-//! reader that lacks a byte is told so by the object, and looks here then.
+//! that decide where to read on, and by those who ask why one waits.
 
 use super::phase::{Phase, Trouble};
 use super::session::SessionPosition;
@@ -18,8 +17,6 @@ pub(super) struct FillSnapshot {
     /// Why the fill makes no progress, with the count of renewals (targets.rs) under which that was found.
     pub(super) trouble: Option<(Trouble, u64)>,
     pub(super) status: FillStatus,
-    /// The fill brings nothing more: a reader that lacks bytes joins another.
-    pub(super) over: bool,
 }
 
 /// The owner's status, published after each plan.
@@ -36,7 +33,7 @@ pub(super) struct FillStatus {
 
 /// The owner's end of the snapshot. A `watch`, whose value lies under a lock that is held for a look or a replacement:
 /// some times for each plan, and never with a block of bytes. Under the lock of the fills it is looked at where a reader
-/// joins, and written where the fill retires; no other lock is taken under it.
+/// joins; no other lock is taken under it.
 #[derive(Debug)]
 pub(super) struct OwnerNews(watch::Sender<FillSnapshot>);
 
@@ -46,7 +43,6 @@ impl OwnerNews {
             phase: Phase::Opening,
             trouble: None,
             status: FillStatus::default(),
-            over: false,
         }))
     }
 
@@ -80,13 +76,6 @@ impl OwnerNews {
     pub(super) fn set_status(&self, mut status: FillStatus) {
         self.0.send_if_modified(|told| {
             std::mem::swap(&mut told.status, &mut status);
-            false
-        });
-    }
-
-    pub(super) fn set_over(&self) {
-        self.0.send_if_modified(|told| {
-            told.over = true;
             false
         });
     }

@@ -46,6 +46,9 @@ pub(super) struct FillState {
     /// An atomic beside the owner's news, since a purge sets it too. Release when it is set, behind `not_stored`, and
     /// Acquire when the owner looks.
     detached: AtomicBool,
+    /// The fill brings nothing more. An atomic, since each reader looks at it whenever it has to wait. Release when it is
+    /// set, under the lock of the fills, and Acquire.
+    over: AtomicBool,
     /// Why the reply is not kept; the owner sets it once, when the reply has come.
     not_stored: OnceLock<NotStored>,
     /// The stream that the fill logs, where it is one; set once, before the first byte comes. Sessions look at it with
@@ -62,6 +65,7 @@ impl FillState {
             news: OwnerNews::new(),
             throughput: Mutex::new(Throughput::new(Instant::now())),
             detached: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             not_stored: OnceLock::new(),
             stream: OnceLock::new(),
         }
@@ -107,7 +111,13 @@ impl FillState {
     /// end: a reader that sees it joins under that lock, and finds another fill; a writer that sees its session ended by
     /// that sees this too.
     pub(super) fn is_over(&self) -> bool {
-        self.news.look().over
+        // Acquire, as the field says.
+        self.over.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_over(&self) {
+        // Release, as the field says.
+        self.over.store(true, Ordering::Release);
     }
 
     /// Whether no other reader joins the fill.

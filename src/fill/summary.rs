@@ -14,7 +14,10 @@ impl Context {
     pub(super) fn summary(&self, shared: &FillState) -> FillSummary {
         let object = shared.object();
         let situation = self.situation(shared);
-        let waiting = object.as_ref().map(|object| object.waiting()).unwrap_or_default();
+        let waiting = object
+            .as_ref()
+            .map(|object| object.presence().waiting())
+            .unwrap_or_default();
         let milliseconds = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         FillSummary {
             id: shared.key.id().to_string(),
@@ -25,7 +28,7 @@ impl Context {
                 FillPhase::Opening
             },
             complete_length: object.as_ref().and_then(|object| object.length()),
-            present_bytes: object.as_ref().map_or(0, |object| object.present_bytes()),
+            present_bytes: object.as_ref().map_or(0, |object| object.presence().present_bytes()),
             readers: shared.readers.count(),
             rate: shared.rate().map(|rate| rate as u64),
             waiting: waiting

@@ -69,7 +69,7 @@ impl WriteBatch {
             sink: sink.clone(),
             unwritten: Pieces::at(at),
             since: Instant::now(),
-            handed: sink.object.in_flight_write(),
+            handed: sink.object.sink().in_flight_write(),
             is_last: false,
         }
     }
@@ -92,7 +92,7 @@ impl WriteBatch {
     /// and where the disk has refused before.
     pub(super) fn may_wait(&self) -> Option<Duration> {
         let has_all = self.handed.end() >= self.end();
-        let may = !self.unwritten.is_empty() && has_all && self.sink.object.pass_through_reason().is_none();
+        let may = !self.unwritten.is_empty() && has_all && self.sink.object.presence().pass_through_reason().is_none();
         may.then(|| LINGER.saturating_sub(self.since.elapsed()))
     }
 
@@ -114,7 +114,7 @@ impl WriteBatch {
             return;
         }
         // Where there may be no room for it, its first readers are told so: it is tried before they have any of it.
-        if !object.is_materialized() && self.sink.context.store.room().is_some_and(|room| room < SCARCE_BYTES) {
+        if !object.sink().is_materialized() && self.sink.context.store.room().is_some_and(|room| room < SCARCE_BYTES) {
             return;
         }
         // The last bytes stay back; see `LAST_BYTES`.
@@ -176,7 +176,7 @@ impl WriteBatch {
         }
         let begun = self.unwritten.at;
         while !position.is_ended() && self.begins_before(until) {
-            let write = |at, step: &[Bytes]| object.write_inline(at, step).then_some(()).ok_or(());
+            let write = |at, step: &[Bytes]| object.sink().write_inline(at, step).then_some(()).ok_or(());
             if self.write_step(until, write).is_err() {
                 break;
             }
@@ -239,7 +239,7 @@ impl WriteBatch {
 
     fn record(&self) {
         let object = &self.sink.object;
-        if let Err(error) = object.commit() {
+        if let Err(error) = object.sink().commit() {
             tracing::debug!(url = object.url(), %error, "could not record what an ended session brought last");
         }
         let (shared, context) = (&self.sink.shared, &self.sink.context);
@@ -247,7 +247,7 @@ impl WriteBatch {
             // The fill releases the preallocated room that its sessions leave.
             return;
         }
-        if let Err(error) = object.release_preallocated() {
+        if let Err(error) = object.sink().release_preallocated() {
             tracing::debug!(url = object.url(), %error, "could not give back the room that an ended session had ahead");
         }
     }
@@ -267,7 +267,7 @@ impl Drop for WriteBatch {
             return;
         }
         // Nothing is in it: the pieces go on in `owed`, and are not withdrawn when this is dropped.
-        let nothing = self.sink.object.in_flight_write();
+        let nothing = self.sink.object.sink().in_flight_write();
         let mut owed = Self {
             sink: self.sink.clone(),
             unwritten: std::mem::replace(&mut self.unwritten, Pieces::at(0)),

@@ -485,7 +485,7 @@ impl Streams {
         };
         let Some(object) = object else { return Ok(None) };
         // The record may be of before a crash: the log itself tells.
-        if let Some(run) = object.present().iter().last() {
+        if let Some(run) = object.presence().present().iter().last() {
             stream.first.store(run.start(), Ordering::Release);
             stream.end.store(run.end(), Ordering::Release);
         }
@@ -495,7 +495,7 @@ impl Streams {
             let why = status
                 .why
                 .unwrap_or_else(|| "what was before has been dropped".to_owned());
-            object.break_for_good(Broken::Upstream(why.into()));
+            object.presence().break_for_good(Broken::Upstream(why.into()));
         }
         Ok(Some(object))
     }

@@ -10,7 +10,7 @@ use super::send_quantum::SendQuantum;
 use crate::fill::{Cursor, Phase, Registry, Want};
 use crate::live::Listener;
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::store::{Broken, Presence, StoreError, Watch};
+use crate::store::{Availability, Broken, StoreError, Watch};
 use crate::telemetry::Metrics;
 use crate::upstream::{Span, Target};
 use actix_web::body::{BodySize, MessageBody};
@@ -180,22 +180,22 @@ impl ObjectBody {
             return Poll::Ready(Ok(true));
         }
         // Noted before the look: what is retracted after it raises the epoch, and the read is not believed.
-        self.epoch = self.watch.object().epoch();
+        self.epoch = self.watch.object().presence().epoch();
         let Poll::Ready(found) = self.watch.poll(self.at, end, cx) else {
             self.find_source(end)?;
             return Poll::Pending;
         };
         Poll::Ready(match found {
-            Presence::Here(here) => {
+            Availability::Here(here) => {
                 self.here = here;
                 Ok(true)
             }
-            Presence::End if end == u64::MAX => Ok(false),
-            Presence::End => Err(Cut::Ended {
+            Availability::End if end == u64::MAX => Ok(false),
+            Availability::End => Err(Cut::Ended {
                 url: self.url(),
                 at: self.at,
             }),
-            Presence::Broken(why) => Err(self.broken(why)),
+            Availability::Broken(why) => Err(self.broken(why)),
         })
     }
 
@@ -235,7 +235,7 @@ impl ObjectBody {
                 Err(cut) => return Poll::Ready(Some(Err(cut))),
             }
             let object = self.watch.object();
-            let Some(mut piece) = object.held(self.at) else {
+            let Some(mut piece) = object.presence().held(self.at) else {
                 let stretch = ByteRange::new(self.at, end.min(self.here));
                 let stretch = stretch.map(|range| BodyPiece::Stored(Arc::clone(object), range));
                 return Poll::Ready(stretch.map(Ok));
@@ -259,7 +259,7 @@ impl ObjectBody {
             }
             let read = ready!(self.poll_read(end, cx));
             // The bytes that were read are valid only if none were retracted since the look (the epoch).
-            if self.watch.object().epoch() == self.epoch {
+            if self.watch.object().presence().epoch() == self.epoch {
                 return Poll::Ready(read.map(Some));
             }
             if let Err(cut) = read {
@@ -279,11 +279,13 @@ impl ObjectBody {
             let block = self.pace.block_bytes();
             let len = usize::try_from(end.min(self.here) - self.at).map_or(block, |len| len.min(block));
             // Without a thread where the page cache has the bytes: a hop costs more than the copy.
-            if let Some(block) = self.watch.object().read_now(self.at, len)? {
+            if let Some(block) = self.watch.object().source().read_now(self.at, len)? {
                 return Poll::Ready(Ok(block));
             }
             let (object, at) = (Arc::clone(self.watch.object()), self.at);
-            self.reading = Some(tokio::task::spawn_blocking(move || object.read_blocking(at, len)));
+            self.reading = Some(tokio::task::spawn_blocking(move || {
+                object.source().read_blocking(at, len)
+            }));
         }
         let Some(reading) = &mut self.reading else {
             return Poll::Pending;
@@ -304,7 +306,7 @@ impl ObjectBody {
                 .listener
                 .as_ref()
                 .is_some_and(|listener| listener.has_come(self.at));
-            let lost = lost && self.watch.object().look(self.at).is_none();
+            let lost = lost && self.watch.object().presence().look(self.at).is_none();
             return match lost {
                 true => Err(self.broken(Broken::Upstream("bytes of its log were lost".into()))),
                 false => Ok(()),

@@ -131,7 +131,7 @@ impl Service {
         ) {
             (Reuse::Refetch(reason), _) => (refetch, reason),
             // Non-media responses may be personalised: refetch when credentials differ.
-            (_, false) if object.is_bare_response() || !is_for_all(object) => (refetch, Reason::Unknown),
+            (_, false) if object.head().is_bare_response() || !is_for_all(object) => (refetch, Reason::Unknown),
             (Reuse::Revalidate(reason), _) => (validity, reason),
             (_, false) => return (bytes, CacheStatus::forwarded(Forwarded::Partial)),
             // Another request has just validated or fetched it.

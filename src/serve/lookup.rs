@@ -53,7 +53,7 @@ use crate::fill::{Cursor, Registry};
 use crate::header::{CacheStatus, Forwarded, Known};
 use crate::policy::Reuse;
 use crate::ranges::ByteRange;
-use crate::store::{Broken, Object, Presence, Store, Watch};
+use crate::store::{Availability, Broken, Object, Store, Watch};
 use crate::telemetry::Metrics;
 use crate::upstream::{Target, Trust};
 use actix_web::dev::{Payload, RequestHead};
@@ -231,7 +231,7 @@ impl Service {
         // Before the join: what a fill brings at once was not here.
         let was_here = known.clone().filter(|object| {
             let first = first_range(&answer_of(request.question, object));
-            !object.is_whole() && first.is_some_and(|first| object.covers(first))
+            !object.is_whole() && first.is_some_and(|first| object.presence().covers(first))
         });
         let mut found = match self.find(request, target, known).await? {
             Ok(found) => found,
@@ -247,7 +247,7 @@ impl Service {
         let object = &found.object;
         object.touch(unix_seconds(self.clock.now()));
         let decided = answer_of(request.question, object);
-        let is_here = || first_range(&decided).is_some_and(|first| object.covers(first));
+        let is_here = || first_range(&decided).is_some_and(|first| object.presence().covers(first));
         let was_here = was_here.is_some_and(|was| Arc::ptr_eq(&was, object));
         if !request.head_only
             && (was_here || found.cursor.collapsed())
@@ -271,7 +271,7 @@ impl Service {
     /// the next who asks.
     async fn compute_digest(&self, object: &Arc<Object>) {
         let reading = Arc::clone(object);
-        let computing = tokio::task::spawn_blocking(move || reading.compute_digest());
+        let computing = tokio::task::spawn_blocking(move || reading.source().compute_digest());
         if let Ok(Ok(Err(error))) = tokio::time::timeout(self.settings.header_wait, computing).await {
             tracing::warn!(url = object.url(), %error, "could not compute a digest");
         }
@@ -289,11 +289,11 @@ impl Service {
     ) -> Result<Attempt, Problem> {
         if let (Some(first), false) = (first_range(&decided), request.head_only) {
             match self.first_byte(&found, first, &mut watch).await {
-                Some(Presence::Broken(Broken::Superseded)) => return Ok(Attempt::Again),
-                Some(Presence::Broken(why)) => {
+                Some(Availability::Broken(Broken::Superseded)) => return Ok(Attempt::Again),
+                Some(Availability::Broken(why)) => {
                     return Err(Problem::new(StatusCode::BAD_GATEWAY, why.to_string()).with(found.cache_status));
                 }
-                Some(Presence::Here(_) | Presence::End) => {}
+                Some(Availability::Here(_) | Availability::End) => {}
                 None => match found
                     .cursor
                     .trouble()
@@ -311,8 +311,8 @@ impl Service {
 
     /// The outcome of the first wanted byte within the time that a header may wait; `None` where that
     /// is over, or where the upstream refused it for good.
-    async fn first_byte(&self, found: &FoundObject, first: ByteRange, watch: &mut Watch) -> Option<Presence> {
-        if let Some(here) = found.object.look(first.start()) {
+    async fn first_byte(&self, found: &FoundObject, first: ByteRange, watch: &mut Watch) -> Option<Availability> {
+        if let Some(here) = found.object.presence().look(first.start()) {
             return Some(here);
         }
         let refused = found
@@ -359,7 +359,7 @@ impl Service {
             return Ok(Attempt::Answered(self.send(request, found, decided, watch)));
         }
         let no_range = matches!(decided, Answer::Whole(_));
-        match capped(decided, &object.available()) {
+        match capped(decided, &object.presence().available()) {
             Ok(now) => Ok(Attempt::Answered(self.send(request, found, now, watch))),
             Err(missing) => {
                 let after = retry_after(&found, no_range, missing);
@@ -392,7 +392,7 @@ impl Service {
         // A whole object needs no fill; holding the cursor would only count as a reader.
         let cursor = Some(found.cursor).filter(|_| !found.object.is_whole());
         let mut cache_status = found.cache_status;
-        if let Some(passing) = found.object.pass_through_reason() {
+        if let Some(passing) = found.object.presence().pass_through_reason() {
             cache_status.stored = false;
             cache_status = cache_status.detail(passing.detail());
         }
@@ -466,7 +466,7 @@ fn retry_after(found: &FoundObject, no_range: bool, missing: u64) -> Duration {
     let estimate = match no_range {
         true => found.cursor.completes_in(&found.object),
         // With ranges the fill goes to the missing byte at once.
-        false if found.object.has_ranges() => None,
+        false if found.object.head().has_ranges() => None,
         false => found.cursor.reaches_in(&found.object, missing),
     };
     estimate
@@ -478,8 +478,13 @@ fn retry_after(found: &FoundObject, no_range: bool, missing: u64) -> Duration {
 fn draw_to(found: FoundObject, mut watch: Watch, missing: u64) {
     // Its own place from the wait before must not count as somebody else's.
     watch.leave();
-    let already = found.object.waiting().iter().any(|waiting| waiting.at == missing);
-    if !already && found.object.has_ranges() {
+    let already = found
+        .object
+        .presence()
+        .waiting()
+        .iter()
+        .any(|waiting| waiting.at == missing);
+    if !already && found.object.head().has_ranges() {
         actix_web::rt::spawn(async move {
             let _held = found.cursor;
             let end = found.object.length().unwrap_or(u64::MAX);
@@ -500,14 +505,16 @@ async fn all_here(object: &Object, decided: &Answer, watch: &mut Watch) -> bool 
         let mut at = range.start();
         while at < range.end() {
             match watch.wait(at, range.end()).await {
-                Presence::Here(end) => at = end,
-                Presence::End => break,
-                Presence::Broken(why) => return why == Broken::Superseded,
+                Availability::Here(end) => at = end,
+                Availability::End => break,
+                Availability::Broken(why) => return why == Broken::Superseded,
             }
         }
     }
     debug_assert!(
-        !object.available().is_empty() || object.length() == Some(0) || !matches!(decided, Answer::Parts(..))
+        !object.presence().available().is_empty()
+            || object.length() == Some(0)
+            || !matches!(decided, Answer::Parts(..))
     );
     false
 }

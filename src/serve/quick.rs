@@ -170,7 +170,8 @@ pub enum QuickBody {
     Empty,
     /// All of it.
     SmallBody(Bytes),
-    /// A range of an object, to be sent by [`Object::send_now`], or read on by [`Service::read_on`].
+    /// A range of an object, to be sent by [`send_now`](crate::store::Source::send_now), or read on by
+    /// [`Service::read_on`].
     Object {
         /// The object. Who holds it keeps it open.
         object: Arc<Object>,
@@ -306,7 +307,7 @@ impl Service {
         let RequestTarget { target, delivery } = &*known.place;
         let no_fields: &[(String, String)] = &[];
         let selected = self.resident(target, no_fields)?;
-        let kept = object.small_body();
+        let kept = object.source().small_body();
         let is_same = Arc::ptr_eq(&selected, object);
         let response = self.stored_answer(&Request::plain(*delivery), target, selected)?;
         if !is_same || response.status() != StatusCode::OK {

@@ -91,7 +91,7 @@ impl ResponseBuilder<'_> {
         }
         if self.cursor.is_none()
             && let [Segment::Object(range)] = segments[..]
-            && let Some(bytes) = object.small_body_part(range)
+            && let Some(bytes) = object.source().small_body_part(range)
         {
             metrics.sent_bytes.inc_by(range.len());
             return Response::new(head, ResponseBody::Memory(bytes));

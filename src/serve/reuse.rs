@@ -30,7 +30,7 @@ const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
 impl Service {
     /// The permitted reuse of a whole object.
     pub(super) fn reuse(&self, object: &Object, asked: &RequestDirectives, elapsed: Duration) -> Reuse {
-        if object.state() == ObjectState::Unverified && !self.settings.keep_unverified {
+        if object.presence().state() == ObjectState::Unverified && !self.settings.keep_unverified {
             return Reuse::Refetch(Reason::Unknown);
         }
         let head = object.head();

@@ -126,7 +126,7 @@ impl Service {
             let (mut scan, mut at) = (after_event(&id, first), first);
             while at < end {
                 let len = usize::try_from(end - at).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-                let piece = object.read_blocking(at, len)?;
+                let piece = object.source().read_blocking(at, len)?;
                 scan.look(&piece);
                 at += piece.len() as u64;
             }
@@ -270,7 +270,7 @@ fn anew_from_start() -> crate::fill::Want {
 /// one that has had bytes, and asks for what follows them, may be quicker.
 fn come(stream: &Stream, object: &Object) -> (ByteOffset, ByteOffset) {
     let (first, end) = stream.bounds();
-    let stored = object.present().run_at(first).unwrap_or(end);
+    let stored = object.presence().present().run_at(first).unwrap_or(end);
     (first, end.max(stored))
 }
 

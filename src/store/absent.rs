@@ -8,51 +8,9 @@
 use super::object::Object;
 use super::representation::Representation;
 use super::store::Store;
-use crate::gate::{Gate, GateRules, millis};
 use crate::key::ObjectKey;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// A look-up that takes longer may have waited for the disk. A judgement: a look-up in memory takes microseconds, and a
-/// thread that waits for a disk, or for its turn on a busy machine, takes longer than this.
-const QUICK: Duration = Duration::from_micros(300);
-
-/// One slow look-up ends a row of quick ones, and costs no rest: sixteen quick ones begin the next. Sixteen is a
-/// judgement: a slow look-up costs milliseconds, and look-ups on the thread that may wait are counted too, so a row is
-/// soon complete.
-static RULES: GateRules = GateRules {
-    successes: 16,
-    period: Duration::from_secs(1),
-    is_earned_anew: false,
-    rest: Duration::ZERO,
-    max_penalty: 0,
-    forgiven_after: 1,
-};
-
-/// Whether look-ups in the catalog have been quick of late.
-#[derive(Debug)]
-pub(super) struct CatalogLatency(Gate);
-
-impl Default for CatalogLatency {
-    fn default() -> Self {
-        Self(Gate::new(&RULES))
-    }
-}
-
-impl CatalogLatency {
-    fn are_quick(&self, now: Instant) -> bool {
-        self.0.is_open(millis(now))
-    }
-
-    pub(super) fn took(&self, begun: Instant, ended: Instant) {
-        let now = millis(ended);
-        if ended.saturating_duration_since(begun) > QUICK {
-            self.0.failed(now, false);
-        } else {
-            self.0.succeeded(now);
-        }
-    }
-}
+use std::time::Instant;
 
 impl Store {
     /// Whether it is certain, without waiting for the disk, that nothing is stored under that URL. Where it is not,
@@ -89,8 +47,7 @@ mod tests {
     use tempfile::TempDir;
 
     fn know_to_be_quick(store: &Store) {
-        let now = Instant::now();
-        (0..RULES.successes).for_each(|_| store.catalog_latency.took(now, now));
+        store.catalog_latency.pretend_quick(Instant::now());
     }
 
     #[test]
@@ -142,19 +99,5 @@ mod tests {
         store.create(&key(made), representation(10)).expect("made");
         know_to_be_quick(&store);
         store.create_now(&key(made + 1), &representation(10)).expect("made");
-    }
-
-    #[test]
-    fn a_slow_lookup_ends_a_run_of_quick_ones() {
-        let (latency, now) = (CatalogLatency::default(), Instant::now());
-        for _ in 0..RULES.successes {
-            assert!(!latency.are_quick(now));
-            latency.took(now, now + QUICK / 2);
-        }
-        assert!(latency.are_quick(now));
-        latency.took(now, now + QUICK * 2);
-        assert!(!latency.are_quick(now));
-        latency.took(now, now + QUICK / 2);
-        assert!(!latency.are_quick(now));
     }
 }

@@ -1,7 +1,7 @@
 //! The body of an object: a sparse file, opened once, read and written at positions.
 //!
 //! A byte of the object lies at its own offset in the file; what is absent is a hole, or bytes that nobody reads. Which
-//! bytes are present the file does not tell: the record and the object's `Progress` do (commit.rs, presence.rs). The
+//! bytes are present the file does not tell: the record and the object's `Progress` do (commit.rs, progress.rs). The
 //! file is made by the first write of a new object and never replaced; a body whose name was removed lasts until the
 //! last handle closes. Reads and writes may wait for the disk, but for `read_now`.
 

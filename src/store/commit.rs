@@ -23,51 +23,47 @@
 //!   back before any of them goes (retract.rs).
 //!
 //! Sync, sums, record and manifest are made with the object's `recorded` held, so each record follows the one before
-//! whole; a piece is written while the object's `io` is shared, so no hole is punched beneath it.
+//! whole; a piece is written while the object's `io` is shared (writes.rs), so no hole is punched beneath it.
 
+use super::durability::Files;
 use super::error::StoreError;
 use super::fault;
-use super::inline_gate::Write;
 use super::manifest::Manifest;
-use super::object::{Object, wake};
+use super::object::Object;
 use super::representation::{Expired, Representation};
-use super::space::PAGE_BYTES;
 use super::sums::{self, Group, Sum};
 use crate::clock::unix_seconds;
-use crate::ranges::{ByteOffset, ByteRange, RangeSet};
-use crate::sync::{lock, read};
+use crate::ranges::RangeSet;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 impl Object {
     /// Makes the files and the record of a new generation, where that is still to be done: a disk that
     /// refused may have come to its senses.
     pub(super) fn materialize(&self) -> Result<(), StoreError> {
-        if self.materialized.load(Ordering::Acquire) {
+        if self.durability.is_materialized() {
             return Ok(());
         }
-        let durable = lock(&self.recorded);
+        let durable = self.durability.recorded();
         // Another thread may have made them while this one waited for the lock.
-        if self.materialized.load(Ordering::Acquire) {
+        if self.durability.is_materialized() {
             return Ok(());
         }
         let made = self.make_files(&durable);
         match &made {
-            Ok(()) => self.materialized.store(true, Ordering::Release),
-            Err(_) => self.shared.space.release(self.manifest_bytes.swap(0, Ordering::AcqRel)),
+            Ok(()) => self.durability.set_materialized(true),
+            Err(_) => self.durability.release_manifest(&self.shared.space),
         }
         made
     }
 
     fn make_files(&self, durable: &RangeSet) -> Result<(), StoreError> {
-        self.body.ensure()?;
+        self.durability.body().ensure()?;
         fault::point("body-created");
-        if self.discarded.load(Ordering::Acquire) {
+        if self.durability.is_discarded() {
             // A discarded object has no name in the directory; its file lasts as long as it is open.
-            let path = self.body.path();
+            let path = self.durability.body().path();
             return match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::file("remove", path)(error)),
                 _ => Ok(()),
@@ -81,125 +77,18 @@ impl Object {
         Ok(())
     }
 
-    pub(super) fn no_room(&self, bytes: u64, shortage: super::Shortage) -> StoreError {
-        StoreError::NoRoom {
-            url: self.url.clone(),
-            bytes,
-            shortage,
-        }
-    }
-
-    /// Writes what is absent of the bytes that begin at `at`, in one call where it lies together, then wakes those who
-    /// waited for it.
-    ///
-    /// Blocks as a write to the page cache does. Two calls at once must not share bytes: the fill
-    /// gives each session its own range. Nothing is evicted for it; see [`super::Store::write`].
-    ///
-    /// # Errors
-    /// Where there is no room or the disk refuses; what was written before it did is present.
-    pub fn write_missing(&self, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> Result<(), StoreError> {
-        let bytes: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
-        let Some(range) = ByteRange::with_len(at, bytes as u64) else {
-            return Ok(());
-        };
-        self.materialize()?;
-        let gaps: Vec<ByteRange> = self.progress().present.gaps(range).collect();
-        for gap in gaps {
-            // Retraction takes this lock alone: it waits until this piece is written and present.
-            let writing = read(&self.io);
-            let write = self.shared.inline_writes.begin(Instant::now());
-            // Room before bytes: the quota holds at every moment.
-            self.reserve(gap)?;
-            fault::point("room-taken");
-            if let Err(source) = self.write_gap(&write, gap, at, pieces) {
-                // The hole is punched by who has the lock alone.
-                drop((write, writing));
-                // The room of the gap goes back, whatever part of it was written.
-                if let Err(error) = self.punch(gap) {
-                    tracing::debug!(url = self.url, %error, "could not give back what was not written");
-                }
-                return Err(StoreError::Write {
-                    url: self.url.clone(),
-                    at: gap.start(),
-                    count: gap.len() as usize,
-                    source,
-                });
-            }
-            fault::point("present");
-        }
-        Ok(())
-    }
-
-    /// Writes a gap whose room is taken, of the bytes that begin at `at`; wakes those who wait for it. For who holds the
-    /// lock that writers share.
-    pub(super) fn write_gap(
-        &self,
-        write: &Write<'_>,
-        gap: ByteRange,
-        at: ByteOffset,
-        pieces: &[impl AsRef<[u8]>],
-    ) -> io::Result<()> {
-        let absent = part(pieces, (gap.start() - at) as usize, gap.len() as usize);
-        write.measure(|| self.body.write(gap.start(), &absent))?;
-        fault::point("written");
-        let mut arriving = lock(&self.arriving);
-        let mut next = gap.start();
-        for piece in absent {
-            arriving.wrote(next, piece);
-            next += piece.len() as u64;
-        }
-        // Released before `progress` is taken: a reader's look never waits for a hash.
-        drop(arriving);
-        let woken = {
-            let mut progress = self.progress();
-            let woken = progress.arrived(gap);
-            self.mirror(&progress);
-            woken
-        };
-        wake(woken);
-        Ok(())
-    }
-
-    /// Fixes the length of an object whose reply named none: its framing ended after `length` bytes.
-    ///
-    /// `unverified` where closing the connection was the only sign of the end.
-    pub fn end_at(&self, length: u64, unverified: bool) {
-        let woken = {
-            let mut progress = self.progress();
-            // A length that is known is final: an end elsewhere is a cut, not a length.
-            if progress.length.is_some_and(|known| known != length) {
-                return;
-            }
-            progress.unverified = unverified;
-            let woken = progress.ended_at(length);
-            self.mirror(&progress);
-            woken
-        };
-        wake(woken);
-    }
-
-    /// Whether bytes are present that are not yet recorded.
-    pub fn has_unrecorded(&self) -> bool {
-        !self.progress().unsynced.is_empty()
-    }
-
-    /// How many bytes are present that are not yet recorded.
-    pub fn unrecorded_bytes(&self) -> u64 {
-        self.progress().unsynced.total()
-    }
-
     /// Makes what is present durable and records it: for a blocking thread.
     ///
     /// # Errors
     /// Where the disk or the catalog refuses; nothing is then recorded that is not durable.
-    pub fn commit(&self) -> Result<(), StoreError> {
-        if !self.materialized.load(Ordering::Acquire) {
+    pub(super) fn commit(&self) -> Result<(), StoreError> {
+        if !self.durability.is_materialized() {
             return Ok(());
         }
-        let mut durable = lock(&self.recorded);
+        let mut durable = self.durability.recorded();
         // Taken before the sync: what is written during it may not be part of it.
-        let batch = std::mem::take(&mut self.progress().unsynced);
-        if let Err(source) = self.body.sync() {
+        let batch = self.presence.take_unsynced();
+        if let Err(source) = self.durability.body().sync() {
             // Not tried again: after a failed sync the kernel may have dropped the bytes, and the next
             // sync would say that all is well. They are absent, and fetched again.
             for run in batch.iter() {
@@ -209,12 +98,12 @@ impl Object {
             }
             return Err(StoreError::File {
                 action: "sync",
-                path: self.body.path().to_owned(),
+                path: self.durability.body().path().to_owned(),
                 source,
             });
         }
         fault::point("synced");
-        if self.discarded.load(Ordering::Acquire) {
+        if self.durability.is_discarded() {
             // No record may follow the one that was removed; the set goes on for the room that is given back at the
             // end.
             durable.union(&batch);
@@ -224,18 +113,11 @@ impl Object {
             Ok(more) => *durable = more,
             Err(error) => {
                 // The batch is durable, but no record says so yet: the next commit records it.
-                let mut progress = self.progress();
-                progress.unsynced.union(&batch);
-                // Bytes that were found damaged meanwhile are absent, and stay so.
-                let gone: Vec<ByteRange> = batch.iter().flat_map(|run| progress.present.gaps(run)).collect();
-                for gap in gone {
-                    progress.unsynced.remove(gap);
-                }
+                self.presence.put_back_unsynced(&batch);
                 return Err(error);
             }
         }
-        if self.is_whole() && self.length() == Some(durable.total()) && !self.complete_manifest.load(Ordering::Acquire)
-        {
+        if self.is_whole() && self.length() == Some(durable.total()) && !self.durability.has_complete_manifest() {
             match self.write_manifest(&durable) {
                 // The manifest is written with the next change; until then the catalog alone knows that the object is whole.
                 Err(error) if error.missing_bytes().is_some() => {
@@ -278,25 +160,26 @@ impl Object {
         while let Some(first) = blocks.peek().copied() {
             let number = Group::number_of(first);
             // Before they change: a comparison would else go by the sums of the opening.
-            *lock(&self.first_sums) = None;
+            self.integrity.forget_first_sums();
             let mut group = self.shared.catalog.sums(self.id, self.generation, number)?;
             while let Some(block) = blocks.next_if(|block| Group::number_of(*block) == number) {
                 let runs = sums::runs_within(durable, block);
                 let mut sums: Vec<Sum> = runs
                     .iter()
-                    .filter_map(|run| self.sum_for(*run, group.get(block)))
+                    .filter_map(|run| self.integrity.sum_for(*run, group.get(block), self.durability.body()))
                     .collect();
                 let before = sums::runs_within(recorded, block)
                     .into_iter()
                     .filter(|run| !runs.contains(run));
-                let before: Vec<Sum> = before.filter_map(|run| known_sum(run, group.get(block))).collect();
+                let before: Vec<Sum> = before
+                    .filter_map(|run| sums::known_sum(run, group.get(block)))
+                    .collect();
                 sums.extend(before);
                 group.set(block, sums);
                 // A block that is whole and recorded arrives no more; others go on being hashed.
                 let all = sums::block_range(block).is_some_and(|all| durable.covers(all));
                 if all {
-                    let mut arriving = lock(&self.arriving);
-                    arriving.forget(block);
+                    self.integrity.forget([block]);
                 }
             }
             self.shared.catalog.put_sums(self.id, self.generation, number, &group)?;
@@ -304,31 +187,12 @@ impl Object {
         Ok(())
     }
 
-    /// The sum of a run: the one that is known, the one that was taken on arrival, or one of what the
-    /// kernel has just been given, where pieces came in another order.
-    fn sum_for(&self, run: ByteRange, known: &[Sum]) -> Option<Sum> {
-        if let Some(known) = known_sum(run, known) {
-            return Some(known);
-        }
-        let arrived = lock(&self.arriving).sum(run);
-        let sum = match arrived {
-            Some(sum) => sum,
-            None => {
-                // A MiB at most; what was just written of it is still in the page cache.
-                let mut bytes = vec![0; run.len() as usize];
-                self.body.read_exact(run.start(), &mut bytes).ok()?;
-                sums::sum_of(&bytes)
-            }
-        };
-        Some(Sum::new(run, sum))
-    }
-
     /// Records that the upstream says this is still its representation, with the fields that stand now and the
     /// age of that word in seconds.
     ///
     /// # Errors
     /// Where the catalog refuses.
-    pub fn confirm(&self, headers: Vec<(String, String)>, age: u64) -> Result<(), StoreError> {
+    pub(super) fn confirm(&self, headers: Vec<(String, String)>, age: u64) -> Result<(), StoreError> {
         let representation = Representation {
             headers,
             age,
@@ -343,7 +207,7 @@ impl Object {
     ///
     /// # Errors
     /// Where the catalog refuses.
-    pub fn expire(&self, why: Expired) -> Result<(), StoreError> {
+    pub(super) fn expire(&self, why: Expired) -> Result<(), StoreError> {
         let now = self.representation();
         let representation = Representation {
             // An invalidated reply stays invalidated until the upstream has validated it.
@@ -363,9 +227,9 @@ impl Object {
     ///
     /// # Errors
     /// Where the catalog refuses.
-    pub fn record_use(&self) -> Result<(), StoreError> {
-        let durable = lock(&self.recorded);
-        if self.discarded.load(Ordering::Acquire) || !self.materialized.load(Ordering::Acquire) {
+    pub(super) fn record_use(&self) -> Result<(), StoreError> {
+        let durable = self.durability.recorded();
+        if self.durability.files() != Files::Made {
             return Ok(());
         }
         self.shared.catalog.put(self.id, &self.record(&durable))
@@ -373,8 +237,8 @@ impl Object {
 
     /// Records whether the object is pinned, where a lost catalog would not lose it too.
     pub(super) fn record_pin(&self) -> Result<(), StoreError> {
-        let durable = lock(&self.recorded);
-        if self.discarded.load(Ordering::Acquire) || !self.materialized.load(Ordering::Acquire) {
+        let durable = self.durability.recorded();
+        if self.durability.files() != Files::Made {
             return Ok(());
         }
         self.write_manifest(&durable)?;
@@ -384,11 +248,7 @@ impl Object {
     /// Writes the manifest anew, as things stand.
     pub(super) fn write_manifest(&self, durable: &RangeSet) -> Result<(), StoreError> {
         let mut manifest = Manifest::new(&self.url, self.generation, &self.representation(), self.created);
-        {
-            let progress = self.progress();
-            manifest.complete_length = progress.length;
-            manifest.unverified = progress.unverified;
-        }
+        (manifest.complete_length, manifest.unverified) = self.presence.length_and_doubt();
         manifest.validated = self.validated();
         manifest.pinned = self.is_pinned();
         manifest.complete = manifest.complete_length == Some(durable.total());
@@ -397,26 +257,11 @@ impl Object {
             manifest.sums = self.all_sums(durable)?;
         }
         let text = manifest.to_text()?;
-        self.hold_manifest(text.len() as u64)?;
-        Manifest::write(&self.body.path().with_extension("json"), &text)?;
-        self.complete_manifest.store(manifest.complete, Ordering::Release);
-        Ok(())
-    }
-
-    /// Takes room for a manifest of so many bytes, or gives back what the one before had more.
-    fn hold_manifest(&self, bytes: u64) -> Result<(), StoreError> {
-        let (held, wanted) = (
-            self.manifest_bytes.load(Ordering::Acquire),
-            bytes.next_multiple_of(PAGE_BYTES),
-        );
-        if wanted > held {
-            // Room before bytes, for the manifest too.
-            let no_room = |shortage| self.no_room(wanted - held, shortage);
-            self.shared.space.take(wanted - held).map_err(no_room)?;
-        } else {
-            self.shared.space.release(held - wanted);
-        }
-        self.manifest_bytes.store(wanted, Ordering::Release);
+        self.durability
+            .hold_manifest(&self.shared.space, text.len() as u64)
+            .map_err(|(missing, shortage)| self.no_room(missing, shortage))?;
+        Manifest::write(&self.durability.body().path().with_extension("json"), &text)?;
+        self.durability.set_complete_manifest(manifest.complete);
         Ok(())
     }
 
@@ -436,29 +281,4 @@ impl Object {
         }
         Ok(all)
     }
-}
-
-/// The `len` bytes from the one numbered `from` on, in pieces.
-fn part(pieces: &[impl AsRef<[u8]>], mut from: usize, mut len: usize) -> Vec<&[u8]> {
-    let mut part = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let piece = piece.as_ref();
-        let rest = &piece[from.min(piece.len())..];
-        from -= piece.len() - rest.len();
-        let rest = &rest[..len.min(rest.len())];
-        len -= rest.len();
-        if !rest.is_empty() {
-            part.push(rest);
-        }
-    }
-    part
-}
-
-/// The sum of exactly this run among those that are known.
-fn known_sum(run: ByteRange, known: &[Sum]) -> Option<Sum> {
-    let wanted = Sum::new(run, 0);
-    let mut same = known
-        .iter()
-        .filter(|sum| (sum.start, sum.end) == (wanted.start, wanted.end));
-    same.next().copied()
 }

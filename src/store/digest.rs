@@ -9,10 +9,9 @@
 use super::error::StoreError;
 use super::object::Object;
 use super::pool;
-use super::presence::Broken;
+use super::progress::Broken;
 use super::store::Store;
 use crate::header::{repr_digest, stated_sha256};
-use crate::sync::lock;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::sync::Arc;
 
@@ -40,7 +39,9 @@ impl Store {
             computed = repr_digest(&computed),
             "what the upstream sent is not what its digest says: it is not kept"
         );
-        object.break_for_good(Broken::Upstream("its digest differs from what it sent".into()));
+        object
+            .presence
+            .break_for_good(Broken::Upstream("its digest differs from what it sent".into()));
         self.remove(object);
         Ok(())
     }
@@ -52,13 +53,13 @@ impl Object {
     ///
     /// # Errors
     /// Where the body cannot be read.
-    pub fn compute_digest(&self) -> Result<Option<[u8; 32]>, StoreError> {
+    pub(super) fn compute_digest(&self) -> Result<Option<[u8; 32]>, StoreError> {
         // Taken before the look: a thread that has waited finds the digest, or computes it itself.
-        let _one = lock(&self.digesting);
+        let _one = self.integrity.digesting();
         if let Some(known) = self.digest() {
             return Ok(Some(known));
         }
-        let epoch = self.epoch();
+        let epoch = self.presence.epoch();
         let Some(length) = self.length().filter(|_| self.is_whole()) else {
             return Ok(None);
         };
@@ -71,13 +72,13 @@ impl Object {
             at += block.len() as u64;
         }
         // A damaged block was found on the way: what was summed is not the representation.
-        if self.epoch() != epoch || !self.is_whole() {
+        if self.presence.epoch() != epoch || !self.is_whole() {
             return Ok(None);
         }
         let Ok(digest) = <[u8; 32]>::try_from(context.finish().as_ref()) else {
             return Ok(None);
         };
-        self.set_digest(digest);
+        self.integrity.set_digest(digest);
         if let Err(error) = self.record_use() {
             tracing::warn!(url = self.url, %error, "could not record a digest");
         }

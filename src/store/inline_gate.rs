@@ -7,11 +7,7 @@
 //! one at a time; one that was not prompt ends that for a second, and for twice as long each time that trust was misplaced
 //! (`docs/decisions/0021-writes-where-they-arrive.md`).
 
-use super::fault;
-use super::object::Object;
-use super::space::pages;
 use crate::gate::{Gate, GateRules, millis};
-use crate::ranges::{ByteOffset, ByteRange};
 use crate::sync::{lock, unless_held};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -72,7 +68,7 @@ impl Default for InlineWriteGate {
 
 impl InlineWriteGate {
     /// Leave to make one write that is a copy and nothing more, as far as can be told.
-    fn try_inline(&self, now: Instant) -> Option<MutexGuard<'_, ()>> {
+    pub(super) fn try_inline(&self, now: Instant) -> Option<MutexGuard<'_, ()>> {
         let leave = unless_held(self.permit.try_lock())?;
         (self.gate.is_open(millis(now)) && !self.hangs(now)).then_some(leave)
     }
@@ -90,6 +86,15 @@ impl InlineWriteGate {
         let number = under_way.begun;
         under_way.since.push((number, now));
         Write { writes: self, number }
+    }
+
+    /// As many prompt writes as open the gate, or one slow one: for tests of what stands behind it.
+    #[cfg(test)]
+    pub(super) fn pretend(&self, now: Instant, is_prompt: bool) {
+        match is_prompt {
+            true => (0..RULES.successes).for_each(|_| self.took(now, PROMPT)),
+            false => self.gate.failed(millis(now), false),
+        }
     }
 
     /// A write that has ended now took so long.
@@ -124,71 +129,22 @@ impl Drop for Write<'_> {
     }
 }
 
-impl Object {
-    /// [`Object::write_missing`] where that is, as far as can be told, a copy into memory: the room is laid out,
-    /// nobody takes any away, and the disk keeps up. `false` where it is not, or fails; some of it may be present then.
-    pub fn write_inline(&self, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> bool {
-        self.write_inline_at(Instant::now(), at, pieces)
-    }
-
-    fn write_inline_at(&self, now: Instant, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> bool {
-        let bytes: usize = pieces.iter().map(|piece| piece.as_ref().len()).sum();
-        let Some(range) = ByteRange::with_len(at, bytes as u64) else {
-            return true;
-        };
-        if !self.is_materialized() {
-            return false;
-        }
-        let Some(_leave) = self.shared.inline_writes.try_inline(now) else {
-            return false;
-        };
-        // While this is held nobody takes room away.
-        let Some(_writing) = unless_held(self.io.try_read()) else {
-            return false;
-        };
-        let gaps: Vec<ByteRange> = {
-            let progress = self.progress();
-            if !progress.held.covers(pages(range)) {
-                return false;
-            }
-            progress.present.gaps(range).collect()
-        };
-        let write = self.shared.inline_writes.begin(now);
-        gaps.into_iter().all(|gap| {
-            let written = self.write_gap(&write, gap, at, pieces);
-            match &written {
-                Ok(()) => fault::point("present"),
-                Err(error) => tracing::debug!(url = self.url, %error, "what was to be written at once is tried again"),
-            }
-            written.is_ok()
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{film, key, open, representation};
     use super::*;
-    use tempfile::TempDir;
-
-    const MIB: u64 = 1 << 20;
-
-    fn know_to_be_prompt(writes: &InlineWriteGate, now: Instant) {
-        (0..RULES.successes).for_each(|_| writes.took(now, PROMPT));
-    }
 
     #[test]
     fn a_slow_inline_write_ends_trust_until_its_rest_is_over() {
         let (writes, now) = (InlineWriteGate::default(), Instant::now());
         let are_prompt = |now: Instant| writes.try_inline(now).is_some();
         assert!(!are_prompt(now));
-        know_to_be_prompt(&writes, now);
+        writes.pretend(now, true);
         assert!(are_prompt(now));
         writes.took(now, PROMPT * 2);
-        know_to_be_prompt(&writes, now);
+        writes.pretend(now, true);
         let rested = now + RULES.rest;
         assert!(!are_prompt(rested), "writes of the rest do not count");
-        know_to_be_prompt(&writes, rested);
+        writes.pretend(rested, true);
         assert!(are_prompt(rested));
         assert_eq!(writes.gate.penalty(), 1);
     }
@@ -196,7 +152,7 @@ mod tests {
     #[test]
     fn no_write_is_inline_while_another_hangs() {
         let (writes, now) = (InlineWriteGate::default(), Instant::now());
-        know_to_be_prompt(&writes, now);
+        writes.pretend(now, true);
         let hanging = writes.begin(now);
         assert!(writes.try_inline(now).is_some(), "it has just begun");
         let _another = writes.begin(now + HANGS);
@@ -210,48 +166,11 @@ mod tests {
     #[test]
     fn a_write_that_fails_ends_trust() {
         let writes = InlineWriteGate::default();
-        know_to_be_prompt(&writes, Instant::now());
+        writes.pretend(Instant::now(), true);
         let write = writes.begin(Instant::now());
         write
             .measure(|| Err(std::io::Error::other("on purpose")))
             .expect_err("it fails");
         assert!(writes.try_inline(Instant::now()).is_none());
-    }
-
-    #[test]
-    fn inline_writes_need_preallocated_room_and_no_retract_under_way() {
-        let dir = TempDir::new().expect("a directory");
-        let store = open(dir.path());
-        let object = film(&store, 1, MIB, 8 * MIB);
-        let step = [[9; 64 * 1024]; 2];
-        let write_of = |object: &Object, at: u64| {
-            // The writes of this test itself may have been slow, and a rest is over after a minute.
-            let later = Instant::now() + Duration::from_secs(120);
-            know_to_be_prompt(&store.shared.inline_writes, later);
-            object.write_inline_at(later, at, &step)
-        };
-        // A write behind a megabyte gets a megabyte preallocated.
-        assert!(!write_of(&object, MIB));
-        store.write(&object, MIB, &[[7; 4096]]).expect("room");
-        let at = MIB + 4096;
-        store.shared.inline_writes.gate.failed(millis(Instant::now()), false);
-        assert!(!object.write_inline(at, &step), "the disk was slow a moment ago");
-        let alone = object.io.write().expect("no panic");
-        assert!(!write_of(&object, at), "somebody takes bytes away");
-        drop(alone);
-        assert!(!write_of(&object, 4 * MIB), "no room is taken for it");
-        assert_eq!(object.present().total(), MIB + 4096, "nothing of that was written");
-        assert!(write_of(&object, at));
-        assert_eq!(object.present().total(), at + 128 * 1024);
-        assert!(
-            object
-                .read_blocking(at, 4096)
-                .expect("written")
-                .iter()
-                .all(|byte| *byte == 9)
-        );
-        assert!(write_of(&object, at), "what is there already is not written again");
-        let new = store.create(&key(2), representation(MIB)).expect("made").object;
-        assert!(!write_of(&new, 0), "it has no file yet");
     }
 }

@@ -18,74 +18,45 @@
 //! A pending object has nothing present. A discarded one is found by no later request, and its body has no name.
 //! `materialized` and `discarded` are set once, under `recorded` or before others have the object.
 //!
-//! *The epoch.* Bytes that are here can go again (retract.rs): damage, or a watched part that makes room. First they
-//! are absent, in `progress` and in the fields that repeat it; then the epoch rises; then the body is punched. A reader
-//! notes the epoch, looks, reads, and believes what it read only if the epoch is the same. Had the epoch risen first, a
-//! reader could note the risen one, still find the bytes, and send a hole.
+//! *The parts.* Each owns its fields, its locks and the essay about them, and knows no object:
 //!
-//! *The locks*, in their order: `digesting`, `recorded`, then `comparing` or `io`, then `arriving`, `unchecked`,
-//! `first_sums` or `digest`, then `progress`. The first three are held over the disk, `io` is shared for one write or
-//! `sendfile` and held alone to punch, the rest are held for moments, by connections' threads too. Wakers are called
-//! with `progress` released; a write still shares `io` then, and a waker only queues its task.
+//! | part | owns |
+//! |---|---|
+//! | [`CurrentHead`] | the head as it stands, the tag that clients are given |
+//! | [`Presence`] | which bytes are here, who waits; the epoch, the length; what is in flight or passes through; room |
+//! | [`Durability`] | the files, the record's set of bytes, the lock against holes |
+//! | [`Integrity`] | sums of what arrives, blocks that are unchecked, the digest |
+//! | [`HotRead`] | the cached small body, the residency probe |
+//! | [`AccessStats`] | hits, and when the last was |
+//!
+//! The steps that need several of them are in the files above this one: writes.rs and commit.rs make bytes present and
+//! durable, retract.rs and damage.rs make them absent, source.rs reads them, reservation.rs takes room for them.
+//!
+//! *The locks*, in their order: the digest's right (`digesting`), the record (`recorded`), then the comparison
+//! (`comparing`) or the lock against holes (`io`), then the sums' own, then the presence's `progress`. The first four are
+//! held over the disk, the rest for moments, by connections' threads too. Wakers are called with `progress` released; a
+//! write still shares `io` then, and a waker only queues its task.
 
 use super::access_stats::{AccessStats, HitCounter};
 use super::body::Body;
-use super::catalog::Catalog;
-use super::error::StoreError;
-use super::inline_gate::InlineWriteGate;
-use super::layout::DirLock;
-use super::preallocate::Preallocation;
-use super::presence::{Broken, Presence, Progress, WaitingAt};
+use super::context::StoreContext;
+use super::current_head::CurrentHead;
+use super::durability::{Durability, Files};
+use super::hot_read::HotRead;
+use super::integrity::Integrity;
+use super::presence::Presence;
 use super::record::Record;
 use super::representation::{Head, Joined, Representation};
-use super::residency::ResidencyProbe;
-use super::sending::Sending;
-use super::small_body::{SMALL_BYTES, SmallBodyCache, SmallBodySlot};
-use super::space::{Space, pages_of};
-use super::sums::{Arriving, Group, Unchecked};
-use crate::api::ObjectState;
-use crate::clock::{SharedClock, unix_seconds};
+use super::small_body::SmallBodySlot;
+use super::space::pages_of;
+use crate::clock::unix_seconds;
 use crate::header::EntityTag;
-use crate::key::{self, ObjectId, ObjectKey};
-use crate::ranges::{self, ByteOffset, ByteRange, RangeSet};
-use crate::sync::lock;
-use arc_swap::{ArcSwap, Guard};
-use bytes::Bytes;
-use crossbeam_utils::CachePadded;
+use crate::key::{ObjectId, ObjectKey};
+use crate::ranges::{self, RangeSet};
+use arc_swap::Guard;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
-use std::task::Waker;
-use std::time::Instant;
-use tokio::sync::Notify;
-
-/// The parts of a store that its objects use.
-#[derive(Debug)]
-pub(super) struct StoreContext {
-    pub(super) catalog: Catalog,
-    pub(super) clock: SharedClock,
-    pub(super) space: Space,
-    pub(super) preallocation: Preallocation,
-    /// Whether writing waits for the disk.
-    pub(super) inline_writes: InlineWriteGate,
-    pub(super) small_bodies: Arc<SmallBodyCache>,
-    /// Whether bytes can be sent without a copy.
-    pub(super) sending: Sending,
-    /// No object was closed that has more on the disk than its record speaks of. Release, Acquire; orders nothing else.
-    pub(super) is_exact: AtomicBool,
-    /// Blocks that did not match their checksums. Relaxed: a counter that orders nothing.
-    pub(super) bad_blocks: AtomicU64,
-    /// Bytes taken out of objects that stay. Relaxed: a counter that orders nothing.
-    pub(super) punched_bytes: AtomicU64,
-    /// The data directory's lock: held until the catalog above is closed.
-    pub(super) _lock: DirLock,
-    /// Dropped last; see [`super::Store::ending`].
-    pub(super) _alive: Sender<()>,
-}
-
-/// Stands for `None` in `known_length`: no object is that long, since files end at 2^63 bytes.
-const UNKNOWN: u64 = u64::MAX;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One generation of one URL.
 pub struct Object {
@@ -95,66 +66,13 @@ pub struct Object {
     pub(super) created: u64,
     /// Whether evictions pass it over. Release, Acquire; orders nothing: it is loaded again under the map's lock.
     pinned: AtomicBool,
-    etag: EntityTag,
-    /// Whether clients are told the tag.
-    shows_etag: bool,
-    head: ArcSwap<Head>,
-    /// The whole body, where it is small; gone as soon as the epoch rises.
-    pub(super) small_body: Arc<SmallBodySlot>,
-    pub(super) body: Body,
-    /// The files and the record of the object exist. Release, Acquire: who finds it set finds the body's file.
-    pub(super) materialized: AtomicBool,
-    /// The room that was taken for its manifest. AcqRel, Release under `recorded`, Acquire without it.
-    pub(super) manifest_bytes: AtomicU64,
-    pub(super) shared: Arc<StoreContext>,
-    /// As `progress` says, for those who would not wait for its lock. Release, Acquire: who sees `whole` set sees the
-    /// next two fields, stored before it, and the bytes, written before it.
-    whole: AtomicBool,
-    /// As `progress` says. Release, before `whole`; Acquire.
-    unverified: AtomicBool,
-    /// As `progress` says; [`UNKNOWN`] where it is not known. Release, before `whole`; Acquire.
-    known_length: AtomicU64,
-    /// The upstream was found to give no parts of it. Release, Acquire; orders nothing else.
-    without_parts: AtomicBool,
-    /// Removed or replaced. Release before a cached body is taken out, Acquire after one was put in: none is left.
-    pub(super) discarded: AtomicBool,
+    head: CurrentHead,
+    pub(super) presence: Presence,
+    pub(super) durability: Durability,
+    pub(super) integrity: Integrity,
+    pub(super) hot: HotRead,
     pub(super) access: Arc<AccessStats>,
-    demand: Notify,
-    /// Rung when a reader begins to wait: a session that has bytes which the disk does not take may listen.
-    pub(super) pass_through_demand: Notify,
-    /// Why bytes are forwarded unstored: 0 or a [`super::PassThroughReason`]. Release, Acquire; orders nothing else.
-    pub(super) pass_through: AtomicU8,
-    /// The pass-through buffer holds bytes. Release under `progress`; Acquire, after a look that may have found some.
-    pub(super) has_pass_through: AtomicBool,
-    /// Bytes of it are in flight: being written, and held for readers until then. Release, Acquire, likewise.
-    pub(super) has_in_flight: AtomicBool,
-    /// AcqRel, under `progress`: who loads the risen one (Acquire) finds the bytes absent; the body is touched later.
-    epoch: AtomicU64,
-    /// Whether its bytes have to be probed for in the page cache before they are sent.
-    pub(super) residency: CachePadded<ResidencyProbe>,
-    /// Present bytes and waiters: no byte arrives between a look and a wait. Under it no waker is called, no disk asked.
-    progress: Mutex<Progress>,
-    /// The bytes that the record names. Held over sync, sums, manifest and record: each record follows the last whole.
-    pub(super) recorded: Mutex<RangeSet>,
-    /// Keeps pages that are written or sent from being punched; connections' threads only try it. Taking it for a read
-    /// writes to it too, once a call: no other field shares its cache line.
-    pub(super) io: CachePadded<RwLock<()>>,
-    /// Sums under way, since sessions write side by side; held while the pieces of one write are hashed.
-    pub(super) arriving: Mutex<Arriving>,
-    /// Blocks not compared since the opening; `progress` is taken under it to make a bad one absent first.
-    pub(super) unchecked: Mutex<Unchecked>,
-    /// Whether `unchecked` holds anything. Release, Acquire: who sees it fall finds all bad blocks absent.
-    pub(super) has_unchecked: AtomicBool,
-    /// The first blocks' sums, from the opening until others are stored: first reads need no catalog. Held for a copy.
-    pub(super) first_sums: Mutex<Option<Group>>,
-    /// Held while a block is read and compared: once, however many readers wait for it.
-    pub(super) comparing: Mutex<()>,
-    /// The manifest says that all bytes are here. Release, Acquire, AcqRel, though all who touch it hold `recorded`.
-    pub(super) complete_manifest: AtomicBool,
-    /// The SHA-256, which no atomic holds; held for a copy.
-    digest: Mutex<Option<[u8; 32]>>,
-    /// Held while the digest is computed, seconds for a film: once, however many ask. Taken before `recorded`.
-    pub(super) digesting: Mutex<()>,
+    pub(super) shared: Arc<StoreContext>,
 }
 
 impl Object {
@@ -183,7 +101,7 @@ impl Object {
             manifest_bytes: 0,
         };
         let object = Self::from_record(key.id(), record, RangeSet::new(), body, shared);
-        object.materialized.store(false, Ordering::Release);
+        object.durability.set_materialized(false);
         object
     }
 
@@ -195,47 +113,24 @@ impl Object {
         body: Body,
         shared: Arc<StoreContext>,
     ) -> Self {
-        let progress = Progress::recorded(durable.clone(), record.complete_length, record.unverified);
-        let unchecked = Unchecked::of(&durable);
-        let whole = progress.is_whole();
+        let small_body = SmallBodySlot::new(&shared.small_bodies, id, record.generation);
+        let (length, unverified) = (record.complete_length, record.unverified);
+        let presence = Presence::recorded(durable.clone(), length, unverified, Arc::clone(&small_body));
+        let is_whole = presence.is_whole();
+        let clock = &*shared.clock;
         Self {
             id,
             access: Arc::new(AccessStats::of(&record)),
-            etag: etag_for(&record.representation, id, record.generation),
-            shows_etag: shows_etag(&record.representation),
+            head: CurrentHead::new(id, record.generation, record.representation, record.validated, clock),
             url: record.url,
             generation: record.generation,
             created: record.created,
             pinned: AtomicBool::new(record.pinned),
-            small_body: Arc::default(),
-            head: ArcSwap::new(Head::new(record.representation, record.validated, &*shared.clock)),
-            body,
-            materialized: AtomicBool::new(true),
-            manifest_bytes: AtomicU64::new(record.manifest_bytes),
+            presence,
+            integrity: Integrity::unchecked(&durable, record.digest),
+            durability: Durability::recorded_as(body, durable, record.manifest_bytes, is_whole),
+            hot: HotRead::new(small_body),
             shared,
-            whole: AtomicBool::new(whole),
-            unverified: AtomicBool::new(record.unverified),
-            known_length: AtomicU64::new(record.complete_length.unwrap_or(UNKNOWN)),
-            without_parts: AtomicBool::new(false),
-            discarded: AtomicBool::new(false),
-            demand: Notify::new(),
-            pass_through_demand: Notify::new(),
-            pass_through: AtomicU8::new(0),
-            has_pass_through: AtomicBool::new(false),
-            has_in_flight: AtomicBool::new(false),
-            epoch: AtomicU64::new(0),
-            residency: CachePadded::default(),
-            progress: Mutex::new(progress),
-            recorded: Mutex::new(durable),
-            io: CachePadded::default(),
-            arriving: Mutex::default(),
-            has_unchecked: AtomicBool::new(!unchecked.is_empty()),
-            unchecked: Mutex::new(unchecked),
-            first_sums: Mutex::default(),
-            comparing: Mutex::default(),
-            complete_manifest: AtomicBool::new(whole),
-            digest: Mutex::new(record.digest),
-            digesting: Mutex::default(),
         }
     }
 
@@ -264,26 +159,19 @@ impl Object {
         self.head.load().representation.clone()
     }
 
-    /// Whether later sessions may ask for ranges of it.
-    pub fn has_ranges(&self) -> bool {
-        self.head.load().representation.ranges
-    }
-
     /// Whether its bytes are those of one exchange, and the upstream gives parts: a far position is then better asked
     /// for by an exchange of its own than waited for.
     pub fn gives_parts_apart(&self) -> bool {
-        let head = self.head.load();
-        let representation = &head.representation;
-        representation.gives_parts && !representation.ranges && !self.without_parts.load(Ordering::Acquire)
+        self.head.gives_parts_apart()
     }
 
     /// The upstream has given the whole where a part was asked for.
     pub fn note_without_parts(&self) {
-        self.without_parts.store(true, Ordering::Release);
+        self.head.note_without_parts();
     }
 
     /// Bytes of another exchange were compared with its own, and join them.
-    pub fn note_compared(&self) {
+    pub(super) fn note_compared(&self) {
         let head = Arc::clone(&*self.head());
         if head.representation.joined == Joined::Proven {
             let mut representation = head.representation.clone();
@@ -292,16 +180,10 @@ impl Object {
         }
     }
 
-    /// Whether it is a reply with another status than 200: what it says of the resource, none of its bytes.
-    pub fn is_bare_response(&self) -> bool {
-        self.head.load().representation.status != 200
-    }
-
     /// Puts another head in the place of the one before.
     pub(super) fn set_head(&self, representation: Representation, validated: u64) {
-        self.head
-            .store(Head::new(representation, validated, &*self.shared.clock));
-        self.invalidate_small_body();
+        self.head.replace(representation, validated, &*self.shared.clock);
+        self.hot.small_body().invalidate();
     }
 
     /// The tag that clients are given: strong, and the same from the first byte to the last. The upstream's own where
@@ -309,57 +191,38 @@ impl Object {
     /// and of what the upstream says: so the parts that several exchanges bring of one film have one tag. Where it says
     /// nothing, the tag is made of the generation.
     pub fn etag(&self) -> &EntityTag {
-        &self.etag
+        self.head.etag()
     }
 
     /// Whether clients are told the tag: not where the upstream says nothing and parts come by exchanges of their own. A
     /// player that sent one part's tag with its request for the next would be refused, and nothing tells that they match.
     pub fn shows_etag(&self) -> bool {
-        self.shows_etag
+        self.head.shows_etag()
+    }
+
+    /// Which bytes are here, and who waits.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// The complete length in bytes, as soon as it is known.
     pub fn length(&self) -> Option<u64> {
-        match self.known_length.load(Ordering::Acquire) {
-            UNKNOWN => None,
-            length => Some(length),
-        }
+        self.presence.length()
     }
 
     /// Whether every byte of a known length is here.
     pub fn is_whole(&self) -> bool {
-        self.whole.load(Ordering::Acquire)
-    }
-
-    /// How much is here.
-    pub fn state(&self) -> ObjectState {
-        match (self.is_whole(), self.unverified.load(Ordering::Acquire)) {
-            (false, _) => ObjectState::Incomplete,
-            (true, false) => ObjectState::Complete,
-            (true, true) => ObjectState::Unverified,
-        }
-    }
-
-    /// Rises whenever bytes that were here go. What was read is only to be believed where the epoch
-    /// from before [`Object::look`] still holds after the read.
-    pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
-    }
-
-    /// To be called under the lock, before bytes that are here are touched.
-    pub(super) fn raise_epoch(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
-        self.invalidate_small_body();
+        self.presence.is_whole()
     }
 
     /// Whether it was removed or replaced: later requests do not find it.
     pub fn is_discarded(&self) -> bool {
-        self.discarded.load(Ordering::Acquire)
+        self.durability.is_discarded()
     }
 
     /// Whether its files could be made; where not, its bytes only pass by.
-    pub fn is_materialized(&self) -> bool {
-        self.materialized.load(Ordering::Acquire)
+    pub(super) fn is_materialized(&self) -> bool {
+        self.durability.is_materialized()
     }
 
     /// Whether the object is never to be evicted.
@@ -373,129 +236,12 @@ impl Object {
 
     /// The SHA-256 of the complete representation, where it has been computed.
     pub fn digest(&self) -> Option<[u8; 32]> {
-        *lock(&self.digest)
-    }
-
-    pub(super) fn set_digest(&self, digest: [u8; 32]) {
-        *lock(&self.digest) = Some(digest);
+        self.integrity.digest()
     }
 
     /// Disk space of the object, in bytes.
-    pub fn disk_bytes(&self) -> u64 {
-        self.progress().held.total() + self.manifest_bytes.load(Ordering::Acquire)
-    }
-
-    /// The bytes that are stored.
-    pub fn present(&self) -> RangeSet {
-        self.progress().present.clone()
-    }
-
-    /// The bytes that readers may have now: those that are stored, and those that are being.
-    pub fn available(&self) -> RangeSet {
-        let progress = self.progress();
-        let mut all = progress.present.clone();
-        for range in progress.in_flight.ranges() {
-            all.insert(range);
-        }
-        all
-    }
-
-    /// How many bytes are stored.
-    pub fn present_bytes(&self) -> u64 {
-        self.progress().present.total()
-    }
-
-    /// The presence at `at` now; `None` means absent, and the reader may wait with a [`super::Watch`].
-    pub fn look(&self, at: ByteOffset) -> Option<Presence> {
-        if self.is_whole() {
-            let length = self.length().unwrap_or_default();
-            return Some(if at < length {
-                Presence::Here(length)
-            } else {
-                Presence::End
-            });
-        }
-        self.progress().look(at)
-    }
-
-    /// Whether every byte of the range is stored.
-    pub fn covers(&self, range: ByteRange) -> bool {
-        self.is_whole() || self.progress().present.covers(range)
-    }
-
-    /// Where readers wait, in order.
-    pub fn waiting(&self) -> Vec<WaitingAt> {
-        self.progress().waiting()
-    }
-
-    /// Rung when a reader begins or ceases to wait.
-    pub fn demand(&self) -> &Notify {
-        &self.demand
-    }
-
-    /// Up to `len` bytes at `at` out of memory; `None` where the disk must be waited for. They are to be
-    /// believed only while the [epoch](Object::epoch) lasts.
-    ///
-    /// # Errors
-    /// Where the body cannot be read, or ends before bytes that were recorded as present.
-    pub fn read_now(&self, at: ByteOffset, len: usize) -> Result<Option<Bytes>, StoreError> {
-        if let Some(mut piece) = self.held(at) {
-            piece.truncate(len);
-            return Ok(Some(piece));
-        }
-        if !self.is_checked(at, len) {
-            return Ok(None);
-        }
-        if let Some(slice) = self.small_body.slice(at, len) {
-            return Ok(Some(slice));
-        }
-        // Noted before the bytes are read: a body that was taken away meanwhile is not cached.
-        let epoch = self.epoch();
-        // A read error is reported by the blocking read that follows, which may take its time.
-        let block = self.body.read_now(at, len).unwrap_or_default();
-        if let Some(block) = &block
-            && at == 0
-            && block.len() as u64 <= SMALL_BYTES
-            && self.is_whole()
-            && self.length() == Some(block.len() as u64)
-        {
-            self.cache_small_body(block, epoch);
-        }
-        Ok(block)
-    }
-
-    /// The piece in memory that holds `at`, from there on, of bytes that are being written or pass through unstored.
-    pub fn held(&self, at: ByteOffset) -> Option<Bytes> {
-        if !self.has_pass_through() && !self.has_in_flight.load(Ordering::Acquire) {
-            return None;
-        }
-        let progress = self.progress();
-        let passing_through = || progress.pass_through.piece_at(at);
-        progress.in_flight.piece_at(at).or_else(passing_through)
-    }
-
-    /// Up to `len` bytes at `at`, waiting for the disk: for a blocking thread. Blocks that were not read since the start
-    /// are compared with their checksums first; one that does not match goes, with the epoch.
-    ///
-    /// # Errors
-    /// As [`Object::read_now`].
-    pub fn read_blocking(&self, at: ByteOffset, len: usize) -> Result<Bytes, StoreError> {
-        if self.has_unchecked.load(Ordering::Acquire) {
-            self.check(at, len);
-        }
-        self.body.read_blocking(at, len).map_err(|source| {
-            // Bytes that do not read are made absent, so that a reader which looks again waits until they are fetched.
-            self.drop_unreadable(at, &source);
-            self.read_error(at, source)
-        })
-    }
-
-    fn read_error(&self, at: ByteOffset, source: std::io::Error) -> StoreError {
-        StoreError::Read {
-            url: self.url.clone(),
-            at,
-            source,
-        }
+    pub(super) fn disk_bytes(&self) -> u64 {
+        self.presence.held_bytes() + self.durability.manifest_bytes()
     }
 
     /// Notes that the object answered a request at `now`, in seconds since 1970.
@@ -509,51 +255,19 @@ impl Object {
     }
 
     /// When the object last answered a request, in seconds since 1970.
-    pub fn last_used(&self) -> u64 {
+    pub(super) fn last_used(&self) -> u64 {
         self.access.last()
     }
 
     /// When the upstream last said that this is its representation, in seconds since 1970.
-    pub fn validated(&self) -> u64 {
+    pub(super) fn validated(&self) -> u64 {
         self.head.load().validated
-    }
-
-    /// When the reader that waits longest for its byte began to.
-    pub fn longest_wait(&self) -> Option<Instant> {
-        self.progress().longest_wait()
-    }
-
-    /// Breaks the readers that have waited since `cutoff` or before: the upstream has failed too long.
-    pub fn break_waiters(&self, why: &Broken, cutoff: Instant) {
-        let woken = self.progress().break_waiters(why, cutoff);
-        wake(woken);
-    }
-
-    /// Breaks all readers that need bytes which are absent, now and later.
-    pub fn break_for_good(&self, why: Broken) {
-        let woken = self.progress().break_for_good(why);
-        wake(woken);
-    }
-
-    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
-        lock(&self.progress)
-    }
-
-    /// Repeats outside the lock what the progress says inside it.
-    pub(super) fn mirror(&self, progress: &Progress) {
-        self.known_length
-            .store(progress.length.unwrap_or(UNKNOWN), Ordering::Release);
-        self.unverified.store(progress.unverified, Ordering::Release);
-        self.whole.store(progress.is_whole(), Ordering::Release);
     }
 
     pub(super) fn record(&self, durable: &RangeSet) -> Record {
         // First: a hit that is counted meanwhile must not pass for recorded.
         self.access.persisted();
-        let (length, unverified) = {
-            let progress = self.progress();
-            (progress.length, progress.unverified)
-        };
+        let (length, unverified) = self.presence.length_and_doubt();
         Record {
             url: self.url.clone(),
             generation: self.generation,
@@ -567,21 +281,21 @@ impl Object {
             hits: self.access.hits(),
             pinned: self.is_pinned(),
             digest: self.digest(),
-            manifest_bytes: self.manifest_bytes.load(Ordering::Acquire),
+            manifest_bytes: self.durability.manifest_bytes(),
         }
     }
 
     /// Room that was taken for pages that no record speaks of: what a failing disk left.
     pub(super) fn unrecorded_room(&self) -> u64 {
-        let recorded = pages_of(&lock(&self.recorded)).total();
-        self.progress().held.total().saturating_sub(recorded)
+        let recorded = pages_of(&self.durability.recorded()).total();
+        self.presence.held_bytes().saturating_sub(recorded)
     }
 }
 
 impl Drop for Object {
     fn drop(&mut self) {
-        self.invalidate_small_body();
-        let room = if self.discarded.load(Ordering::Acquire) || !self.materialized.load(Ordering::Acquire) {
+        self.hot.small_body().invalidate();
+        let room = if self.durability.files() != Files::Made {
             // A removed file keeps its disk space until its last descriptor closes.
             self.disk_bytes()
         } else {
@@ -601,38 +315,7 @@ impl fmt::Debug for Object {
         f.debug_struct("Object")
             .field("url", &self.url)
             .field("generation", &self.generation)
-            .field("present", &self.present_bytes())
+            .field("present", &self.presence.present_bytes())
             .finish_non_exhaustive()
     }
-}
-
-pub(super) fn wake(wakers: Vec<Waker>) {
-    wakers.into_iter().for_each(Waker::wake);
-}
-
-fn etag_for(representation: &Representation, id: ObjectId, generation: u64) -> EntityTag {
-    let validators = &representation.validators;
-    if let Some(tag) = validators.entity_tag().filter(|tag| !tag.is_weak()) {
-        return tag;
-    }
-    let id = id.to_string();
-    if !has_say(representation) {
-        return EntityTag::strong(&format!("{}-{generation:x}", &id[..16]));
-    }
-    let length = representation
-        .complete_length
-        .map_or_else(String::new, |length| length.to_string());
-    let said = [&validators.etag, &validators.last_modified].map(|field| field.as_deref().unwrap_or_default());
-    let digest = key::digest_of(&[said[0].as_bytes(), said[1].as_bytes(), length.as_bytes()]);
-    EntityTag::strong(&format!("{}-{}", &id[..16], key::Hex(&digest[..8])))
-}
-
-/// Whether the upstream says something by which representations are told apart.
-fn has_say(representation: &Representation) -> bool {
-    representation.joined != Joined::Distrusted && !representation.validators.says_nothing()
-}
-
-fn shows_etag(representation: &Representation) -> bool {
-    let is_apart = representation.gives_parts && !representation.ranges;
-    has_say(representation) || !is_apart
 }

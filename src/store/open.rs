@@ -143,14 +143,14 @@ impl Changing<'_> {
         let mut idle: Vec<(u64, ObjectId)> = map
             .iter()
             // The map's own reference: under its lock no other can be made. What is not recorded would be lost.
-            .filter(|(_, object)| Arc::strong_count(object) == 1 && !object.has_unrecorded())
+            .filter(|(_, object)| Arc::strong_count(object) == 1 && !object.presence.has_unrecorded())
             .map(|(id, object)| (object.last_used(), *id))
             .collect();
         idle.sort_unstable();
         let least = idle.iter().take(CLOSED_AT_ONCE);
         let closed: Vec<_> = least.filter_map(|(_, id)| map.remove(id)).collect();
         // The cached small body is invalidated; after reopening, hits are counted from the persisted record.
-        closed.iter().for_each(|object| object.invalidate_small_body());
+        closed.iter().for_each(|object| object.hot.small_body().invalidate());
         // Where most are in use, they are not looked at again for each one that comes.
         let crowded_at = self.objects.idle.max(map.len() + CLOSED_AT_ONCE / 2);
         self.objects.crowded_at.store(crowded_at, Ordering::Relaxed);

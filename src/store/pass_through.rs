@@ -3,7 +3,7 @@
 //!
 //! The bytes themselves lie in the tails of pass_through_buffer.rs.
 
-use super::object::{Object, wake};
+use super::presence::{Presence, wake};
 use crate::ranges::{ByteOffset, ByteRange};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
@@ -28,7 +28,7 @@ impl PassThroughReason {
     }
 }
 
-impl Object {
+impl Presence {
     /// Why bytes are forwarded unstored at the moment, where they are.
     pub fn pass_through_reason(&self) -> Option<PassThroughReason> {
         match self.pass_through.load(Ordering::Acquire) {
@@ -63,7 +63,7 @@ impl Object {
     }
 
     /// Bytes are stored again from now on. Those that were forwarded stay in memory until readers have them
-    /// ([`Object::release_before`]).
+    /// ([`Presence::release_before`]).
     pub fn stop_pass_through(&self) {
         self.pass_through.store(0, Ordering::Release);
     }

@@ -124,11 +124,11 @@ impl Store {
 
 /// The line of an open object.
 pub fn summary_of(object: &Arc<Object>) -> ObjectSummary {
-    let present = object.present();
+    let present = object.presence.present();
     ObjectSummary {
         id: object.id().to_string(),
         url: object.url().to_owned(),
-        state: object.state(),
+        state: object.presence.state(),
         complete_length: object.length(),
         present: pairs(&present),
         present_bytes: present.total(),

@@ -12,8 +12,8 @@ use super::record::Record;
 use super::recover;
 use super::space::Stated;
 use super::store::Store;
+use super::usage_recount::UsageRecount;
 use crate::key::ObjectId;
-use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -21,42 +21,6 @@ use std::sync::Arc;
 /// Records that are counted before other threads get the lock. A judgement: a thread that opens an object
 /// waits for one batch at most.
 const BATCH: usize = 256;
-
-/// The count, while it lasts.
-#[derive(Debug, Default)]
-pub(super) struct UsageRecount {
-    /// All up to and with this one are counted.
-    up_to: Option<ObjectId>,
-    /// The space at the start, in bytes, of objects that were changed before they were counted.
-    touched: HashMap<ObjectId, u64>,
-    counted: u64,
-    /// The count is right, or the ledger was: so the next start may believe it.
-    pub(super) is_exact: bool,
-    /// The recount is still due.
-    pub(super) due: bool,
-}
-
-impl UsageRecount {
-    pub(super) fn new(stated: Stated) -> Self {
-        Self {
-            is_exact: matches!(stated, Stated::Exactly(_)),
-            due: !matches!(stated, Stated::Exactly(_)),
-            ..Self::default()
-        }
-    }
-
-    /// The count was made while bytes were written, so it is not exact.
-    pub(super) fn counted_nearly(&mut self) {
-        *self = Self::default();
-    }
-
-    /// An object is about to change, come or go, which takes so many bytes now.
-    pub(super) fn touch(&mut self, id: ObjectId, bytes: u64) {
-        if self.due && self.up_to.is_none_or(|counted| counted < id) {
-            self.touched.entry(id).or_insert(bytes);
-        }
-    }
-}
 
 /// Whether an object is complete, and its upstream's statement was never compared with it.
 fn is_unproven(record: &Record) -> bool {

@@ -138,6 +138,16 @@ impl Head {
         &self.representation
     }
 
+    /// Whether later sessions may ask for ranges of the object.
+    pub fn has_ranges(&self) -> bool {
+        self.representation.ranges
+    }
+
+    /// Whether it is that of a reply with another status than 200: what it says of the resource, none of its bytes.
+    pub fn is_bare_response(&self) -> bool {
+        self.representation.status != 200
+    }
+
     /// When the upstream last vouched for it, in seconds since 1970.
     pub fn validated(&self) -> u64 {
         self.validated

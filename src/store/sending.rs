@@ -8,14 +8,13 @@
 //!   the disk, once: nothing is sent this way for a while after. Waiting for a processor takes as long on a busy
 //!   machine, so the kernel is asked whether the thread has read from a disk. Single stretches of what is asked for
 //!   all the time are looked for now and then only (residency.rs).
-//! - No page is given back while the lock that writers share is held. Pages that a socket holds already keep their
+//! - No page is given back while the lock that writers share is held, and the caller holds it (source.rs). Pages that a socket holds already keep their
 //!   bytes when the file gives them back, since whole pages are given back and never written to again.
 
-use super::object::Object;
 use super::reading;
 use super::residency::ResidencyProbe;
 use crate::gate::{Gate, GateRules, millis};
-use crate::ranges::{ByteOffset, ByteRange};
+use crate::ranges::ByteOffset;
 use rustix::io::Errno;
 use std::cell::Cell;
 use std::fs::File;
@@ -60,71 +59,90 @@ impl Default for Sending {
     }
 }
 
-impl Object {
-    /// Sends up to `len` bytes at `at` to a socket that does not wait; how many. `None` where they are to be read
-    /// instead: they are absent, unchecked, not in memory, or the file system does not do this.
-    ///
-    /// # Errors
-    /// The error of the socket; [`io::ErrorKind::WouldBlock`] where it takes nothing now.
-    pub fn send_now(&self, to: impl AsFd, at: ByteOffset, len: usize) -> io::Result<Option<usize>> {
-        self.send_after(|| (), to, at, len)
-    }
-
-    /// The same; `found` is called when the bytes were found to be here, before they are sent.
-    pub(super) fn send_after(
-        &self,
-        found: impl FnOnce(),
-        to: impl AsFd,
-        at: ByteOffset,
-        len: usize,
-    ) -> io::Result<Option<usize>> {
-        let Sending(gate) = &self.shared.sending;
+impl Sending {
+    /// A call that may send begins; `None` while sending rests.
+    pub(super) fn begin(&self) -> Option<SendCall<'_>> {
         let begun = Instant::now();
         let began = millis(begun);
         let reads = ThreadReads::known(begun);
-        if !gate.is_open(began) || self.has_pass_through() || !self.is_checked(at, len) {
-            return Ok(None);
-        }
-        // Retraction waits for this lock, and has made the pages absent before.
-        // Tried, not waited for: a hole is being punched, and reading waits for that on another thread.
-        let Ok(_kept) = self.io.try_read() else {
-            return Ok(None);
-        };
-        let is_here = ByteRange::with_len(at, len as u64).is_some_and(|range| self.covers(range));
-        let file = match self.body.file() {
-            Ok(file) if is_here => file,
-            _ => return Ok(None),
-        };
-        let look = self.look_for(file, at, len, began, &reads);
+        let Self(gate) = self;
+        gate.is_open(began).then_some(SendCall {
+            gate,
+            begun,
+            began,
+            reads,
+        })
+    }
+}
+
+/// A call that sends, from its beginning.
+#[derive(Debug)]
+pub(super) struct SendCall<'a> {
+    gate: &'a Gate,
+    begun: Instant,
+    /// The same by [`millis`].
+    began: u64,
+    reads: ThreadReads,
+}
+
+/// The bytes of a file that a call is to send.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stretch<'a> {
+    /// The object of the bytes, for the log.
+    pub(super) url: &'a str,
+    pub(super) file: &'a File,
+    pub(super) at: ByteOffset,
+    pub(super) len: usize,
+    /// The complete length of the object, where it is known.
+    pub(super) length: Option<u64>,
+}
+
+impl SendCall<'_> {
+    /// Sends up to so many bytes to a socket that does not wait; how many. `None` where they are to be read instead:
+    /// they are not in memory, or the file system does not do this. `found` is called when they were found to be in
+    /// memory, before they are sent.
+    ///
+    /// # Errors
+    /// The error of the socket; [`io::ErrorKind::WouldBlock`] where it takes nothing now.
+    pub(super) fn send(
+        &self,
+        residency: &ResidencyProbe,
+        stretch: &Stretch<'_>,
+        found: impl FnOnce(),
+        to: impl AsFd,
+    ) -> io::Result<Option<usize>> {
+        let look = self.look_for(residency, stretch);
         if look == Look::Missed {
             return Ok(None);
         }
         found();
-        let sent = send(to, file, at, len);
+        let sent = send(to, stretch.file, stretch.at, stretch.len);
         let ended = Instant::now();
         // Elapsed time alone does not tell a disk from a busy processor: `ThreadReads` does.
-        if reads.has_waited(begun, ended) {
-            tracing::debug!(url = self.url(), at, "sending has waited for the disk; it rests");
-            gate.failed(millis(ended), false);
-            self.residency.missed(millis(ended), look == Look::LeftOut);
+        if self.reads.has_waited(self.begun, ended) {
+            let (url, at) = (stretch.url, stretch.at);
+            tracing::debug!(url, at, "sending has waited for the disk; it rests");
+            self.gate.failed(millis(ended), false);
+            residency.missed(millis(ended), look == Look::LeftOut);
         } else if let (Look::Found { last, length }, Ok(Some(_))) = (look, &sent) {
-            self.residency.found(began, last, length);
+            residency.found(self.began, last, length);
         }
         sent
     }
 
     /// Looks for the bytes in memory, as far as that is due.
-    fn look_for(&self, file: &File, at: ByteOffset, len: usize, now: u64, reads: &ThreadReads) -> Look {
+    fn look_for(&self, residency: &ResidencyProbe, stretch: &Stretch<'_>) -> Look {
+        let Stretch { file, at, len, .. } = *stretch;
         let last = at + (len as u64).max(1) - 1;
         // A kernel that does not tell a thread's disk reads cannot show that a call has waited: probe each time.
-        let length = self.length().filter(|_| reads.bytes.is_some());
+        let length = stretch.length.filter(|_| self.reads.bytes.is_some());
         let length = length.filter(|_| len as u64 <= STRETCH_BYTES);
-        let is_trusted = length.is_some_and(|length| self.residency.may_skip(now, last, length));
+        let is_trusted = length.is_some_and(|length| residency.may_skip(self.began, last, length));
         if is_trusted && !ResidencyProbe::is_turn() {
             return Look::LeftOut;
         }
         if !is_in_memory(file, at, len) {
-            self.residency.missed(now, is_trusted);
+            residency.missed(self.began, is_trusted);
             // The kernel has begun to read it, on this thread's account.
             ThreadReads::forget();
             return Look::Missed;
@@ -203,7 +221,7 @@ fn read_bytes(io: &str) -> Option<u64> {
 /// Sends from the page cache.
 ///
 /// # Errors
-/// As [`Object::send_now`].
+/// As [`SendCall::send`].
 fn send(to: impl AsFd, file: &File, at: ByteOffset, len: usize) -> io::Result<Option<usize>> {
     let mut from = at;
     match rustix::fs::sendfile(to, file, Some(&mut from), len) {
@@ -231,6 +249,7 @@ fn is_in_memory(file: &File, at: ByteOffset, len: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::object::Object;
     use super::super::tests::{film, open};
     use super::*;
     use std::io::Read;
@@ -244,13 +263,16 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
         let mut page = [0; 4096];
         for _ in 0..times {
-            if let Some(sent) = object.send_now(&ours, 0, page.len()).expect("a socket") {
+            if let Some(sent) = object.source().send_now(&ours, 0, page.len()).expect("a socket") {
                 theirs.read_exact(&mut page[..sent]).expect("what was sent");
                 assert!(page[..sent].iter().all(|byte| *byte == 7));
             }
         }
         let now = millis(Instant::now());
-        !object.residency.may_skip(now, 4095, object.length().expect("known"))
+        !object
+            .hot
+            .residency()
+            .may_skip(now, 4095, object.length().expect("known"))
     }
 
     #[test]
@@ -264,14 +286,14 @@ mod tests {
         while send_first_page(&object, 1500) {
             assert!(begun.elapsed() < PATIENCE, "it is looked for each time");
         }
-        let file = object.body.file().expect("a file");
+        let file = object.durability.body().file().expect("a file");
         file.sync_all().expect("on the disk");
         let drop_pages = || rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).expect("told");
         drop_pages();
         if reading::is_in_memory(file, 0) {
             return; // A file system that lies in memory drops nothing.
         }
-        while object.residency.penalty() == 0 {
+        while object.hot.residency().penalty() == 0 {
             assert!(begun.elapsed() < PATIENCE, "what is dropped is not noticed");
             // The second of trust may be over: sending as often once more brings it back.
             if send_first_page(&object, 1500) {

@@ -11,7 +11,6 @@
 //!                                    └─────────────► SmallBody ◄─────────┘ ◄── headers that a worker remembers
 //! ```
 
-use super::object::Object;
 use crate::key::ObjectId;
 use crate::ranges::ByteRange;
 use arc_swap::ArcSwapOption;
@@ -38,8 +37,13 @@ type BodyKey = (ObjectId, u64);
 pub(super) struct SmallBodyCache(Cache<BodyKey, CachedBody, BodyWeight, DefaultHashBuilder, Eviction>);
 
 /// The place in an object for its cached body.
-#[derive(Debug, Default)]
-pub(super) struct SmallBodySlot(ArcSwapOption<SmallBody>);
+#[derive(Debug)]
+pub(super) struct SmallBodySlot {
+    body: ArcSwapOption<SmallBody>,
+    key: BodyKey,
+    /// Has the slots by weak references: there is no circle.
+    cache: Arc<SmallBodyCache>,
+}
 
 /// A body in memory. Who holds one may answer from it without its object for as long as it [is current].
 ///
@@ -79,7 +83,7 @@ impl Lifecycle<BodyKey, CachedBody> for Eviction {
         cached.body.invalidate();
         if let Some(slot) = cached.slot.upgrade() {
             // Another body may have taken its place.
-            slot.0.compare_and_swap(&Some(cached.body), None);
+            slot.body.compare_and_swap(&Some(cached.body), None);
         }
     }
 }
@@ -92,9 +96,9 @@ impl Default for SmallBodyCache {
 }
 
 impl SmallBodyCache {
-    fn insert(&self, key: BodyKey, body: &Arc<SmallBody>, slot: &Arc<SmallBodySlot>) {
+    fn insert(&self, key: BodyKey, body: Arc<SmallBody>, slot: &Arc<SmallBodySlot>) {
         let cached = CachedBody {
-            body: Arc::clone(body),
+            body,
             slot: Arc::downgrade(slot),
         };
         self.0.insert(key, cached);
@@ -107,7 +111,7 @@ impl SmallBodyCache {
 }
 
 impl SmallBody {
-    fn new(body: &[u8]) -> Arc<Self> {
+    pub(super) fn new(body: &[u8]) -> Arc<Self> {
         Arc::new(Self {
             bytes: Bytes::copy_from_slice(body),
             invalidated: AtomicBool::new(false),
@@ -143,64 +147,48 @@ impl SmallBody {
 }
 
 impl SmallBodySlot {
-    /// Up to `len` bytes at `at`, where the body is cached.
-    pub(super) fn slice(&self, at: u64, len: usize) -> Option<Bytes> {
-        self.0.load().as_ref().map(|body| body.slice(at, len))
-    }
-
-    fn put(&self, body: Option<Arc<SmallBody>>) -> bool {
-        let before = self.0.swap(body);
-        before.as_ref().inspect(|before| before.invalidate()).is_some()
-    }
-}
-
-impl Object {
-    /// These bytes, where the whole body is cached.
-    pub fn small_body_part(&self, range: ByteRange) -> Option<Bytes> {
-        let epoch = self.epoch();
-        let len = usize::try_from(range.len()).ok()?;
-        let bytes = self.small_body.slice(range.start(), len)?;
-        self.shared.small_bodies.touch(self.body_key());
-        (bytes.len() == len && self.epoch() == epoch).then_some(bytes)
-    }
-
-    /// The whole body, where it is cached.
-    pub fn resident_small_body(&self) -> Option<Arc<SmallBody>> {
-        self.small_body.0.load_full()
-    }
-
-    /// Caches a small body that was read after `epoch`, unless bytes of it may have been taken away since.
-    pub(super) fn cache_small_body(&self, body: &[u8], epoch: u64) {
-        let body = SmallBody::new(body);
-        self.small_body.put(Some(Arc::clone(&body)));
-        // In this order: a body for which there is no room is evicted by its own insertion.
-        self.shared
-            .small_bodies
-            .insert(self.body_key(), &body, &self.small_body);
-        if self.epoch() != epoch || self.is_discarded() {
-            self.invalidate_small_body();
-        }
-    }
-
-    /// The body, where it is small and in memory, or can be read without a wait.
-    pub fn small_body(&self) -> Option<Arc<SmallBody>> {
-        let length = self.length().filter(|length| *length <= SMALL_BYTES)?;
-        self.shared.small_bodies.touch(self.body_key());
-        self.resident_small_body().or_else(|| {
-            self.read_now(0, usize::try_from(length).ok()?).ok()??;
-            self.resident_small_body()
+    /// An empty one, of that generation of an object.
+    pub(super) fn new(cache: &Arc<SmallBodyCache>, id: ObjectId, generation: u64) -> Arc<Self> {
+        Arc::new(Self {
+            body: ArcSwapOption::empty(),
+            key: (id, generation),
+            cache: Arc::clone(cache),
         })
     }
 
+    /// The whole body, where it is cached.
+    pub(super) fn get(&self) -> Option<Arc<SmallBody>> {
+        self.body.load_full()
+    }
+
+    /// Up to `len` bytes at `at`, where the body is cached.
+    pub(super) fn slice(&self, at: u64, len: usize) -> Option<Bytes> {
+        self.body.load().as_ref().map(|body| body.slice(at, len))
+    }
+
+    /// Notes that the body was asked for.
+    pub(super) fn touch(&self) {
+        self.cache.touch(self.key);
+    }
+
+    /// Caches a body in the place of the one before.
+    pub(super) fn cache(self: &Arc<Self>, body: Arc<SmallBody>) {
+        self.replace(Some(Arc::clone(&body)));
+        // In this order: a body for which there is no room is evicted by its own insertion.
+        self.cache.insert(self.key, body, self);
+    }
+
     /// Invalidates the cached body: its bytes go, its head is replaced, or later requests find another object.
-    pub(super) fn invalidate_small_body(&self) {
-        if self.small_body.put(None) {
-            self.shared.small_bodies.0.remove(&self.body_key());
+    pub(super) fn invalidate(&self) {
+        if self.replace(None) {
+            self.cache.0.remove(&self.key);
         }
     }
 
-    fn body_key(&self) -> BodyKey {
-        (self.id, self.generation)
+    /// Whether there was a body before, which is invalid now.
+    fn replace(&self, body: Option<Arc<SmallBody>>) -> bool {
+        let before = self.body.swap(body);
+        before.as_ref().inspect(|before| before.invalidate()).is_some()
     }
 }
 
@@ -213,13 +201,11 @@ mod tests {
     }
 
     /// Caches a body of the greatest length, as an object does.
-    fn cache(all: &SmallBodyCache, number: u64) -> (Arc<SmallBody>, Arc<SmallBodySlot>) {
-        let (body, slot) = (
-            SmallBody::new(&[7; SMALL_BYTES as usize]),
-            Arc::<SmallBodySlot>::default(),
-        );
-        slot.put(Some(Arc::clone(&body)));
-        all.insert(key(number), &body, &slot);
+    fn cache(all: &Arc<SmallBodyCache>, number: u64) -> (Arc<SmallBody>, Arc<SmallBodySlot>) {
+        let (id, generation) = key(number);
+        let body = SmallBody::new(&[7; SMALL_BYTES as usize]);
+        let slot = SmallBodySlot::new(all, id, generation);
+        slot.cache(Arc::clone(&body));
         (body, slot)
     }
 
@@ -233,7 +219,7 @@ mod tests {
 
     #[test]
     fn bodies_that_are_asked_for_stay_and_others_make_room() {
-        let all = SmallBodyCache::default();
+        let all = Arc::<SmallBodyCache>::default();
         let (popular, slot) = cache(&all, 0);
         all.touch(key(0));
         let others: Vec<_> = (1..10 * MOST_BYTES / SMALL_BYTES)

@@ -3,21 +3,22 @@
 //! Open objects are held in a map so that a hit costs one lock and no disk. Nothing is scanned at
 //! start: a record is read when its object is first asked for.
 
-use super::absent::CatalogLatency;
 use super::body::Body;
 use super::catalog::{Catalog, OpenFailure};
+use super::catalog_latency::CatalogLatency;
+use super::context::StoreContext;
 use super::error::StoreError;
 use super::inline_gate::InlineWriteGate;
 use super::layout::{Layout, lock_directory};
-use super::object::{Object, StoreContext};
+use super::object::Object;
 use super::open::OpenObjects;
 use super::preallocate::Preallocation;
 use super::record::Record;
-use super::recount::UsageRecount;
 use super::recover;
 use super::representation::Representation;
 use super::sending::Sending;
 use super::space::{Space, Stated, pages_of};
+use super::usage_recount::UsageRecount;
 use super::{fault, sums};
 use crate::clock::{SharedClock, unix_nanoseconds, unix_seconds};
 use crate::key::{ObjectId, ObjectKey};
@@ -254,7 +255,7 @@ impl Store {
         let generation = record.generation;
         let object = Object::from_record(id, record, durable, body, Arc::clone(&self.shared));
         if let Ok(sums) = self.shared.catalog.sums(id, generation, 0) {
-            *lock(&object.first_sums) = Some(sums);
+            object.integrity.set_first_sums(sums);
         }
         Ok(Some(object))
     }
@@ -321,7 +322,7 @@ impl Store {
         let body = Body::at(&self.layout.body(key.id(), generation));
         let object = Object::new(key, generation, representation, body, Arc::clone(&self.shared));
         if object.length() == Some(0) {
-            object.end_at(0, false);
+            object.presence.end_at(0, false);
         }
         Arc::new(object)
     }
@@ -347,7 +348,7 @@ impl Store {
     /// free when the last of them leaves.
     pub fn create_apart(&self, key: &ObjectKey, representation: Representation) -> Arc<Object> {
         let object = self.generation(key, representation, None);
-        object.discarded.store(true, Ordering::Release);
+        object.durability.discard();
         object
     }
 
@@ -355,7 +356,7 @@ impl Store {
     /// where that needs room: for a blocking thread.
     ///
     /// # Errors
-    /// As [`Object::write_missing`]; for want of room only where nothing more can be evicted.
+    /// Where the disk refuses, or there is no room and nothing more can be evicted; what was written before is present.
     pub fn write(&self, object: &Object, at: ByteOffset, pieces: &[impl AsRef<[u8]>]) -> Result<(), StoreError> {
         if object.is_discarded() {
             // An object that no later request finds is not worth an eviction: without room it is forwarded unstored.
@@ -394,9 +395,9 @@ impl Store {
     /// From here on nothing is recorded of the object; its room is free when its last reader leaves.
     pub(super) fn discard(&self, object: &Object) {
         // A record that is being written is written first.
-        let _recorded = lock(&object.recorded);
-        object.discarded.store(true, Ordering::Release);
-        object.invalidate_small_body();
+        let _recorded = object.durability.recorded();
+        object.durability.discard();
+        object.hot.small_body().invalidate();
     }
 
     /// Gives back what a crash left in the body of an object beyond what its record speaks of.

@@ -8,7 +8,7 @@
 
 use super::error::StoreError;
 use super::object::Object;
-use super::presence::Broken;
+use super::progress::Broken;
 use super::store::Store;
 use crate::api::ObjectState;
 use crate::key::ObjectKey;
@@ -71,12 +71,14 @@ impl Store {
                 self.write(&object, at, &[&piece])?;
                 at += piece.len() as u64;
             }
-            object.end_at(length, log.state() == ObjectState::Unverified);
+            object
+                .presence
+                .end_at(length, log.presence.state() == ObjectState::Unverified);
             object.commit()
         })();
         // Whatever became of the copy: the generation before has left the map, and nothing more comes to it.
         if let Some(replaced) = created.replaced {
-            replaced.break_for_good(Broken::Superseded);
+            replaced.presence.break_for_good(Broken::Superseded);
         }
         match copied {
             Ok(()) => Ok(object),

@@ -84,6 +84,15 @@ impl Sum {
     }
 }
 
+/// The sum of exactly this run among those that are known.
+pub(super) fn known_sum(run: ByteRange, known: &[Sum]) -> Option<Sum> {
+    let wanted = Sum::new(run, 0);
+    let mut same = known
+        .iter()
+        .filter(|sum| (sum.start, sum.end) == (wanted.start, wanted.end));
+    same.next().copied()
+}
+
 /// The sums of up to [`BLOCKS_PER_GROUP`] neighbouring blocks, as the catalog keeps them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Group {

@@ -99,8 +99,8 @@ fn no_reader_under_the_new_epoch_finds_retracted_bytes() {
                 // The last look that found the byte, and the epoch from before it.
                 let mut seen = None;
                 while !over.load(Ordering::Acquire) {
-                    let epoch = object.epoch();
-                    if matches!(object.look(0), Some(Presence::Here(_))) {
+                    let epoch = object.presence.epoch();
+                    if matches!(object.presence.look(0), Some(Availability::Here(_))) {
                         seen = Some(epoch);
                     }
                 }
@@ -110,7 +110,11 @@ fn no_reader_under_the_new_epoch_finds_retracted_bytes() {
                 .retract(ByteRange::new(0, PAGE).expect("not empty"))
                 .expect("taken");
             over.store(true, Ordering::Release);
-            assert_ne!(reader.join().expect("read"), Some(object.epoch()), "round {round}");
+            assert_ne!(
+                reader.join().expect("read"),
+                Some(object.presence.epoch()),
+                "round {round}"
+            );
         });
     }
 }
@@ -151,7 +155,7 @@ fn an_object_being_created_is_not_evicted() {
             let object = film(&store, number, 100, 100);
             let line = store.show(object.id()).expect("readable");
             assert!(line.is_some_and(|line| line.present_bytes == 100), "{number}");
-            assert!(object.body.path().exists(), "{number}");
+            assert!(object.durability.body().path().exists(), "{number}");
         }
         over.store(true, Ordering::Release);
     });
@@ -270,10 +274,10 @@ fn records_lost_by_a_failed_catalog_are_recovered_from_manifests() {
             .load(&key(number))
             .expect("readable")
             .expect("its manifest is there");
-        object.present().total()
+        object.presence.present().total()
     };
     assert_eq!([present(1), present(2), present(3)], [2 << 20, 0, 1 << 20]);
-    assert_eq!(third.present().total(), 1 << 20);
+    assert_eq!(third.presence.present().total(), 1 << 20);
     assert_eq!(store.used_bytes(), used - (1 << 20));
     let on_disk = files(dir.path()).into_iter().map(|path| {
         let metadata = std::fs::metadata(path).expect("there");
@@ -327,7 +331,11 @@ fn a_file_that_cannot_be_removed_does_not_keep_the_catalog_closed() {
     let dir = TempDir::new().expect("a directory");
     let store = open(dir.path());
     let object = film(&store, 1, 1 << 20, 1 << 20);
-    let stray = object.body.path().with_file_name(format!("{:032x}-{:016x}.body", 5, 5));
+    let stray = object
+        .durability
+        .body()
+        .path()
+        .with_file_name(format!("{:032x}-{:016x}.body", 5, 5));
     std::fs::create_dir(&stray).expect("made");
     drop(object);
     store.shared.catalog.close();
@@ -346,7 +354,7 @@ fn a_damaged_block_written_in_two_pieces_is_counted_once() {
     let object = film(&store, 1, 10_000, 20_000);
     store.write(&object, 10_000, &[[7; 10_000]]).expect("room");
     object.commit().expect("recorded");
-    let path = object.body.path().to_owned();
+    let path = object.durability.body().path().to_owned();
     drop(object);
     close(store, true);
     let mut bytes = std::fs::read(&path).expect("read");
@@ -355,7 +363,7 @@ fn a_damaged_block_written_in_two_pieces_is_counted_once() {
     let store = open(dir.path());
     let object = store.load(&key(1)).expect("readable").expect("there");
     object.read_blocking(0, 100).expect("read");
-    assert_eq!((store.bad_blocks(), object.present_bytes()), (1, 0));
+    assert_eq!((store.bad_blocks(), object.presence.present_bytes()), (1, 0));
 }
 
 #[test]
@@ -376,12 +384,14 @@ fn bytes_are_not_punched_out_while_they_are_sent() {
             // Taken away at the worst moment: after they were found here.
             let take = || {
                 let begun = Instant::now();
-                let before = object.epoch();
+                let before = object.presence.epoch();
                 scope.spawn(|| {
                     object.retract(whole).expect("taken away");
                     taken.store(true, Ordering::Release);
                 });
-                while object.epoch() == before || (!taken.load(Ordering::Acquire) && begun.elapsed() < PATIENCE) {
+                while object.presence.epoch() == before
+                    || (!taken.load(Ordering::Acquire) && begun.elapsed() < PATIENCE)
+                {
                     thread::yield_now();
                 }
             };
@@ -403,7 +413,7 @@ fn bytes_are_not_punched_out_while_they_are_sent() {
         }
         times += 1;
         assert_eq!(
-            object.send_now(&ours, 0, 1).expect("a socket"),
+            object.source().send_now(&ours, 0, 1).expect("a socket"),
             None,
             "absent bytes were sent"
         );
@@ -412,7 +422,7 @@ fn bytes_are_not_punched_out_while_they_are_sent() {
 }
 
 /// Has the reader look at `at`; what it finds, or that it waits.
-fn looks(watch: &mut Watch, at: u64) -> Option<Presence> {
+fn looks(watch: &mut Watch, at: u64) -> Option<Availability> {
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     match watch.poll(at, u64::MAX, &mut cx) {
         std::task::Poll::Ready(found) => Some(found),
@@ -429,25 +439,28 @@ fn readers_have_the_bytes_before_they_are_written() {
     let pieces = [Bytes::from_static(b"abc"), Bytes::from_static(b"defg")];
     let mut watch = Watch::new(Arc::clone(&object));
     assert_eq!(looks(&mut watch, 11), None);
-    let epoch = object.epoch();
-    let mut handed = object.in_flight_write();
+    let epoch = object.presence.epoch();
+    let mut handed = object.sink().in_flight_write();
     handed.publish(10, &pieces, || ());
     assert_eq!(handed.end(), 17);
     assert!(files(dir.path()).is_empty(), "no file is made for that");
-    assert_eq!(looks(&mut watch, 11), Some(Presence::Here(13)));
+    assert_eq!(looks(&mut watch, 11), Some(Availability::Here(13)));
     assert_eq!(object.read_now(11, 100).expect("read").as_deref(), Some(&b"bc"[..]));
     assert_eq!(object.read_now(14, 2).expect("read").as_deref(), Some(&b"ef"[..]));
-    assert_eq!((object.present_bytes(), object.available().total()), (0, 7));
+    assert_eq!(
+        (object.presence.present_bytes(), object.presence.available().total()),
+        (0, 7)
+    );
     let all = ByteRange::new(10, 17).expect("not empty");
-    assert!(!object.covers(all), "not to be sent from a file");
+    assert!(!object.presence.covers(all), "not to be sent from a file");
     store.write(&object, 10, &[b"abcd", &b"efg"[..]]).expect("written");
     handed.written_to(16);
-    assert_eq!(object.held(11), None, "it is in the file");
-    assert!(object.held(15).is_some(), "not all of the piece is");
+    assert_eq!(object.presence.held(11), None, "it is in the file");
+    assert!(object.presence.held(15).is_some(), "not all of the piece is");
     drop(handed);
-    assert!(object.covers(all));
-    assert_eq!(object.epoch(), epoch, "nothing went");
-    assert_eq!(object.held(15), None);
+    assert!(object.presence.covers(all));
+    assert_eq!(object.presence.epoch(), epoch, "nothing went");
+    assert_eq!(object.presence.held(15), None);
 }
 
 #[test]
@@ -458,18 +471,18 @@ fn in_flight_bytes_that_are_never_written_become_absent() {
     let object = created.object;
     let mut watch = Watch::new(Arc::clone(&object));
     assert_eq!(looks(&mut watch, 0), None);
-    let epoch = object.epoch();
-    let mut handed = object.in_flight_write();
+    let epoch = object.presence.epoch();
+    let mut handed = object.sink().in_flight_write();
     handed.publish(0, &[Bytes::from_static(b"abc")], || ());
-    assert_eq!(looks(&mut watch, 0), Some(Presence::Here(3)));
-    let mut others = object.in_flight_write();
+    assert_eq!(looks(&mut watch, 0), Some(Availability::Here(3)));
+    let mut others = object.sink().in_flight_write();
     others.publish(10, &[Bytes::from_static(b"def")], || ());
     drop(handed);
-    assert!(object.held(10).is_some(), "what another has in hand stays");
+    assert!(object.presence.held(10).is_some(), "what another has in hand stays");
     // A reader that read the removed bytes discards them (the epoch changed).
-    assert!(object.epoch() > epoch);
+    assert!(object.presence.epoch() > epoch);
     assert_eq!(looks(&mut watch, 0), None);
-    assert_eq!(object.held(0), None);
+    assert_eq!(object.presence.held(0), None);
 }
 
 #[test]

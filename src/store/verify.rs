@@ -13,7 +13,6 @@ use crate::api::{BadBlock, VerifyEvent, VerifyProgress, VerifySummary};
 use crate::clock::SystemClock;
 use crate::key::ObjectId;
 use crate::ranges::{ByteRange, RangeSet};
-use crate::sync::lock;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -68,7 +67,7 @@ impl Store {
         totals: &mut VerifySummary,
         report: Report<'_>,
     ) -> Result<bool, StoreError> {
-        let durable = lock(&object.recorded).clone();
+        let durable = object.durability.recorded().clone();
         for block in sums::blocks_of(&durable) {
             let runs = sums::runs_within(&durable, block);
             let bytes: u64 = runs.iter().map(|run| ByteRange::len(*run)).sum();
@@ -129,14 +128,14 @@ impl Object {
             return Ok(bad);
         }
         // Nothing is recorded or retracted while this is held.
-        let durable = lock(&self.recorded);
+        let durable = self.durability.recorded();
         let bad = self.compare(block)?;
         Ok(bad.into_iter().filter(|(run, _)| durable.covered(*run) > 0).collect())
     }
 
     /// Takes checksums of a block that has none, as it is.
     fn sum_anew(&self, block: u64) -> Result<(), StoreError> {
-        let durable = lock(&self.recorded);
+        let durable = self.durability.recorded();
         self.put_sums(&durable, &durable, &[block].into())
     }
 }

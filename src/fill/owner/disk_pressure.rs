@@ -101,9 +101,9 @@ impl Owner {
     /// Releases forwarded bytes when all readers have them, once bytes are stored again.
     pub(super) fn release_forwarded(&self) {
         let Some(object) = &self.object else { return };
-        if object.has_pass_through() && object.pass_through_reason().is_none() {
+        if object.presence().has_pass_through() && object.presence().pass_through_reason().is_none() {
             let last = self.shared.readers.reading().iter().map(|reader| reader.at).min();
-            object.release_before(last.unwrap_or(u64::MAX));
+            object.presence().release_before(last.unwrap_or(u64::MAX));
         }
     }
 
@@ -111,7 +111,7 @@ impl Owner {
     pub(super) fn is_disk_short(&self, object: &Object) -> bool {
         let missing = object
             .length()
-            .map_or(0, |length| length.saturating_sub(object.present_bytes()));
+            .map_or(0, |length| length.saturating_sub(object.presence().present_bytes()));
         self.context.store.room().is_some_and(|room| room < missing)
     }
 }

@@ -107,7 +107,7 @@ impl Owner {
                 // The object was purged: there is nothing to begin for its readers, and no other request finds it.
                 self.stop_sessions();
                 self.failures.gave_up = true;
-                object.break_for_good(Broken::Superseded);
+                object.presence().break_for_good(Broken::Superseded);
             }
             ReplyClass::Begins(representation, brings) => {
                 self.on_new_representation(representation, exchange, brings, permit)
@@ -140,7 +140,7 @@ impl Owner {
     /// A part under a weak tag or a date begins within what is here: bytes are compared before it brings more.
     fn on_agreement(&mut self, index: usize, span: Span, exchange: Exchange, brings: BodySpan, permit: Permit) {
         let Some(object) = self.object.clone() else { return };
-        let new_from = object.available().run_at(self.base).unwrap_or(self.base);
+        let new_from = object.presence().available().run_at(self.base).unwrap_or(self.base);
         if brings.at > new_from {
             // The part touches no byte that it could be compared with.
             self.sessions.swap_remove(index);
@@ -159,7 +159,7 @@ impl Owner {
             }
         }
         if new_from > self.base {
-            object.note_compared();
+            object.sink().note_compared();
         }
         self.receive_at(index, exchange, brings, Some(new_from), permit);
     }
@@ -170,7 +170,7 @@ impl Owner {
         // A known length is final, whatever this reply's framing says of its end.
         brings.end = brings.end.or(object.length());
         if let (None, Some(total)) = (object.length(), brings.total) {
-            object.end_at(total, false);
+            object.presence().end_at(total, false);
         }
         if exchange.reply.status == 200 && span != Span::Whole {
             // The upstream ignores ranges: what is here already passes by once more.
@@ -207,7 +207,7 @@ impl Owner {
                 self.end_unopened(&phase).await;
                 self.shared.news.set_phase(phase);
             }
-            object.break_for_good(Broken::Superseded);
+            object.presence().break_for_good(Broken::Superseded);
             return;
         }
         if brings.at > 0 && representation.validators.strong().is_none() {
@@ -224,7 +224,7 @@ impl Owner {
             self.failures.gave_up = true;
             let (store, old) = (Arc::clone(&self.context.store), Arc::clone(&object));
             on_disk(move || store.remove(&old)).await;
-            object.break_for_good(Broken::Superseded);
+            object.presence().break_for_good(Broken::Superseded);
             return;
         }
         match self.become_generation(representation).await {
@@ -263,7 +263,7 @@ impl Owner {
     /// The sessions that would come to `at` end there; `false` where one has been there already.
     fn make_way(&self, index: usize, at: u64) -> bool {
         // Stored, that is: what is only passing by is here for a moment.
-        let is_stored = |object: &Arc<Object>| object.available().run_at(at).is_some();
+        let is_stored = |object: &Arc<Object>| object.presence().available().run_at(at).is_some();
         if self.object.as_ref().is_some_and(is_stored) {
             return false;
         }
@@ -309,7 +309,7 @@ impl Owner {
         let resumes = self.resumes();
         let what = match outcome {
             Outcome::Reached => {
-                self.disk_pressure = match (object.pass_through_reason(), self.disk_pressure.take()) {
+                self.disk_pressure = match (object.presence().pass_through_reason(), self.disk_pressure.take()) {
                     (None, _) => None,
                     // The bytes were forwarded unstored, and would be again: without a reader they are not asked for.
                     (Some(why), None) => Some(DiskPressure::after(
@@ -325,7 +325,7 @@ impl Owner {
             Outcome::Curtailed if progressed => return,
             Outcome::Curtailed => "the upstream gives next to nothing of what it is asked for".to_owned(),
             Outcome::Ended { length, unverified } => {
-                object.end_at(length, unverified);
+                object.presence().end_at(length, unverified);
                 return;
             }
             Outcome::Cut(error) => format!("{error}"),
@@ -339,7 +339,7 @@ impl Owner {
                 tracing::warn!(url = object.url(), error, "the disk takes no more for now");
                 self.disk_pressure = Some(DiskPressure::after(self.disk_pressure.take(), by_limit, Instant::now()));
                 if !self.shared.readers.are_here() {
-                    object.stop_pass_through();
+                    object.presence().stop_pass_through();
                 }
                 return;
             }
@@ -367,7 +367,7 @@ impl Owner {
         }
         // The fill ends: a request that arrives after this begins another.
         self.context.retire(&self.shared, true);
-        object.break_for_good(Broken::Superseded);
+        object.presence().break_for_good(Broken::Superseded);
     }
 
     fn recovered(&mut self) {
@@ -401,10 +401,10 @@ impl Owner {
         let rest = backoff(self.failures.in_a_row, random()).max(at_least.unwrap_or_default());
         self.failures.retry_at = self.failures.retry_at.max(Some(now + rest));
         tracing::warn!(url = self.shared.key.url(), what, ?rest, "the fill rests");
-        if let Some(object) = self.object.as_ref().filter(|object| object.is_bare_response()) {
+        if let Some(object) = self.object.as_ref().filter(|object| object.head().is_bare_response()) {
             // The status has been sent to clients, and asking again might bring another.
             self.failures.gave_up = true;
-            object.break_for_good(Broken::Upstream(what.as_str().into()));
+            object.presence().break_for_good(Broken::Upstream(what.as_str().into()));
         }
         let what = what.into();
         self.shared.news.set_trouble(Trouble { what, refusal }, renewals);

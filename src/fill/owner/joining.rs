@@ -11,22 +11,22 @@ use crate::ranges::ByteOffset;
 impl Owner {
     /// Whether pieces from anywhere are joined.
     pub(super) fn joins_anywhere(&self) -> bool {
-        let ranges = self.object.as_ref().is_some_and(|object| object.has_ranges());
+        let ranges = self.object.as_ref().is_some_and(|object| object.head().has_ranges());
         ranges && !self.distrusts_ranges
     }
 
     /// Whether the upstream gives parts, be they joined or not.
     pub(super) fn has_ranges(&self) -> bool {
         let object = self.object.as_ref();
-        !self.distrusts_ranges && object.is_some_and(|object| object.has_ranges() || object.gives_parts_apart())
+        !self.distrusts_ranges && object.is_some_and(|object| object.head().has_ranges() || object.gives_parts_apart())
     }
 
     /// The byte from which on another exchange can bring what is missing, where its bytes have to be compared with those
     /// before; `None` where they need not be, or nothing may be joined.
     pub(super) fn grows_at(&self) -> Option<ByteOffset> {
-        let object = self.object.as_ref().filter(|object| !object.has_ranges())?;
+        let object = self.object.as_ref().filter(|object| !object.head().has_ranges())?;
         let joins = object.gives_parts_apart() && object.head().representation().overlap_validator().is_some();
-        let end = object.available().run_at(self.base).unwrap_or(self.base);
+        let end = object.presence().available().run_at(self.base).unwrap_or(self.base);
         (joins && !self.distrusts_ranges).then_some(end)
     }
 

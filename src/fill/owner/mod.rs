@@ -215,7 +215,9 @@ impl Owner {
             self.context.retire(&self.shared, true);
             if let Some(object) = &self.object {
                 // Readers that lost a block of it meanwhile wait for nobody.
-                object.break_waiters(&Broken::Upstream("it gave no answer".into()), Instant::now());
+                object
+                    .presence()
+                    .break_waiters(&Broken::Upstream("it gave no answer".into()), Instant::now());
             }
             self.shared.news.set_phase(phase);
             return;
@@ -236,7 +238,7 @@ impl Owner {
             let alarm = self.next_alarm();
             tokio::select! {
                 Some(event) = self.events.recv() => self.on_event(event).await,
-                () = object.demand().notified() => self.failures.gave_up &= object.waiting().is_empty(),
+                () = object.presence().demand().notified() => self.failures.gave_up &= object.presence().waiting().is_empty(),
                 () = self.shared.readers.rung() => self.on_changed(),
                 () = sleep_until(alarm) => self.on_alarm(&object),
                 who = stop_of(stream.as_ref()), if !self.stream_is_over() => self.stop_stream(&who).await,
@@ -277,7 +279,7 @@ impl Owner {
         self.background_at = wishes.background_at;
         if self.is_stranded() {
             let why = "the upstream's part was cut, and nothing joins another to it".into();
-            object.break_for_good(Broken::Upstream(why));
+            object.presence().break_for_good(Broken::Upstream(why));
             return;
         }
         if wishes.rests {
@@ -296,7 +298,7 @@ impl Owner {
         let steps = plan(&PlanView {
             length: object.length(),
             // After the positions: what a session has handed on it will not bring again.
-            present: &object.available(),
+            present: &object.presence().available(),
             waiting: &wishes.waiting,
             ahead: &wishes.ahead,
             running: &running,
@@ -381,7 +383,7 @@ impl Owner {
         let commit = self
             .object
             .as_ref()
-            .filter(|object| !self.recording && object.has_unrecorded())
+            .filter(|object| !self.recording && object.presence().has_unrecorded())
             .map(|_| self.recorded + COMMIT_EVERY);
         // Bytes that arrive after this look are due a commit as well, and readers move on.
         let readers = self.shared.readers.count();
@@ -405,7 +407,7 @@ impl Owner {
     /// When the reader that waits longest will have been held long enough, while the upstream fails.
     fn hold_ends(&self) -> Option<Instant> {
         let failing_since = self.failures.since?;
-        let waiting_since = self.object.as_ref()?.longest_wait()?;
+        let waiting_since = self.object.as_ref()?.presence().longest_wait()?;
         Some(failing_since.max(waiting_since) + self.context.settings.hold_limit)
     }
 
@@ -437,7 +439,7 @@ impl Owner {
                 .map_or_else(|| "failed".into(), |trouble| trouble.what);
             tracing::warn!(url = object.url(), %what, "the hold limit is over: breaking the readers that waited so long");
             // Readers whose bytes keep coming have not waited: their sessions are not the ones that fail.
-            object.break_waiters(&Broken::Upstream(what), cutoff);
+            object.presence().break_waiters(&Broken::Upstream(what), cutoff);
         }
     }
 
@@ -445,7 +447,7 @@ impl Owner {
         let Some(object) = self.object.clone().filter(|_| !self.recording) else {
             return;
         };
-        let unrecorded = object.unrecorded_bytes();
+        let unrecorded = object.presence().unrecorded_bytes();
         if unrecorded >= COMMIT_BYTES || (unrecorded > 0 && self.recorded.elapsed() >= COMMIT_EVERY) {
             self.recording = true;
             let report = self.report.clone();
@@ -472,7 +474,7 @@ impl Owner {
     /// Leaves the map with everything recorded; `false` where a reader has come meanwhile.
     async fn retire(&mut self) -> bool {
         let Some(object) = self.object.clone() else { return true };
-        if !self.is_detached() && !object.is_materialized() && self.unstorable(&object).is_none() {
+        if !self.is_detached() && !object.sink().is_materialized() && self.unstorable(&object).is_none() {
             // Nothing of it was written: it is found all the same, by its head.
             let (store, unmaterialized) = (Arc::clone(&self.context.store), Arc::clone(&object));
             on_disk(move || store.materialize(&unmaterialized)).await;
@@ -488,14 +490,14 @@ impl Owner {
             self.keep_stream(&stream, &object).await;
             return true;
         }
-        object.stop_pass_through();
-        object.release_before(u64::MAX);
+        object.presence().stop_pass_through();
+        object.presence().release_before(u64::MAX);
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
         self.check_digest(&object).await;
         let unstorable = self.unstorable(&object);
         if self.is_detached() {
             // No other request was ever to find it.
-        } else if unstorable.is_some() || !object.is_materialized() {
+        } else if unstorable.is_some() || !object.sink().is_materialized() {
             tracing::debug!(url = object.url(), why = ?unstorable, "not kept");
             // The reply was shared with the requests that waited for it; later requests must not find it, or could not.
             let store = Arc::clone(&self.context.store);
@@ -529,7 +531,7 @@ impl Owner {
             give_back(&object).await;
         }
         self.interrupt_stream().await;
-        object.break_for_good(Broken::Stopping);
+        object.presence().break_for_good(Broken::Stopping);
         self.context.retire(&self.shared, true);
         self.shared.news.set_phase(Phase::Stopping);
     }
@@ -547,7 +549,7 @@ impl Owner {
             self.publish();
             if let Some(former) = former {
                 // Readers that wait for its bytes are told that this fill brings none of them.
-                former.break_waiters(&Broken::Superseded, Instant::now());
+                former.presence().break_waiters(&Broken::Superseded, Instant::now());
             }
             return Ok(());
         }
@@ -564,7 +566,7 @@ impl Owner {
         self.publish();
         // The two differ where the store had already closed ours.
         for old in replaced.into_iter().chain(former) {
-            old.break_for_good(Broken::Superseded);
+            old.presence().break_for_good(Broken::Superseded);
         }
         Ok(())
     }
@@ -592,7 +594,7 @@ impl Drop for Owner {
         }
         self.context.retire(&self.shared, true);
         if let Some(object) = &self.object {
-            object.break_for_good(Broken::Stopping);
+            object.presence().break_for_good(Broken::Stopping);
         }
         self.shared.news.set_phase(Phase::Stopping);
     }

@@ -53,7 +53,7 @@ impl Owner {
     /// Comes to an object, with its first session under way where that brings bytes.
     pub(super) async fn open(&mut self, want: Want) -> Result<(), Phase> {
         let known = self.object.clone();
-        let known = known.as_ref().filter(|object| !object.is_bare_response());
+        let known = known.as_ref().filter(|object| !object.head().is_bare_response());
         let Some(wanted) = want.span() else {
             return match (want, known) {
                 (Want::Validity { bytes }, _) => self.revalidate(bytes).await,
@@ -244,7 +244,10 @@ impl Owner {
             Phase::Disk(error.to_string().into())
         })?;
         let only_head = !self.shared.readers.want_bytes();
-        let is_bare_response = self.object.as_ref().is_some_and(|object| object.is_bare_response());
+        let is_bare_response = self
+            .object
+            .as_ref()
+            .is_some_and(|object| object.head().is_bare_response());
         let brings_bytes = brings.end != Some(brings.at) || brings.total == Some(0);
         // Of an upstream without ranges the whole has begun to come: who asks for its bytes next goes on with it.
         let begins_the_whole = !self.has_ranges() && is_shared;
@@ -365,7 +368,7 @@ impl Owner {
                 let confirmed = Arc::clone(&object);
                 let headers = updated(&head.representation().headers, &exchange.reply.headers);
                 let age = self.age_of(&exchange.reply);
-                on_disk(move || confirmed.confirm(headers, age))
+                on_disk(move || confirmed.sink().confirm(headers, age))
                     .await
                     .unwrap_or_else(|error| {
                         tracing::warn!(url = object.url(), %error, "could not record that it is unchanged");
@@ -482,7 +485,7 @@ fn is_resumable(object: &Object) -> bool {
     let representation = head.representation();
     let grows = || representation.gives_parts && representation.overlap_validator().is_some();
     let joins = representation.validators.strong().is_some() || object.is_whole() || grows();
-    !object.is_bare_response() && joins
+    !object.head().is_bare_response() && joins
 }
 
 /// Whether a reply that is not all of its representation can be the first of an object to which others are joined.

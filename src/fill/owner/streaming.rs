@@ -224,7 +224,7 @@ impl Owner {
         }
         let Some(object) = self.object.clone() else { return };
         stream.forget_before(keep_from);
-        let dropped = on_disk(move || object.drop_before(keep_from)).await;
+        let dropped = on_disk(move || object.sink().drop_before(keep_from)).await;
         if let Err(error) = dropped {
             tracing::warn!(url = self.shared.key.url(), %error, "could not drop what is behind the window of a stream");
         }
@@ -236,7 +236,7 @@ impl Owner {
         let believes_close = self.context.streams.limits().believes_close;
         match outcome {
             Outcome::Ended { length, unverified } if !unverified || believes_close => {
-                object.end_at(length, unverified);
+                object.presence().end_at(length, unverified);
                 self.end_stream(StreamState::Complete, "").await;
             }
             Outcome::Reached if object.is_whole() => self.end_stream(StreamState::Complete, "").await,
@@ -309,7 +309,7 @@ impl Owner {
             // First what has come, then that no more does: a replay ends where the log does.
             let _ = record(Arc::clone(&object)).await;
             let kept = ByteRange::new(stream.bounds().0, object.length().unwrap_or_default());
-            if state == StreamState::Complete && kept.is_some_and(|kept| !object.covers(kept)) {
+            if state == StreamState::Complete && kept.is_some_and(|kept| !object.presence().covers(kept)) {
                 (state, why) = (StreamState::Partial, "bytes of its log were lost");
             }
             if !object.is_whole() {
@@ -318,7 +318,7 @@ impl Owner {
                 } else {
                     why
                 };
-                object.break_for_good(Broken::Upstream(why.into()));
+                object.presence().break_for_good(Broken::Upstream(why.into()));
             }
         }
         tracing::info!(url = self.shared.key.url(), id = ?stream.id(), ?state, why, "a stream is over");

@@ -54,7 +54,7 @@ enum Rest {
 
 impl Owner {
     pub(super) fn wishes(&mut self, object: &Object, readers: &ReadersNow) -> Wishes {
-        let mut waiting = object.waiting();
+        let mut waiting = object.presence().waiting();
         let scarce = self.is_under_pressure();
         let at_most_ahead = self.at_most_ahead();
         let rest = self.rest_of(object);
@@ -131,7 +131,7 @@ impl Owner {
             AfterLastReader::Complete => true,
             AfterLastReader::Stop => false,
             AfterLastReader::Finish { percent, bytes } => object.length().is_some_and(|length| {
-                let here = object.present_bytes();
+                let here = object.presence().present_bytes();
                 // In 128 bits: a hundred times a length does not fit into 64.
                 let enough = u128::from(here) * 100 >= u128::from(length) * u128::from(percent);
                 enough || length.saturating_sub(here) <= bytes
@@ -153,7 +153,7 @@ fn window(rate: f64, time: Duration) -> u64 {
 /// one piece, not byte by byte as it goes.
 fn ahead_of(reader: &ReaderProgress, object: &Object, window: u64) -> Option<ByteRange> {
     let until = reader.at.saturating_add(window).min(reader.end);
-    let here = object.present().run_at(reader.at).unwrap_or(reader.at);
+    let here = object.presence().present().run_at(reader.at).unwrap_or(reader.at);
     (here < reader.at.saturating_add(window / 2))
         .then(|| ByteRange::new(here, until))
         .flatten()
