@@ -12,7 +12,6 @@ mod application;
 mod connection;
 mod listen;
 mod origin;
-mod request_line;
 mod response_writer;
 mod rewind;
 mod root;

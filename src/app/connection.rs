@@ -39,8 +39,9 @@
 use super::KEEP_ALIVE;
 use super::application::answer;
 use super::response_writer::{ResponseWriter, poll_gone};
-use crate::serve::{FieldSlots, QuickBody, QuickRequest, RequestCache, Service};
-use actix_web::dev::{Payload, RequestHead};
+use crate::http1::{FieldSlots, RequestHead};
+use crate::serve::{QuickBody, RequestCache, Service};
+use actix_web::dev::{self, Payload};
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
 use futures::future::{Either, select};
@@ -146,7 +147,7 @@ impl Http1Connections {
     fn begin(&self, stream: &TcpStream, bytes: &[u8], header: &mut Vec<u8>, ahead: &RefCell<Vec<u8>>) -> Next {
         header.clear();
         let mut slots = FieldSlots::default();
-        let Some(quick) = QuickRequest::read(bytes, &mut slots) else {
+        let Some(quick) = RequestHead::read(bytes, &mut slots) else {
             return Next::Hand(bytes.to_vec());
         };
         let closes = quick.closes();
@@ -173,7 +174,7 @@ impl Http1Connections {
         &self,
         stream: &TcpStream,
         ahead: &RefCell<Vec<u8>>,
-        head: &RequestHead,
+        head: &dev::RequestHead,
         closes: bool,
     ) -> std::io::Result<()> {
         let response = match self.service.at_once(&self.cache, head) {
@@ -235,7 +236,7 @@ enum Next {
     },
     /// A request that has to be looked into.
     Ask {
-        head: Box<RequestHead>,
+        head: Box<dev::RequestHead>,
         closes: bool,
     },
     Hand(Vec<u8>),

@@ -32,7 +32,7 @@ pub use detach::stream_summary;
 pub use guard::refusal;
 pub use lookup::{Service, ServiceSettings};
 pub use problem::Problem;
-pub use quick::{FieldSlots, QuickBody, QuickRequest, lines_of};
+pub use quick::{QuickBody, lines_of};
 pub use request_cache::RequestCache;
 pub use response::{BodyPiece, Response, ResponseBody};
 pub use route::{RouteError, Routed, Routes};
