@@ -5,18 +5,20 @@
 //! end. What a connection holds is one block, however large the object.
 
 use super::multipart::{Segment, size_of};
-use super::response::BodyPiece;
 use super::send_quantum::SendQuantum;
 use crate::fill::{Cursor, Phase, Registry, Want};
+use crate::http1::{BodyPiece, SendFile, StoredBody};
 use crate::live::Listener;
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::store::{Broken, Presence, StoreError, Watch};
+use crate::store::{Broken, Object, Presence, StoreError, Watch};
 use crate::telemetry::Metrics;
 use crate::upstream::{Span, Target};
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::future::Future;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -144,7 +146,7 @@ impl ObjectBody {
         }
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
         loop {
             let end = match self.next_part() {
                 None => return Poll::Ready(None),
@@ -199,27 +201,7 @@ impl ObjectBody {
         })
     }
 
-    /// The next piece, to be sent from where it lies: bytes in memory, or a stretch of the stored body, which may be sent
-    /// from there. Of that the caller says what has been sent ([`ObjectBody::sent`]). `None` at the end.
-    pub fn poll_lying(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Cut>>> {
-        let lying = ready!(self.poll_next_lying(cx));
-        match &lying {
-            Some(Ok(BodyPiece::Memory(bytes))) => _ = self.metrics.sent_bytes.inc_by(bytes.len() as u64),
-            Some(Err(cut)) => self.breaks(cut),
-            Some(Ok(BodyPiece::Stored(..))) | None => {}
-        }
-        Poll::Ready(lying)
-    }
-
-    /// Notes that bytes of a stretch have been sent from where they lay.
-    pub fn sent(&mut self, bytes: u64) {
-        self.metrics.sent_bytes.inc_by(bytes);
-        if let Some(Part::UpTo(end)) = self.next_part() {
-            self.advance(end, bytes);
-        }
-    }
-
-    fn poll_next_lying(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Cut>>> {
+    fn poll_lying(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Cut>>> {
         loop {
             let end = match self.next_part() {
                 None => return Poll::Ready(None),
@@ -237,7 +219,8 @@ impl ObjectBody {
             let object = self.watch.object();
             let Some(mut piece) = object.held(self.at) else {
                 let stretch = ByteRange::new(self.at, end.min(self.here));
-                let stretch = stretch.map(|range| BodyPiece::Stored(Arc::clone(object), range));
+                let source = Arc::<Object>::clone(object);
+                let stretch = stretch.map(|range| BodyPiece::Stored(source, range));
                 return Poll::Ready(stretch.map(Ok));
             };
             // Bytes that were written meanwhile are found in the body file.
@@ -350,31 +333,6 @@ impl ObjectBody {
     }
 }
 
-/// The body of an answer to HEAD: it has the length that GET's would have, and no byte.
-///
-/// The framework polls the body of such an answer and drops what it gets: an [`ObjectBody`] would read, or fetch, the whole
-/// film for nothing.
-#[derive(Debug, Clone, Copy)]
-pub struct HeadOnly(BodySize);
-
-impl HeadOnly {
-    pub(crate) fn of(segments: &[Segment]) -> Self {
-        Self(size_of(segments))
-    }
-}
-
-impl MessageBody for HeadOnly {
-    type Error = std::convert::Infallible;
-
-    fn size(&self) -> BodySize {
-        self.0
-    }
-
-    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Poll::Ready(None)
-    }
-}
-
 /// The next thing to send.
 enum Part {
     Text(Bytes),
@@ -399,7 +357,7 @@ impl MessageBody for ObjectBody {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let piece = match self.cut.take() {
             Some(cut) => Some(Err(cut)),
-            None => ready!(self.poll_piece(cx)),
+            None => ready!(self.poll_bytes(cx)),
         };
         if let (Some(Err(_)), false) = (&piece, self.cut_told) {
             // The head, and what came before the cut, go out first: an error ends the connection at once.
@@ -419,5 +377,45 @@ impl MessageBody for ObjectBody {
             }
             None => None,
         })
+    }
+}
+
+impl StoredBody for ObjectBody {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BodyPiece, Box<dyn std::error::Error>>>> {
+        Poll::Ready(match ready!(self.poll_lying(cx)) {
+            Some(Ok(piece)) => {
+                if let BodyPiece::Memory(bytes) = &piece {
+                    self.metrics.sent_bytes.inc_by(bytes.len() as u64);
+                }
+                Some(Ok(piece))
+            }
+            Some(Err(cut)) => {
+                self.breaks(&cut);
+                Some(Err(cut.into()))
+            }
+            None => None,
+        })
+    }
+
+    fn sent(&mut self, bytes: u64) {
+        self.metrics.sent_bytes.inc_by(bytes);
+        if let Some(Part::UpTo(end)) = self.next_part() {
+            self.advance(end, bytes);
+        }
+    }
+}
+
+/// An object's bytes, as the wire sends them.
+impl SendFile for Object {
+    fn send_now(&self, to: BorrowedFd<'_>, at: ByteOffset, len: usize) -> io::Result<Option<usize>> {
+        self.send_now(to, at, len)
+    }
+
+    fn covers(&self, range: ByteRange) -> bool {
+        self.covers(range)
+    }
+
+    fn bring_blocking(&self, at: ByteOffset, len: usize) -> usize {
+        self.read_blocking(at, len).map_or(0, |bytes| bytes.len())
     }
 }

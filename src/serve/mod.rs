@@ -20,23 +20,19 @@ mod quick;
 mod request;
 mod request_cache;
 mod respond;
-mod response;
 mod reuse;
 mod route;
 mod send_quantum;
 mod streams;
 mod variant;
 
-pub use body::{Cut, HeadOnly, ObjectBody};
+pub use body::{Cut, ObjectBody};
 pub use detach::stream_summary;
 pub use guard::refusal;
 pub use lookup::{Service, ServiceSettings};
 pub use problem::Problem;
-pub use quick::{QuickBody, lines_of};
-pub use request_cache::RequestCache;
-pub use response::{BodyPiece, Response, ResponseBody};
+pub use request_cache::{RequestCache, RequestTarget};
 pub use route::{RouteError, Routed, Routes};
-pub use send_quantum::TURN_BYTES;
 
 pub(crate) use answer::{Answer, Facts, Question, answer};
 pub(crate) use body::first_byte;

@@ -16,35 +16,18 @@ use super::request_cache::{
     LEAST_TTL_SECONDS, MAX_RECENT_BYTES, Remembered, RequestCache, RequestTarget, TOLD_AFTER, TOLD_SHARE, second_ends,
 };
 use super::route::Routed;
-use crate::clock::{from_unix_seconds, unix_seconds};
-use crate::header::{Selection, print_date, select, select_one};
-use crate::http1::RequestHead;
+use crate::header::{Selection, select, select_one};
+use crate::http1::{HitBody, RequestHead, lines_of};
 use crate::ranges::ByteRange;
 use crate::store::{Head, HitCounter, Object, SmallBody, Watch};
-use actix_web::HttpResponse;
 use actix_web::body::MessageBody;
-use actix_web::http::{StatusCode, Uri, header};
-use bytes::Bytes;
+use actix_web::http::{StatusCode, Uri};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-/// The body of an answer whose header is written already.
-pub enum QuickBody {
-    /// None.
-    Empty,
-    /// All of it.
-    SmallBody(Bytes),
-    /// A range of an object, to be sent by [`Object::send_now`], or read on by [`Service::read_on`].
-    Object {
-        /// The object. Who holds it keeps it open.
-        object: Arc<Object>,
-        /// Which of its bytes.
-        range: ByteRange,
-        /// The target to ask for should bytes be gone.
-        place: Rc<RequestTarget>,
-    },
-}
+/// The body of a hit, and where its bytes are to be fetched should they be gone.
+type Hit = HitBody<Object, Rc<RequestTarget>>;
 
 /// A header to be given again while its second lasts.
 #[derive(Debug)]
@@ -66,7 +49,7 @@ pub(super) struct CachedHead {
 impl Service {
     /// Answers from an open, whole and fresh object: writes the header behind what is in `into`. `None`, with nothing
     /// written, sends the request the long way.
-    pub fn quick(&self, cache: &RequestCache, request: &RequestHead<'_, '_>, into: &mut Vec<u8>) -> Option<QuickBody> {
+    pub fn plain_hit(&self, cache: &RequestCache, request: &RequestHead<'_, '_>, into: &mut Vec<u8>) -> Option<Hit> {
         if !request.is_plain() {
             return None;
         }
@@ -81,7 +64,7 @@ impl Service {
         body
     }
 
-    fn quickly(&self, known: &mut Remembered, request: &RequestHead<'_, '_>, into: &mut Vec<u8>) -> Option<QuickBody> {
+    fn quickly(&self, known: &mut Remembered, request: &RequestHead<'_, '_>, into: &mut Vec<u8>) -> Option<Hit> {
         let now = self.clock.elapsed();
         // A small body is known to be current without a look at its object.
         let small = |template: &&mut CachedHead| {
@@ -94,9 +77,9 @@ impl Service {
             self.count(is_part);
             let body = template.kept.as_ref().zip(range).map(|(kept, range)| {
                 self.metrics.sent_bytes.inc_by(range.len());
-                QuickBody::SmallBody(kept.part(range))
+                HitBody::Memory(kept.part(range))
             });
-            return Some(body.unwrap_or(QuickBody::Empty));
+            return Some(body.unwrap_or(HitBody::Empty));
         }
         let object = self.store.resident(&known.place.target.key)?;
         let is_current = |template: &CachedHead| {
@@ -116,13 +99,13 @@ impl Service {
         template.write(range, is_part, request.closes(), into);
         self.count(is_part);
         Some(match (range, &template.kept) {
-            (None, _) => QuickBody::Empty,
+            (None, _) => HitBody::Empty,
             (Some(range), Some(kept)) => {
                 self.metrics.sent_bytes.inc_by(range.len());
-                QuickBody::SmallBody(kept.part(range))
+                HitBody::Memory(kept.part(range))
             }
-            (Some(range), None) => QuickBody::Object {
-                object,
+            (Some(range), None) => HitBody::Stored {
+                source: object,
                 range,
                 place: Rc::clone(&known.place),
             },
@@ -204,23 +187,6 @@ fn selected(field: Option<&[u8]>, length: u64) -> Option<(Option<ByteRange>, boo
         Selection::Ranges(ranges) if ranges.len() == 1 => Some((Some(ranges[0]), true)),
         Selection::Ranges(_) | Selection::Unsatisfiable => None,
     }
-}
-
-/// The lines of a header, without those of the framing.
-pub fn lines_of(response: &HttpResponse<()>, now: SystemTime) -> Vec<u8> {
-    let of_framing = [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-    let mut lines = Vec::with_capacity(512);
-    for (name, value) in response.headers().iter().filter(|(name, _)| !of_framing.contains(name)) {
-        lines.extend_from_slice(name.as_str().as_bytes());
-        lines.extend_from_slice(b": ");
-        lines.extend_from_slice(value.as_bytes());
-        lines.extend_from_slice(b"\r\n");
-    }
-    if !response.headers().contains_key(header::DATE) {
-        let date = print_date(from_unix_seconds(unix_seconds(now)));
-        lines.extend_from_slice(format!("date: {date}\r\n").as_bytes());
-    }
-    lines
 }
 
 impl CachedHead {

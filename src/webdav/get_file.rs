@@ -11,9 +11,10 @@ use super::file_body::{FileBody, FileSource, ReadThreads};
 use super::{DirectoryService, http_date};
 use crate::directory::{AllowedMounts, Digest, DirectoryError, Found, INLINE_BYTES, Stamp, Tag, TreePath};
 use crate::header::{EntityTag, Known, list_members, repr_digest};
+use crate::http1::HeadOnly;
 use crate::ranges::ByteRange;
 use crate::serve::multipart::{self, Segment};
-use crate::serve::{Answer, Facts, HeadOnly, Question, Request, answer, unsatisfied};
+use crate::serve::{Answer, Facts, Question, Request, answer, unsatisfied};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -153,7 +154,7 @@ impl DirectoryService {
             head.insert_header((HeaderName::from_static("repr-digest"), repr_digest(&digest)));
         }
         if request.head_only {
-            return head.body(HeadOnly::of(&segments));
+            return head.body(HeadOnly::new(multipart::size_of(&segments)));
         }
         let source = FileSource {
             path: path.clone(),
