@@ -14,6 +14,7 @@ mod guard;
 mod hot_headers;
 mod lookup;
 pub(crate) mod multipart;
+mod object_source;
 mod pass;
 mod problem;
 mod quick;
@@ -26,7 +27,6 @@ mod send_quantum;
 mod streams;
 mod variant;
 
-pub use body::{Cut, ObjectBody};
 pub use detach::stream_summary;
 pub use guard::refusal;
 pub use lookup::{Service, ServiceSettings};
@@ -35,7 +35,6 @@ pub use request_cache::{RequestCache, RequestTarget};
 pub use route::{RouteError, Routed, Routes};
 
 pub(crate) use answer::{Answer, Facts, Question, answer};
-pub(crate) use body::first_byte;
+pub(crate) use body::{SegmentSource, SegmentedBody};
 pub(crate) use problem::unsatisfied;
 pub(crate) use request::Request;
-pub(crate) use send_quantum::SendQuantum;

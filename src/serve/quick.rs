@@ -8,9 +8,10 @@
 //! it is whole. It is made by the long way itself, from a plain request, so the two cannot say different things
 //! (docs/decisions/0014).
 
-use super::body::{ObjectBody, RefetchSource};
+use super::body::SegmentedBody;
 use super::lookup::Service;
 use super::multipart::Segment;
+use super::object_source::{ObjectSource, RefetchSource};
 use super::request::Request;
 use super::request_cache::{
     LEAST_TTL_SECONDS, MAX_RECENT_BYTES, Remembered, RequestCache, RequestTarget, TOLD_AFTER, TOLD_SHARE, second_ends,
@@ -121,7 +122,11 @@ impl Service {
         };
         let segments = vec![Segment::Object(range)];
         let watch = Watch::new(Arc::clone(object));
-        ObjectBody::new(watch, None, Some(source), segments, Arc::clone(&self.metrics))
+        SegmentedBody::new(
+            ObjectSource::new(watch, None, Some(source)),
+            segments,
+            Arc::clone(&self.metrics),
+        )
     }
 
     fn count(&self, is_part: bool) {

@@ -5,9 +5,10 @@
 //! none. An answer to HEAD has the header that GET's would have, and a body that is never read.
 
 use super::answer::Answer;
-use super::body::{ObjectBody, RefetchSource};
+use super::body::SegmentedBody;
 use super::hot_headers::{HotHeaders, content_type};
 use super::multipart::{self, Segment};
+use super::object_source::{ObjectSource, RefetchSource};
 use super::problem::{CACHE_STATUS, unsatisfiable};
 use crate::fill::{Cursor, Registry};
 use crate::header::{CacheStatus, ContentRange, repr_digest};
@@ -103,7 +104,8 @@ impl ResponseBuilder<'_> {
             fills: fills.clone(),
             target: Arc::clone(target),
         });
-        let body = ObjectBody::new(self.watch, self.cursor, source, segments, Arc::clone(metrics));
+        let source = ObjectSource::new(self.watch, self.cursor, source);
+        let body = SegmentedBody::new(source, segments, Arc::clone(metrics));
         Response::new(head, ResponseBody::Stored(Box::new(body)))
     }
 

@@ -4,11 +4,12 @@
 //! where a client can begin. Who was cut says where (`Range`), or which event it has seen last (`Last-Event-ID`),
 //! and goes on there without a gap. Under its id the log is read from its beginning or from any offset.
 
-use super::body::ObjectBody;
+use super::body::SegmentedBody;
 use super::find::anew;
 use super::hot_headers::HotHeaders;
 use super::lookup::{FoundObject, Service, answer_of};
 use super::multipart::{Segment, size_of};
+use super::object_source::ObjectSource;
 use super::problem::{CACHE_STATUS, Problem};
 use super::request::Request;
 use super::respond::ResponseBuilder;
@@ -257,8 +258,9 @@ impl Service {
             return Response::new(head, ResponseBody::HeadOnly(HeadOnly::new(size_of(&[segment]))));
         }
         let watch = Watch::new(object);
-        let body = ObjectBody::new(watch, cursor, None, vec![segment], Arc::clone(&self.metrics));
-        Response::new(head, ResponseBody::Stored(Box::new(body.listening(stream.listen()))))
+        let source = ObjectSource::new(watch, cursor, None).listening(stream.listen());
+        let body = SegmentedBody::new(source, vec![segment], Arc::clone(&self.metrics));
+        Response::new(head, ResponseBody::Stored(Box::new(body)))
     }
 }
 
