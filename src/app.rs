@@ -9,24 +9,21 @@
 //! way to embed millpond: start one on port 0 and ask it for the URL of any upstream.
 
 mod application;
-mod connection;
+mod cache_handler;
 mod listen;
 mod origin;
-mod request_line;
-mod response_writer;
-mod rewind;
 mod root;
 mod tls;
 
 pub use origin::OriginServer;
 
 use self::application::application;
-use self::connection::Http1Connections;
+use self::cache_handler::CacheHandler;
 use self::listen::listen_at;
-use self::rewind::Connections;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
 use crate::fill::{FillRuntimes, FillSettings, Registry, RunningRuntimes, Served};
+use crate::http1::{Connections, Http1Connections};
 use crate::live::{Limits, Rules, Streams};
 use crate::serve::{RequestCache, Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreError, StoreSettings};
@@ -458,7 +455,11 @@ fn connections(
     let service = Arc::clone(service);
     Connections {
         http,
-        http1: move || Rc::new(Http1Connections::new(Arc::clone(&service), Rc::clone(&cache))),
+        http1: move || {
+            let (service, cache) = (Arc::clone(&service), Rc::clone(&cache));
+            Rc::new(Http1Connections::new(CacheHandler { service, cache }, KEEP_ALIVE))
+        },
+        tune,
         stopping,
     }
 }

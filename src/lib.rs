@@ -10,6 +10,7 @@
 //! fill                     where bytes come from
 //! live  directory          streams: which replies are, where readers come in; a directory that is ours
 //! store  upstream          disk (sled here only), network (the HTTP client here only)
+//! http1                    the wire: connections, heads of requests, how responses are sent; it knows no cache
 //! policy                   pure: which stored answers may be reused
 //! header                   pure: RFC 9110 fields
 //! ranges                   pure: byte arithmetic
@@ -35,6 +36,7 @@ pub mod live;
 pub mod store;
 pub mod upstream;
 
+pub mod http1;
 pub mod policy;
 
 pub mod header;

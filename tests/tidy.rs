@@ -14,7 +14,7 @@ const STACK: &[&[&str]] = &[
     &["fill"],
     &["live", "directory"],
     &["store", "upstream"],
-    &["policy"],
+    &["policy", "http1"],
     &["header"],
     &["ranges"],
     &["api", "key", "telemetry", "config"],
@@ -25,7 +25,10 @@ const STACK: &[&[&str]] = &[
 const WALLS: &[(&str, &[&str])] = &[
     ("sled::", &["store"]),
     ("reqwest::", &["upstream", "cli"]),
-    ("actix_web::", &["serve", "webdav", "admin", "app"]),
+    ("actix_web::", &["http1", "serve", "webdav", "admin", "app"]),
+    ("httparse::", &["http1"]),
+    // The store knows of no protocol.
+    ("http1::", &["http1", "serve", "webdav", "admin", "app"]),
     ("http_range::", &["header"]),
     ("sfv::", &["header"]),
     ("rangemap::", &["ranges"]),

@@ -4,7 +4,8 @@
 //! for a request. What comes is the API, requests with bodies, and what only the framework reads (HTTP/1.0, odd framing).
 
 use crate::admin;
-use crate::serve::{Problem, Response, Routed, Service};
+use crate::http1::Response;
+use crate::serve::{Problem, Routed, Service};
 use actix_http::{ConnectionType, Request};
 use actix_service::{ServiceFactory, map_config};
 use actix_web::body::{BodySize, BoxBody, MessageBody};

@@ -7,12 +7,12 @@
 //! then.
 
 use super::listen::listen_at;
-use super::request_line::Watched;
 use super::root::{Directory, Roots};
 use super::tls;
 use super::{AppError, KEEP_ALIVE, READ_THREADS, WRITE_BUFFER_BYTES, on_own_thread, tune};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::OriginConfig;
+use crate::http1::Watched;
 use crate::webdav::{AccessLog, Authorizer, DirectoryService};
 use actix_http::{ConnectionType, HttpService, HttpServiceBuilder, Protocol, Request, Response};
 use actix_server::GracefulShutdownSignal;

@@ -32,7 +32,7 @@ impl Segment {
 }
 
 /// The size of a body of these segments.
-pub(super) fn size_of(segments: &[Segment]) -> BodySize {
+pub(crate) fn size_of(segments: &[Segment]) -> BodySize {
     let size = segments.iter().map(Segment::len).sum::<Option<u64>>();
     size.map_or(BodySize::Stream, BodySize::Sized)
 }

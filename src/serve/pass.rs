@@ -7,10 +7,10 @@
 use super::forward::{forwarded_fields, goes_in_circles, makes_claims};
 use super::lookup::Service;
 use super::problem::{CACHE_STATUS, Problem};
-use super::response::Response;
 use super::route::Routes;
 use crate::fill::{Relayed, RequestBody, Seen};
 use crate::header::{CacheStatus, Forwarded, value_of};
+use crate::http1::Response;
 use crate::key::ObjectKey;
 use crate::upstream::Target;
 use actix_web::HttpResponse;

@@ -77,13 +77,6 @@ fn question(headers: &HeaderMap, head_only: bool) -> Question<'_> {
     }
 }
 
-/// Whether a field of that name says what of a stored answer its client would take.
-pub(super) fn is_condition(name: &str) -> bool {
-    const NAMES: [&str; 5] = ["range", "cache-control", "pragma", "prefer", "want-repr-digest"];
-    let is_if = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("if-"));
-    is_if || NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
-}
-
 /// The fields of a request, as policy reads them.
 pub(super) struct RequestFields<'a>(pub(super) &'a HeaderMap);
 

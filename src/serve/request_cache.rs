@@ -8,9 +8,9 @@
 use super::lookup::Service;
 use super::quick::CachedHead;
 use super::request::{Request, RequestFields};
-use super::response::Response;
 use super::route::Routed;
 use crate::config::Delivery;
+use crate::http1::Response;
 use crate::store::Head;
 use crate::upstream::Target;
 use actix_web::dev::RequestHead;

@@ -5,13 +5,14 @@
 //! none. An answer to HEAD has the header that GET's would have, and a body that is never read.
 
 use super::answer::Answer;
-use super::body::{HeadOnly, ObjectBody, RefetchSource};
+use super::body::SegmentedBody;
 use super::hot_headers::{HotHeaders, content_type};
 use super::multipart::{self, Segment};
+use super::object_source::{ObjectSource, RefetchSource};
 use super::problem::{CACHE_STATUS, unsatisfiable};
-use super::response::{Response, ResponseBody};
 use crate::fill::{Cursor, Registry};
 use crate::header::{CacheStatus, ContentRange, repr_digest};
+use crate::http1::{HeadOnly, Response, ResponseBody};
 use crate::ranges::ByteRange;
 use crate::store::{Object, Watch};
 use crate::telemetry::Metrics;
@@ -87,7 +88,10 @@ impl ResponseBuilder<'_> {
         }
         let head = head.finish().drop_body();
         if self.head_only {
-            return Response::new(head, ResponseBody::HeadOnly(HeadOnly::of(&segments)));
+            return Response::new(
+                head,
+                ResponseBody::HeadOnly(HeadOnly::new(multipart::size_of(&segments))),
+            );
         }
         if self.cursor.is_none()
             && let [Segment::Object(range)] = segments[..]
@@ -100,8 +104,9 @@ impl ResponseBuilder<'_> {
             fills: fills.clone(),
             target: Arc::clone(target),
         });
-        let body = ObjectBody::new(self.watch, self.cursor, source, segments, Arc::clone(metrics));
-        Response::new(head, ResponseBody::Object(Box::new(body)))
+        let source = ObjectSource::new(self.watch, self.cursor, source);
+        let body = SegmentedBody::new(source, segments, Arc::clone(metrics));
+        Response::new(head, ResponseBody::Stored(Box::new(body)))
     }
 
     fn head(

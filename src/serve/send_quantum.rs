@@ -4,13 +4,10 @@
 //! most connections are slow and a block is what each of them holds; one that has proved fast gets large ones
 //! (docs/decisions/0003).
 
+use crate::http1::TURN_BYTES;
 use crate::store::BLOCK_BYTES;
 use std::task::Context;
 use std::time::Instant;
-
-/// Bytes that one connection sends before other connections of the worker get their turn. Measured:
-/// docs/decisions/0003.
-pub const TURN_BYTES: u64 = 512 * 1024;
 
 /// Bytes that are read at once, by how much a reader has taken and how fast: from so many bytes on, at so many a
 /// second, blocks of so many. A connection's write buffer grows to what it once held, so this is what a reader costs in
@@ -24,7 +21,7 @@ const BLOCKS: [(u64, f64, usize); 3] = [
 
 /// The pace of one body.
 #[derive(Debug)]
-pub(crate) struct SendQuantum {
+pub(super) struct SendQuantum {
     /// Bytes sent in this turn.
     turn: u64,
     sent: u64,
@@ -32,7 +29,7 @@ pub(crate) struct SendQuantum {
 }
 
 impl SendQuantum {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             turn: 0,
             sent: 0,
@@ -41,7 +38,7 @@ impl SendQuantum {
     }
 
     /// Whether it is the others' turn; then the body is polled again after them.
-    pub(crate) fn rests(&mut self, cx: &Context<'_>) -> bool {
+    pub(super) fn rests(&mut self, cx: &Context<'_>) -> bool {
         let rests = self.turn >= TURN_BYTES;
         if rests {
             self.turn = 0;
@@ -51,13 +48,13 @@ impl SendQuantum {
     }
 
     /// Notes that `bytes` have been sent.
-    pub(crate) fn sent(&mut self, bytes: u64) {
+    pub(super) fn sent(&mut self, bytes: u64) {
         self.turn += bytes;
         self.sent += bytes;
     }
 
     /// How many bytes are to be read next, at most.
-    pub(crate) fn block_bytes(&self) -> usize {
+    pub(super) fn block_bytes(&self) -> usize {
         let seconds = self.begun.elapsed().as_secs_f64();
         let is_theirs =
             |(after, rate, _): &&(u64, f64, usize)| self.sent >= *after && self.sent as f64 >= seconds * rate;

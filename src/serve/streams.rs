@@ -4,19 +4,20 @@
 //! where a client can begin. Who was cut says where (`Range`), or which event it has seen last (`Last-Event-ID`),
 //! and goes on there without a gap. Under its id the log is read from its beginning or from any offset.
 
-use super::body::{HeadOnly, ObjectBody};
+use super::body::SegmentedBody;
 use super::find::anew;
 use super::hot_headers::HotHeaders;
 use super::lookup::{FoundObject, Service, answer_of};
-use super::multipart::Segment;
+use super::multipart::{Segment, size_of};
+use super::object_source::ObjectSource;
 use super::problem::{CACHE_STATUS, Problem};
 use super::request::Request;
 use super::respond::ResponseBuilder;
-use super::response::{Response, ResponseBody};
 use super::reuse::age_of;
 use crate::config::Delivery;
 use crate::fill::Cursor;
 use crate::header::{CacheStatus, FirstWanted, first_wanted};
+use crate::http1::{HeadOnly, Response, ResponseBody};
 use crate::live::{Stream, StreamFormat, after_event};
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, StoreError, Watch};
@@ -254,11 +255,12 @@ impl Service {
         };
         let head = response.finish().drop_body();
         if head_only {
-            return Response::new(head, ResponseBody::HeadOnly(HeadOnly::of(&[segment])));
+            return Response::new(head, ResponseBody::HeadOnly(HeadOnly::new(size_of(&[segment]))));
         }
         let watch = Watch::new(object);
-        let body = ObjectBody::new(watch, cursor, None, vec![segment], Arc::clone(&self.metrics));
-        Response::new(head, ResponseBody::Object(Box::new(body.listening(stream.listen()))))
+        let source = ObjectSource::new(watch, cursor, None).listening(stream.listen());
+        let body = SegmentedBody::new(source, vec![segment], Arc::clone(&self.metrics));
+        Response::new(head, ResponseBody::Stored(Box::new(body)))
     }
 }
 

@@ -98,6 +98,7 @@ pub use purge::{PurgeMode, PurgeScope};
 pub use query::summary_of;
 pub use reading::{read_blocking, read_now};
 pub use representation::{Expired, Head, Joined, Representation};
+pub use sending::{Sending, send_file_now};
 pub use sink::Sink;
 pub use small_body::SmallBody;
 pub use source::Source;

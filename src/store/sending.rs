@@ -51,11 +51,18 @@ static RULES: GateRules = GateRules {
 
 /// Whether sending waits for the disk here, as far as is known.
 #[derive(Debug)]
-pub(super) struct Sending(Gate);
+pub struct Sending(Gate);
+
+impl Sending {
+    /// Nothing is known: sending is tried.
+    pub const fn new() -> Self {
+        Self(Gate::new(&RULES))
+    }
+}
 
 impl Default for Sending {
     fn default() -> Self {
-        Self(Gate::new(&RULES))
+        Self::new()
     }
 }
 
@@ -216,6 +223,38 @@ impl ThreadReads {
 fn read_bytes(io: &str) -> Option<u64> {
     let line = io.lines().find_map(|line| line.strip_prefix("read_bytes: "))?;
     line.parse().ok()
+}
+
+/// Sends up to `len` bytes at `at` of a file whose bytes nobody changes to a socket that does not wait; how many.
+/// `None` where they are to be read instead: they are not in memory, or the file system does not do this.
+///
+/// # Errors
+/// As [`send_now`](super::Source::send_now) of a stored object.
+pub fn send_file_now(
+    sending: &Sending,
+    file: &File,
+    to: impl AsFd,
+    at: ByteOffset,
+    len: usize,
+) -> io::Result<Option<usize>> {
+    let Sending(gate) = sending;
+    let begun = Instant::now();
+    let reads = ThreadReads::known(begun);
+    if !gate.is_open(millis(begun)) {
+        return Ok(None);
+    }
+    if !is_in_memory(file, at, len) {
+        // The kernel has begun to read it, on this thread's account.
+        ThreadReads::forget();
+        return Ok(None);
+    }
+    let sent = send(to, file, at, len);
+    let ended = Instant::now();
+    if reads.has_waited(begun, ended) {
+        tracing::debug!(at, "sending a file has waited for the disk; it rests");
+        gate.failed(millis(ended), false);
+    }
+    sent
 }
 
 /// Sends from the page cache.

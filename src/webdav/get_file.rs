@@ -1,19 +1,20 @@
 //! A file of the tree, as an answer to GET and HEAD.
 //!
 //! A file is answered by the same pure decision as a stored object (`answer.rs`), in the same segments and at the same
-//! pace; `file_body.rs` sends the bytes. A small file is hashed before the header, so its tag is its digest; a large
+//! pace; `file_source.rs` gives the bytes. A small file is hashed before the header, so its tag is its digest; a large
 //! file has a tag of its stamp (`digest_cache.rs`).
 //!
 //! Preconditions of reads accept every tag under which a client may have been given the state that is sent: the strong
 //! one, the weak one from before the file had rested and, in `If-Match`, either without its `W/`, which VLC cuts off.
 
-use super::file_body::{FileBody, FileSource, ReadThreads};
+use super::file_source::{FileSource, ReadThreads};
 use super::{DirectoryService, http_date};
 use crate::directory::{AllowedMounts, Digest, DirectoryError, Found, INLINE_BYTES, Stamp, Tag, TreePath};
 use crate::header::{EntityTag, Known, list_members, repr_digest};
+use crate::http1::{HeadOnly, Response, ResponseBody};
 use crate::ranges::ByteRange;
 use crate::serve::multipart::{self, Segment};
-use crate::serve::{Answer, Facts, HeadOnly, Question, Request, answer, unsatisfied};
+use crate::serve::{Answer, Facts, Question, Request, SegmentedBody, answer, unsatisfied};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -99,7 +100,7 @@ impl DirectoryService {
     }
 
     /// The answer to a GET or HEAD of a file.
-    pub(super) fn send_file(&self, path: &TreePath, request: &Request<'_>, tagged: TaggedFile) -> HttpResponse {
+    pub(super) fn send_file(&self, path: &TreePath, request: &Request<'_>, tagged: TaggedFile) -> Response {
         let TaggedFile {
             file,
             stamp,
@@ -132,12 +133,12 @@ impl DirectoryService {
             Answer::NotModified => {
                 let named = theirs.and_then(|theirs| given.named_by(theirs));
                 let shown = named.unwrap_or_else(|| etag.to_string());
-                return head(StatusCode::NOT_MODIFIED, &shown).finish();
+                return head(StatusCode::NOT_MODIFIED, &shown).finish().into();
             }
             Answer::PreconditionFailed => {
-                return head(StatusCode::PRECONDITION_FAILED, &etag.to_string()).finish();
+                return head(StatusCode::PRECONDITION_FAILED, &etag.to_string()).finish().into();
             }
-            Answer::Unsatisfiable(size) => return unsatisfied(Some(*size)).finish(),
+            Answer::Unsatisfiable(size) => return unsatisfied(Some(*size)).finish().into(),
             Answer::Whole(_) => {
                 let all = ByteRange::new(0, stamp.size).map(Segment::Object);
                 (StatusCode::OK, all.into_iter().collect(), None)
@@ -152,21 +153,18 @@ impl DirectoryService {
         if let Some(digest) = self.known_digest(&tag, &stamp).filter(|_| request.wants_digest) {
             head.insert_header((HeaderName::from_static("repr-digest"), repr_digest(&digest)));
         }
+        let head = head.finish().drop_body();
         if request.head_only {
-            return head.body(HeadOnly::of(&segments));
+            let body = HeadOnly::new(multipart::size_of(&segments));
+            return Response::new(head, ResponseBody::HeadOnly(body));
         }
-        let source = FileSource {
-            path: path.clone(),
-            file,
-            stamp,
-            tag,
-            tags: Arc::clone(&self.tags),
-            threads: ReadThreads {
-                threads: self.threads.clone(),
-                permits,
-            },
+        let threads = ReadThreads {
+            threads: self.threads.clone(),
+            permits,
         };
-        head.body(FileBody::new(source, segments, Arc::clone(&self.metrics)))
+        let source = FileSource::new(path.clone(), file, stamp, tag, Arc::clone(&self.tags), threads);
+        let body = SegmentedBody::new(source, segments, Arc::clone(&self.metrics));
+        Response::new(head, ResponseBody::Stored(Box::new(body)))
     }
 
     /// The digest of the file's bytes, where it is known.

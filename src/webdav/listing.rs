@@ -20,9 +20,10 @@ use crate::directory::{
     member, stamp,
 };
 use crate::header::{EntityTag, Known, list_members};
-use crate::serve::multipart::Segment;
-use crate::serve::{Answer, Facts, HeadOnly, Problem, Request, answer};
+use crate::http1::HeadOnly;
+use crate::serve::{Answer, Facts, Problem, Request, answer};
 use actix_web::HttpResponse;
+use actix_web::body::BodySize;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use bytes::Bytes;
@@ -240,7 +241,7 @@ fn listing_response(text: &Bytes, form: ListingForm, request: &Request<'_>, cach
         head.insert_header((header::CONTENT_SECURITY_POLICY, listing_html::POLICY));
     }
     match request.head_only {
-        true => head.body(HeadOnly::of(&[Segment::Text(text.clone())])),
+        true => head.body(HeadOnly::new(BodySize::Sized(text.len() as u64))),
         false => head.body(text.clone()),
     }
 }

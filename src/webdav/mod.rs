@@ -1,7 +1,7 @@
 //! The directory at our door: read, listed and changed over HTTP and WebDAV (RFC 4918, class 1).
 //!
 //! ```text
-//! get_file         GET and HEAD of a file: decided like a stored object; file_body sends the bytes
+//! get_file         GET and HEAD of a file: decided like a stored object; file_source gives the bytes
 //! listing          GET and HEAD of a collection: HTML (listing_html), JSON or a playlist; listing_cache keeps
 //!                  readings for the pages that follow
 //! propfind         PROPFIND; proppatch: PROPPATCH; request_xml reads their bodies, multistatus and escape write
@@ -24,7 +24,7 @@ mod authorization;
 mod delete;
 mod disk_threads;
 mod escape;
-mod file_body;
+mod file_source;
 mod forwarded;
 mod get_file;
 mod listing;
@@ -302,7 +302,7 @@ impl DirectoryService {
                 self.send_collection(opened, &request, headers, query).await
             }
             Found::File(file, stamp) => match self.tag_file(path, &allowed, file, stamp).await {
-                Ok(tagged) => self.send_file(path, &request, tagged),
+                Ok(tagged) => self.send_file(path, &request, tagged).into(),
                 Err(error) => problem_of(&error).response(),
             },
         }

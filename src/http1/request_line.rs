@@ -27,13 +27,13 @@ const MAX_HEAD_BYTES: usize = 128 * 1024;
 const MAX_FIELDS: usize = 96;
 
 /// A connection whose request lines are watched.
-pub(super) struct Watched<S> {
+pub(crate) struct Watched<S> {
     stream: S,
     follower: Follower,
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S) -> Self {
         Self {
             stream,
             follower: Follower::default(),

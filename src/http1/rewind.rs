@@ -5,7 +5,7 @@
 //! they are read. What it writes goes to the socket as it is. A worker is ready where actix-http is.
 
 use super::connection::{Ended, Http1Connections};
-use super::tune;
+use super::handler::Handler;
 use actix_http::Protocol;
 use actix_http::error::DispatchError;
 use actix_service::{Service, ServiceFactory};
@@ -19,7 +19,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection of which some bytes have been read already.
-pub(super) struct Rewind {
+pub(crate) struct Rewind {
     ahead: Vec<u8>,
     stream: TcpStream,
 }
@@ -58,35 +58,40 @@ impl AsyncWrite for Rewind {
 type Spoken = (Rewind, Protocol, Option<SocketAddr>);
 
 /// The factory of a worker's connections: ours, and `http` behind them.
-pub(super) struct Connections<H, L, W> {
-    pub(super) http: H,
-    pub(super) http1: L,
+pub(crate) struct Connections<S, L, W> {
+    pub(crate) http: S,
+    pub(crate) http1: L,
+    /// Sets up a connection before anything is read from it.
+    pub(crate) tune: fn(&TcpStream),
     /// Ready when no more requests are to be answered.
-    pub(super) stopping: W,
+    pub(crate) stopping: W,
 }
 
-impl<H, L, W, F> ServiceFactory<TcpStream> for Connections<H, L, W>
+impl<S, H, L, W, F> ServiceFactory<TcpStream> for Connections<S, L, W>
 where
-    H: ServiceFactory<Spoken, Response = (), Error = DispatchError, Config = (), InitError = ()>,
-    H::Service: 'static,
-    H::Future: 'static,
-    L: Fn() -> Rc<Http1Connections>,
+    S: ServiceFactory<Spoken, Response = (), Error = DispatchError, Config = (), InitError = ()>,
+    S::Service: 'static,
+    S::Future: 'static,
+    H: Handler + 'static,
+    L: Fn() -> Rc<Http1Connections<H>>,
     W: Fn() -> F + Clone + 'static,
     F: Future<Output = ()> + 'static,
 {
     type Response = ();
     type Error = DispatchError;
     type Config = ();
-    type Service = Worker<H::Service, W>;
+    type Service = Worker<S::Service, H, W>;
     type InitError = ();
     type Future = LocalBoxFuture<'static, Result<Self::Service, ()>>;
 
     fn new_service(&self, (): ()) -> Self::Future {
         let (http, http1, stopping) = (self.http.new_service(()), (self.http1)(), self.stopping.clone());
+        let tune = self.tune;
         async move {
             Ok(Worker {
                 http: Rc::new(http.await?),
                 http1,
+                tune,
                 stopping,
             })
         }
@@ -95,15 +100,17 @@ where
 }
 
 /// The connections of one worker.
-pub(super) struct Worker<H, W> {
-    http: Rc<H>,
-    http1: Rc<Http1Connections>,
+pub(crate) struct Worker<S, H, W> {
+    http: Rc<S>,
+    http1: Rc<Http1Connections<H>>,
+    tune: fn(&TcpStream),
     stopping: W,
 }
 
-impl<H, W, F> Service<TcpStream> for Worker<H, W>
+impl<S, H, W, F> Service<TcpStream> for Worker<S, H, W>
 where
-    H: Service<Spoken, Response = (), Error = DispatchError> + 'static,
+    S: Service<Spoken, Response = (), Error = DispatchError> + 'static,
+    H: Handler + 'static,
     W: Fn() -> F,
     F: Future<Output = ()> + 'static,
 {
@@ -117,6 +124,7 @@ where
 
     fn call(&self, stream: TcpStream) -> Self::Future {
         let (http, http1, stopping) = (Rc::clone(&self.http), Rc::clone(&self.http1), (self.stopping)());
+        let tune = self.tune;
         async move {
             tune(&stream);
             match http1.serve(stream, stopping).await {

@@ -3,17 +3,17 @@
 //! ```text
 //!                        bytes from `ahead`, else from the socket
 //!         ┌──► waiting ───────────────────────────────────────────► begin
-//!         │       │ KEEP_ALIVE over, stopping,                         │
+//!         │       │ keep-alive over, stopping,                         │
 //!         │       ▼ or the client has closed                           │
 //!         │     Over                                                   │
 //!         │                                                            ▼
 //!         │    Hand ◄── half a request, a body, HTTP/1.0, odd framing, /-/
 //!         │     │       the bytes that were read go along (rewind.rs): actix-http's to its end
 //!         │                                                            │
-//!         │    Hit ◄─── a plain GET of an open, whole, fresh object ───┤
+//!         │    Hit ◄─── a GET that the handler answers by `hit` ───────┤
 //!         │     │       header and small body went out in `begin`      │
 //!         │    Ask ◄─── any other GET or HEAD ─────────────────────────┘
-//!         │     │       `at_once`, else the application; a client that leaves takes its request along
+//!         │     │       `at_once`, else `answer`; a client that leaves takes its request along
 //!         │     ▼
 //!         └── sent ──► an error, or `connection: close`: Over
 //! ```
@@ -31,16 +31,15 @@
 //! - A failure to send ends the connection. A body that breaks is cut short of its length, which the client sees.
 //! - The order to stop, and the idle time, end a connection only between two requests.
 //!
-//! The order of the three ways is that of their price. A hit costs a look into the worker's own table and no word of
-//! the framework's; a request with conditions needs the framework's map of fields; all else needs the application. The
+//! The order of the three ways is that of their price (handler.rs). A hit costs a look into the worker's own table and
+//! no word of the framework's; a request with conditions needs the framework's map of fields; all else has to wait. The
 //! framework's work for a request (a pool of requests, a map of fields, a copy of the body into a write buffer) costs
 //! as much as the kernel takes to send it, and it cannot send from the page cache at all.
 
-use super::KEEP_ALIVE;
-use super::application::answer;
+use super::handler::{BodyOf, Handler};
+use super::request_head::{FieldSlots, RequestHead};
 use super::response_writer::{ResponseWriter, poll_gone};
-use crate::serve::{FieldSlots, QuickBody, QuickRequest, RequestCache, Service};
-use actix_web::dev::{Payload, RequestHead};
+use actix_web::dev;
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
 use futures::future::{Either, select};
@@ -48,9 +47,8 @@ use pin_project_lite::pin_project;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -68,9 +66,10 @@ pub(super) enum Ended {
 
 /// The state that the connections of one worker share.
 #[derive(Debug)]
-pub(super) struct Http1Connections {
-    service: Arc<Service>,
-    cache: Rc<RequestCache>,
+pub(crate) struct Http1Connections<H> {
+    handler: H,
+    /// How long a connection is kept on which no request comes.
+    keep_alive: Duration,
     /// The request just read, and the header about to be sent: nothing lies here across an await.
     scratch: RefCell<Scratch>,
 }
@@ -81,16 +80,16 @@ struct Scratch {
     header: Vec<u8>,
 }
 
-impl Http1Connections {
-    pub(super) fn new(service: Arc<Service>, cache: Rc<RequestCache>) -> Self {
+impl<H: Handler> Http1Connections<H> {
+    pub(crate) fn new(handler: H, keep_alive: Duration) -> Self {
         let scratch = Scratch {
             request: vec![0; MAX_REQUEST_BYTES],
             // A guess: it grows to the longest header, and stays.
             header: Vec::with_capacity(4096),
         };
         Self {
-            service,
-            cache,
+            handler,
+            keep_alive,
             scratch: RefCell::new(scratch),
         }
     }
@@ -99,7 +98,8 @@ impl Http1Connections {
     pub(super) async fn serve(&self, mut stream: TcpStream, stopping: impl Future<Output = ()>) -> Ended {
         let mut waiting = pin!(Waiting {
             stopping,
-            idle: sleep_until(Instant::now() + KEEP_ALIVE),
+            idle: sleep_until(Instant::now() + self.keep_alive),
+            keep_alive: self.keep_alive,
             served: Instant::now(),
         });
         // Bytes that came behind a request.
@@ -111,7 +111,7 @@ impl Http1Connections {
             });
             let (sent, closes) = match next.await {
                 Next::Hit { header, body, closes } => {
-                    let out = ResponseWriter::new(&stream, &self.service, &ahead);
+                    let out = ResponseWriter::new(&stream, &self.handler, &ahead);
                     (out.hit(&header, body).await, closes)
                 }
                 Next::Ask { head, closes } => (self.ask(&stream, &ahead, &head, closes).await, closes),
@@ -126,7 +126,12 @@ impl Http1Connections {
     }
 
     /// The next request, and the answer to it as far as it could not be sent at once.
-    fn poll_next(&self, stream: &mut TcpStream, ahead: &RefCell<Vec<u8>>, cx: &mut Context<'_>) -> Poll<Next> {
+    fn poll_next(
+        &self,
+        stream: &mut TcpStream,
+        ahead: &RefCell<Vec<u8>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Next<BodyOf<H>>> {
         let mut scratch = self.scratch.borrow_mut();
         let Scratch { request, header } = &mut *scratch;
         // Older than what lies in the socket.
@@ -143,19 +148,25 @@ impl Http1Connections {
         })
     }
 
-    fn begin(&self, stream: &TcpStream, bytes: &[u8], header: &mut Vec<u8>, ahead: &RefCell<Vec<u8>>) -> Next {
+    fn begin(
+        &self,
+        stream: &TcpStream,
+        bytes: &[u8],
+        header: &mut Vec<u8>,
+        ahead: &RefCell<Vec<u8>>,
+    ) -> Next<BodyOf<H>> {
         header.clear();
         let mut slots = FieldSlots::default();
-        let Some(quick) = QuickRequest::read(bytes, &mut slots) else {
+        let Some(request) = RequestHead::read(bytes, &mut slots) else {
             return Next::Hand(bytes.to_vec());
         };
-        let closes = quick.closes();
-        let next = match self.service.quick(&self.cache, &quick, header) {
+        let closes = request.closes();
+        let next = match self.handler.hit(&request, header) {
             Some(body) => {
-                let (header, body) = ResponseWriter::new(stream, &self.service, ahead).begin_hit(header, body);
+                let (header, body) = ResponseWriter::new(stream, &self.handler, ahead).begin_hit(header, body);
                 Next::Hit { header, body, closes }
             }
-            None => match quick.head(stream.peer_addr().ok()) {
+            None => match request.head(stream.peer_addr().ok()) {
                 Some(head) => Next::Ask {
                     head: Box::new(head),
                     closes,
@@ -164,34 +175,31 @@ impl Http1Connections {
             },
         };
         // `ahead` is empty here: `poll_next` has taken what lay there.
-        ahead.borrow_mut().extend_from_slice(&bytes[quick.length()..]);
+        ahead.borrow_mut().extend_from_slice(&bytes[request.length()..]);
         next
     }
 
-    /// Has a request answered by the application. A client that leaves meanwhile takes its request along.
+    /// Has a request answered by the handler. A client that leaves meanwhile takes its request along.
     async fn ask(
         &self,
         stream: &TcpStream,
         ahead: &RefCell<Vec<u8>>,
-        head: &RequestHead,
+        head: &dev::RequestHead,
         closes: bool,
     ) -> std::io::Result<()> {
-        let response = match self.service.at_once(&self.cache, head) {
+        let response = match self.handler.at_once(head) {
             Some(response) => response,
             None => {
                 // In a place of its own: what a connection holds while it is sent to is less.
-                let answering = Box::pin(answer(&self.service, head, Payload::None));
+                let answering = Box::pin(self.handler.answer(head));
                 let gone = pin!(poll_fn(|cx| poll_gone(stream, ahead, cx)));
                 match select(answering, gone).await {
-                    Either::Left((response, _)) => {
-                        self.service.metrics.answered(response.status().as_u16());
-                        response
-                    }
+                    Either::Left((response, _)) => response,
                     Either::Right(((), _)) => return Err(std::io::ErrorKind::ConnectionAborted.into()),
                 }
             }
         };
-        let out = ResponseWriter::new(stream, &self.service, ahead);
+        let out = ResponseWriter::new(stream, &self.handler, ahead);
         out.response(response, head.method == "HEAD", closes).await
     }
 }
@@ -203,6 +211,7 @@ pin_project! {
         stopping: F,
         #[pin]
         idle: Sleep,
+        keep_alive: Duration,
         served: Instant,
     }
 }
@@ -217,7 +226,7 @@ impl<F: Future<Output = ()>> Waiting<F> {
         }
         loop {
             ready!(this.idle.as_mut().poll(cx));
-            let until = *this.served + KEEP_ALIVE;
+            let until = *this.served + *this.keep_alive;
             if until <= Instant::now() {
                 return Poll::Ready(());
             }
@@ -226,16 +235,16 @@ impl<F: Future<Output = ()>> Waiting<F> {
     }
 }
 
-enum Next {
+enum Next<B> {
     /// The rest of the answer to a hit.
     Hit {
         header: Bytes,
-        body: QuickBody,
+        body: B,
         closes: bool,
     },
     /// A request that has to be looked into.
     Ask {
-        head: Box<RequestHead>,
+        head: Box<dev::RequestHead>,
         closes: bool,
     },
     Hand(Vec<u8>),

@@ -1,0 +1,31 @@
+//! HTTP/1.1 on the wire; it knows no cache.
+//!
+//! ```text
+//! rewind ──► connection ──► request_head            a connection begins here, and is handed to the framework where needed
+//!                │ ▲
+//!                ▼ │ Handler: hit, at_once, answer  the composition says what answers
+//!          response_writer ──► response             a head, and a body as what it is
+//!                └──► send_file                     the only way to what lies stored: SendFile
+//! ```
+//!
+//! What stands above gives values ([`Response`], [`HitBody`]) and never sees a socket; this room sends them and never
+//! sees a file. request_line.rs makes visible to the framework what its URI type would cut off.
+
+mod connection;
+mod handler;
+mod request_head;
+mod request_line;
+mod response;
+mod response_writer;
+mod rewind;
+mod send_file;
+
+pub use handler::{Handler, HitBody};
+pub use request_head::{FieldSlots, RequestHead};
+pub use response::{BodyPiece, HeadOnly, Response, ResponseBody, StoredBody, lines_of};
+pub use response_writer::TURN_BYTES;
+pub use send_file::SendFile;
+
+pub(crate) use connection::Http1Connections;
+pub(crate) use request_line::Watched;
+pub(crate) use rewind::Connections;
