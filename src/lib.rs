@@ -3,8 +3,9 @@
 //! The modules form a stack. Each uses only those below it (`tests/tidy.rs` keeps this true):
 //!
 //! ```text
-//! app                      composition; the only place that knows everyone
+//! server                   composition; the only place that knows everyone
 //! admin                    what millpond says of itself, under /-/
+//! site                     what a server serves: its mounts, and the way of a request to one of them
 //! webdav                   the directory at our door: read, listed and changed over HTTP and WebDAV
 //! serve                    the cache at our door: HTTP requests of players
 //! fill                     where bytes come from
@@ -20,9 +21,11 @@
 //!
 //! `ARCHITECTURE.md` tells the way of a read through them and where the next feature belongs.
 
-pub mod app;
+pub mod server;
 
 pub mod admin;
+
+pub mod site;
 
 pub mod webdav;
 

@@ -6,9 +6,9 @@
 
 mod cli;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use millpond::app::{OriginServer, Server};
-use millpond::config::{Config, Layers, OriginConfig, describe};
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use millpond::config::{Config, Layers, ListenAddress, Needs, Setting, settings};
+use millpond::server::Server;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::process::ExitCode;
@@ -31,10 +31,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves players: any URL as /https/HOST/PATH, and the configured upstreams.
-    Serve(Box<Settings>),
-    /// Serves a directory: to another millpond, players, browsers and file managers.
-    Origin(Box<OriginFlags>),
+    /// Serves players and other clients: upstreams, directories, and any URL as /https/HOST/PATH.
+    Serve(Settings),
+    /// Serves one directory: to another millpond, players, browsers and file managers. The short form of serve
+    /// --directory DIR --ad-hoc false.
+    Origin(OriginArgs),
     /// Reads a configuration without serving.
     Config {
         #[command(subcommand)]
@@ -47,55 +48,101 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ConfigAction {
     /// Says whether the configuration is valid.
-    Check(Box<Settings>),
+    Check(Settings),
     /// Lists every setting with its default and meaning.
     Show,
 }
 
-/// The flags that every server has.
-#[derive(Debug, Args)]
-struct Common {
-    /// Address and port to accept connections at; port 0 takes a free one [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<String>,
-    /// Space to leave free in the file system [default: 256MiB, or a twentieth of a small one]
-    #[arg(long, value_name = "SIZE")]
-    min_free: Option<String>,
-    /// How long running answers may take to finish after SIGTERM [default: 30s]
-    #[arg(long, value_name = "TIME")]
-    grace: Option<String>,
-    /// The log's level: error, warn, info, debug, or module=level,… [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    log: Option<String>,
-    /// A TOML file with settings
-    #[arg(long, value_name = "FILE")]
-    config: Option<String>,
+/// The flags of all settings, which are made of their table (`millpond::config::settings`).
+#[derive(Debug, Default)]
+struct Settings {
+    flags: Vec<(String, Vec<String>)>,
+    /// A TOML file with settings.
+    file: Option<String>,
 }
 
-impl Common {
-    /// The settings that a command line with these and its own says, then the environment, then the file.
-    fn layers(self, own: impl IntoIterator<Item = (&'static str, Vec<String>)>) -> Result<Layers, String> {
-        let ours = [
-            ("listen", one(self.listen)),
-            ("min_free", one(self.min_free)),
-            ("grace", one(self.grace)),
-            ("log", one(self.log)),
-        ];
-        let flags = own.into_iter().chain(ours);
-        let file = self.config.or_else(|| std::env::var("MILLPOND_CONFIG").ok());
+impl Args for Settings {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let file = Arg::new("config").long("config").value_name("FILE").help(
+            "A TOML file with settings. Every setting can also stand there and in MILLPOND_* variables; flags win",
+        );
+        let flags = settings().map(|setting| flag(&setting));
+        command.arg(file).args(flags)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Settings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let values = |key: &str| {
+            let values = matches.get_many::<String>(key);
+            values.into_iter().flatten().cloned().collect::<Vec<_>>()
+        };
+        Ok(Self {
+            flags: settings()
+                .map(|setting| (setting.key.to_owned(), values(setting.key)))
+                .collect(),
+            file: values("config").pop(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The flag of a setting. Without a form it may stand without a value, and means true.
+fn flag(setting: &Setting) -> Arg {
+    let meaning = setting.plain();
+    let shown = match setting.default {
+        "" => meaning,
+        default => format!("{meaning} [default: {default}]"),
+    };
+    let flag = Arg::new(setting.key)
+        .long(setting.key.replace('_', "-"))
+        .help(shown)
+        .help_heading(match setting.needs {
+            Needs::Nothing => "The server",
+            Needs::Cache => "Upstreams and what is kept of them",
+            Needs::Directory => "Directories",
+            Needs::WritableDirectory => "Directories that may be changed",
+        });
+    match (setting.key, setting.form) {
+        ("listen" | "upstream" | "directory", form) => flag.value_name(form).action(ArgAction::Append),
+        (_, "" | "BOOL") => flag
+            .value_name("BOOL")
+            .num_args(0..=1)
+            .require_equals(setting.form.is_empty())
+            .default_missing_value("true"),
+        (_, form) => flag.value_name(form),
+    }
+}
+
+impl Settings {
+    /// The configuration that the command line says, then the environment, then the file, then the command itself.
+    fn config(self, defaults: &[(&str, &str)]) -> Result<Config, String> {
+        let file = self.file.or_else(|| std::env::var("MILLPOND_CONFIG").ok());
         let mut layers = Layers::new();
-        layers.add_flags(flags.map(|(key, values)| (key.to_owned(), values)));
-        // The commands' own variable: a shell that has it set may start a server too.
-        layers.add_environment(variables().filter(|(name, _)| name != cli::SERVER_VARIABLE));
+        layers.add_flags(self.flags);
+        // The commands' own variables: a shell that has them set may start a server too.
+        let of_commands = [cli::SERVER_VARIABLE, cli::TOKEN_VARIABLE];
+        layers.add_environment(variables().filter(|(name, _)| !of_commands.contains(&name.as_str())));
         if let Some(path) = file {
             let text =
                 std::fs::read_to_string(&path).map_err(|error| format!("--config: could not read {path}: {error}"))?;
             layers.add_toml(&text, &path);
         }
-        for warning in layers.warnings() {
+        let defaults = defaults.iter();
+        layers.add_defaults(defaults.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        let config = Config::read(&layers).map_err(|mistakes| mistakes.to_string())?;
+        for warning in config.warnings(&layers) {
             complain(&format!("warning: {warning}"));
         }
-        Ok(layers)
+        Ok(config)
     }
 }
 
@@ -104,144 +151,52 @@ fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
-/// Every setting can also stand in MILLPOND_* variables and in the TOML file; flags win.
-#[derive(Debug, Args)]
-struct Settings {
-    /// Data directory [default: millpond in the user's cache directory]
-    #[arg(long, value_name = "DIR")]
-    data: Option<String>,
-    /// Upstream to serve at / or, with a name, at /NAME/; can be given several times
-    #[arg(long, value_name = "URL | NAME=URL")]
-    upstream: Vec<String>,
-    /// How incomplete objects are answered: follow or capped [default: follow]
-    #[arg(long)]
-    delivery: Option<String>,
-    /// The most that objects may take on the disk, like 50GiB [default: no limit]
-    #[arg(long, value_name = "SIZE")]
-    quota: Option<String>,
-    /// Let URLs that clients name lead to private addresses
-    #[arg(long)]
-    allow_private: bool,
-    /// Whether clients may name any URL: true, false or auto [default: auto, true on loopback]
-    #[arg(long, value_name = "BOOL")]
-    ad_hoc: Option<String>,
-    /// The policy of a fill without readers: complete, stop or finish:PERCENT%,SIZE [default: complete]
-    #[arg(long, value_name = "POLICY")]
-    after_last_reader: Option<String>,
-    /// How far ahead of a reader is fetched, in time at its rate, or all [default: all]
-    #[arg(long, value_name = "TIME")]
-    read_ahead: Option<String>,
-    /// A PEM file of certificate authorities to trust beside the system's
-    #[arg(long, value_name = "FILE")]
-    upstream_ca: Option<String>,
-    /// The longest that a header waits for the first wanted byte [default: 5s]
-    #[arg(long, value_name = "TIME")]
-    header_wait: Option<String>,
-    /// How long readers are held while the upstream fails [default: 5m]
-    #[arg(long, value_name = "TIME")]
-    hold_limit: Option<String>,
-    #[command(flatten)]
-    common: Common,
+/// The arguments of `origin`.
+#[derive(Debug)]
+struct OriginArgs {
+    directory: Option<String>,
+    settings: Settings,
 }
 
-/// Every setting can also stand in MILLPOND_* variables and in the TOML file; flags win.
-#[derive(Debug, Args)]
-struct OriginFlags {
-    /// The directory to serve
-    #[arg(value_name = "DIR")]
-    root: Option<String>,
-    /// Let clients change the directory
-    #[arg(long)]
-    writable: bool,
-    /// A file of tokens, made by `millpond token add`; who has none is refused
-    #[arg(long, value_name = "FILE")]
-    tokens: Option<String>,
-    /// Refuse changes that do not say what they replace (428)
-    #[arg(long)]
-    demand_conditions: bool,
-    /// Whether DELETE of a collection removes all that is in it, or only an empty one [default: true]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    deep_delete: Option<String>,
-    /// The largest file that may be put, like 20GiB [default: no limit]
-    #[arg(long, value_name = "SIZE")]
-    largest_upload: Option<String>,
-    /// Show names that begin with a dot to all who read, not only to those who may write
-    #[arg(long)]
-    hidden: bool,
-    /// The URL that clients use, where a proxy stands before this server
-    #[arg(long, value_name = "URL")]
-    public_url: Option<String>,
-    /// Serve the directory though it is another than the one that was served from this path before
-    #[arg(long)]
-    new_root: bool,
-    /// Refuse names that some systems do not take
-    #[arg(long)]
-    portable: bool,
-    /// A PEM file of the certificate to serve HTTPS with, and its chain
-    #[arg(long, value_name = "FILE")]
-    tls_certificate: Option<String>,
-    /// A PEM file of the certificate's key
-    #[arg(long, value_name = "FILE")]
-    tls_key: Option<String>,
-    /// Log each request here, a line of JSON each
-    #[arg(long, value_name = "FILE")]
-    access_log: Option<String>,
-    /// Where what is known of the files is kept [default: millpond in the user's cache directory]
-    #[arg(long, value_name = "DIR")]
-    data: Option<String>,
-    #[command(flatten)]
-    common: Common,
-}
+impl Args for OriginArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let directory = Arg::new("DIR").help("The directory to serve, at /");
+        let command = Settings::augment_args(command.arg(directory));
+        command.mut_arg("directory", |directory| directory.hide(true))
+    }
 
-impl OriginFlags {
-    fn config(self) -> Result<OriginConfig, String> {
-        let flags = [
-            ("root", one(self.root)),
-            ("writable", given(self.writable)),
-            ("tokens", one(self.tokens)),
-            ("demand_conditions", given(self.demand_conditions)),
-            ("deep_delete", one(self.deep_delete)),
-            ("largest_upload", one(self.largest_upload)),
-            ("hidden", given(self.hidden)),
-            ("public_url", one(self.public_url)),
-            ("new_root", given(self.new_root)),
-            ("portable", given(self.portable)),
-            ("tls_certificate", one(self.tls_certificate)),
-            ("tls_key", one(self.tls_key)),
-            ("access_log", one(self.access_log)),
-            ("data", one(self.data)),
-        ];
-        let layers = self.common.layers(flags)?;
-        OriginConfig::read(&layers).map_err(|mistakes| mistakes.to_string())
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
     }
 }
 
-fn one(value: Option<String>) -> Vec<String> {
-    value.into_iter().collect()
+impl FromArgMatches for OriginArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self {
+            directory: matches.get_one::<String>("DIR").cloned(),
+            settings: Settings::from_arg_matches(matches)?,
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
-/// A flag without a value.
-fn given(flag: bool) -> Vec<String> {
-    one(flag.then(|| "true".to_owned()))
-}
-
-impl Settings {
-    fn config(self) -> Result<Config, String> {
-        let flags = [
-            ("data", one(self.data)),
-            ("upstream", self.upstream),
-            ("delivery", one(self.delivery)),
-            ("quota", one(self.quota)),
-            ("allow_private", given(self.allow_private)),
-            ("ad_hoc", one(self.ad_hoc)),
-            ("after_last_reader", one(self.after_last_reader)),
-            ("read_ahead", one(self.read_ahead)),
-            ("upstream_ca", one(self.upstream_ca)),
-            ("header_wait", one(self.header_wait)),
-            ("hold_limit", one(self.hold_limit)),
-        ];
-        let layers = self.common.layers(flags)?;
-        Config::read(&layers).map_err(|mistakes| mistakes.to_string())
+impl OriginArgs {
+    fn config(mut self) -> Result<Config, String> {
+        if let Some(directory) = self.directory {
+            // The path as it is: `=` and `,` in it are its own letters.
+            self.settings
+                .flags
+                .push(("directories..path".to_owned(), vec![directory]));
+        }
+        let config = self.settings.config(&[("ad_hoc", "false")])?;
+        match config.directories.is_empty() {
+            true => Err("no directory is named; name the directory to serve: millpond origin DIR".to_owned()),
+            false => Ok(config),
+        }
     }
 }
 
@@ -252,17 +207,17 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     match cli.command {
-        Command::Serve(settings) => match settings.config() {
+        Command::Serve(settings) => match settings.config(&[]) {
             Ok(config) => outcome(&config.log, || serve(&config)),
             Err(mistakes) => misuse(&mistakes),
         },
-        Command::Origin(flags) => match flags.config() {
-            Ok(config) => outcome(&config.log, || origin(&config)),
+        Command::Origin(arguments) => match arguments.config() {
+            Ok(config) => outcome(&config.log, || serve(&config)),
             Err(mistakes) => misuse(&mistakes),
         },
         Command::Config {
             action: ConfigAction::Check(settings),
-        } => match settings.config() {
+        } => match settings.config(&[]) {
             Ok(_) => {
                 say("the configuration is valid");
                 ExitCode::SUCCESS
@@ -272,8 +227,9 @@ fn main() -> ExitCode {
         Command::Config {
             action: ConfigAction::Show,
         } => {
-            for (key, default, says) in describe() {
-                say(&format!("{key:<20} {default:<16} {says}"));
+            for setting in settings() {
+                let Setting { key, default, .. } = &setting;
+                say(&format!("{key:<24} {default:<16} {}", setting.plain()));
             }
             ExitCode::SUCCESS
         }
@@ -300,17 +256,15 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     // Before the store opens: how many objects stay open depends on it.
     raise_descriptor_limit();
     let server = Server::start(config)?;
-    say(&format!("listening on http://{}", server.address()));
-    signals.wait();
-    tracing::info!(grace = ?config.grace, "stopping: running answers may finish");
-    Ok(server.stop()?)
-}
-
-fn origin(config: &OriginConfig) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
-    raise_descriptor_limit();
-    let server = OriginServer::start(config)?;
-    say(&format!("listening on {}", server.url()));
+    for address in server.addresses() {
+        match address {
+            ListenAddress::Tcp(address) if config.tls_certificate.is_some() => {
+                say(&format!("listening on https://{address}"));
+            }
+            ListenAddress::Tcp(address) => say(&format!("listening on http://{address}")),
+            ListenAddress::Unix(_) => say(&format!("listening on {address}")),
+        }
+    }
     signals.wait();
     tracing::info!(grace = ?config.grace, "stopping: running answers may finish");
     Ok(server.stop()?)

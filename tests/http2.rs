@@ -158,8 +158,8 @@ fn a_self_signed_upstream_certificate_is_accepted_where_it_is_configured() {
 
 #[test]
 fn an_upstream_ca_without_a_certificate_is_refused_at_the_start() {
-    use millpond::app::Server;
     use millpond::config::{Config, Layers};
+    use millpond::server::Server;
     let (dir, empty) = (
         tempfile::TempDir::new().expect("a directory"),
         tempfile::NamedTempFile::new().expect("a file"),

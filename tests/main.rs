@@ -26,6 +26,7 @@ mod methods;
 mod names;
 mod nobody;
 mod once;
+mod one_server;
 mod oracle;
 mod ordinary;
 mod ordinary_random;

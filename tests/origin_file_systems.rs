@@ -155,7 +155,7 @@ fn changes_work_in_a_subvolume() {
     };
     let served = Origin::with(&[
         ("writable", "true"),
-        ("root", &root.display().to_string()),
+        ("directory", &root.display().to_string()),
         ("data", &origin.outside().join("data-btrfs").display().to_string()),
     ]);
     if let Err(why) = run(
@@ -191,7 +191,7 @@ fn changes_work_where_the_file_system_knows_neither_noreplace_nor_links() {
     };
     let served = Origin::with(&[
         ("writable", "true"),
-        ("root", &text(&root)),
+        ("directory", &text(&root)),
         ("data", &text(&origin.outside().join("data-fuse"))),
     ]);
     served.put("/new.txt", &[("If-None-Match", "*")], b"1").expect(201);
@@ -310,7 +310,7 @@ fn an_unmounted_directory_is_503_until_it_is_mounted_again() {
         return;
     };
     let mut origin = Origin::with(&[
-        ("root", &root.display().to_string()),
+        ("directory", &root.display().to_string()),
         ("data", &outer.outside().join("data-disk").display().to_string()),
     ]);
     origin.get("/film").expect(200);

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 const STACK: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["app"],
+    &["server"],
     &["admin"],
+    &["site"],
     &["webdav"],
     &["serve"],
     &["fill"],
@@ -25,10 +26,11 @@ const STACK: &[&[&str]] = &[
 const WALLS: &[(&str, &[&str])] = &[
     ("sled::", &["store"]),
     ("reqwest::", &["upstream", "cli"]),
-    ("actix_web::", &["http1", "serve", "webdav", "admin", "app"]),
+    ("actix_web::", &["site", "http1", "serve", "webdav", "admin", "server"]),
     ("httparse::", &["http1"]),
     // The store knows of no protocol.
-    ("http1::", &["http1", "serve", "webdav", "admin", "app"]),
+    ("h2::", &["server"]),
+    ("http1::", &["http1", "site", "serve", "webdav", "admin", "server"]),
     ("http_range::", &["header"]),
     ("sfv::", &["header"]),
     ("rangemap::", &["ranges"]),
@@ -333,14 +335,113 @@ fn files_that_comments_name_exist() {
     }
 }
 
+/// The names of the modules beneath a room that a file's code names by `super::` or by its path from the crate's root,
+/// each as its path in the room. Unit tests may name what they like.
+fn neighbours(room: &str, module: &[String], text: &str) -> Vec<Vec<String>> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let code: Vec<&str> = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect();
+    let code = code.join(" ");
+    let mut named = Vec::new();
+    let prefix = format!("crate::{room}::");
+    for (at, start) in code.match_indices("super::").chain(code.match_indices(prefix.as_str())) {
+        // A longer chain of `super::` is read from its first one.
+        if start == "super::" && code[..at].ends_with("super::") {
+            continue;
+        }
+        let ups = code[at..].split("::").take_while(|part| *part == "super").count();
+        let (base, rest) = match ups {
+            0 => (Vec::new(), &code[at + prefix.len()..]),
+            ups => {
+                let above = module.len().saturating_sub(ups);
+                (module[..above].to_vec(), &code[at + ups * "super::".len()..])
+            }
+        };
+        let end = rest.find([';', '(', ')', '<', '>', '=', '&']).unwrap_or(rest.len());
+        let (first, list) = match rest.strip_prefix('{') {
+            Some(list) => ("", list.split('}').next().unwrap_or_default()),
+            None => (rest[..end].split([' ', ',']).next().unwrap_or_default(), ""),
+        };
+        let paths = std::iter::once(first).chain(list.split(','));
+        for path in paths.map(str::trim).filter(|path| !path.is_empty()) {
+            let parts = path
+                .split("::")
+                .map(|part| part.trim_matches(|c: char| !is_word(c)).to_owned());
+            named.push(base.iter().cloned().chain(parts).collect());
+        }
+    }
+    named
+}
+
+fn is_word(letter: char) -> bool {
+    letter.is_alphanumeric() || letter == '_'
+}
+
 #[test]
-fn every_setting_is_documented() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let manual = std::fs::read_to_string(root.join("docs/configuration.md")).expect("docs/configuration.md");
-    for (key, ..) in millpond::config::describe() {
+fn no_room_has_a_circle_of_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    // The files of each room by their paths in it; the room itself (`mod.rs`) is the empty path.
+    let mut rooms: BTreeMap<String, BTreeMap<Vec<String>, String>> = BTreeMap::new();
+    for (room, path, text) in modules() {
+        let inside = path.strip_prefix(&root).expect("beneath").with_extension("");
+        let parts = inside
+            .components()
+            .skip(1)
+            .map(|part| part.as_os_str().to_string_lossy().into_owned());
+        let parts: Vec<String> = parts.filter(|part| part != "mod").collect();
+        rooms.entry(room).or_default().insert(parts, text);
+    }
+    let mut looked = 0;
+    for (room, files) in &rooms {
+        let file_of = |mut path: Vec<String>| {
+            while !path.is_empty() && !files.contains_key(&path) {
+                path.pop();
+            }
+            path
+        };
+        let mut uses: BTreeMap<&Vec<String>, Vec<Vec<String>>> = BTreeMap::new();
+        for (file, text) in files {
+            let named = neighbours(room, file, text).into_iter().map(file_of);
+            // The room's own file is its table of contents, which everybody may name.
+            uses.insert(file, named.filter(|other| !other.is_empty() && other != file).collect());
+        }
+        looked += uses.values().map(Vec::len).sum::<usize>();
+        // What names nobody who is left is taken away, until only circles are left.
+        loop {
+            let left: Vec<Vec<String>> = uses.keys().map(|file| (*file).clone()).collect();
+            let before = uses.len();
+            uses.retain(|_, others| others.iter().any(|other| left.contains(other)));
+            if uses.len() == before {
+                break;
+            }
+        }
+        let circle: Vec<String> = uses.keys().map(|file| file.join("::")).collect();
         assert!(
-            manual.contains(&format!("`{key}`")),
-            "docs/configuration.md does not name {key}"
+            circle.is_empty(),
+            "{room}: these files name each other, or lead to such: {circle:?}"
         );
     }
+    assert!(looked > 300, "only {looked} uses were found");
+}
+
+#[test]
+fn the_manual_has_the_row_of_every_setting() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manual = std::fs::read_to_string(root.join("docs/configuration.md")).expect("docs/configuration.md");
+    let rows = millpond::config::settings().map(|setting| {
+        let default = match setting.default {
+            "" => String::new(),
+            default => format!("`{default}`"),
+        };
+        let row = format!("| `{}` | {default} | {} |", setting.key, setting.says.trim());
+        row.replace("|  |", "| |")
+    });
+    let missing: Vec<String> = rows.filter(|row| !manual.lines().any(|line| line == row)).collect();
+    assert!(
+        missing.is_empty(),
+        "docs/configuration.md lacks these rows:\n{}",
+        missing.join("\n")
+    );
 }

@@ -14,45 +14,58 @@ mod streams;
 mod verify;
 
 use self::objects::{ListParameters, PurgeManyParameters, PurgeParameters};
-use self::operation::Callers::{All, Local};
+use self::operation::Callers::{All, Everybody, Local};
 use self::operation::Operation;
 use self::verify::VerifyParameters;
 use crate::api::{
     FillSummaries, ObjectPage, ObjectSummary, Purged, Stats, StreamSummaries, StreamSummary, VerifyEvent,
 };
 use crate::serve::Problem;
+use crate::site::Site;
 use crate::store::StoreError;
-use actix_web::dev::HttpServiceFactory;
+use actix_web::body::MessageBody;
+use actix_web::dev::{HttpServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::guard::{GuardContext, fn_guard};
 use actix_web::http::{Method, StatusCode};
-use actix_web::web;
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{Error, web};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Without a catalog: when to ask again. The store tries to open it once a second. Twice that: a judgement.
 const CATALOG_TRIED: Duration = Duration::from_secs(2);
 
-/// All operations, in the order in which they are documented.
-fn operations() -> Vec<Operation> {
-    let all = [of_the_server(), of_objects(), of_streams()];
-    all.into_iter().flatten().collect()
+/// All operations of a server with or without a cache, in the order in which they are documented.
+fn operations(has_cache: bool) -> Vec<Operation> {
+    match has_cache {
+        true => [of_the_server(), of_the_cache(), of_objects(), of_streams()]
+            .into_iter()
+            .flatten()
+            .collect(),
+        false => of_the_server(),
+    }
 }
 
 fn of_the_server() -> Vec<Operation> {
     vec![
-        Operation::new(Method::GET, "healthz", All, health::alive)
+        Operation::new(Method::GET, "healthz", Everybody, health::alive)
             .says("Whether the process answers.")
             .sends("text/plain", "It does."),
-        Operation::new(Method::GET, "readyz", All, health::ready)
-            .says("Whether what is fetched can be stored.")
-            .sends("text/plain", "It can.")
-            .fails(503, "The catalog is not open."),
+        Operation::new(Method::GET, "readyz", Everybody, health::ready)
+            .says("Whether what is fetched can be stored, and the directories are there.")
+            .sends("text/plain", "They are.")
+            .fails(503, "The catalog is not open, or a directory is away."),
         Operation::new(Method::GET, "metrics", All, health::metrics)
             .says("The counters.")
             .sends("application/openmetrics-text", "The text format of OpenMetrics."),
         Operation::new(Method::GET, "openapi.json", All, openapi::show)
             .says("This document.")
             .sends("application/json", "OpenAPI 3.1."),
+    ]
+}
+
+fn of_the_cache() -> Vec<Operation> {
+    vec![
         Operation::new(Method::GET, "api/v1/stats", All, objects::stats)
             .says("What is stored, in sum, and the counters.")
             .answers::<Stats>(200, "The counters."),
@@ -102,26 +115,26 @@ fn of_streams() -> Vec<Operation> {
         Operation::new(Method::GET, "api/v1/streams", Local, streams::list)
             .says("All streams; an id opens its stream.")
             .answers::<StreamSummaries>(200, "The streams, the latest first."),
-        Operation::new(Method::GET, "api/v1/streams/{id}", All, streams::replay)
+        Operation::new(Method::GET, "api/v1/streams/{id}", Everybody, streams::replay)
             .says("The log of a stream.")
             .sends("*/*", "What was logged, and what still comes.")
             .fails(404, "There is no such stream."),
-        Operation::new(Method::DELETE, "api/v1/streams/{id}", All, streams::stop)
+        Operation::new(Method::DELETE, "api/v1/streams/{id}", Everybody, streams::stop)
             .says("Stops a stream.")
             .answers::<StreamSummary>(200, "Its state.")
             .fails(404, "There is no such stream.")
             .fails(409, "It is over."),
-        Operation::new(Method::GET, "api/v1/streams/{id}/status", All, streams::status)
+        Operation::new(Method::GET, "api/v1/streams/{id}/status", Everybody, streams::status)
             .says("The state of a stream.")
             .answers::<StreamSummary>(200, "Its state.")
             .fails(404, "There is no such stream."),
     ]
 }
 
-/// The scope of the application.
-pub fn scope() -> impl HttpServiceFactory {
+/// The scope of the application of a server with or without a cache.
+pub fn scope(has_cache: bool) -> impl HttpServiceFactory {
     let mut by_path: BTreeMap<&str, Vec<Operation>> = BTreeMap::new();
-    for operation in operations() {
+    for operation in operations(has_cache) {
         by_path.entry(operation.path).or_default().push(operation);
     }
     let paths: Vec<&str> = by_path.keys().copied().collect();
@@ -144,7 +157,19 @@ pub fn scope() -> impl HttpServiceFactory {
         scope = scope.service(resource.default_service(web::to(refused)));
     }
     let unknown = move || std::future::ready(problem(StatusCode::NOT_FOUND, there_is.clone()).response());
-    scope.default_service(web::to(unknown))
+    scope.default_service(web::to(unknown)).wrap(from_fn(logged))
+}
+
+/// Writes each answer of the API to the access log, where there is one.
+async fn logged(request: ServiceRequest, next: Next<impl MessageBody + 'static>) -> Result<ServiceResponse, Error> {
+    let begun = Instant::now();
+    let response = next.call(request).await?.map_into_boxed_body();
+    let (request, response) = response.into_parts();
+    let response = match request.app_data::<web::Data<Site>>() {
+        Some(site) => site.logged(request.head(), begun, response.into()).into(),
+        None => response,
+    };
+    Ok(ServiceResponse::new(request, response))
 }
 
 /// A problem in which no cache has a part.

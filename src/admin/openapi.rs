@@ -7,20 +7,23 @@
 use super::operations;
 use super::parameters::{NoParameters, Query};
 use crate::api::ProblemDetails;
+use crate::site::Site;
 use actix_web::HttpResponse;
+use actix_web::web::Data;
 use utoipa::openapi::path::{PathItem, Paths};
 use utoipa::openapi::schema::ComponentsBuilder;
 use utoipa::openapi::{Info, OpenApi, OpenApiBuilder};
 
 /// The document.
-pub(super) async fn show(_: Query<NoParameters>) -> HttpResponse {
-    HttpResponse::Ok().json(document())
+pub(super) async fn show(site: Data<Site>, _: Query<NoParameters>) -> HttpResponse {
+    HttpResponse::Ok().json(document(site.cache.is_some()))
 }
 
-fn document() -> OpenApi {
+/// The document of a server with or without a cache.
+fn document(has_cache: bool) -> OpenApi {
     let mut paths = Paths::new();
     let mut components = ComponentsBuilder::new().schema_from::<ProblemDetails>();
-    for operation in operations() {
+    for operation in operations(has_cache) {
         let path = format!("/-/{}", operation.path);
         let (method, documented, schemas) = operation.document();
         components = schemas(components);
@@ -43,7 +46,7 @@ mod tests {
 
     #[test]
     fn every_reference_of_the_document_leads_to_a_schema() {
-        let document = serde_json::to_value(document()).expect("JSON");
+        let document = serde_json::to_value(document(true)).expect("JSON");
         let text = document.to_string();
         let mut seen = 0;
         for (at, _) in text.match_indices("#/components/schemas/") {

@@ -16,9 +16,11 @@ use utoipa::openapi::{Content, Ref, Required, Response};
 /// The callers that may carry an operation out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Callers {
-    /// Every client that reaches the server.
+    /// Every client that reaches the server: what a load balancer asks, and what an id that is a secret opens.
+    Everybody,
+    /// Every client, where there is no file of tokens; else those that may read everything.
     All,
-    /// Programs on the server's own machine: what is changed, or is a secret.
+    /// Programs on the server's own machine, or callers that may write everything: what is changed, or is a secret.
     Local,
 }
 
@@ -115,7 +117,8 @@ impl Operation {
         self.methods().into_iter().map(|method| {
             let route = (self.route)().method(method);
             match self.callers {
-                Callers::All => route,
+                Callers::Everybody => route,
+                Callers::All => route.wrap(from_fn(guard::look)),
                 Callers::Local => route.wrap(from_fn(guard::rule)),
             }
         })
@@ -137,7 +140,9 @@ impl Operation {
             operation = operation.response(status.to_string(), response.clone());
         }
         if self.callers == Callers::Local {
-            let only = Response::builder().description("For programs on the server's own machine.");
+            let only = Response::builder().description(
+                "For programs on the server's own machine or, where there are tokens, for one that may write.",
+            );
             let content = Content::new(Some(Ref::from_schema_name("ProblemDetails")));
             operation = operation.response("403", only.content("application/problem+json", content).build());
         }

@@ -7,8 +7,9 @@
 use super::ServerArgs;
 use super::failure::Failure;
 use super::name::Name;
-use super::server::RemoteServer;
+use super::server::{RemoteServer, TOKEN_VARIABLE};
 use millpond::api::{ObjectSummary, ProblemDetails};
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, Response};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +36,20 @@ pub(super) struct Api {
     server: RemoteServer,
 }
 
+/// The field that shows the token of the environment, where there is one.
+fn own_token() -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::new();
+    if let Some(token) = std::env::var_os(TOKEN_VARIABLE).filter(|token| !token.is_empty()) {
+        let value = token
+            .to_str()
+            .and_then(|token| HeaderValue::from_str(token.trim()).ok());
+        let mut value = value.ok_or_else(|| Failure::Usage(format!("{TOKEN_VARIABLE} is no token")))?;
+        value.set_sensitive(true);
+        headers.insert("millpond-token", value);
+    }
+    Ok(headers)
+}
+
 /// A page of the list of objects; its lines are kept as they came, for `--json`.
 #[derive(Debug, Deserialize)]
 pub(super) struct RawPage {
@@ -50,6 +65,7 @@ impl Api {
         let server =
             RemoteServer::choose(door.server.as_deref(), |name| std::env::var(name).ok()).map_err(Failure::Usage)?;
         let http = reqwest::Client::builder()
+            .default_headers(own_token()?)
             .user_agent(concat!("millpond/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()

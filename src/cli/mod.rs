@@ -38,7 +38,7 @@ use failure::Failure;
 use name::Name;
 use output::Output;
 use server::RemoteServer;
-pub(crate) use server::SERVER_VARIABLE;
+pub(crate) use server::{SERVER_VARIABLE, TOKEN_VARIABLE};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use token::TokenCommand;

@@ -9,6 +9,9 @@ use url::{Host, Url};
 /// The variable that names a server. It is no setting of the server itself.
 pub(crate) const SERVER_VARIABLE: &str = "MILLPOND_SERVER";
 
+/// The variable with the token for a server that has tokens. It is no setting of the server itself.
+pub(crate) const TOKEN_VARIABLE: &str = "MILLPOND_TOKEN";
+
 const LISTEN_VARIABLE: &str = "MILLPOND_LISTEN";
 const DEFAULT: &str = "127.0.0.1:8080";
 
@@ -36,7 +39,7 @@ impl RemoteServer {
         let (source, text) = flag
             .map(|text| ("--server", text.to_owned()))
             .or_else(|| set(SERVER_VARIABLE))
-            .or_else(|| set(LISTEN_VARIABLE))
+            .or_else(|| set(LISTEN_VARIABLE).map(|(name, text)| (name, first_with_port(&text))))
             .unwrap_or_else(|| ("the default", DEFAULT.to_owned()));
         Self::parse(text.trim()).map_err(|mistake| format!("{source}: {text:?} {mistake}"))
     }
@@ -98,6 +101,13 @@ impl RemoteServer {
             && same_host;
         url.path().strip_prefix(self.root.path()).filter(|_| same_door)
     }
+}
+
+/// The first of the addresses that a server is told to listen at which has a port.
+fn first_with_port(listen: &str) -> String {
+    let mut addresses = listen.split([',', ' ', '\t']).filter(|address| !address.is_empty());
+    let first = addresses.find(|address| !address.starts_with("unix:"));
+    first.unwrap_or(listen).to_owned()
 }
 
 /// A server that listens at all addresses is reached at loopback.
@@ -173,6 +183,8 @@ mod tests {
         assert_eq!(choose(Some("f:3"), &both).as_deref(), Ok("http://f:3"));
         assert_eq!(choose(None, &both).as_deref(), Ok("http://s:1"));
         assert_eq!(choose(None, &both[1..]).as_deref(), Ok("http://127.0.0.1:2"));
+        let several = [("MILLPOND_LISTEN", "unix:/run/pond.sock, 0.0.0.0:2 [::1]:3")];
+        assert_eq!(choose(None, &several).as_deref(), Ok("http://127.0.0.1:2"));
         let empty = [("MILLPOND_SERVER", "")];
         assert_eq!(choose(None, &empty).as_deref(), Ok("http://127.0.0.1:8080"));
         let mistake = choose(None, &[("MILLPOND_SERVER", "ftp://h/")]).expect_err("no address");

@@ -1,23 +1,59 @@
 //! Configuration: typed, validated whole, every mistake reported at once.
 //!
 //! A setting can stand on the command line, in a `MILLPOND_*` variable and in a TOML file; the
-//! first of these that has it wins. Sources hand over text under the setting's key (source.rs);
-//! two tables (table.rs) know each key, its unit and its default; settings.rs and origin.rs turn text into values.
-//! No source has a parser of its own, so a mistake reads the same wherever it was made.
+//! first of these that has it wins. Sources hand over text under the setting's key (source.rs); settings.rs has an entry
+//! for each key with one value, mounts.rs reads upstreams and directories, parse.rs and units.rs turn text into values,
+//! and check.rs compares what was read. No source has a parser of its own, so a mistake reads the same wherever it was
+//! made.
 
-mod origin;
+mod check;
+mod mounts;
+mod parse;
 mod public_url;
+mod reader;
 mod settings;
 mod source;
-mod table;
+#[cfg(test)]
+mod tests;
 mod units;
 
-pub use origin::OriginConfig;
+pub use check::settings;
+pub use mounts::{DirectoryConfig, UpstreamConfig};
 pub use public_url::PublicUrl;
-pub use settings::{Config, StreamConfig, UpstreamConfig, describe};
+pub use settings::{Config, Needs, Setting};
 pub use source::{Layers, Mistakes};
 
-/// How an object is answered while it is incomplete; see `docs/delivery.md`.
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// An address that connections are accepted at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// An address and a port; port 0 takes any free one.
+    Tcp(SocketAddr),
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
+impl ListenAddress {
+    /// Whether only programs on this machine, by its network, reach it. What stands before a socket in the file system
+    /// is not known: a proxy, most likely.
+    pub fn is_loopback(&self) -> bool {
+        matches!(self, Self::Tcp(address) if address.ip().is_loopback())
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The way in which an object is answered while it is incomplete; see `docs/delivery.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
     /// Answers what was asked as if the object were complete; the body waits for the bytes.

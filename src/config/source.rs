@@ -2,10 +2,9 @@
 //!
 //! Layers are added strongest first: flags, the environment, a file. All of them have the same keys, in lower case with
 //! underscores; a layer knows how its keys are named in a message, so that a mistake is reported in the words in which
-//! it was made. Values are texts here, a list for each key; what they mean is for settings.rs. A key that no setting
-//! has is a mistake, save in the environment.
+//! it was made. Values are texts here, a list for each key; what they mean is for parse.rs, and which keys there are for
+//! settings.rs and mounts.rs.
 
-use super::settings::is_setting;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -28,8 +27,9 @@ impl std::error::Error for Mistakes {}
 struct Layer {
     /// How a key of this layer is named in a message.
     name: fn(&str) -> String,
-    /// Whether a key that is no setting is a mistake. It is none in the environment: container platforms set
-    /// `MILLPOND_PORT` and the like by themselves for a service of that name.
+    /// Whether a key that is no setting, or has no effect, is a mistake. It is none in the environment: container
+    /// platforms set `MILLPOND_PORT` and the like by themselves for a service of that name, and one environment may be
+    /// that of several commands.
     is_strict: bool,
     values: BTreeMap<String, Vec<String>>,
 }
@@ -63,7 +63,7 @@ impl Layers {
             .filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?.to_ascii_lowercase(), value)))
             .map(|(key, value)| {
                 let values = match key.as_str() {
-                    "upstream" => value.split_whitespace().map(str::to_owned).collect(),
+                    "upstream" | "directory" => value.split_whitespace().map(str::to_owned).collect(),
                     _ => vec![value],
                 };
                 (key, values)
@@ -73,6 +73,15 @@ impl Layers {
             name: |key| format!("{PREFIX}{}", key.to_ascii_uppercase()),
             is_strict: false,
             values,
+        });
+    }
+
+    /// Adds values that a command stands for, where no other layer says something else.
+    pub fn add_defaults(&mut self, defaults: impl IntoIterator<Item = (String, String)>) {
+        self.layers.push(Layer {
+            name: |key| format!("{key} of the command"),
+            is_strict: false,
+            values: defaults.into_iter().map(|(key, value)| (key, vec![value])).collect(),
         });
     }
 
@@ -134,23 +143,11 @@ impl Layers {
             .flat_map(|layer| layer.values.keys().map(String::as_str))
     }
 
-    /// The keys that are no settings, by the names that they go by: those of the command line and the files, where that is
-    /// a mistake, or those of the environment, where it is none.
-    pub(super) fn unknown(&self, of_environment: bool) -> impl Iterator<Item = String> {
-        let layers = self
-            .layers
-            .iter()
-            .filter(move |layer| layer.is_strict != of_environment);
-        layers.flat_map(|layer| {
-            let unknown = layer.values.keys().filter(|key| !is_setting(key));
-            unknown.map(|key| (layer.name)(key))
-        })
-    }
-
-    /// Warnings, one line each: `MILLPOND_*` variables that name no setting, and are ignored.
-    pub fn warnings(&self) -> Vec<String> {
-        let ignored = "there is no such setting, so it is ignored; `millpond config show` lists them";
-        self.unknown(true).map(|name| format!("{name}: {ignored}")).collect()
+    /// The keys of the layers in which a key of no effect is a mistake, or of those in which it is none, each with the
+    /// name that it goes by.
+    pub(super) fn named_keys(&self, strict: bool) -> impl Iterator<Item = (&str, String)> {
+        let layers = self.layers.iter().filter(move |layer| layer.is_strict == strict);
+        layers.flat_map(|layer| layer.values.keys().map(|key| (key.as_str(), (layer.name)(key))))
     }
 
     pub(super) fn mistakes(&self) -> &[String] {

@@ -8,9 +8,9 @@
 //! over to the new stamp.
 
 use super::attributes;
+use super::digest_cache::PrereadDigest;
 use super::error::DirectoryError;
 use super::path::TreePath;
-use super::preconditions::PrereadDigest;
 use super::tree::{Found, Stamp, stamp};
 use super::tree_writer::{Occupant, TreeWriter};
 use crate::header::Preconditions;

@@ -332,6 +332,10 @@ fn write_cache_file(path: &Path, known: &HashMap<(u64, u64), CacheEntry>) -> std
     std::fs::rename(&beside, path)
 }
 
+/// The stamp and digest of a file that was read before its lock was taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PrereadDigest(pub(super) Option<(Stamp, Digest)>);
+
 #[cfg(test)]
 mod tests {
     use super::*;

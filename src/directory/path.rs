@@ -126,6 +126,16 @@ impl TreePath {
         Self { names, slash: false }
     }
 
+    /// The path as seen from above the tree, whose root is called `name` there.
+    #[must_use]
+    pub fn beneath(&self, name: &str) -> Self {
+        let names = std::iter::once(name.to_owned()).chain(self.names.iter().cloned());
+        Self {
+            names: names.collect(),
+            slash: self.slash,
+        }
+    }
+
     /// The path without its slash: locks and caches compare such.
     #[must_use]
     pub fn without_slash(&self) -> Self {

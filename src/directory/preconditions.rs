@@ -6,19 +6,14 @@
 //! file is another once the lock is held, the change is refused as [`DirectoryError::TagUnknown`], and tried again
 //! after another reading: no reader of a slow disk keeps anybody else from writing (decision 27).
 
-use super::digest_cache::INLINE_BYTES;
+use super::digest_cache::{INLINE_BYTES, PrereadDigest};
 use super::error::DirectoryError;
 use super::etag::Tag;
 use super::path::TreePath;
-use super::sha256::Digest;
 use super::tree::{Found, Stamp};
 use super::tree_writer::{Occupant, TreeWriter};
 use crate::header::{Current, EntityTag, Preconditions};
 use rustix::fs::Stat;
-
-/// The stamp and digest of a file that was read before its lock was taken.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct PrereadDigest(Option<(Stamp, Digest)>);
 
 impl TreeWriter {
     /// Reads the file, if the preconditions name a tag that is not known without that. Takes no lock.

@@ -18,7 +18,8 @@
 use super::atomic_rename::rename_noreplace;
 use super::error::DirectoryError;
 use super::path::{STAGED_PREFIX, STAGING_DIR, TreePath};
-use super::staging::{Staging, create_staged_file, random_name, sync_directory};
+use super::random_name::random_name;
+use super::staging::{Staging, create_staged_file, sync_directory};
 use super::trash::{BACKUP_PREFIX, Backup, NOTE_PREFIX, Trash, discard, read_note, remove_note_file};
 use rustix::fs::renameat;
 use rustix::io::Errno;

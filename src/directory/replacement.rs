@@ -18,15 +18,15 @@
 
 use super::atomic_rename::{ExchangeOutcome, exchange, rename_noreplace};
 use super::collection_checksum::CollectionChecksum;
+use super::digest_cache::PrereadDigest;
 use super::error::DirectoryError;
 use super::path::TreePath;
-use super::preconditions::PrereadDigest;
 use super::staging::{ReceivedBody, sync_directory};
 use super::trash::{Backup, StagedEntry, Trash};
 use super::tree::{Stamp, stamp};
-use super::tree_writer::{Loss, Occupant, TreeWriter, WriteOutcome};
+use super::tree_writer::{Loss, Occupant, TreeWriter, WriteOutcome, is_allowed_loss};
 use crate::header::Preconditions;
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat, openat, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, openat, statat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
@@ -303,29 +303,4 @@ fn sync_placed(target: &OwnedFd, path: &TreePath) {
     if let Err(error) = sync_directory(target) {
         tracing::warn!(%path, %error, "a change may be lost by a crash");
     }
-}
-
-/// Whether the entry holds no more than may be lost. It is asked after the entry was taken from its name: before,
-/// members could still come.
-pub(super) fn is_allowed_loss(dir: &OwnedFd, name: &str, loss: Loss) -> bool {
-    loss == Loss::Everything
-        || match is_empty_collection(dir, name) {
-            Ok(empty) => empty,
-            // An entry that is no collection has no members.
-            Err(DirectoryError::Absent) => true,
-            Err(_) => false,
-        }
-}
-
-/// Whether a collection has no members.
-pub(super) fn is_empty_collection(parent: &OwnedFd, name: &str) -> Result<bool, DirectoryError> {
-    let failed = DirectoryError::from_errno("read a directory");
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inner = openat(parent, name, flags, Mode::empty()).map_err(&failed)?;
-    for entry in Dir::read_from(&inner).map_err(&failed)? {
-        if !matches!(entry.map_err(&failed)?.file_name().to_bytes(), b"." | b"..") {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

@@ -16,7 +16,7 @@
 
 use super::error::DirectoryError;
 use super::path::STAGING_DIR;
-use super::staging::random_name;
+use super::random_name::random_name;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstatvfs, openat, statx};
 use serde::{Deserialize, Serialize};
 use std::fs::File;

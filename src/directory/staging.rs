@@ -30,17 +30,17 @@
 use super::attributes::is_inherited_from;
 use super::error::DirectoryError;
 use super::path::{STAGED_PREFIX, STAGING_DIR, TreePath};
+use super::random_name::random_name;
 use super::root_identity::write_mark;
 use super::sha256::{Digest, finish_sha256};
 use super::trash::{NoteFile, StagedEntry, Trash};
-use super::tree::Tree;
+use super::tree::{Tree, mount_id};
 use crate::clock::SharedClock;
 use crate::sync::{read, write};
 use aws_lc_rs::digest::{Context, SHA256};
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use rustix::fs::{
-    AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, Stat, StatxFlags, Timespec, Timestamps, fallocate, flock,
-    futimens, mkdirat, openat, statat, statx, symlinkat, unlinkat,
+    AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps, fallocate, flock, futimens,
+    mkdirat, openat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use std::ffi::CStr;
@@ -557,24 +557,6 @@ fn open_staging_dir(tree: &Tree) -> Result<OwnedFd, DirectoryError> {
         Err(Errno::WOULDBLOCK) => Err(DirectoryError::InUse),
         Err(errno) => Err(DirectoryError::from_errno("lock .millpond in the directory")(errno)),
     }
-}
-
-/// The id that two directories share if a rename(2) may get from one to the other: of the mount, or on old kernels of
-/// the device.
-pub(super) fn mount_id(dir: impl AsFd) -> Result<u64, DirectoryError> {
-    let failed = DirectoryError::from_errno("inspect a directory");
-    match statx(&dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
-        Ok(stat) if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Ok(stat.stx_mnt_id),
-        _ => Ok(rustix::fs::fstat(&dir).map_err(failed)?.st_dev),
-    }
-}
-
-/// 128 random bits, in hexadecimal.
-pub(super) fn random_name() -> String {
-    let mut bytes = [0; 16];
-    // Without randomness names repeat; making the second file then fails, since each is made with `O_EXCL`.
-    let _ = SystemRandom::new().fill(&mut bytes);
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn both_times(time: Timespec) -> Timestamps {

@@ -13,8 +13,8 @@
 //! A token is 256 random bits, made by us: no dictionary has it, so a plain hash keeps it as well as a slow one would.
 
 use super::path::TreePath;
+use super::random_name::random_name;
 use super::sha256::Digest;
-use super::staging::random_name;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;

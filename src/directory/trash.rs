@@ -13,7 +13,7 @@
 use super::collection_checksum::CollectionChecksum;
 use super::error::DirectoryError;
 use super::path::TreePath;
-use super::staging::mount_id;
+use super::tree::mount_id;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, fchmod, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::path::Arg;

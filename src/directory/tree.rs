@@ -570,3 +570,13 @@ pub fn cached_stamp(file: impl AsFd) -> Result<Stamp, DirectoryError> {
     let stat = statx(file, "", flags, StatxFlags::BASIC_STATS).map_err(DirectoryError::from_errno("inspect a file"))?;
     Ok(Stamp::of_statx(&stat))
 }
+
+/// The id that two directories share if a rename(2) may get from one to the other: of the mount, or on old kernels of
+/// the device.
+pub(super) fn mount_id(dir: impl AsFd) -> Result<u64, DirectoryError> {
+    let failed = DirectoryError::from_errno("inspect a directory");
+    match statx(&dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+        Ok(stat) if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Ok(stat.stx_mnt_id),
+        _ => Ok(rustix::fs::fstat(&dir).map_err(failed)?.st_dev),
+    }
+}

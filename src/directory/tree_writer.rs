@@ -18,17 +18,15 @@ use super::atomic_rename::{
     ExchangeOutcome, RenameOutcome, exchange, is_same_content, place_new, rename_noreplace, replace,
 };
 use super::attributes;
-use super::digest_cache::DigestCache;
+use super::digest_cache::{DigestCache, PrereadDigest};
 use super::error::DirectoryError;
 use super::members::colliding_name;
 use super::path::TreePath;
-use super::preconditions::PrereadDigest;
-use super::replacement::{is_allowed_loss, is_empty_collection};
 use super::staging::{ReceivedBody, Staging, sync_directory};
 use super::trash::{Trash, remove_recursively};
 use super::tree::{Stamp, Tree, stamp};
 use crate::header::Preconditions;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, mkdirat, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -484,4 +482,29 @@ fn folds_names(staging: &Staging) -> Result<bool, DirectoryError> {
         .any(|other| statat(&dir, *other, AtFlags::SYMLINK_NOFOLLOW).is_ok());
     unlinkat(&dir, name, AtFlags::empty()).map_err(failed)?;
     Ok(found)
+}
+
+/// Whether the entry holds no more than may be lost. It is asked after the entry was taken from its name: before,
+/// members could still come.
+pub(super) fn is_allowed_loss(dir: &OwnedFd, name: &str, loss: Loss) -> bool {
+    loss == Loss::Everything
+        || match is_empty_collection(dir, name) {
+            Ok(empty) => empty,
+            // An entry that is no collection has no members.
+            Err(DirectoryError::Absent) => true,
+            Err(_) => false,
+        }
+}
+
+/// Whether a collection has no members.
+pub(super) fn is_empty_collection(parent: &OwnedFd, name: &str) -> Result<bool, DirectoryError> {
+    let failed = DirectoryError::from_errno("read a directory");
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inner = openat(parent, name, flags, Mode::empty()).map_err(&failed)?;
+    for entry in Dir::read_from(&inner).map_err(&failed)? {
+        if !matches!(entry.map_err(&failed)?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

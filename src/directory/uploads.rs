@@ -22,7 +22,8 @@
 
 use super::error::DirectoryError;
 use super::path::TreePath;
-use super::staging::{IncomingBody, ReceivedBody, UPLOAD_PREFIX, random_name, sync_directory};
+use super::random_name::random_name;
+use super::staging::{IncomingBody, ReceivedBody, UPLOAD_PREFIX, sync_directory};
 use super::tree::stamp;
 use super::tree_writer::TreeWriter;
 use crate::clock::{SharedClock, unix_seconds};

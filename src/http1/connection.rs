@@ -187,19 +187,20 @@ impl<H: Handler> Http1Connections<H> {
         head: &dev::RequestHead,
         closes: bool,
     ) -> std::io::Result<()> {
+        let may_half_close = self.handler.may_half_close(head);
         let response = match self.handler.at_once(head) {
             Some(response) => response,
             None => {
                 // In a place of its own: what a connection holds while it is sent to is less.
                 let answering = Box::pin(self.handler.answer(head));
-                let gone = pin!(poll_fn(|cx| poll_gone(stream, ahead, cx)));
+                let gone = pin!(poll_fn(|cx| poll_gone(stream, ahead, may_half_close, cx)));
                 match select(answering, gone).await {
                     Either::Left((response, _)) => response,
                     Either::Right(((), _)) => return Err(std::io::ErrorKind::ConnectionAborted.into()),
                 }
             }
         };
-        let out = ResponseWriter::new(stream, &self.handler, ahead);
+        let out = ResponseWriter::new(stream, &self.handler, ahead).for_half_closed(may_half_close);
         out.response(response, head.method == "HEAD", closes).await
     }
 }

@@ -36,6 +36,9 @@ pub trait Handler {
     /// The answer to a request. It is dropped where the client leaves before it.
     fn answer(&self, head: &dev::RequestHead) -> impl Future<Output = Response>;
 
+    /// Whether a client that has closed its side of the connection still waits for the answer to its request.
+    fn may_half_close(&self, head: &dev::RequestHead) -> bool;
+
     /// Notes that so many bytes of the body of a hit were sent from where they lay.
     fn sent(&self, bytes: u64);
 

@@ -6,6 +6,7 @@
 
 use super::connection::{Ended, Http1Connections};
 use super::handler::Handler;
+use super::request_line::Watched;
 use actix_http::Protocol;
 use actix_http::error::DispatchError;
 use actix_service::{Service, ServiceFactory};
@@ -55,7 +56,7 @@ impl AsyncWrite for Rewind {
 }
 
 /// The connection type that actix-http serves.
-type Spoken = (Rewind, Protocol, Option<SocketAddr>);
+type Spoken = (Watched<Rewind>, Protocol, Option<SocketAddr>);
 
 /// The factory of a worker's connections: ours, and `http` behind them.
 pub(crate) struct Connections<S, L, W> {
@@ -131,7 +132,8 @@ where
                 Ended::Over => Ok(()),
                 Ended::Hand(stream, ahead) => {
                     let peer = stream.peer_addr().ok();
-                    http.call((Rewind { ahead, stream }, Protocol::Http1, peer)).await
+                    let stream = Watched::new(Rewind { ahead, stream });
+                    http.call((stream, Protocol::Http1, peer)).await
                 }
             }
         }

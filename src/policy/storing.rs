@@ -8,14 +8,9 @@
 
 use super::fields::Fields;
 use super::request::RequestDirectives;
-use super::terms::{Lifetime, Terms};
+use super::terms::{Lifetime, Terms, UNDERSTOOD};
 use std::fmt;
 use std::time::Duration;
-
-/// Final statuses whose meaning for a cache is known here: what `must-understand` asks for.
-pub(super) const UNDERSTOOD: &[u16] = &[
-    200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501,
-];
 
 /// Why a reply is not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,9 +6,13 @@
 //! right. What does not parse is read as less fresh.
 
 use super::fields::Fields;
-use super::storing::UNDERSTOOD;
 use crate::header::{CacheControl, parse_date};
 use std::time::{Duration, SystemTime};
+
+/// Final statuses whose meaning for a cache is known here: what `must-understand` asks for.
+pub(super) const UNDERSTOOD: &[u16] = &[
+    200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501,
+];
 
 /// Statuses whose replies may be reused without a word on their freshness (RFC 9110 §15.1).
 const HEURISTIC: &[u16] = &[200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501];

@@ -5,9 +5,9 @@
 //! body has gone on; the reply is logged to its end.
 
 use super::forward::OF_A_PART;
-use super::lookup::Service;
 use super::pass::{Sent, sent};
 use super::problem::{CACHE_STATUS, Problem};
+use super::service::Service;
 use super::streams::path_of;
 use crate::api::{StreamLinks, StreamState, StreamSummary};
 use crate::fill::DetachedRequest;
@@ -34,15 +34,27 @@ impl Service {
     }
 
     /// Sends the request on, unless it has been sent, and answers with its stream or with where that is.
-    pub(super) async fn detach(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Response {
+    pub(super) async fn detach(
+        &self,
+        http: &RequestHead,
+        payload: Payload,
+        target: &Arc<Target>,
+        caller: Option<&str>,
+    ) -> Response {
         let cache_status = CacheStatus::forwarded(Forwarded::Method);
-        match self.detached(http, payload, target).await {
+        match self.detached(http, payload, target, caller).await {
             Ok(response) => response,
             Err(problem) => problem.with(cache_status).response().into(),
         }
     }
 
-    async fn detached(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Result<Response, Problem> {
+    async fn detached(
+        &self,
+        http: &RequestHead,
+        payload: Payload,
+        target: &Arc<Target>,
+        caller: Option<&str>,
+    ) -> Result<Response, Problem> {
         let Sent {
             target,
             body,
@@ -57,7 +69,7 @@ impl Service {
             url: target.key.url().to_owned(),
             method: http.method.to_string(),
             detached: true,
-            request: identity(http, &target),
+            request: identity(http, &target, caller),
         };
         let begun = self.fills.streams().begin(origin);
         let (stream, is_new) = begun.map_err(|error| Problem::later(CROWDED, &error.to_string()))?;
@@ -120,13 +132,16 @@ fn wants_async(http: &RequestHead) -> bool {
 
 /// The identity of a request: its `Idempotency-Key`, with whose it is and what it is about. `None` without
 /// one: then each is another.
-fn identity(http: &RequestHead, target: &Target) -> Option<[u8; 32]> {
+fn identity(http: &RequestHead, target: &Target, caller: Option<&str>) -> Option<[u8; 32]> {
     let key = http.headers.get("idempotency-key").filter(|key| !key.is_empty())?;
     let mut parts: Vec<&[u8]> = vec![
         http.method.as_str().as_bytes(),
         target.key.url().as_bytes(),
         key.as_bytes(),
     ];
+    if let Some(caller) = caller {
+        parts.push(caller.as_bytes());
+    }
     for name in ["authorization", "cookie"] {
         parts.push(http.headers.get(name).map_or(b"", |value| value.as_bytes()));
     }

@@ -15,11 +15,11 @@
 //! A stale object that may outlive errors answers where all of that failed.
 
 use super::hot_headers::HotHeaders;
-use super::lookup::{FoundObject, MAX_GENERATIONS, Service, answer_of};
+use super::lookup::{FoundObject, MAX_GENERATIONS, answer_of};
 use super::problem::{Problem, redirected, refused};
 use super::request::Request;
-use super::streams::variant_of;
-use super::variant::is_selected;
+use super::service::Service;
+use super::variant::{is_selected, variant_of};
 use crate::fill::{Cursor, Phase, Want};
 use crate::header::{CacheStatus, FirstWanted, Forwarded, first_wanted};
 use crate::http1::Response;

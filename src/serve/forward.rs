@@ -51,22 +51,22 @@ const CLAIMS: &[&str] = &[
 pub(super) const WRITTEN: &[&str] = &["forwarded", "via", "x-forwarded-for", "x-forwarded-proto"];
 
 /// A client's fields as those of a fetch of `target`.
-pub(super) fn fetched_for(http: &RequestHead, target: &Arc<Target>) -> Arc<Target> {
+pub(super) fn fetched_for(http: &RequestHead, target: &Arc<Target>, scheme: &str) -> Arc<Target> {
     let mut fields = end_to_end_of(http, target);
     fields.retain(|(name, _)| {
         let name = name.as_str();
         !NOT_FORWARDED.contains(&name) && !OF_A_PART.contains(&name) && !CLAIMS.contains(&name)
     });
-    add_way(http, target, None, &mut fields);
+    add_way(http, target, (None, scheme), &mut fields);
     Arc::new(target.with_fields(fields))
 }
 
 /// The fields of a request that is passed on as it is: nobody else gets its answer, so the client may claim
 /// what it likes, and the upstream is told the name by which we were called.
-pub(super) fn forwarded_fields(http: &RequestHead, target: &Target) -> Vec<(String, String)> {
+pub(super) fn forwarded_fields(http: &RequestHead, target: &Target, scheme: &str) -> Vec<(String, String)> {
     let mut fields = end_to_end_of(http, target);
     let host = http.headers.get("host").and_then(|host| host.to_str().ok());
-    add_way(http, target, host, &mut fields);
+    add_way(http, target, (host, scheme), &mut fields);
     fields
 }
 
@@ -107,7 +107,12 @@ fn is_of_the_connection(value: &str) -> bool {
 }
 
 /// Adds our own step to the way of a request: who asks is the business of an upstream whose operator is ours.
-fn add_way(http: &RequestHead, target: &Target, host: Option<&str>, fields: &mut Vec<(String, String)>) {
+fn add_way(
+    http: &RequestHead,
+    target: &Target,
+    (host, scheme): (Option<&str>, &str),
+    fields: &mut Vec<(String, String)>,
+) {
     if target.trust == Trust::Configured
         && let Some(peer) = http.peer_addr.map(|peer| peer.ip())
     {
@@ -117,9 +122,9 @@ fn add_way(http: &RequestHead, target: &Target, host: Option<&str>, fields: &mut
         };
         let quotable = host.filter(|host| !host.contains(['"', '\\']));
         let named = quotable.map_or_else(String::new, |host| format!(";host=\"{host}\""));
-        append(fields, "forwarded", &format!("for={node}{named};proto=http"));
+        append(fields, "forwarded", &format!("for={node}{named};proto={scheme}"));
         append(fields, "x-forwarded-for", &peer.to_string());
-        for (name, value) in [("x-forwarded-host", host), ("x-forwarded-proto", Some("http"))] {
+        for (name, value) in [("x-forwarded-host", host), ("x-forwarded-proto", Some(scheme))] {
             if let Some(value) = value.filter(|_| !fields.iter().any(|(known, _)| known == name)) {
                 fields.push((name.to_owned(), value.to_owned()));
             }

@@ -44,24 +44,22 @@ use super::problem::{Problem, refused};
 use super::request::Request;
 use super::respond::ResponseBuilder;
 use super::reuse::age_of;
-use super::route::Routes;
+use super::service::Service;
 use super::variant::is_selected;
-use crate::clock::{SharedClock, unix_seconds};
+use crate::clock::unix_seconds;
 use crate::config::Delivery;
-use crate::fill::{Cursor, Registry};
+use crate::fill::Cursor;
 use crate::header::{CacheStatus, Forwarded, Known};
 use crate::http1::Response;
 use crate::policy::Reuse;
 use crate::ranges::ByteRange;
-use crate::store::{Availability, Broken, Object, Store, Watch};
-use crate::telemetry::Metrics;
+use crate::store::{Availability, Broken, Object, Watch};
 use crate::upstream::{Target, Trust};
 use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
 
 /// How often a request begins again because the upstream changed under it. A judgement: a file that is replaced once is
 /// common, one that changes between each two requests is not to be served.
@@ -70,39 +68,6 @@ pub(super) const MAX_GENERATIONS: usize = 3;
 /// How long a fill is drawn to a place that a capped answer could not serve. A judgement: the client is told to come
 /// back after a second.
 const INTEREST: Duration = Duration::from_secs(10);
-
-/// How answers are made.
-#[derive(Debug, Clone)]
-pub struct ServiceSettings {
-    /// The longest that a header waits for the first wanted byte.
-    pub header_wait: Duration,
-    /// How long an object that says nothing of its freshness is reused without asking.
-    pub fresh_for: Duration,
-    /// Whether bodies whose end was only a closed connection are reused.
-    pub keep_unverified: bool,
-    /// Paths whose requests outlive their clients; one that ends in `*` stands for all that begin so.
-    pub detach: Vec<String>,
-}
-
-/// All that is needed to answer requests.
-#[derive(Debug)]
-pub struct Service {
-    /// The disk.
-    pub store: Arc<Store>,
-    /// The fills.
-    pub fills: Registry,
-    /// The routes: which upstream is served under which path.
-    pub routes: Arc<Routes>,
-    /// The wall clock.
-    pub clock: SharedClock,
-    /// The counters.
-    pub metrics: Arc<Metrics>,
-    /// How answers are made.
-    pub settings: ServiceSettings,
-    /// Where objects are looked up on the disk: one thread, since it is one at a time anyway, and the heap of
-    /// each further one would hold its share of what the catalog has in memory.
-    pub lookups: Handle,
-}
 
 /// An object to answer from, the fill that brings the rest of it, and how it came to be one.
 pub(super) struct FoundObject {
@@ -130,7 +95,7 @@ impl Service {
             return None;
         }
         self.hit(request, target, object, false)
-            .map(|response| sandboxed(response, target))
+            .map(|response| self.sandboxed(response, target))
     }
 
     /// Answers from what is stored, where it may be used: also while the upstream is asked anew, if `meanwhile`.
@@ -166,19 +131,19 @@ impl Service {
         Some(self.respond(request, target, answer, watch, None, cache_status))
     }
 
-    /// Answers a request for an object.
+    /// Answers a request for an object. `caller` is the name of its token, which the request itself shows no more.
     pub async fn fetch(
         &self,
         http: &RequestHead,
         payload: Payload,
-        target: &Arc<Target>,
-        delivery: Delivery,
+        (target, delivery): (&Arc<Target>, Delivery),
+        caller: Option<&str>,
     ) -> Response {
         if self.is_detached(http) && !wants_websocket(http) {
-            return sandboxed(self.detach(http, payload, target).await, target);
+            return self.sandboxed(self.detach(http, payload, target, caller).await, target);
         }
         let Some(request) = Request::read(http, delivery) else {
-            return sandboxed(self.pass(http, payload, target).await, target);
+            return self.sandboxed(self.pass(http, payload, target).await, target);
         };
         if goes_in_circles(http) {
             return Problem::circles().response().into();
@@ -187,11 +152,11 @@ impl Service {
             let what = "WebSockets are not passed on; connect to the upstream itself";
             return Problem::new(StatusCode::NOT_IMPLEMENTED, what).response().into();
         }
-        let target = &fetched_for(http, target);
+        let target = &fetched_for(http, target, self.settings.scheme);
         // Each turn looks everything up anew: the generation of the one before is gone.
         for _ in 0..MAX_GENERATIONS {
             match self.attempt(&request, target).await {
-                Ok(Attempt::Answered(response)) => return sandboxed(response, target),
+                Ok(Attempt::Answered(response)) => return self.sandboxed(response, target),
                 Ok(Attempt::Again) => {}
                 Err(problem) => return problem.response().into(),
             }
@@ -442,13 +407,16 @@ pub(super) fn answer_of(question: Question<'_>, object: &Object) -> Answer {
     answer(question, facts)
 }
 
-/// A page that anybody may have named comes from our own origin; its scripts must not speak in our name.
-fn sandboxed(mut response: Response, target: &Target) -> Response {
-    if target.trust == Trust::Public {
-        let sandbox = header::HeaderValue::from_static("sandbox");
-        response.headers_mut().append(header::CONTENT_SECURITY_POLICY, sandbox);
+impl Service {
+    /// The answer, without a right to scripts where its page is none of the operator's own, or shares its origin with what
+    /// scripts could change: they must not speak in our name.
+    fn sandboxed(&self, mut response: Response, target: &Target) -> Response {
+        if target.trust == Trust::Public || self.settings.shares_origin {
+            let sandbox = header::HeaderValue::from_static("sandbox");
+            response.headers_mut().append(header::CONTENT_SECURITY_POLICY, sandbox);
+        }
+        response
     }
-    response
 }
 
 /// The range whose first byte an answer waits for.

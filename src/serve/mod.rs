@@ -24,15 +24,16 @@ mod respond;
 mod reuse;
 mod route;
 mod send_quantum;
+mod service;
 mod streams;
 mod variant;
 
 pub use detach::stream_summary;
 pub use guard::refusal;
-pub use lookup::{Service, ServiceSettings};
 pub use problem::Problem;
 pub use request_cache::{RequestCache, RequestTarget};
 pub use route::{RouteError, Routed, Routes};
+pub use service::{Service, ServiceSettings};
 
 pub(crate) use answer::{Answer, Facts, Question, answer};
 pub(crate) use body::{SegmentSource, SegmentedBody};

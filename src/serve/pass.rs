@@ -5,9 +5,9 @@
 //! invalidated before the client gets the status: its next request finds the new state. CONNECT and TRACE end here.
 
 use super::forward::{forwarded_fields, goes_in_circles, makes_claims};
-use super::lookup::Service;
 use super::problem::{CACHE_STATUS, Problem};
 use super::route::Routes;
+use super::service::Service;
 use crate::fill::{Relayed, RequestBody, Seen};
 use crate::header::{CacheStatus, Forwarded, value_of};
 use crate::http1::Response;
@@ -70,7 +70,7 @@ pub(super) fn sent(
         let what = format!("{method} is not passed on: it would show what is between a client and its upstream");
         return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, what).allowing());
     }
-    let mut fields = forwarded_fields(http, target);
+    let mut fields = forwarded_fields(http, target, service.settings.scheme);
     fields.retain(|(name, _)| !DEALT_WITH.contains(&name.as_str()));
     if *method == Method::OPTIONS
         && let Some(index) = fields.iter().position(|(name, _)| name == "max-forwards")

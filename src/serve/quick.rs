@@ -9,18 +9,18 @@
 //! (docs/decisions/0014).
 
 use super::body::SegmentedBody;
-use super::lookup::Service;
 use super::multipart::Segment;
 use super::object_source::{ObjectSource, RefetchSource};
 use super::request::Request;
 use super::request_cache::{
-    LEAST_TTL_SECONDS, MAX_RECENT_BYTES, Remembered, RequestCache, RequestTarget, TOLD_AFTER, TOLD_SHARE, second_ends,
+    CachedHead, LEAST_TTL_SECONDS, MAX_RECENT_BYTES, Remembered, RequestCache, RequestTarget, second_ends,
 };
 use super::route::Routed;
+use super::service::Service;
 use crate::header::{Selection, select, select_one};
 use crate::http1::{HitBody, RequestHead, lines_of};
 use crate::ranges::ByteRange;
-use crate::store::{Head, HitCounter, Object, SmallBody, Watch};
+use crate::store::{Object, Watch};
 use actix_web::body::MessageBody;
 use actix_web::http::{StatusCode, Uri};
 use std::rc::Rc;
@@ -29,23 +29,6 @@ use std::time::Duration;
 
 /// The body of a hit, and where its bytes are to be fetched should they be gone.
 type Hit = HitBody<Object, Rc<RequestTarget>>;
-
-/// A header to be given again while its second lasts.
-#[derive(Debug)]
-pub(super) struct CachedHead {
-    /// The object's head that the header was made of.
-    head: Arc<Head>,
-    length: u64,
-    /// By [`crate::clock::Clock::elapsed`].
-    until: Duration,
-    /// All fields but those of the framing, each with its end of line.
-    fields: Vec<u8>,
-    kept: Option<Arc<SmallBody>>,
-    tally: HitCounter,
-    /// How often it was given, and how often of those its object was told of.
-    given: u32,
-    told: u32,
-}
 
 impl Service {
     /// Answers from an open, whole and fresh object: writes the header behind what is in `into`. `None`, with nothing
@@ -191,58 +174,6 @@ fn selected(field: Option<&[u8]>, length: u64) -> Option<(Option<ByteRange>, boo
         Selection::Whole => Some((ByteRange::new(0, length), false)),
         Selection::Ranges(ranges) if ranges.len() == 1 => Some((Some(ranges[0]), true)),
         Selection::Ranges(_) | Selection::Unsatisfiable => None,
-    }
-}
-
-impl CachedHead {
-    /// Writes the header for a range, or for the whole object.
-    fn write(&self, range: Option<ByteRange>, is_part: bool, closes: bool, into: &mut Vec<u8>) {
-        let length = range.map_or(0, |range| range.len());
-        let status: &[u8] = match is_part {
-            true => b"HTTP/1.1 206 Partial Content\r\n",
-            false => b"HTTP/1.1 200 OK\r\n",
-        };
-        into.extend_from_slice(status);
-        into.extend_from_slice(&self.fields);
-        let mut number = itoa::Buffer::new();
-        let mut put = |before: &str, value: u64| {
-            into.extend_from_slice(before.as_bytes());
-            into.extend_from_slice(number.format(value).as_bytes());
-        };
-        if let (true, Some(range)) = (is_part, range) {
-            put("content-range: bytes ", range.start());
-            put("-", range.end() - 1);
-            put("/", self.length);
-            put("\r\ncontent-length: ", length);
-        } else {
-            put("content-length: ", length);
-        }
-        let end = if closes {
-            "\r\nconnection: close\r\n\r\n"
-        } else {
-            "\r\n\r\n"
-        };
-        into.extend_from_slice(end.as_bytes());
-    }
-
-    /// Notes that it was given once more.
-    fn note(&mut self) {
-        self.given = self.given.saturating_add(1);
-        let untold = self.given - self.told;
-        if untold > self.told / TOLD_SHARE || untold >= TOLD_AFTER {
-            self.tell();
-        }
-    }
-
-    fn tell(&mut self) {
-        self.tally.answered(self.given - self.told);
-        self.told = self.given;
-    }
-}
-
-impl Drop for CachedHead {
-    fn drop(&mut self) {
-        self.tell();
     }
 }
 

@@ -5,13 +5,13 @@
 //! same (quick.rs). What is remembered of a path is where it leads, which the configuration alone decides; whether it
 //! may answer is looked at each time.
 
-use super::lookup::Service;
-use super::quick::CachedHead;
 use super::request::{Request, RequestFields};
 use super::route::Routed;
+use super::service::Service;
 use crate::config::Delivery;
 use crate::http1::Response;
-use crate::store::Head;
+use crate::ranges::ByteRange;
+use crate::store::{Head, HitCounter, SmallBody};
 use crate::upstream::Target;
 use actix_web::dev::RequestHead;
 use std::cell::{RefCell, RefMut};
@@ -28,11 +28,11 @@ const MAX_RECENT: usize = 1024;
 
 /// A count that two cores write to costs each as much as a header: an object is told of what was given in its second
 /// when it is so many answers. Measured: docs/decisions/0019.
-pub(super) const TOLD_AFTER: u32 = 64;
+const TOLD_AFTER: u32 = 64;
 
 /// An object is also told when the answers are more than this share of those that it knows of: one by one at first, for
 /// eight in a second (docs/decisions/0019).
-pub(super) const TOLD_SHARE: u32 = 8;
+const TOLD_SHARE: u32 = 8;
 
 /// An answer that is fresh for less than this may not be so at the end of its second. Two: `ttl` is in whole seconds,
 /// so one may be over at once.
@@ -59,6 +59,75 @@ impl RequestCache {
             table.clear();
         }
         table.insert(path.to_owned(), known);
+    }
+}
+
+/// A header to be given again while its second lasts.
+#[derive(Debug)]
+pub(super) struct CachedHead {
+    /// The object's head that the header was made of.
+    pub(super) head: Arc<Head>,
+    pub(super) length: u64,
+    /// By [`crate::clock::Clock::elapsed`].
+    pub(super) until: Duration,
+    /// All fields but those of the framing, each with its end of line.
+    pub(super) fields: Vec<u8>,
+    pub(super) kept: Option<Arc<SmallBody>>,
+    pub(super) tally: HitCounter,
+    /// How often it was given, and how often of those its object was told of.
+    pub(super) given: u32,
+    pub(super) told: u32,
+}
+
+impl CachedHead {
+    /// Writes the header for a range, or for the whole object.
+    pub(super) fn write(&self, range: Option<ByteRange>, is_part: bool, closes: bool, into: &mut Vec<u8>) {
+        let length = range.map_or(0, |range| range.len());
+        let status: &[u8] = match is_part {
+            true => b"HTTP/1.1 206 Partial Content\r\n",
+            false => b"HTTP/1.1 200 OK\r\n",
+        };
+        into.extend_from_slice(status);
+        into.extend_from_slice(&self.fields);
+        let mut number = itoa::Buffer::new();
+        let mut put = |before: &str, value: u64| {
+            into.extend_from_slice(before.as_bytes());
+            into.extend_from_slice(number.format(value).as_bytes());
+        };
+        if let (true, Some(range)) = (is_part, range) {
+            put("content-range: bytes ", range.start());
+            put("-", range.end() - 1);
+            put("/", self.length);
+            put("\r\ncontent-length: ", length);
+        } else {
+            put("content-length: ", length);
+        }
+        let end = if closes {
+            "\r\nconnection: close\r\n\r\n"
+        } else {
+            "\r\n\r\n"
+        };
+        into.extend_from_slice(end.as_bytes());
+    }
+
+    /// Notes that it was given once more.
+    pub(super) fn note(&mut self) {
+        self.given = self.given.saturating_add(1);
+        let untold = self.given - self.told;
+        if untold > self.told / TOLD_SHARE || untold >= TOLD_AFTER {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        self.tally.answered(self.given - self.told);
+        self.told = self.given;
+    }
+}
+
+impl Drop for CachedHead {
+    fn drop(&mut self) {
+        self.tell();
     }
 }
 

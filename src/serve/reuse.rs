@@ -6,8 +6,8 @@
 //! the wall clock counts for what was stored before the start.
 
 use super::hot_headers::HotHeaders;
-use super::lookup::Service;
 use super::request::Request;
+use super::service::Service;
 use crate::api::ObjectState;
 use crate::fill::Want;
 use crate::policy::{FreshnessDefaults, Lifetime, Reason, RequestDirectives, Reuse};

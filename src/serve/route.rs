@@ -40,6 +40,9 @@ pub enum RouteError {
     /// The target does not make a URL.
     #[error("the path does not make a URL; write /https/HOST[:PORT]/PATH")]
     NotAUrl,
+    /// A sign stands in the path that no URL has there: which resource is meant cannot be known.
+    #[error("the path has a raw # or \\; write %23 or %5C for the sign itself")]
+    RawSign,
     /// Dot segments lead out of the upstream's tree.
     #[error("the path leads out of the upstream's tree")]
     Outside,
@@ -87,7 +90,7 @@ impl Routes {
         Self {
             named: named.into_iter().map(tree).collect(),
             unnamed: unnamed.into_iter().map(tree).next(),
-            ad_hoc: config.ad_hoc,
+            ad_hoc: config.allows_any_url(),
             delivery: config.delivery,
             ignore_query: config.ignore_query.clone(),
         }
@@ -103,6 +106,10 @@ impl Routes {
         }
         if let Some(own) = path.strip_prefix("/-/") {
             return Ok(Routed::Own(own));
+        }
+        // A raw `#` comes as `\`, too (`http1::request_line`): the URI type would drop what follows it.
+        if path.contains('\\') {
+            return Err(RouteError::RawSign);
         }
         if let Some((tree, rest)) = self
             .named
@@ -125,6 +132,12 @@ impl Routes {
             Some(tree) => beneath(tree, path.strip_prefix('/').unwrap_or(path), query),
             None => Err(RouteError::Nowhere),
         }
+    }
+
+    /// Whether a path is that of a named upstream or of any URL, so that it is for no mount at `/`.
+    pub fn has_name_for(&self, path: &str) -> bool {
+        let named = self.named.iter().any(|tree| path.starts_with(tree.mount.as_str()));
+        named || (self.ad_hoc && ["/http/", "/https/"].iter().any(|scheme| path.starts_with(scheme)))
     }
 
     /// The key under which an upstream's URL is stored.
@@ -294,16 +307,12 @@ mod tests {
     #[test]
     fn no_path_leads_out_of_a_tree() {
         let routes = routes("ad_hoc = false\nupstream = [\"http://h/base/\"]");
-        for path in [
-            "/../secret",
-            "/%2e%2e/secret",
-            "/a/../../secret",
-            "/a/%2E./../secret",
-            "/..\\secret",
-        ] {
+        for path in ["/../secret", "/%2e%2e/secret", "/a/../../secret", "/a/%2E./../secret"] {
             assert_eq!(url(&routes, path), Err(RouteError::Outside), "{path}");
         }
         assert_eq!(url(&routes, "/a/../b").as_deref(), Ok("http://h/base/b"));
+        // A URL parser takes it for a slash.
+        assert_eq!(url(&routes, "/..\\secret"), Err(RouteError::RawSign));
     }
 
     #[test]
@@ -313,7 +322,7 @@ mod tests {
             assert_eq!(url(&here, path), Err(RouteError::NotAUrl), "{path}");
         }
         assert_eq!(url(&here, "/film.mkv"), Err(RouteError::Nowhere));
-        let off = routes("ad_hoc = false");
+        let off = routes("ad_hoc = false\nupstream = [\"films=http://h/\"]");
         assert_eq!(url(&off, "/http/h/a"), Err(RouteError::AdHocOff));
         assert_eq!(url(&off, &format!("/{}", "a".repeat(9000))), Err(RouteError::TooLong));
     }

@@ -7,13 +7,14 @@
 use super::body::SegmentedBody;
 use super::find::anew;
 use super::hot_headers::HotHeaders;
-use super::lookup::{FoundObject, Service, answer_of};
+use super::lookup::{FoundObject, answer_of};
 use super::multipart::{Segment, size_of};
 use super::object_source::ObjectSource;
 use super::problem::{CACHE_STATUS, Problem};
 use super::request::Request;
 use super::respond::ResponseBuilder;
 use super::reuse::age_of;
+use super::service::Service;
 use crate::config::Delivery;
 use crate::fill::Cursor;
 use crate::header::{CacheStatus, FirstWanted, first_wanted};
@@ -21,7 +22,7 @@ use crate::http1::{HeadOnly, Response, ResponseBody};
 use crate::live::{Stream, StreamFormat, after_event};
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, StoreError, Watch};
-use crate::upstream::{Span, Target};
+use crate::upstream::Span;
 use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -306,9 +307,4 @@ fn wanted_part(field: &str, (first, end): (ByteOffset, ByteOffset)) -> Result<Pa
 /// The path of what opens a stream.
 pub(super) fn path_of(stream: &Stream) -> String {
     format!("/-/api/v1/streams/{}", stream.id())
-}
-
-/// The variant of a live stream's URL that a target selects, which the running one does not suit.
-pub(super) fn variant_of(object: &Object, target: &Target) -> Arc<Target> {
-    Arc::new(target.variant(super::variant::name_of(object, target.fields.as_slice())))
 }

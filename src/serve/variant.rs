@@ -5,8 +5,8 @@
 //! it. So a lookup costs two steps at most, and when the leader goes, its variants are found no more.
 
 use super::forward::WRITTEN;
-use super::lookup::Service;
 use super::problem::Problem;
+use super::service::Service;
 use crate::policy::{Fields, selects, variant_name};
 use crate::store::Object;
 use crate::upstream::Target;
@@ -78,4 +78,9 @@ pub(super) fn name_of(leader: &Object, fields: &(impl Fields + ?Sized)) -> Strin
     let representation = head.representation();
     let family = (leader.generation(), representation.invalidated);
     variant_name(family, &representation.selected_by, fields)
+}
+
+/// The variant of a live stream's URL that a target selects, which the running one does not suit.
+pub(super) fn variant_of(object: &Object, target: &Target) -> Arc<Target> {
+    Arc::new(target.variant(name_of(object, target.fields.as_slice())))
 }

@@ -9,12 +9,14 @@ mod client;
 mod error;
 mod exchange;
 mod failures;
+mod public_addresses;
 mod request;
 mod tls;
 
 pub(crate) use backoff::{random, rest as backoff};
 pub use budget::{Budget, BudgetSettings, Budgets, Class, Permit, QUANTUM_BYTES, Standby, Standing};
-pub use client::{Client, ClientSettings, is_public};
+pub use client::{Client, ClientSettings};
 pub use error::UpstreamError;
 pub use exchange::{Exchange, Framing, Reply};
+pub use public_addresses::is_public;
 pub use request::{Ask, Relay, Span, Target, Trust};

@@ -5,7 +5,7 @@
 //! put there since. The setting `deep_delete = false` demands the same of all requests, of MOVE and COPY too.
 
 use super::locked_writer::LockScope;
-use super::put::{field_text, read_preconditions};
+use super::put_request::{field_text, read_preconditions};
 use super::{DirectoryService, problem_of};
 use crate::directory::{DirectoryError, Loss, PrereadDigest, TreePath, TreeWriter};
 use crate::header::{Preconditions, boolean};

@@ -85,8 +85,19 @@ enum Comparison {
     },
 }
 
-/// A file whose bytes cannot change, to be sent from where it lies.
-struct FixedFile(Arc<File>);
+/// A file whose bytes cannot change, to be sent from where it lies. A flag can be taken back while it is sent: its stamp is
+/// compared before each call.
+struct FixedFile {
+    file: Arc<File>,
+    /// The state that is sent.
+    state: Stamp,
+}
+
+impl FixedFile {
+    fn is_unchanged(&self) -> bool {
+        stamp(&self.file).is_ok_and(|now| (now.modified, now.size) == (self.state.modified, self.state.size))
+    }
+}
 
 /// The file that a body sends, and the state in which it is sent.
 pub(super) struct FileSource {
@@ -123,7 +134,10 @@ impl FileSource {
         let file = Arc::new(file);
         Self {
             path,
-            fixed: is_fixed.then(|| Arc::new(FixedFile(Arc::clone(&file)))),
+            fixed: is_fixed.then(|| {
+                let file = Arc::clone(&file);
+                Arc::new(FixedFile { file, state })
+            }),
             file,
             state,
             tag,
@@ -219,8 +233,7 @@ impl SegmentSource for FileSource {
         let fixed = Arc::clone(self.fixed.as_ref()?);
         // A file whose flag was taken back, and that was written to since, is read like any other. The hash of what was
         // sent has no bytes that were sent from where they lay, so under a weak tag its body breaks.
-        let is_unchanged = stamp(&self.file).is_ok_and(|now| self.is_unchanged(&now));
-        let range = ByteRange::new(at, until).filter(|_| is_unchanged)?;
+        let range = ByteRange::new(at, until).filter(|_| fixed.is_unchanged())?;
         Some(BodyPiece::Stored(fixed, range))
     }
 
@@ -244,7 +257,7 @@ impl SegmentSource for FileSource {
         read: Result<Bytes, FileCut>,
     ) -> Result<Option<Bytes>, FileCut> {
         let block = read?;
-        let is_last = at + block.len() as u64 == end;
+        let is_last = at + block.len() as u64 == end.min(self.state.size);
         if let Some(comparison) = self.comparison_needed(at, is_last)? {
             // The block is dropped, and read again when the comparison is over.
             self.start_comparison(at, comparison);
@@ -270,15 +283,18 @@ impl SegmentSource for FileSource {
 
 impl SendFile for FixedFile {
     fn send_now(&self, to: BorrowedFd<'_>, at: ByteOffset, len: usize) -> io::Result<Option<usize>> {
-        send_file_now(&SENDING, &self.0, to, at, len)
+        match self.is_unchanged() {
+            true => send_file_now(&SENDING, &self.file, to, at, len),
+            false => Ok(None),
+        }
     }
 
     fn covers(&self, _: ByteRange) -> bool {
-        true
+        self.is_unchanged()
     }
 
     fn bring_blocking(&self, at: ByteOffset, len: usize) -> usize {
-        read_blocking(&self.0, at, len).map_or(0, |bytes| bytes.len())
+        read_blocking(&self.file, at, len).map_or(0, |bytes| bytes.len())
     }
 }
 

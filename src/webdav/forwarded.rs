@@ -28,7 +28,7 @@ fn parameters<'a>(headers: &'a HeaderMap, wanted: &'a str) -> impl Iterator<Item
 
 /// The reason to refuse a change that was forwarded for another machine; `None` where every client that is named is
 /// on this one.
-pub(super) fn refusal_if_forwarded(headers: &HeaderMap) -> Option<&'static str> {
+pub fn refusal_if_forwarded(headers: &HeaderMap) -> Option<&'static str> {
     let mut nodes = parameters(headers, "for")
         .chain(fields(headers, "x-forwarded-for"))
         .chain(fields(headers, "x-real-ip"));

@@ -187,7 +187,7 @@ impl DirectoryService {
             head.insert_header((header::CONTENT_RANGE, part.field()));
         }
         head.insert_header((header::CONTENT_TYPE, media));
-        if self.settings.writable && runs_scripts(media) {
+        if (self.settings.writable || self.settings.shares_origin) && runs_scripts(media) {
             // An uploaded page must not act, by its scripts, in the name of the person who looks at it.
             head.insert_header((header::CONTENT_SECURITY_POLICY, "sandbox"));
         }

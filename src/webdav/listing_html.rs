@@ -4,7 +4,7 @@
 //! allows none either, and every name goes through [`Escaped`], so a name that looks like markup is only a name.
 
 use super::escape::Escaped;
-use super::listing::{Listing, ListingView, href, playable, rfc3339};
+use super::listing_view::{Listing, ListingView, Sort, href, playable, rfc3339};
 use crate::directory::{Member, MemberKind, TreePath};
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -20,26 +20,6 @@ table{width:100%;border-collapse:collapse}th{text-align:left;border-bottom:1px s
 td,th{padding:.25rem .5rem}tr:hover td{background:#8882}\
 td:first-child{overflow-wrap:anywhere}.n{text-align:right;white-space:nowrap}\
 video,img{max-width:100%;max-height:80vh;display:block;margin:auto}audio{width:100%}footer{color:#888;font-size:.85rem}";
-
-/// The column by which a listing is sorted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Sort {
-    #[default]
-    Name,
-    Size,
-    Modified,
-}
-
-impl Sort {
-    pub(super) fn named(name: &str) -> Option<Self> {
-        match name {
-            "name" => Some(Self::Name),
-            "size" => Some(Self::Size),
-            "modified" => Some(Self::Modified),
-            _ => None,
-        }
-    }
-}
 
 /// The members in that order; collections come first.
 pub(super) fn sorted(listing: &Listing, sort: Sort, descending: bool) -> Vec<&Member> {

@@ -4,7 +4,7 @@
 //! kinds of body that a server does not understand: none is understood here.
 
 use super::locked_writer::LockScope;
-use super::put::read_preconditions;
+use super::put_request::read_preconditions;
 use super::{DirectoryService, problem_of};
 use crate::directory::{DirectoryError, PrereadDigest, TreePath, TreeWriter};
 use crate::header::Preconditions;

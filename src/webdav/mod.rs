@@ -6,12 +6,12 @@
 //!                  readings for the pages that follow
 //! propfind         PROPFIND; proppatch: PROPPATCH; request_xml reads their bodies, multistatus and escape write
 //!                  the answers
-//! put              PUT; resumable_upload: PUT in several requests
+//! put              PUT (put_request: its head, body_batches: its body); resumable_upload: PUT in several requests
 //! delete mkcol     DELETE and MKCOL; move_copy: MOVE and COPY
 //! locked_writer    makes every change under its locks
 //! authorization    tokens and scopes; forwarded: what a proxy says of the client
-//! access_log       a line of JSON a request
 //! disk_threads     threads and permits for file systems that may hang
+//! mount            the directory opened, watched, and opened again after it was away
 //! ```
 //!
 //! `crate::directory` knows the directory and the rules of writing; here its verdicts become HTTP (`problem_of`). A
@@ -19,8 +19,8 @@
 //! directory that was opened, hidden names, the method. So nothing of the directory is revealed to a caller without a
 //! right to it.
 
-mod access_log;
 mod authorization;
+mod body_batches;
 mod delete;
 mod disk_threads;
 mod escape;
@@ -30,19 +30,23 @@ mod get_file;
 mod listing;
 mod listing_cache;
 mod listing_html;
+mod listing_view;
 mod locked_writer;
 mod mkcol;
+mod mount;
 mod move_copy;
 mod multistatus;
 mod propfind;
 mod proppatch;
 mod put;
+mod put_request;
 mod request_xml;
 mod resumable_upload;
 
-pub use access_log::AccessLog;
-pub use authorization::{Authorizer, TokenFileError};
+pub use authorization::{Admitted, Authorizer, TOKEN_FIELD, TokenFileError};
+pub use forwarded::refusal_if_forwarded;
 pub use listing_cache::ListingCache;
+pub use mount::{Mount, MountContext, MountWatch};
 
 use self::disk_threads::DiskThreads;
 use self::listing::OpenCollection;
@@ -54,6 +58,7 @@ use crate::directory::{
     TreeWriter, Uploads,
 };
 use crate::header::print_date;
+use crate::http1::Response;
 use crate::serve::{Problem, Request};
 use crate::telemetry::Metrics;
 use actix_http::Payload;
@@ -64,7 +69,7 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use futures::StreamExt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 
 /// The longest path that is served, in bytes as the file system has them: a judgement, twice what Linux takes at once
@@ -87,6 +92,11 @@ const WRITING: &str = "GET, HEAD, OPTIONS, PROPFIND, PUT, DELETE, MKCOL, MOVE, C
 /// The settings by which a directory is served.
 #[derive(Debug, Clone)]
 pub struct DirectorySettings {
+    /// The name of the mount, which is the first segment of its paths; `None` at `/`.
+    pub name: Option<String>,
+    /// The path that stands before each path of the tree that is printed, without a slash at its end: that of
+    /// `public_url`, and the mount's name.
+    pub prefix: String,
     /// PUT, DELETE and the other changing methods are allowed.
     pub writable: bool,
     /// A change without a precondition is refused (428).
@@ -99,6 +109,11 @@ pub struct DirectorySettings {
     pub public_url: PublicUrl,
     /// Proxies, beside those on this machine, whose `Forwarded` fields name this server.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Names at the root that other mounts have, or any URL: no path of this one begins with them. Only a mount at `/` has
+    /// such neighbours beneath it.
+    pub taken: Vec<String>,
+    /// Pages of the server share their origin with a directory that may be changed: their scripts are shut off.
+    pub shares_origin: bool,
     /// The largest file that may be put, in bytes.
     pub largest_upload: Option<u64>,
 }
@@ -116,8 +131,6 @@ pub struct DirectoryService {
     pub uploads: Option<Arc<Uploads>>,
     /// The tokens and their scopes.
     pub authorizer: Arc<Authorizer>,
-    /// The access log, where there is one.
-    pub log: Option<Arc<AccessLog>>,
     /// Readings of collections that clients page through.
     pub listing_cache: Arc<ListingCache>,
     /// The locks of paths and mounts.
@@ -137,73 +150,73 @@ pub struct DirectoryService {
 }
 
 impl DirectoryService {
-    /// The answer to a request.
-    pub async fn answer(&self, mut request: actix_http::Request) -> HttpResponse {
-        let begun = Instant::now();
-        let payload = request.take_payload();
-        let response = self.route(request.head(), payload).await;
-        self.metrics.answered(response.status().as_u16());
-        self.logged(request.head(), begun, response)
+    /// The answer to a request for `target`, the path beneath the mount as it came.
+    pub async fn answer(&self, head: &RequestHead, target: &str, payload: Payload) -> Response {
+        let query = head.uri.query().unwrap_or_default();
+        if target.len() + query.len() > MAX_TARGET_BYTES {
+            let what = "the request target is longer than 32768 bytes";
+            return Problem::of_origin(StatusCode::URI_TOO_LONG, what).response().into();
+        }
+        if head.method.as_str() == "OPTIONS" {
+            return self.options().into();
+        }
+        let path = match TreePath::parse(target) {
+            Ok(path) => path,
+            Err(error) => return path_problem(error, head).response().into(),
+        };
+        if self.is_anothers(&path) {
+            return problem_of(&DirectoryError::Absent).response().into();
+        }
+        if path.names().iter().map(|name| name.len() + 1).sum::<usize>() > MAX_PATH_BYTES {
+            let what = "the path is longer than 8192 bytes";
+            return Problem::of_origin(StatusCode::URI_TOO_LONG, what).response().into();
+        }
+        match self.authorize(&path, head) {
+            Ok(()) => self.answer_path(&path, query, head, payload).await,
+            Err(problem) => problem.response().into(),
+        }
     }
 
     /// The answer to a request before the directory was there for the first time.
-    pub fn away(target: &str) -> HttpResponse {
-        match target {
-            "/-/healthz" => HttpResponse::Ok()
-                .insert_header((header::CACHE_CONTROL, "no-store"))
-                .body("ok\n"),
-            _ => problem_of(&DirectoryError::RootGone).response(),
-        }
+    pub fn away() -> HttpResponse {
+        problem_of(&DirectoryError::RootGone).response()
+    }
+
+    /// The answer that says why the directory cannot be served now; `None` where it can.
+    pub async fn unready(&self) -> Option<HttpResponse> {
+        let error = self.check_root().await.err()?;
+        Some(problem_of(&error).response())
     }
 
     /// The refusal of a request whose client waits with its body (`Expect: 100-continue`); `None` where the body may
     /// come.
-    pub async fn before_body(&self, request: &actix_http::Request) -> Option<HttpResponse> {
-        let begun = Instant::now();
-        let refusal = self.refusal(request.head()).await.err()?;
-        self.metrics.answered(refusal.status().as_u16());
-        Some(self.logged(request.head(), begun, refusal))
+    pub async fn before_body(&self, head: &RequestHead, target: &str) -> Option<HttpResponse> {
+        self.refusal(head, target).await.err()
     }
 
-    fn logged(&self, head: &RequestHead, begun: Instant, response: HttpResponse) -> HttpResponse {
-        match &self.log {
-            None => response,
-            Some(log) => log.log_when_sent(self.caller_name(head), head, begun, &self.clock, response),
-        }
-    }
-
-    async fn route(&self, head: &RequestHead, payload: Payload) -> HttpResponse {
-        let target = head.uri.path();
-        let query = head.uri.query().unwrap_or_default();
-        if target.len() + query.len() > MAX_TARGET_BYTES {
-            let what = "the request target is longer than 32768 bytes";
-            return Problem::of_origin(StatusCode::URI_TOO_LONG, what).response();
-        }
+    /// The answer to a request for an upload's URL.
+    pub async fn upload_resource(&self, id: &str, head: &RequestHead, payload: Payload) -> HttpResponse {
         if head.method.as_str() == "OPTIONS" {
             return self.options();
         }
-        if let Some(own) = target.strip_prefix("/-/") {
-            let Some(id) = own.strip_prefix(resumable_upload::UPLOADS_PREFIX) else {
-                return self.answer_reserved(own, head).await;
-            };
-            if let Err(error) = self.check_root().await {
-                return problem_of(&error).response();
-            }
-            let answer = self.answer_upload(id, head, payload).await;
-            return answer.unwrap_or_else(|problem| problem.response());
+        if let Some(away) = self.unready().await {
+            return away;
         }
-        let path = match TreePath::parse(target) {
-            Ok(path) => path,
-            Err(error) => return path_problem(error, head).response(),
-        };
-        if path.names().iter().map(|name| name.len() + 1).sum::<usize>() > MAX_PATH_BYTES {
-            let what = "the path is longer than 8192 bytes";
-            return Problem::of_origin(StatusCode::URI_TOO_LONG, what).response();
-        }
-        match self.authorize(&path, head) {
-            Ok(()) => self.answer_path(&path, query, head, payload).await,
-            Err(problem) => problem.response(),
-        }
+        let answer = self.answer_upload(id, head, payload).await;
+        answer.unwrap_or_else(|problem| problem.response())
+    }
+
+    /// The refusal of a body for an upload, as [`DirectoryService::before_body`].
+    pub async fn before_upload(&self, id: &str, head: &RequestHead) -> Option<HttpResponse> {
+        let refusal = self.may_append(id, head).await.err()?;
+        Some(refusal.response())
+    }
+
+    /// Whether a path, however its letters were escaped, is that of another mount: nothing of this one is found there,
+    /// and scopes of tokens mean the other's.
+    fn is_anothers(&self, path: &TreePath) -> bool {
+        let first = path.names().first();
+        first.is_some_and(|name| self.settings.taken.contains(name))
     }
 
     /// Whether the root is still the directory that was opened: at once where the kernel has it in memory.
@@ -216,19 +229,19 @@ impl DirectoryService {
         self.run(move || tree.check_root()).await
     }
 
-    async fn answer_path(&self, path: &TreePath, query: &str, head: &RequestHead, payload: Payload) -> HttpResponse {
+    async fn answer_path(&self, path: &TreePath, query: &str, head: &RequestHead, payload: Payload) -> Response {
         if let Err(error) = self.check_root().await {
-            return problem_of(&error).response();
+            return problem_of(&error).response().into();
         }
         let hidden = self.shows_hidden(path, head);
         if path.is_hidden() && !hidden {
-            return problem_of(&DirectoryError::Absent).response();
+            return problem_of(&DirectoryError::Absent).response().into();
         }
         match head.method.as_str() {
             "GET" | "HEAD" => self.read(path, query, head, hidden).await,
             "PROPFIND" => match read_body(payload, propfind::MAX_BODY_BYTES).await {
-                Ok(body) => self.propfind(path, &head.headers, &body, hidden).await,
-                Err(problem) => problem.response(),
+                Ok(body) => self.propfind(path, &head.headers, &body, hidden).await.into(),
+                Err(problem) => problem.response().into(),
             },
             method if self.writer.is_some() => {
                 let changed = match method {
@@ -241,26 +254,23 @@ impl DirectoryService {
                         Ok(body) => self.proppatch(path, &head.headers, &body).await,
                         Err(problem) => Err(problem),
                     },
-                    method => return self.not_allowed(method),
+                    method => return self.not_allowed(method).into(),
                 };
-                changed.unwrap_or_else(|problem| problem.response())
+                changed.unwrap_or_else(|problem| problem.response()).into()
             }
-            method => self.not_allowed(method),
+            method => self.not_allowed(method).into(),
         }
     }
 
     /// Whether a client that waits may send its body. A refusal now costs the client no transfer.
-    async fn refusal(&self, head: &RequestHead) -> Result<(), HttpResponse> {
-        if let Some(own) = head.uri.path().strip_prefix("/-/") {
-            return match own.strip_prefix(resumable_upload::UPLOADS_PREFIX) {
-                Some(id) => self.may_append(id, head).await.map_err(|problem| problem.response()),
-                None => Ok(()),
-            };
-        }
-        let path = match TreePath::parse(head.uri.path()) {
+    async fn refusal(&self, head: &RequestHead, target: &str) -> Result<(), HttpResponse> {
+        let path = match TreePath::parse(target) {
             Ok(path) => path,
             Err(error) => return Err(path_problem(error, head).response()),
         };
+        if self.is_anothers(&path) {
+            return Err(problem_of(&DirectoryError::Absent).response());
+        }
         if let Err(problem) = self.authorize(&path, head) {
             return Err(problem.response());
         }
@@ -281,16 +291,16 @@ impl DirectoryService {
         self.writer.clone().ok_or_else(|| problem_of(&DirectoryError::ReadOnly))
     }
 
-    async fn read(&self, path: &TreePath, query: &str, head: &RequestHead, hidden: bool) -> HttpResponse {
+    async fn read(&self, path: &TreePath, query: &str, head: &RequestHead, hidden: bool) -> Response {
         let Some(request) = Request::read(head, Delivery::Follow) else {
-            return self.not_allowed(head.method.as_str());
+            return self.not_allowed(head.method.as_str()).into();
         };
         let (found, allowed) = match self.find(path).await {
             Ok(found) => found,
-            Err(error) => return problem_of(&error).response(),
+            Err(error) => return problem_of(&error).response().into(),
         };
         match found {
-            Found::Collection(..) if !path.has_slash() => redirect_to_collection(path, query),
+            Found::Collection(..) if !path.has_slash() => redirect_to_collection(path, query).into(),
             Found::Collection(handle, _) => {
                 let headers = &head.headers;
                 let opened = OpenCollection {
@@ -299,11 +309,11 @@ impl DirectoryService {
                     hidden,
                     permits: self.permits(path, &allowed),
                 };
-                self.send_collection(opened, &request, headers, query).await
+                self.send_collection(opened, &request, headers, query).await.into()
             }
             Found::File(file, stamp) => match self.tag_file(path, &allowed, file, stamp).await {
-                Ok(tagged) => self.send_file(path, &request, tagged).into(),
-                Err(error) => problem_of(&error).response(),
+                Ok(tagged) => self.send_file(path, &request, tagged),
+                Err(error) => problem_of(&error).response().into(),
             },
         }
     }
@@ -370,32 +380,6 @@ impl DirectoryService {
         }
     }
 
-    async fn answer_reserved(&self, own: &str, head: &RequestHead) -> HttpResponse {
-        let stands = match own {
-            "readyz" => self.check_root().await,
-            _ => Ok(()),
-        };
-        if let Err(error) = stands {
-            return problem_of(&error).response();
-        }
-        match own {
-            "healthz" | "readyz" => HttpResponse::Ok()
-                .insert_header((header::CACHE_CONTROL, "no-store"))
-                .body("ok\n"),
-            // Metrics cover all paths: a caller needs the right to read the root.
-            "metrics" => match self.authorize(&TreePath::root(), head) {
-                Ok(_) => HttpResponse::Ok()
-                    .insert_header((
-                        header::CONTENT_TYPE,
-                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    ))
-                    .body(self.metrics.text()),
-                Err(problem) => problem.response(),
-            },
-            _ => problem_of(&DirectoryError::Absent).response(),
-        }
-    }
-
     fn options(&self) -> HttpResponse {
         let mut response = HttpResponse::NoContent();
         if let Some(limits) = self.upload_limits() {
@@ -421,7 +405,9 @@ impl DirectoryService {
 
     fn not_allowed(&self, method: &str) -> HttpResponse {
         let what = match self.settings.writable {
-            false => format!("{method} is not served: the directory is read-only; start with --writable to change it"),
+            false => format!(
+                "{method} is not served: the directory is read-only; start with --writable, or say --directory NAME=DIR,writable, to change it"
+            ),
             true => format!("{method} is not served"),
         };
         Problem::of_origin(StatusCode::METHOD_NOT_ALLOWED, what)

@@ -14,7 +14,7 @@
 //! Source and copy are both there in between, and never neither.
 
 use super::locked_writer::{LockScope, LockedWriter};
-use super::put::{field_text, placed_response, read_preconditions};
+use super::put_request::{field_text, placed_response, read_preconditions};
 use super::{DirectoryService, forwarded, path_problem, problem_of};
 use crate::directory::{
     AllowedMounts, CopyMode, DirectoryError, Loss, PrereadDigest, Replacement, SourceOutcome, StagedCopy, Tag, Trash,
@@ -226,7 +226,26 @@ impl DirectoryService {
             .strip_prefix(prefix)
             .filter(|rest| rest.starts_with('/'))
             .unwrap_or(raw);
-        TreePath::parse(raw).map_err(|error| path_problem(error, head))
+        let raw = match &self.settings.name {
+            None => raw,
+            Some(name) => raw[1..]
+                .strip_prefix(name.as_str())
+                .filter(|rest| rest.starts_with('/'))
+                .ok_or_else(|| {
+                    let what = format!(
+                        "the Destination is not beneath /{name}/: nothing is moved or copied from one mount to another"
+                    );
+                    Problem::of_origin(StatusCode::BAD_GATEWAY, what)
+                })?,
+        };
+        let path = TreePath::parse(raw).map_err(|error| path_problem(error, head))?;
+        match self.is_anothers(&path) {
+            true => Err(Problem::of_origin(
+                StatusCode::BAD_GATEWAY,
+                "the Destination is in another mount: nothing is moved or copied from one to another",
+            )),
+            false => Ok(path),
+        }
     }
 
     /// Whether the authority names this server, as far as the request and the operator tell.

@@ -73,7 +73,7 @@ impl DirectoryService {
             Err(mistake) => return Problem::of_origin(StatusCode::BAD_REQUEST, mistake).response(),
         };
         let (tree, tags, of) = (Arc::clone(&self.tree), Arc::clone(&self.tags), path.clone());
-        let prefix = self.settings.public_url.prefix().to_owned();
+        let prefix = self.settings.prefix.clone();
         let (found, allowed) = match self.find(path).await {
             Ok(found) => found,
             Err(error) => return super::problem_of(&error).response(),

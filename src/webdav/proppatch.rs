@@ -29,14 +29,14 @@ impl DirectoryService {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<HttpResponse, Problem> {
-        let conditions = super::put::read_preconditions(headers)?;
+        let conditions = super::put_request::read_preconditions(headers)?;
         self.require_precondition(&conditions)?;
         let instructions = match request_xml::read_proppatch(body) {
             Ok(instructions) => instructions,
             Err(mistake) => return Err(Problem::of_origin(StatusCode::BAD_REQUEST, mistake)),
         };
         let patches: Vec<_> = instructions.iter().map(patches_of).collect();
-        let href = format!("{}{path}", self.settings.public_url.prefix());
+        let href = format!("{}{path}", self.settings.prefix);
         if patches.iter().any(Option::is_none) {
             let verdicts = patches.iter().map(|patch| match patch {
                 Some(_) => InstructionStatus::Dependent,

@@ -14,8 +14,9 @@
 //! Interim responses (104) are not sent, since the HTTP library cannot: a client that wants to resume begins with
 //! `?0`, and is told the URL by the 201.
 
+use super::body_batches::{BodyBatches, DigestCheck};
 use super::locked_writer::LockScope;
-use super::put::{BodyBatches, DigestCheck, PutRequest, field_text, placed_response, read_claims};
+use super::put_request::{PutRequest, field_text, placed_response, read_claims};
 use super::{DirectoryService, problem_of};
 use crate::directory::{
     DirectoryError, PrereadDigest, Right, Tag, TreePath, TreeWriter, Upload, UploadLease, UploadRecord, Uploads,

@@ -1,16 +1,16 @@
 //! An origin in process, with a directory of its own and port 0.
 
 use super::client::{Answer, Client};
-use millpond::app::OriginServer;
 use millpond::clock::{SharedClock, SystemClock};
-use millpond::config::{Layers, OriginConfig};
+use millpond::config::{Config, Layers};
+use millpond::server::Server;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
 
 pub(crate) struct Origin {
-    server: Option<OriginServer>,
+    server: Option<Server>,
     dir: TempDir,
     settings: Vec<(String, String)>,
     clock: SharedClock,
@@ -48,7 +48,7 @@ impl Origin {
         let text = |path: PathBuf| vec![path.display().to_string()];
         let mut flags: Vec<(String, Vec<String>)> = vec![
             ("listen".to_owned(), vec!["127.0.0.1:0".to_owned()]),
-            ("root".to_owned(), text(self.root())),
+            ("directory".to_owned(), text(self.root())),
             ("data".to_owned(), text(self.dir.path().join("data"))),
             ("workers".to_owned(), vec!["2".to_owned()]),
             ("grace".to_owned(), vec!["0s".to_owned()]),
@@ -59,8 +59,9 @@ impl Origin {
         }
         let mut layers = Layers::new();
         layers.add_flags(flags);
-        let config = OriginConfig::read(&layers).expect("valid");
-        self.server = Some(OriginServer::start_with_clock(&config, Arc::clone(&self.clock)).expect("started"));
+        layers.add_defaults([("ad_hoc".to_owned(), "false".to_owned())]);
+        let config = Config::read(&layers).expect("valid");
+        self.server = Some(Server::start_with_clock(&config, Arc::clone(&self.clock)).expect("started"));
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -69,7 +70,7 @@ impl Origin {
 
     /// The directory that is served.
     pub(crate) fn root(&self) -> PathBuf {
-        let set = self.settings.iter().find(|(key, _)| key == "root");
+        let set = self.settings.iter().find(|(key, _)| key == "directory");
         set.map_or_else(|| self.dir.path().join("root"), |(_, path)| path.into())
     }
 

@@ -1,9 +1,9 @@
 //! A server in process, with a data directory of its own and port 0.
 
 use super::Upstream;
-use millpond::app::Server;
 use millpond::clock::{ManualClock, SharedClock, SystemClock};
-use millpond::config::{Config, Layers};
+use millpond::config::{Config, Layers, ListenAddress};
+use millpond::server::Server;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -67,9 +67,9 @@ impl Pond {
         ];
         for (key, value) in &self.settings {
             flags.retain(|(other, _)| other != key);
-            // Several upstreams stand in one text, as in the environment.
+            // Several upstreams or directories stand in one text, as in the environment.
             let values = match key.as_str() {
-                "upstream" => value.split_whitespace().map(str::to_owned).collect(),
+                "upstream" | "directory" => value.split_whitespace().map(str::to_owned).collect(),
                 _ => vec![value.clone()],
             };
             flags.push((key.clone(), values));
@@ -82,6 +82,16 @@ impl Pond {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.server.as_ref().expect("running").address()
+    }
+
+    /// All addresses with a port, in the order in which they were named.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let all = self.server.as_ref().expect("running").addresses().iter();
+        let with_port = all.filter_map(|address| match address {
+            ListenAddress::Tcp(address) => Some(*address),
+            ListenAddress::Unix(_) => None,
+        });
+        with_port.collect()
     }
 
     pub(crate) fn dir(&self) -> &Path {

@@ -1,0 +1,67 @@
+//! The site as the handler of a worker's connections: what the wire asks, and which part of the server answers it.
+//!
+//! There is one a worker, with the worker's own memory of its last requests. Hits, and what is answered at once, are for
+//! paths of the cache that anybody may read and nobody logs ([`Site::is_freely_cached`]); the cache counts them by
+//! itself. All else goes the way that requests of the framework go, and is counted here as the application counts it.
+
+use crate::http1::{Handler, HitBody, RequestHead, Response};
+use crate::ranges::ByteRange;
+use crate::serve::{RequestCache, RequestTarget};
+use crate::site::Site;
+use crate::store::Object;
+use crate::webdav::Authorizer;
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{self, Payload};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// The handler of the requests of one worker's connections.
+#[derive(Debug)]
+pub(super) struct SiteHandler {
+    pub(super) site: Arc<Site>,
+    pub(super) recent: Rc<RequestCache>,
+}
+
+impl Handler for SiteHandler {
+    type Source = Object;
+    type Place = Rc<RequestTarget>;
+
+    fn hit(&self, request: &RequestHead<'_, '_>, into: &mut Vec<u8>) -> Option<HitBody<Object, Self::Place>> {
+        let cache = self.site.cache.as_ref().filter(|_| request.is_plain())?;
+        let is_free = self.site.is_freely_cached(request.path());
+        is_free.then(|| cache.plain_hit(&self.recent, request, into))?
+    }
+
+    fn read_on(&self, source: &Arc<Object>, range: ByteRange, place: &Self::Place) -> impl MessageBody {
+        match &self.site.cache {
+            Some(cache) => BoxBody::new(cache.read_on(source, range, place)),
+            // Without a cache there is no hit.
+            None => BoxBody::new(()),
+        }
+    }
+
+    fn at_once(&self, head: &dev::RequestHead) -> Option<Response> {
+        let cache = self.site.cache.as_ref()?;
+        let is_free = self.site.is_freely_cached(head.uri.path()) && !Authorizer::has_own_fields(&head.headers);
+        is_free.then(|| cache.at_once(&self.recent, head))?
+    }
+
+    async fn answer(&self, head: &dev::RequestHead) -> Response {
+        let response = self.site.answer(head, Payload::None).await;
+        self.site.metrics.answered(response.status().as_u16());
+        response
+    }
+
+    fn may_half_close(&self, head: &dev::RequestHead) -> bool {
+        self.site.may_half_close(head.uri.path())
+    }
+
+    fn sent(&self, bytes: u64) {
+        self.site.metrics.sent_bytes.inc_by(bytes);
+    }
+
+    fn now(&self) -> SystemTime {
+        self.site.clock.now()
+    }
+}
