@@ -256,12 +256,17 @@ fn serve(config: &Config) -> anyhow::Result<()> {
     // Before the store opens: how many objects stay open depends on it.
     raise_descriptor_limit();
     let server = Server::start(config)?;
+    let scheme = if config.tls_certificate.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    // Where a directory is at the root, what is printed is its URL.
+    let has_root = config.directories.iter().any(|directory| directory.name.is_none());
+    let root = if has_root { "/" } else { "" };
     for address in server.addresses() {
         match address {
-            ListenAddress::Tcp(address) if config.tls_certificate.is_some() => {
-                say(&format!("listening on https://{address}"));
-            }
-            ListenAddress::Tcp(address) => say(&format!("listening on http://{address}")),
+            ListenAddress::Tcp(address) => say(&format!("listening on {scheme}://{address}{root}")),
             ListenAddress::Unix(_) => say(&format!("listening on {address}")),
         }
     }

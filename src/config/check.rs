@@ -134,7 +134,7 @@ impl Config {
         if !self.has_cache() && self.directories.is_empty() {
             reader.mistake(
                 "upstream",
-                "nothing is served: name an upstream with --upstream, a directory with --directory, or say --ad-hoc true",
+                "nothing is served: name an upstream with --upstream, a directory with --directory (or by millpond origin DIR), or say --ad-hoc true",
             );
         }
         let exposed =

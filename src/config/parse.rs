@@ -2,7 +2,7 @@
 //!
 //! Each function takes the trimmed text of a setting and makes its value, or says in words what is wrong with it and
 //! what to write instead. The words follow the setting's name and text: `--grace: "30" is not a length of time; …`.
-//! Nothing here looks at another setting; what settings owe each other is compared when all are read (`check.rs`).
+//! A function sees no other setting; what settings owe each other is compared when all are read (`check.rs`).
 
 use super::{AfterLastReader, Delivery, ListenAddress, units};
 use std::net::IpAddr;

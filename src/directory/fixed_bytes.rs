@@ -1,6 +1,6 @@
 //! Files whose bytes cannot change while they are sent.
 //!
-//! What a socket holds of a file that is sent by sendfile(2) is the file's pages. Of a file that may be written to they
+//! A socket holds the pages of a file that is sent by sendfile(2), not a copy. Of a file that may be written to, pages
 //! may change after the answer has begun (docs/decisions/0013). Three kinds of files cannot be written to by anybody,
 //! with whatever rights: those that fs-verity seals, those with the flag of `chattr +i` (which the kernel heeds also
 //! where a file was opened for writing before), and those on a file system that has no way to write: squashfs, EROFS,

@@ -218,7 +218,7 @@ struct Received {
     pieces: Vec<Bytes>,
     /// How the body has ended, where it has.
     ending: Option<Ending>,
-    /// Nothing came while the batch could wait for more.
+    /// A silence: no piece came while the batch could wait for more.
     is_late: bool,
 }
 
@@ -291,7 +291,7 @@ impl WriteTarget {
         let writes = batch.begins_before(until);
         let (mut batch, mut written) = batch.write(until).await;
         if let Some(stream) = self.shared.stream() {
-            // Nothing of a stream passes unlogged: its own past makes room, or it ends.
+            // A stream's bytes never pass unlogged: its own past makes room, or it ends.
             for _ in 0..MOST_ROOM_MADE {
                 match written {
                     Err(error) if error.missing_bytes().is_some() => {

@@ -8,8 +8,8 @@
 //!                └──► send_file                     the only way to what lies stored: SendFile
 //! ```
 //!
-//! What stands above gives values ([`Response`], [`HitBody`]) and never sees a socket; this room sends them and never
-//! sees a file. request_line.rs makes visible to the framework what its URI type would cut off.
+//! The rooms above give values ([`Response`], [`HitBody`]) and never see a socket; this room sends them and never sees
+//! a file. request_line.rs makes visible to the framework what its URI type would cut off.
 
 mod connection;
 mod handler;

@@ -1,11 +1,11 @@
 //! The head of a request, read where it lies.
 //!
-//! What a player asks needs no map of fields and no memory from the heap: `httparse` says where each field lies in the
+//! A player's request needs no map of fields and no memory from the heap: `httparse` says where each field lies in the
 //! bytes of the connection, and one pass over the fields tells what the connection has to know: whether it ends with
 //! the answer, whether the request is one for a path and perhaps one range of it ([`RequestHead::is_plain`]), and
 //! whether it is read here at all.
 //!
-//! What is doubtful is not read: half a head, a body, a field about the framing, two hosts, HTTP/1.0. The framework
+//! A doubtful request is not read: half a head, a body, a field about the framing, two hosts, HTTP/1.0. The framework
 //! reads these, with all bytes before it, so nothing is decided here that it would decide otherwise.
 
 use actix_web::dev;

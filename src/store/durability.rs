@@ -32,7 +32,7 @@ pub(super) enum Files {
     Pending,
     /// The files exist, and so does the record.
     Made,
-    /// Nothing is recorded of the object any more.
+    /// The object is recorded no more.
     Discarded,
 }
 
