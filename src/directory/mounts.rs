@@ -4,19 +4,30 @@
 //! Three things depend on it: requests to one mount never take all threads (`webdav`), each mount has locks of its own
 //! (`locks`), and a collection with a mount in it is neither removed nor moved as one.
 //!
+//! A change of the list is seen by the next look-up, with a poll of the list: a mount that hangs soon after it was made
+//! would else be taken for the root's own file system.
+//!
 //! The permits of a mount outlive a reading of the list: those who wait for a mount that hangs keep theirs until the
 //! kernel lets them go, so they stay counted.
 
 use super::path::TreePath;
 use crate::sync::lock;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The time for which a reading of the list is believed: a judgement. Each request asks for it at least once.
+/// The time after which the list is read again although no change of it was told: a judgement, for a kernel or sandbox
+/// whose list cannot be polled.
 const REREAD_AFTER: Duration = Duration::from_millis(500);
+
+/// The time for which the list is not polled again. A poll takes about 0.5 µs, which each name of a listing would pay; a
+/// mount takes longer than this from the system call that makes it to its first answer.
+const POLL_AFTER: Duration = Duration::from_millis(1);
 
 /// The requests that may wait for one mount at once, of the 256 threads that all share (decision 29).
 const MAX_PERMITS: usize = 16;
@@ -52,22 +63,53 @@ struct MountPermits {
     link_lookups: Arc<Semaphore>,
 }
 
-/// The mounts beneath one directory. The lock is held for a look-up, and twice a second while the list is read, which
-/// asks no file system and so does not wait.
+/// The mounts beneath one directory.
 #[derive(Debug)]
 pub struct Mounts {
     root: PathBuf,
-    /// Held for a look-up, and while the list is read: /proc asks no file system.
+    /// Held for a look-up, and while the list is polled or read: /proc asks no file system.
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// The list, open since before it was first read: the kernel counts its changes for each open file.
+    list: Option<File>,
     read: Option<Instant>,
+    polled: Option<Instant>,
     beneath: HashMap<Vec<String>, MountPermits>,
 }
 
 impl State {
+    /// Whether the list has to be read (again) for a look-up at that time.
+    fn is_stale(&mut self, now: Instant) -> bool {
+        let past = |since: Option<Instant>, limit| since.is_none_or(|since| now.duration_since(since) >= limit);
+        if past(self.read, REREAD_AFTER) {
+            return true;
+        }
+        let polls = past(self.polled, POLL_AFTER);
+        if polls {
+            self.polled = Some(now);
+        }
+        polls && self.list.as_ref().is_some_and(has_changed)
+    }
+
+    /// The text of the list; an empty one where there is no /proc.
+    fn read_list(&mut self) -> Vec<u8> {
+        if self.list.is_none() {
+            self.list = File::open("/proc/self/mountinfo").ok();
+        }
+        let mut text = Vec::new();
+        if let Some(list) = &mut self.list {
+            // A change during the reading is told by the next poll.
+            let read = list.rewind().and_then(|()| list.read_to_end(&mut text));
+            if read.is_err() {
+                self.list = None;
+            }
+        }
+        text
+    }
+
     /// The names of the mount point that these names lead to; `None` on the root's own file system.
     fn deepest<'a>(&self, names: &'a [String]) -> Option<&'a [String]> {
         if self.beneath.is_empty() {
@@ -148,9 +190,10 @@ impl Mounts {
 
     fn refreshed(&self) -> std::sync::MutexGuard<'_, State> {
         let mut state = lock(&self.state);
-        if state.read.is_none_or(|read| read.elapsed() >= REREAD_AFTER) {
-            state.read = Some(Instant::now());
-            let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+        let now = Instant::now();
+        if state.is_stale(now) {
+            state.read = Some(now);
+            let text = state.read_list();
             let found = mount_points(&text).filter_map(|point| names_beneath(&self.root, &point));
             let mut beneath = HashMap::new();
             for names in found {
@@ -165,6 +208,14 @@ impl Mounts {
         }
         state
     }
+}
+
+/// Whether mounts have come or gone since this was last asked of the open list (proc_pid_mountinfo(5)).
+fn has_changed(list: &File) -> bool {
+    let mut polled = [PollFd::new(list, PollFlags::PRI)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // A poll that fails or is interrupted may have missed a change.
+    poll(&mut polled, Some(&at_once)).map_or(true, |count| count > 0)
 }
 
 /// The fifth field of each line of the list (proc_pid_mountinfo(5)), unescaped.
