@@ -13,8 +13,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::Write;
 use std::process::ExitCode;
 
-/// See docs/decisions/0017. Elsewhere it is the system's: jemalloc is built for one size of pages, and ARM has several.
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+/// jemalloc, where the feature asks for it (docs/decisions/0017); else the system's allocator. It is built for one size of
+/// pages, and ARM has several.
+#[cfg(all(feature = "jemalloc", target_os = "linux", target_arch = "x86_64"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
