@@ -1,14 +1,28 @@
-//! The wall clock, as a value that a test can hold in its hand.
+//! The wall clock and the timer, both of which a test can hold in its hand.
 //!
-//! Wall time serves what people and protocols date: records, `Date`, freshness. Time-outs and
-//! rates use the monotonic clock (`std::time::Instant`) where they are. `SystemTime::now` is
-//! called here and nowhere else (`clippy.toml` refuses it), so a test can move the calendar
-//! without waiting for it.
+//! Wall time serves what people and protocols date: records, `Date`, freshness. `SystemTime::now` is called here and nowhere
+//! else (`clippy.toml` refuses it), so a test can move the calendar without waiting for it ([`ManualClock`]).
+//!
+//! Time-outs, rests and rates are of monotonic time: moments of tokio's clock ([`Instant`]), not of the standard library's
+//! (`tests/tidy.rs` refuses those). They are the same moments, but a test can stop tokio's clock
+//! (`#[tokio::test(start_paused = true)]`): time then passes only while every task waits for it, at once and exactly as far
+//! as the next deadline. Refused: a timer as a value beside the wall clock, which each struct with a deadline would carry
+//! (decision 0035).
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use tokio::time::Instant;
+
+/// Returns at that moment; never, where there is none.
+pub(crate) async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
 
 /// Something that knows the present wall time.
 pub trait Clock: Debug + Send + Sync {

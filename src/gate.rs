@@ -16,9 +16,10 @@
 //! update it at once a success may be lost, which costs one more success; a failure is stored without comparing, so that
 //! it is never lost to a success that was counted before it.
 
+use crate::clock::Instant;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The rules of a gate: which successes open it, and how long a failure closes it.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Locks that nobody poisons, and a sleep that may have no end.
+//! Locks that nobody poisons.
 //!
 //! Sections under our locks are short and do not panic; should one, the value behind its lock is still whole, and one failed
 //! request must not end all others. So a poisoned lock is taken like any other, here and nowhere else. Refused: `parking_lot`,
@@ -7,7 +7,6 @@
 use std::sync::{
     Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, TryLockResult,
 };
-use std::time::Instant;
 
 /// Takes the lock, poisoned or not.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -30,14 +29,6 @@ pub(crate) fn unless_held<T>(tried: TryLockResult<T>) -> Option<T> {
         Ok(held) => Some(held),
         Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
         Err(TryLockError::WouldBlock) => None,
-    }
-}
-
-/// Returns at that moment; never, where there is none.
-pub(crate) async fn sleep_until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
     }
 }
 

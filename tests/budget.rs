@@ -48,16 +48,15 @@ fn a_waiting_reader_preempts_a_fill_without_readers() {
         conn.body(&served, 0, 50_000);
         conn.stall();
     });
-    let pond = Pond::with(&upstream, &[("connections_per_upstream", "2")]);
+    let settings = [("connections_per_upstream", "2"), ("read_idle_timeout", "1h")];
+    let pond = Pond::with(&upstream, &settings);
     for name in ["/left-1", "/left-2"] {
         let mut reader = Client::open(pond.address(), "GET", name, &[]);
         film.check(0, &reader.read(50_000));
     }
     // Both connections are held by fills whose readers have left and whose upstream says nothing more.
-    let started = Instant::now();
     let wanted = get(pond.address(), "/wanted");
     film.check(0, &wanted.expect(200).body);
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
 #[test]

@@ -915,7 +915,7 @@ fn a_client_that_leaves_before_the_header_aborts_its_post() {
         conn.stall();
         let _ = told.send(());
     });
-    let pond = Pond::before(&upstream);
+    let pond = Pond::with(&upstream, &[("reply_timeout", "1h")]);
     let mut stream = TcpStream::connect(pond.address()).expect("connected");
     let post = b"POST /v1/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi";
     stream.write_all(post).expect("sent");
@@ -923,12 +923,9 @@ fn a_client_that_leaves_before_the_header_aborts_its_post() {
         .recv_timeout(crate::support::PATIENCE)
         .expect("the upstream is asked");
     drop(stream);
-    let left = std::time::Instant::now();
     is_told
         .recv_timeout(crate::support::PATIENCE)
         .expect("the upstream is told");
-    // `reply_timeout` is 30 s: that is not what ended it.
-    assert!(left.elapsed().as_secs() < 20);
 }
 
 // --- never by guess ------------------------------------------------------------------------------------

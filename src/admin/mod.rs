@@ -20,6 +20,7 @@ use self::verify::VerifyParameters;
 use crate::api::{
     FillSummaries, ObjectPage, ObjectSummary, Purged, Stats, StreamSummaries, StreamSummary, VerifyEvent,
 };
+use crate::clock::Instant;
 use crate::serve::Problem;
 use crate::site::Site;
 use crate::store::StoreError;
@@ -30,7 +31,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{Error, web};
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Without a catalog: when to ask again. The store tries to open it once a second. Twice that: a judgement.
 const CATALOG_TRIED: Duration = Duration::from_secs(2);

@@ -7,6 +7,7 @@
 use super::parameters::{Parameter, Parameters, Query, flag};
 use super::problem;
 use crate::api::VerifyEvent;
+use crate::clock::Instant;
 use crate::key::ObjectId;
 use crate::serve::{Problem, Service};
 use actix_web::HttpResponse;
@@ -15,7 +16,7 @@ use actix_web::web::Data;
 use bytes::Bytes;
 use futures::stream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Progress is told no more often than this: a bar that moves ten times a second moves smoothly. A judgement.

@@ -9,11 +9,12 @@
 use super::digest_cache::{DigestCache, SETTLED_AFTER};
 use super::path::TreePath;
 use super::tree::{Found, Tree, stamp};
+use crate::clock::Instant;
 use crate::sync::lock;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The largest file that is hashed on the first thread: a judgement.
 const HUGE_BYTES: u64 = 1 << 30;

@@ -11,6 +11,7 @@
 //! kernel lets them go, so they stay counted.
 
 use super::path::TreePath;
+use crate::clock::Instant;
 use crate::sync::lock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The time after which the list is read again although no change of it was told: a judgement, for a kernel or sandbox

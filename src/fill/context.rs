@@ -9,6 +9,7 @@ use super::hit_for_miss::HitForMiss;
 use super::runtimes::FillRuntimes;
 use super::settings::FillSettings;
 use super::state::FillState;
+use crate::clock::Instant;
 use crate::key::ObjectId;
 use crate::live::Streams;
 use crate::policy::NotStored;
@@ -17,7 +18,6 @@ use crate::sync::lock;
 use crate::upstream::Client;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 

@@ -13,13 +13,14 @@ use super::plan::{NEAR_BYTES, NEAR_SECONDS};
 use super::position::ReaderPosition;
 use super::state::FillState;
 use crate::api::WaitReason;
+use crate::clock::Instant;
 use crate::live::Stream;
 use crate::policy::NotStored;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::Object;
 use crate::upstream::Target;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A reader's share in a fill; while any is held the fill goes on.
 #[derive(Debug)]

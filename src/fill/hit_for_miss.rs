@@ -5,9 +5,10 @@
 //! that may be shared. An entry that is missing costs one wait, an entry too many costs one coalescing; so the table
 //! may lose any of them.
 
+use crate::clock::Instant;
 use crate::key::ObjectId;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long the next reply of a URL is taken to be of the same kind. Two minutes: a judgement (docs/decisions/0011).
 const REMEMBERED: Duration = Duration::from_secs(120);

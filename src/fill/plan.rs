@@ -12,10 +12,11 @@
 //!   at a time: elsewhere there is nothing to compare.
 //! - An upstream without ranges, or of unknown length, is read once, whole, from 0.
 
+use crate::clock::Instant;
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use crate::store::WaitingAt;
 use crate::upstream::{Class, QUANTUM_BYTES};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A reader this close ahead of a session waits for it: asking anew would cost more. A judgement; more than a step of
 /// `write_batch`, so that a reader at the end of what is written looks near.

@@ -4,11 +4,12 @@
 //! Offsets and ends are in bytes of the object, rates in bytes per second. The pattern tells readers in sequence (each
 //! begins where another ended, so the next is known beforehand) from those that jump.
 
+use crate::clock::Instant;
 use crate::ranges::ByteOffset;
 use crate::sync::lock;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The rate is that of the last so long. A judgement: longer than the pauses between the bursts in which players read.
 const WINDOW: Duration = Duration::from_secs(4);

@@ -10,11 +10,11 @@
 //! [`ReaderPosition`], and never under the lock of the table.
 
 use super::position::{AccessPattern, ReaderPosition, ReaderProgress};
+use crate::clock::Instant;
 use crate::ranges::ByteOffset;
 use crate::sync::lock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
 use tokio::sync::Notify;
 
 /// The readers of a fill.

@@ -45,6 +45,7 @@ use super::settings::FillSettings;
 use super::state::FillState;
 use super::want::Want;
 use crate::api::FillSummary;
+use crate::clock::Instant;
 use crate::key::ObjectId;
 use crate::live::{Stream, Streams};
 use crate::policy::selects;
@@ -52,7 +53,6 @@ use crate::store::{Object, PurgeScope, Representation, Store};
 use crate::sync::lock;
 use crate::upstream::{Client, Span, Target};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// All fills under way.
 #[derive(Debug, Clone)]

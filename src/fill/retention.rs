@@ -196,7 +196,7 @@ impl Context {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
+    use crate::clock::Instant;
 
     const MIB: u64 = 1 << 20;
 

@@ -32,12 +32,12 @@
 //! would be taken for each step that is written.
 
 use crate::api::{SessionStage, SessionSummary};
+use crate::clock::Instant;
 use crate::ranges::ByteOffset;
 use crate::store::StoreError;
 use crate::upstream::UpstreamError;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 /// Bytes that a session must bring to count as progress. A judgement: more than a header and an error page.
 const PROGRESS_BYTES: u64 = 64 * 1024;
@@ -268,7 +268,7 @@ pub(super) enum Outcome {
     /// The disk has no room or refuses, and nobody waits for what it does not take.
     Disk(StoreError),
     /// The connection was needed for somebody who waits.
-    CalledBack,
+    Preempted,
     /// The session has brought as much as it may without a reader.
     Unattended,
     /// The machine has slept: the connection is dead, known or not.

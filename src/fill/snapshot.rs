@@ -6,8 +6,8 @@
 
 use super::phase::{Phase, Trouble};
 use super::session::SessionPosition;
+use crate::clock::Instant;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::watch;
 
 /// The state of a fill as its owner tells it.

@@ -22,6 +22,7 @@ use super::snapshot::OwnerNews;
 use super::targets::FillTargets;
 use super::throughput::Throughput;
 use super::want::Want;
+use crate::clock::Instant;
 use crate::key::ObjectKey;
 use crate::live::Stream;
 use crate::policy::NotStored;
@@ -30,7 +31,6 @@ use crate::sync::lock;
 use crate::upstream::Target;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
 
 /// The state that a fill shares with its readers.
 #[derive(Debug)]

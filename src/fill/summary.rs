@@ -8,7 +8,7 @@ use super::context::Context;
 use super::state::FillState;
 use super::wait_reason::Situation;
 use crate::api::{FillPhase, FillSummary, WaiterSummary};
-use std::time::Instant;
+use crate::clock::Instant;
 
 impl Context {
     pub(super) fn summary(&self, shared: &FillState) -> FillSummary {
@@ -45,7 +45,7 @@ impl Context {
     }
 
     pub(super) fn situation(&self, shared: &FillState) -> Situation {
-        let standing = self.client.budget_of(&shared.targets.current().url).standing();
+        let budget_status = self.client.budget_of(&shared.targets.current().url).status();
         let news = shared.news.look();
         let status = &news.status;
         let now = Instant::now();
@@ -53,7 +53,7 @@ impl Context {
             sessions: status.sessions.iter().map(|position| position.summary()).collect(),
             disk: status.disk,
             resting: status.retry_at.and_then(|at| at.checked_duration_since(now)),
-            upstream_resting: standing.resting,
+            upstream_resting: budget_status.resting,
             ranges: status.ranges,
         }
     }

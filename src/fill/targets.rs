@@ -16,10 +16,11 @@
 //!
 //! Readers and sessions write here, the owner looks: so all is under one lock, held for a comparison or a copy.
 
+use crate::clock::Instant;
 use crate::sync::lock;
 use crate::upstream::{Target, Trust};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use url::Url;
 
 /// How long the place that redirects led to is asked directly. A judgement: where the place has gone before, one

@@ -4,7 +4,8 @@
 //! the one before while that has just begun. It is begun anew where the first session of a fill begins, so that a rest
 //! is not averaged in.
 
-use std::time::{Duration, Instant};
+use crate::clock::Instant;
+use std::time::Duration;
 
 /// The length of a window: a judgement.
 const WINDOW: Duration = Duration::from_secs(2);

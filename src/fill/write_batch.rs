@@ -10,12 +10,13 @@ use super::disk::on_disk;
 use super::plan::NEAR_BYTES;
 use super::session::SessionPosition;
 use super::state::FillState;
+use crate::clock::Instant;
 use crate::ranges::ByteOffset;
 use crate::store::{InFlightWrite, Object, StoreError};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// The length of a step, in bytes. The kernel finds the pages of pieces that are so long, or longer, one level up in

@@ -39,6 +39,7 @@
 use super::handler::{BodyOf, Handler};
 use super::request_head::{FieldSlots, RequestHead};
 use super::response_writer::{ResponseWriter, poll_gone};
+use crate::clock::Instant;
 use actix_web::dev;
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
@@ -50,7 +51,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until};
 
 /// The longest header that is read here. A longer one is handed over. A judgement: the requests of players take some
 /// hundred bytes.

@@ -32,6 +32,7 @@
 use super::kind::{Rules, StreamFormat};
 use super::sync_points::SyncPoints;
 use crate::api::StreamState;
+use crate::clock::Instant;
 use crate::clock::{SharedClock, unix_seconds};
 use crate::key::{Hex, ObjectId, from_hex};
 use crate::store::{Broken, Object, Store, StoreError, StreamRecord};
@@ -40,7 +41,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// For so long it is known of a stream whose log has gone that there was one, in seconds: 410, not 404. A judgement: a

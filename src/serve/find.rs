@@ -68,7 +68,7 @@ impl Service {
                 .join(&variant_of(&object, target), anew(want, (span, only)), None);
         }
         if only && let Some(object) = far_from(&cursor, span).await {
-            // The fill is not to take this reader for one of its own while the budget looks for whom to call back.
+            // The fill is not to take this reader for one of its own while the budget looks for which exchange to preempt.
             drop(cursor);
             let apart = self.fills.join_apart(target, span);
             match apart.opened().await {

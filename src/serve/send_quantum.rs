@@ -4,10 +4,10 @@
 //! most connections are slow and a block is what each of them holds; one that has proved fast gets large ones
 //! (docs/decisions/0003).
 
+use crate::clock::Instant;
 use crate::http1::TURN_BYTES;
 use crate::store::BLOCK_BYTES;
 use std::task::Context;
-use std::time::Instant;
 
 /// Bytes that are read at once, by how much a reader has taken and how fast: from so many bytes on, at so many a
 /// second, blocks of so many. A connection's write buffer grows to what it once held, so this is what a reader costs in

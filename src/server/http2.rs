@@ -17,7 +17,7 @@
 //! - The application sees a request as it would of HTTP/1.1: a path, and the authority in `Host`.
 
 use super::KEEP_ALIVE;
-use crate::clock::SharedClock;
+use crate::clock::{Instant, SharedClock};
 use crate::header::print_date;
 use actix_http::error::PayloadError;
 use actix_http::{BoxedPayloadStream, Payload, Request};
@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 /// Streams that a connection may have at once: RFC 9113 §6.5.2 recommends no fewer.
 const MAX_STREAMS: u32 = 100;

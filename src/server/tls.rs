@@ -4,6 +4,7 @@
 //! do not read, or do not belong together, leave the certificate as it was, and say so.
 
 use super::AppError;
+use crate::clock::Instant;
 use crate::sync::lock;
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -13,7 +14,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// How often it is looked whether the files have changed. A judgement: certificates are renewed weeks before they end.
 const LOOK_EVERY: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@
 //! (logrotate) is made anew within a second. Credentials are never written, nor the values of query parameters whose
 //! names look like one.
 
+use crate::clock::Instant;
 use crate::clock::SharedClock;
 use crate::http1::{BodyPiece, Response, ResponseBody, StoredBody};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

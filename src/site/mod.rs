@@ -16,6 +16,7 @@ mod access_log;
 
 pub use access_log::AccessLog;
 
+use crate::clock::Instant;
 use crate::clock::SharedClock;
 use crate::http1::Response;
 use crate::serve::{Problem, RouteError, Routed, Service};
@@ -26,7 +27,6 @@ use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// The path of uploads that are resumed; an id follows.
 pub const UPLOADS: &str = "/-/uploads/";

@@ -8,9 +8,9 @@
 use super::object::Object;
 use super::representation::Representation;
 use super::store::Store;
+use crate::clock::Instant;
 use crate::key::ObjectKey;
 use std::sync::Arc;
-use std::time::Instant;
 
 impl Store {
     /// Whether it is certain, without waiting for the disk, that nothing is stored under that URL. Where it is not,

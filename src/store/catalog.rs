@@ -17,13 +17,14 @@ use super::body;
 use super::record::Record;
 use super::schema;
 use super::sums::Group;
+use crate::clock::Instant;
 use crate::key::ObjectId;
 use crate::sync::{lock, read, write};
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often sled writes its log out and syncs it: sled's own default. Records of so long are lost where the machine
 /// fails; their bytes are fetched again.

@@ -3,8 +3,9 @@
 //! Look-ups are measured wherever they are made. After some in a row that were quick, the next may be made where it is
 //! wanted (absent.rs); the first that was slow ends that.
 
+use crate::clock::Instant;
 use crate::gate::{Gate, GateRules, millis};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A look-up that takes longer may have waited for the disk. A judgement: a look-up in memory takes microseconds, and a
 /// thread that waits for a disk, or for its turn on a busy machine, takes longer than this.

@@ -13,12 +13,13 @@ use super::fault;
 use super::open::Taken;
 use super::record::Record;
 use super::store::Store;
+use crate::clock::Instant;
 use crate::clock::unix_seconds;
 use crate::key::ObjectId;
 use crate::sync::lock;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How many objects are drawn for each that goes. By simulation better than 16; to draw on until four times the wanted
 /// bytes are among them is hardly better (`benches/eviction.rs`).

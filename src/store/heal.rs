@@ -12,11 +12,12 @@ use super::object::Object;
 use super::open::Taken;
 use super::recover;
 use super::store::Store;
+use crate::clock::Instant;
 use crate::sync::lock;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Work of a start that failed is tried again this often. A judgement: it reads every directory of bodies, and what
 /// made it fail is a disk that seldom mends within seconds.

@@ -7,10 +7,11 @@
 //! one at a time; one that was not prompt ends that for a second, and for twice as long each time that trust was misplaced
 //! (`docs/decisions/0021-writes-where-they-arrive.md`).
 
+use crate::clock::Instant;
 use crate::gate::{Gate, GateRules, millis};
 use crate::sync::{lock, unless_held};
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A piece that takes longer has waited for the disk, or for a processor for so long that nobody is to wait with it. A
 /// judgement: the copy takes 20 µs (`docs/decisions/0021-writes-where-they-arrive.md`), and a busy machine takes some

@@ -27,13 +27,13 @@ use super::progress::{Availability, Broken, Progress, QueuePlace, WaitingAt};
 use super::small_body::SmallBodySlot;
 use super::space::{pages, pages_of};
 use crate::api::ObjectState;
+use crate::clock::Instant;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use crate::sync::lock;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 use tokio::sync::Notify;
 
 /// Stands for `None` in `length`: no object is that long, since files end at 2^63 bytes.

@@ -27,11 +27,11 @@
 use super::in_flight::InFlight;
 use super::pass_through_buffer::PassThroughBuffer;
 use super::space::pages_of;
+use crate::clock::Instant;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 /// The answer to a reader's look at a position.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,6 +13,7 @@
 
 use super::reading;
 use super::residency::ResidencyProbe;
+use crate::clock::Instant;
 use crate::gate::{Gate, GateRules, millis};
 use crate::ranges::ByteOffset;
 use rustix::io::Errno;
@@ -20,7 +21,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How far apart the bytes are that are looked for: so far, or so many in what is sent at once. 64 KiB is what
 /// `sendfile` moves at a time, the 16 pages of the pipe in the kernel; eight looks in a call of 2 MiB instead of 32

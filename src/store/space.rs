@@ -9,6 +9,7 @@
 //! file, before what is used passes it. After a crash the bound is taken for the truth until the bodies
 //! have been counted in the background (recount.rs): too much for a while, never too little.
 
+use crate::clock::Instant;
 use crate::ranges::{ByteCount, ByteRange, RangeSet};
 use crate::sync::lock;
 use std::fs::{File, OpenOptions};
@@ -16,7 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The unit in which file systems hold bodies, in bytes: the block of ext4 and XFS by default.
 pub(super) const PAGE_BYTES: u64 = 4096;

@@ -20,6 +20,7 @@ use super::sending::Sending;
 use super::space::{Space, Stated, pages_of};
 use super::usage_recount::UsageRecount;
 use super::{fault, sums};
+use crate::clock::Instant;
 use crate::clock::{SharedClock, unix_nanoseconds, unix_seconds};
 use crate::key::{ObjectId, ObjectKey};
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
@@ -29,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]

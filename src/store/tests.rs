@@ -1,6 +1,7 @@
 //! Invariants between threads, starts and failures, where no request could show them reliably.
 
 use super::*;
+use crate::clock::Instant;
 use crate::clock::{ManualClock, from_unix_seconds};
 use crate::header::Validators;
 use crate::key::ObjectKey;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 
 pub(super) const NOW: u64 = 1_800_000_000;

@@ -8,9 +8,9 @@ use super::error::StoreError;
 use super::fault;
 use super::inline_gate::Write;
 use super::object::Object;
+use crate::clock::Instant;
 use crate::ranges::{ByteOffset, ByteRange};
 use std::io;
-use std::time::Instant;
 
 impl Object {
     pub(super) fn no_room(&self, bytes: u64, shortage: super::Shortage) -> StoreError {

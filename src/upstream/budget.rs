@@ -4,13 +4,13 @@
 //! session ──acquire(class)──► queue ──turn──► Permit ──► exchange ──► dropped: the next one's turn
 //!
 //!   queued ───turn───▶ granted ───answered───▶ proven
-//!      │                  │                        │      called back, once: its exchange drops the permit
+//!      │                  │                        │      preempted, once: its exchange drops the permit
 //!      ▼                  └────────────┬───────────┘
 //!   place left              dropped, or `leave`: counts no more; the next one's turn
 //! ```
 //!
 //! Waiting readers come first, then what they will need soon, then the background. When a waiting reader finds no
-//! connection free, one that serves nobody is called back; where all serve readers, each gives way after its quantum.
+//! connection free, one that serves nobody is preempted; where all serve readers, each gives way after its quantum.
 //! An upstream that says `Retry-After` rests for all its objects; one that cannot be reached several times in a row is
 //! left alone and tried by one request at a time, a request that somebody wants anyway.
 //!
@@ -21,7 +21,7 @@
 //! - A turn is taken by whoever changes something: one who comes, an exchange that ends or answers, a connection that
 //!   is allowed again. Where only time stands in the way, one of the queue sleeps until then; one that leaves the queue
 //!   rings for the next, since it may have been the one that slept.
-//! - An exchange that is called back goes by itself, and its permit with it: the bound holds meanwhile. As many are
+//! - An exchange that is preempted goes by itself, and its permit with it: the bound holds meanwhile. As many are
 //!   called as wait, in this order: one that serves nobody and can resume; one that has had its quantum; one that
 //!   serves nobody and begins again at 0. Of equals the youngest goes, which has the least to lose.
 //! - Of two rests the one that ends later holds; one lasts an hour at most.
@@ -29,11 +29,13 @@
 //! Lock: `state`, held for moments; permits are handed over and dropped outside it, since dropping one takes it again.
 
 use super::backoff;
-use crate::sync::{lock, sleep_until};
+use crate::clock::Instant;
+use crate::clock::sleep_until;
+use crate::sync::lock;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use url::Url;
 
@@ -102,7 +104,7 @@ impl Budgets {
         let mut kept = lock(&self.kept);
         if kept.len() >= MAX_KEPT {
             // A rest is remembered: forgotten, the upstream would be asked again at once.
-            kept.retain(|_, budget| Arc::strong_count(budget) > 1 || budget.standing().resting.is_some());
+            kept.retain(|_, budget| Arc::strong_count(budget) > 1 || budget.status().resting.is_some());
         }
         let make = || Arc::new(Budget::new(self.settings.clone()));
         Arc::clone(kept.entry(name).or_insert_with(make))
@@ -124,7 +126,7 @@ pub struct Budget {
 
 /// How an upstream stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct BudgetStatus {
     /// How long it is still left alone.
     pub resting: Option<Duration>,
     /// Exchanges under way.
@@ -164,7 +166,7 @@ struct Slot {
     moved: AtomicU64,
     /// The exchange can be resumed later: ranges work. Relaxed; set once.
     resumes: AtomicBool,
-    called_back: Notify,
+    preempted: Notify,
     /// The call was made; one is enough. Relaxed: `state` is held by all who store or load it.
     called: AtomicBool,
 }
@@ -199,7 +201,7 @@ impl Budget {
     /// Waits for a turn. Dropping the future leaves the queue.
     pub async fn acquire(self: &Arc<Self>, class: Class) -> Permit {
         let (ticket, mut turn) = self.enter(class);
-        let _place = Place {
+        let _ticket = QueueTicket {
             budget: self,
             key: (class, ticket),
         };
@@ -258,7 +260,7 @@ impl Budget {
                     proven: AtomicBool::new(false),
                     moved: AtomicU64::new(0),
                     resumes: AtomicBool::new(false),
-                    called_back: Notify::new(),
+                    preempted: Notify::new(),
                     called: AtomicBool::new(false),
                 });
                 state.granted.insert(ticket, Arc::clone(&slot));
@@ -294,7 +296,7 @@ impl Budget {
         let most = if state.allows_one { 1 } else { self.most(class) };
         if state.granted.len() >= most {
             if class == Class::Waiting {
-                call_back(state);
+                preempt(state);
             }
             return Verdict::Full;
         }
@@ -324,10 +326,10 @@ impl Budget {
     }
 
     /// How the upstream stands now.
-    pub fn standing(&self) -> Standing {
+    pub fn status(&self) -> BudgetStatus {
         let state = self.state();
         let now = Instant::now();
-        Standing {
+        BudgetStatus {
             resting: state
                 .rest_until
                 .and_then(|until| until.checked_duration_since(now))
@@ -353,7 +355,7 @@ enum Verdict {
 
 /// Calls one exchange back: the youngest of those that serve nobody, else the one whose quantum is over
 /// by most. As many as wait, and each once.
-fn call_back(state: &mut State) {
+fn preempt(state: &mut State) {
     let called = |slot: &Slot| slot.called.load(Ordering::Relaxed);
     // All of the class `Waiting`: keys below the first of `Ahead`.
     let waiting = state.queue.range(..(Class::Ahead, 0)).count();
@@ -377,17 +379,17 @@ fn call_back(state: &mut State) {
     let dear = || free().rfind(|slot| idle(slot));
     if let Some(slot) = cheap.or_else(over).or_else(dear) {
         slot.called.store(true, Ordering::Relaxed);
-        slot.called_back.notify_one();
+        slot.preempted.notify_one();
     }
 }
 
 /// A place in the queue; left when the wait ends, however it ends.
-struct Place<'a> {
+struct QueueTicket<'a> {
     budget: &'a Arc<Budget>,
     key: (Class, u64),
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueTicket<'_> {
     fn drop(&mut self) {
         let (left, others) = {
             let mut state = self.budget.state();
@@ -411,9 +413,9 @@ pub struct Permit {
 
 /// A handle on a permit for its owner, while the exchange holds the permit itself.
 #[derive(Debug, Clone)]
-pub struct Standby(Arc<Slot>);
+pub struct PermitHandle(Arc<Slot>);
 
-impl Standby {
+impl PermitHandle {
     /// Says anew what the exchange is for.
     pub fn set_class(&self, class: Class) {
         self.0.class.store(class as u8, Ordering::Relaxed);
@@ -422,8 +424,8 @@ impl Standby {
 
 impl Permit {
     /// The owner's handle.
-    pub fn standby(&self) -> Standby {
-        Standby(Arc::clone(&self.slot))
+    pub fn handle(&self) -> PermitHandle {
+        PermitHandle(Arc::clone(&self.slot))
     }
 
     /// The exchange can go on later where it was.
@@ -497,7 +499,7 @@ impl Permit {
                         let is_over = slot.moved.load(Ordering::Relaxed) >= QUANTUM_BYTES;
                         let may_go = is_idle || (is_over && slot.resumes.load(Ordering::Relaxed));
                         if may_go && !slot.called.swap(true, Ordering::Relaxed) {
-                            slot.called_back.notify_one();
+                            slot.preempted.notify_one();
                         }
                     }
                     if alone {
@@ -557,7 +559,7 @@ impl Permit {
                 budget.settings.connections
             };
             if over && waits && state.granted.len() >= most {
-                call_back(&mut state);
+                preempt(&mut state);
             }
             let rate = budget.settings.bytes_per_second?.max(1);
             let now = Instant::now();
@@ -569,8 +571,8 @@ impl Permit {
     }
 
     /// Returns when the connection is needed for somebody who waits.
-    pub async fn called_back(&self) {
-        self.slot.called_back.notified().await;
+    pub async fn preempted(&self) {
+        self.slot.preempted.notified().await;
     }
 
     /// Whether others wait for a connection, so that a long exchange should be asked in pieces.

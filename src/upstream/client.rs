@@ -11,13 +11,14 @@ use super::failures::Failures;
 use super::public_addresses::{NotPublic, PublicOnly, is_public};
 use super::request::{Ask, Relay, Target, Trust};
 use super::tls;
+use crate::clock::Instant;
 use crate::header::value_of;
 use crate::telemetry::Metrics;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
 use url::{Host, Url};
 

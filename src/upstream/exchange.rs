@@ -8,6 +8,7 @@
 
 use super::error::UpstreamError;
 use super::request::Target;
+use crate::clock::Instant;
 use crate::header::{ContentRange, Validators, codes_content, end_to_end, parse_date, text_of};
 use bytes::Bytes;
 use reqwest::header::{self, HeaderMap, HeaderName};
@@ -249,7 +250,7 @@ impl Exchange {
     /// The body of an error reply: at most `limit` bytes of it, and what comes within `time`.
     pub async fn small_body(mut self, limit: usize, time: Duration) -> Vec<u8> {
         let mut body = Vec::new();
-        let deadline = tokio::time::Instant::now() + time;
+        let deadline = Instant::now() + time;
         while let Ok(Ok(Some(piece))) = tokio::time::timeout_at(deadline, self.next()).await {
             let room = limit - body.len();
             body.extend_from_slice(&piece[..piece.len().min(room)]);

@@ -4,11 +4,12 @@
 //! number of those that were not.
 
 use super::error::UpstreamError;
+use crate::clock::Instant;
 use crate::sync::lock;
 use crate::telemetry::Metrics;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a host's failures are counted instead of logged, once one was. A judgement: a line a minute is read.
 const QUIET: Duration = Duration::from_secs(60);

@@ -14,7 +14,7 @@ mod request;
 mod tls;
 
 pub(crate) use backoff::{random, rest as backoff};
-pub use budget::{Budget, BudgetSettings, Budgets, Class, Permit, QUANTUM_BYTES, Standby, Standing};
+pub use budget::{Budget, BudgetSettings, BudgetStatus, Budgets, Class, Permit, PermitHandle, QUANTUM_BYTES};
 pub use client::{Client, ClientSettings};
 pub use error::UpstreamError;
 pub use exchange::{Exchange, Framing, Reply};

@@ -16,6 +16,7 @@
 //! see a token, so a hit with one is the hit that it is without.
 
 use super::{DirectoryService, forwarded};
+use crate::clock::Instant;
 use crate::directory::{Caller, Right, Tokens, TreePath};
 use crate::serve::{Problem, refusal};
 use crate::sync::lock;
@@ -25,7 +26,7 @@ use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// The interval at which the file's time of change is looked at. A judgement: a token that was withdrawn is of use for
 /// a second more.

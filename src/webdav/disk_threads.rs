@@ -128,3 +128,26 @@ async fn acquire(permits: Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Direct
         _ => Err(DirectoryError::MountHangs),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mount_that_hangs_is_given_up_after_its_patience_and_not_before() {
+        let permits = Arc::new(Semaphore::new(1));
+        let held = acquire(Arc::clone(&permits)).await.expect("free");
+        let begun = Instant::now();
+        let refused = acquire(Arc::clone(&permits)).await;
+        assert!(matches!(refused, Err(DirectoryError::MountHangs)), "{refused:?}");
+        assert_eq!(begun.elapsed().as_millis(), MOUNT_PATIENCE.as_millis());
+        // One that lets go in time is had at once.
+        let waiting = tokio::spawn(acquire(permits));
+        tokio::time::sleep(MOUNT_PATIENCE / 2).await;
+        drop(held);
+        let granted = waiting.await.expect("no panic");
+        assert!(granted.is_ok());
+        assert_eq!(begun.elapsed(), MOUNT_PATIENCE + MOUNT_PATIENCE / 2);
+    }
+}

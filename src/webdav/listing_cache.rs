@@ -4,10 +4,11 @@
 //! has been dropped the collection is read again, and the page says that it is of another reading, so that a client
 //! begins anew. The cache is bounded in number, in memory and in time.
 
+use crate::clock::Instant;
 use crate::directory::{MemberNames, TreePath};
 use crate::sync::lock;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The most readings that are kept: a judgement.
 const MAX_KEPT: usize = 16;

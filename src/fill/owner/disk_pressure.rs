@@ -7,9 +7,10 @@
 use super::super::position::ReaderProgress;
 use super::Owner;
 use super::wishes::LEAST_AHEAD;
+use crate::clock::Instant;
 use crate::gate::Backoff;
 use crate::store::Object;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// When the disk is tried again: a log rotation or another film's eviction is over in seconds, a full disk is not, and
 /// half a minute is soon enough for it. A judgement.

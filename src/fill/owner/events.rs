@@ -13,11 +13,12 @@ use super::super::session::Outcome;
 use super::disk_pressure::DiskPressure;
 use super::sessions::Session;
 use super::{Event, Failures, Owner};
+use crate::clock::Instant;
 use crate::ranges::ByteOffset;
 use crate::store::{Broken, Object, PassThroughReason, Representation, StoreError};
 use crate::upstream::{Exchange, Permit, Span, Target, backoff, random};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often in a row another node's tag is passed over before it is taken for that of another representation. Eight:
 /// docs/decisions/0023.
@@ -39,9 +40,9 @@ impl Owner {
                 self.recording = false;
                 self.recorded = Instant::now();
             }
-            Event::Begun { session, standby } => {
+            Event::Begun { session, permit_handle } => {
                 if let Some(held) = self.sessions.iter_mut().find(|held| held.id == session) {
-                    held.standby = Some(standby);
+                    held.permit_handle = Some(permit_handle);
                 }
             }
             Event::Answered {
@@ -321,7 +322,7 @@ impl Owner {
                 };
                 return;
             }
-            Outcome::CalledBack | Outcome::Unattended => return,
+            Outcome::Preempted | Outcome::Unattended => return,
             Outcome::Curtailed if progressed => return,
             Outcome::Curtailed => "the upstream gives next to nothing of what it is asked for".to_owned(),
             Outcome::Ended { length, unverified } => {

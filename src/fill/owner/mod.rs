@@ -62,15 +62,16 @@ use super::snapshot::FillStatus;
 use super::state::FillState;
 use super::want::Want;
 use crate::api::StreamState;
+use crate::clock::Instant;
+use crate::clock::sleep_until;
 use crate::policy::{NotStored, RequestDirectives};
 use crate::ranges::ByteOffset;
 use crate::store::{Broken, Object, Representation, StoreError};
-use crate::sync::sleep_until;
-use crate::upstream::{Permit, Span, Standby};
+use crate::upstream::{Permit, PermitHandle, Span};
 use disk_pressure::DiskPressure;
 use sessions::{Session, Wish};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use streaming::{Marks, stop_of};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -94,7 +95,7 @@ enum Event {
     /// A session's turn has come; it is asking.
     Begun {
         session: u64,
-        standby: Standby,
+        permit_handle: PermitHandle,
     },
     Answered {
         session: u64,
@@ -319,8 +320,8 @@ impl Owner {
             }
         }
         for session in &self.sessions {
-            if let Some(standby) = &session.standby {
-                standby.set_class(class_of(&session.running(&readers.reading), &wishes.waiting));
+            if let Some(permit_handle) = &session.permit_handle {
+                permit_handle.set_class(class_of(&session.running(&readers.reading), &wishes.waiting));
             }
         }
     }

@@ -15,13 +15,14 @@ use super::super::session::{Outcome, SessionPosition, SessionState};
 use super::super::write_batch::WriteTarget;
 use super::wishes::{PEACE, Wishes};
 use super::{Event, Owner};
+use crate::clock::Instant;
 use crate::header::StrongValidator;
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::upstream::{Class, Exchange, Permit, QUANTUM_BYTES, Span, Standby};
+use crate::upstream::{Class, Exchange, Permit, PermitHandle, QUANTUM_BYTES, Span};
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::task::AbortHandle;
 
 /// Bytes that are compared where a weak tag and a date are all that joins two exchanges: an encoder's, a tagger's or an
@@ -61,7 +62,7 @@ pub(super) struct Session {
     pub(super) class: Class,
     pub(super) position: Arc<SessionPosition>,
     /// The permit's handle in the budget, once there is one.
-    pub(super) standby: Option<Standby>,
+    pub(super) permit_handle: Option<PermitHandle>,
     /// The time since which it serves nobody, where nothing is to be brought for nobody.
     unattended: Option<Instant>,
     pub(super) task: AbortHandle,
@@ -110,7 +111,7 @@ impl Owner {
             // The receiver is gone where the fill has ended.
             let _ = report.send(Event::Begun {
                 session,
-                standby: permit.standby(),
+                permit_handle: permit.handle(),
             });
             let span = span_of(wish, &place, permit.is_contended(), overlap);
             tracing::debug!(url = shared.key.url(), ?span, ?class, session, "asking the upstream");
@@ -127,7 +128,7 @@ impl Owner {
             wish,
             class,
             position,
-            standby: None,
+            permit_handle: None,
             unattended: None,
             task: task.abort_handle(),
         });
@@ -138,14 +139,14 @@ impl Owner {
         self.next_session += 1;
         let id = self.next_session;
         let position = SessionPosition::adopted(brings.at, brings.end.unwrap_or(u64::MAX));
-        let standby = Some(permit.standby());
+        let permit_handle = Some(permit.handle());
         let task = self.spawn_receive(id, exchange, brings, None, permit, &position);
         self.sessions.push(Session {
             id,
             wish: Wish::Range,
             class: Class::Waiting,
             position,
-            standby,
+            permit_handle,
             unattended: None,
             task,
         });
@@ -177,7 +178,7 @@ impl Owner {
                 None => self.context.client.read_idle_timeout(),
             },
         };
-        // Only what can go on where it was may be called back for another.
+        // Only what can go on where it was may be preempted for another.
         if self.resumes() {
             permit.resumes();
         }
@@ -187,7 +188,7 @@ impl Owner {
             let receiving = receive(exchange, brings, compared_to, &sink, &permit, on_progress);
             let outcome = tokio::select! {
                 outcome = AssertUnwindSafe(receiving).catch_unwind() => outcome.unwrap_or(Outcome::Lost),
-                () = permit.called_back() => Outcome::CalledBack,
+                () = permit.preempted() => Outcome::Preempted,
                 Ok(()) = woken.changed() => Outcome::Slept,
             };
             // A write under way ends with the piece at hand.

@@ -14,6 +14,7 @@ use super::super::session::Outcome;
 use super::opening::BUSY;
 use super::{Owner, Start};
 use crate::api::StreamState;
+use crate::clock::Instant;
 use crate::live::{CROWDED, Stream, StreamFormat, StreamRequest};
 use crate::policy::{Fields, NotStored, RequestDirectives, Terms, selecting, storable};
 use crate::ranges::ByteRange;
@@ -21,7 +22,7 @@ use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Class, Exchange, Permit, Relay, UpstreamError};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// The window moves on in steps of this many bytes at least: each writes the catalog out. A judgement.
 const LEAST_DROPPED: u64 = 1 << 20;
@@ -254,7 +255,7 @@ impl Owner {
                 self.end_stream(StreamState::Partial, &format!("the disk takes no more: {error}"))
                     .await
             }
-            Outcome::CalledBack => {
+            Outcome::Preempted => {
                 self.end_stream(StreamState::Partial, "its connection was needed for others")
                     .await
             }

@@ -8,10 +8,11 @@
 use super::super::position::ReaderProgress;
 use super::super::readers::ReadersNow;
 use super::Owner;
+use crate::clock::Instant;
 use crate::config::AfterLastReader;
 use crate::ranges::ByteRange;
 use crate::store::{Object, WaitingAt};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The least that is fetched ahead of a reader, in bytes. A judgement: some seconds of a film, and as much as one
 /// exchange may bring while others wait.

@@ -43,11 +43,11 @@ async fn a_waiting_reader_preempts_only_an_exchange_without_readers() {
     let (reader, idle) = (reader.expect("free"), idle.expect("free"));
     reader.resumes();
     idle.resumes();
-    idle.standby().set_class(Class::Background);
+    idle.handle().set_class(Class::Background);
     let mut late = Box::pin(budget.acquire(Class::Waiting));
     assert!((&mut late).now_or_never().is_none());
-    assert!(idle.called_back().now_or_never().is_some());
-    assert!(reader.called_back().now_or_never().is_none());
+    assert!(idle.preempted().now_or_never().is_some());
+    assert!(reader.preempted().now_or_never().is_none());
     drop(idle);
     assert!(late.now_or_never().is_some());
 }
@@ -62,9 +62,9 @@ async fn an_exchange_that_serves_readers_is_preempted_after_its_quantum() {
     assert!((&mut late).now_or_never().is_none());
     assert!(long.is_contended());
     long.moved(QUANTUM_BYTES - 1);
-    assert!(long.called_back().now_or_never().is_none());
+    assert!(long.preempted().now_or_never().is_none());
     long.moved(1);
-    assert!(long.called_back().now_or_never().is_some());
+    assert!(long.preempted().now_or_never().is_some());
 }
 
 #[tokio::test]
@@ -77,16 +77,16 @@ async fn unresumable_exchanges_are_preempted_last_and_only_without_readers() {
     ranged.moved(QUANTUM_BYTES);
     let mut first = Box::pin(budget.acquire(Class::Waiting));
     assert!((&mut first).now_or_never().is_none());
-    assert!(ranged.called_back().now_or_never().is_some());
-    assert!(whole.called_back().now_or_never().is_none());
-    whole.standby().set_class(Class::Background);
+    assert!(ranged.preempted().now_or_never().is_some());
+    assert!(whole.preempted().now_or_never().is_none());
+    whole.handle().set_class(Class::Background);
     let mut second = Box::pin(budget.acquire(Class::Waiting));
     assert!((&mut second).now_or_never().is_none());
-    assert!(whole.called_back().now_or_never().is_some());
+    assert!(whole.preempted().now_or_never().is_some());
 }
 
 /// A waiter that found every connection taken has no timer for the rate; the permit that is dropped must give it one.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_queued_reader_is_granted_the_next_rate_token() {
     let budget = Arc::new(Budget::new(BudgetSettings {
         connections: 1,
@@ -103,11 +103,12 @@ async fn a_queued_reader_is_granted_the_next_rate_token() {
         let budget = Arc::clone(&budget);
         async move { budget.acquire(Class::Waiting).await }
     });
-    while budget.standing().queued == 0 {
+    while budget.status().queued == 0 {
         tokio::task::yield_now().await;
     }
     drop(held);
-    let granted = tokio::time::timeout(Duration::from_secs(5), late).await;
+    // The rate has a token each quarter of a second.
+    let granted = tokio::time::timeout(Duration::from_millis(260), late).await;
     assert!(granted.is_ok(), "forgotten");
 }
 
@@ -116,41 +117,44 @@ async fn an_abandoned_wait_leaves_the_queue() {
     let budget = budget(1);
     let held = now(&budget, Class::Waiting).expect("free");
     drop(Box::pin(budget.acquire(Class::Waiting)).now_or_never());
-    let standing = budget.standing();
-    assert_eq!((standing.granted, standing.queued), (1, 0));
+    let budget_status = budget.status();
+    assert_eq!((budget_status.granted, budget_status.queued), (1, 0));
     drop(held);
-    assert_eq!(budget.standing().granted, 0);
+    assert_eq!(budget.status().granted, 0);
 }
 
-#[tokio::test]
-async fn a_resting_budget_grants_no_permit() {
-    let budget = budget(4);
-    budget.rest(Duration::from_secs(7));
+#[tokio::test(start_paused = true)]
+async fn a_resting_budget_grants_no_permit_before_its_rest_is_over() {
+    let (budget, rest) = (budget(4), Duration::from_secs(7));
+    budget.rest(rest);
     assert!(now(&budget, Class::Waiting).is_none());
+    assert_eq!(budget.status().resting, Some(rest));
+    let begun = Instant::now();
+    let _permit = budget.acquire(Class::Waiting).await;
+    let waited = begun.elapsed();
+    // A timer fires at a whole millisecond.
     assert!(
-        budget
-            .standing()
-            .resting
-            .is_some_and(|rest| rest > Duration::from_secs(6))
+        waited >= rest && waited <= rest + Duration::from_millis(1),
+        "{waited:?}"
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_upstream_that_is_down_is_tried_by_one_request_at_a_time() {
     let budget = budget(4);
     for _ in 1..DOWN_AFTER {
         now(&budget, Class::Waiting).expect("still trusted").unanswered();
     }
-    assert!(budget.standing().resting.is_none());
+    assert!(budget.status().resting.is_none());
     now(&budget, Class::Waiting).expect("still trusted").unanswered();
-    assert!(budget.standing().resting.is_some());
+    assert!(budget.status().resting.is_some());
     let probe = budget.acquire(Class::Waiting).await;
     assert!(now(&budget, Class::Waiting).is_none(), "one probe is enough");
     probe.answered();
     assert!(now(&budget, Class::Waiting).is_some());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn requests_and_bytes_keep_to_their_rates() {
     let budget = Arc::new(Budget::new(BudgetSettings {
         connections: 100,
@@ -161,5 +165,5 @@ async fn requests_and_bytes_keep_to_their_rates() {
     assert_eq!(begun.len(), 5, "a second's worth at once, no more");
     let first = begun[0].moved(500).expect("a pace");
     let second = begun[1].moved(500).expect("a pace");
-    assert!(first > Duration::from_millis(400) && second > Duration::from_millis(900));
+    assert_eq!([first, second].map(|pause| pause.as_millis()), [500, 1000]);
 }
