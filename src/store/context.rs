@@ -4,12 +4,12 @@
 //! Each part guards itself; none of their locks is held while an object's is waited for.
 
 use super::catalog::Catalog;
-use super::inline_gate::InlineWriteGate;
 use super::layout::DirLock;
-use super::preallocate::Preallocation;
-use super::sending::Sending;
-use super::small_body::SmallBodyCache;
-use super::space::Space;
+use super::read::sendfile::Sending;
+use super::read::small_bodies::SmallBodyCache;
+use super::space::preallocate::Preallocation;
+use super::space::quota::Space;
+use super::write::inline_gate::InlineWriteGate;
 use crate::clock::SharedClock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};

@@ -5,7 +5,7 @@
 //! word, since an eviction may then help; and whether it is the catalog that has failed, since that is opened anew by
 //! itself. The texts are for operators and the log: clients see none of the paths in them.
 
-use super::space::{PAGE_BYTES, Shortage};
+use super::space::quota::{PAGE_BYTES, Shortage};
 use crate::ranges::ByteCount;
 use std::io;
 use std::path::PathBuf;

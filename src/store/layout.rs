@@ -26,7 +26,7 @@ impl Layout {
         self.dir.join("catalog")
     }
 
-    /// The file that says how much is used; see space.rs.
+    /// The file that says how much is used; see quota.rs.
     pub(super) fn ledger(&self) -> PathBuf {
         self.dir.join("space")
     }

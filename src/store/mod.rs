@@ -13,97 +13,63 @@
 //! assume that a body is a local file: it asks for bytes, is told which are here, and waits for the
 //! rest (presence.rs).
 //!
-//! Its files stand in layers, and each uses only those further down:
+//! Its rooms:
 //!
 //! ```text
-//! what a store does     evict purge query recount heal verify streams absent digest reservation
-//! store                 store ── open
-//! surfaces              sink source watch ── in_flight_write
-//! steps of an object    writes commit retract damage
-//! object                object ── context
-//! parts of an object    presence (progress pass_through preallocate) durability integrity hot_read current_head access_stats
-//! what all share        inline_gate sending small_body residency catalog_latency usage_recount
-//! values and the disk   record manifest representation sums ── space body catalog layout reading pool error
+//! store open_objects   finds, makes and removes objects; those that are open
+//! query purge          objects as people are told of them, and removed by order
+//! object/              one object: what is here of it, its head, its parts that own their state
+//! write/  read/        the way of bytes in, and out; `Sink` and `Source` are all that others see
+//! integrity/           checksums, digests, damage
+//! space/               quota, reservations, eviction
+//! catalog/             records and manifests: what survives this process
+//! body_file layout     the files on the disk
 //! ```
+//!
+//! Each file uses only those further down in this order: what a store does (evict, purge, query, recount, heal, verify,
+//! streams); the store; sink, source and watch; the steps of an object (body_writes, commit, retract, damage); the object;
+//! its parts; gates and caches that all share; values and files (record, manifest, representation, run_checksums).
 
-mod absent;
-mod access_stats;
-mod body;
+mod body_file;
 mod catalog;
-mod catalog_latency;
-mod commit;
 mod context;
-mod current_head;
-mod damage;
-mod digest;
-mod durability;
 mod error;
-mod evict;
 mod fault;
-mod heal;
-mod hot_read;
-mod in_flight;
-mod in_flight_write;
-mod inline_gate;
 mod integrity;
 mod layout;
-mod manifest;
 mod object;
-mod open;
-mod pass_through;
-mod pass_through_buffer;
-mod pool;
-mod preallocate;
-mod presence;
-mod progress;
+mod open_objects;
 mod purge;
 mod query;
-mod reading;
-mod record;
-mod recount;
-mod recover;
-mod representation;
-mod reservation;
-mod residency;
-mod retract;
-mod schema;
-mod sending;
-mod sink;
-mod small_body;
-mod source;
+mod read;
 mod space;
 #[expect(
     clippy::module_inception,
     reason = "the store of the store: its other files are named for their parts too"
 )]
 mod store;
-mod streams;
-mod sums;
 #[cfg(test)]
 mod tests;
-mod usage_recount;
-mod verify;
-mod watch;
-mod writes;
+mod write;
 
-pub use access_stats::HitCounter;
+pub use catalog::streams::StreamRecord;
 pub use error::StoreError;
-pub use in_flight_write::InFlightWrite;
+pub use integrity::verify::{Report, verify_offline};
 pub use object::Object;
-pub use pass_through::PassThroughReason;
-pub use pool::BLOCK_BYTES;
-pub use presence::Presence;
-pub use progress::{Availability, Broken, WaitingAt};
+pub use object::access_stats::HitCounter;
+pub use object::presence::Presence;
+pub use object::progress::{Availability, Broken, WaitingAt};
+pub use object::representation::{Expired, Head, Joined, Representation};
 pub use purge::{PurgeMode, PurgeScope};
 pub use query::summary_of;
-pub use reading::{read_blocking, read_now};
-pub use representation::{Expired, Head, Joined, Representation};
-pub use sending::{Sending, send_file_now};
-pub use sink::Sink;
-pub use small_body::SmallBody;
-pub use source::Source;
-pub use space::Shortage;
+pub use read::pool::BLOCK_BYTES;
+pub use read::pread::{read_blocking, read_now};
+pub use read::sendfile::{Sending, send_file_now};
+pub use read::small_bodies::SmallBody;
+pub use read::source::Source;
+pub use read::watch::Watch;
+pub use space::quota::Shortage;
 pub use store::{Created, Store, StoreSettings};
-pub use streams::StreamRecord;
-pub use verify::{Report, verify_offline};
-pub use watch::Watch;
+pub use write::in_flight_write::InFlightWrite;
+pub use write::pass_through::PassThroughReason;
+pub use write::sink::Sink;

@@ -5,7 +5,7 @@
 
 use super::error::StoreError;
 use super::object::Object;
-use super::representation::{Expired, Representation};
+use super::object::representation::{Expired, Representation};
 use super::store::Store;
 use crate::api::Purged;
 use crate::key::ObjectId;

@@ -3,10 +3,10 @@
 //! An object that is open knows more than its record, so it is asked first. A list fails while the catalog does not name
 //! all that is stored: one that ends early would say that there is no more.
 
+use super::catalog::record::Record;
 use super::error::StoreError;
 use super::object::Object;
-use super::record::Record;
-use super::representation::Joined;
+use super::object::representation::Joined;
 use super::store::Store;
 use crate::api::{JoinState, ObjectState, ObjectSummary, Stats};
 use crate::key::ObjectId;

@@ -3,23 +3,24 @@
 //! Open objects are held in a map so that a hit costs one lock and no disk. Nothing is scanned at
 //! start: a record is read when its object is first asked for.
 
-use super::body::Body;
+use super::body_file::Body;
+use super::catalog::latency::CatalogLatency;
+use super::catalog::rebuild;
+use super::catalog::record::Record;
 use super::catalog::{Catalog, OpenFailure};
-use super::catalog_latency::CatalogLatency;
 use super::context::StoreContext;
 use super::error::StoreError;
-use super::inline_gate::InlineWriteGate;
+use super::fault;
+use super::integrity::run_checksums;
 use super::layout::{Layout, lock_directory};
 use super::object::Object;
-use super::open::OpenObjects;
-use super::preallocate::Preallocation;
-use super::record::Record;
-use super::recover;
-use super::representation::Representation;
-use super::sending::Sending;
-use super::space::{Space, Stated, pages_of};
-use super::usage_recount::UsageRecount;
-use super::{fault, sums};
+use super::object::representation::Representation;
+use super::open_objects::OpenObjects;
+use super::read::sendfile::Sending;
+use super::space::preallocate::Preallocation;
+use super::space::quota::{Space, Stated, pages_of};
+use super::space::usage_recount::UsageRecount;
+use super::write::inline_gate::InlineWriteGate;
 use crate::clock::Instant;
 use crate::clock::{SharedClock, unix_nanoseconds, unix_seconds};
 use crate::key::{ObjectId, ObjectKey};
@@ -163,7 +164,7 @@ impl Store {
         if !self.is_restoring() {
             return Ok(());
         }
-        let whole = recover::rebuild(&self.layout, &self.shared.catalog)?;
+        let whole = rebuild::rebuild(&self.layout, &self.shared.catalog)?;
         self.restoring.store(false, Ordering::Release);
         if whole > 0 {
             tracing::warn!(objects = whole, "restored complete objects from their manifests");
@@ -200,7 +201,7 @@ impl Store {
             return Ok(Some(object));
         }
         if self.is_restoring() && self.shared.catalog.get(id)?.is_none() {
-            recover::rebuild_one(&self.layout, &self.shared.catalog, id)?;
+            rebuild::rebuild_one(&self.layout, &self.shared.catalog, id)?;
         }
         // Under the map's turn: two `Object`s of one generation would each have a progress of their own.
         let changing = self.open.changing();
@@ -268,13 +269,13 @@ impl Store {
             return;
         }
         // The rest of the cut block has no checksum of its own.
-        let block = sums::block_of(file_len);
-        durable.truncate(block * sums::BLOCK_BYTES);
+        let block = run_checksums::block_of(file_len);
+        durable.truncate(block * run_checksums::BLOCK_BYTES);
         self.shared.bad_blocks.fetch_add(1, Ordering::Relaxed);
         tracing::error!(
             url = record.url,
             block,
-            start = block * sums::BLOCK_BYTES,
+            start = block * run_checksums::BLOCK_BYTES,
             end,
             "a body on the disk is cut: what is missing will be fetched again"
         );

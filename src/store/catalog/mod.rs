@@ -1,0 +1,509 @@
+//! The catalog: sled, reduced to typed records by object id.
+//!
+//! Weaknesses of sled are worked around here.
+//!
+//! - It can panic or fail on opening after a hard stop: opening runs on a thread of its own, after the
+//!   snapshots that a crash left half-written are removed, and a catalog that still fails is set aside, not
+//!   fatal (rebuild.rs).
+//! - Its `flush` does not fsync; only its background thread does, so that stays on.
+//! - After one failed write it refuses everything for ever, room or no room. The catalog is then closed and
+//!   opened anew as soon as the disk may take it; what it had not written out is lost, and is told again.
+//! - It never notices that its directory was deleted. That is looked for now and then.
+//!
+//! Nothing is served on its word alone: a record follows the synced bytes and never runs ahead of them.
+
+pub(super) mod heal;
+pub(super) mod known_absent;
+pub(super) mod latency;
+pub(super) mod manifest;
+pub(super) mod rebuild;
+pub(super) mod record;
+pub(super) mod schema;
+pub(super) mod streams;
+
+use super::StoreError;
+use super::body_file;
+use super::integrity::run_checksums::Group;
+use crate::clock::Instant;
+use crate::key::ObjectId;
+use crate::sync::{lock, read, write};
+use record::Record;
+use std::hash::{BuildHasher, RandomState};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, RwLock};
+use std::time::Duration;
+
+/// How often sled writes its log out and syncs it: sled's own default. Records of so long are lost where the machine
+/// fails; their bytes are fetched again.
+const FLUSH_EVERY_MS: u64 = 500;
+
+/// A judgement: a larger one costs memory and gains next to nothing, since records are small and the kernel caches the
+/// file.
+const CACHE_BYTES: u64 = 2 << 20;
+
+/// A catalog that failed is tried again this often. A judgement: requests are served meanwhile, but new objects are not
+/// recorded; an attempt at a full disk costs some file operations.
+const HEAL_EVERY: Duration = Duration::from_secs(1);
+
+/// The free space that opening needs, and one byte more for each so many of its file: opening writes a snapshot,
+/// which grows with what is in it, and begins a segment of half a MiB. Judgements, on the safe side.
+const HEALING_ROOM: u64 = 2 << 20;
+const FILE_BYTES_PER_ROOM: u64 = 16;
+
+/// How often it is looked whether the file is still there. A judgement: one `stat` each time; what is recorded in a
+/// deleted file meanwhile is told to the new one by the open objects and the manifests.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The version of a group of checksums, its first byte on disk: another shape takes another number.
+const SUMS_VERSION: u8 = 1;
+
+/// Records that are read at once: few at first, since often the first will do. Judgements: the trees are held for a
+/// batch, and a page of a list is some hundred records.
+const SCAN_FIRST: usize = 16;
+const SCAN_BATCH: usize = 256;
+
+/// sled's own lock can outlive its holder by moments, where a child process was just being started. The directory's
+/// lock is ours by then, so nobody else can be the owner. Two seconds in all, a judgement: a child holds the lock from
+/// fork to exec.
+const LOCK_TRIES: u32 = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+#[derive(Debug)]
+pub(super) struct Catalog {
+    path: PathBuf,
+    /// Empty while it cannot be used. Shared by all who use the trees, for one operation each, which may wait for the
+    /// disk; held alone to close or open them. A thread that may not wait only tries it (`has_none_now`).
+    trees: RwLock<Option<Trees>>,
+    /// How the attempts to open it went. Held while the catalog is opened anew, so that one thread does; taken before
+    /// `trees`, and by nothing that serves a request.
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Clone)]
+struct Trees {
+    db: sled::Db,
+    objects: sled::Tree,
+    sums: sled::Tree,
+    streams: sled::Tree,
+    /// The device and number of its file: another one means that it was deleted.
+    file: Option<(u64, u64)>,
+}
+
+#[derive(Debug)]
+struct Health {
+    tried: Option<Instant>,
+    looked: Instant,
+    /// Why it did not open last time; said once.
+    said: String,
+}
+
+/// The outcome of looking after the catalog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Healed {
+    /// Nothing.
+    No,
+    /// The catalog is open again, with what was written out before it failed.
+    Reopened,
+    /// A new one has begun: the old one was deleted.
+    BegunAnew,
+}
+
+/// Why a catalog cannot be used, and whether that is its own fault.
+#[derive(Debug)]
+pub(super) enum OpenFailure {
+    /// Set it aside and go on.
+    Unreadable(String),
+    /// Opening it would lose something: stop.
+    Refused(StoreError),
+}
+
+impl Catalog {
+    /// Opens or creates the catalog at `path` and brings it to the present schema. Nobody else uses it: the
+    /// data directory is locked. A disk that is full or may not be written is no reason not to start: the
+    /// catalog is then opened when the disk allows.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenFailure> {
+        let trees = match Trees::open(path) {
+            Err(OpenFailure::Refused(StoreError::Catalog { source, .. })) if is_refusal(&source) => {
+                tracing::error!(error = %source, "the disk does not let the catalog be opened: going on without it");
+                None
+            }
+            trees => Some(trees?),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            trees: RwLock::new(trees),
+            health: Mutex::new(Health {
+                tried: None,
+                looked: Instant::now(),
+                said: String::new(),
+            }),
+        })
+    }
+
+    /// Does something with the trees. A failure of theirs closes them, for a later [`Catalog::heal`].
+    fn with<T>(&self, action: &'static str, work: impl FnOnce(&Trees) -> sled::Result<T>) -> Result<T, StoreError> {
+        let held = read(&self.trees);
+        let trees = held.as_ref().ok_or(StoreError::NoCatalog)?;
+        let failed = match work(trees) {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        // Released first: the lock is taken alone below.
+        drop(held);
+        if matches!(failed, sled::Error::Io(_) | sled::Error::ReportableBug(_)) {
+            let mut trees = write(&self.trees);
+            if trees.take().is_some() {
+                tracing::error!(error = %failed, action, "the catalog failed: going on without it");
+            }
+        }
+        Err(StoreError::Catalog { action, source: failed })
+    }
+
+    /// Goes on without it, until it is opened anew.
+    pub(super) fn close(&self) {
+        *write(&self.trees) = None;
+    }
+
+    fn trees(&self) -> Option<Trees> {
+        read(&self.trees).clone()
+    }
+
+    /// Whether it can be used.
+    pub(super) fn is_open(&self) -> bool {
+        read(&self.trees).is_some()
+    }
+
+    /// How many bytes must be free for a catalog that has failed to be opened anew.
+    pub(super) fn healing_room(&self) -> u64 {
+        let file = std::fs::metadata(self.path.join("db")).map_or(0, |file| body_file::disk_bytes(&file));
+        HEALING_ROOM + file / FILE_BYTES_PER_ROOM
+    }
+
+    /// Opens a catalog that has failed anew, where `free` says that the disk may take it by now. For a
+    /// blocking thread, to be called now and then.
+    pub(super) fn heal(&self, free: Option<u64>) -> Healed {
+        let mut health = lock(&self.health);
+        if let Some(trees) = self.trees() {
+            if health.looked.elapsed() < LOOK_EVERY {
+                return Healed::No;
+            }
+            health.looked = Instant::now();
+            if trees.file == file_of(&self.path) {
+                return Healed::No;
+            }
+            tracing::error!(path = %self.path.display(), "the catalog's file was deleted: beginning a new one");
+            // All handles of the old one must be gone before another is opened at its path.
+            drop(trees);
+            drop(write(&self.trees).take());
+        } else if health.tried.is_some_and(|tried| tried.elapsed() < HEAL_EVERY) {
+            return Healed::No;
+        }
+        health.tried = Some(Instant::now());
+        if free.is_some_and(|free| free < self.healing_room()) {
+            return Healed::No;
+        }
+        let existed = file_of(&self.path).is_some();
+        match Trees::open(&self.path) {
+            Ok(trees) => {
+                *write(&self.trees) = Some(trees);
+                health.tried = None;
+                health.said.clear();
+                tracing::warn!("the catalog is open again");
+                if existed { Healed::Reopened } else { Healed::BegunAnew }
+            }
+            Err(failure) => {
+                let why = format!("{failure:?}");
+                if health.said != why {
+                    tracing::warn!(why, "the catalog does not open yet");
+                    health.said = why;
+                }
+                Healed::No
+            }
+        }
+    }
+
+    pub(super) fn get(&self, id: ObjectId) -> Result<Option<Record>, StoreError> {
+        let found = self.with("read", |trees| trees.objects.get(id.as_bytes()))?;
+        found.map(|bytes| Record::from_bytes(&bytes)).transpose()
+    }
+
+    /// Whether there is certainly no record; `false` also where the catalog is being opened, or fails.
+    pub(super) fn has_none_now(&self, id: ObjectId) -> bool {
+        let Ok(held) = self.trees.try_read() else { return false };
+        let found = held.as_ref().map(|trees| trees.objects.contains_key(id.as_bytes()));
+        matches!(found, Some(Ok(false)))
+    }
+
+    /// Writes the record, unless one of a later generation stands there: that one has superseded it.
+    pub(super) fn put(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
+        let bytes = record.to_bytes()?;
+        // Compared and written in one step of sled's: two generations may be recorded at once. One that does not decode
+        // has superseded nothing.
+        let newer = |old: &[u8]| Record::from_bytes(old).is_ok_and(|old| old.generation > record.generation);
+        self.with("write", |trees| {
+            trees.objects.fetch_and_update(id.as_bytes(), |old| match old {
+                Some(old) if newer(old) => Some(old.to_vec()),
+                _ => Some(bytes.clone()),
+            })
+        })
+        .map(drop)
+    }
+
+    /// Writes a record that was made of a manifest, where there is none, or where that of a complete object meets one
+    /// that is older: it was written, and lost. A complete one's predecessors are gone.
+    pub(super) fn put_restored(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
+        let bytes = record.to_bytes()?;
+        let stays = |old: &[u8]| {
+            let Ok(old) = Record::from_bytes(old) else { return false };
+            !record.is_whole()
+                || old.generation > record.generation
+                || (old.generation == record.generation && old.is_whole())
+        };
+        self.with("write", |trees| {
+            trees.objects.fetch_and_update(id.as_bytes(), |old| match old {
+                Some(old) if stays(old) => Some(old.to_vec()),
+                _ => Some(bytes.clone()),
+            })
+        })
+        .map(drop)
+    }
+
+    /// Up to `count` records at random, each once. Ids are digests, so whatever follows a random one is
+    /// random too; of fewer than `count` all are drawn.
+    pub(super) fn draw(&self, count: usize) -> Result<Vec<(ObjectId, Record)>, StoreError> {
+        // Each has other keys than the one before: a random number without a crate for it.
+        let dice = RandomState::new();
+        let from = (u128::from(dice.hash_one(0)) << 64) | u128::from(dice.hash_one(1));
+        let from = from.to_be_bytes();
+        let drawn = self.with("read", |trees| {
+            let all = trees.objects.range(from..).chain(trees.objects.range(..from));
+            all.take(count).collect::<sled::Result<Vec<_>>>()
+        })?;
+        let decoded = drawn
+            .iter()
+            .filter_map(|(id, bytes)| Some((ObjectId::from_bytes(id)?, Record::from_bytes(bytes).ok()?)));
+        Ok(decoded.collect())
+    }
+
+    pub(super) fn put_stream(&self, id: [u8; 16], record: Vec<u8>) -> Result<(), StoreError> {
+        self.with("write", |trees| trees.streams.insert(id, record)).map(drop)
+    }
+
+    pub(super) fn remove_stream(&self, id: [u8; 16]) -> Result<(), StoreError> {
+        self.with("remove", |trees| trees.streams.remove(id)).map(drop)
+    }
+
+    /// The records of all streams, as they are written.
+    pub(super) fn streams(&self) -> Result<Vec<(sled::IVec, sled::IVec)>, StoreError> {
+        self.with("read", |trees| trees.streams.iter().collect())
+    }
+
+    /// The checksums of a group of blocks; empty where there are none, or where they do not decode.
+    pub(super) fn sums(&self, id: ObjectId, generation: u64, number: u64) -> Result<Group, StoreError> {
+        let key = sums_key(id, generation, number);
+        let found = self.with("read", |trees| trees.sums.get(key))?;
+        Ok(match found.as_deref().and_then(|bytes| bytes.split_first()) {
+            Some((&SUMS_VERSION, rest)) => postcard::from_bytes(rest).unwrap_or_default(),
+            _ => Group::default(),
+        })
+    }
+
+    pub(super) fn put_sums(&self, id: ObjectId, generation: u64, number: u64, group: &Group) -> Result<(), StoreError> {
+        let key = sums_key(id, generation, number);
+        if group.is_empty() {
+            return self.with("write", |trees| trees.sums.remove(key)).map(drop);
+        }
+        let bytes = postcard::to_extend(group, vec![SUMS_VERSION]).map_err(|error| StoreError::Damaged {
+            what: format!("checksums do not encode: {error}"),
+        })?;
+        self.with("write", |trees| trees.sums.insert(key, bytes)).map(drop)
+    }
+
+    /// Removes all checksums of a generation.
+    pub(super) fn remove_sums(&self, id: ObjectId, generation: u64) -> Result<(), StoreError> {
+        // The id and the generation; the number of the group follows.
+        let prefix = &sums_key(id, generation, 0)[..24];
+        self.with("write", |trees| {
+            for key in trees.sums.scan_prefix(prefix).keys() {
+                trees.sums.remove(key?)?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn remove(&self, id: ObjectId, generation: u64) -> Result<(), StoreError> {
+        self.with("write", |trees| {
+            trees.objects.fetch_and_update(id.as_bytes(), |old| {
+                let old = old?;
+                let other = Record::from_bytes(old).is_ok_and(|old| old.generation != generation);
+                other.then(|| old.to_vec())
+            })
+        })
+        .map(drop)
+    }
+
+    /// Records in the order of their ids, from the first after `after`. Damaged ones are passed over; a failure
+    /// is the last item. The trees are held only for a batch at a time.
+    pub(super) fn scan(
+        &self,
+        after: Option<ObjectId>,
+    ) -> impl Iterator<Item = Result<(ObjectId, Record), StoreError>> + '_ {
+        let mut batch: std::vec::IntoIter<(ObjectId, Record)> = Vec::new().into_iter();
+        let mut last = after;
+        let mut first_batch = SCAN_FIRST;
+        let mut failed = false;
+        std::iter::from_fn(move || {
+            loop {
+                if let Some(next) = batch.next() {
+                    return Some(Ok(next));
+                }
+                if failed {
+                    return None;
+                }
+                let from = match last {
+                    Some(id) => std::ops::Bound::Excluded(id.as_bytes().to_vec()),
+                    None => std::ops::Bound::Unbounded,
+                };
+                let size = std::mem::replace(&mut first_batch, SCAN_BATCH);
+                let read = self.with("read", |trees| {
+                    let range = trees.objects.range((from, std::ops::Bound::<Vec<u8>>::Unbounded));
+                    range.take(size).collect::<sled::Result<Vec<_>>>()
+                });
+                let read = match read {
+                    Ok(read) => read,
+                    Err(error) => {
+                        failed = true;
+                        return Some(Err(error));
+                    }
+                };
+                // Of all that were read, so that a damaged one is not read again.
+                last = Some(ObjectId::from_bytes(&read.last()?.0)?);
+                let decoded: Vec<_> = read
+                    .iter()
+                    .filter_map(|(id, bytes)| Some((ObjectId::from_bytes(id)?, Record::from_bytes(bytes).ok()?)))
+                    .collect();
+                batch = decoded.into_iter();
+            }
+        })
+    }
+
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        self.with("flush", |trees| trees.db.flush()).map(drop)
+    }
+}
+
+impl Trees {
+    fn open(path: &Path) -> Result<Self, OpenFailure> {
+        remove_snapshots(path, ".generating");
+        let mut tries = 0;
+        let mut mended = false;
+        let db = loop {
+            match open_db(path) {
+                Ok(db) => break db,
+                Err(error) if is_locked(&error) && tries < LOCK_TRIES => {
+                    tries += 1;
+                    std::thread::park_timeout(LOCK_PAUSE);
+                }
+                Err(error) if is_locked(&error) => {
+                    return Err(OpenFailure::Refused(StoreError::Catalog {
+                        action: "lock",
+                        source: error,
+                    }));
+                }
+                // A disk that refuses says nothing of the catalog; what it holds must not be set aside.
+                Err(error) if is_refusal(&error) => {
+                    remove_snapshots(path, ".generating");
+                    return Err(OpenFailure::Refused(StoreError::Catalog {
+                        action: "open",
+                        source: error,
+                    }));
+                }
+                // The log alone says everything that a snapshot does.
+                Err(error) if !mended => {
+                    tracing::warn!(%error, "the catalog does not open: trying without its snapshots");
+                    remove_snapshots(path, "");
+                    mended = true;
+                }
+                Err(error) => return Err(OpenFailure::Unreadable(error.to_string())),
+            }
+        };
+        schema::migrate(&db).map_err(OpenFailure::Refused)?;
+        let tree = |name| {
+            db.open_tree(name)
+                .map_err(|error| OpenFailure::Unreadable(error.to_string()))
+        };
+        let (objects, sums, streams) = (tree(schema::OBJECTS)?, tree(schema::SUMS)?, tree(schema::STREAMS)?);
+        Ok(Self {
+            db,
+            objects,
+            sums,
+            streams,
+            file: file_of(path),
+        })
+    }
+}
+
+/// The device and number of the catalog's file.
+fn file_of(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path.join("db")).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// Removes snapshots whose names end so. One that was cut while it was written makes sled call a healthy
+/// catalog corrupt.
+fn remove_snapshots(path: &Path, ending: &str) {
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.")
+            && name.ends_with(ending)
+            && let Err(error) = std::fs::remove_file(entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "could not remove a snapshot of the catalog");
+        }
+    }
+}
+
+/// The disk's fault, not the catalog's.
+fn is_refusal(error: &sled::Error) -> bool {
+    use std::io::ErrorKind;
+    let kinds = [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::ReadOnlyFilesystem,
+        ErrorKind::PermissionDenied,
+    ];
+    matches!(error, sled::Error::Io(error) if kinds.contains(&error.kind()))
+}
+
+fn sums_key(id: ObjectId, generation: u64, number: u64) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(id.as_bytes());
+    key[16..24].copy_from_slice(&generation.to_be_bytes());
+    key[24..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// sled panics on some damage; a thread of its own turns that into a value.
+fn open_db(path: &Path) -> sled::Result<sled::Db> {
+    let path = path.to_owned();
+    let opening = std::thread::spawn(move || {
+        sled::Config::new()
+            .path(path)
+            .flush_every_ms(Some(FLUSH_EVERY_MS))
+            .cache_capacity(CACHE_BYTES)
+            .open()
+    });
+    opening.join().unwrap_or_else(|_| {
+        Err(sled::Error::ReportableBug(
+            "sled panicked while opening the catalog".to_owned(),
+        ))
+    })
+}
+
+/// A locked catalog is a healthy one: it must never be set aside for that.
+fn is_locked(error: &sled::Error) -> bool {
+    // sled wraps it in an error of kind `Other`: its text alone tells.
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("lock"))
+}

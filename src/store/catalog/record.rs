@@ -1,0 +1,257 @@
+//! The record of an object in the catalog: `[version byte] + postcard`.
+//!
+//! A released version is frozen: a change of shape is a new struct, a new version byte and a new
+//! numbered step in `migrations/`.
+
+use crate::header::{Validators, text_of};
+use crate::ranges::{self, RangeSet};
+use crate::store::StoreError;
+use crate::store::object::representation::{Expired, Joined, Representation};
+use crate::store::space::quota::{PAGE_BYTES, pages_of};
+use serde::{Deserialize, Serialize};
+
+/// The version that is written, the first byte of a record. Versions 1 to 3 are read still, and frozen below.
+const VERSION: u8 = 4;
+
+/// The catalog's knowledge of one object; times are whole seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct Record {
+    pub(in crate::store) url: String,
+    pub(in crate::store) generation: u64,
+    pub(in crate::store) complete_length: Option<u64>,
+    pub(in crate::store) unverified: bool,
+    pub(in crate::store) representation: Representation,
+    /// Durable bytes, as `ranges::encode` writes them.
+    pub(in crate::store) present: Vec<u64>,
+    pub(in crate::store) created: u64,
+    pub(in crate::store) validated: u64,
+    pub(in crate::store) last_used: u64,
+    pub(in crate::store) hits: u64,
+    pub(in crate::store) pinned: bool,
+    /// The SHA-256 of the complete representation, where it has been computed.
+    pub(in crate::store) digest: Option<[u8; 32]>,
+    /// Disk space of the manifest, in bytes.
+    pub(in crate::store) manifest_bytes: u64,
+}
+
+/// The representation in records of version 3. Its texts of field values were UTF-8, where other bytes had been left out.
+#[derive(Debug, Deserialize)]
+struct Representation3 {
+    status: u16,
+    complete_length: Option<u64>,
+    validators: Validators,
+    headers: Vec<(String, String)>,
+    ranges: bool,
+    age: u64,
+    selected_by: Vec<(String, String)>,
+    expired: Expired,
+    invalidated: u32,
+    variant: Option<String>,
+}
+
+impl From<Representation3> for Representation {
+    fn from(old: Representation3) -> Self {
+        Self {
+            status: old.status,
+            complete_length: old.complete_length,
+            validators: old.validators,
+            headers: from_utf_8(old.headers),
+            ranges: old.ranges,
+            age: old.age,
+            selected_by: from_utf_8(old.selected_by),
+            expired: old.expired,
+            invalidated: old.invalidated,
+            variant: old.variant,
+            gives_parts: old.ranges,
+            joined: Joined::Proven,
+        }
+    }
+}
+
+/// Fields whose values were texts in UTF-8, as `header::text_of` has them.
+pub(in crate::store) fn from_utf_8(fields: Vec<(String, String)>) -> Vec<(String, String)> {
+    let value = |value: String| match value.is_ascii() {
+        true => value,
+        false => text_of(value.as_bytes()),
+    };
+    fields.into_iter().map(|(name, text)| (name, value(text))).collect()
+}
+
+/// Version 3: without what is known of the upstream's parts, and of how the bytes were joined.
+#[derive(Debug, Deserialize)]
+struct Record3 {
+    url: String,
+    generation: u64,
+    complete_length: Option<u64>,
+    unverified: bool,
+    representation: Representation3,
+    present: Vec<u64>,
+    created: u64,
+    validated: u64,
+    last_used: u64,
+    hits: u64,
+    pinned: bool,
+    digest: Option<[u8; 32]>,
+    manifest_bytes: u64,
+}
+
+impl From<Record3> for Record {
+    fn from(old: Record3) -> Self {
+        Self {
+            url: old.url,
+            generation: old.generation,
+            complete_length: old.complete_length,
+            unverified: old.unverified,
+            representation: old.representation.into(),
+            present: old.present,
+            created: old.created,
+            validated: old.validated,
+            last_used: old.last_used,
+            hits: old.hits,
+            pinned: old.pinned,
+            digest: old.digest,
+            manifest_bytes: old.manifest_bytes,
+        }
+    }
+}
+
+/// The representation in records of versions 1 and 2: only replies with status 200 or 206 were kept.
+#[derive(Debug, Deserialize)]
+struct Representation2 {
+    complete_length: Option<u64>,
+    validators: Validators,
+    headers: Vec<(String, String)>,
+    ranges: bool,
+}
+
+impl From<Representation2> for Representation {
+    fn from(old: Representation2) -> Self {
+        Self {
+            complete_length: old.complete_length,
+            validators: old.validators,
+            headers: from_utf_8(old.headers),
+            ranges: old.ranges,
+            gives_parts: old.ranges,
+            ..Self::default()
+        }
+    }
+}
+
+/// Version 2: without a status, an age and variants.
+#[derive(Debug, Deserialize)]
+struct Record2 {
+    url: String,
+    generation: u64,
+    complete_length: Option<u64>,
+    unverified: bool,
+    representation: Representation2,
+    present: Vec<u64>,
+    created: u64,
+    validated: u64,
+    last_used: u64,
+    hits: u64,
+    pinned: bool,
+    digest: Option<[u8; 32]>,
+    manifest_bytes: u64,
+}
+
+/// Version 1: without a digest too, and with manifests of a page at most.
+#[derive(Debug, Deserialize)]
+struct Record1 {
+    url: String,
+    generation: u64,
+    complete_length: Option<u64>,
+    unverified: bool,
+    representation: Representation2,
+    present: Vec<u64>,
+    created: u64,
+    validated: u64,
+    last_used: u64,
+    hits: u64,
+    pinned: bool,
+}
+
+impl From<Record2> for Record {
+    fn from(old: Record2) -> Self {
+        Self {
+            url: old.url,
+            generation: old.generation,
+            complete_length: old.complete_length,
+            unverified: old.unverified,
+            representation: old.representation.into(),
+            present: old.present,
+            created: old.created,
+            validated: old.validated,
+            last_used: old.last_used,
+            hits: old.hits,
+            pinned: old.pinned,
+            digest: old.digest,
+            manifest_bytes: old.manifest_bytes,
+        }
+    }
+}
+
+impl From<Record1> for Record {
+    fn from(old: Record1) -> Self {
+        Self {
+            url: old.url,
+            generation: old.generation,
+            complete_length: old.complete_length,
+            unverified: old.unverified,
+            representation: old.representation.into(),
+            present: old.present,
+            created: old.created,
+            validated: old.validated,
+            last_used: old.last_used,
+            hits: old.hits,
+            pinned: old.pinned,
+            digest: None,
+            manifest_bytes: PAGE_BYTES,
+        }
+    }
+}
+
+impl Record {
+    /// The bytes that it says are on the disk.
+    pub(in crate::store) fn durable(&self) -> Result<RangeSet, StoreError> {
+        ranges::decode(&self.present).map_err(|error| StoreError::Damaged {
+            what: error.to_string(),
+        })
+    }
+
+    /// Whether it says that all of the object is stored.
+    pub(in crate::store) fn is_whole(&self) -> bool {
+        self.durable()
+            .is_ok_and(|durable| self.complete_length == Some(durable.total()))
+    }
+
+    /// Disk space of the object, in bytes.
+    pub(in crate::store) fn disk_bytes(&self) -> u64 {
+        self.durable().map_or(0, |durable| pages_of(&durable).total()) + self.manifest_bytes
+    }
+
+    pub(in crate::store) fn to_bytes(&self) -> Result<Vec<u8>, StoreError> {
+        postcard::to_extend(self, vec![VERSION]).map_err(|error| StoreError::Damaged {
+            what: format!("the record of {} does not encode: {error}", self.url),
+        })
+    }
+
+    pub(in crate::store) fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
+        let damaged = |what: String| StoreError::Damaged { what };
+        let undecodable = |error: postcard::Error| damaged(format!("it does not decode: {error}"));
+        match bytes.split_first() {
+            Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(undecodable),
+            Some((3, rest)) => postcard::from_bytes::<Record3>(rest)
+                .map(Self::from)
+                .map_err(undecodable),
+            Some((2, rest)) => postcard::from_bytes::<Record2>(rest)
+                .map(Self::from)
+                .map_err(undecodable),
+            Some((1, rest)) => postcard::from_bytes::<Record1>(rest)
+                .map(Self::from)
+                .map_err(undecodable),
+            Some((version, _)) => Err(damaged(format!("unknown version {version}"))),
+            None => Err(damaged("it is empty".to_owned())),
+        }
+    }
+}
