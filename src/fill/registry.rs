@@ -36,10 +36,10 @@
 //! head are looked at; the disk, an upstream and an await are not waited for.
 
 use super::context::Context;
-use super::cursor::Cursor;
 use super::owner::{Owner, Start};
-use super::position::ReaderPosition;
-use super::request_body::DetachedRequest;
+use super::reader::cursor::Cursor;
+use super::reader::position::ReaderPosition;
+use super::relay::request_body::DetachedRequest;
 use super::runtimes::FillRuntimes;
 use super::settings::FillSettings;
 use super::state::FillState;

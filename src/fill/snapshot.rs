@@ -4,8 +4,8 @@
 //! or the trouble changes. What a plan changes (the sessions, the next try) wakes nobody: it is looked at by readers
 //! that decide where to read on, and by those who ask why one waits.
 
+use super::fetch::session::SessionPosition;
 use super::phase::{Phase, Trouble};
-use super::session::SessionPosition;
 use crate::clock::Instant;
 use std::sync::Arc;
 use tokio::sync::watch;

@@ -16,11 +16,11 @@
 //! Locks are held for moments. None is taken under another, save that the lock of the fills (context.rs) may be held
 //! over `readers` and `news`, and each reader's own is taken under `readers`.
 
+use super::fetch::targets::FillTargets;
+use super::fetch::throughput::Throughput;
 use super::phase::{Phase, Trouble};
-use super::readers::FillReaders;
+use super::reader::readers::FillReaders;
 use super::snapshot::OwnerNews;
-use super::targets::FillTargets;
-use super::throughput::Throughput;
 use super::want::Want;
 use crate::clock::Instant;
 use crate::key::ObjectKey;

@@ -4,7 +4,7 @@
 //! what they wait for is fetched all the same, and passed on where it cannot be stored. Now and then the disk
 //! is tried again.
 
-use super::super::position::ReaderProgress;
+use super::super::reader::position::ReaderProgress;
 use super::Owner;
 use super::wishes::LEAST_AHEAD;
 use crate::clock::Instant;

@@ -1,22 +1,20 @@
-//! Events of sessions: replies, first bytes, ends; and what a failure means for the next try.
+//! Events of sessions: replies, first bytes, ends.
 //!
 //! A session reports, and the owner alone changes the fill. An event of a session that was ended meanwhile finds no
-//! such session, and is dropped. Every failure ends in `failed`: it sets the time of the next try, and tells the
-//! trouble to the readers that wait; what may not be tried again breaks the object instead. Progress of a fill that can
-//! go on where it was cut ends a row of failures.
+//! such session, and is dropped. What a failure means for the next try is in retry.rs.
 
-use super::super::ask::{AskOutcome, is_closed};
-use super::super::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply};
 use super::super::disk::on_disk;
-use super::super::phase::{Refusal, Trouble};
-use super::super::session::Outcome;
+use super::super::fetch::ask::{AskOutcome, is_closed};
+use super::super::fetch::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply};
+use super::super::phase::Refusal;
 use super::disk_pressure::DiskPressure;
+use super::retry::RetryState;
 use super::sessions::Session;
-use super::{Event, Failures, Owner};
+use super::{Event, Owner};
 use crate::clock::Instant;
 use crate::ranges::ByteOffset;
-use crate::store::{Broken, Object, PassThroughReason, Representation, StoreError};
-use crate::upstream::{Exchange, Permit, Span, Target, backoff, random};
+use crate::store::{Broken, Object, Representation, StoreError};
+use crate::upstream::{Exchange, Permit, Span, Target};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -253,7 +251,7 @@ impl Owner {
             false => Some(self.shared.targets.renewals()),
         };
         let Some(renewals) = renewals else {
-            self.failures = Failures::default();
+            self.failures = RetryState::default();
             return;
         };
         // A reader that brings another URL from here on finds that the trouble is older than that.
@@ -302,58 +300,9 @@ impl Owner {
         self.sessions.drain(1..).for_each(Session::end);
     }
 
-    async fn on_outcome(&mut self, outcome: Outcome, progressed: bool) {
-        if self.shared.stream().is_some() {
-            return self.on_stream_outcome(outcome).await;
-        }
-        let Some(object) = &self.object else { return };
-        let resumes = self.resumes();
-        let what = match outcome {
-            Outcome::Reached => {
-                self.disk_pressure = match (object.presence().pass_through_reason(), self.disk_pressure.take()) {
-                    (None, _) => None,
-                    // The bytes were forwarded unstored, and would be again: without a reader they are not asked for.
-                    (Some(why), None) => Some(DiskPressure::after(
-                        None,
-                        why == PassThroughReason::DiskFull,
-                        Instant::now(),
-                    )),
-                    (Some(_), known) => known,
-                };
-                return;
-            }
-            Outcome::Preempted | Outcome::Unattended => return,
-            Outcome::Curtailed if progressed => return,
-            Outcome::Curtailed => "the upstream gives next to nothing of what it is asked for".to_owned(),
-            Outcome::Ended { length, unverified } => {
-                object.presence().end_at(length, unverified);
-                return;
-            }
-            Outcome::Cut(error) => format!("{error}"),
-            Outcome::Lost => "a session was lost".to_owned(),
-            Outcome::Disagrees => return self.disagreed().await,
-            Outcome::Slept => "the machine has slept".to_owned(),
-            Outcome::Short => "the body ended before the length it had promised".to_owned(),
-            Outcome::Disk(error) => {
-                let by_limit = matches!(error, StoreError::NoRoom { .. });
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(url = object.url(), error, "the disk takes no more for now");
-                self.disk_pressure = Some(DiskPressure::after(self.disk_pressure.take(), by_limit, Instant::now()));
-                if !self.shared.readers.are_here() {
-                    object.presence().stop_pass_through();
-                }
-                return;
-            }
-        };
-        tracing::info!(url = object.url(), what, resumes, progressed, "a session was cut short");
-        if !(progressed && resumes) {
-            self.failed(what, None, None);
-        }
-    }
-
     /// Bytes that a weak tag and a date called the same are others: what is here of the object is of another
     /// representation than what the upstream has now.
-    async fn disagreed(&mut self) {
+    pub(super) async fn disagreed(&mut self) {
         let Some(object) = self.object.clone() else { return };
         tracing::warn!(
             url = object.url(),
@@ -369,45 +318,5 @@ impl Owner {
         // The fill ends: a request that arrives after this begins another.
         self.context.retire(&self.shared, true);
         object.presence().break_for_good(Broken::Superseded);
-    }
-
-    fn recovered(&mut self) {
-        // Where every cut means beginning again, some bytes are no progress yet.
-        if self.resumes() {
-            self.failures = Failures::default();
-        }
-        self.shared.news.clear_trouble();
-    }
-
-    fn failed(&mut self, what: String, refusal: Option<(Arc<Refusal>, u64, u64)>, at_least: Option<Duration>) {
-        let renewals = self.shared.targets.renewals();
-        self.failed_before(renewals, what, refusal, at_least);
-    }
-
-    /// [`Owner::failed`], of what was found out when there had been so many renewals of the target.
-    fn failed_before(
-        &mut self,
-        renewals: u64,
-        what: String,
-        refusal: Option<(Arc<Refusal>, u64, u64)>,
-        at_least: Option<Duration>,
-    ) {
-        let now = Instant::now();
-        // Sessions that fail together are one failure.
-        if self.failures.retry_at.is_none_or(|at| at <= now) {
-            self.failures.in_a_row += 1;
-        }
-        self.failures.closed = false;
-        self.failures.since.get_or_insert(now);
-        let rest = backoff(self.failures.in_a_row, random()).max(at_least.unwrap_or_default());
-        self.failures.retry_at = self.failures.retry_at.max(Some(now + rest));
-        tracing::warn!(url = self.shared.key.url(), what, ?rest, "the fill rests");
-        if let Some(object) = self.object.as_ref().filter(|object| object.head().is_bare_response()) {
-            // The status has been sent to clients, and asking again might bring another.
-            self.failures.gave_up = true;
-            object.presence().break_for_good(Broken::Upstream(what.as_str().into()));
-        }
-        let what = what.into();
-        self.shared.news.set_trouble(Trouble { what, refusal }, renewals);
     }
 }

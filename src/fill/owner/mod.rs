@@ -43,32 +43,34 @@
 //! panics, its drop takes the fill off the map and breaks the readers, who would else wait for ever.
 
 mod disk_pressure;
+mod ending;
 mod events;
 mod joining;
 mod opening;
+mod retry;
 mod sessions;
 mod streaming;
 mod wishes;
 
-use super::ask::Asked;
 use super::context::Context;
-use super::disk::{give_back, on_disk, record};
+use super::disk::{on_disk, record};
+use super::fetch::ask::Asked;
+use super::fetch::session::Outcome;
 use super::phase::Phase;
 use super::plan::{PlanView, Running, Step, class_of, plan};
-use super::request_body::DetachedRequest;
+use super::relay::request_body::DetachedRequest;
 use super::runtimes::RuntimeSlot;
-use super::session::Outcome;
 use super::snapshot::FillStatus;
 use super::state::FillState;
 use super::want::Want;
 use crate::api::StreamState;
 use crate::clock::Instant;
 use crate::clock::sleep_until;
-use crate::policy::{NotStored, RequestDirectives};
 use crate::ranges::ByteOffset;
 use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Permit, PermitHandle, Span};
 use disk_pressure::DiskPressure;
+use retry::RetryState;
 use sessions::{Session, Wish};
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,7 +124,7 @@ pub(super) struct Owner {
     next_session: u64,
     events: mpsc::UnboundedReceiver<Event>,
     report: mpsc::UnboundedSender<Event>,
-    failures: Failures,
+    failures: RetryState,
     /// Replies to ranges contradicted themselves: read the whole instead.
     distrusts_ranges: bool,
     /// The upstream answers `If-Range` by the whole where a range alone brings the part.
@@ -154,17 +156,6 @@ pub(super) struct Owner {
     finished: bool,
 }
 
-#[derive(Default)]
-struct Failures {
-    in_a_row: u32,
-    since: Option<Instant>,
-    retry_at: Option<Instant>,
-    /// The last one was a door that is closed to this URL: 401, 403, 404 or 410.
-    closed: bool,
-    /// The hold limit passed without a byte: wait for a reader before trying on.
-    gave_up: bool,
-}
-
 impl Owner {
     pub(super) fn new(context: Arc<Context>, shared: Arc<FillState>, known: Option<Arc<Object>>) -> Self {
         let (report, events) = mpsc::unbounded_channel();
@@ -178,7 +169,7 @@ impl Owner {
             next_session: 0,
             events,
             report,
-            failures: Failures::default(),
+            failures: RetryState::default(),
             distrusts_ranges: false,
             ignores_if_range: false,
             other_nodes: 0,
@@ -376,7 +367,7 @@ impl Owner {
         // Another URL for the same object may open what the one before did not any more. It is tried at
         // once where that is the trouble, and is no way around a rest where it is another.
         if self.failures.closed && self.shared.targets.take_renewed() {
-            self.failures = Failures::default();
+            self.failures = RetryState::default();
         }
     }
 
@@ -405,45 +396,6 @@ impl Owner {
         .min()
     }
 
-    /// When the reader that waits longest will have been held long enough, while the upstream fails.
-    fn hold_ends(&self) -> Option<Instant> {
-        let failing_since = self.failures.since?;
-        let waiting_since = self.object.as_ref()?.presence().longest_wait()?;
-        Some(failing_since.max(waiting_since) + self.context.settings.hold_limit)
-    }
-
-    /// When a fill that nobody waits for will have failed long enough to be left alone.
-    fn patience_ends(&self) -> Option<Instant> {
-        let failing_since = self.failures.since.filter(|_| !self.failures.gave_up)?;
-        // Bytes that come from another session are a sign of life too.
-        let moved = self.shared.last_brought();
-        // Without ranges what moves is what was here before.
-        let moved = moved.filter(|_| self.resumes());
-        let quiet_since = moved.map_or(failing_since, |moved| moved.max(failing_since));
-        Some(quiet_since + self.context.settings.hold_limit)
-    }
-
-    fn on_alarm(&mut self, object: &Object) {
-        let now = Instant::now();
-        if self.failures.retry_at.is_some_and(|at| at <= now) {
-            self.failures.retry_at = None;
-        }
-        if self.patience_ends().is_some_and(|end| end <= now) {
-            self.failures.gave_up = true;
-        }
-        if self.hold_ends().is_some_and(|end| end <= now)
-            && let Some(cutoff) = now.checked_sub(self.context.settings.hold_limit)
-        {
-            let what = self
-                .shared
-                .trouble()
-                .map_or_else(|| "failed".into(), |trouble| trouble.what);
-            tracing::warn!(url = object.url(), %what, "the hold limit is over: breaking the readers that waited so long");
-            // Readers whose bytes keep coming have not waited: their sessions are not the ones that fail.
-            object.presence().break_waiters(&Broken::Upstream(what), cutoff);
-        }
-    }
-
     fn record_if_due(&mut self) {
         let Some(object) = self.object.clone().filter(|_| !self.recording) else {
             return;
@@ -457,84 +409,6 @@ impl Owner {
                 let _ = report.send(Event::Recorded(recorded));
             });
         }
-    }
-
-    fn is_done(&self) -> bool {
-        let Some(object) = &self.object else { return true };
-        if self.shared.stream().is_some() {
-            return self.stream_is_over();
-        }
-        // A fill that rests is not done: it will ask again, unless it has given up.
-        let resting = self.failures.retry_at.is_some() && !self.failures.gave_up;
-        let idle = self.sessions.is_empty() && !resting && self.background_at.is_none();
-        // A plan made for a reader that left a moment ago says nothing of what to fetch for nobody.
-        let nobody = self.planned_readers == 0 && !self.shared.readers.are_here();
-        object.is_whole() || (idle && nobody)
-    }
-
-    /// Leaves the map with everything recorded; `false` where a reader has come meanwhile.
-    async fn retire(&mut self) -> bool {
-        let Some(object) = self.object.clone() else { return true };
-        if !self.is_detached() && !object.sink().is_materialized() && self.unstorable(&object).is_none() {
-            // Nothing of it was written: it is found all the same, by its head.
-            let (store, unmaterialized) = (Arc::clone(&self.context.store), Arc::clone(&object));
-            on_disk(move || store.materialize(&unmaterialized)).await;
-        }
-        let _ = record(Arc::clone(&object)).await;
-        let stream = self.shared.stream().cloned();
-        if !self.context.retire(&self.shared, object.is_whole() || stream.is_some()) {
-            return false;
-        }
-        self.stop_sessions();
-        give_back(&object).await;
-        if let Some(stream) = stream {
-            self.keep_stream(&stream, &object).await;
-            return true;
-        }
-        object.presence().stop_pass_through();
-        object.presence().release_before(u64::MAX);
-        tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
-        self.check_digest(&object).await;
-        let unstorable = self.unstorable(&object);
-        if self.is_detached() {
-            // No other request was ever to find it.
-        } else if unstorable.is_some() || !object.sink().is_materialized() {
-            tracing::debug!(url = object.url(), why = ?unstorable, "not kept");
-            // The reply was shared with the requests that waited for it; later requests must not find it, or could not.
-            let store = Arc::clone(&self.context.store);
-            on_disk(move || store.remove(&object)).await;
-        }
-        true
-    }
-
-    /// Why the object is not to be kept, as its head stands now: a 304 may have said so. The request was judged when the
-    /// reply came: one that validates with credentials takes nothing from the others.
-    fn unstorable(&self, object: &Object) -> Option<NotStored> {
-        let judged = self.storable(&object.representation(), &RequestDirectives::default(), false);
-        judged.err()
-    }
-
-    /// Compares a complete object with the digest that its upstream has stated.
-    async fn check_digest(&self, object: &Arc<Object>) {
-        if object.representation().header("repr-digest").is_none() || !object.is_whole() {
-            return;
-        }
-        let (store, complete) = (Arc::clone(&self.context.store), Arc::clone(object));
-        if let Err(error) = on_disk(move || store.check_statement(&complete)).await {
-            tracing::error!(url = object.url(), %error, "could not compare an object with its digest");
-        }
-    }
-
-    async fn stop(&mut self, object: &Object) {
-        self.stop_sessions();
-        if let Some(object) = self.object.clone() {
-            let _ = record(Arc::clone(&object)).await;
-            give_back(&object).await;
-        }
-        self.interrupt_stream().await;
-        object.presence().break_for_good(Broken::Stopping);
-        self.context.retire(&self.shared, true);
-        self.shared.news.set_phase(Phase::Stopping);
     }
 
     /// The object was purged: the fill goes on for the readers it has.

@@ -16,9 +16,9 @@
 //! client's refusal. Whether a reply is shared is decided here, before the object is published: `set_apart` comes
 //! before `become_generation`, so no other reader joins what is one client's.
 
-use super::super::ask::{UpstreamQuestion, ask_any, brings_bytes, refusal, turn};
-use super::super::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply, is_page, statement};
 use super::super::disk::on_disk;
+use super::super::fetch::ask::{UpstreamQuestion, ask_any, brings_bytes, refusal, turn};
+use super::super::fetch::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply, is_page, statement};
 use super::super::phase::{Moved, Phase, Refusal, Trouble};
 use super::super::plan::worthwhile;
 use super::super::want::Want;

@@ -5,14 +5,14 @@
 //! own outcome, which it reports; by `Session::end`, which ends its position and drops the task; or by the cancellation
 //! of its place in the queue.
 
-use super::super::ask::{UpstreamQuestion, ask, turn};
-use super::super::classify_reply::BodySpan;
+use super::super::fetch::ask::{UpstreamQuestion, ask, turn};
+use super::super::fetch::classify_reply::BodySpan;
+use super::super::fetch::receive::receive;
+use super::super::fetch::session::{Outcome, SessionPosition, SessionState};
+use super::super::fetch::write_batch::WriteTarget;
 use super::super::plan::{Running, class_of};
-use super::super::position::ReaderProgress;
-use super::super::readers::ReadersNow;
-use super::super::receive::receive;
-use super::super::session::{Outcome, SessionPosition, SessionState};
-use super::super::write_batch::WriteTarget;
+use super::super::reader::position::ReaderProgress;
+use super::super::reader::readers::ReadersNow;
 use super::wishes::{PEACE, Wishes};
 use super::{Event, Owner};
 use crate::clock::Instant;

@@ -5,12 +5,12 @@
 //! was missed cannot be asked for again; an end that is none breaks the readers and is told apart from one that is;
 //! and what lies further back than the window goes.
 
-use super::super::ask::refusal_rest;
-use super::super::classify_reply::{BodySpan, statement};
 use super::super::disk::{on_disk, record};
+use super::super::fetch::ask::refusal_rest;
+use super::super::fetch::classify_reply::{BodySpan, statement};
+use super::super::fetch::session::Outcome;
 use super::super::phase::{Phase, Refusal};
-use super::super::request_body::DetachedRequest;
-use super::super::session::Outcome;
+use super::super::relay::request_body::DetachedRequest;
 use super::opening::BUSY;
 use super::{Owner, Start};
 use crate::api::StreamState;

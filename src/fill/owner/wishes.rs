@@ -5,8 +5,8 @@
 //! delays no reader (docs/decisions/0007 and 0024). Nothing here asks an upstream: the wishes are what the plan is made
 //! of.
 
-use super::super::position::ReaderProgress;
-use super::super::readers::ReadersNow;
+use super::super::reader::position::ReaderProgress;
+use super::super::reader::readers::ReadersNow;
 use super::Owner;
 use crate::clock::Instant;
 use crate::config::AfterLastReader;

@@ -29,7 +29,7 @@ const LOCATION_LIFETIME: Duration = Duration::from_secs(300);
 
 /// The URLs that a fill may ask.
 #[derive(Debug)]
-pub(super) struct FillTargets {
+pub(in crate::fill) struct FillTargets {
     /// Written by readers that come with another URL and by sessions that learn what a URL is worth; both do so some
     /// times in the life of a fill, so a lock costs nothing. Held for a copy; no other lock is taken under it.
     held: Mutex<HeldTargets>,
@@ -51,7 +51,7 @@ struct HeldTargets {
 }
 
 impl FillTargets {
-    pub(super) fn new(target: Arc<Target>) -> Self {
+    pub(in crate::fill) fn new(target: Arc<Target>) -> Self {
         Self {
             held: Mutex::new(HeldTargets {
                 current: target,
@@ -68,13 +68,13 @@ impl FillTargets {
     }
 
     /// The target to ask for.
-    pub(super) fn current(&self) -> Arc<Target> {
+    pub(in crate::fill) fn current(&self) -> Arc<Target> {
         Arc::clone(&self.held().current)
     }
 
     /// A reader came with `target`. One that may go everywhere takes the place of one that may not, and is never
     /// replaced by one. Whether the owner has a renewal to look at.
-    pub(super) fn renew(&self, target: &Arc<Target>) -> bool {
+    pub(in crate::fill) fn renew(&self, target: &Arc<Target>) -> bool {
         let mut held = self.held();
         let current = &held.current;
         // The same URL with the same trust brings nothing new: a failure of one is that of the other.
@@ -92,18 +92,18 @@ impl FillTargets {
     }
 
     /// How many renewals there have been: what was found out before one says nothing of the URLs after it.
-    pub(super) fn renewals(&self) -> u64 {
+    pub(in crate::fill) fn renewals(&self) -> u64 {
         self.held().renewals
     }
 
     /// Whether a reader has come with another target since this was last asked, or [`Self::only`].
-    pub(super) fn take_renewed(&self) -> bool {
+    pub(in crate::fill) fn take_renewed(&self) -> bool {
         std::mem::take(&mut self.held().renewed)
     }
 
     /// The count of renewals, where `asked` is the only URL there is; `None` where another has come while it was asked,
     /// or is to be tried still: a reader that brought it is not to be told of this one.
-    pub(super) fn only(&self, asked: &Arc<Target>) -> Option<u64> {
+    pub(in crate::fill) fn only(&self, asked: &Arc<Target>) -> Option<u64> {
         let mut held = self.held();
         let renewed = std::mem::take(&mut held.renewed);
         let has_another = !Arc::ptr_eq(&held.current, asked) || held.spare.is_some();
@@ -111,7 +111,7 @@ impl FillTargets {
     }
 
     /// The URL that is worth a try where `asked` opens nothing: what has taken its place, or was not tried yet.
-    pub(super) fn another_than(&self, asked: &Arc<Target>) -> Option<Arc<Target>> {
+    pub(in crate::fill) fn another_than(&self, asked: &Arc<Target>) -> Option<Arc<Target>> {
         let held = self.held();
         match Arc::ptr_eq(&held.current, asked) {
             true => held.spare.clone(),
@@ -120,12 +120,12 @@ impl FillTargets {
     }
 
     /// Forgets the spare URL: the upstream refuses it too.
-    pub(super) fn forget_spare(&self, tried: &Arc<Target>) {
+    pub(in crate::fill) fn forget_spare(&self, tried: &Arc<Target>) {
         self.held().spare.take_if(|spare| Arc::ptr_eq(spare, tried));
     }
 
     /// The other URL opens what this one does not any more.
-    pub(super) fn promote(&self, target: &Arc<Target>) {
+    pub(in crate::fill) fn promote(&self, target: &Arc<Target>) {
         let mut held = self.held();
         held.current = Arc::clone(target);
         held.spare.take_if(|spare| Arc::ptr_eq(spare, target));
@@ -133,14 +133,14 @@ impl FillTargets {
     }
 
     /// Where redirects led a short while ago.
-    pub(super) fn location(&self) -> Option<Url> {
+    pub(in crate::fill) fn location(&self) -> Option<Url> {
         let held = self.held();
         let (url, since) = held.location.as_ref()?;
         (since.elapsed() < LOCATION_LIFETIME).then(|| url.clone())
     }
 
     /// Remembers where redirects led.
-    pub(super) fn remember_location(&self, url: Url) {
+    pub(in crate::fill) fn remember_location(&self, url: Url) {
         let mut held = self.held();
         let known = held.location.as_ref();
         if known.is_none_or(|(known, since)| *known != url || since.elapsed() >= LOCATION_LIFETIME) {
@@ -148,7 +148,7 @@ impl FillTargets {
         }
     }
 
-    pub(super) fn forget_location(&self) {
+    pub(in crate::fill) fn forget_location(&self) {
         self.held().location = None;
     }
 }

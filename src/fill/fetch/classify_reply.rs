@@ -23,30 +23,30 @@ use crate::upstream::{Framing, Reply, Span};
 
 /// The known representation of an object and its length.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct KnownObject<'a> {
-    pub(super) representation: &'a Representation,
-    pub(super) length: Option<u64>,
+pub(in crate::fill) struct KnownObject<'a> {
+    pub(in crate::fill) representation: &'a Representation,
+    pub(in crate::fill) length: Option<u64>,
 }
 
 /// The part of the representation that a body brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct BodySpan {
-    pub(super) at: ByteOffset,
+pub(in crate::fill) struct BodySpan {
+    pub(in crate::fill) at: ByteOffset,
     /// The end of the body's bytes; `None` where only the framing will tell.
-    pub(super) end: Option<ByteOffset>,
+    pub(in crate::fill) end: Option<ByteOffset>,
     /// The complete length, where the reply names it.
-    pub(super) total: Option<u64>,
+    pub(in crate::fill) total: Option<u64>,
 }
 
 impl BodySpan {
     /// Whether it is all of the representation.
-    pub(super) fn is_all(&self) -> bool {
+    pub(in crate::fill) fn is_all(&self) -> bool {
         self.at == 0 && self.end == self.total
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ReplyClass {
+pub(in crate::fill) enum ReplyClass {
     /// Bytes of the known representation.
     Continues(BodySpan),
     /// Bytes of the known representation by all that a weak tag and an old date can tell: they are joined where those
@@ -69,7 +69,7 @@ pub(super) enum ReplyClass {
     Imposter(&'static str),
 }
 
-pub(super) fn classify_reply(known: Option<KnownObject<'_>>, asked: Span, reply: &Reply) -> ReplyClass {
+pub(in crate::fill) fn classify_reply(known: Option<KnownObject<'_>>, asked: Span, reply: &Reply) -> ReplyClass {
     if let (Some(known), 200 | 206) = (known, reply.status) {
         if is_media(known.representation.header("content-type")) && is_page(reply.header("content-type")) {
             return ReplyClass::Imposter("an HTML page came where a film was");
@@ -202,7 +202,7 @@ fn is_other_node(known: &Validators, reply: &Validators) -> bool {
 
 /// A reply with another status than those that [`classify_reply`] takes for bytes, as a representation of its own: it
 /// says something of the resource, and its body has no ranges.
-pub(super) fn statement(reply: &Reply) -> (Representation, BodySpan) {
+pub(in crate::fill) fn statement(reply: &Reply) -> (Representation, BodySpan) {
     let total = match reply.framing {
         Framing::Length(length) => Some(length),
         Framing::Delimited | Framing::Close => None,
@@ -222,7 +222,7 @@ pub(super) fn statement(reply: &Reply) -> (Representation, BodySpan) {
     (representation, brings)
 }
 
-pub(super) fn is_media(media: Option<&str>) -> bool {
+pub(in crate::fill) fn is_media(media: Option<&str>) -> bool {
     media.is_some_and(|media| {
         let media = media.trim_start().to_ascii_lowercase();
         ["video/", "audio/", "image/", "application/octet-stream"]
@@ -231,7 +231,7 @@ pub(super) fn is_media(media: Option<&str>) -> bool {
     })
 }
 
-pub(super) fn is_page(media: Option<&str>) -> bool {
+pub(in crate::fill) fn is_page(media: Option<&str>) -> bool {
     media.is_some_and(|media| {
         let media = media.trim_start().to_ascii_lowercase();
         media.starts_with("text/html") || media.starts_with("application/xhtml")

@@ -13,9 +13,9 @@
 //! 6. Progress is counted after that: bytes that the disk has refused and no reader has taken are none.
 
 use super::classify_reply::BodySpan;
-use super::disk::on_disk;
 use super::session::Outcome;
 use super::write_batch::{WriteBatch, WriteTarget};
+use crate::fill::disk::on_disk;
 use crate::live::Stream;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, PassThroughReason, StoreError};
@@ -52,7 +52,7 @@ const ROOM_GRAIN: u64 = 64 * 1024;
 const BETWEEN_PIECES: Duration = Duration::from_millis(250);
 
 /// Moves the body into the object.
-pub(super) async fn receive(
+pub(in crate::fill) async fn receive(
     mut exchange: Exchange,
     brings: BodySpan,
     compared_to: Option<ByteOffset>,

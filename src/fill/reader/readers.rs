@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 /// The readers of a fill.
 #[derive(Debug)]
-pub(super) struct FillReaders {
+pub(in crate::fill) struct FillReaders {
     /// Written by readers when they come and leave, looked at by the owner for each plan, and by whoever makes room.
     /// Held for an entry or a copy, never with a block of bytes. Taken under the lock of the fills where a reader is
     /// counted; no other lock is taken under it.
@@ -47,25 +47,25 @@ struct ReaderTable {
 
 /// The readers as they are at one moment.
 #[derive(Debug)]
-pub(super) struct ReadersNow {
+pub(in crate::fill) struct ReadersNow {
     /// How many readers have ever come.
-    pub(super) arrivals: u64,
+    pub(in crate::fill) arrivals: u64,
     /// How each of the readers that are here goes.
-    pub(super) reading: Vec<ReaderProgress>,
+    pub(in crate::fill) reading: Vec<ReaderProgress>,
     /// A request for the head alone is no wish for the body.
-    pub(super) bytes_wanted: bool,
+    pub(in crate::fill) bytes_wanted: bool,
     /// Where the latest reader begins, told once.
-    pub(super) hint: Option<ByteOffset>,
+    pub(in crate::fill) hint: Option<ByteOffset>,
     /// The latest reader goes on where another one ended, so that the next is known beforehand.
-    pub(super) in_sequence: bool,
+    pub(in crate::fill) in_sequence: bool,
     /// When a reader last left.
-    pub(super) left: Option<Instant>,
+    pub(in crate::fill) left: Option<Instant>,
 }
 
 impl FillReaders {
     /// No reader yet; `bytes_wanted` is what the first one will want. It is said before the owner starts, which must not
     /// take that one for a reader of the head.
-    pub(super) fn new(bytes_wanted: bool) -> Self {
+    pub(in crate::fill) fn new(bytes_wanted: bool) -> Self {
         Self {
             table: Mutex::new(ReaderTable {
                 positions: Vec::new(),
@@ -84,7 +84,7 @@ impl FillReaders {
     }
 
     /// A reader comes. `wish` is what it asks for, where its bounds are known. Whether it is the first that wants bytes.
-    pub(super) fn come(
+    pub(in crate::fill) fn come(
         &self,
         position: &Arc<ReaderPosition>,
         wish: Option<(ByteOffset, ByteOffset)>,
@@ -103,7 +103,7 @@ impl FillReaders {
     }
 
     /// A reader leaves.
-    pub(super) fn leave(&self, position: &Arc<ReaderPosition>) {
+    pub(in crate::fill) fn leave(&self, position: &Arc<ReaderPosition>) {
         let mut table = self.table();
         table.access.left = Some(Instant::now());
         if let Some(index) = table.positions.iter().position(|known| Arc::ptr_eq(known, position)) {
@@ -116,17 +116,17 @@ impl FillReaders {
     }
 
     /// Wakes the owner, to plan anew.
-    pub(super) fn ring(&self) {
+    pub(in crate::fill) fn ring(&self) {
         self.changed.notify_one();
     }
 
     /// Returns when a reader has rung.
-    pub(super) async fn rung(&self) {
+    pub(in crate::fill) async fn rung(&self) {
         self.changed.notified().await;
     }
 
     /// The readers as they are now, for a plan.
-    pub(super) fn look(&self) -> ReadersNow {
+    pub(in crate::fill) fn look(&self) -> ReadersNow {
         let mut table = self.table();
         let positions = table.positions.clone();
         let now = ReadersNow {
@@ -145,7 +145,7 @@ impl FillReaders {
 
     /// Does what is decided against readers that are not there, unless one has come since there had been so many
     /// `arrivals`. Under the lock under which readers are counted: a reader that is counted after this finds it done.
-    pub(super) fn unless_come_since(&self, arrivals: u64, act: impl FnOnce()) -> bool {
+    pub(in crate::fill) fn unless_come_since(&self, arrivals: u64, act: impl FnOnce()) -> bool {
         let table = self.table();
         let acts = table.arrivals == arrivals;
         if acts {
@@ -155,38 +155,38 @@ impl FillReaders {
     }
 
     /// How many readers there are.
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::fill) fn count(&self) -> usize {
         // Acquire, as the field says.
         self.count.load(Ordering::Acquire)
     }
 
-    pub(super) fn are_here(&self) -> bool {
+    pub(in crate::fill) fn are_here(&self) -> bool {
         self.count() > 0
     }
 
     /// Whether any reader has asked for bytes.
-    pub(super) fn want_bytes(&self) -> bool {
+    pub(in crate::fill) fn want_bytes(&self) -> bool {
         self.table().bytes_wanted
     }
 
     /// Forgets where the latest reader begins: something later says better where the next bytes are wanted.
-    pub(super) fn forget_hint(&self) {
+    pub(in crate::fill) fn forget_hint(&self) {
         self.table().hint = None;
     }
 
     /// When the last reader left; `None` while one is here, or none has been.
-    pub(super) fn gone_since(&self) -> Option<Instant> {
+    pub(in crate::fill) fn gone_since(&self) -> Option<Instant> {
         let table = self.table();
         table.access.left.filter(|_| table.positions.is_empty())
     }
 
     /// Where the latest wishes ended: whoever had them may be back for the next.
-    pub(super) fn left_at(&self) -> Vec<ByteOffset> {
+    pub(in crate::fill) fn left_at(&self) -> Vec<ByteOffset> {
         self.table().access.latest_ends()
     }
 
     /// How each of the readers goes.
-    pub(super) fn reading(&self) -> Vec<ReaderProgress> {
+    pub(in crate::fill) fn reading(&self) -> Vec<ReaderProgress> {
         let positions = self.table().positions.clone();
         positions.iter().map(|position| position.now()).collect()
     }
@@ -194,7 +194,7 @@ impl FillReaders {
 
 impl ReadersNow {
     /// How many readers there are.
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::fill) fn count(&self) -> usize {
         self.reading.len()
     }
 }

@@ -4,15 +4,17 @@
 //! The exchange runs where fills run, in its turn of the upstream's budget. A request whose method is not safe
 //! is sent once: where its fate is not known, the client is told so and decides.
 
-use super::classify_reply::statement;
+pub(super) mod request_body;
+
 use super::context::Context;
+use super::fetch::classify_reply::statement;
 use super::registry::Registry;
-use super::request_body::{PIECES, RequestBody};
 use crate::key::ObjectKey;
 use crate::policy::{Fields, RequestDirectives, Terms, age_on_arrival, selecting, storable_for_get};
 use crate::store::{Broken, Representation, Store, StoreError};
 use crate::upstream::{Class, Exchange, Framing, Relay, Target, UpstreamError};
 use bytes::Bytes;
+use request_body::{PIECES, RequestBody};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use url::Url;

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 /// Pieces of a body that wait between the two sides, each way. A judgement: it bounds what a relayed body holds in
 /// memory.
-pub(super) const PIECES: usize = 4;
+pub(in crate::fill) const PIECES: usize = 4;
 
 /// The body of a request on its way to the upstream.
 #[derive(Debug)]

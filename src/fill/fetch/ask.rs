@@ -7,9 +7,9 @@
 //! permit of the budget is held over all of them.
 
 use super::classify_reply::{is_media, is_page};
-use super::context::Context;
-use super::phase::Refusal;
-use super::state::FillState;
+use crate::fill::context::Context;
+use crate::fill::phase::Refusal;
+use crate::fill::state::FillState;
 use crate::gate::Backoff;
 use crate::policy::Terms;
 use crate::store::Object;
@@ -56,26 +56,26 @@ const NOTICES_AFTER: u32 = 5;
 
 /// A reply, as far as a fill tells them apart.
 #[derive(Debug)]
-pub(super) enum AskOutcome {
+pub(in crate::fill) enum AskOutcome {
     /// A success, 304 or 416: `classify_reply` says what it is worth.
     Exchange(Box<Exchange>),
     /// Any other status, and whose request it was.
     Refused(Refusal, Arc<Target>),
 }
 
-pub(super) type Asked = Result<AskOutcome, UpstreamError>;
+pub(in crate::fill) type Asked = Result<AskOutcome, UpstreamError>;
 
 /// The question to an upstream.
 #[derive(Debug, Clone, Default)]
-pub(super) struct UpstreamQuestion {
-    pub(super) if_match: Option<String>,
-    pub(super) if_range: Option<String>,
-    pub(super) if_none_match: Option<String>,
-    pub(super) if_modified_since: Option<String>,
+pub(in crate::fill) struct UpstreamQuestion {
+    pub(in crate::fill) if_match: Option<String>,
+    pub(in crate::fill) if_range: Option<String>,
+    pub(in crate::fill) if_none_match: Option<String>,
+    pub(in crate::fill) if_modified_since: Option<String>,
 }
 
 /// Waits for a turn. Dropping the future gives it up.
-pub(super) async fn turn(context: &Context, shared: &FillState, class: Class) -> Permit {
+pub(in crate::fill) async fn turn(context: &Context, shared: &FillState, class: Class) -> Permit {
     let url = shared
         .targets
         .location()
@@ -85,7 +85,7 @@ pub(super) async fn turn(context: &Context, shared: &FillState, class: Class) ->
 
 /// Asks for `span`. A place that redirects once led to and that has nothing any more is forgotten, and
 /// the URL itself asked again: it may lead elsewhere now, or carry a new signature.
-pub(super) async fn ask(
+pub(in crate::fill) async fn ask(
     context: &Context,
     shared: &FillState,
     permit: &Permit,
@@ -101,12 +101,12 @@ pub(super) async fn ask(
 }
 
 /// Whether `classify_reply` says what a reply with that status is worth.
-pub(super) fn brings_bytes(status: u16) -> bool {
+pub(in crate::fill) fn brings_bytes(status: u16) -> bool {
     matches!(status, 200 | 206 | 304 | 416)
 }
 
 /// The same; any status is an exchange.
-pub(super) async fn ask_any(
+pub(in crate::fill) async fn ask_any(
     context: &Context,
     shared: &FillState,
     permit: &Permit,
@@ -315,7 +315,7 @@ fn closed(result: &Exchanged) -> bool {
 }
 
 /// Leaves the upstream alone for as long as it asks for.
-pub(super) fn refusal_rest(context: &Context, exchange: &Exchange, permit: &Permit) {
+pub(in crate::fill) fn refusal_rest(context: &Context, exchange: &Exchange, permit: &Permit) {
     let status = exchange.reply.status;
     let rest = match (status, exchange.reply.rest()) {
         (429 | 503, Some(rest)) => rest,
@@ -330,12 +330,12 @@ pub(super) fn refusal_rest(context: &Context, exchange: &Exchange, permit: &Perm
 }
 
 /// The door is closed to this URL; another one for the same object may open it.
-pub(super) fn is_closed(status: u16) -> bool {
+pub(in crate::fill) fn is_closed(status: u16) -> bool {
     matches!(status, 401 | 403 | 404 | 410)
 }
 
 /// An exchange that brings no byte of the object, as what it says.
-pub(super) async fn refusal(exchange: Exchange, complete_length: Option<u64>) -> Refusal {
+pub(in crate::fill) async fn refusal(exchange: Exchange, complete_length: Option<u64>) -> Refusal {
     let mut reply = exchange.reply.clone();
     // All who wait are told: what is meant for the one whose request it was stays out.
     let terms = Terms::read(reply.status, reply.headers.as_slice(), SystemTime::UNIX_EPOCH);

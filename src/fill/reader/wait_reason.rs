@@ -10,14 +10,14 @@ use std::time::Duration;
 
 /// All that the reason depends on.
 #[derive(Debug)]
-pub(super) struct Situation {
-    pub(super) sessions: Vec<SessionSummary>,
-    pub(super) disk: bool,
+pub(in crate::fill) struct Situation {
+    pub(in crate::fill) sessions: Vec<SessionSummary>,
+    pub(in crate::fill) disk: bool,
     /// How long the object's own rest after a failure still lasts.
-    pub(super) resting: Option<Duration>,
+    pub(in crate::fill) resting: Option<Duration>,
     /// How long its upstream's does.
-    pub(super) upstream_resting: Option<Duration>,
-    pub(super) ranges: bool,
+    pub(in crate::fill) upstream_resting: Option<Duration>,
+    pub(in crate::fill) ranges: bool,
 }
 
 /// A reader this far ahead of a session waits for one of its own, or for the whole line to pass. A judgement, twice
@@ -26,7 +26,7 @@ const FAR_BYTES: u64 = 1 << 20;
 
 impl Situation {
     /// Why a reader at `at` waits.
-    pub(super) fn why(&self, at: ByteOffset) -> WaitReason {
+    pub(in crate::fill) fn why(&self, at: ByteOffset) -> WaitReason {
         if self.disk {
             return WaitReason::Disk;
         }

@@ -12,6 +12,8 @@
 //!   at a time: elsewhere there is nothing to compare.
 //! - An upstream without ranges, or of unknown length, is read once, whole, from 0.
 
+pub(super) mod retention;
+
 use crate::clock::Instant;
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use crate::store::WaitingAt;

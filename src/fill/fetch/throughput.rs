@@ -15,7 +15,7 @@ const SHORTEST: Duration = Duration::from_millis(100);
 
 /// Bytes per second over the last seconds.
 #[derive(Debug)]
-pub(super) struct Throughput {
+pub(in crate::fill) struct Throughput {
     since: Instant,
     bytes: u64,
     previous: Option<f64>,
@@ -23,7 +23,7 @@ pub(super) struct Throughput {
 }
 
 impl Throughput {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(in crate::fill) fn new(now: Instant) -> Self {
         Self {
             since: now,
             bytes: 0,
@@ -32,7 +32,7 @@ impl Throughput {
         }
     }
 
-    pub(super) fn add(&mut self, bytes: u64, now: Instant) {
+    pub(in crate::fill) fn add(&mut self, bytes: u64, now: Instant) {
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed > WINDOW {
             self.previous = Some(self.bytes as f64 / elapsed.as_secs_f64());
@@ -44,12 +44,12 @@ impl Throughput {
     }
 
     /// When bytes last came.
-    pub(super) fn last(&self) -> Option<Instant> {
+    pub(in crate::fill) fn last(&self) -> Option<Instant> {
         self.last
     }
 
     /// Bytes per second; `None` where too little has come to tell.
-    pub(super) fn rate(&self, now: Instant) -> Option<f64> {
+    pub(in crate::fill) fn rate(&self, now: Instant) -> Option<f64> {
         let elapsed = now.saturating_duration_since(self.since);
         let current = self.bytes as f64 / elapsed.as_secs_f64().max(f64::EPSILON);
         match self.previous {

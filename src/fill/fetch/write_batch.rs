@@ -5,12 +5,12 @@
 //! reads take half the time. So the end of what has come waits a moment for what follows it. A step that is a copy into
 //! memory and nothing more is written where it has arrived, others on a thread that may wait.
 
-use super::context::Context;
-use super::disk::on_disk;
-use super::plan::NEAR_BYTES;
 use super::session::SessionPosition;
-use super::state::FillState;
 use crate::clock::Instant;
+use crate::fill::context::Context;
+use crate::fill::disk::on_disk;
+use crate::fill::plan::NEAR_BYTES;
+use crate::fill::state::FillState;
 use crate::ranges::ByteOffset;
 use crate::store::{InFlightWrite, Object, StoreError};
 use bytes::Bytes;
@@ -40,20 +40,20 @@ const LAST_BYTES: u64 = 4096;
 
 /// The target of a session's bytes.
 #[derive(Clone)]
-pub(super) struct WriteTarget {
-    pub(super) session: u64,
-    pub(super) thread: Handle,
-    pub(super) context: Arc<Context>,
-    pub(super) shared: Arc<FillState>,
-    pub(super) object: Arc<Object>,
-    pub(super) position: Arc<SessionPosition>,
+pub(in crate::fill) struct WriteTarget {
+    pub(in crate::fill) session: u64,
+    pub(in crate::fill) thread: Handle,
+    pub(in crate::fill) context: Arc<Context>,
+    pub(in crate::fill) shared: Arc<FillState>,
+    pub(in crate::fill) object: Arc<Object>,
+    pub(in crate::fill) position: Arc<SessionPosition>,
     /// The longest silence of the upstream.
-    pub(super) idle: Duration,
+    pub(in crate::fill) idle: Duration,
 }
 
 /// The bytes from `at` on. What readers could take of them is written also where the session ends, and this is dropped:
 /// nobody else will bring it.
-pub(super) struct WriteBatch {
+pub(in crate::fill) struct WriteBatch {
     sink: WriteTarget,
     unwritten: Pieces,
     /// When the first of them came.
@@ -65,7 +65,7 @@ pub(super) struct WriteBatch {
 
 impl WriteBatch {
     /// Nothing yet.
-    pub(super) fn new(sink: &WriteTarget, at: ByteOffset) -> Self {
+    pub(in crate::fill) fn new(sink: &WriteTarget, at: ByteOffset) -> Self {
         Self {
             sink: sink.clone(),
             unwritten: Pieces::at(at),
@@ -76,12 +76,12 @@ impl WriteBatch {
     }
 
     /// Where it ends: the first byte that is still to come.
-    pub(super) fn end(&self) -> ByteOffset {
+    pub(in crate::fill) fn end(&self) -> ByteOffset {
         self.unwritten.end()
     }
 
     /// Where the last whole step of it ends; before its beginning where it has none.
-    pub(super) fn whole_steps(&self) -> ByteOffset {
+    pub(in crate::fill) fn whole_steps(&self) -> ByteOffset {
         if self.may_wait().is_some() {
             self.end() / STEP_BYTES * STEP_BYTES
         } else {
@@ -91,7 +91,7 @@ impl WriteBatch {
 
     /// How long it may wait for more. It does not where nothing is to be written, where its readers would wait with it,
     /// and where the disk has refused before.
-    pub(super) fn may_wait(&self) -> Option<Duration> {
+    pub(in crate::fill) fn may_wait(&self) -> Option<Duration> {
         let has_all = self.handed.end() >= self.end();
         let may = !self.unwritten.is_empty() && has_all && self.sink.object.presence().pass_through_reason().is_none();
         may.then(|| LINGER.saturating_sub(self.since.elapsed()))
@@ -99,7 +99,7 @@ impl WriteBatch {
 
     /// Adds what has come, and hands it to readers. From then on it is as good as written: a reader that has
     /// taken it, and waits for the next, waits for this session.
-    pub(super) fn add(&mut self, pieces: Vec<Bytes>) {
+    pub(in crate::fill) fn add(&mut self, pieces: Vec<Bytes>) {
         let at = self.end();
         if self.unwritten.is_empty() {
             self.since = Instant::now();
@@ -132,12 +132,12 @@ impl WriteBatch {
     }
 
     /// Whether it has bytes before `until`.
-    pub(super) fn begins_before(&self, until: ByteOffset) -> bool {
+    pub(in crate::fill) fn begins_before(&self, until: ByteOffset) -> bool {
         self.unwritten.at < until.min(self.end())
     }
 
     /// Stores what lies before `until`; returns the rest, and why there is more of it where the disk refuses.
-    pub(super) async fn write(mut self, until: ByteOffset) -> (Self, Result<(), StoreError>) {
+    pub(in crate::fill) async fn write(mut self, until: ByteOffset) -> (Self, Result<(), StoreError>) {
         if !self.begins_before(until) {
             return (self, Ok(()));
         }
@@ -254,7 +254,7 @@ impl WriteBatch {
     }
 
     /// Takes what the disk has refused out of readers' hands; where it begins.
-    pub(super) fn give_up(mut self) -> (ByteOffset, VecDeque<Bytes>) {
+    pub(in crate::fill) fn give_up(mut self) -> (ByteOffset, VecDeque<Bytes>) {
         // The session will bring them still: a reader that begins to wait for them gets no session of its own.
         self.sink.position.move_to(self.unwritten.at);
         self.handed.take_back();

@@ -17,24 +17,24 @@ const WINDOW: Duration = Duration::from_secs(4);
 /// The position of a reader, written by its body, read by the fill. Its lock is held for a copy or an addition:
 /// position, end and rate belong together. No other lock is taken under it.
 #[derive(Debug)]
-pub(super) struct ReaderPosition(Mutex<ReaderProgress>);
+pub(in crate::fill) struct ReaderPosition(Mutex<ReaderProgress>);
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ReaderProgress {
+pub(in crate::fill) struct ReaderProgress {
     /// The next byte that the reader will take.
-    pub(super) at: ByteOffset,
+    pub(in crate::fill) at: ByteOffset,
     /// Where its wish ends.
-    pub(super) end: ByteOffset,
+    pub(in crate::fill) end: ByteOffset,
     /// Bytes per second, where enough was taken to tell.
-    pub(super) rate: Option<f64>,
+    pub(in crate::fill) rate: Option<f64>,
     /// When it last took something.
-    pub(super) moved: Instant,
+    pub(in crate::fill) moved: Instant,
     window: (Instant, u64),
 }
 
 impl ReaderPosition {
     /// A reader that wants `at..end` and has taken nothing of it.
-    pub(super) fn new(at: ByteOffset, end: ByteOffset, now: Instant) -> Self {
+    pub(in crate::fill) fn new(at: ByteOffset, end: ByteOffset, now: Instant) -> Self {
         Self(Mutex::new(ReaderProgress {
             at,
             end,
@@ -45,7 +45,7 @@ impl ReaderPosition {
     }
 
     /// A reader that comes now with that wish; one whose bounds are not known wants anything.
-    pub(super) fn wanting(wish: Option<(ByteOffset, ByteOffset)>) -> Arc<Self> {
+    pub(in crate::fill) fn wanting(wish: Option<(ByteOffset, ByteOffset)>) -> Arc<Self> {
         let (start, end) = wish.unwrap_or((0, u64::MAX));
         Arc::new(Self::new(start, end, Instant::now()))
     }
@@ -55,7 +55,7 @@ impl ReaderPosition {
     }
 
     /// The reader has taken `bytes` and is at `at` now, of a wish that ends at `end`.
-    pub(super) fn reached(&self, at: ByteOffset, end: ByteOffset, bytes: u64, now: Instant) {
+    pub(in crate::fill) fn reached(&self, at: ByteOffset, end: ByteOffset, bytes: u64, now: Instant) {
         let mut reader = self.reader();
         (reader.at, reader.end, reader.moved) = (at, end, now);
         reader.window.1 += bytes;
@@ -67,7 +67,7 @@ impl ReaderPosition {
     }
 
     /// As it is now.
-    pub(super) fn now(&self) -> ReaderProgress {
+    pub(in crate::fill) fn now(&self) -> ReaderProgress {
         *self.reader()
     }
 }
@@ -81,21 +81,21 @@ const LATEST: usize = 4;
 
 /// The latest wishes of all readers, and whether they come in sequence.
 #[derive(Debug, Default)]
-pub(super) struct AccessPattern {
+pub(in crate::fill) struct AccessPattern {
     ends: VecDeque<ByteOffset>,
-    pub(super) in_sequence: bool,
+    pub(in crate::fill) in_sequence: bool,
     /// When a reader last left.
-    pub(super) left: Option<Instant>,
+    pub(in crate::fill) left: Option<Instant>,
 }
 
 impl AccessPattern {
     /// The last few of the ends.
-    pub(super) fn latest_ends(&self) -> Vec<ByteOffset> {
+    pub(in crate::fill) fn latest_ends(&self) -> Vec<ByteOffset> {
         self.ends.iter().rev().take(LATEST).copied().collect()
     }
 
     /// A reader has come that wants `start..end`.
-    pub(super) fn note(&mut self, start: ByteOffset, end: ByteOffset) {
+    pub(in crate::fill) fn note(&mut self, start: ByteOffset, end: ByteOffset) {
         self.in_sequence = self.ends.contains(&start);
         if self.ends.len() == REMEMBERED {
             self.ends.pop_front();

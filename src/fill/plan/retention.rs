@@ -5,9 +5,9 @@
 //! come back to both), and so does a window behind each reader and everything ahead of it. What went is
 //! absent, and fetched again for whoever seeks back.
 
-use super::context::Context;
-use super::position::ReaderProgress;
-use super::state::FillState;
+use crate::fill::context::Context;
+use crate::fill::reader::position::ReaderProgress;
+use crate::fill::state::FillState;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use crate::store::{Object, StoreError};
 use crate::sync::lock;
@@ -32,13 +32,13 @@ const NEXT_BYTES: u64 = 16 << 20;
 
 /// The window of bytes that are kept, by their distance from a reader and from both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RetentionWindow {
+pub(in crate::fill) struct RetentionWindow {
     edge: u64,
     back: u64,
 }
 
 impl RetentionWindow {
-    pub(super) fn under(quota: Option<u64>) -> Self {
+    pub(in crate::fill) fn under(quota: Option<u64>) -> Self {
         let quota = quota.unwrap_or(u64::MAX);
         Self {
             edge: EDGE_BYTES.min(quota / 64),
@@ -56,7 +56,7 @@ impl RetentionWindow {
 }
 
 /// The blocks of an object that no reader will miss soon: what lies farthest behind its reader first.
-pub(super) fn expendable(
+pub(in crate::fill) fn expendable(
     present: &RangeSet,
     length: Option<u64>,
     reading: &[ReaderProgress],
@@ -99,7 +99,7 @@ fn lacks_room(written: &Result<(), StoreError>) -> Option<ByteCount> {
 impl Context {
     /// Writes, and where there is no room, takes it from what was watched: of this object first, then of
     /// the others. For a blocking thread.
-    pub(super) fn write(
+    pub(in crate::fill) fn write(
         &self,
         shared: &Arc<FillState>,
         object: &Object,
@@ -123,7 +123,7 @@ impl Context {
     }
 
     /// Whether more could be stored for this fill than is now.
-    pub(super) fn could_store(&self, shared: &Arc<FillState>) -> bool {
+    pub(in crate::fill) fn could_store(&self, shared: &Arc<FillState>) -> bool {
         self.store.could_store(BLOCK_BYTES)
             || !self
                 .expendable_of(shared, RetentionWindow::under(self.store.quota_bytes()))
@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn reader(at: u64, end: u64) -> ReaderProgress {
-        super::super::position::ReaderPosition::new(at * MIB, end * MIB, Instant::now()).now()
+        crate::fill::reader::position::ReaderPosition::new(at * MIB, end * MIB, Instant::now()).now()
     }
 
     const KEPT: RetentionWindow = RetentionWindow {

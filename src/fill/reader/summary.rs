@@ -4,14 +4,14 @@
 //! and may be some moments apart. Nothing here changes a fill or waits for one, so the API may ask as often as it
 //! likes.
 
-use super::context::Context;
-use super::state::FillState;
 use super::wait_reason::Situation;
 use crate::api::{FillPhase, FillSummary, WaiterSummary};
 use crate::clock::Instant;
+use crate::fill::context::Context;
+use crate::fill::state::FillState;
 
 impl Context {
-    pub(super) fn summary(&self, shared: &FillState) -> FillSummary {
+    pub(in crate::fill) fn summary(&self, shared: &FillState) -> FillSummary {
         let object = shared.object();
         let situation = self.situation(shared);
         let waiting = object
@@ -44,7 +44,7 @@ impl Context {
         }
     }
 
-    pub(super) fn situation(&self, shared: &FillState) -> Situation {
+    pub(in crate::fill) fn situation(&self, shared: &FillState) -> Situation {
         let budget_status = self.client.budget_of(&shared.targets.current().url).status();
         let news = shared.news.look();
         let status = &news.status;

@@ -7,13 +7,13 @@
 //! A cursor outlives its fill: then `is_over` is true, the object stays readable, and a byte that is missing needs
 //! another join.
 
-use super::context::Context;
-use super::phase::{Phase, Refusal, Trouble};
-use super::plan::{NEAR_BYTES, NEAR_SECONDS};
 use super::position::ReaderPosition;
-use super::state::FillState;
 use crate::api::WaitReason;
 use crate::clock::Instant;
+use crate::fill::context::Context;
+use crate::fill::phase::{Phase, Refusal, Trouble};
+use crate::fill::plan::{NEAR_BYTES, NEAR_SECONDS};
+use crate::fill::state::FillState;
 use crate::live::Stream;
 use crate::policy::NotStored;
 use crate::ranges::{ByteOffset, ByteRange};
@@ -25,10 +25,10 @@ use std::time::Duration;
 /// A reader's share in a fill; while any is held the fill goes on.
 #[derive(Debug)]
 pub struct Cursor {
-    pub(super) shared: Arc<FillState>,
-    pub(super) context: Arc<Context>,
-    pub(super) position: Arc<ReaderPosition>,
-    pub(super) collapsed: bool,
+    pub(in crate::fill) shared: Arc<FillState>,
+    pub(in crate::fill) context: Arc<Context>,
+    pub(in crate::fill) position: Arc<ReaderPosition>,
+    pub(in crate::fill) collapsed: bool,
 }
 
 impl Cursor {

@@ -45,7 +45,7 @@ const PROGRESS_BYTES: u64 = 64 * 1024;
 /// The state of a session; see the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum SessionState {
+pub(in crate::fill) enum SessionState {
     /// The session waits for its turn in the budget.
     Queued,
     /// The upstream is asked, or has answered and sent no byte yet.
@@ -66,7 +66,7 @@ impl SessionState {
 
 /// Where a session is, readable while it runs.
 #[derive(Debug)]
-pub(super) struct SessionPosition {
+pub(in crate::fill) struct SessionPosition {
     /// The next byte that the session will bring. Written by the session and its writing threads, and by the owner when
     /// the reply begins elsewhere. AcqRel (`fetch_max`) behind each publication and each write, Acquire where it is
     /// read: a plan that sees it finds the bytes before it. Release where it is set: behind bytes that were forwarded,
@@ -112,20 +112,20 @@ impl SessionPosition {
     }
 
     /// A session that waits for its turn.
-    pub(super) fn queued(at: ByteOffset, stop: ByteOffset) -> Arc<Self> {
+    pub(in crate::fill) fn queued(at: ByteOffset, stop: ByteOffset) -> Arc<Self> {
         Self::new(at, stop, SessionState::Queued, OnceLock::new())
     }
 
     /// A session whose reply is here already.
-    pub(super) fn adopted(at: ByteOffset, stop: ByteOffset) -> Arc<Self> {
+    pub(in crate::fill) fn adopted(at: ByteOffset, stop: ByteOffset) -> Arc<Self> {
         Self::new(at, stop, SessionState::Asking, Instant::now().into())
     }
 
-    pub(super) fn state(&self) -> SessionState {
+    pub(in crate::fill) fn state(&self) -> SessionState {
         SessionState::of(self.state.load(Ordering::Acquire))
     }
 
-    pub(super) fn is_ended(&self) -> bool {
+    pub(in crate::fill) fn is_ended(&self) -> bool {
         self.state() == SessionState::Ended
     }
 
@@ -136,7 +136,7 @@ impl SessionPosition {
     }
 
     /// The turn has come: the session is asked for now; `false` where it was cancelled.
-    pub(super) fn ask(&self) -> bool {
+    pub(in crate::fill) fn ask(&self) -> bool {
         let asked = self.change(SessionState::Queued, SessionState::Asking);
         if asked {
             self.asked.get_or_init(Instant::now);
@@ -146,12 +146,12 @@ impl SessionPosition {
 
     /// Cancels a queued session; `false` where it is being asked for already. One that was ended between its turn and
     /// its end would have been asked for in vain.
-    pub(super) fn cancel(&self) -> bool {
+    pub(in crate::fill) fn cancel(&self) -> bool {
         self.change(SessionState::Queued, SessionState::Ended)
     }
 
     /// The session has brought so many bytes more.
-    pub(super) fn received(&self, bytes: u64) {
+    pub(in crate::fill) fn received(&self, bytes: u64) {
         self.moved.fetch_add(bytes, Ordering::Relaxed);
         // A look first: all batches but the first find it receiving.
         if self.state() == SessionState::Asking {
@@ -160,42 +160,42 @@ impl SessionPosition {
     }
 
     /// Ends the session, from whatever state.
-    pub(super) fn end(&self) {
+    pub(in crate::fill) fn end(&self) {
         self.state.swap(SessionState::Ended as u8, Ordering::AcqRel);
     }
 
     /// The next byte that it will bring.
-    pub(super) fn at(&self) -> ByteOffset {
+    pub(in crate::fill) fn at(&self) -> ByteOffset {
         self.at.load(Ordering::Acquire)
     }
 
     /// Moves on, and never back: a plan that reads this position finds the bytes before it.
-    pub(super) fn advance_to(&self, at: ByteOffset) {
+    pub(in crate::fill) fn advance_to(&self, at: ByteOffset) {
         self.at.fetch_max(at, Ordering::AcqRel);
     }
 
     /// The session goes on elsewhere, before or behind where it is.
-    pub(super) fn move_to(&self, at: ByteOffset) {
+    pub(in crate::fill) fn move_to(&self, at: ByteOffset) {
         self.at.store(at, Ordering::Release);
     }
 
     /// Where it is to end, also once it has ended.
-    pub(super) fn stop(&self) -> ByteOffset {
+    pub(in crate::fill) fn stop(&self) -> ByteOffset {
         self.stop.load(Ordering::Acquire)
     }
 
     /// Another session, or nobody, brings the bytes from `stop` on.
-    pub(super) fn lower_stop(&self, stop: ByteOffset) {
+    pub(in crate::fill) fn lower_stop(&self, stop: ByteOffset) {
         self.stop.fetch_min(stop, Ordering::AcqRel);
     }
 
     /// The session brings another stretch than it was begun for.
-    pub(super) fn set_stop(&self, stop: ByteOffset) {
+    pub(in crate::fill) fn set_stop(&self, stop: ByteOffset) {
         self.stop.store(stop, Ordering::Release);
     }
 
     /// The end of the bytes that are promised by it; 0 where none are, since it has ended.
-    pub(super) fn promised_until(&self) -> ByteOffset {
+    pub(in crate::fill) fn promised_until(&self) -> ByteOffset {
         match self.is_ended() {
             true => 0,
             false => self.stop(),
@@ -203,42 +203,42 @@ impl SessionPosition {
     }
 
     /// When it was asked for; now, where it still waits for its turn.
-    pub(super) fn asked(&self) -> Instant {
+    pub(in crate::fill) fn asked(&self) -> Instant {
         self.asked.get().copied().unwrap_or_else(Instant::now)
     }
 
     /// Limits a session that serves none of the `arrivals` readers so far: it brings so many bytes more and then ends, unless
     /// it is released before, or another reader comes.
-    pub(super) fn leash(&self, bytes: u64, arrivals: u64) {
+    pub(in crate::fill) fn leash(&self, bytes: u64, arrivals: u64) {
         let end = self.at().saturating_add(bytes);
         self.leash.arrivals.store(arrivals, Ordering::Release);
         self.leash.end.fetch_min(end, Ordering::AcqRel);
     }
 
     /// Lifts the limit: the session serves a reader.
-    pub(super) fn release(&self) {
+    pub(in crate::fill) fn release(&self) {
         self.leash.end.store(u64::MAX, Ordering::Release);
     }
 
     /// How many readers had come when the limit was set that the session has met at `at`.
-    pub(super) fn leashed_at(&self, at: ByteOffset) -> Option<u64> {
+    pub(in crate::fill) fn leashed_at(&self, at: ByteOffset) -> Option<u64> {
         let is_met = at >= self.leash.end.load(Ordering::Acquire);
         is_met.then(|| self.leash.arrivals.load(Ordering::Acquire))
     }
 
     /// Bytes that it has brought.
-    pub(super) fn moved(&self) -> u64 {
+    pub(in crate::fill) fn moved(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
     }
 
     /// Whether it has brought enough to be called progress: a few bytes and a cut, over and over, are
     /// a failure that must not be repeated without a rest.
-    pub(super) fn has_progressed(&self) -> bool {
+    pub(in crate::fill) fn has_progressed(&self) -> bool {
         self.moved() >= PROGRESS_BYTES
     }
 
     /// As it looks from outside. One that has ended is seen for a moment, until the owner hears of it: as it was.
-    pub(super) fn summary(&self) -> SessionSummary {
+    pub(in crate::fill) fn summary(&self) -> SessionSummary {
         SessionSummary {
             at: self.at(),
             stop: Some(self.promised_until()).filter(|stop| *stop != u64::MAX),
@@ -254,7 +254,7 @@ impl SessionPosition {
 
 /// How a session ended.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(in crate::fill) enum Outcome {
     /// The session met its end, or that of the object.
     Reached,
     /// The reply promised less than was asked for, and has kept that.
