@@ -7,7 +7,7 @@
 //! admin                    what millpond says of itself, under /-/
 //! site                     what a server serves: its mounts, and the way of a request to one of them
 //! webdav                   the directory at our door: read, listed and changed over HTTP and WebDAV
-//! serve                    the cache at our door: HTTP requests of players
+//! proxy                    the cache at our door: HTTP requests of players
 //! fill                     where bytes come from
 //! live  directory          streams: which replies are, where readers come in; a directory that is ours
 //! store  upstream          disk (sled here only), network (the HTTP client here only)
@@ -16,7 +16,8 @@
 //! header                   pure: RFC 9110 fields
 //! ranges                   pure: byte arithmetic
 //! api key telemetry config    types of the JSON under /-/; names, counters, settings
-//! clock gate sync
+//! gate
+//! clock  sync
 //! ```
 //!
 //! `ARCHITECTURE.md` tells the way of a read through them and where the next feature belongs.
@@ -29,7 +30,7 @@ pub mod site;
 
 pub mod webdav;
 
-pub mod serve;
+pub mod proxy;
 
 pub mod fill;
 

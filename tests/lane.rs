@@ -303,7 +303,7 @@ fn bodies(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
 
 #[test]
 fn an_idle_connection_does_not_hold_up_a_stop() {
-    // Whoever is waited for is waited for longer than a test's patience.
+    // A stop that waits for the connection waits longer than a test's patience.
     let (_upstream, mut pond, _film) = stored_with(&[("grace", "1h")]);
     let mut client = Client::connect(pond.address());
     client.ask("GET", "/film", &[("Range", "bytes=0-9")]);

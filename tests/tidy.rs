@@ -11,7 +11,7 @@ const STACK: &[&[&str]] = &[
     &["admin"],
     &["site"],
     &["webdav"],
-    &["serve"],
+    &["proxy"],
     &["fill"],
     &["live", "directory"],
     &["store", "upstream"],
@@ -19,18 +19,19 @@ const STACK: &[&[&str]] = &[
     &["header"],
     &["ranges"],
     &["api", "key", "telemetry", "config"],
-    &["clock", "gate", "sync"],
+    &["gate"],
+    &["clock", "sync"],
 ];
 
 /// Crates that one module alone may name.
 const WALLS: &[(&str, &[&str])] = &[
     ("sled::", &["store"]),
     ("reqwest::", &["upstream", "cli"]),
-    ("actix_web::", &["site", "http1", "serve", "webdav", "admin", "server"]),
+    ("actix_web::", &["site", "http1", "proxy", "webdav", "admin", "server"]),
     ("httparse::", &["http1"]),
     // The store knows of no protocol.
     ("h2::", &["server"]),
-    ("http1::", &["http1", "site", "serve", "webdav", "admin", "server"]),
+    ("http1::", &["http1", "site", "proxy", "webdav", "admin", "server"]),
     ("http_range::", &["header"]),
     ("sfv::", &["header"]),
     ("rangemap::", &["ranges"]),

@@ -5,7 +5,7 @@
 
 use super::parameters::{NoParameters, Query};
 use crate::api::FillSummaries;
-use crate::serve::Service;
+use crate::proxy::Service;
 use actix_web::web::{Data, Json};
 
 pub(super) async fn list(service: Data<Service>, _: Query<NoParameters>) -> Json<FillSummaries> {

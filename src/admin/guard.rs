@@ -11,7 +11,7 @@
 
 use super::problem;
 use crate::directory::Right;
-use crate::serve::{Problem, refusal};
+use crate::proxy::{Problem, refusal};
 use crate::site::Site;
 use crate::webdav::refusal_if_forwarded;
 use actix_web::body::BoxBody;

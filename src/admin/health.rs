@@ -4,7 +4,7 @@
 //! nothing that is fetched is found again, and whether the directories are there. Gauges are set when the counters are read, so they are as old as the answer.
 
 use super::no_catalog;
-use crate::serve::{Problem, Service};
+use crate::proxy::{Problem, Service};
 use crate::site::Site;
 use crate::store::StoreError;
 use actix_web::http::header;

@@ -21,7 +21,7 @@ use crate::api::{
     FillSummaries, ObjectPage, ObjectSummary, Purged, Stats, StreamSummaries, StreamSummary, VerifyEvent,
 };
 use crate::clock::Instant;
-use crate::serve::Problem;
+use crate::proxy::Problem;
 use crate::site::Site;
 use crate::store::StoreError;
 use actix_web::body::MessageBody;
@@ -140,7 +140,7 @@ pub fn scope(has_cache: bool) -> impl HttpServiceFactory {
     }
     let paths: Vec<&str> = by_path.keys().copied().collect();
     let there_is = format!("there is {} under /-/", paths.join(", "));
-    // The framework matches decoded paths: `/%2D/` is a path of an upstream all the same, as `serve::route` has it.
+    // The framework matches decoded paths: `/%2D/` is a path of an upstream all the same, as `proxy::request::route` has it.
     let is_ours = |context: &GuardContext<'_>| context.head().uri.path().starts_with("/-/");
     let mut scope = web::scope("/-").guard(fn_guard(is_ours));
     for (path, operations) in by_path {

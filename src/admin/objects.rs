@@ -9,7 +9,7 @@ use super::{on_disk, problem};
 use crate::api::{ObjectPage, ObjectSummary, Purged, Stats};
 use crate::fill::Purge;
 use crate::key::ObjectId;
-use crate::serve::{Problem, Service};
+use crate::proxy::{Problem, Service};
 use crate::store::{PurgeMode, PurgeScope, summary_of};
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Json};

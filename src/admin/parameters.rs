@@ -5,7 +5,7 @@
 
 use super::problem;
 use crate::key::ObjectId;
-use crate::serve::Problem;
+use crate::proxy::Problem;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::{FromRequest, HttpRequest};

@@ -8,7 +8,7 @@ use super::parameters::{NoParameters, Query};
 use super::problem;
 use crate::api::{StreamSummaries, StreamSummary};
 use crate::live::{Stream, StreamId};
-use crate::serve::{Problem, Service, stream_summary};
+use crate::proxy::{Problem, Service, stream_summary};
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Json};

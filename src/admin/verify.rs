@@ -9,7 +9,7 @@ use super::problem;
 use crate::api::VerifyEvent;
 use crate::clock::Instant;
 use crate::key::ObjectId;
-use crate::serve::{Problem, Service};
+use crate::proxy::{Problem, Service};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::web::Data;

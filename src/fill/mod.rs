@@ -11,7 +11,7 @@
 //! ```text
 //! reader ──join──► registry ──► owner ──plan──► session ──► upstream
 //!    ▲                            ▲                │
-//!    └── woken by store::presence │◄── events ─────┘──► store::commit
+//!    └── woken by store::object::presence │◄── events ─────┘──► store::write::commit
 //! ```
 //!
 //! Every exchange waits for its turn in the budget of its upstream (fetch/ask.rs). What readers want now and

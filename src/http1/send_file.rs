@@ -23,7 +23,7 @@ const CALL_BYTES: u64 = 256 * 1024;
 const MOST_CALL_BYTES: u64 = 2 << 20;
 
 /// Where a call was not taken whole, the next asks for this: the socket is full, most likely, and all that is asked for
-/// is looked for in the page cache first. A judgement: one look (`store::sending` looks once in so many bytes).
+/// is looked for in the page cache first. A judgement: one look (`store::read::sendfile` looks once in so many bytes).
 const RETRY_BYTES: u64 = 64 * 1024;
 
 /// Bytes that are not in the page cache are read into it in pieces of this length, each sent in one call; the kernel

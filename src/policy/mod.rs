@@ -1,6 +1,6 @@
 //! Which stored replies may answer a later request (RFC 9111 §3, §4), for a shared cache. Pure.
 //!
-//! Text goes in as [`Fields`], verdicts with their reasons come out; `serve` and `fill` carry them out.
+//! Text goes in as [`Fields`], verdicts with their reasons come out; `proxy` and `fill` carry them out.
 //! An incomplete object needs no rule of its own for the bytes it lacks: every new session asks with
 //! `If-Range`, so a changed upstream shows itself at the next byte.
 

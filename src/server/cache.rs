@@ -13,7 +13,7 @@ use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::fill::{FillRuntimes, FillSettings, Registry, RunningRuntimes, Served};
 use crate::live::{Limits, Rules, Streams};
-use crate::serve::{Routes, Service, ServiceSettings};
+use crate::proxy::{Routes, Service, ServiceSettings};
 use crate::store::{Store, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::{BudgetSettings, Client, ClientSettings};

@@ -16,7 +16,7 @@ use super::site_handler::SiteHandler;
 use super::{KEEP_ALIVE, http2};
 use crate::clock::SharedClock;
 use crate::http1::{Connections, Http1Connections, Watched};
-use crate::serve::RequestCache;
+use crate::proxy::RequestCache;
 use crate::site::Site;
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol, Request};

@@ -355,7 +355,7 @@ mod tests {
                 .routes
                 .resolve(url.path(), url.query())
                 .expect("served");
-            let crate::serve::Routed::Fetch { target, .. } = routed else {
+            let crate::proxy::Routed::Fetch { target, .. } = routed else {
                 panic!("{url} leads to the API");
             };
             assert_eq!(target.url, upstream);

@@ -5,8 +5,8 @@
 //! itself. All else goes the way that requests of the framework go, and is counted here as the application counts it.
 
 use crate::http1::{Handler, HitBody, RequestHead, Response};
+use crate::proxy::{RequestCache, RequestTarget};
 use crate::ranges::ByteRange;
-use crate::serve::{RequestCache, RequestTarget};
 use crate::site::Site;
 use crate::store::Object;
 use crate::webdav::Authorizer;

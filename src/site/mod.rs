@@ -19,7 +19,7 @@ pub use access_log::AccessLog;
 use crate::clock::Instant;
 use crate::clock::SharedClock;
 use crate::http1::Response;
-use crate::serve::{Problem, RouteError, Routed, Service};
+use crate::proxy::{Problem, RouteError, Routed, Service};
 use crate::telemetry::Metrics;
 use crate::webdav::{Admitted, Authorizer, Mount};
 use actix_web::HttpResponse;

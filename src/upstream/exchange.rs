@@ -2,7 +2,7 @@
 //!
 //! A reply is read once, here, and read as it came: how its body ends (RFC 9112 §6.3), which validators it has, which
 //! fields go on. Field values are texts as `header::text_of` makes them, so none is dropped for its bytes. Whether what
-//! a reply claims is believed is decided above (`fill::classify_reply`). A body in a transfer coding that is not known
+//! a reply claims is believed is decided above (`fill::fetch::classify_reply`). A body in a transfer coding that is not known
 //! is no body: nobody could tell its bytes. Dropping an exchange ends it, and closes its connection where the body is
 //! not over.
 

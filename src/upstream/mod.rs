@@ -1,7 +1,7 @@
 //! The network side: one request to an upstream, and its reply as it really came.
 //!
 //! The HTTP client is seen here only. It is set to follow nothing, decompress nothing and time
-//! nothing but silence; what a reply claims is read here, and believed or not in `fill::classify_reply`.
+//! nothing but silence; what a reply claims is read here, and believed or not in `fill::fetch::classify_reply`.
 
 mod backoff;
 mod budget;

@@ -18,7 +18,7 @@
 use super::{DirectoryService, forwarded};
 use crate::clock::Instant;
 use crate::directory::{Caller, Right, Tokens, TreePath};
-use crate::serve::{Problem, refusal};
+use crate::proxy::{Problem, refusal};
 use crate::sync::lock;
 use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;

@@ -5,7 +5,7 @@
 
 use crate::directory::{DirectoryError, ReceivedBody};
 use crate::header::Claim;
-use crate::serve::Problem;
+use crate::proxy::Problem;
 use actix_http::Payload;
 use actix_http::error::PayloadError;
 use actix_web::http::StatusCode;

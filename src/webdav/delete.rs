@@ -9,7 +9,7 @@ use super::put_request::{field_text, read_preconditions};
 use super::{DirectoryService, problem_of};
 use crate::directory::{DirectoryError, Loss, PrereadDigest, TreePath, TreeWriter};
 use crate::header::{Preconditions, boolean};
-use crate::serve::Problem;
+use crate::proxy::Problem;
 use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;

@@ -20,8 +20,8 @@
 
 use crate::directory::{Digest, DigestCache, Stamp, Tag, TreePath, has_fixed_bytes, stamp};
 use crate::http1::{BodyPiece, SendFile};
+use crate::proxy::SegmentSource;
 use crate::ranges::{ByteOffset, ByteRange};
-use crate::serve::SegmentSource;
 use crate::store::{BLOCK_BYTES, Sending, read_blocking, read_now, send_file_now};
 use bytes::Bytes;
 use std::fs::File;
@@ -363,8 +363,8 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::http1::StoredBody;
-    use crate::serve::SegmentedBody;
-    use crate::serve::multipart::Segment;
+    use crate::proxy::SegmentedBody;
+    use crate::proxy::multipart::Segment;
     use crate::telemetry::Metrics;
     use actix_web::body::{BodySize, MessageBody};
     use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};

@@ -20,7 +20,7 @@ use crate::directory::{
 };
 use crate::header::{EntityTag, Known};
 use crate::http1::HeadOnly;
-use crate::serve::{Answer, Facts, Problem, Request, answer};
+use crate::proxy::{Answer, Facts, Problem, Request, answer};
 use actix_web::HttpResponse;
 use actix_web::body::BodySize;
 use actix_web::http::StatusCode;

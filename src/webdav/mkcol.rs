@@ -8,7 +8,7 @@ use super::put_request::read_preconditions;
 use super::{DirectoryService, problem_of};
 use crate::directory::{DirectoryError, PrereadDigest, TreePath, TreeWriter};
 use crate::header::Preconditions;
-use crate::serve::Problem;
+use crate::proxy::Problem;
 use actix_http::Payload;
 use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;

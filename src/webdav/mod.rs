@@ -59,7 +59,7 @@ use crate::directory::{
 };
 use crate::header::print_date;
 use crate::http1::Response;
-use crate::serve::{Problem, Request};
+use crate::proxy::{Problem, Request};
 use crate::telemetry::Metrics;
 use actix_http::Payload;
 use actix_web::HttpResponse;

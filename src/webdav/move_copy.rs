@@ -21,7 +21,7 @@ use crate::directory::{
     TreePath, TreeWriter, WriteOutcome,
 };
 use crate::header::Preconditions;
-use crate::serve::Problem;
+use crate::proxy::Problem;
 use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;

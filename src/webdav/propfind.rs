@@ -16,7 +16,7 @@ use crate::directory::{
     DeadProperties, DigestCache, DirectoryError, Found, INLINE_BYTES, Member, MemberKind, MemberNames, PropertyName,
     Stamp, Tag, Tree, TreePath, member,
 };
-use crate::serve::Problem;
+use crate::proxy::Problem;
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;

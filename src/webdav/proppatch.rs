@@ -10,7 +10,7 @@ use super::request_xml::{self, DAV, PropertyInstruction};
 use super::{DirectoryService, problem_of};
 use crate::directory::{DirectoryError, PrereadDigest, PropertyPatch, TreePath, TreeWriter};
 use crate::header::{Preconditions, parse_date};
-use crate::serve::Problem;
+use crate::proxy::Problem;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;

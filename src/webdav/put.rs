@@ -10,7 +10,7 @@ use super::put_request::{PutRequest, placed_response};
 use super::{DirectoryService, problem_of};
 use crate::directory::{IncomingBody, PrereadDigest, ReceivedBody, Tag, TreePath, TreeWriter, WriteOutcome};
 use crate::header::Preconditions;
-use crate::serve::Problem;
+use crate::proxy::Problem;
 use actix_http::Payload;
 use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;

@@ -6,7 +6,7 @@
 use super::get_file::tell_date;
 use crate::directory::{LAST_SECOND, Tag, WriteOutcome};
 use crate::header::{Claim, Preconditions, claim};
-use crate::serve::Problem;
+use crate::proxy::Problem;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName};

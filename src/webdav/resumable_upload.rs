@@ -22,7 +22,7 @@ use crate::directory::{
     DirectoryError, PrereadDigest, Right, Tag, TreePath, TreeWriter, Upload, UploadLease, UploadRecord, Uploads,
 };
 use crate::header::{Claim, Preconditions, boolean, count};
-use crate::serve::Problem;
+use crate::proxy::Problem;
 use actix_http::Payload;
 use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;

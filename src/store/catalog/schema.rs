@@ -70,7 +70,7 @@ mod tests {
     use super::*;
     use crate::key::ObjectId;
 
-    const FIXTURE: &str = include_str!("../../tests/fixtures/catalog-0001.txt");
+    const FIXTURE: &str = include_str!("../../../tests/fixtures/catalog-0001.txt");
 
     fn hex(text: &str) -> Vec<u8> {
         (0..text.len())
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_record_of_version_2_is_read_as_a_reply_with_status_200() {
-        let fixture = include_str!("../../tests/fixtures/record-0002.txt");
+        let fixture = include_str!("../../../tests/fixtures/record-0002.txt");
         let line = fixture.lines().find(|line| !line.starts_with('#')).expect("a record");
         let record = Record::from_bytes(&hex(line)).expect("decodes");
         assert_eq!((record.generation, record.hits, record.pinned), (77, 4, true));
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_record_of_version_3_keeps_its_values_as_the_bytes_that_they_were() {
-        let fixture = include_str!("../../tests/fixtures/record-0003.txt");
+        let fixture = include_str!("../../../tests/fixtures/record-0003.txt");
         let line = fixture.lines().find(|line| !line.starts_with('#')).expect("a record");
         let record = Record::from_bytes(&hex(line)).expect("decodes");
         assert_eq!((record.generation, record.hits, record.pinned), (3, 4, true));

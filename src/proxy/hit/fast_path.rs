@@ -8,17 +8,17 @@
 //! it is whole. It is made by the long way itself, from a plain request, so the two cannot say different things
 //! (docs/decisions/0014).
 
-use super::body::SegmentedBody;
-use super::multipart::Segment;
-use super::object_source::{ObjectSource, RefetchSource};
-use super::request::Request;
 use super::request_cache::{
     CachedHead, LEAST_TTL_SECONDS, MAX_RECENT_BYTES, Remembered, RequestCache, RequestTarget, second_ends,
 };
-use super::route::Routed;
-use super::service::Service;
 use crate::header::{Selection, select, select_one};
 use crate::http1::{HitBody, RequestHead, lines_of};
+use crate::proxy::request::Request;
+use crate::proxy::request::route::Routed;
+use crate::proxy::response::body::SegmentedBody;
+use crate::proxy::response::multipart::Segment;
+use crate::proxy::response::object_source::{ObjectSource, RefetchSource};
+use crate::proxy::service::Service;
 use crate::ranges::ByteRange;
 use crate::store::{Object, Watch};
 use actix_web::body::MessageBody;

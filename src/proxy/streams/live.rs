@@ -4,22 +4,22 @@
 //! where a client can begin. Who was cut says where (`Range`), or which event it has seen last (`Last-Event-ID`),
 //! and goes on there without a gap. Under its id the log is read from its beginning or from any offset.
 
-use super::body::SegmentedBody;
-use super::find::anew;
-use super::hot_headers::HotHeaders;
-use super::lookup::{FoundObject, answer_of};
-use super::multipart::{Segment, size_of};
-use super::object_source::ObjectSource;
-use super::problem::{CACHE_STATUS, Problem};
-use super::request::Request;
-use super::respond::ResponseBuilder;
-use super::reuse::age_of;
-use super::service::Service;
 use crate::config::Delivery;
 use crate::fill::Cursor;
 use crate::header::{CacheStatus, FirstWanted, first_wanted};
 use crate::http1::{HeadOnly, Response, ResponseBody};
 use crate::live::{Stream, StreamFormat, after_event};
+use crate::proxy::cache::fetch::anew;
+use crate::proxy::cache::freshness::age_of;
+use crate::proxy::cache::lookup::{FoundObject, answer_of};
+use crate::proxy::hit::hot_headers::HotHeaders;
+use crate::proxy::request::Request;
+use crate::proxy::response::body::SegmentedBody;
+use crate::proxy::response::multipart::{Segment, size_of};
+use crate::proxy::response::object_source::ObjectSource;
+use crate::proxy::response::problem::{CACHE_STATUS, Problem};
+use crate::proxy::response::write::ResponseBuilder;
+use crate::proxy::service::Service;
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, StoreError, Watch};
 use crate::upstream::Span;
@@ -49,7 +49,7 @@ struct Part {
 
 impl Service {
     /// Answers from a stream that the fill logs, under the stream's URL.
-    pub(super) async fn send_live(
+    pub(in crate::proxy) async fn send_live(
         &self,
         request: &Request<'_>,
         mut found: FoundObject,
@@ -305,6 +305,6 @@ fn wanted_part(field: &str, (first, end): (ByteOffset, ByteOffset)) -> Result<Pa
 }
 
 /// The path of what opens a stream.
-pub(super) fn path_of(stream: &Stream) -> String {
+pub(in crate::proxy) fn path_of(stream: &Stream) -> String {
     format!("/-/api/v1/streams/{}", stream.id())
 }

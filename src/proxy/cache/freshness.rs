@@ -5,12 +5,12 @@
 //! object that was purged softly or invalidated, a film without a validator. Ages are counted by the monotone clock;
 //! the wall clock counts for what was stored before the start.
 
-use super::hot_headers::HotHeaders;
-use super::request::Request;
-use super::service::Service;
 use crate::api::ObjectState;
 use crate::fill::Want;
 use crate::policy::{FreshnessDefaults, Lifetime, Reason, RequestDirectives, Reuse};
+use crate::proxy::hit::hot_headers::HotHeaders;
+use crate::proxy::request::Request;
+use crate::proxy::service::Service;
 use crate::store::{Expired, Head, Object};
 use crate::upstream::Target;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Service {
     /// The permitted reuse of a whole object.
-    pub(super) fn reuse(&self, object: &Object, asked: &RequestDirectives, elapsed: Duration) -> Reuse {
+    pub(in crate::proxy) fn reuse(&self, object: &Object, asked: &RequestDirectives, elapsed: Duration) -> Reuse {
         if object.presence().state() == ObjectState::Unverified && !self.settings.keep_unverified {
             return Reuse::Refetch(Reason::Unknown);
         }
@@ -62,7 +62,7 @@ impl Service {
     }
 
     /// Whether a stale object may answer where the upstream could not be asked.
-    pub(super) fn may_outlive_errors(&self, request: &Request<'_>, object: &Object) -> bool {
+    pub(in crate::proxy) fn may_outlive_errors(&self, request: &Request<'_>, object: &Object) -> bool {
         let head = object.head();
         let age = age_for_reuse(object, &head, self.clock.elapsed());
         let terms = &HotHeaders::of(&head, object).terms;
@@ -71,7 +71,7 @@ impl Service {
     }
 
     /// For how many seconds the object is fresh still, or has been stale (RFC 9211 §2.4).
-    pub(super) fn ttl(&self, object: &Object, elapsed: Duration) -> i64 {
+    pub(in crate::proxy) fn ttl(&self, object: &Object, elapsed: Duration) -> i64 {
         let head = object.head();
         let prepared = HotHeaders::of(&head, object);
         let lifetime = prepared.terms.lifetime(self.leeway(&head, object));
@@ -89,7 +89,7 @@ impl Service {
     }
 
     /// Asks the upstream about a stale object that has just answered (RFC 5861 §3).
-    pub(super) fn revalidate_meanwhile(&self, target: &Arc<Target>, object: &Arc<Object>) {
+    pub(in crate::proxy) fn revalidate_meanwhile(&self, target: &Arc<Target>, object: &Arc<Object>) {
         let cursor = self
             .fills
             .join(target, Want::Validity { bytes: true }, Some(Arc::clone(object)));
@@ -100,7 +100,7 @@ impl Service {
 }
 
 /// How old an object is when `elapsed` is what the clock says: as it came, and since.
-pub(super) fn age_of(object: &Object, elapsed: Duration) -> Duration {
+pub(in crate::proxy) fn age_of(object: &Object, elapsed: Duration) -> Duration {
     let head = object.head();
     Duration::from_secs(head.representation().age).saturating_add(head.since_validated(elapsed))
 }

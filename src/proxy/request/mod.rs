@@ -3,7 +3,10 @@
 //! Values lie where the framework has them; nothing is copied but what is parsed. `Range` is read for GET alone (RFC
 //! 9110 §14.2), and a preference to wait makes the answer a capped one, whatever the setting.
 
-use super::answer::Question;
+pub(super) mod forward;
+pub(super) mod route;
+
+use super::response::decide::Question;
 use crate::config::Delivery;
 use crate::header::{Conditions, preferred_wait, wants_sha256};
 use crate::policy::{Fields, RequestDirectives};

@@ -14,16 +14,16 @@
 //!
 //! A stale object that may outlive errors answers where all of that failed.
 
-use super::hot_headers::HotHeaders;
 use super::lookup::{FoundObject, MAX_GENERATIONS, answer_of};
-use super::problem::{Problem, redirected, refused};
-use super::request::Request;
-use super::service::Service;
 use super::variant::{is_selected, variant_of};
 use crate::fill::{Cursor, Phase, Want};
 use crate::header::{CacheStatus, FirstWanted, Forwarded, first_wanted};
 use crate::http1::Response;
 use crate::policy::{Fields, Lifetime, NotStored, Reason, Reuse};
+use crate::proxy::hit::hot_headers::HotHeaders;
+use crate::proxy::request::Request;
+use crate::proxy::response::problem::{Problem, redirected, refused};
+use crate::proxy::service::Service;
 use crate::ranges::ByteRange;
 use crate::store::{Object, Watch};
 use crate::upstream::{Span, Target, Trust};
@@ -33,7 +33,7 @@ use std::time::Duration;
 
 impl Service {
     /// The object of a request that is not a hit, with the fill that it joins.
-    pub(super) async fn find(
+    pub(in crate::proxy) async fn find(
         &self,
         request: &Request<'_>,
         target: &Arc<Target>,
@@ -157,7 +157,7 @@ impl Service {
         self.respond(request, target, answer, Watch::new(stale), None, cache_status)
     }
 
-    pub(super) async fn opened(
+    pub(in crate::proxy) async fn opened(
         &self,
         request: &Request<'_>,
         target: &Arc<Target>,
@@ -293,7 +293,7 @@ async fn was_asked_for_another(cursor: &Cursor, target: &Target, span: Span) -> 
 }
 
 /// The same wish of somebody who shares nothing.
-pub(super) fn anew(want: Want, (span, only): (Span, bool)) -> Want {
+pub(in crate::proxy) fn anew(want: Want, (span, only): (Span, bool)) -> Want {
     match (want, only) {
         (Want::Head, _) => Want::Head,
         (_, true) => Want::Only(span),

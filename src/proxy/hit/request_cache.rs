@@ -2,14 +2,14 @@
 //!
 //! Parsing and hashing a URL costs more than serving 16 KiB of it, and a table shared by all workers would cost a lock:
 //! each remembers where its last requests went, and the header of the answer for the second in which that stays the
-//! same (quick.rs). What is remembered of a path is where it leads, which the configuration alone decides; whether it
+//! same (fast_path.rs). What is remembered of a path is where it leads, which the configuration alone decides; whether it
 //! may answer is looked at each time.
 
-use super::request::{Request, RequestFields};
-use super::route::Routed;
-use super::service::Service;
 use crate::config::Delivery;
 use crate::http1::Response;
+use crate::proxy::request::route::Routed;
+use crate::proxy::request::{Request, RequestFields};
+use crate::proxy::service::Service;
 use crate::ranges::ByteRange;
 use crate::store::{Head, HitCounter, SmallBody};
 use crate::upstream::Target;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Longer paths are rare enough to be parsed each time: a judgement.
-pub(super) const MAX_RECENT_BYTES: usize = 512;
+pub(in crate::proxy) const MAX_RECENT_BYTES: usize = 512;
 
 /// The most paths that a worker remembers: a judgement, half a megabyte of paths at most.
 const MAX_RECENT: usize = 1024;
@@ -36,9 +36,9 @@ const TOLD_SHARE: u32 = 8;
 
 /// An answer that is fresh for less than this may not be so at the end of its second. Two: `ttl` is in whole seconds,
 /// so one may be over at once.
-pub(super) const LEAST_TTL_SECONDS: i64 = 2;
+pub(in crate::proxy) const LEAST_TTL_SECONDS: i64 = 2;
 
-pub(super) type Table = HashMap<String, Remembered>;
+pub(in crate::proxy) type Table = HashMap<String, Remembered>;
 
 /// The recent requests of one worker.
 ///
@@ -50,11 +50,11 @@ pub struct RequestCache {
 }
 
 impl RequestCache {
-    pub(super) fn table(&self) -> RefMut<'_, Table> {
+    pub(in crate::proxy) fn table(&self) -> RefMut<'_, Table> {
         self.table.borrow_mut()
     }
 
-    pub(super) fn remember(table: &mut Table, path: &str, known: Remembered) {
+    pub(in crate::proxy) fn remember(table: &mut Table, path: &str, known: Remembered) {
         if table.len() >= MAX_RECENT {
             table.clear();
         }
@@ -64,24 +64,24 @@ impl RequestCache {
 
 /// A header to be given again while its second lasts.
 #[derive(Debug)]
-pub(super) struct CachedHead {
+pub(in crate::proxy) struct CachedHead {
     /// The object's head that the header was made of.
-    pub(super) head: Arc<Head>,
-    pub(super) length: u64,
+    pub(in crate::proxy) head: Arc<Head>,
+    pub(in crate::proxy) length: u64,
     /// By [`crate::clock::Clock::elapsed`].
-    pub(super) until: Duration,
+    pub(in crate::proxy) until: Duration,
     /// All fields but those of the framing, each with its end of line.
-    pub(super) fields: Vec<u8>,
-    pub(super) kept: Option<Arc<SmallBody>>,
-    pub(super) tally: HitCounter,
+    pub(in crate::proxy) fields: Vec<u8>,
+    pub(in crate::proxy) kept: Option<Arc<SmallBody>>,
+    pub(in crate::proxy) tally: HitCounter,
     /// How often it was given, and how often of those its object was told of.
-    pub(super) given: u32,
-    pub(super) told: u32,
+    pub(in crate::proxy) given: u32,
+    pub(in crate::proxy) told: u32,
 }
 
 impl CachedHead {
     /// Writes the header for a range, or for the whole object.
-    pub(super) fn write(&self, range: Option<ByteRange>, is_part: bool, closes: bool, into: &mut Vec<u8>) {
+    pub(in crate::proxy) fn write(&self, range: Option<ByteRange>, is_part: bool, closes: bool, into: &mut Vec<u8>) {
         let length = range.map_or(0, |range| range.len());
         let status: &[u8] = match is_part {
             true => b"HTTP/1.1 206 Partial Content\r\n",
@@ -111,7 +111,7 @@ impl CachedHead {
     }
 
     /// Notes that it was given once more.
-    pub(super) fn note(&mut self) {
+    pub(in crate::proxy) fn note(&mut self) {
         self.given = self.given.saturating_add(1);
         let untold = self.given - self.told;
         if untold > self.told / TOLD_SHARE || untold >= TOLD_AFTER {
@@ -134,21 +134,21 @@ impl Drop for CachedHead {
 /// Where a path leads.
 #[derive(Debug)]
 pub struct RequestTarget {
-    pub(super) target: Arc<Target>,
-    pub(super) delivery: Delivery,
+    pub(in crate::proxy) target: Arc<Target>,
+    pub(in crate::proxy) delivery: Delivery,
 }
 
 /// Where a path leads, and what was last answered there.
 #[derive(Debug)]
-pub(super) struct Remembered {
+pub(in crate::proxy) struct Remembered {
     /// Shared by the answers of this worker: its count is in no other core's caches.
-    pub(super) place: Rc<RequestTarget>,
+    pub(in crate::proxy) place: Rc<RequestTarget>,
     /// The header that was given there.
-    pub(super) template: Option<CachedHead>,
+    pub(in crate::proxy) template: Option<CachedHead>,
 }
 
 impl Remembered {
-    pub(super) fn new(target: Arc<Target>, delivery: Delivery) -> Self {
+    pub(in crate::proxy) fn new(target: Arc<Target>, delivery: Delivery) -> Self {
         Self {
             place: Rc::new(RequestTarget { target, delivery }),
             template: None,
@@ -187,7 +187,7 @@ impl Service {
 }
 
 /// When `Age` and `ttl` move on: when the next whole second since the validation is over.
-pub(super) fn second_ends(head: &Head, now: Duration) -> Duration {
+pub(in crate::proxy) fn second_ends(head: &Head, now: Duration) -> Duration {
     let over = head.since_validated(now).subsec_nanos();
     now.saturating_add(Duration::from_secs(1).saturating_sub(Duration::from_nanos(over.into())))
 }

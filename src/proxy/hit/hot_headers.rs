@@ -14,32 +14,32 @@ use std::borrow::Cow;
 use std::time::SystemTime;
 
 /// The parts of an answer that depend on the object alone.
-pub(super) struct HotHeaders {
+pub(in crate::proxy) struct HotHeaders {
     /// The fields kept from the upstream, with ours in place of theirs.
-    pub(super) fields: Vec<(HeaderName, HeaderValue)>,
+    pub(in crate::proxy) fields: Vec<(HeaderName, HeaderValue)>,
     /// The upstream's terms of reuse.
-    pub(super) terms: Terms,
+    pub(in crate::proxy) terms: Terms,
     /// Whether the media type is one that is the same for every client: a film, a picture, a font.
-    pub(super) is_for_all: bool,
+    pub(in crate::proxy) is_for_all: bool,
     /// Whether it is the body of a film or a song: without explicit freshness it stays fresh.
-    pub(super) is_media: bool,
+    pub(in crate::proxy) is_media: bool,
     /// The upstream states a digest.
-    pub(super) has_digest: bool,
+    pub(in crate::proxy) has_digest: bool,
     /// `Last-Modified`.
-    pub(super) modified: Option<SystemTime>,
+    pub(in crate::proxy) modified: Option<SystemTime>,
     /// Whether the body is coded: its ranges mean nothing to a player.
-    pub(super) content_encoded: bool,
+    pub(in crate::proxy) content_encoded: bool,
     /// Whether that is a strong validator.
-    pub(super) strong_date: bool,
+    pub(in crate::proxy) strong_date: bool,
     /// `Date`.
-    pub(super) dated: Option<SystemTime>,
+    pub(in crate::proxy) dated: Option<SystemTime>,
     /// The upstream's tag, where it is weak.
-    pub(super) weak_etag: Option<String>,
+    pub(in crate::proxy) weak_etag: Option<String>,
 }
 
 impl HotHeaders {
     /// That of `head`, which is the head of `object`.
-    pub(super) fn of<'a>(head: &'a Head, object: &Object) -> &'a Self {
+    pub(in crate::proxy) fn of<'a>(head: &'a Head, object: &Object) -> &'a Self {
         head.derived(|head| Self::make(head, object))
     }
 
@@ -131,7 +131,7 @@ fn mime_of(extension: &str) -> String {
 }
 
 /// The upstream's media type, else the one that the name's extension suggests.
-pub(super) fn content_type(head: &Head, object: &Object) -> Option<String> {
+pub(in crate::proxy) fn content_type(head: &Head, object: &Object) -> Option<String> {
     if let Some(named) = head.representation().header("content-type") {
         return Some(named.to_owned());
     }

@@ -21,7 +21,7 @@ const BLOCKS: [(u64, f64, usize); 3] = [
 
 /// The pace of one body.
 #[derive(Debug)]
-pub(super) struct SendQuantum {
+pub(in crate::proxy) struct SendQuantum {
     /// Bytes sent in this turn.
     turn: u64,
     sent: u64,
@@ -29,7 +29,7 @@ pub(super) struct SendQuantum {
 }
 
 impl SendQuantum {
-    pub(super) fn new() -> Self {
+    pub(in crate::proxy) fn new() -> Self {
         Self {
             turn: 0,
             sent: 0,
@@ -38,7 +38,7 @@ impl SendQuantum {
     }
 
     /// Whether it is the others' turn; then the body is polled again after them.
-    pub(super) fn rests(&mut self, cx: &Context<'_>) -> bool {
+    pub(in crate::proxy) fn rests(&mut self, cx: &Context<'_>) -> bool {
         let rests = self.turn >= TURN_BYTES;
         if rests {
             self.turn = 0;
@@ -48,13 +48,13 @@ impl SendQuantum {
     }
 
     /// Notes that `bytes` have been sent.
-    pub(super) fn sent(&mut self, bytes: u64) {
+    pub(in crate::proxy) fn sent(&mut self, bytes: u64) {
         self.turn += bytes;
         self.sent += bytes;
     }
 
     /// How many bytes are to be read next, at most.
-    pub(super) fn block_bytes(&self) -> usize {
+    pub(in crate::proxy) fn block_bytes(&self) -> usize {
         let seconds = self.begun.elapsed().as_secs_f64();
         let is_theirs =
             |(after, rate, _): &&(u64, f64, usize)| self.sent >= *after && self.sent as f64 >= seconds * rate;

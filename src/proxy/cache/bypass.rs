@@ -4,14 +4,14 @@
 //! it succeeds, the stored replies of its URL, and of the URLs that the answer names within the same origin, are
 //! invalidated before the client gets the status: its next request finds the new state. CONNECT and TRACE end here.
 
-use super::forward::{forwarded_fields, goes_in_circles, makes_claims};
-use super::problem::{CACHE_STATUS, Problem};
-use super::route::Routes;
-use super::service::Service;
 use crate::fill::{Relayed, RequestBody, Seen};
 use crate::header::{CacheStatus, Forwarded, value_of};
 use crate::http1::Response;
 use crate::key::ObjectKey;
+use crate::proxy::request::forward::{forwarded_fields, goes_in_circles, makes_claims};
+use crate::proxy::request::route::Routes;
+use crate::proxy::response::problem::{CACHE_STATUS, Problem};
+use crate::proxy::service::Service;
 use crate::upstream::Target;
 use actix_web::HttpResponse;
 use actix_web::body::SizedStream;
@@ -28,7 +28,7 @@ const DEALT_WITH: &[&str] = &["content-length", "expect", "host"];
 
 impl Service {
     /// Passes a request with another method than GET and HEAD on.
-    pub(super) async fn pass(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Response {
+    pub(in crate::proxy) async fn pass(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Response {
         let cache_status = CacheStatus::forwarded(Forwarded::Method);
         match self.passed(http, payload, target).await {
             Ok(passed) => answer(passed, cache_status).into(),
@@ -46,17 +46,17 @@ impl Service {
 }
 
 /// A request on its way to the upstream.
-pub(super) struct Sent {
-    pub(super) target: Arc<Target>,
-    pub(super) body: Option<RequestBody>,
+pub(in crate::proxy) struct Sent {
+    pub(in crate::proxy) target: Arc<Target>,
+    pub(in crate::proxy) body: Option<RequestBody>,
     /// Resolves when the client has sent all of it, or has gone.
-    pub(super) uploaded: oneshot::Receiver<()>,
+    pub(in crate::proxy) uploaded: oneshot::Receiver<()>,
     /// The effects on the store when the upstream has answered.
-    pub(super) seen: Box<Seen>,
+    pub(in crate::proxy) seen: Box<Seen>,
 }
 
 /// The relayed form of a request.
-pub(super) fn sent(
+pub(in crate::proxy) fn sent(
     service: &Service,
     http: &RequestHead,
     payload: Payload,

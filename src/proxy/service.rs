@@ -1,10 +1,10 @@
 //! The service of the cache: all that is needed to answer a request.
 //!
 //! There is one for a server, and all of its workers share it. The ways of a request through it are in the files that
-//! add methods: lookup.rs (the whole way), quick.rs and request_cache.rs (hits), find.rs (fills), pass.rs and detach.rs
-//! (what is passed on), streams.rs.
+//! add methods: lookup.rs (the whole way), fast_path.rs and request_cache.rs (hits), fetch.rs (fills), bypass.rs and async_requests.rs
+//! (what is passed on), live.rs.
 
-use super::route::Routes;
+use super::request::route::Routes;
 use crate::clock::SharedClock;
 use crate::fill::Registry;
 use crate::store::Store;

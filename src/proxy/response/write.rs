@@ -4,15 +4,15 @@
 //! same. The length in the header is the sum of the body's segments; where the object's length is not known there is
 //! none. An answer to HEAD has the header that GET's would have, and a body that is never read.
 
-use super::answer::Answer;
 use super::body::SegmentedBody;
-use super::hot_headers::{HotHeaders, content_type};
+use super::decide::Answer;
 use super::multipart::{self, Segment};
 use super::object_source::{ObjectSource, RefetchSource};
 use super::problem::{CACHE_STATUS, unsatisfiable};
 use crate::fill::{Cursor, Registry};
 use crate::header::{CacheStatus, ContentRange, repr_digest};
 use crate::http1::{HeadOnly, Response, ResponseBody};
+use crate::proxy::hit::hot_headers::{HotHeaders, content_type};
 use crate::ranges::ByteRange;
 use crate::store::{Object, Watch};
 use crate::telemetry::Metrics;
@@ -23,24 +23,24 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use std::sync::Arc;
 
 /// An answer with all that it needs to be sent.
-pub(super) struct ResponseBuilder<'a> {
-    pub(super) answer: Answer,
-    pub(super) head_only: bool,
-    pub(super) watch: Watch,
-    pub(super) cursor: Option<Cursor>,
+pub(in crate::proxy) struct ResponseBuilder<'a> {
+    pub(in crate::proxy) answer: Answer,
+    pub(in crate::proxy) head_only: bool,
+    pub(in crate::proxy) watch: Watch,
+    pub(in crate::proxy) cursor: Option<Cursor>,
     /// Where bytes come from, should one turn out to be gone: the fills, and what to ask for.
-    pub(super) source: Option<(&'a Registry, &'a Arc<Target>)>,
-    pub(super) cache_status: CacheStatus,
+    pub(in crate::proxy) source: Option<(&'a Registry, &'a Arc<Target>)>,
+    pub(in crate::proxy) cache_status: CacheStatus,
     /// Seconds since the upstream last vouched for the object.
-    pub(super) age: u64,
+    pub(in crate::proxy) age: u64,
     /// The wait that was honoured, to be echoed (RFC 7240 §3).
-    pub(super) waited: Option<u64>,
+    pub(in crate::proxy) waited: Option<u64>,
     /// A digest of the representation is asked for (RFC 9530 §4).
-    pub(super) wants_digest: bool,
+    pub(in crate::proxy) wants_digest: bool,
 }
 
 impl ResponseBuilder<'_> {
-    pub(super) fn build(self, metrics: &Arc<Metrics>) -> Response {
+    pub(in crate::proxy) fn build(self, metrics: &Arc<Metrics>) -> Response {
         let object = Arc::clone(self.watch.object());
         let known = Arc::clone(&*object.head());
         let prepared = HotHeaders::of(&known, &object);

@@ -67,7 +67,7 @@ pub(crate) fn answer(question: Question<'_>, facts: Facts<'_>) -> Answer {
 /// The part of the answer that may be sent at once: each range up to its last contiguous byte that is here.
 ///
 /// `Err` names the first byte that is missed when nothing can be sent.
-pub(super) fn capped(answer: Answer, present: &RangeSet) -> Result<Answer, u64> {
+pub(in crate::proxy) fn capped(answer: Answer, present: &RangeSet) -> Result<Answer, u64> {
     match answer {
         Answer::Whole(Some(0)) => Ok(answer),
         Answer::Whole(length) => {

@@ -25,7 +25,7 @@ const MAX_UNREADABLE: u32 = 64;
 
 /// Why the body of an object ends before its length.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Cut {
+pub(in crate::proxy) enum Cut {
     /// The upstream will not bring them.
     #[error("the bytes at {at} of {url} will not come: {why}")]
     Broken {
@@ -59,13 +59,13 @@ impl From<JoinError> for Cut {
 }
 
 /// Where the bytes of an object come from, should one turn out to be gone.
-pub(super) struct RefetchSource {
-    pub(super) fills: Registry,
-    pub(super) target: Arc<Target>,
+pub(in crate::proxy) struct RefetchSource {
+    pub(in crate::proxy) fills: Registry,
+    pub(in crate::proxy) target: Arc<Target>,
 }
 
 /// The object that a body is of.
-pub(super) struct ObjectSource {
+pub(in crate::proxy) struct ObjectSource {
     /// Bytes are here up to this offset.
     here: ByteOffset,
     /// The object's epoch from before that was known.
@@ -83,7 +83,7 @@ pub(super) struct ObjectSource {
 }
 
 impl ObjectSource {
-    pub(super) fn new(watch: Watch, cursor: Option<Cursor>, refetch: Option<RefetchSource>) -> Self {
+    pub(in crate::proxy) fn new(watch: Watch, cursor: Option<Cursor>, refetch: Option<RefetchSource>) -> Self {
         Self {
             here: 0,
             epoch: 0,
@@ -96,7 +96,7 @@ impl ObjectSource {
     }
 
     /// The same for one who reads a stream along.
-    pub(super) fn listening(self, listener: Listener) -> Self {
+    pub(in crate::proxy) fn listening(self, listener: Listener) -> Self {
         Self {
             listener: Some(listener),
             ..self

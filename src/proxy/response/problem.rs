@@ -2,10 +2,10 @@
 //!
 //! Clients learn what went wrong and whose side it is on, never local paths.
 
-use super::route::{RouteError, Routes};
 use crate::api::ProblemDetails;
 use crate::fill::{Moved, Refusal};
 use crate::header::{CacheStatus, ContentRange, Forwarded, value_of};
+use crate::proxy::request::route::{RouteError, Routes};
 use crate::upstream::UpstreamError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -15,7 +15,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The name of the field of RFC 9211.
-pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(in crate::proxy) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// An answer that is not the object.
 #[derive(Debug)]
@@ -57,13 +57,13 @@ impl Problem {
     }
 
     /// A request that has come by here several times.
-    pub(super) fn circles() -> Self {
+    pub(in crate::proxy) fn circles() -> Self {
         let what = "the request goes in circles: it has come by here several times (Via); check where --upstream leads";
         Self::new(StatusCode::LOOP_DETECTED, what)
     }
 
     /// The same, naming the methods that are served.
-    pub(super) fn allowing(mut self) -> Self {
+    pub(in crate::proxy) fn allowing(mut self) -> Self {
         self.allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into());
         self
     }
@@ -76,13 +76,13 @@ impl Problem {
     }
 
     /// The same with the true story.
-    pub(super) fn with(mut self, cache_status: CacheStatus) -> Self {
+    pub(in crate::proxy) fn with(mut self, cache_status: CacheStatus) -> Self {
         self.cache_status = Some(cache_status);
         self
     }
 
     /// The store failed; the log has the rest.
-    pub(super) fn store(error: &crate::store::StoreError) -> Self {
+    pub(in crate::proxy) fn store(error: &crate::store::StoreError) -> Self {
         tracing::error!(%error, cause = ?std::error::Error::source(error), "the store failed");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -158,7 +158,7 @@ impl Problem {
         Self::new(status, error.to_string())
     }
 
-    pub(super) fn upstream(error: &UpstreamError) -> Self {
+    pub(in crate::proxy) fn upstream(error: &UpstreamError) -> Self {
         let status = match error {
             _ if error.is_refused() => StatusCode::FORBIDDEN,
             _ if error.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
@@ -222,7 +222,7 @@ impl ResponseError for Problem {
 }
 
 /// The upstream's own answer, passed on as it is.
-pub(super) fn refused(refusal: &Refusal, mut cache_status: CacheStatus) -> HttpResponse {
+pub(in crate::proxy) fn refused(refusal: &Refusal, mut cache_status: CacheStatus) -> HttpResponse {
     cache_status.upstream_status = Some(refusal.status);
     if refusal.status == 416 {
         return unsatisfiable(refusal.complete_length, cache_status);
@@ -245,7 +245,7 @@ pub(super) fn refused(refusal: &Refusal, mut cache_status: CacheStatus) -> HttpR
 }
 
 /// Sends the client where the upstream's redirects led, by the name that it has here.
-pub(super) fn redirected(routes: &Routes, moved: &Moved, mut cache_status: CacheStatus) -> HttpResponse {
+pub(in crate::proxy) fn redirected(routes: &Routes, moved: &Moved, mut cache_status: CacheStatus) -> HttpResponse {
     let Some(path) = routes.path_of(&moved.url) else {
         // The fill has looked before; the routes do not change.
         return Problem::new(
@@ -264,7 +264,7 @@ pub(super) fn redirected(routes: &Routes, moved: &Moved, mut cache_status: Cache
 }
 
 /// 416 with the complete length, where it is known (RFC 9110 §15.5.17).
-pub(super) fn unsatisfiable(size: Option<u64>, cache_status: CacheStatus) -> HttpResponse {
+pub(in crate::proxy) fn unsatisfiable(size: Option<u64>, cache_status: CacheStatus) -> HttpResponse {
     unsatisfied(size)
         .insert_header((CACHE_STATUS, cache_status.to_string()))
         .finish()

@@ -37,14 +37,7 @@
 //! here is noted before the join: a fill that begins may bring it in the next moment, and that is no hit.
 //! `only-if-cached` is refused after the hit and before the fill (RFC 9111 §5.2.1.7).
 
-use super::answer::{Answer, Facts, Question, answer, capped};
-use super::forward::{fetched_for, goes_in_circles, wants_websocket};
-use super::hot_headers::HotHeaders;
-use super::problem::{Problem, refused};
-use super::request::Request;
-use super::respond::ResponseBuilder;
-use super::reuse::age_of;
-use super::service::Service;
+use super::freshness::age_of;
 use super::variant::is_selected;
 use crate::clock::unix_seconds;
 use crate::config::Delivery;
@@ -52,6 +45,13 @@ use crate::fill::Cursor;
 use crate::header::{CacheStatus, Forwarded, Known};
 use crate::http1::Response;
 use crate::policy::Reuse;
+use crate::proxy::hit::hot_headers::HotHeaders;
+use crate::proxy::request::Request;
+use crate::proxy::request::forward::{fetched_for, goes_in_circles, wants_websocket};
+use crate::proxy::response::decide::{Answer, Facts, Question, answer, capped};
+use crate::proxy::response::problem::{Problem, refused};
+use crate::proxy::response::write::ResponseBuilder;
+use crate::proxy::service::Service;
 use crate::ranges::ByteRange;
 use crate::store::{Availability, Broken, Object, Watch};
 use crate::upstream::{Target, Trust};
@@ -63,18 +63,18 @@ use std::time::Duration;
 
 /// How often a request begins again because the upstream changed under it. A judgement: a file that is replaced once is
 /// common, one that changes between each two requests is not to be served.
-pub(super) const MAX_GENERATIONS: usize = 3;
+pub(in crate::proxy) const MAX_GENERATIONS: usize = 3;
 
 /// How long a fill is drawn to a place that a capped answer could not serve. A judgement: the client is told to come
 /// back after a second.
 const INTEREST: Duration = Duration::from_secs(10);
 
 /// An object to answer from, the fill that brings the rest of it, and how it came to be one.
-pub(super) struct FoundObject {
-    pub(super) target: Arc<Target>,
-    pub(super) object: Arc<Object>,
-    pub(super) cursor: Cursor,
-    pub(super) cache_status: CacheStatus,
+pub(in crate::proxy) struct FoundObject {
+    pub(in crate::proxy) target: Arc<Target>,
+    pub(in crate::proxy) object: Arc<Object>,
+    pub(in crate::proxy) cursor: Cursor,
+    pub(in crate::proxy) cache_status: CacheStatus,
 }
 
 enum Attempt {
@@ -85,7 +85,7 @@ enum Attempt {
 
 impl Service {
     /// The answer of an open object that may be used as it is. Who gives it counts it.
-    pub(super) fn stored_answer(
+    pub(in crate::proxy) fn stored_answer(
         &self,
         request: &Request<'_>,
         target: &Arc<Target>,
@@ -347,7 +347,7 @@ impl Service {
     }
 
     /// Answers with a whole that is not known to be a stream.
-    pub(super) fn send_whole(&self, request: &Request<'_>, found: FoundObject) -> Response {
+    pub(in crate::proxy) fn send_whole(&self, request: &Request<'_>, found: FoundObject) -> Response {
         let decided = answer_of(request.question, &found.object);
         let watch = Watch::new(Arc::clone(&found.object));
         self.send(request, found, decided, watch)
@@ -364,7 +364,7 @@ impl Service {
         self.respond(request, &found.target, answer, watch, cursor, cache_status)
     }
 
-    pub(super) fn respond(
+    pub(in crate::proxy) fn respond(
         &self,
         request: &Request<'_>,
         target: &Arc<Target>,
@@ -389,7 +389,7 @@ impl Service {
 }
 
 /// The answer to a question about the object, as if every byte of it were here.
-pub(super) fn answer_of(question: Question<'_>, object: &Object) -> Answer {
+pub(in crate::proxy) fn answer_of(question: Question<'_>, object: &Object) -> Answer {
     let head = object.head();
     let prepared = HotHeaders::of(&head, object);
     let facts = Facts {

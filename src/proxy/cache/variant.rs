@@ -4,10 +4,10 @@
 //! not match is answered from the variant whose key is made of the leader's generation and of what selects
 //! it. So a lookup costs two steps at most, and when the leader goes, its variants are found no more.
 
-use super::forward::WRITTEN;
-use super::problem::Problem;
-use super::service::Service;
 use crate::policy::{Fields, selects, variant_name};
+use crate::proxy::request::forward::WRITTEN;
+use crate::proxy::response::problem::Problem;
+use crate::proxy::service::Service;
 use crate::store::Object;
 use crate::upstream::Target;
 use actix_web::http::StatusCode;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 impl Service {
     /// The open object that a request with these fields selects.
-    pub(super) fn resident(&self, target: &Target, fields: &(impl Fields + ?Sized)) -> Option<Arc<Object>> {
+    pub(in crate::proxy) fn resident(&self, target: &Target, fields: &(impl Fields + ?Sized)) -> Option<Arc<Object>> {
         let leader = self.store.resident(&target.key)?;
         let head = leader.head();
         let is_ours = |name: &str| WRITTEN.contains(&name) || (name == "cookie" && target.drop_cookies);
@@ -31,7 +31,10 @@ impl Service {
     }
 
     /// The target that a request with the target's fields selects, with what is stored of it.
-    pub(super) async fn selected(&self, target: &Arc<Target>) -> Result<(Arc<Target>, Option<Arc<Object>>), Problem> {
+    pub(in crate::proxy) async fn selected(
+        &self,
+        target: &Arc<Target>,
+    ) -> Result<(Arc<Target>, Option<Arc<Object>>), Problem> {
         let fields = Arc::clone(&target.fields);
         let Some(leader) = self.stored(target).await? else {
             return Ok((Arc::clone(target), None));
@@ -67,13 +70,13 @@ impl Service {
 }
 
 /// Whether the object may answer a request with these fields.
-pub(super) fn is_selected(object: &Object, fields: &(impl Fields + ?Sized)) -> bool {
+pub(in crate::proxy) fn is_selected(object: &Object, fields: &(impl Fields + ?Sized)) -> bool {
     let head = object.head();
     let representation = head.representation();
     selects(&representation.selected_by, representation, fields)
 }
 
-pub(super) fn name_of(leader: &Object, fields: &(impl Fields + ?Sized)) -> String {
+pub(in crate::proxy) fn name_of(leader: &Object, fields: &(impl Fields + ?Sized)) -> String {
     let head = leader.head();
     let representation = head.representation();
     let family = (leader.generation(), representation.invalidated);
@@ -81,6 +84,6 @@ pub(super) fn name_of(leader: &Object, fields: &(impl Fields + ?Sized)) -> Strin
 }
 
 /// The variant of a live stream's URL that a target selects, which the running one does not suit.
-pub(super) fn variant_of(object: &Object, target: &Target) -> Arc<Target> {
+pub(in crate::proxy) fn variant_of(object: &Object, target: &Target) -> Arc<Target> {
     Arc::new(target.variant(name_of(object, target.fields.as_slice())))
 }

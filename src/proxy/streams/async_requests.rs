@@ -4,16 +4,16 @@
 //! the stream of the first. The answer is either the log as it comes, or 202 with its place. The client may go once its
 //! body has gone on; the reply is logged to its end.
 
-use super::forward::OF_A_PART;
-use super::pass::{Sent, sent};
-use super::problem::{CACHE_STATUS, Problem};
-use super::service::Service;
-use super::streams::path_of;
+use super::live::path_of;
 use crate::api::{StreamLinks, StreamState, StreamSummary};
 use crate::fill::DetachedRequest;
 use crate::header::{CacheStatus, Forwarded, preferred_wait, prefers_async};
 use crate::http1::Response;
 use crate::live::{CROWDED, Stream, StreamRequest};
+use crate::proxy::cache::bypass::{Sent, sent};
+use crate::proxy::request::forward::OF_A_PART;
+use crate::proxy::response::problem::{CACHE_STATUS, Problem};
+use crate::proxy::service::Service;
 use crate::upstream::Target;
 use actix_web::HttpResponse;
 use actix_web::dev::{Payload, RequestHead};
@@ -24,7 +24,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 
 impl Service {
     /// Whether the request asks to outlive its client, or a rule says so.
-    pub(super) fn is_detached(&self, http: &RequestHead) -> bool {
+    pub(in crate::proxy) fn is_detached(&self, http: &RequestHead) -> bool {
         let path = http.uri.path();
         let matches = |rule: &String| match rule.strip_suffix('*') {
             Some(start) => path.starts_with(start),
@@ -34,7 +34,7 @@ impl Service {
     }
 
     /// Sends the request on, unless it has been sent, and answers with its stream or with where that is.
-    pub(super) async fn detach(
+    pub(in crate::proxy) async fn detach(
         &self,
         http: &RequestHead,
         payload: Payload,

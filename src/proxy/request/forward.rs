@@ -19,7 +19,7 @@ const MOST_TURNS: usize = 8;
 const NOT_FORWARDED: &[&str] = &["accept-encoding", "content-length", "expect", "host"];
 
 /// Fields that ask for less than the whole, or for how it is answered: of what is here, which the upstream is not.
-pub(super) const OF_A_PART: &[&str] = &[
+pub(in crate::proxy) const OF_A_PART: &[&str] = &[
     "if-match",
     "if-modified-since",
     "if-none-match",
@@ -48,10 +48,10 @@ const CLAIMS: &[&str] = &[
 ];
 
 /// Fields that we write: what a client says there is not what its request is fetched with.
-pub(super) const WRITTEN: &[&str] = &["forwarded", "via", "x-forwarded-for", "x-forwarded-proto"];
+pub(in crate::proxy) const WRITTEN: &[&str] = &["forwarded", "via", "x-forwarded-for", "x-forwarded-proto"];
 
 /// A client's fields as those of a fetch of `target`.
-pub(super) fn fetched_for(http: &RequestHead, target: &Arc<Target>, scheme: &str) -> Arc<Target> {
+pub(in crate::proxy) fn fetched_for(http: &RequestHead, target: &Arc<Target>, scheme: &str) -> Arc<Target> {
     let mut fields = end_to_end_of(http, target);
     fields.retain(|(name, _)| {
         let name = name.as_str();
@@ -63,7 +63,7 @@ pub(super) fn fetched_for(http: &RequestHead, target: &Arc<Target>, scheme: &str
 
 /// The fields of a request that is passed on as it is: nobody else gets its answer, so the client may claim
 /// what it likes, and the upstream is told the name by which we were called.
-pub(super) fn forwarded_fields(http: &RequestHead, target: &Target, scheme: &str) -> Vec<(String, String)> {
+pub(in crate::proxy) fn forwarded_fields(http: &RequestHead, target: &Target, scheme: &str) -> Vec<(String, String)> {
     let mut fields = end_to_end_of(http, target);
     let host = http.headers.get("host").and_then(|host| host.to_str().ok());
     add_way(http, target, (host, scheme), &mut fields);
@@ -71,7 +71,7 @@ pub(super) fn forwarded_fields(http: &RequestHead, target: &Target, scheme: &str
 }
 
 /// Whether the request says of itself what is no part of its key.
-pub(super) fn makes_claims(http: &RequestHead) -> bool {
+pub(in crate::proxy) fn makes_claims(http: &RequestHead) -> bool {
     CLAIMS.iter().any(|name| http.headers.contains_key(*name))
 }
 
@@ -154,7 +154,7 @@ fn append(fields: &mut Vec<(String, String)>, name: &str, member: &str) {
 }
 
 /// Whether the request has been here before, more often than can be meant.
-pub(super) fn goes_in_circles(http: &RequestHead) -> bool {
+pub(in crate::proxy) fn goes_in_circles(http: &RequestHead) -> bool {
     let by_us = |member: &&str| member.split_whitespace().nth(1) == Some(PSEUDONYM);
     let lines = http.headers.get_all("via").filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).filter(by_us).count() >= MOST_TURNS
@@ -162,7 +162,7 @@ pub(super) fn goes_in_circles(http: &RequestHead) -> bool {
 
 /// Whether the client would go on in another protocol than HTTP. Other upgrades are offers that may be passed
 /// over (RFC 9110 §7.8).
-pub(super) fn wants_websocket(http: &RequestHead) -> bool {
+pub(in crate::proxy) fn wants_websocket(http: &RequestHead) -> bool {
     let lines = http.headers.get_all("upgrade").filter_map(|line| line.to_str().ok());
     lines
         .flat_map(|line| line.split(','))

@@ -1,0 +1,11 @@
+//! The cache's decisions: what is stored of a request, whether it may be reused, and whose fill brings the rest.
+//!
+//! `lookup` goes the whole way from a request to its answer. `variant` chooses among the replies stored under one URL, and
+//! `freshness` asks the policy whether one may be reused. `fetch` joins or begins the fill that brings what is missing.
+//! `bypass` relays the methods that are not answered from the store, and invalidates what they change.
+
+pub(super) mod bypass;
+pub(super) mod fetch;
+pub(super) mod freshness;
+pub(super) mod lookup;
+pub(super) mod variant;
