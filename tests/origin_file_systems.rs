@@ -4,7 +4,7 @@
 
 use crate::support::mounts::{Fuse, Mounted, run, skip};
 use crate::support::origin::send;
-use crate::support::{Film, Origin, eventually};
+use crate::support::{Client, Film, Origin, eventually};
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -445,4 +445,54 @@ fn a_mount_that_hangs_takes_neither_its_siblings_nor_all_threads() {
     drop(asking);
     fuse.signal(rustix::process::Signal::CONT);
     eventually("it answers again", || origin.get("/nas/film").status == 200);
+}
+
+#[test]
+fn a_client_that_leaves_a_mount_that_hangs_does_not_stop_the_others() {
+    let origin = Origin::writable();
+    let Some(fuse) = nas(&origin) else { return };
+    let film = Film::new(64 << 20);
+    std::fs::write(origin.outside().join("behind/large"), film.bytes(0, film.len)).expect("written");
+    let body = film.bytes(0, 1 << 20);
+    // Bodies under way, one for each worker and more, both ways.
+    let reading: Vec<Client> = (0..8)
+        .map(|_| {
+            let mut client = Client::connect(origin.address());
+            client.ask("GET", "/nas/large", &[]);
+            client.read_head();
+            film.check(0, &client.read(100_000));
+            client
+        })
+        .collect();
+    let writing: Vec<TcpStream> = (0..8)
+        .map(|index| {
+            let host = origin.address();
+            let head = format!("PUT /nas/new-{index} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2000000\r\n\r\n");
+            let mut stream = TcpStream::connect(host).expect("connected");
+            stream.write_all(head.as_bytes()).expect("sent");
+            stream.write_all(&body).expect("sent");
+            stream
+        })
+        .collect();
+    eventually("the bodies are under way", || staged(&origin) >= 8);
+    fuse.signal(rustix::process::Signal::STOP);
+    // Their files are closed, and what they wrote is removed, while the mount hangs.
+    drop((reading, writing));
+    let answered: Vec<_> = (0..16).map(|_| origin.put("/mine/new", &[], b"x").status).collect();
+    assert!(
+        answered.iter().all(|status| matches!(status, 201 | 204)),
+        "{answered:?}"
+    );
+    fuse.signal(rustix::process::Signal::CONT);
+    eventually("what was begun is gone", || staged(&origin) == 0);
+}
+
+/// The bodies that are being received for the mount: beside their place, or in the directory's own staging.
+fn staged(origin: &Origin) -> usize {
+    let count = |dir: std::path::PathBuf, prefix: &str| {
+        let entries = std::fs::read_dir(dir).map(|entries| entries.flatten().collect::<Vec<_>>());
+        let names = entries.unwrap_or_default().into_iter().map(|entry| entry.file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(prefix)).count()
+    };
+    count(origin.outside().join("behind"), ".millpond-") + count(origin.root().join(".millpond"), "put-")
 }

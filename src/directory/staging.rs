@@ -76,9 +76,12 @@ pub struct Staging {
 }
 
 /// A body in staging. Dropping it removes it, unless it is placed.
+///
+/// It may be dropped on a thread that must not wait: where a client leaves. So whatever may wait for a file system that
+/// hangs, removing the body and closing it on another mount, is then done on a thread of its own ([`LastHold`]).
 #[derive(Debug)]
 pub(super) struct StagedBody {
-    pub(super) file: File,
+    pub(super) file: Arc<File>,
     /// The directory that it lies in, and its name there.
     pub(super) dir: Arc<OwnedFd>,
     pub(super) name: String,
@@ -86,6 +89,18 @@ pub(super) struct StagedBody {
     pub(super) note: Option<NoteFile>,
     /// Set once the body has its place, and for an upload: then a drop removes nothing.
     pub(super) placed: bool,
+    /// Dropped after `file`.
+    last: LastHold,
+}
+
+/// What is left to do with a body in staging when it is dropped.
+#[derive(Debug)]
+struct LastHold {
+    file: Option<Arc<File>>,
+    /// The file is on another file system than `.millpond`, which may not answer.
+    is_apart: bool,
+    body: Option<NoteFile>,
+    note: Option<NoteFile>,
 }
 
 /// A body that is being received, and the running hash of it.
@@ -193,7 +208,7 @@ impl Staging {
         let failed = DirectoryError::from_io("copy a body to its file system");
         let mut from = staged.file.try_clone().map_err(&failed)?;
         from.rewind().map_err(&failed)?;
-        std::io::copy(&mut from, &mut &there.file).map_err(&failed)?;
+        std::io::copy(&mut from, &mut &*there.file).map_err(&failed)?;
         let stat = rustix::fs::fstat(&staged.file).map_err(DirectoryError::from_errno("inspect a body"))?;
         let time = Timespec {
             tv_sec: stat.st_mtime,
@@ -282,13 +297,7 @@ impl Staging {
             });
         }
         file.set_len(length).map_err(failed)?;
-        let staged = StagedBody {
-            file,
-            dir,
-            name: name.to_owned(),
-            note: None,
-            placed: true,
-        };
+        let staged = StagedBody::new(file, dir, name.to_owned(), None, true);
         Ok(IncomingBody::retained(staged, None, length))
     }
 
@@ -307,13 +316,8 @@ impl Staging {
         };
         let failed = DirectoryError::from_io("open an upload");
         let file = body.staged.file.try_clone().map_err(failed)?;
-        let mut staged = StagedBody {
-            file,
-            dir: Arc::clone(&body.staged.dir),
-            name: body.staged.name.clone(),
-            note: None,
-            placed: true,
-        };
+        let (dir, name) = (Arc::clone(&body.staged.dir), body.staged.name.clone());
+        let mut staged = StagedBody::new(file, dir, name, None, true);
         if !Self::can_rename_into(&staged.dir, &self.tree.open_for_writing(collection)?)? {
             self.restage_beside(&mut staged, collection)?;
         }
@@ -501,15 +505,55 @@ impl std::fmt::Debug for IncomingBody {
     }
 }
 
+impl StagedBody {
+    fn new(file: File, dir: Arc<OwnedFd>, name: String, note: Option<NoteFile>, placed: bool) -> Self {
+        let file = Arc::new(file);
+        let last = LastHold {
+            file: Some(Arc::clone(&file)),
+            is_apart: note.is_some(),
+            body: None,
+            note: None,
+        };
+        Self {
+            file,
+            dir,
+            name,
+            note,
+            placed,
+            last,
+        }
+    }
+}
+
 impl Drop for StagedBody {
     fn drop(&mut self) {
         if !self.placed {
-            let _ = unlinkat(&self.dir, &self.name, AtFlags::empty());
+            self.last.body = Some((Arc::clone(&self.dir), std::mem::take(&mut self.name)));
         }
-        // The note goes last: as long as the body may be there, a start must find it.
-        if let Some((dir, note)) = &self.note {
-            let _ = unlinkat(dir, note, AtFlags::empty());
+        self.last.note = self.note.take();
+    }
+}
+
+impl Drop for LastHold {
+    fn drop(&mut self) {
+        let (file, body, note) = (self.file.take(), self.body.take(), self.note.take());
+        if body.is_none() && !self.is_apart {
+            return;
         }
+        let finish = move || {
+            if let Some((dir, name)) = &body {
+                let _ = unlinkat(dir, name, AtFlags::empty());
+            }
+            // The note goes last: as long as the body may be there, a start must find it.
+            if let Some((dir, name)) = &note {
+                let _ = unlinkat(dir, name, AtFlags::empty());
+            }
+            drop(file);
+        };
+        // Without a thread the body stays for the next start, which removes it.
+        let _ = std::thread::Builder::new()
+            .name("millpond-remove".to_owned())
+            .spawn(finish);
     }
 }
 
@@ -522,13 +566,7 @@ pub(super) fn create_staged_file(
     // The rights of any new file, which the umask cuts.
     let file =
         openat(&dir, &name, flags, Mode::from_raw_mode(0o666)).map_err(DirectoryError::from_errno("make a file"))?;
-    Ok(StagedBody {
-        file: File::from(file),
-        dir,
-        name,
-        note,
-        placed: false,
-    })
+    Ok(StagedBody::new(File::from(file), dir, name, note, false))
 }
 
 /// Returns when the names in the directory are on the disk.

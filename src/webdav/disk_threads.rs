@@ -6,6 +6,7 @@
 //! its path is on: the work fails with `LinkToMount` before it touches that mount, and is run again with that one's
 //! permit as well.
 
+use super::open_file::MountThreads;
 use crate::directory::{AllowedMounts, DirectoryError, MAX_LINKED_MOUNTS, MountPoint, Tree, TreePath};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,19 @@ pub(super) struct DiskThreads {
 }
 
 impl DiskThreads {
+    /// The threads of the mount that a path leads to through these links.
+    pub(super) fn of_mount(&self, path: &TreePath, allowed: &AllowedMounts) -> MountThreads {
+        let mounts = self.tree.mounts();
+        let permits = match allowed.last() {
+            Some(mount) => mounts.permits_at(mount),
+            None => mounts.permits(path),
+        };
+        MountThreads {
+            threads: self.threads.clone(),
+            permits,
+        }
+    }
+
     /// A permit of the mount that the path is on; `None` on the directory's own file system.
     pub(super) async fn permit(&self, path: &TreePath) -> Result<Option<OwnedSemaphorePermit>, DirectoryError> {
         match self.tree.mounts().permits(path) {

@@ -18,6 +18,7 @@
 //! A touch(1) breaks no body, nor does a torrent client that fills another part of the file. A body that breaks breaks
 //! its connection: the promised length is never made up.
 
+use super::open_file::OpenFile;
 use crate::directory::{Digest, DigestCache, Stamp, Tag, TreePath, has_fixed_bytes, stamp};
 use crate::http1::{BodyPiece, SendFile};
 use crate::proxy::SegmentSource;
@@ -32,7 +33,6 @@ use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinHandle};
 use twox_hash::XxHash3_64;
 
@@ -62,14 +62,6 @@ impl From<JoinError> for FileCut {
     fn from(_: JoinError) -> Self {
         Self::Lost
     }
-}
-
-/// The threads for reads that may wait for the disk.
-#[derive(Debug, Clone)]
-pub(super) struct ReadThreads {
-    pub(super) threads: tokio::runtime::Handle,
-    /// The permits of the mount that the file is on; `None` on the directory's own file system.
-    pub(super) permits: Option<Arc<Semaphore>>,
 }
 
 /// The comparison that a changed file must pass before more of it is sent.
@@ -102,14 +94,13 @@ impl FixedFile {
 /// The file that a body sends, and the state in which it is sent.
 pub(super) struct FileSource {
     path: TreePath,
-    file: Arc<File>,
+    file: OpenFile,
     /// The same file, if its bytes cannot change.
     fixed: Option<Arc<FixedFile>>,
     /// The state that is sent.
     state: Stamp,
     tag: Tag,
     tags: Arc<DigestCache>,
-    threads: ReadThreads,
     /// The start of the current segment, the hash of what was sent of it, and the end of what was compared.
     begun: ByteOffset,
     sum: XxHash3_64,
@@ -120,29 +111,20 @@ pub(super) struct FileSource {
 impl FileSource {
     /// A file that is open, in the state of its stamp. One that is read in one block is not sent from where it lies: no
     /// copy would be spared that counts.
-    pub(super) fn new(
-        path: TreePath,
-        file: File,
-        state: Stamp,
-        tag: Tag,
-        tags: Arc<DigestCache>,
-        threads: ReadThreads,
-    ) -> Self {
+    pub(super) fn new(path: TreePath, file: OpenFile, state: Stamp, tag: Tag, tags: Arc<DigestCache>) -> Self {
         // A file on a mount apart is not asked: its file system may not answer, and this thread must not wait for it.
-        let may_ask = threads.permits.is_none() && state.size > BLOCK_BYTES as u64;
-        let is_fixed = may_ask && has_fixed_bytes(&file);
-        let file = Arc::new(file);
+        let may_ask = !file.threads().is_apart() && state.size > BLOCK_BYTES as u64;
+        let is_fixed = may_ask && has_fixed_bytes(file.file());
         Self {
             path,
             fixed: is_fixed.then(|| {
-                let file = Arc::clone(&file);
+                let file = file.share();
                 Arc::new(FixedFile { file, state })
             }),
             file,
             state,
             tag,
             tags,
-            threads,
             begun: 0,
             sum: XxHash3_64::new(),
             compared: 0,
@@ -159,7 +141,7 @@ impl FileSource {
     /// segment.
     fn comparison_needed(&self, at: ByteOffset, last: bool) -> Result<Option<Comparison>, FileCut> {
         let state = &self.state;
-        let now = current_stamp(&self.file, self.threads.permits.is_some()).map_err(|_| FileCut::Changed)?;
+        let now = current_stamp(self.file.file(), self.file.threads().is_apart()).map_err(|_| FileCut::Changed)?;
         if self.is_unchanged(&now) {
             return Ok(None);
         }
@@ -189,9 +171,10 @@ impl FileSource {
     }
 
     fn start_comparison(&mut self, at: ByteOffset, comparison: Comparison) {
-        let file = Arc::clone(&self.file);
+        let file = self.file.share();
         self.compared = at;
-        self.comparing = Some(self.threads.spawn(move || compare_now(&file, comparison)));
+        let threads = self.file.threads();
+        self.comparing = Some(threads.spawn(move || compare_now(&file, comparison)));
     }
 
     fn poll_compared(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FileCut>> {
@@ -238,15 +221,16 @@ impl SegmentSource for FileSource {
     }
 
     fn read_now(&self, at: ByteOffset, len: usize) -> Result<Option<Bytes>, FileCut> {
-        Ok(read_now(&self.file, at, len)?)
+        Ok(read_now(self.file.file(), at, len)?)
     }
 
     fn read_later(&self, at: ByteOffset, len: usize) -> JoinHandle<Result<Bytes, FileCut>> {
-        let file = Arc::clone(&self.file);
-        let read = move || read_blocking(&file, at, len);
-        match self.threads.permits {
-            None => tokio::task::spawn_blocking(move || Ok(read()?)),
-            Some(_) => self.threads.spawn_reading(read),
+        match self.file.threads().is_apart() {
+            true => self.file.spawn_reading(move |file| read_blocking(file, at, len)),
+            false => {
+                let file = self.file.share();
+                tokio::task::spawn_blocking(move || Ok(read_blocking(&file, at, len)?))
+            }
         }
     }
 
@@ -298,35 +282,6 @@ impl SendFile for FixedFile {
     }
 }
 
-impl ReadThreads {
-    /// Runs work that waits for the disk, with a permit of its mount.
-    fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> Option<T> + Send + 'static) -> JoinHandle<Option<T>> {
-        let (permits, threads) = (self.permits.clone(), self.threads.clone());
-        self.threads.spawn(async move {
-            let permit = match permits {
-                Some(permits) => Some(permits.acquire_owned().await.ok()?),
-                None => None,
-            };
-            let done = threads.spawn_blocking(move || {
-                let _permit = permit;
-                work()
-            });
-            done.await.ok().flatten()
-        })
-    }
-
-    fn spawn_reading(
-        &self,
-        read: impl FnOnce() -> io::Result<Bytes> + Send + 'static,
-    ) -> JoinHandle<Result<Bytes, FileCut>> {
-        let reading = self.spawn(move || Some(read()));
-        self.threads.spawn(async move {
-            let lost = || io::Error::other("a reading thread was lost");
-            Ok(reading.await.ok().flatten().ok_or_else(lost)??)
-        })
-    }
-}
-
 /// The file's stamp now. On a mount it is the one that the kernel remembers, for the file system may not answer.
 fn current_stamp(file: &File, apart: bool) -> Result<Stamp, crate::directory::DirectoryError> {
     match apart {
@@ -360,6 +315,7 @@ fn compare_now(file: &File, comparison: Comparison) -> Option<Stamp> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::open_file::MountThreads;
     use super::*;
     use crate::clock::SystemClock;
     use crate::http1::StoredBody;
@@ -377,11 +333,12 @@ mod tests {
         let file = File::open(path).expect("a file");
         let state = stamp(&file).expect("a stamp");
         let tags = Arc::new(DigestCache::load(None, Arc::new(SystemClock)));
-        let threads = ReadThreads {
+        let threads = MountThreads {
             threads: tokio::runtime::Handle::current(),
             permits: None,
         };
-        let source = FileSource::new(TreePath::root(), file, state, Tag::Weak(state), tags, threads);
+        let file = OpenFile::new(file, threads);
+        let source = FileSource::new(TreePath::root(), file, state, Tag::Weak(state), tags);
         let all = ByteRange::new(0, LENGTH).map(Segment::Object);
         SegmentedBody::new(source, all.into_iter().collect(), Arc::new(Metrics::new()))
     }

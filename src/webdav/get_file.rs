@@ -7,7 +7,8 @@
 //! Preconditions of reads accept every tag under which a client may have been given the state that is sent: the strong
 //! one, the weak one from before the file had rested and, in `If-Match`, either without its `W/`, which VLC cuts off.
 
-use super::file_source::{FileSource, ReadThreads};
+use super::file_source::FileSource;
+use super::open_file::OpenFile;
 use super::{DirectoryService, http_date};
 use crate::directory::{AllowedMounts, Digest, DirectoryError, Found, INLINE_BYTES, Stamp, Tag, TreePath};
 use crate::header::{EntityTag, Known, list_members, repr_digest};
@@ -18,10 +19,8 @@ use crate::ranges::ByteRange;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
-use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::Semaphore;
 
 /// The attempts at reading a file for its tag while it is written to; then it is sent under a weak tag. A judgement.
 const MAX_CHANGING: usize = 3;
@@ -36,11 +35,9 @@ pub(super) const DATED_AFTER: Duration = Duration::from_secs(1);
 
 /// An open file and its entity tag.
 pub(super) struct TaggedFile {
-    file: File,
+    file: OpenFile,
     pub(super) stamp: Stamp,
     pub(super) tag: Tag,
-    /// The permits of the mount that the file is on; `None` on the directory's own file system.
-    permits: Option<Arc<Semaphore>>,
 }
 
 impl DirectoryService {
@@ -49,64 +46,47 @@ impl DirectoryService {
         &self,
         path: &TreePath,
         allowed: &AllowedMounts,
-        file: File,
+        file: OpenFile,
         stamp: Stamp,
     ) -> Result<TaggedFile, DirectoryError> {
-        let permits = self.permits(path, allowed);
         let tag = self.tags.tag_without_reading(&stamp);
         if stamp.size > INLINE_BYTES && self.tags.digest_of(&stamp).is_none() {
             self.digest_queue.enqueue(path);
         }
         if tag.is_strong() || stamp.size > INLINE_BYTES {
-            return Ok(TaggedFile {
-                file,
-                stamp,
-                tag,
-                permits,
-            });
+            return Ok(TaggedFile { file, stamp, tag });
         }
         let (tree, tags, of) = (Arc::clone(&self.tree), Arc::clone(&self.tags), path.clone());
-        let (allowed, reading) = (allowed.clone(), permits.clone());
+        let (allowed, reading) = (allowed.clone(), file.threads().permits.clone());
         let read = move || {
             let mut file = file;
             for _ in 0..MAX_CHANGING {
-                match tags.read_digest(&file) {
+                match tags.read_digest(file.file()) {
                     Ok((stamp, digest)) => {
                         return Ok(TaggedFile {
                             file,
                             stamp,
                             tag: Tag::Strong(digest),
-                            permits,
                         });
                     }
                     Err(DirectoryError::ChangedMeanwhile) => {}
                     Err(error) => return Err(error),
                 }
                 match tree.find_through(&of, &allowed)? {
-                    Found::File(again, _) => file = again,
+                    Found::File(again, _) => file = OpenFile::new(again, file.threads().clone()),
                     Found::Collection(..) => return Err(DirectoryError::ChangedMeanwhile),
                 }
             }
-            let stamp = crate::directory::stamp(&file)?;
+            let stamp = crate::directory::stamp(file.file())?;
             let tag = Tag::Weak(stamp);
-            Ok(TaggedFile {
-                file,
-                stamp,
-                tag,
-                permits,
-            })
+            Ok(TaggedFile { file, stamp, tag })
         };
         self.disk().run_with_permit(reading, read).await
     }
 
     /// The answer to a GET or HEAD of a file.
     pub(super) fn send_file(&self, path: &TreePath, request: &Request<'_>, tagged: TaggedFile) -> Response {
-        let TaggedFile {
-            file,
-            stamp,
-            tag,
-            permits,
-        } = tagged;
+        let TaggedFile { file, stamp, tag } = tagged;
         let etag = tag.entity_tag();
         let theirs = request.question.conditions.if_none_match;
         let given = GivenTags::new(self, &stamp, &etag, request.question);
@@ -158,11 +138,7 @@ impl DirectoryService {
             let body = HeadOnly::new(multipart::size_of(&segments));
             return Response::new(head, ResponseBody::HeadOnly(body));
         }
-        let threads = ReadThreads {
-            threads: self.threads.clone(),
-            permits,
-        };
-        let source = FileSource::new(path.clone(), file, stamp, tag, Arc::clone(&self.tags), threads);
+        let source = FileSource::new(path.clone(), file, stamp, tag, Arc::clone(&self.tags));
         let body = SegmentedBody::new(source, segments, Arc::clone(&self.metrics));
         Response::new(head, ResponseBody::Stored(Box::new(body)))
     }

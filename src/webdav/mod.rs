@@ -11,6 +11,7 @@
 //! locked_writer    makes every change under its locks
 //! authorization    tokens and scopes; forwarded: what a proxy says of the client
 //! disk_threads     threads and permits for file systems that may hang
+//! open_file        files of such a mount, closed on those threads
 //! mount            the directory opened, watched, and opened again after it was away
 //! ```
 //!
@@ -36,6 +37,7 @@ mod mkcol;
 mod mount;
 mod move_copy;
 mod multistatus;
+mod open_file;
 mod propfind;
 mod proppatch;
 mod put;
@@ -51,10 +53,11 @@ pub use mount::{Mount, MountContext, MountWatch};
 use self::disk_threads::DiskThreads;
 use self::listing::OpenCollection;
 use self::locked_writer::LockedWriter;
+use self::open_file::{MountThreads, OpenEntry};
 use crate::clock::SharedClock;
 use crate::config::{Delivery, PublicUrl};
 use crate::directory::{
-    AllowedMounts, DigestCache, DigestQueue, DirectoryError, DirectoryWatcher, Found, Locks, PathError, Tree, TreePath,
+    AllowedMounts, DigestCache, DigestQueue, DirectoryError, DirectoryWatcher, Locks, PathError, Tree, TreePath,
     TreeWriter, Uploads,
 };
 use crate::header::print_date;
@@ -300,8 +303,8 @@ impl DirectoryService {
             Err(error) => return problem_of(&error).response().into(),
         };
         match found {
-            Found::Collection(..) if !path.has_slash() => redirect_to_collection(path, query).into(),
-            Found::Collection(handle, _) => {
+            OpenEntry::Collection(..) if !path.has_slash() => redirect_to_collection(path, query).into(),
+            OpenEntry::Collection(handle, _) => {
                 let headers = &head.headers;
                 let opened = OpenCollection {
                     path: path.clone(),
@@ -311,7 +314,7 @@ impl DirectoryService {
                 };
                 self.send_collection(opened, &request, headers, query).await.into()
             }
-            Found::File(file, stamp) => match self.tag_file(path, &allowed, file, stamp).await {
+            OpenEntry::File(file, stamp) => match self.tag_file(path, &allowed, file, stamp).await {
                 Ok(tagged) => self.send_file(path, &request, tagged),
                 Err(error) => problem_of(&error).response().into(),
             },
@@ -320,24 +323,28 @@ impl DirectoryService {
 
     /// The file or collection at the path: at once where the kernel has it in memory, else from a thread that may
     /// wait for the disk.
-    async fn find(&self, path: &TreePath) -> Result<(Found, AllowedMounts), DirectoryError> {
+    async fn find(&self, path: &TreePath) -> Result<(OpenEntry, AllowedMounts), DirectoryError> {
         // An open on another mount may wait for that file system's server, whatever the kernel remembers of the path.
         if self.tree.mounts().permits(path).is_none()
             && let Some(found) = self.tree.find_cached(path)?
         {
-            return Ok((found, AllowedMounts::default()));
+            let own = MountThreads {
+                threads: self.threads.clone(),
+                permits: None,
+            };
+            return Ok((OpenEntry::new(found, own), AllowedMounts::default()));
         }
-        let (tree, of) = (Arc::clone(&self.tree), path.clone());
-        let look = move |allowed: &AllowedMounts| tree.find_through(&of, allowed);
+        let (disk, of) = (self.disk(), path.clone());
+        let look = move |allowed: &AllowedMounts| {
+            let found = disk.tree.find_through(&of, allowed)?;
+            Ok(OpenEntry::new(found, disk.of_mount(&of, allowed)))
+        };
         self.disk().run_across(path, AllowedMounts::default(), look).await
     }
 
     /// The permits for reading what a path leads to; `None` on the directory's own file system.
     fn permits(&self, path: &TreePath, allowed: &AllowedMounts) -> Option<Arc<Semaphore>> {
-        match allowed.last() {
-            Some(mount) => self.tree.mounts().permits_at(mount),
-            None => self.tree.mounts().permits(path),
-        }
+        self.disk().of_mount(path, allowed).permits
     }
 
     fn disk(&self) -> DiskThreads {

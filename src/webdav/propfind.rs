@@ -10,6 +10,7 @@
 use super::escape::Escaped;
 use super::get_file::media_type;
 use super::multistatus::{ALLPROP, DOCUMENT_END, OTHER_LIVE, document_start, multistatus, write_empty, write_value};
+use super::open_file::OpenEntry;
 use super::request_xml::{self, DAV, RequestedProperties};
 use super::{DirectoryService, http_date};
 use crate::directory::{
@@ -79,11 +80,11 @@ impl DirectoryService {
             Err(error) => return super::problem_of(&error).response(),
         };
         let look = move || match found {
-            Found::File(file, stamp) => {
-                let text = file_document(&tags, &prefix, &of, &file, &stamp, &wanted);
+            OpenEntry::File(file, stamp) => {
+                let text = file_document(&tags, &prefix, &of, file.file(), &stamp, &wanted);
                 Ok((text, None))
             }
-            Found::Collection(handle, stamp) => {
+            OpenEntry::Collection(handle, stamp) => {
                 let room = fstatvfs(&handle).ok();
                 let own = Resource {
                     href: format!("{prefix}{}", of.with_slash()),

@@ -53,8 +53,7 @@ impl DirectoryService {
             .run_at(path, move || begun.staging.begin(&collection, length))
             .await;
         let incoming = incoming.map_err(|error| problem_of(&error))?;
-        let received = self.receive(path, &writer, incoming, &put, payload).await?;
-        let came = received.len();
+        let (received, came) = self.receive(path, &writer, incoming, &put, payload).await?;
         if announced.is_some_and(|announced| announced != came) {
             return Err(super::resumable_upload::length_contradicted(came));
         }
@@ -85,6 +84,7 @@ impl DirectoryService {
         done.map(|done| (done, tag)).map_err(|error| problem_of(&error))
     }
 
+    /// Receives the body, and tells its length.
     async fn receive(
         &self,
         path: &TreePath,
@@ -92,7 +92,7 @@ impl DirectoryService {
         incoming: IncomingBody,
         put: &PutRequest,
         payload: Payload,
-    ) -> Result<ReceivedBody, Problem> {
+    ) -> Result<(ReceivedBody, u64), Problem> {
         // The body of a plain PUT is the whole file, so both fields are claims about the same bytes.
         let claims = [&put.claims[..], &put.content_claims].concat();
         let mut state = (incoming, DigestCheck::new(&claims));
@@ -116,7 +116,9 @@ impl DirectoryService {
             .run_at(path, move || {
                 let received = incoming.finish(&writer.staging, modified)?;
                 check.verify(&received)?;
-                Ok(received)
+                // Asked here: the file may lie on a mount that hangs.
+                let length = received.len();
+                Ok((received, length))
             })
             .await;
         received.map_err(|error| problem_of(&error))
