@@ -8,7 +8,7 @@
 //! Started whole or not at all. The order of the end is that of what depends on what: fills end and record their
 //! progress, the store is flushed, and its directory is free when the last answer has let go of it.
 
-use super::AppError;
+use super::{AppError, END_WAIT};
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::fill::{FillRuntimes, FillSettings, Registry, RunningRuntimes, Served};
@@ -46,9 +46,6 @@ const WRITE_THREADS: usize = 16;
 /// The least of them that a thread of fills has: a judgement, since one slow write must not hold up the others of that
 /// thread.
 const LEAST_WRITE_THREADS: usize = 8;
-
-/// The longest wait for threads that end. A judgement.
-const END_WAIT: Duration = Duration::from_secs(5);
 
 /// A running cache.
 #[derive(Debug)]

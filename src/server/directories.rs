@@ -3,7 +3,7 @@
 //! A directory may be away when the server starts, and go while it runs (`webdav::mount`): a start fails only where it
 //! does not exist and was never served. Requests are answered in any case, with 503 then.
 
-use super::AppError;
+use super::{AppError, END_WAIT};
 use crate::clock::SharedClock;
 use crate::config::{Config, DirectoryConfig};
 use crate::directory::DirectoryError;
@@ -18,9 +18,6 @@ const DISK_THREADS: usize = 256;
 
 /// How often it is looked for uploads that nobody resumes. A judgement: uploads live for days.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-
-/// The longest wait for threads that end. A judgement.
-const END_WAIT: Duration = Duration::from_secs(5);
 
 /// The directories that are served.
 #[derive(Debug)]

@@ -37,6 +37,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// The longest wait for threads that end, of a cache or of directories. A judgement: what they do is on the disk already.
+const END_WAIT: Duration = Duration::from_secs(5);
+
 /// How long an idle connection is kept. As long as nginx keeps it: a judgement.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 

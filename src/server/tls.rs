@@ -25,9 +25,8 @@ struct Files {
     certificate: PathBuf,
     key: PathBuf,
     provider: Arc<CryptoProvider>,
-    /// The certificate that is shown, and when the files were looked at. Held for a copy at each handshake, and once a
-    /// minute while the files are looked at, and read where they have changed: two small files, on a worker's thread,
-    /// and the handshakes of the other workers wait meanwhile.
+    /// The certificate that is shown, and when the files were looked at. Held for a copy at each handshake: the files are
+    /// looked at, once a minute and by one handshake, without it.
     state: Mutex<State>,
 }
 
@@ -70,25 +69,41 @@ pub(super) fn server_config(certificate: &Path, key: &Path) -> Result<ServerConf
 
 impl Files {
     fn current(&self, look_every: Duration) -> Arc<CertifiedKey> {
+        let (key, before) = {
+            let mut state = lock(&self.state);
+            let is_due = state.looked.elapsed() >= look_every;
+            if is_due {
+                state.looked = Instant::now();
+            }
+            (Arc::clone(&state.key), is_due.then_some(state.written))
+        };
+        match before {
+            Some(before) => self.read_again(before).unwrap_or(key),
+            None => key,
+        }
+    }
+
+    /// The certificate that the files have now, if they are others than `before` and read.
+    fn read_again(&self, before: [Option<SystemTime>; 2]) -> Option<Arc<CertifiedKey>> {
+        let now = written(&self.certificate, &self.key);
+        if now == before {
+            return None;
+        }
+        let certificate = self.certificate.display();
+        let read = read(&self.certificate, &self.key, &self.provider).map(Arc::new);
         let mut state = lock(&self.state);
-        if state.looked.elapsed() >= look_every {
-            state.looked = Instant::now();
-            let now = written(&self.certificate, &self.key);
-            if now != state.written {
-                state.written = now;
-                let certificate = self.certificate.display();
-                match read(&self.certificate, &self.key, &self.provider) {
-                    Ok(key) => {
-                        tracing::info!(%certificate, "read the certificate again");
-                        state.key = Arc::new(key);
-                    }
-                    Err(mistake) => {
-                        tracing::error!(%certificate, mistake, "the certificate does not read; the one of before is shown");
-                    }
-                }
+        state.written = now;
+        match read {
+            Ok(key) => {
+                tracing::info!(%certificate, "read the certificate again");
+                state.key = Arc::clone(&key);
+                Some(key)
+            }
+            Err(mistake) => {
+                tracing::error!(%certificate, mistake, "the certificate does not read; the one of before is shown");
+                None
             }
         }
-        Arc::clone(&state.key)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A file of the tree, as an answer to GET and HEAD.
 //!
-//! A file is answered by the same pure decision as a stored object (`answer.rs`), in the same segments and at the same
+//! A file is answered by the same pure decision as a stored object (`decide.rs`), in the same segments and at the same
 //! pace; `file_source.rs` gives the bytes. A small file is hashed before the header, so its tag is its digest; a large
 //! file has a tag of its stamp (`digest_cache.rs`).
 //!

@@ -34,7 +34,7 @@ pub(super) struct RetryState {
 }
 
 impl Owner {
-    /// What the end of a session means for the fill.
+    /// Changes the fill by the end of a session: it is over, goes on, or failed.
     pub(super) async fn on_outcome(&mut self, outcome: Outcome, progressed: bool) {
         if self.shared.stream().is_some() {
             return self.on_stream_outcome(outcome).await;
