@@ -290,12 +290,22 @@ fn expect_a_sound_cache(dir: &Path, upstream: &Upstream) {
 
 /// The names of all places in the sources.
 fn named_places() -> BTreeSet<String> {
-    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store")).expect("listed");
+    let mut rooms = vec![std::path::PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/store"
+    ))];
     let mut names = BTreeSet::new();
-    for file in files {
-        let text = std::fs::read_to_string(file.expect("an entry").path()).expect("readable");
-        let calls = text.split("fault::point(\"").skip(1);
-        names.extend(calls.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+    while let Some(room) = rooms.pop() {
+        for entry in std::fs::read_dir(room).expect("listed") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                rooms.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(path).expect("readable");
+            let calls = text.split("fault::point(\"").skip(1);
+            names.extend(calls.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+        }
     }
     names
 }
