@@ -99,6 +99,8 @@ struct LastHold {
     file: Option<Arc<File>>,
     /// The file is on another file system than `.millpond`, which may not answer.
     is_apart: bool,
+    /// It is dropped on a thread that may wait.
+    may_wait: bool,
     body: Option<NoteFile>,
     note: Option<NoteFile>,
 }
@@ -479,9 +481,19 @@ impl IncomingBody {
     pub(super) fn file(&self) -> &File {
         &self.staged.file
     }
+
+    /// Gives it up on this thread, which may wait for the disk.
+    pub fn release(self) {
+        self.staged.release();
+    }
 }
 
 impl ReceivedBody {
+    /// Lets go of it on this thread, which may wait for the disk: it is removed where it was not placed.
+    pub fn release(self) {
+        self.staged.release();
+    }
+
     /// The length.
     #[expect(clippy::len_without_is_empty, reason = "an empty file is no special case")]
     pub fn len(&self) -> u64 {
@@ -511,6 +523,7 @@ impl StagedBody {
         let last = LastHold {
             file: Some(Arc::clone(&file)),
             is_apart: note.is_some(),
+            may_wait: false,
             body: None,
             note: None,
         };
@@ -522,6 +535,11 @@ impl StagedBody {
             placed,
             last,
         }
+    }
+
+    /// Lets go of it on this thread, which may wait: when this returns, nothing of it is left.
+    fn release(mut self) {
+        self.last.may_wait = true;
     }
 }
 
@@ -550,6 +568,9 @@ impl Drop for LastHold {
             }
             drop(file);
         };
+        if self.may_wait {
+            return finish();
+        }
         // Without a thread the body stays for the next start, which removes it.
         let _ = std::thread::Builder::new()
             .name("millpond-remove".to_owned())

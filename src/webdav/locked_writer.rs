@@ -44,17 +44,26 @@ impl LockScope {
 pub(super) trait Placeable: Send + 'static {
     /// Copies it beside that path, from where a rename(2) can reach the path.
     fn restage(&mut self, writer: &TreeWriter, path: &TreePath) -> Result<(), DirectoryError>;
+
+    /// Lets go of it on this thread, which may wait for the disk.
+    fn release(self);
 }
 
 impl Placeable for () {
     fn restage(&mut self, _: &TreeWriter, _: &TreePath) -> Result<(), DirectoryError> {
         Err(DirectoryError::CrossDevice)
     }
+
+    fn release(self) {}
 }
 
 impl Placeable for ReceivedBody {
     fn restage(&mut self, writer: &TreeWriter, path: &TreePath) -> Result<(), DirectoryError> {
         writer.restage(self, path)
+    }
+
+    fn release(self) {
+        Self::release(self);
     }
 }
 
@@ -62,11 +71,21 @@ impl<T: Send + 'static> Placeable for (T, ReceivedBody) {
     fn restage(&mut self, writer: &TreeWriter, path: &TreePath) -> Result<(), DirectoryError> {
         writer.restage(&mut self.1, path)
     }
+
+    fn release(self) {
+        self.1.release();
+    }
 }
 
 impl Placeable for StagedCopy {
     fn restage(&mut self, writer: &TreeWriter, path: &TreePath) -> Result<(), DirectoryError> {
         writer.restage_copy(self, path)
+    }
+
+    fn release(self) {
+        if let Self::File(received, _) = self {
+            received.release();
+        }
     }
 }
 
@@ -104,20 +123,27 @@ impl LockedWriter {
             let (with, work, conditions) = (Arc::clone(&self.writer), work.clone(), conditions.clone());
             // The locks go with the work: it goes on, under them, though its client may leave.
             let done = self.disk.run(move || {
-                let _held = (held, permit);
                 let done = work(&with, &preread, &conditions, &mut state);
+                drop(held);
+                let state = match &done {
+                    Err(DirectoryError::TagUnknown | DirectoryError::NeedsRestaging) => Some(state),
+                    // The client is answered when nothing is left of what was not placed.
+                    _ => {
+                        state.release();
+                        None
+                    }
+                };
+                drop(permit);
                 Ok((done, state))
             });
-            let (done, mine) = done.await?;
-            state = mine;
-            match done {
-                Err(DirectoryError::TagUnknown) => {}
-                Err(DirectoryError::NeedsRestaging) => {
+            match done.await? {
+                (Err(DirectoryError::TagUnknown), Some(again)) => state = again,
+                (Err(DirectoryError::NeedsRestaging), Some(mut again)) => {
                     let (with, to) = (Arc::clone(&self.writer), path.clone());
-                    let brought = move || state.restage(&with, &to).map(|()| state);
+                    let brought = move || again.restage(&with, &to).map(|()| again);
                     state = self.disk.run_at(path, brought).await?;
                 }
-                done => return done,
+                (done, _) => return done,
             }
         }
         Err(DirectoryError::ChangedMeanwhile)

@@ -97,13 +97,29 @@ impl DirectoryService {
         let claims = [&put.claims[..], &put.content_claims].concat();
         let mut state = (incoming, DigestCheck::new(&claims));
         let mut body = BodyBatches::new(payload, put.length);
-        while let Some(batch) = body.next(|total| self.check_size(total)).await? {
+        loop {
+            let batch = match body.next(|total| self.check_size(total)).await {
+                Ok(Some(batch)) => batch,
+                Ok(None) => break,
+                Err(problem) => {
+                    // A refusal is answered when nothing is left of the body.
+                    let release = move || {
+                        state.0.release();
+                        Ok(())
+                    };
+                    let _ = self.run_at(path, release).await;
+                    return Err(problem);
+                }
+            };
             // Both go to the thread and come back: nothing is shared while the client sends.
             let (mut incoming, mut check) = state;
             let writer = Arc::clone(writer);
             let written = self.run_at(path, move || {
                 for piece in batch {
-                    incoming.write(&writer.staging, &piece)?;
+                    if let Err(error) = incoming.write(&writer.staging, &piece) {
+                        incoming.release();
+                        return Err(error);
+                    }
                     check.update(&piece);
                 }
                 Ok((incoming, check))
@@ -115,7 +131,10 @@ impl DirectoryService {
         let received = self
             .run_at(path, move || {
                 let received = incoming.finish(&writer.staging, modified)?;
-                check.verify(&received)?;
+                if let Err(error) = check.verify(&received) {
+                    received.release();
+                    return Err(error);
+                }
                 // Asked here: the file may lie on a mount that hangs.
                 let length = received.len();
                 Ok((received, length))
