@@ -1,4 +1,5 @@
-//! Which of several replies under one URL a request selects (RFC 9111 §4.1).
+//! The rule by which a request selects one of several replies under one URL (RFC 9111 §4.1); the look-up is in
+//! `proxy::cache::variant`.
 //!
 //! Values are compared in one spelling, so that clients that mean the same share a reply: lines of a field are
 //! one list, white space around commas does not count, and the members of `Accept`, `Accept-Language` and

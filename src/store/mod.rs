@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/lock                            held (flock) by the one process that owns DIR
-//! DIR/catalog/                        sled: one record an object, see catalog.rs
+//! DIR/catalog/                        sled: one record an object, see catalog/
 //! DIR/objects/ab/<id>-<gen>.body      sparse; written in place
 //! DIR/objects/ab/<id>-<gen>.json      manifest: enough to write the record anew
 //! DIR/catalog.set-aside-<time>/       a catalog that would not open, kept for inspection

@@ -38,6 +38,7 @@
 //! `only-if-cached` is refused after the hit and before the fill (RFC 9111 §5.2.1.7).
 
 use super::freshness::age_of;
+use super::not_here_yet::{draw_to, retry_after};
 use super::variant::is_selected;
 use crate::clock::unix_seconds;
 use crate::config::Delivery;
@@ -59,15 +60,10 @@ use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How often a request begins again because the upstream changed under it. A judgement: a file that is replaced once is
 /// common, one that changes between each two requests is not to be served.
 pub(in crate::proxy) const MAX_GENERATIONS: usize = 3;
-
-/// How long a fill is drawn to a place that a capped answer could not serve. A judgement: the client is told to come
-/// back after a second.
-const INTEREST: Duration = Duration::from_secs(10);
 
 /// An object to answer from, the fill that brings the rest of it, and how it came to be one.
 pub(in crate::proxy) struct FoundObject {
@@ -327,9 +323,9 @@ impl Service {
         match capped(decided, &object.presence().available()) {
             Ok(now) => Ok(Attempt::Answered(self.send(request, found, now, watch))),
             Err(missing) => {
-                let after = retry_after(&found, no_range, missing);
+                let after = retry_after(&found.cursor, &found.object, no_range, missing);
                 let cache_status = found.cache_status.detail("not-here-yet");
-                draw_to(found, watch, missing);
+                draw_to(found.cursor, found.object, watch, missing);
                 let mut response = Problem::later(after, "the wanted bytes are not here yet")
                     .with(cache_status)
                     .response();
@@ -426,38 +422,6 @@ fn first_range(answer: &Answer) -> Option<ByteRange> {
         Answer::Whole(None) => ByteRange::new(0, u64::MAX),
         Answer::Parts(ranges, _) => ranges.first().copied(),
         _ => None,
-    }
-}
-
-/// When to come back: when the fill will have brought what is missing.
-fn retry_after(found: &FoundObject, no_range: bool, missing: u64) -> Duration {
-    let estimate = match no_range {
-        true => found.cursor.completes_in(&found.object),
-        // With ranges the fill goes to the missing byte at once.
-        false if found.object.head().has_ranges() => None,
-        false => found.cursor.reaches_in(&found.object, missing),
-    };
-    estimate
-        .unwrap_or(Duration::from_secs(1))
-        .clamp(Duration::from_secs(1), Duration::from_secs(24 * 3600))
-}
-
-/// Waits at `missing` in the client's place, so that its next try finds the byte.
-fn draw_to(found: FoundObject, mut watch: Watch, missing: u64) {
-    // Its own place from the wait before must not count as somebody else's.
-    watch.leave();
-    let already = found
-        .object
-        .presence()
-        .waiting()
-        .iter()
-        .any(|waiting| waiting.at == missing);
-    if !already && found.object.head().has_ranges() {
-        actix_web::rt::spawn(async move {
-            let _held = found.cursor;
-            let end = found.object.length().unwrap_or(u64::MAX);
-            let _ = tokio::time::timeout(INTEREST, watch.wait(missing, end)).await;
-        });
     }
 }
 

@@ -8,4 +8,5 @@ pub(super) mod bypass;
 pub(super) mod fetch;
 pub(super) mod freshness;
 pub(super) mod lookup;
+mod not_here_yet;
 pub(super) mod variant;

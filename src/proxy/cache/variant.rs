@@ -1,4 +1,4 @@
-//! Which of several stored replies under one URL answers a request (RFC 9111 §4.1).
+//! The look-up of a variant: the stored reply under one URL whose selecting fields agree with a request's.
 //!
 //! The first reply that is stored under a URL leads: it says what the others vary by. A request that it does
 //! not match is answered from the variant whose key is made of the leader's generation and of what selects

@@ -68,7 +68,7 @@ impl Problem {
         self
     }
 
-    /// 503 that says when to come back.
+    /// 503 that says when to come back; for bytes that a fill brings the time is estimated in `cache/not_here_yet.rs`.
     pub fn later(after: Duration, detail: &str) -> Self {
         let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
         problem.retry_after = Some(after);

@@ -1,6 +1,6 @@
 //! The store while its catalog cannot be used, and when it is open again.
 //!
-//! A catalog that has failed has forgotten what it had not written out (catalog.rs). Open objects know themselves,
+//! A catalog that has failed has forgotten what it had not written out (catalog/mod.rs). Open objects know themselves,
 //! complete ones are told by their manifests, and what no record names then could neither be found nor evicted: it goes.
 
 use super::manifest::Manifest;

@@ -11,7 +11,7 @@
 //! - *The manifest first*: it alone says that the object is complete, and a lost catalog would be written anew from it.
 //! - *The record before the sums*: bytes that a record names must not lose the sums which tell their damage.
 //! - *Flushed before the hole*: after a crash no record may name bytes that read as zeros. After a power cut one may,
-//!   since sled's flush does not wait for the disk (catalog.rs); the sums then tell.
+//!   since sled's flush does not wait for the disk (catalog/mod.rs); the sums then tell.
 //! - *The hole with `io` held alone*, of whole pages in which nothing is present: no write or `sendfile` is under way
 //!   there.
 
