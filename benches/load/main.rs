@@ -1,7 +1,8 @@
 //! The load of `scripts/bench`: an upstream that counts what it sends, and clients that check what they get.
 //!
 //! ```text
-//! load upstream [LINK]                      serves until its input ends; prints its address; LINK in bytes per second
+//! load upstream ADDRESS [LINK]              serves at a free port of ADDRESS until its input ends; prints where;
+//!                                           LINK in bytes per second
 //! load file PATH BYTES                      writes a file with the content that all objects have
 //! load whole ADDR PATH READERS              whole bodies, thrown away by the kernel
 //! load ranges ADDR PATH BYTES SECONDS       16 KiB at random places of an object, 64 connections
@@ -35,11 +36,11 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let figures = match &words[..] {
-        ["upstream", link @ ..] => {
+        ["upstream", address, link @ ..] => {
             let Some(link) = link.first().map_or(Some(f64::INFINITY), |rate| rate.parse().ok()) else {
                 return usage();
             };
-            upstream::serve(link);
+            upstream::serve(address, link);
             return ExitCode::SUCCESS;
         }
         ["file", path, bytes] => write_file(path, number(bytes)),

@@ -52,9 +52,9 @@ struct Upstream {
     sent: Mutex<HashMap<String, Sent>>,
 }
 
-/// Serves until the input ends: whoever started it has gone then.
-pub(crate) fn serve(link: f64) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+/// Serves at a free port of `address` until the input ends: the program that started it has gone then.
+pub(crate) fn serve(address: &str, link: f64) {
+    let listener = TcpListener::bind((address, 0)).expect("a free port");
     let upstream = Arc::new(Upstream {
         link: Link::new(link),
         sent: Mutex::default(),
