@@ -95,20 +95,19 @@ impl State {
         polls && self.list.as_ref().is_some_and(has_changed)
     }
 
-    /// The text of the list; an empty one where there is no /proc.
-    fn read_list(&mut self) -> Vec<u8> {
+    /// The text of the list; `None` where it cannot be read now.
+    fn read_list(&mut self) -> Option<Vec<u8>> {
         if self.list.is_none() {
             self.list = File::open("/proc/self/mountinfo").ok();
         }
+        let list = self.list.as_mut()?;
         let mut text = Vec::new();
-        if let Some(list) = &mut self.list {
-            // A change during the reading is told by the next poll.
-            let read = list.rewind().and_then(|()| list.read_to_end(&mut text));
-            if read.is_err() {
-                self.list = None;
-            }
+        // A change during the reading is told by the next poll.
+        let read = list.rewind().and_then(|()| list.read_to_end(&mut text));
+        if read.is_err() {
+            self.list = None;
         }
-        text
+        read.ok().map(|_| text)
     }
 
     /// The names of the mount point that these names lead to; `None` on the root's own file system.
@@ -193,8 +192,9 @@ impl Mounts {
         let mut state = lock(&self.state);
         let now = Instant::now();
         if state.is_stale(now) {
+            // A list that cannot be read (no descriptor is free) leaves the mounts as they were: they are there still.
+            let Some(text) = state.read_list() else { return state };
             state.read = Some(now);
-            let text = state.read_list();
             let found = mount_points(&text).filter_map(|point| names_beneath(&self.root, &point));
             let mut beneath = HashMap::new();
             for names in found {

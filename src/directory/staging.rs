@@ -218,7 +218,7 @@ impl Staging {
         };
         let _ = futimens(&there.file, &both_times(time));
         there.file.sync_all().map_err(failed)?;
-        *staged = there;
+        std::mem::replace(staged, there).release();
         Ok(())
     }
 
@@ -559,12 +559,15 @@ impl Drop for LastHold {
             return;
         }
         let finish = move || {
-            if let Some((dir, name)) = &body {
-                let _ = unlinkat(dir, name, AtFlags::empty());
-            }
+            let gone = |(dir, name): &NoteFile| {
+                let removed = unlinkat(dir, name, AtFlags::empty());
+                matches!(removed, Ok(()) | Err(Errno::NOENT))
+            };
             // The note goes last: as long as the body may be there, a start must find it.
-            if let Some((dir, name)) = &note {
-                let _ = unlinkat(dir, name, AtFlags::empty());
+            if body.as_ref().is_none_or(gone)
+                && let Some(note) = &note
+            {
+                gone(note);
             }
             drop(file);
         };

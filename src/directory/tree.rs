@@ -282,7 +282,9 @@ impl Tree {
     /// # Errors
     /// As [`Tree::find`].
     pub fn find_cached(&self, path: &TreePath) -> Result<Option<Found>, DirectoryError> {
-        match self.open_found(path, ResolveFlags::CACHED, &AllowedMounts::default()) {
+        // A mount that the list does not have yet is left to a thread: even a look at its root may wait.
+        let how = ResolveFlags::CACHED | ResolveFlags::NO_XDEV;
+        match self.open_found(path, how, &AllowedMounts::default()) {
             Ok(found) => Ok(Some(found)),
             Err(DirectoryError::ChangedMeanwhile) => Ok(None),
             // Kernels before 5.12 do not know the flag.
@@ -433,7 +435,9 @@ impl Tree {
         let names = path.names().iter().map(String::as_str);
         match self.open_beneath(&relative(names), flags, how | ResolveFlags::NO_SYMLINKS) {
             // A link is on the way. Following it takes more than one look.
-            Err(Errno::LOOP) if how.contains(ResolveFlags::CACHED) => Err(DirectoryError::ChangedMeanwhile),
+            Err(Errno::LOOP | Errno::XDEV) if how.contains(ResolveFlags::CACHED) => {
+                Err(DirectoryError::ChangedMeanwhile)
+            }
             Err(Errno::LOOP) if !how.contains(ResolveFlags::NO_SYMLINKS) => self.follow_links(path, flags, allowed),
             Err(Errno::XDEV) => Err(DirectoryError::Absent),
             Err(Errno::AGAIN) => Err(DirectoryError::ChangedMeanwhile),

@@ -286,7 +286,9 @@ impl Uploads {
         state.record.complete = true;
         state.record.placing = None;
         state.record.touched = unix_seconds(self.clock.now());
-        drop(state.body.take().map(IncomingBody::discard_on_drop));
+        if let Some(body) = state.body.take() {
+            body.discard_on_drop().release();
+        }
         if let Some(upload) = self.get(&lease.id) {
             upload.complete.store(true, Ordering::Relaxed);
         }
@@ -327,8 +329,9 @@ impl Uploads {
     /// Removes an upload and its bytes.
     pub fn cancel(&self, lease: &mut UploadLease) {
         lease.state.cancelled = true;
-        // A drop removes the bytes.
-        drop(lease.state.body.take().map(IncomingBody::discard_on_drop));
+        if let Some(body) = lease.state.body.take() {
+            body.discard_on_drop().release();
+        }
         self.erase(&lease.id);
         self.lock().remove(&lease.id);
     }

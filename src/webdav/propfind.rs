@@ -10,7 +10,7 @@
 use super::escape::Escaped;
 use super::get_file::media_type;
 use super::multistatus::{ALLPROP, DOCUMENT_END, OTHER_LIVE, document_start, multistatus, write_empty, write_value};
-use super::open_file::OpenEntry;
+use super::open_file::{MountThreads, OpenEntry};
 use super::request_xml::{self, DAV, RequestedProperties};
 use super::{DirectoryService, http_date};
 use crate::directory::{
@@ -125,7 +125,7 @@ impl DirectoryService {
                 ready: Some(Bytes::from(text)),
                 members: Some(members),
                 writing: None,
-                threads: self.threads.clone(),
+                threads: self.disk().of_mount(path, &allowed),
             }),
             Err(error) => super::problem_of(&error).response(),
         }
@@ -266,8 +266,8 @@ type Written = (String, Option<PendingMembers>);
 struct MultistatusBody {
     ready: Option<Bytes>,
     members: Option<PendingMembers>,
-    writing: Option<JoinHandle<Result<Written, DirectoryError>>>,
-    threads: tokio::runtime::Handle,
+    writing: Option<JoinHandle<Option<Result<Written, DirectoryError>>>>,
+    threads: MountThreads,
 }
 
 impl MessageBody for MultistatusBody {
@@ -287,7 +287,7 @@ impl MessageBody for MultistatusBody {
                 let more = members.write(&mut text)?;
                 Ok((text, more.then_some(members)))
             };
-            self.writing = Some(self.threads.spawn_blocking(write));
+            self.writing = Some(self.threads.spawn(move || Some(write())));
         }
         let Some(writing) = &mut self.writing else {
             return Poll::Ready(None);
@@ -295,7 +295,7 @@ impl MessageBody for MultistatusBody {
         let written = ready!(Pin::new(writing).poll(cx));
         self.writing = None;
         // An error breaks the connection, so the document visibly has no end.
-        let (text, members) = written??;
+        let (text, members) = written?.ok_or("a writing thread was lost")??;
         self.members = members;
         Poll::Ready(Some(Ok(Bytes::from(text))))
     }
