@@ -100,7 +100,7 @@ impl OpenFile {
     }
 }
 
-/// What is at a path, open.
+/// An entry of the tree, open.
 #[derive(Debug)]
 pub(super) enum OpenEntry {
     File(OpenFile, Stamp),
