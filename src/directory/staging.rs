@@ -93,13 +93,13 @@ pub(super) struct StagedBody {
     last: LastHold,
 }
 
-/// What is left to do with a body in staging when it is dropped.
+/// The work that is left with a body in staging when it is dropped.
 #[derive(Debug)]
 struct LastHold {
     file: Option<Arc<File>>,
     /// The file is on another file system than `.millpond`, which may not answer.
     is_apart: bool,
-    /// It is dropped on a thread that may wait.
+    /// Whether it is dropped on a thread that may wait.
     may_wait: bool,
     body: Option<NoteFile>,
     note: Option<NoteFile>,

@@ -109,7 +109,7 @@ pub(super) enum OpenEntry {
 }
 
 impl OpenEntry {
-    /// What was found on the mount of these threads.
+    /// The entry that was found on the mount of these threads.
     pub(super) fn new(found: Found, threads: MountThreads) -> Self {
         match found {
             Found::File(file, stamp) => Self::File(OpenFile::new(file, threads), stamp),
