@@ -59,7 +59,11 @@ pub(in crate::store) fn migrate(db: &sled::Db) -> Result<(), StoreError> {
         step(db).map_err(StoreError::catalog("migrate"))?;
         meta.insert(SCHEMA, &number.to_be_bytes())
             .map_err(StoreError::catalog("migrate"))?;
-        tracing::info!(schema = number, "migrated the catalog");
+        tracing::debug!(schema = number, "a step of the catalog's schema is done");
+    }
+    // A new catalog was empty: nothing of an operator's was changed.
+    if (1..known).contains(&found) {
+        tracing::info!(from = found, to = known, "migrated the catalog");
     }
     Ok(())
 }
