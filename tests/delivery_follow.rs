@@ -122,10 +122,10 @@ fn a_reader_beside_one_past_the_end_gets_206() {
 
 #[test]
 fn the_header_comes_after_the_set_wait_while_the_body_waits() {
-    // What is set by default keeps the promise of six seconds.
+    // The default keeps the promise of six seconds.
     let default = millpond::config::settings().find(|setting| setting.key == "header_wait");
     assert_eq!(default.map(|setting| setting.default), Some("5s"));
-    // Nothing else would end the wait within a test's patience.
+    // The other limits do not end the wait within a test's patience.
     let settings = [
         ("header_wait", "2s"),
         ("reply_timeout", "1h"),

@@ -13,7 +13,7 @@
 //! time between two system calls. An exchange that is taken back shows the new bytes for an instant (decision 13).
 
 use super::error::DirectoryError;
-use super::staging::StagedBody;
+use super::staged_body::StagedBody;
 use super::tree::{Stamp, stamp};
 use rustix::fs::{AtFlags, RenameFlags, Stat, renameat, renameat_with, statat};
 use rustix::io::Errno;

@@ -10,7 +10,7 @@
 //!            digest_queue       threads that hash large files; watcher tells them what appears
 //! changing   tree_writer        PUT, DELETE, MKCOL, MOVE: each happens wholly or not at all
 //!            locks              the critical section of a path or a mount; preconditions are evaluated in it
-//!            staging            bodies until they are whole; uploads: those that come in several requests
+//!            staging            bodies until they are whole (staged_body); uploads: those that come in several requests
 //!            atomic_rename      the last step, with what the file system offers; replacement: the same with a way back
 //!            removal            entries taken out of the tree, with notes; trash: what lies there; recovery: what a start
 //!                               does with all that
@@ -45,6 +45,7 @@ mod removal;
 mod replacement;
 mod root_identity;
 mod sha256;
+mod staged_body;
 mod staging;
 mod tokens;
 mod trash;

@@ -33,14 +33,15 @@ use super::path::{STAGED_PREFIX, STAGING_DIR, TreePath};
 use super::random_name::random_name;
 use super::root_identity::write_mark;
 use super::sha256::{Digest, finish_sha256};
-use super::trash::{NoteFile, StagedEntry, Trash};
+use super::staged_body::{StagedBody, create_staged_file};
+use super::trash::{StagedEntry, Trash};
 use super::tree::{Tree, mount_id};
 use crate::clock::SharedClock;
 use crate::sync::{read, write};
 use aws_lc_rs::digest::{Context, SHA256};
 use rustix::fs::{
     AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps, fallocate, flock, futimens,
-    mkdirat, openat, statat, symlinkat, unlinkat,
+    mkdirat, openat, statat, symlinkat,
 };
 use rustix::io::Errno;
 use std::ffi::CStr;
@@ -73,36 +74,6 @@ pub struct Staging {
     dir: RwLock<Arc<OwnedFd>>,
     min_free_bytes: Option<u64>,
     clock: SharedClock,
-}
-
-/// A body in staging. Dropping it removes it, unless it is placed.
-///
-/// It may be dropped on a thread that must not wait: where a client leaves. So whatever may wait for a file system that
-/// hangs, removing the body and closing it on another mount, is then done on a thread of its own ([`LastHold`]).
-#[derive(Debug)]
-pub(super) struct StagedBody {
-    pub(super) file: Arc<File>,
-    /// The directory that it lies in, and its name there.
-    pub(super) dir: Arc<OwnedFd>,
-    pub(super) name: String,
-    /// The note that tells where it lies, if that is not `.millpond`.
-    pub(super) note: Option<NoteFile>,
-    /// Set once the body has its place, and for an upload: then a drop removes nothing.
-    pub(super) placed: bool,
-    /// Dropped after `file`.
-    last: LastHold,
-}
-
-/// The work that is left with a body in staging when it is dropped.
-#[derive(Debug)]
-struct LastHold {
-    file: Option<Arc<File>>,
-    /// The file is on another file system than `.millpond`, which may not answer.
-    is_apart: bool,
-    /// Whether it is dropped on a thread that may wait.
-    may_wait: bool,
-    body: Option<NoteFile>,
-    note: Option<NoteFile>,
 }
 
 /// A body that is being received, and the running hash of it.
@@ -515,82 +486,6 @@ impl std::fmt::Debug for IncomingBody {
             .field("length", &self.length)
             .finish_non_exhaustive()
     }
-}
-
-impl StagedBody {
-    fn new(file: File, dir: Arc<OwnedFd>, name: String, note: Option<NoteFile>, placed: bool) -> Self {
-        let file = Arc::new(file);
-        let last = LastHold {
-            file: Some(Arc::clone(&file)),
-            is_apart: note.is_some(),
-            may_wait: false,
-            body: None,
-            note: None,
-        };
-        Self {
-            file,
-            dir,
-            name,
-            note,
-            placed,
-            last,
-        }
-    }
-
-    /// Lets go of it on this thread, which may wait: when this returns, nothing of it is left.
-    fn release(mut self) {
-        self.last.may_wait = true;
-    }
-}
-
-impl Drop for StagedBody {
-    fn drop(&mut self) {
-        if !self.placed {
-            self.last.body = Some((Arc::clone(&self.dir), std::mem::take(&mut self.name)));
-        }
-        self.last.note = self.note.take();
-    }
-}
-
-impl Drop for LastHold {
-    fn drop(&mut self) {
-        let (file, body, note) = (self.file.take(), self.body.take(), self.note.take());
-        if body.is_none() && !self.is_apart {
-            return;
-        }
-        let finish = move || {
-            let gone = |(dir, name): &NoteFile| {
-                let removed = unlinkat(dir, name, AtFlags::empty());
-                matches!(removed, Ok(()) | Err(Errno::NOENT))
-            };
-            // The note goes last: as long as the body may be there, a start must find it.
-            if body.as_ref().is_none_or(gone)
-                && let Some(note) = &note
-            {
-                gone(note);
-            }
-            drop(file);
-        };
-        if self.may_wait {
-            return finish();
-        }
-        // Without a thread the body stays for the next start, which removes it.
-        let _ = std::thread::Builder::new()
-            .name("millpond-remove".to_owned())
-            .spawn(finish);
-    }
-}
-
-pub(super) fn create_staged_file(
-    dir: Arc<OwnedFd>,
-    name: String,
-    note: Option<NoteFile>,
-) -> Result<StagedBody, DirectoryError> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // The rights of any new file, which the umask cuts.
-    let file =
-        openat(&dir, &name, flags, Mode::from_raw_mode(0o666)).map_err(DirectoryError::from_errno("make a file"))?;
-    Ok(StagedBody::new(File::from(file), dir, name, note, false))
 }
 
 /// Returns when the names in the directory are on the disk.

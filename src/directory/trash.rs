@@ -109,11 +109,8 @@ impl StagedEntry {
 impl Drop for StagedEntry {
     fn drop(&mut self) {
         if let Some(entry) = self.location.take() {
-            // A thread of its own: a collection may be large, and the thread that drops this may serve others.
-            let remove = move || discard(&entry);
-            let _ = std::thread::Builder::new()
-                .name("millpond-remove".to_owned())
-                .spawn(remove);
+            // A collection may be large, and the thread that drops this may serve others.
+            spawn_removal(move || discard(&entry));
         }
     }
 }
@@ -127,6 +124,12 @@ pub struct Backup {
     /// The collection that it was in.
     pub(super) home_dir: Arc<OwnedFd>,
     pub(super) home_name: String,
+}
+
+/// Removes something on a thread of its own. Without a thread it stays for the next start, which removes it.
+pub(super) fn spawn_removal(remove: impl FnOnce() + Send + 'static) {
+    let builder = std::thread::Builder::new().name("millpond-remove".to_owned());
+    let _ = builder.spawn(remove);
 }
 
 /// Removes trash as far as that goes. The rest is tried again at the next start.

@@ -29,7 +29,7 @@ impl Owner {
     pub(super) async fn retire(&mut self) -> bool {
         let Some(object) = self.object.clone() else { return true };
         if !self.is_detached() && !object.sink().is_materialized() && self.unstorable(&object).is_none() {
-            // Nothing of it was written: it is found all the same, by its head.
+            // An object of which nothing was written is found all the same, by its head.
             let (store, unmaterialized) = (Arc::clone(&self.context.store), Arc::clone(&object));
             on_disk(move || store.materialize(&unmaterialized)).await;
         }
