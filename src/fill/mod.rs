@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Every exchange waits for its turn in the budget of its upstream (fetch/ask.rs). What readers want now and
-//! soon is gathered in owner/wishes.rs; why one waits is told by reader/wait_reason.rs. Where the disk has no room for
+//! soon is gathered in owner/demand.rs; why one waits is told by reader/wait_reason.rs. Where the disk has no room for
 //! more, plan/retention.rs takes what was watched, and fetch/session.rs forwards what it cannot store.
 //!
 //! What one exchange brings is one representation, whatever its validator. Bytes of another are joined under a strong one
@@ -28,6 +28,7 @@ mod context;
 mod disk;
 mod fetch;
 mod hit_for_miss;
+mod join_request;
 mod owner;
 mod phase;
 mod plan;
@@ -39,8 +40,8 @@ mod runtimes;
 mod settings;
 mod snapshot;
 mod state;
-mod want;
 
+pub use join_request::JoinRequest;
 pub use phase::{Moved, Phase, Refusal, Trouble};
 pub use purge::Purge;
 pub use reader::cursor::Cursor;
@@ -49,6 +50,5 @@ pub use relay::Relayed;
 pub use relay::request_body::{DetachedRequest, RequestBody, Seen};
 pub use runtimes::{FillRuntimes, RunningRuntimes};
 pub use settings::{FillSettings, Served};
-pub use want::Want;
 
 pub use crate::config::AfterLastReader;

@@ -16,7 +16,7 @@
 //!                                                                that lacks bytes joins another
 //! ```
 //!
-//! `join` does four things under the lock of the map: it finds a fill that is open to the wish, or begins one; looks
+//! `join` does four things under the lock of the map: it finds a fill that is open to the asked, or begins one; looks
 //! once more for the object in the store; makes the owner; counts the reader. `retire` looks at that count under the
 //! same lock, says that the fill is over and removes it. From this follows what readers rely on:
 //!
@@ -30,12 +30,13 @@
 //!   place in the map: `retire` and `set_apart` remove a fill only where it is the one that is there.
 //!
 //! The owner's task is spawned last, when the reader is among the readers: the task may run at once on another thread,
-//! and a fill that knows of no wish would end.
+//! and a fill that knows of no demand would end.
 //!
 //! Order of locks: `fills` first. Under it a fill's news, its readers, the store's map of open objects and an object's
 //! head are looked at; the disk, an upstream and an await are not waited for.
 
 use super::context::Context;
+use super::join_request::JoinRequest;
 use super::owner::{Owner, Start};
 use super::reader::cursor::Cursor;
 use super::reader::position::ReaderPosition;
@@ -43,7 +44,6 @@ use super::relay::request_body::DetachedRequest;
 use super::runtimes::FillRuntimes;
 use super::settings::FillSettings;
 use super::state::FillState;
-use super::want::Want;
 use crate::api::FillSummary;
 use crate::clock::Instant;
 use crate::key::ObjectId;
@@ -80,20 +80,20 @@ impl Registry {
     }
 
     /// Joins the fill of `target`, starting it if there is none; `known` is what the store has of it.
-    pub fn join(&self, target: &Arc<Target>, want: Want, known: Option<Arc<Object>>) -> Cursor {
-        let wants_bytes = want.is_for_bytes();
-        let wish = match want.span() {
+    pub fn join(&self, target: &Arc<Target>, join: JoinRequest, known: Option<Arc<Object>>) -> Cursor {
+        let wants_bytes = join.is_for_bytes();
+        let asked = match join.span() {
             Some(Span::From(start)) => Some((start, u64::MAX)),
             Some(Span::Range(range)) => Some((range.start(), range.end())),
             Some(Span::Whole | Span::Suffix(_)) | None => None,
         };
         // Until the reader has taken its first bytes its place is what it asked for; where that is not known yet,
         // anywhere.
-        let position = ReaderPosition::wanting(wish);
+        let position = ReaderPosition::wanting(asked);
         let mut fills = self.context.fills();
         let running = fills
             .get(&target.key.id())
-            .filter(|shared| shared.is_open_to(want))
+            .filter(|shared| shared.is_open_to(join))
             .cloned();
         let collapsed = running.is_some();
         let mut begins = None;
@@ -108,7 +108,7 @@ impl Registry {
             shared
         });
         // Under the lock: `retire` looks at the count under it.
-        let first_bytes = shared.readers.come(&position, wish, wants_bytes);
+        let first_bytes = shared.readers.come(&position, asked, wants_bytes);
         drop(fills);
         // Not under the lock of the fills, which is looked at by all: URLs are compared.
         let renewed = collapsed && shared.targets.renew(target);
@@ -119,7 +119,7 @@ impl Registry {
         if let Some(owner) = begins {
             // When all that it goes by is there: on a busy machine it may be far before this thread goes on, and would
             // find that nobody wants what it has just begun to fetch.
-            self.spawn(owner, Start::Want(want));
+            self.spawn(owner, Start::Join(join));
         }
         cursor
     }
@@ -146,21 +146,21 @@ impl Registry {
     }
 
     /// A fill for one reader: no other joins it, and no other request finds its object.
-    pub fn join_alone(&self, target: &Arc<Target>, want: Want) -> Cursor {
-        let shared = Arc::new(FillState::new(Arc::clone(target), want.is_for_bytes()));
+    pub fn join_alone(&self, target: &Arc<Target>, join: JoinRequest) -> Cursor {
+        let shared = Arc::new(FillState::new(Arc::clone(target), join.is_for_bytes()));
         shared.detach();
         let position = ReaderPosition::wanting(None);
-        shared.readers.come(&position, None, want.is_for_bytes());
+        shared.readers.come(&position, None, join.is_for_bytes());
         let owner = Owner::new(Arc::clone(&self.context), Arc::clone(&shared), None);
         let cursor = self.cursor(shared, position, false);
-        self.spawn(owner, Start::Want(want));
+        self.spawn(owner, Start::Join(join));
         cursor
     }
 
     /// Bytes by an exchange of their own: the fill of the whole is far from them, and what other exchanges bring is not
     /// joined to what it brings. Comes to [`Phase::WithoutParts`](super::Phase::WithoutParts) where the upstream gives the whole all the same.
     pub fn join_apart(&self, target: &Arc<Target>, span: Span) -> Cursor {
-        self.join_alone(target, Want::Apart(span))
+        self.join_alone(target, JoinRequest::Apart(span))
     }
 
     /// Sends a request that must not die with its client: what comes of it is logged as `stream`, whoever reads.

@@ -18,10 +18,10 @@
 
 use super::fetch::targets::FillTargets;
 use super::fetch::throughput::Throughput;
+use super::join_request::JoinRequest;
 use super::phase::{Phase, Trouble};
 use super::reader::readers::FillReaders;
 use super::snapshot::OwnerNews;
-use super::want::Want;
 use crate::clock::Instant;
 use crate::key::ObjectKey;
 use crate::live::Stream;
@@ -72,12 +72,12 @@ impl FillState {
     }
 
     /// A fill that has brought its object whole is only winding up: it cannot revalidate or begin anew.
-    pub(super) fn is_open_to(&self, want: Want) -> bool {
+    pub(super) fn is_open_to(&self, join: JoinRequest) -> bool {
         if self.stream.get().is_some_and(|stream| stream.status().state.is_over()) {
             return false;
         }
         match self.object() {
-            Some(object) if want.is_anew() => !object.is_whole(),
+            Some(object) if join.is_anew() => !object.is_whole(),
             _ => true,
         }
     }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The order in which bytes become present: write, wake the readers; later fdatasync, record
-//! (commit.rs). Readers have them from memory until then (in_flight.rs). Nothing above this module may
+//! (commit.rs). Readers have them from memory until then (write/unwritten_bytes.rs). Nothing above this module may
 //! assume that a body is a local file: it asks for bytes, is told which are here, and waits for the
 //! rest (presence.rs).
 //!

@@ -19,7 +19,7 @@
 //! that they leave, so of two that meet one succeeds: a session whose turn has come is not cancelled, and one that has
 //! ended does not receive. What is true in each state:
 //!
-//! - *Queued*: a wish. The owner may change its stop, or cancel it; nothing is promised to the upstream or a reader.
+//! - *Queued*: a asked. The owner may change its stop, or cancel it; nothing is promised to the upstream or a reader.
 //! - *Asking*: its bytes are promised. The stop is lowered only, unless the reply turns out to bring the whole. The
 //!   owner may move `at` when the reply tells where it begins.
 //! - *Receiving*: `at` moves with each publication and each write, and back only where the disk has refused bytes.

@@ -6,7 +6,7 @@
 
 use super::super::reader::position::ReaderProgress;
 use super::Owner;
-use super::wishes::LEAST_AHEAD;
+use super::demand::LEAST_AHEAD;
 use crate::clock::Instant;
 use crate::gate::Backoff;
 use crate::store::Object;

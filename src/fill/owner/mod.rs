@@ -10,7 +10,7 @@
 //!     └──► over, then the phase is told
 //! ```
 //!
-//! How a fill opens is in opening.rs, what readers want in wishes.rs, how sessions run in sessions.rs and what they
+//! How a fill opens is in opening.rs, what readers want in demand.rs, how sessions run in sessions.rs and what they
 //! report in events.rs. Everything that happens to a fill passes through [`Owner::run`], one event at a time, and after
 //! each it plans anew:
 //!
@@ -42,6 +42,7 @@
 //! The owner and its sessions share one thread, and none of them is interrupted between two awaits. Where the owner
 //! panics, its drop takes the fill off the map and breaks the readers, who would else wait for ever.
 
+mod demand;
 mod disk_pressure;
 mod ending;
 mod events;
@@ -50,19 +51,18 @@ mod opening;
 mod retry;
 mod sessions;
 mod streaming;
-mod wishes;
 
 use super::context::Context;
 use super::disk::{on_disk, record};
 use super::fetch::ask::Asked;
 use super::fetch::session::Outcome;
+use super::join_request::JoinRequest;
 use super::phase::Phase;
 use super::plan::{PlanView, Running, Step, class_of, plan};
 use super::relay::request_body::DetachedRequest;
 use super::runtimes::RuntimeSlot;
 use super::snapshot::FillStatus;
 use super::state::FillState;
-use super::want::Want;
 use crate::api::StreamState;
 use crate::clock::Instant;
 use crate::clock::sleep_until;
@@ -71,7 +71,7 @@ use crate::store::{Broken, Object, Representation, StoreError};
 use crate::upstream::{Permit, PermitHandle, Span};
 use disk_pressure::DiskPressure;
 use retry::RetryState;
-use sessions::{Session, Wish};
+use sessions::{RequestedSpan, Session};
 use std::sync::Arc;
 use std::time::Duration;
 use streaming::{Marks, stop_of};
@@ -88,7 +88,7 @@ const COMMIT_EVERY: Duration = Duration::from_millis(250);
 /// The start of a fill.
 pub(super) enum Start {
     /// A question, which may be asked again.
-    Want(Want),
+    Join(JoinRequest),
     /// A request that is sent once.
     Send(Box<DetachedRequest>),
 }
@@ -264,25 +264,25 @@ impl Owner {
             self.sessions.iter().for_each(|session| session.position.release());
             return;
         }
-        let wishes = self.wishes(&object, &readers);
-        if let Some(last) = wishes.waiting.last() {
+        let demand = self.demand(&object, &readers);
+        if let Some(last) = demand.waiting.last() {
             self.hint = last.at;
         }
-        self.background_at = wishes.background_at;
+        self.background_at = demand.background_at;
         if self.is_stranded() {
             let why = "the upstream's part was cut, and nothing joins another to it".into();
             object.presence().break_for_good(Broken::Upstream(why));
             return;
         }
-        if wishes.rests {
+        if demand.rests {
             self.stop_sessions();
             return;
         }
-        self.end_unattended(&wishes, &readers);
-        if let Some(ahead) = wishes.at_most_ahead.filter(|_| self.resumes()) {
+        self.end_unattended(&demand, &readers);
+        if let Some(ahead) = demand.at_most_ahead.filter(|_| self.resumes()) {
             self.rein_in(&readers.reading, ahead);
         }
-        // A session that still queues is only a wish: it is planned anew with the others.
+        // A session that still queues is only a requested: it is planned anew with the others.
         let (queued, asked): (Vec<&Session>, Vec<&Session>) =
             self.sessions.iter().partition(|session| session.is_queued());
         let queued: Vec<u64> = queued.iter().map(|session| session.id).collect();
@@ -291,12 +291,12 @@ impl Owner {
             length: object.length(),
             // After the positions: what a session has handed on it will not bring again.
             present: &object.presence().available(),
-            waiting: &wishes.waiting,
-            ahead: &wishes.ahead,
+            waiting: &demand.waiting,
+            ahead: &demand.ahead,
             running: &running,
             ranges: self.joins_anywhere(),
             grows_at: self.grows_at(),
-            background: wishes.background,
+            background: demand.background,
             hint: self.hint,
             max_sessions: self.context.settings.sessions_per_object,
             rate: self.shared.rate(),
@@ -312,17 +312,17 @@ impl Owner {
         }
         for session in &self.sessions {
             if let Some(permit_handle) = &session.permit_handle {
-                permit_handle.set_class(class_of(&session.running(&readers.reading), &wishes.waiting));
+                permit_handle.set_class(class_of(&session.running(&readers.reading), &demand.waiting));
             }
         }
     }
 
     /// Takes a step; the queued session that it is, where it is one.
     fn take(&mut self, step: Step, queued: &[u64]) -> Option<u64> {
-        let (wish, at, stop, class) = match step {
-            Step::StartWhole(class) => (Wish::Whole, 0, u64::MAX, class),
-            Step::StartFrom(at, class) => (Wish::From(at), at, u64::MAX, class),
-            Step::Start(range, class) => (Wish::Range, range.start(), range.end(), class),
+        let (requested, at, stop, class) = match step {
+            Step::StartWhole(class) => (RequestedSpan::Whole, 0, u64::MAX, class),
+            Step::StartFrom(at, class) => (RequestedSpan::From(at), at, u64::MAX, class),
+            Step::Start(range, class) => (RequestedSpan::Range, range.start(), range.end(), class),
             // Carried out when the session that it makes way for is granted (`make_way`): a refused one
             // must not have cost the passing session its bytes.
             Step::Shorten { .. } => return None,
@@ -334,7 +334,7 @@ impl Owner {
         // A session in the queue that is to do the same keeps its turn.
         let same = |session: &&Session| {
             queued.contains(&session.id)
-                && (session.wish, session.position.at()) == (wish, at)
+                && (session.requested, session.position.at()) == (requested, at)
                 && session.class <= class
         };
         if let Some(session) = self.sessions.iter().find(same) {
@@ -344,7 +344,7 @@ impl Owner {
             }
             return Some(session.id);
         }
-        self.begin_session(wish, at, stop, class);
+        self.begin_session(requested, at, stop, class);
         None
     }
 

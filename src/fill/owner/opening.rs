@@ -1,7 +1,7 @@
 //! The first request of a fill: from nothing, or from a stale object, to a representation.
 //!
 //! ```text
-//!  Want ──┬─ the head, or bytes that can be joined to those that are here ──► nothing is asked
+//!  JoinRequest ──┬─ the head, or bytes that can be joined to those that are here ──► nothing is asked
 //!         ├─ validity ──► revalidate ── unchanged ──► the object stays
 //!         │                   └─ changed, or not resumable ─┐
 //!         └─ bytes, anew ──► first_ask ◄────────────────────┘
@@ -19,11 +19,11 @@
 use super::super::disk::on_disk;
 use super::super::fetch::ask::{UpstreamQuestion, ask_any, brings_bytes, refusal, turn};
 use super::super::fetch::classify_reply::{BodySpan, KnownObject, ReplyClass, classify_reply, is_page, statement};
+use super::super::join_request::JoinRequest;
 use super::super::phase::{Moved, Phase, Refusal, Trouble};
 use super::super::plan::worthwhile;
-use super::super::want::Want;
 use super::Owner;
-use super::wishes::LEAST_AHEAD;
+use super::demand::LEAST_AHEAD;
 use crate::clock::{from_unix_seconds, unix_seconds};
 use crate::key::ObjectKey;
 use crate::policy::{
@@ -45,18 +45,18 @@ const SMALL_BYTES: u64 = 256 * 1024;
 /// How often a revalidation is repeated where another node of the upstream answers. Three: docs/decisions/0023.
 const MORE_NODES: usize = 3;
 
-/// How often the first request is put another way before the upstream is called broken. A judgement: the wish rounded
-/// up, the wish, the whole, and one more.
+/// How often the first request is put another way before the upstream is called broken. A judgement: the range rounded
+/// up, the range, the whole, and one more.
 const MAX_OPENING_ASKS: usize = 4;
 
 impl Owner {
     /// Comes to an object, with its first session under way where that brings bytes.
-    pub(super) async fn open(&mut self, want: Want) -> Result<(), Phase> {
+    pub(super) async fn open(&mut self, join: JoinRequest) -> Result<(), Phase> {
         let known = self.object.clone();
         let known = known.as_ref().filter(|object| !object.head().is_bare_response());
-        let Some(wanted) = want.span() else {
-            return match (want, known) {
-                (Want::Validity { bytes }, _) => self.revalidate(bytes).await,
+        let Some(wanted) = join.span() else {
+            return match (join, known) {
+                (JoinRequest::Validity { bytes }, _) => self.revalidate(bytes).await,
                 // The head is known, whatever bytes are here.
                 (_, Some(_)) => Ok(()),
                 (_, None) => {
@@ -65,7 +65,10 @@ impl Owner {
                 }
             };
         };
-        let is_anew = matches!(want, Want::Anew(_) | Want::OnlyAnew(_) | Want::Apart(_));
+        let is_anew = matches!(
+            join,
+            JoinRequest::Anew(_) | JoinRequest::OnlyAnew(_) | JoinRequest::Apart(_)
+        );
         if !is_anew && known.is_some_and(|object| is_resumable(object)) {
             return Ok(());
         }
@@ -78,8 +81,8 @@ impl Owner {
             span => span,
         };
         self.object = None;
-        let is_apart = matches!(want, Want::Apart(_));
-        let only = is_apart || matches!(want, Want::Only(_) | Want::OnlyAnew(_));
+        let is_apart = matches!(join, JoinRequest::Apart(_));
+        let only = is_apart || matches!(join, JoinRequest::Only(_) | JoinRequest::OnlyAnew(_));
         self.wants_part = is_apart;
         self.first_ask(span, Some(wanted).filter(|_| only)).await
     }

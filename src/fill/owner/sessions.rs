@@ -13,7 +13,7 @@ use super::super::fetch::write_batch::WriteTarget;
 use super::super::plan::{Running, class_of};
 use super::super::reader::position::ReaderProgress;
 use super::super::reader::readers::ReadersNow;
-use super::wishes::{PEACE, Wishes};
+use super::demand::{Demand, PEACE};
 use super::{Event, Owner};
 use crate::clock::Instant;
 use crate::header::StrongValidator;
@@ -57,7 +57,7 @@ struct Leash {
 
 pub(super) struct Session {
     pub(super) id: u64,
-    pub(super) wish: Wish,
+    pub(super) requested: RequestedSpan,
     /// The class that the session was begun for: its place in the budget's queue.
     pub(super) class: Class,
     pub(super) position: Arc<SessionPosition>,
@@ -68,9 +68,9 @@ pub(super) struct Session {
     pub(super) task: AbortHandle,
 }
 
-/// The wish that a session was begun for.
+/// The span that a session was begun for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum RequestedSpan {
     Whole,
     From(ByteOffset),
     /// The bytes between the session's position and its stop, as they are when its turn comes.
@@ -78,12 +78,12 @@ pub(super) enum Wish {
 }
 
 impl Owner {
-    pub(super) fn begin_session(&mut self, wish: Wish, at: ByteOffset, stop: ByteOffset, class: Class) {
+    pub(super) fn begin_session(&mut self, requested: RequestedSpan, at: ByteOffset, stop: ByteOffset, class: Class) {
         let proof = self.object.as_ref().and_then(|object| {
             let head = object.head();
             head.representation().validators.strong()
         });
-        let proof = proof.filter(|_| wish != Wish::Whole);
+        let proof = proof.filter(|_| requested != RequestedSpan::Whole);
         let question = match proof {
             Some(StrongValidator::Tag(tag)) if self.ignores_if_range => UpstreamQuestion {
                 if_match: Some(tag.to_string()),
@@ -94,7 +94,7 @@ impl Owner {
                 ..UpstreamQuestion::default()
             },
         };
-        let overlap = self.overlap_before(wish, at);
+        let overlap = self.overlap_before(requested, at);
         if self.sessions.is_empty() {
             self.shared.restart_throughput();
         }
@@ -113,7 +113,7 @@ impl Owner {
                 session,
                 permit_handle: permit.handle(),
             });
-            let span = span_of(wish, &place, permit.is_contended(), overlap);
+            let span = span_of(requested, &place, permit.is_contended(), overlap);
             tracing::debug!(url = shared.key.url(), ?span, ?class, session, "asking the upstream");
             let result = Box::new(ask(&context, &shared, &permit, span, question).await);
             let _ = report.send(Event::Answered {
@@ -125,7 +125,7 @@ impl Owner {
         });
         self.sessions.push(Session {
             id: session,
-            wish,
+            requested,
             class,
             position,
             permit_handle: None,
@@ -143,7 +143,7 @@ impl Owner {
         let task = self.spawn_receive(id, exchange, brings, None, permit, &position);
         self.sessions.push(Session {
             id,
-            wish: Wish::Range,
+            requested: RequestedSpan::Range,
             class: Class::Waiting,
             position,
             permit_handle,
@@ -201,9 +201,9 @@ impl Owner {
     }
 
     /// How many bytes before `at` a session asks for once more, to compare them with those that are here.
-    fn overlap_before(&self, wish: Wish, at: ByteOffset) -> u64 {
-        match wish {
-            Wish::Range if self.grows_at() == Some(at) => OVERLAP_BYTES.min(at - self.base),
+    fn overlap_before(&self, requested: RequestedSpan, at: ByteOffset) -> u64 {
+        match requested {
+            RequestedSpan::Range if self.grows_at() == Some(at) => OVERLAP_BYTES.min(at - self.base),
             _ => 0,
         }
     }
@@ -215,7 +215,7 @@ impl Owner {
     }
 
     /// Where nothing is to be brought for nobody, ends the sessions that have served no reader for a while.
-    pub(super) fn end_unattended(&mut self, wishes: &Wishes, readers: &ReadersNow) {
+    pub(super) fn end_unattended(&mut self, demand: &Demand, readers: &ReadersNow) {
         let leash = match self.has_ranges() {
             true => UNATTENDED,
             false => UNATTENDED_WHOLE,
@@ -224,8 +224,8 @@ impl Owner {
         let mut over = Vec::new();
         for session in self.sessions.iter_mut().filter(|session| !session.is_queued()) {
             // A session that some reader waits for or follows is not alone.
-            let serves = class_of(&session.running(&readers.reading), &wishes.waiting) != Class::Background;
-            if serves || !wishes.only_for_readers {
+            let serves = class_of(&session.running(&readers.reading), &demand.waiting) != Class::Background;
+            if serves || !demand.only_for_readers {
                 session.unattended = None;
                 session.position.release();
                 continue;
@@ -280,11 +280,11 @@ impl Session {
 }
 
 /// The span to ask for when the turn has come: less, where others wait for one, and `overlap` bytes that are here already.
-fn span_of(wish: Wish, position: &SessionPosition, contended: bool, overlap: u64) -> Span {
-    match wish {
-        Wish::Whole => Span::Whole,
-        Wish::From(at) => Span::From(at),
-        Wish::Range => {
+fn span_of(requested: RequestedSpan, position: &SessionPosition, contended: bool, overlap: u64) -> Span {
+    match requested {
+        RequestedSpan::Whole => Span::Whole,
+        RequestedSpan::From(at) => Span::From(at),
+        RequestedSpan::Range => {
             let at = position.at();
             if contended {
                 position.lower_stop(at.saturating_add(QUANTUM_BYTES));

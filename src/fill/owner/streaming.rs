@@ -39,7 +39,7 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 impl Owner {
     pub(super) async fn begin_with(&mut self, start: Start) -> Result<(), Phase> {
         match start {
-            Start::Want(want) => self.open(want).await,
+            Start::Join(join) => self.open(join).await,
             Start::Send(sending) => self.send(*sending).await,
         }
     }

@@ -3,7 +3,7 @@
 //! - A reader near ahead of a session waits for it; one that is far gets a session of its own, and
 //!   the session that would have come there is shortened to end where the new one begins.
 //! - A session asks for no byte that is present or promised by another session, and for little that
-//!   the reader it serves did not ask for: a wish is rounded up to a worthwhile request, and wishes
+//!   the reader it serves did not ask for: a demand is rounded up to a worthwhile request, and demands
 //!   with small gaps between them become one. So no byte is asked twice.
 //! - Who has waited longest is served first.
 //! - When no reader waits and nothing is under way, what readers will want soon is fetched, then the
@@ -42,10 +42,10 @@ const SHORT_SECONDS: f64 = 1.0;
 /// A reader that has waited for so long, although its bytes are coming, has too small a share of the line. A judgement.
 const LONG_WAIT: Duration = Duration::from_millis(500);
 
-/// The least that is worth a request: tiny reads come in swarms. A wish for more is asked as it is. A judgement.
+/// The least that is worth a request: tiny reads come in swarms. A demand for more is asked as it is. A judgement.
 const WORTHWHILE_BYTES: u64 = 256 * 1024;
 
-/// Wishes with no more than this between them become one request. A judgement.
+/// Demands with no more than this between them become one request. A judgement.
 const CRUMB_BYTES: u64 = 64 * 1024;
 
 /// Background requests have this length: a reader may come at any time. A judgement.
@@ -63,7 +63,7 @@ pub(super) struct Running {
     pub(super) moved: u64,
     /// When it was asked for.
     pub(super) asked: Instant,
-    /// Whether some reader's wish lies where it is going.
+    /// Whether what some reader asked for lies where it is going.
     pub(super) attended: bool,
 }
 
@@ -217,7 +217,7 @@ impl<'a> Draft<'a> {
         // Behind the session that was just shortened, which ends at `at`.
         let free = self.free_until(at);
         let mut end = waiter.end;
-        if waiter.wish < WORTHWHILE_BYTES {
+        if waiter.asked < WORTHWHILE_BYTES {
             end = end.max(at.saturating_add(WORTHWHILE_BYTES));
             if free.saturating_sub(end) < WORTHWHILE_BYTES {
                 // Nor is a crumb left for others to come back for.
@@ -336,11 +336,11 @@ impl<'a> Draft<'a> {
 
     /// Fetches what readers will want soon, while connections are left.
     fn read_ahead(&mut self) {
-        for wish in self.view.ahead {
+        for soon in self.view.ahead {
             if self.running.len() >= self.view.max_sessions {
                 return;
             }
-            let gap = self.view.present.gaps(*wish).find(|gap| {
+            let gap = self.view.present.gaps(*asked).find(|gap| {
                 let promised = |session: &Running| session.at <= gap.start() && gap.start() < session.stop;
                 !self.running.iter().any(promised)
             });

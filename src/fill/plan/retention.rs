@@ -225,7 +225,7 @@ mod tests {
     fn blocks_no_reader_will_come_to_are_expendable() {
         let present: RangeSet = [range(0, 100)].into_iter().collect();
         let gone = expendable(&present, Some(100 * MIB), &[reader(90, 100), reader(20, 30)], &[], KEPT);
-        // Between them lies what the first will not come to: its wish ends before.
+        // Between them lies what the first will not come to: what it asked for ends before.
         assert_eq!(gone, [range(2, 10), range(30, 80)]);
     }
 

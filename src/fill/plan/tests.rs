@@ -13,7 +13,7 @@ fn wait(at: u64, end: u64) -> WaitingAt {
         at,
         end,
         since: Instant::now(),
-        wish: end - at,
+        asked: end - at,
     }
 }
 

@@ -57,7 +57,7 @@ impl Cursor {
         self.shared.is_over()
     }
 
-    /// The reader has taken `bytes` more and is at `at` now, of a wish that ends at `end`.
+    /// The reader has taken `bytes` more and is at `at` now, of a range that ends at `end`.
     pub fn reached(&self, at: ByteOffset, end: ByteOffset, bytes: u64) {
         self.position.reached(at, end, bytes, Instant::now());
     }

@@ -23,7 +23,7 @@ pub(in crate::fill) struct ReaderPosition(Mutex<ReaderProgress>);
 pub(in crate::fill) struct ReaderProgress {
     /// The next byte that the reader will take.
     pub(in crate::fill) at: ByteOffset,
-    /// Where its wish ends.
+    /// Where what it asked for ends.
     pub(in crate::fill) end: ByteOffset,
     /// Bytes per second, where enough was taken to tell.
     pub(in crate::fill) rate: Option<f64>,
@@ -44,9 +44,9 @@ impl ReaderPosition {
         }))
     }
 
-    /// A reader that comes now with that wish; one whose bounds are not known wants anything.
-    pub(in crate::fill) fn wanting(wish: Option<(ByteOffset, ByteOffset)>) -> Arc<Self> {
-        let (start, end) = wish.unwrap_or((0, u64::MAX));
+    /// A reader that comes now and asks for that range; one whose bounds are not known wants anything.
+    pub(in crate::fill) fn wanting(asked: Option<(ByteOffset, ByteOffset)>) -> Arc<Self> {
+        let (start, end) = asked.unwrap_or((0, u64::MAX));
         Arc::new(Self::new(start, end, Instant::now()))
     }
 
@@ -54,7 +54,7 @@ impl ReaderPosition {
         lock(&self.0)
     }
 
-    /// The reader has taken `bytes` and is at `at` now, of a wish that ends at `end`.
+    /// The reader has taken `bytes` and is at `at` now, of a range that ends at `end`.
     pub(in crate::fill) fn reached(&self, at: ByteOffset, end: ByteOffset, bytes: u64, now: Instant) {
         let mut reader = self.reader();
         (reader.at, reader.end, reader.moved) = (at, end, now);
@@ -72,14 +72,14 @@ impl ReaderPosition {
     }
 }
 
-/// Wishes that are remembered. A judgement.
+/// Requested ranges that are remembered. A judgement.
 const REMEMBERED: usize = 32;
 
 /// Of these so many are taken for readers that will be back. A judgement: each keeps up to 48 MiB from being punched
 /// out (`retention`).
 const LATEST: usize = 4;
 
-/// The latest wishes of all readers, and whether they come in sequence.
+/// The latest ranges that readers asked for, and whether they come in sequence.
 #[derive(Debug, Default)]
 pub(in crate::fill) struct AccessPattern {
     ends: VecDeque<ByteOffset>,

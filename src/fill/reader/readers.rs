@@ -1,7 +1,7 @@
 //! The readers of a fill: what they tell its owner.
 //!
 //! A reader writes here when it comes and when it leaves, each time in one step under one lock: it is counted, has its
-//! position, and has told its wish at the same moment. The owner looks once for each plan ([`FillReaders::look`]), and
+//! position, and has told its range at the same moment. The owner looks once for each plan ([`FillReaders::look`]), and
 //! plans for what it saw. Where a reader comes after that look the plan does not know it; what the plan has decided
 //! against readers that are not there is carried out by [`FillReaders::unless_come_since`], which asks whether one has
 //! come meanwhile.
@@ -52,7 +52,7 @@ pub(in crate::fill) struct ReadersNow {
     pub(in crate::fill) arrivals: u64,
     /// How each of the readers that are here goes.
     pub(in crate::fill) reading: Vec<ReaderProgress>,
-    /// A request for the head alone is no wish for the body.
+    /// A request for the head alone asks for no byte of the body.
     pub(in crate::fill) bytes_wanted: bool,
     /// Where the latest reader begins, told once.
     pub(in crate::fill) hint: Option<ByteOffset>,
@@ -83,11 +83,11 @@ impl FillReaders {
         lock(&self.table)
     }
 
-    /// A reader comes. `wish` is what it asks for, where its bounds are known. Whether it is the first that wants bytes.
+    /// A reader comes. `asked` is the range that it asks for, where its bounds are known. Whether it is the first that wants bytes.
     pub(in crate::fill) fn come(
         &self,
         position: &Arc<ReaderPosition>,
-        wish: Option<(ByteOffset, ByteOffset)>,
+        asked: Option<(ByteOffset, ByteOffset)>,
         wants_bytes: bool,
     ) -> bool {
         let mut table = self.table();
@@ -95,7 +95,7 @@ impl FillReaders {
         table.arrivals += 1;
         // Release, as the field says.
         self.count.store(table.positions.len(), Ordering::Release);
-        if let Some((start, end)) = wish {
+        if let Some((start, end)) = asked {
             table.hint = Some(start);
             table.access.note(start, end);
         }
@@ -180,7 +180,7 @@ impl FillReaders {
         table.access.left.filter(|_| table.positions.is_empty())
     }
 
-    /// Where the latest wishes ended: whoever had them may be back for the next.
+    /// Where the latest ranges ended: whoever asked for them may be back for the next.
     pub(in crate::fill) fn left_at(&self) -> Vec<ByteOffset> {
         self.table().access.latest_ends()
     }

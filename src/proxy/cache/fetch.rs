@@ -6,7 +6,7 @@
 //! decides for itself (docs/decisions/0011).
 //!
 //! ```text
-//! join ─ came to nothing by another reader's wish ──► join again
+//! join ─ came to nothing by another reader's request ──► join again
 //!   ├─ may not share ──────────────────────────────► join_alone
 //!   ├─ a stream in another form ───────────────────► join the variant
 //!   └─ far from the fill, and nothing joins ───────► join_apart ─ no parts ─► join
@@ -16,7 +16,7 @@
 
 use super::lookup::{FoundObject, MAX_GENERATIONS, answer_of};
 use super::variant::{is_selected, variant_of};
-use crate::fill::{Cursor, Phase, Want};
+use crate::fill::{Cursor, JoinRequest, Phase};
 use crate::header::{CacheStatus, FirstWanted, Forwarded, first_wanted};
 use crate::http1::Response;
 use crate::policy::{Fields, Lifetime, NotStored, Reason, Reuse};
@@ -40,21 +40,21 @@ impl Service {
         known: Option<Arc<Object>>,
     ) -> Result<Result<FoundObject, Response>, Problem> {
         let (span, only) = wanted(request);
-        let (want, mut cache_status) = self.want(request, target, known.as_ref(), (span, only));
+        let (join, mut cache_status) = self.join_request(request, target, known.as_ref(), (span, only));
         self.metrics.misses.inc();
         if (request.asked.no_store || self.fills.is_hit_for_miss(target.key.id())) && known.is_none() {
-            let cursor = self.fills.join_alone(target, anew(want, (span, only)));
+            let cursor = self.fills.join_alone(target, anew(join, (span, only)));
             return self.opened(request, target, cursor, cache_status, None).await;
         }
-        let mut cursor = self.fills.join(target, want, known.clone());
+        let mut cursor = self.fills.join(target, join, known.clone());
         for _ in 0..MAX_GENERATIONS {
             if !(cursor.collapsed() && was_asked_for_another(&cursor, target, span).await) {
                 break;
             }
-            cursor = self.fills.join(target, want, known.clone());
+            cursor = self.fills.join(target, join, known.clone());
         }
         if cursor.collapsed() && !may_share(&cursor, target).await {
-            cursor = self.fills.join_alone(target, anew(want, (span, only)));
+            cursor = self.fills.join_alone(target, anew(join, (span, only)));
             cache_status.detail = Some("not-shared");
         }
         if cursor.collapsed()
@@ -65,7 +65,7 @@ impl Service {
             // A stream runs, and this client wants it in another form (with metadata, in another language).
             cursor = self
                 .fills
-                .join(&variant_of(&object, target), anew(want, (span, only)), None);
+                .join(&variant_of(&object, target), anew(join, (span, only)), None);
         }
         if only && let Some(object) = far_from(&cursor, span).await {
             // The fill is not to take this reader for one of its own while the budget looks for which exchange to preempt.
@@ -77,12 +77,12 @@ impl Service {
                 // An upstream that refuses the part may still give the whole.
                 _ => {}
             }
-            cursor = self.fills.join(target, want, Some(object));
+            cursor = self.fills.join(target, join, Some(object));
         }
         // A fill that was under way for want of bytes has not asked about those that are here.
         let asked_about = known
             .as_ref()
-            .filter(|known| matches!(want, Want::Validity { .. }) && (known.is_whole() || !cursor.collapsed()));
+            .filter(|known| matches!(join, JoinRequest::Validity { .. }) && (known.is_whole() || !cursor.collapsed()));
         let found = self.opened(request, target, cursor, cache_status, asked_about).await;
         // A problem is a failure of ours or of the upstream; a refusal below 500 is its word.
         let failed = match &found {
@@ -98,17 +98,17 @@ impl Service {
     }
 
     /// The question to the upstream, and the reason.
-    fn want(
+    fn join_request(
         &self,
         request: &Request<'_>,
         target: &Target,
         known: Option<&Arc<Object>>,
         (span, only): (Span, bool),
-    ) -> (Want, CacheStatus) {
+    ) -> (JoinRequest, CacheStatus) {
         let bytes = match (request.head_only, only) {
-            (true, _) => Want::Head,
-            (false, true) => Want::Only(span),
-            (false, false) => Want::Bytes(span),
+            (true, _) => JoinRequest::Head,
+            (false, true) => JoinRequest::Only(span),
+            (false, false) => JoinRequest::Bytes(span),
         };
         let Some(object) = known else {
             let why = match target.variant {
@@ -117,15 +117,15 @@ impl Service {
             };
             return (bytes, CacheStatus::forwarded(why));
         };
-        let validity = Want::Validity {
+        let validity = JoinRequest::Validity {
             bytes: !request.head_only,
         };
         let refetch = match (request.head_only, only) {
-            (true, _) => Want::Anew(Span::From(0)),
-            (false, true) => Want::OnlyAnew(span),
-            (false, false) => Want::Anew(span),
+            (true, _) => JoinRequest::Anew(Span::From(0)),
+            (false, true) => JoinRequest::OnlyAnew(span),
+            (false, false) => JoinRequest::Anew(span),
         };
-        let (want, reason) = match (
+        let (join, reason) = match (
             self.reuse(object, &request.asked, self.clock.elapsed()),
             object.is_whole(),
         ) {
@@ -141,7 +141,7 @@ impl Service {
             Reason::Request => Forwarded::Request,
             _ => Forwarded::Stale,
         };
-        (want, CacheStatus::forwarded(why))
+        (join, CacheStatus::forwarded(why))
     }
 
     /// The answer of what is stored, although the upstream has failed.
@@ -292,12 +292,12 @@ async fn was_asked_for_another(cursor: &Cursor, target: &Target, span: Span) -> 
     }
 }
 
-/// The same wish of somebody who shares nothing.
-pub(in crate::proxy) fn anew(want: Want, (span, only): (Span, bool)) -> Want {
-    match (want, only) {
-        (Want::Head, _) => Want::Head,
-        (_, true) => Want::Only(span),
-        (_, false) => Want::Bytes(span),
+/// The same request of somebody who shares nothing.
+pub(in crate::proxy) fn anew(join: JoinRequest, (span, only): (Span, bool)) -> JoinRequest {
+    match (join, only) {
+        (JoinRequest::Head, _) => JoinRequest::Head,
+        (_, true) => JoinRequest::Only(span),
+        (_, false) => JoinRequest::Bytes(span),
     }
 }
 
@@ -314,7 +314,7 @@ fn wanted(request: &Request<'_>) -> (Span, bool) {
 
 fn wanted_span(range: Option<&[u8]>) -> Span {
     match first_wanted(range) {
-        // The request is bounded where the wish is: the rest may never be wanted.
+        // The request is bounded where the request's range is: the rest may never be wanted.
         Some(FirstWanted::From {
             start,
             last: Some(last),

@@ -6,7 +6,7 @@
 //! the wall clock counts for what was stored before the start.
 
 use crate::api::ObjectState;
-use crate::fill::Want;
+use crate::fill::JoinRequest;
 use crate::policy::{FreshnessDefaults, Lifetime, Reason, RequestDirectives, Reuse};
 use crate::proxy::hit::hot_headers::HotHeaders;
 use crate::proxy::request::Request;
@@ -92,7 +92,7 @@ impl Service {
     pub(in crate::proxy) fn revalidate_meanwhile(&self, target: &Arc<Target>, object: &Arc<Object>) {
         let cursor = self
             .fills
-            .join(target, Want::Validity { bytes: true }, Some(Arc::clone(object)));
+            .join(target, JoinRequest::Validity { bytes: true }, Some(Arc::clone(object)));
         actix_web::rt::spawn(async move {
             let _ = cursor.opened().await;
         });

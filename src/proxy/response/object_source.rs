@@ -6,7 +6,7 @@
 //! waited for, and fetched, once more. A body of an object that was whole joins a fill only then.
 
 use super::body::SegmentSource;
-use crate::fill::{Cursor, Phase, Registry, Want};
+use crate::fill::{Cursor, JoinRequest, Phase, Registry};
 use crate::http1::{BodyPiece, SendFile};
 use crate::live::Listener;
 use crate::ranges::{ByteOffset, ByteRange};
@@ -121,7 +121,7 @@ impl ObjectSource {
         let span = ByteRange::new(at, end).map_or(Span::From(at), Span::Range);
         let (target, known) = (&refetch.target, Some(Arc::clone(object)));
         let cursor = match object.is_discarded() {
-            false => refetch.fills.join(target, Want::Bytes(span), known),
+            false => refetch.fills.join(target, JoinRequest::Bytes(span), known),
             true => return Err(self.broken(at, Broken::Superseded)),
         };
         match cursor.phase() {

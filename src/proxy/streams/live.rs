@@ -265,8 +265,8 @@ impl Service {
     }
 }
 
-fn anew_from_start() -> crate::fill::Want {
-    anew(crate::fill::Want::Bytes(Span::From(0)), (Span::From(0), false))
+fn anew_from_start() -> crate::fill::JoinRequest {
+    anew(crate::fill::JoinRequest::Bytes(Span::From(0)), (Span::From(0), false))
 }
 
 /// Where the log of a stream begins, and how far it has come. The stream itself is told a moment after its readers are:

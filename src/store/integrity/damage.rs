@@ -1,10 +1,10 @@
 //! Damage: bytes on the disk that do not match their checksums, or do not read, become absent and are fetched again.
 //!
-//! A block is compared at its first read since the start (checksums.rs), by a thread that may wait. Its bad runs are
+//! A block is compared at its first read since the start (object_integrity.rs), by a thread that may wait. Its bad runs are
 //! absent before the block counts as checked, and are then retracted in the order of retract.rs. Each is told to the
 //! log and counted once.
 
-use super::checksums::{BadRuns, blocks, compare};
+use super::object_integrity::{BadRuns, blocks, compare};
 use super::run_checksums::{self, Group};
 use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::error::StoreError;

@@ -47,7 +47,7 @@ pub(super) mod representation;
 use super::body_file::Body;
 use super::catalog::record::Record;
 use super::context::StoreContext;
-use super::integrity::checksums::Integrity;
+use super::integrity::object_integrity::Integrity;
 use super::read::hot_read::HotRead;
 use super::read::small_bodies::SmallBodySlot;
 use super::space::quota::pages_of;

@@ -220,10 +220,10 @@ impl Presence {
         &self,
         place: &mut Option<QueuePlace>,
         at: ByteOffset,
-        wish: (ByteOffset, ByteOffset),
+        asked: (ByteOffset, ByteOffset),
         cx: &Context<'_>,
     ) -> Poll<Availability> {
-        if let Poll::Ready(found) = self.progress().poll(place, at, wish, cx) {
+        if let Poll::Ready(found) = self.progress().poll(place, at, asked, cx) {
             return Poll::Ready(found);
         }
         // The owner and the sessions that this wakes look at the waiters, under the lock that was just released.

@@ -27,8 +27,8 @@
 use crate::clock::Instant;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange, RangeSet};
 use crate::store::space::quota::pages_of;
-use crate::store::write::in_flight::InFlight;
 use crate::store::write::pass_through_buffer::PassThroughBuffer;
+use crate::store::write::unwritten_bytes::UnwrittenBytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -71,13 +71,13 @@ pub(in crate::store) type QueuePlace = (ByteOffset, u64);
 struct Waiter {
     waker: Waker,
     end: ByteOffset,
-    wish: ByteCount,
+    asked: ByteCount,
     /// When the reader began to wait for this very byte.
     since: Instant,
     verdict: Option<Broken>,
 }
 
-/// A position that a reader waits at, and where its wish ends.
+/// A position that a reader waits at, and where what it asked for ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WaitingAt {
     /// The first absent byte that the reader needs.
@@ -87,7 +87,7 @@ pub struct WaitingAt {
     /// When it began to; the earliest, where several wait for the same byte.
     pub since: Instant,
     /// How many bytes it wanted from the first, here or not; the most, where several wait.
-    pub wish: ByteCount,
+    pub asked: ByteCount,
 }
 
 /// The in-memory truth of one generation; guarded by the object's lock.
@@ -99,7 +99,7 @@ pub(in crate::store) struct Progress {
     /// The pages that room has been taken for.
     pub(in crate::store) held: RangeSet,
     /// Bytes that are being written.
-    pub(in crate::store) in_flight: InFlight,
+    pub(in crate::store) in_flight: UnwrittenBytes,
     /// Bytes that are forwarded without being stored.
     pub(in crate::store) pass_through: PassThroughBuffer,
     pub(in crate::store) length: Option<u64>,
@@ -208,13 +208,13 @@ impl Progress {
         (before, self.take_waiters((0, 0), (first, 0)))
     }
 
-    /// The presence at `at` for a reader whose place in the queue this was; without one it is given another. `wish` is
-    /// where its present wish began and ends.
+    /// The presence at `at` for a reader whose place in the queue this was; without one it is given another. `asked` is
+    /// where what it asks for now began and ends.
     pub(in crate::store) fn poll(
         &mut self,
         place: &mut Option<QueuePlace>,
         at: ByteOffset,
-        wish: (ByteOffset, ByteOffset),
+        asked: (ByteOffset, ByteOffset),
         cx: &Context<'_>,
     ) -> Poll<Availability> {
         let before = place.take();
@@ -235,8 +235,8 @@ impl Progress {
         self.next_ticket += 1;
         let waiter = Waiter {
             waker: cx.waker().clone(),
-            end: wish.1.max(at.saturating_add(1)),
-            wish: wish.1.saturating_sub(wish.0),
+            end: asked.1.max(at.saturating_add(1)),
+            asked: asked.1.saturating_sub(asked.0),
             since,
             verdict: None,
         };
@@ -259,13 +259,13 @@ impl Progress {
                 Some(last) if last.at == at => {
                     last.end = last.end.max(waiter.end);
                     last.since = last.since.min(waiter.since);
-                    last.wish = last.wish.max(waiter.wish);
+                    last.asked = last.asked.max(waiter.asked);
                 }
                 _ => list.push(WaitingAt {
                     at,
                     end: waiter.end,
                     since: waiter.since,
-                    wish: waiter.wish,
+                    asked: waiter.asked,
                 }),
             }
         }

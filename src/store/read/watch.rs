@@ -15,8 +15,8 @@ use std::task::{Context, Poll};
 pub struct Watch {
     object: Arc<Object>,
     place: Option<QueuePlace>,
-    /// Where the present wish began and ends.
-    wish: (ByteOffset, ByteOffset),
+    /// Where what is asked for now began and ends.
+    asked: (ByteOffset, ByteOffset),
 }
 
 impl Watch {
@@ -25,7 +25,7 @@ impl Watch {
         Self {
             object,
             place: None,
-            wish: (0, 0),
+            asked: (0, 0),
         }
     }
 
@@ -42,10 +42,10 @@ impl Watch {
         {
             return Poll::Ready(found);
         }
-        if self.wish.1 != end {
-            self.wish = (at, end);
+        if self.asked.1 != end {
+            self.asked = (at, end);
         }
-        self.object.presence.poll(&mut self.place, at, self.wish, cx)
+        self.object.presence.poll(&mut self.place, at, self.asked, cx)
     }
 
     /// Leaves the queue; the next poll enters it anew.

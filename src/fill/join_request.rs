@@ -1,13 +1,13 @@
-//! The wish with which a reader joins a fill, or begins one.
+//! The request of a reader that joins a fill, or begins one.
 //!
-//! The wish decides how the fill opens (owner/opening.rs) and whether one that is under way serves it too
+//! It decides how the fill opens (owner/opening.rs) and whether one that is under way serves it too
 //! (`FillState::is_open_to`). Which bytes a reader waits for after that it says to the object, not here.
 
 use crate::upstream::Span;
 
-/// The wish of a reader that joins.
+/// What a reader that joins asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Want {
+pub enum JoinRequest {
     /// The head only: no byte need be fetched for it.
     Head,
     /// Bytes, first these.
@@ -21,13 +21,13 @@ pub enum Want {
     },
     /// Bytes of a new generation: the stored one may not be reused.
     Anew(Span),
-    /// [`Want::Only`] of a new generation.
+    /// [`JoinRequest::Only`] of a new generation.
     OnlyAnew(Span),
-    /// [`Want::Only`], where a fill of the whole is known to be far from them: see `Registry::join_apart`.
+    /// [`JoinRequest::Only`], where a fill of the whole is known to be far from them: see `Registry::join_apart`.
     Apart(Span),
 }
 
-impl Want {
+impl JoinRequest {
     pub(super) fn is_for_bytes(self) -> bool {
         self.span().is_some() || matches!(self, Self::Validity { bytes: true })
     }

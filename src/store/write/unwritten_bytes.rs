@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 /// The pieces that are being written, by their offset, with the number of the in-flight write whose they are. Guarded by the
 /// object's lock.
 #[derive(Debug, Default)]
-pub(in crate::store) struct InFlight {
+pub(in crate::store) struct UnwrittenBytes {
     pieces: BTreeMap<ByteOffset, (u64, Bytes)>,
 }
 
-impl InFlight {
+impl UnwrittenBytes {
     /// The bytes from `at` on that are held in one piece.
     pub(in crate::store) fn piece_at(&self, at: ByteOffset) -> Option<Bytes> {
         let (start, (_, bytes)) = self.pieces.range(..=at).next_back()?;

@@ -1,8 +1,8 @@
-//! The wishes of readers, now and soon, and of the policy when there are none.
+//! The demand of readers, now and soon, and of the policy when there are none.
 //!
 //! Readers that wait are always served. What lies ahead of those that read is fetched as far as `read_ahead` and the
 //! disk allow; the rest of the object only where it will be kept, where `after_last_reader` wants it, and where it
-//! delays no reader (docs/decisions/0007 and 0024). Nothing here asks an upstream: the wishes are what the plan is made
+//! delays no reader (docs/decisions/0007 and 0024). Nothing here asks an upstream: the demand is what the plan is made
 //! of.
 
 use super::super::reader::position::ReaderProgress;
@@ -25,9 +25,9 @@ pub(super) const PEACE: Duration = Duration::from_millis(250);
 /// A reader that has taken nothing for so long is paused. A judgement: longer than players rest between two bursts.
 const PAUSED_AFTER: Duration = Duration::from_secs(30);
 
-/// All wishes of one moment.
+/// All demands of one moment.
 #[derive(Debug, Default)]
-pub(super) struct Wishes {
+pub(super) struct Demand {
     pub(super) waiting: Vec<WaitingAt>,
     pub(super) ahead: Vec<ByteRange>,
     /// The rest of the object is wanted too.
@@ -54,7 +54,7 @@ enum Rest {
 }
 
 impl Owner {
-    pub(super) fn wishes(&mut self, object: &Object, readers: &ReadersNow) -> Wishes {
+    pub(super) fn demand(&mut self, object: &Object, readers: &ReadersNow) -> Demand {
         let mut waiting = object.presence().waiting();
         let scarce = self.is_under_pressure();
         let at_most_ahead = self.at_most_ahead();
@@ -70,30 +70,30 @@ impl Owner {
                 .disk_pressure
                 .filter(|_| scarce)
                 .map(|disk_pressure| disk_pressure.next_try);
-            return Wishes {
+            return Demand {
                 waiting,
                 background,
                 background_at: peace.or(next_try).filter(|_| wanted && !background),
                 rests: rest == Rest::Hopeless,
                 only_for_readers,
-                ..Wishes::default()
+                ..Demand::default()
             };
         }
         let reading = &readers.reading;
         // The disk is short, and those for whom it would be filled do not even look.
         if waiting.is_empty() && all_paused(reading, Instant::now()) && self.is_disk_short(object) {
-            return Wishes {
+            return Demand {
                 rests: true,
-                ..Wishes::default()
+                ..Demand::default()
             };
         }
         let time = self.context.settings.read_ahead;
         if time.is_none() && at_most_ahead.is_none() {
-            return Wishes {
+            return Demand {
                 waiting,
                 background,
                 only_for_readers,
-                ..Wishes::default()
+                ..Demand::default()
             };
         }
         let window = |rate: f64| {
@@ -110,12 +110,12 @@ impl Owner {
             // Without ranges, what cannot be kept would be read again from the start.
             .filter(|_| !scarce && (self.resumes() || at_most_ahead.is_none()))
             .filter_map(|reader| ahead_of(reader, object, window(reader.rate.unwrap_or_default())));
-        Wishes {
+        Demand {
             waiting,
             ahead: ahead.collect(),
             at_most_ahead,
             only_for_readers,
-            ..Wishes::default()
+            ..Demand::default()
         }
     }
 
