@@ -17,9 +17,6 @@ use self::objects::{ListParameters, PurgeManyParameters, PurgeParameters};
 use self::operation::Callers::{All, Everybody, Local};
 use self::operation::Operation;
 use self::verify::VerifyParameters;
-use crate::api::{
-    FillSummaries, ObjectPage, ObjectSummary, Purged, Stats, StreamSummaries, StreamSummary, VerifyEvent,
-};
 use crate::clock::Instant;
 use crate::proxy::Problem;
 use crate::site::Site;
@@ -69,10 +66,10 @@ fn of_the_cache() -> Vec<Operation> {
     vec![
         Operation::new(Method::GET, "api/v1/stats", All, objects::stats)
             .says("What is stored, in sum, and the counters.")
-            .answers::<Stats>(200, "The counters."),
+            .answers(200, "Stats", "The counters."),
         Operation::new(Method::GET, "api/v1/fills", All, fills::list)
             .says("Fills under way, and why readers wait.")
-            .answers::<FillSummaries>(200, "The fills."),
+            .answers(200, "FillSummaries", "The fills."),
     ]
 }
 
@@ -81,33 +78,36 @@ fn of_objects() -> Vec<Operation> {
         Operation::new(Method::GET, "api/v1/objects", All, objects::list)
             .says("A page of the stored objects.")
             .takes::<ListParameters>()
-            .answers::<ObjectPage>(200, "The page.")
+            .answers(200, "ObjectPage", "The page.")
             .fails(503, "The catalog cannot be read now."),
         Operation::new(Method::DELETE, "api/v1/objects", Local, objects::purge_many)
             .says("Purges objects.")
             .takes::<PurgeManyParameters>()
-            .answers::<Purged>(200, "How much was purged; 0 where nothing was meant."),
+            .answers(200, "Purged", "How much was purged; 0 where nothing was meant."),
         Operation::new(Method::GET, "api/v1/objects/{id}", All, objects::show)
             .says("One object.")
-            .answers::<ObjectSummary>(200, "The object.")
+            .answers(200, "ObjectSummary", "The object.")
             .fails(404, "There is no such object."),
         Operation::new(Method::DELETE, "api/v1/objects/{id}", Local, objects::purge)
             .says("Purges one object.")
             .takes::<PurgeParameters>()
-            .answers::<Purged>(200, "How much was purged.")
+            .answers(200, "Purged", "How much was purged.")
             .fails(404, "There is no such object."),
         Operation::new(Method::PUT, "api/v1/objects/{id}/pin", Local, objects::pin)
             .says("Exempts an object from eviction.")
-            .answers::<ObjectSummary>(200, "The object.")
+            .answers(200, "ObjectSummary", "The object.")
             .fails(404, "There is no such object."),
         Operation::new(Method::DELETE, "api/v1/objects/{id}/pin", Local, objects::unpin)
             .says("Lets an object be evicted.")
-            .answers::<ObjectSummary>(200, "The object.")
+            .answers(200, "ObjectSummary", "The object.")
             .fails(404, "There is no such object."),
         Operation::new(Method::POST, "api/v1/verify", Local, verify::run)
             .says("Compares what is stored with its checksums.")
             .takes::<VerifyParameters>()
-            .tells::<VerifyEvent>("A line for each event; one without `verified` at its end was cut."),
+            .tells(
+                "VerifyEvent",
+                "A line for each event; one without `verified` at its end was cut.",
+            ),
     ]
 }
 
@@ -115,19 +115,19 @@ fn of_streams() -> Vec<Operation> {
     vec![
         Operation::new(Method::GET, "api/v1/streams", Local, streams::list)
             .says("All streams; an id opens its stream.")
-            .answers::<StreamSummaries>(200, "The streams, the latest first."),
+            .answers(200, "StreamSummaries", "The streams, the latest first."),
         Operation::new(Method::GET, "api/v1/streams/{id}", Everybody, streams::replay)
             .says("The log of a stream.")
             .sends("*/*", "What was logged, and what still comes.")
             .fails(404, "There is no such stream."),
         Operation::new(Method::DELETE, "api/v1/streams/{id}", Everybody, streams::stop)
             .says("Stops a stream.")
-            .answers::<StreamSummary>(200, "Its state.")
+            .answers(200, "StreamSummary", "Its state.")
             .fails(404, "There is no such stream.")
             .fails(409, "It is over."),
         Operation::new(Method::GET, "api/v1/streams/{id}/status", Everybody, streams::status)
             .says("The state of a stream.")
-            .answers::<StreamSummary>(200, "Its state.")
+            .answers(200, "StreamSummary", "Its state.")
             .fails(404, "There is no such stream."),
     ]
 }

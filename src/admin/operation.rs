@@ -8,10 +8,7 @@ use super::parameters::{Parameter, Parameters};
 use actix_web::http::Method;
 use actix_web::middleware::from_fn;
 use actix_web::{FromRequest, Handler, Responder, Route, web};
-use utoipa::ToSchema;
-use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{ComponentsBuilder, Object, Type};
-use utoipa::openapi::{Content, Ref, Required, Response};
+use serde_json::{Map, Value, json};
 
 /// The callers that may carry an operation out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +29,28 @@ pub(super) struct Operation {
     pub(super) callers: Callers,
     summary: &'static str,
     parameters: &'static [Parameter],
-    answers: Vec<(u16, Response)>,
-    schemas: fn(ComponentsBuilder) -> ComponentsBuilder,
+    answers: Vec<Answer>,
     route: Box<dyn Fn() -> Route>,
+}
+
+/// The body of every failure.
+const PROBLEM: Body = Body::Schema("ProblemDetails");
+
+/// An answer that is to be expected of an operation.
+struct Answer {
+    status: u16,
+    media_type: &'static str,
+    body: Body,
+    description: &'static str,
+}
+
+/// The body of an answer.
+#[derive(Clone, Copy)]
+enum Body {
+    /// The type of [`crate::api`] of that name.
+    Schema(&'static str),
+    /// Text, or bytes of any kind.
+    Text,
 }
 
 impl Operation {
@@ -51,7 +67,6 @@ impl Operation {
             summary: "",
             parameters: &[],
             answers: Vec::new(),
-            schemas: |components| components,
             route: Box::new(move || web::to(handler.clone())),
         }
     }
@@ -67,40 +82,33 @@ impl Operation {
         Self { parameters, ..self }
     }
 
-    /// A successful answer whose body is JSON.
-    pub(super) fn answers<T: ToSchema>(mut self, status: u16, description: &str) -> Self {
-        let content = Content::new(Some(Ref::from_schema_name(T::name())));
-        let response = Response::builder().description(description);
-        self.answers
-            .push((status, response.content("application/json", content).build()));
-        self.schemas = with_schemas::<T>;
-        self
+    /// A successful answer whose body is JSON: the type of [`crate::api`] of that name.
+    pub(super) fn answers(self, status: u16, schema: &'static str, description: &'static str) -> Self {
+        self.answer(status, "application/json", Body::Schema(schema), description)
     }
 
     /// A successful answer of lines of JSON, told as they come to be.
-    pub(super) fn tells<T: ToSchema>(mut self, description: &str) -> Self {
-        let content = Content::new(Some(Ref::from_schema_name(T::name())));
-        let response = Response::builder().description(description);
-        self.answers
-            .push((200, response.content("application/x-ndjson", content).build()));
-        self.schemas = with_schemas::<T>;
-        self
+    pub(super) fn tells(self, schema: &'static str, description: &'static str) -> Self {
+        self.answer(200, "application/x-ndjson", Body::Schema(schema), description)
     }
 
     /// A successful answer of another media type.
-    pub(super) fn sends(mut self, media_type: &str, description: &str) -> Self {
-        let content = Content::new(Some(Object::with_type(Type::String)));
-        let response = Response::builder().description(description);
-        self.answers.push((200, response.content(media_type, content).build()));
-        self
+    pub(super) fn sends(self, media_type: &'static str, description: &'static str) -> Self {
+        self.answer(200, media_type, Body::Text, description)
     }
 
     /// A failure that is to be expected of it.
-    pub(super) fn fails(mut self, status: u16, description: &str) -> Self {
-        let content = Content::new(Some(Ref::from_schema_name("ProblemDetails")));
-        let response = Response::builder().description(description);
-        self.answers
-            .push((status, response.content("application/problem+json", content).build()));
+    pub(super) fn fails(self, status: u16, description: &'static str) -> Self {
+        self.answer(status, "application/problem+json", PROBLEM, description)
+    }
+
+    fn answer(mut self, status: u16, media_type: &'static str, body: Body, description: &'static str) -> Self {
+        self.answers.push(Answer {
+            status,
+            media_type,
+            body,
+            description,
+        });
         self
     }
 
@@ -124,35 +132,32 @@ impl Operation {
         })
     }
 
-    /// The operation's entry in `openapi.json`: its method, itself, and its schemas.
-    pub(super) fn document(&self) -> (HttpMethod, OperationBuilder, fn(ComponentsBuilder) -> ComponentsBuilder) {
-        let mut operation = OperationBuilder::new()
-            .summary(Some(self.summary))
-            .operation_id(Some(self.name()));
+    /// The operation's entry in `openapi.json`: the name of its method there, and itself.
+    pub(super) fn document(&self) -> (String, Value) {
+        let mut parameters = Vec::new();
         if self.path.contains("{id}") {
-            operation = operation.parameter(parameter("id", ParameterIn::Path, Required::True, "The id."));
+            parameters.push(parameter("id", "path", "The id."));
         }
         for Parameter { name, form, what } in self.parameters {
-            let description = format!("{what} ({form})");
-            operation = operation.parameter(parameter(name, ParameterIn::Query, Required::False, &description));
+            parameters.push(parameter(name, "query", &format!("{what} ({form})")));
         }
-        for (status, response) in &self.answers {
-            operation = operation.response(status.to_string(), response.clone());
-        }
-        if self.callers == Callers::Local {
-            let only = Response::builder().description(
-                "For programs on the server's own machine or, where there are tokens, for one that may write.",
-            );
-            let content = Content::new(Some(Ref::from_schema_name("ProblemDetails")));
-            operation = operation.response("403", only.content("application/problem+json", content).build());
-        }
-        let method = match self.method {
-            Method::PUT => HttpMethod::Put,
-            Method::POST => HttpMethod::Post,
-            Method::DELETE => HttpMethod::Delete,
-            _ => HttpMethod::Get,
+        let forbidden = Answer {
+            status: 403,
+            media_type: "application/problem+json",
+            body: PROBLEM,
+            description: "For programs on the server's own machine or, where there are tokens, for one that may write.",
         };
-        (method, operation, self.schemas)
+        let guarded = (self.callers == Callers::Local).then_some(&forbidden);
+        let responses: Map<String, Value> = self.answers.iter().chain(guarded).map(Answer::document).collect();
+        let mut operation = json!({
+            "summary": self.summary,
+            "operationId": self.name(),
+            "responses": responses,
+        });
+        if !parameters.is_empty() {
+            operation["parameters"] = Value::Array(parameters);
+        }
+        (self.method.as_str().to_lowercase(), operation)
     }
 
     /// A name that programs made from the document call the operation by: `get_objects_id`.
@@ -165,18 +170,27 @@ impl Operation {
     }
 }
 
-/// The schema of a type, and of all types that it is made of.
-fn with_schemas<T: ToSchema>(components: ComponentsBuilder) -> ComponentsBuilder {
-    let mut parts = Vec::new();
-    T::schemas(&mut parts);
-    components.schema_from::<T>().schemas_from_iter(parts)
+impl Answer {
+    /// The answer's entry in `openapi.json`: its status, and itself.
+    fn document(&self) -> (String, Value) {
+        let schema = match self.body {
+            Body::Schema(name) => json!({ "$ref": format!("#/components/schemas/{name}") }),
+            Body::Text => json!({ "type": "string" }),
+        };
+        let answer = json!({
+            "description": self.description,
+            "content": { self.media_type: { "schema": schema } },
+        });
+        (self.status.to_string(), answer)
+    }
 }
 
-fn parameter(name: &str, place: ParameterIn, required: Required, description: &str) -> ParameterBuilder {
-    ParameterBuilder::new()
-        .name(name)
-        .parameter_in(place)
-        .required(required)
-        .description(Some(description))
-        .schema(Some(Object::with_type(Type::String)))
+fn parameter(name: &str, place: &str, description: &str) -> Value {
+    json!({
+        "name": name,
+        "in": place,
+        "description": description,
+        "required": place == "path",
+        "schema": { "type": "string" },
+    })
 }

@@ -4,17 +4,18 @@
 //! program, and one that an older server lacks has its default. A phase that this program does not know is `Unknown`.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// All fills under way.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct FillSummaries {
     /// The fills.
     pub fills: Vec<FillSummary>,
 }
 
 /// A fill.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct FillSummary {
     /// The id of its object.
     pub id: String,
@@ -46,7 +47,8 @@ pub struct FillSummary {
 }
 
 /// How far a fill is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum FillPhase {
     /// The upstream has not described the representation yet.
@@ -59,7 +61,8 @@ pub enum FillPhase {
 }
 
 /// One exchange of a fill.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct SessionSummary {
     /// The next byte that it will bring.
     pub at: u64,
@@ -70,7 +73,8 @@ pub struct SessionSummary {
 }
 
 /// How far a session is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SessionStage {
     /// The session waits for its turn in the upstream's budget.
@@ -82,7 +86,8 @@ pub enum SessionStage {
 }
 
 /// A position that readers wait at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct WaiterSummary {
     /// The first absent byte.
     pub at: u64,
@@ -94,7 +99,8 @@ pub struct WaiterSummary {
 }
 
 /// The reason for which a reader has not got its byte yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(tag = "why", rename_all = "kebab-case")]
 pub enum WaitReason {
     /// The upstream has been asked and its bytes are on the way.

@@ -5,10 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
 
 /// How much of an object is here.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ObjectState {
     /// Bytes are missing, or it is not known how many there are.
@@ -24,7 +24,8 @@ pub enum ObjectState {
 }
 
 /// How the bytes of an object came together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum JoinState {
     /// By one exchange, or by several under a strong validator.
@@ -40,7 +41,8 @@ pub enum JoinState {
 }
 
 /// An object.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct ObjectSummary {
     /// The id, as 32 hexadecimal digits.
     pub id: String,
@@ -81,12 +83,13 @@ pub struct ObjectSummary {
     pub pinned: bool,
     /// Fields that a newer server knows.
     #[serde(flatten)]
-    #[schema(ignore)]
+    #[cfg_attr(test, schema(ignore))]
     pub more: Map<String, Value>,
 }
 
 /// A page of the list of objects, in the order of their ids.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct ObjectPage {
     /// The objects.
     pub objects: Vec<ObjectSummary>,
@@ -96,7 +99,8 @@ pub struct ObjectPage {
 }
 
 /// The outcome of a purge.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct Purged {
     /// Objects that were removed; after a soft purge, those that are validated before their next use.
     pub removed: u64,

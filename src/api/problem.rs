@@ -5,10 +5,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
 
 /// An error, and the mend where there is one.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct ProblemDetails {
     /// The problem's type (RFC 9457 §3.1.1), where programs are to tell it from others of its status.
@@ -24,6 +24,6 @@ pub struct ProblemDetails {
     pub detail: Option<String>,
     /// Further members, by the type.
     #[serde(flatten)]
-    #[schema(ignore)]
+    #[cfg_attr(test, schema(ignore))]
     pub more: Map<String, Value>,
 }

@@ -5,10 +5,10 @@
 //! unknown.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// The contents of the store now, and counts since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct Stats {
     /// Objects.

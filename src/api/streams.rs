@@ -4,10 +4,10 @@
 //! change things.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// How far a stream has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum StreamState {
     /// The upstream has not answered yet.
@@ -25,14 +25,16 @@ pub enum StreamState {
 }
 
 /// All streams that are known.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct StreamSummaries {
     /// The streams, the latest first.
     pub streams: Vec<StreamSummary>,
 }
 
 /// A stream.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct StreamSummary {
     /// The id.
     pub id: String,
@@ -67,7 +69,8 @@ pub struct StreamSummary {
 }
 
 /// Where a request that outlives its client is found: the body of 202.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct StreamLinks {
     /// The id.
     pub id: String,

@@ -3,10 +3,10 @@
 //! The last line is `verified`. A report without it was cut, and says nothing of what it did not come to.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// One line of a verification's report.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum VerifyEvent {
     /// How far it is.
@@ -18,7 +18,8 @@ pub enum VerifyEvent {
 }
 
 /// How far a verification is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct VerifyProgress {
     /// Objects that are done.
     pub objects_done: u64,
@@ -31,7 +32,8 @@ pub struct VerifyProgress {
 }
 
 /// A run of bytes that is not what was stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub struct BadBlock {
     /// The object's id.
     pub id: String,
@@ -48,7 +50,8 @@ pub struct BadBlock {
 }
 
 /// The outcome of a verification.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct VerifySummary {
     /// Objects that were looked at.
