@@ -17,7 +17,7 @@
 //! ranges                   pure: byte arithmetic
 //! api key telemetry config    types of the JSON under /-/; names, counters, settings
 //! gate
-//! clock  sync
+//! clock  sync  crypto
 //! ```
 //!
 //! `ARCHITECTURE.md` tells the way of a read through them and where the next feature belongs.
@@ -50,6 +50,7 @@ pub mod ranges;
 pub mod api;
 pub mod clock;
 pub mod config;
+mod crypto;
 mod gate;
 pub mod key;
 mod sync;

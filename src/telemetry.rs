@@ -12,6 +12,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The label of answers: the status code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -204,19 +208,18 @@ impl Default for Metrics {
     }
 }
 
-/// Sends the process's log to stderr; `directives` as `tracing` reads them.
+/// Sends the process's log to stderr; `directives` like `info` or `warn,millpond::fill=debug`.
 ///
 /// # Errors
 /// Where the directives do not parse.
 pub fn log_to_stderr(directives: &str) -> Result<(), String> {
     // A broken body is told once, by us and with its URL; directives that name actix still win.
     let directives = format!("actix_http=off,actix_server=warn,{directives}");
-    let filter = tracing_subscriber::EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
-    // A second call in one process keeps the first log.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let levels = directives.parse::<Targets>().map_err(|error| error.to_string())?;
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .try_init();
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    // A second call in one process keeps the first log.
+    let _ = tracing_subscriber::registry().with(log.with_filter(levels)).try_init();
     Ok(())
 }

@@ -33,7 +33,10 @@ impl Secure {
         let authority = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(authority.path(), cert.pem()).expect("written");
         let private = PrivateKeyDer::try_from(signing_key.serialize_der()).expect("a key");
-        let mut config = ServerConfig::builder()
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
             .with_no_client_auth()
             .with_single_cert(vec![cert.der().clone()], private)
             .expect("a pair");

@@ -4,8 +4,8 @@ use crate::support::upstream::{Conn, Seen};
 use crate::support::{
     Answer, Client, Ended, Film, PATIENCE, Pond, Upstream, Valve, eventually, get, get_range, request,
 };
-use aws_lc_rs::digest::{SHA256, digest};
 use millpond::clock::{ManualClock, from_unix_seconds};
+use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};

@@ -20,7 +20,7 @@ const STACK: &[&[&str]] = &[
     &["ranges"],
     &["api", "key", "telemetry", "config"],
     &["gate"],
-    &["clock", "sync"],
+    &["clock", "sync", "crypto"],
 ];
 
 /// Crates that one module alone may name.
@@ -37,6 +37,8 @@ const WALLS: &[(&str, &[&str])] = &[
     ("rangemap::", &["ranges"]),
     ("notify::", &["directory"]),
     ("quick_xml::", &["webdav"]),
+    ("ring::", &["crypto"]),
+    ("aws_lc_rs::", &["crypto"]),
     ("PoisonError", &["sync"]),
     // Deadlines are of a clock that a test can stop (docs/decisions/0035).
     ("time::Instant", &["clock"]),

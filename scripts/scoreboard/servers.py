@@ -28,7 +28,7 @@ class NotStarted(Failed):
 
 def build():
     """Builds millpond and its load; returns their paths."""
-    built = subprocess.run(["cargo", "build", "--profile", "dist", "--features", "jemalloc", "--locked", "--bin", "millpond", "--bench", "load", "--message-format", "json", "--quiet"],
+    built = subprocess.run(["cargo", "build", "--profile", "dist", "--features", "aws-lc,jemalloc", "--locked", "--bin", "millpond", "--bench", "load", "--message-format", "json", "--quiet"],
                            stdout=subprocess.PIPE, text=True, check=True).stdout
     found = {}
     for line in built.splitlines():

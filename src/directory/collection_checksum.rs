@@ -6,7 +6,7 @@
 
 use super::error::DirectoryError;
 use super::tree::Stamp;
-use aws_lc_rs::digest::{Context, SHA256};
+use crate::crypto::digest::{Context, SHA256};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 use std::os::fd::OwnedFd;
 

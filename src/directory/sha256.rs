@@ -4,8 +4,8 @@
 //! disk, for as long as the file is large: no lock is held meanwhile, and a reading can be broken off between two blocks.
 
 use super::error::DirectoryError;
+use crate::crypto::digest::{Context, SHA256};
 use crate::store::BLOCK_BYTES;
-use aws_lc_rs::digest::{Context, SHA256};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 

@@ -37,8 +37,8 @@ use super::staged_body::{StagedBody, create_staged_file};
 use super::trash::{StagedEntry, Trash};
 use super::tree::{Tree, mount_id};
 use crate::clock::SharedClock;
+use crate::crypto::digest::{Context, SHA256};
 use crate::sync::{read, write};
-use aws_lc_rs::digest::{Context, SHA256};
 use rustix::fs::{
     AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps, fallocate, flock, futimens,
     mkdirat, openat, statat, symlinkat,

@@ -13,10 +13,10 @@
 //! A token is 256 random bits, made by us: no dictionary has it, so a plain hash keeps it as well as a slow one would.
 
 use super::path::TreePath;
-use super::random_name::random_name;
 use super::sha256::Digest;
-use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{SHA256, digest};
+use crate::crypto::digest::{SHA256, digest};
+use crate::crypto::{is_same_secret, random};
+use crate::key::Hex;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -131,7 +131,7 @@ impl Tokens {
         let hash = token_hash(token);
         let mut found = None;
         for (known, caller) in &self.known {
-            if verify_slices_are_equal(known, &hash).is_ok() {
+            if is_same_secret(known, &hash) {
                 found = Some(caller);
             }
         }
@@ -178,7 +178,8 @@ pub fn new_token(name: &str, writes: bool, prefix: Option<&str>) -> Result<(Stri
             "{name:?} cannot be the name of a token; use letters, digits, - and _"
         ));
     }
-    let token = format!("{TOKEN_PREFIX}{}{}", random_name(), random_name());
+    let secret: [u8; 32] = random().map_err(|error| format!("no token is made: {error}"))?;
+    let token = format!("{TOKEN_PREFIX}{}", Hex(&secret));
     let hash: String = token_hash(&token).iter().map(|byte| format!("{byte:02x}")).collect();
     let scopes = if writes { "[\"read\", \"write\"]" } else { "[\"read\"]" };
     let mut lines = format!("[{name}]\nsha256 = \"{hash}\"\nscopes = {scopes}\n");

@@ -83,9 +83,7 @@ pub struct StreamId([u8; 16]);
 
 impl StreamId {
     fn new() -> Option<Self> {
-        let mut id = [0; 16];
-        aws_lc_rs::rand::fill(&mut id).ok()?;
-        Some(Self(id))
+        crate::crypto::random().ok().map(Self)
     }
 
     /// Reads the 32 hexadecimal digits that [`fmt::Display`] prints.

@@ -188,12 +188,7 @@ fn client_settings(config: &Config) -> Result<ClientSettings, AppError> {
         read_idle_timeout: config.read_idle_timeout,
         allow_private: config.allow_private,
         join_weak: config.join_weak,
-        authorities: config
-            .upstream_ca
-            .as_deref()
-            .map(read_authorities)
-            .transpose()?
-            .unwrap_or_default(),
+        authorities: config.upstream_ca.as_deref().map(read_authorities).transpose()?,
         budget: BudgetSettings {
             connections: config.connections_per_upstream,
             requests_per_second: config.requests_per_second,

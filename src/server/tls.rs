@@ -5,9 +5,10 @@
 
 use super::AppError;
 use crate::clock::Instant;
+use crate::crypto::tls_provider;
 use crate::sync::lock;
 use rustls::ServerConfig;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -42,7 +43,7 @@ struct State {
 /// # Errors
 /// Where the files do not read, or do not belong together.
 pub(super) fn server_config(certificate: &Path, key: &Path) -> Result<ServerConfig, AppError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = tls_provider();
     let wrong = |mistake| AppError::Certificate {
         certificate: certificate.to_owned(),
         key: key.to_owned(),
@@ -144,7 +145,7 @@ mod tests {
     fn a_renewed_certificate_is_shown_and_a_broken_one_is_not() {
         let dir = tempfile::tempdir().expect("a directory");
         let (certificate, key) = make(dir.path());
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = tls_provider();
         let state = State {
             looked: Instant::now(),
             written: [None, None],

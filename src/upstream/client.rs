@@ -48,8 +48,8 @@ pub struct ClientSettings {
     pub allow_private: bool,
     /// Whether a weak tag is passed over where `Last-Modified` is old.
     pub join_weak: bool,
-    /// PEM certificates of authorities to trust beside the system's.
-    pub authorities: Vec<u8>,
+    /// The content of a PEM file of authorities to trust beside the system's.
+    pub authorities: Option<Vec<u8>>,
     /// The budget of each upstream.
     pub budget: BudgetSettings,
 }
@@ -74,10 +74,10 @@ struct Connections {
 }
 
 impl Connections {
-    fn build(builder: impl Fn() -> Result<reqwest::ClientBuilder, UpstreamError>) -> Result<Self, UpstreamError> {
+    fn build(builder: impl Fn() -> reqwest::ClientBuilder) -> Result<Self, UpstreamError> {
         Ok(Self {
-            kept: builder()?.build().map_err(UpstreamError::Setup)?,
-            new: builder()?
+            kept: builder().build().map_err(UpstreamError::Setup)?,
+            new: builder()
                 // No connection is kept, so none can have been closed.
                 .pool_max_idle_per_host(0)
                 .build()
@@ -92,9 +92,11 @@ impl Client {
     /// # Errors
     /// Where TLS cannot be set up.
     pub fn new(settings: ClientSettings, metrics: Arc<Metrics>) -> Result<Self, UpstreamError> {
+        let tls = tls::trusting(settings.authorities.as_deref()).map_err(UpstreamError::Certificates)?;
+        let builder = || builder(&settings).tls_backend_preconfigured(tls.clone());
         Ok(Self {
-            any: Connections::build(|| builder(&settings))?,
-            public: Connections::build(|| Ok(builder(&settings)?.dns_resolver(Arc::new(PublicOnly))))?,
+            any: Connections::build(builder)?,
+            public: Connections::build(|| builder().dns_resolver(Arc::new(PublicOnly)))?,
             budgets: Arc::new(Budgets::new(settings.budget.clone())),
             failures: Arc::new(Failures::new(metrics)),
             settings,
@@ -301,8 +303,8 @@ fn reply_of(url: &Url, response: &reqwest::Response, asked: Instant) -> Result<R
     })
 }
 
-fn builder(settings: &ClientSettings) -> Result<reqwest::ClientBuilder, UpstreamError> {
-    let builder = reqwest::Client::builder()
+fn builder(settings: &ClientSettings) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
         .user_agent(concat!("millpond/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         // A proxy from the environment would connect to addresses that our resolver has not seen.
@@ -316,12 +318,7 @@ fn builder(settings: &ClientSettings) -> Result<reqwest::ClientBuilder, Upstream
         .http1_max_headers(MAX_FIELDS)
         .connect_timeout(settings.connect_timeout)
         // A judgement: servers close idle connections after 5 seconds (Apache) to 75 (nginx).
-        .pool_idle_timeout(Duration::from_secs(30));
-    if settings.authorities.is_empty() {
-        return Ok(builder);
-    }
-    let tls = tls::trusting(&settings.authorities).map_err(UpstreamError::Certificates)?;
-    Ok(builder.tls_backend_preconfigured(tls))
+        .pool_idle_timeout(Duration::from_secs(30))
 }
 
 /// A GET with what is asked for.

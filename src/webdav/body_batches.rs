@@ -3,13 +3,13 @@
 //! A batch is worth a hop to a thread that may wait for the disk. A body that breaks off, or is silent for too long, ends
 //! with the problem to be answered, after the pieces before it were given: what came of an upload counts.
 
+use crate::crypto::digest::{Context, SHA256, SHA512};
 use crate::directory::{DirectoryError, ReceivedBody};
 use crate::header::Claim;
 use crate::proxy::Problem;
 use actix_http::Payload;
 use actix_http::error::PayloadError;
 use actix_web::http::StatusCode;
-use aws_lc_rs::digest::{Context, SHA256, SHA512};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::time::Duration;
@@ -151,7 +151,7 @@ impl DigestCheck {
             let (holds, name) = match claim {
                 Claim::Sha256(claimed) => (claimed == sha256, "sha-256"),
                 Claim::Sha512(claimed) => {
-                    let sum = sha512.as_ref().map(aws_lc_rs::digest::Digest::as_ref);
+                    let sum = sha512.as_ref().map(|sum| sum.as_ref());
                     (Some(claimed.as_slice()) == sum, "sha-512")
                 }
             };

@@ -21,10 +21,8 @@ use crate::ranges::{ByteOffset, ByteRange};
 use crate::store::{Object, PassThroughReason, StoreError};
 use crate::upstream::{Exchange, Framing, Permit, UpstreamError};
 use bytes::Bytes;
-use futures::poll;
-use std::pin::pin;
+use futures::FutureExt;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -48,7 +46,7 @@ const LEAST_ROOM: u64 = 512 * 1024;
 const ROOM_GRAIN: u64 = 64 * 1024;
 
 /// How long after the last reader has left a session that passes bytes on still waits. As long as the background does
-/// before it begins (`wishes::PEACE`).
+/// before it begins (`demand::PEACE`).
 const BETWEEN_PIECES: Duration = Duration::from_millis(250);
 
 /// Moves the body into the object.
@@ -266,9 +264,9 @@ impl Received {
             if bytes >= most || came.ending.is_some() {
                 return came;
             }
-            match poll!(pin!(exchange.next())) {
-                Poll::Ready(result) => next = result,
-                Poll::Pending => return came,
+            match exchange.next().now_or_never() {
+                Some(result) => next = result,
+                None => return came,
             }
         }
     }

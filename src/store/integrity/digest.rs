@@ -6,13 +6,13 @@
 //! whose digest differs from the one that its upstream has stated (RFC 9530) is removed: no later request finds bytes
 //! that were damaged on their way.
 
+use crate::crypto::digest::{Context, SHA256};
 use crate::header::{repr_digest, stated_sha256};
 use crate::store::error::StoreError;
 use crate::store::object::Object;
 use crate::store::object::progress::Broken;
 use crate::store::read::pool;
 use crate::store::store::Store;
-use aws_lc_rs::digest::{Context, SHA256};
 use std::sync::Arc;
 
 impl Store {
