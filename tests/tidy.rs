@@ -20,7 +20,7 @@ const STACK: &[&[&str]] = &[
     &["ranges"],
     &["api", "key", "telemetry", "config"],
     &["gate"],
-    &["clock", "sync", "crypto"],
+    &["clock", "sync", "crypto", "masking"],
 ];
 
 /// Crates that one module alone may name.
@@ -106,13 +106,19 @@ fn every_module_uses_only_those_below_it() {
     }
 }
 
+/// Whether the line has that path in it, and not one that only ends so (`String::` for `ring::`).
+fn names(line: &str, path: &str) -> bool {
+    line.match_indices(path)
+        .any(|(at, _)| !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_'))
+}
+
 #[test]
 fn each_wall_has_one_door() {
     for (module, path, text) in modules() {
         for (name, allowed) in WALLS {
             let used = text
                 .lines()
-                .any(|line| !line.trim_start().starts_with("//") && line.contains(name));
+                .any(|line| !line.trim_start().starts_with("//") && names(line, name));
             assert!(
                 !used || allowed.contains(&module.as_str()),
                 "{} uses {name}",

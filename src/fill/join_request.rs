@@ -1,11 +1,11 @@
-//! The request of a reader that joins a fill, or begins one.
+//! Requests of readers that join a fill, or begin one.
 //!
 //! It decides how the fill opens (owner/opening.rs) and whether one that is under way serves it too
 //! (`FillState::is_open_to`). Which bytes a reader waits for after that it says to the object, not here.
 
 use crate::upstream::Span;
 
-/// What a reader that joins asks for.
+/// The request of a reader that joins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinRequest {
     /// The head only: no byte need be fetched for it.

@@ -20,3 +20,4 @@ pub use error::UpstreamError;
 pub use exchange::{Exchange, Framing, Reply};
 pub use public_addresses::is_public;
 pub use request::{Ask, Relay, Span, Target, Trust};
+pub use tls::trusting;

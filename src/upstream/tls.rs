@@ -15,12 +15,12 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, Signa
 use rustls_platform_verifier::Verifier;
 use std::sync::Arc;
 
-/// TLS to upstreams that trusts the PEM certificates of this file's content, if there is one, beside the system's
+/// TLS to upstreams, or to another millpond, that trusts the PEM certificates of this file's content, if there is one, beside the system's
 /// authorities. Made once for all connections: it holds every authority's certificate.
 ///
 /// # Errors
 /// The mistake in the certificates.
-pub(super) fn trusting(authorities: Option<&[u8]>) -> Result<ClientConfig, String> {
+pub fn trusting(authorities: Option<&[u8]>) -> Result<ClientConfig, String> {
     let named = authorities.map(read_certificates).transpose()?.unwrap_or_default();
     let provider = tls_provider();
     let known = match Verifier::new_with_extra_roots(named.clone(), Arc::clone(&provider)) {

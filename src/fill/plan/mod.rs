@@ -340,7 +340,7 @@ impl<'a> Draft<'a> {
             if self.running.len() >= self.view.max_sessions {
                 return;
             }
-            let gap = self.view.present.gaps(*asked).find(|gap| {
+            let gap = self.view.present.gaps(*soon).find(|gap| {
                 let promised = |session: &Running| session.at <= gap.start() && gap.start() < session.stop;
                 !self.running.iter().any(promised)
             });
