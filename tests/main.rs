@@ -49,6 +49,7 @@ mod representation;
 mod reuse;
 mod sharing;
 mod small;
+mod strangers;
 mod streams;
 mod tidy;
 mod truncated;

@@ -11,9 +11,9 @@ use super::space::quota;
 use crate::ranges::{ByteOffset, ByteRange, RangeSet};
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, OFlags};
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -59,7 +59,7 @@ impl Body {
         options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(&self.path).or_else(|error| match self.path.parent() {
             Some(shard) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(shard)?;
+                DirBuilder::new().recursive(true).mode(0o700).create(shard)?;
                 options.open(&self.path)
             }
             _ => Err(error),

@@ -7,8 +7,9 @@
 
 use super::error::StoreError;
 use crate::key::ObjectId;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where things lie in the data directory.
@@ -31,6 +32,19 @@ impl Layout {
         self.dir.join("space")
     }
 
+    /// Makes the data directory, where it does not exist. What others fetched is nobody's to read on the disk: a
+    /// directory of ours is its owner's alone, also one that an older version has made.
+    pub(super) fn create(&self) -> Result<(), StoreError> {
+        let objects = self.objects();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&objects)
+            .map_err(StoreError::file("create", &objects))?;
+        close_to_others(&objects);
+        Ok(())
+    }
+
     /// The directory of all bodies whose ids begin alike.
     pub(super) fn shard(&self, id: ObjectId) -> PathBuf {
         self.objects().join(&id.to_string()[..2])
@@ -38,6 +52,19 @@ impl Layout {
 
     pub(super) fn body(&self, id: ObjectId, generation: u64) -> PathBuf {
         self.shard(id).join(format!("{id}-{generation:016x}.body"))
+    }
+}
+
+/// Takes the rights of all but its owner from a directory. Where that fails, as on a file system without rights, it stays
+/// as it is.
+pub(super) fn close_to_others(dir: &Path) {
+    let Ok(metadata) = dir.metadata() else { return };
+    let mode = metadata.permissions().mode();
+    if mode & 0o077 == 0 {
+        return;
+    }
+    if let Err(error) = std::fs::set_permissions(dir, Permissions::from_mode(mode & 0o700)) {
+        tracing::warn!(path = %dir.display(), %error, "other users of this machine can read what is stored");
     }
 }
 
@@ -63,7 +90,7 @@ impl Drop for DirLock {
 pub(super) fn lock_directory(dir: &Path) -> Result<DirLock, StoreError> {
     let path = dir.join("lock");
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.open(&path).map_err(StoreError::file("open", &path))?;
     // `flock`, not a file that exists or not: the kernel gives it back however the process ends.
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {

@@ -12,7 +12,7 @@ use super::context::StoreContext;
 use super::error::StoreError;
 use super::fault;
 use super::integrity::run_checksums;
-use super::layout::{Layout, lock_directory};
+use super::layout::{Layout, close_to_others, lock_directory};
 use super::object::Object;
 use super::object::representation::Representation;
 use super::open_objects::OpenObjects;
@@ -95,9 +95,10 @@ impl Store {
         let layout = Layout {
             dir: settings.dir.clone(),
         };
-        fs::create_dir_all(layout.objects()).map_err(StoreError::file("create", layout.objects()))?;
+        layout.create()?;
         let lock = lock_directory(&settings.dir)?;
         let (catalog, is_new) = open_catalog(&layout, &clock)?;
+        close_to_others(&layout.catalog());
         let (space, mut stated) = Space::open(
             &settings.dir,
             &layout.ledger(),

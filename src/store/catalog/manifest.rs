@@ -10,7 +10,9 @@ use crate::store::fault;
 use crate::store::integrity::run_checksums::Sum;
 use crate::store::object::representation::Representation;
 use serde::{Deserialize, Serialize};
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Versions of the text. Format 2 added what has a default below; format 3 has field values as `header::text_of` has
@@ -71,7 +73,10 @@ impl Manifest {
         let temporary = path.with_extension("json.new");
         // Not synced: it matters only where the catalog is lost. One that does not read is then left out, and the sums
         // in it tell which bytes have gone since.
-        let written = fs::write(&temporary, text).map_err(StoreError::file("write", &temporary));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let written = options.open(&temporary).and_then(|mut file| file.write_all(text));
+        let written = written.map_err(StoreError::file("write", &temporary));
         let renamed = written.and_then(|()| {
             fault::point("manifest-written");
             fs::rename(&temporary, path).map_err(StoreError::file("rename", &temporary))

@@ -14,6 +14,7 @@ use crate::ranges::{ByteCount, ByteRange, RangeSet};
 use crate::sync::lock;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -236,7 +237,7 @@ impl Ledger {
     fn open(path: &Path, quota: Option<u64>) -> (Self, Stated) {
         let stated = std::fs::read_to_string(path).map_or(Stated::Nothing, |text| stated(&text));
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).open(path);
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(path);
         if let Err(error) = &file {
             tracing::warn!(path = %path.display(), %error, "could not open the ledger of the space used");
         }
