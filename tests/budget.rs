@@ -1,6 +1,6 @@
 //! The budget of an upstream, shared by all objects: connections, order, rests, an upstream that is down.
 
-use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get, get_range};
+use crate::support::{Answer, Client, Film, Pond, Upstream, Valve, eventually, get, get_range};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -60,24 +60,48 @@ fn a_waiting_reader_preempts_a_fill_without_readers() {
 }
 
 #[test]
-fn retry_after_is_obeyed_by_every_object_of_the_upstream() {
+fn an_object_that_says_retry_after_rests_and_keeps_nobody_from_the_others() {
+    for status in [503, 429] {
+        let film = Film::new(1000);
+        let served = film.clone();
+        let upstream = Upstream::scripted(move |seen, conn| match seen.target.as_str() {
+            "/limited" => conn.head(
+                status,
+                &[("Retry-After", "30".to_owned()), ("Content-Length", "0".to_owned())],
+            ),
+            _ => conn.serve(&served, seen),
+        });
+        let pond = Pond::before(&upstream);
+        let first = get(pond.address(), "/limited");
+        assert_eq!(first.expect(status).header("retry-after"), Some("30"));
+        let rest = seconds_to_rest(&get(pond.address(), "/limited"));
+        assert!((25..=30).contains(&rest), "{rest}");
+        assert_eq!(upstream.requests().len(), 1);
+        film.check(0, &get(pond.address(), "/other").expect(200).body);
+    }
+}
+
+/// The `Retry-After` of an answer that the upstream was not asked for.
+fn seconds_to_rest(answer: &Answer) -> u64 {
+    let rest = answer.expect(503).header("retry-after");
+    rest.and_then(|rest| rest.parse().ok()).expect("seconds")
+}
+
+#[test]
+fn two_objects_that_are_limited_rest_the_upstream_for_a_minute_at_most() {
     let upstream = Upstream::scripted(|_, conn| {
         conn.head(
             429,
-            &[("Retry-After", "30".to_owned()), ("Content-Length", "0".to_owned())],
+            &[("Retry-After", "3600".to_owned()), ("Content-Length", "0".to_owned())],
         );
     });
     let pond = Pond::before(&upstream);
-    let first = get(pond.address(), "/a");
-    assert_eq!(first.expect(429).header("retry-after"), Some("30"));
-    let other = get(pond.address(), "/b");
-    let rest: u64 = other
-        .expect(503)
-        .header("retry-after")
-        .and_then(|rest| rest.parse().ok())
-        .expect("seconds");
-    assert!((25..=30).contains(&rest), "{rest}");
-    assert_eq!(upstream.requests().len(), 1);
+    for name in ["/a", "/b"] {
+        get(pond.address(), name).expect(429);
+    }
+    let rest = seconds_to_rest(&get(pond.address(), "/c"));
+    assert!((55..=60).contains(&rest), "{rest}");
+    assert_eq!(upstream.requests().len(), 2);
 }
 
 #[test]

@@ -11,8 +11,9 @@
 //!
 //! Waiting readers come first, then what they will need soon, then the background. When a waiting reader finds no
 //! connection free, one that serves nobody is preempted; where all serve readers, each gives way after its quantum.
-//! An upstream that says `Retry-After` rests for all its objects; one that cannot be reached several times in a row is
-//! left alone and tried by one request at a time, a request that somebody wants anyway.
+//! An upstream that says `Retry-After` rests for that object, and where it says so of several for all (refusals.rs); one
+//! that cannot be reached several times in a row is left alone and tried by one request at a time, a request that
+//! somebody wants anyway.
 //!
 //! The considerations behind a turn:
 //!
@@ -24,13 +25,17 @@
 //! - An exchange that is preempted goes by itself, and its permit with it: the bound holds meanwhile. As many are
 //!   called as wait, in this order: one that serves nobody and can resume; one that has had its quantum; one that
 //!   serves nobody and begins again at 0. Of equals the youngest goes, which has the least to lose.
-//! - Of two rests the one that ends later holds; one lasts an hour at most.
+//! - Of two rests the one that ends later holds.
 //!
 //! Lock: `state`, held for moments; permits are handed over and dropped outside it, since dropping one takes it again.
 
+mod refusals;
+
+use self::refusals::Refusals;
 use super::backoff;
 use crate::clock::Instant;
 use crate::clock::sleep_until;
+use crate::key::ObjectId;
 use crate::sync::lock;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -50,9 +55,6 @@ const DOWN_AFTER: u32 = 5;
 /// How often it is looked whether an exchange that stands in the way serves nobody any more: its class changes without
 /// a sign. A judgement: a twentieth of a second is no wait for a reader, and few look at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-/// A longer rest is not believed. A judgement: an upstream that is wrong about it is lost for an hour, not for days.
-const LONGEST_REST: Duration = Duration::from_secs(3600);
 
 /// With more upstreams than this those that nobody uses are forgotten. A judgement: clients may name any host, and each
 /// costs some hundred bytes.
@@ -140,7 +142,10 @@ struct State {
     granted: BTreeMap<u64, Arc<Slot>>,
     queue: BTreeMap<(Class, u64), oneshot::Sender<Permit>>,
     next_ticket: u64,
+    /// The rest of an upstream that is down.
     rest_until: Option<Instant>,
+    /// The rests that it has asked for.
+    refusals: Refusals,
     failures: u32,
     /// Requests that may begin now, and when that was counted.
     tokens: (f64, Instant),
@@ -183,6 +188,7 @@ impl Budget {
                 queue: BTreeMap::new(),
                 next_ticket: 0,
                 rest_until: None,
+                refusals: Refusals::default(),
                 failures: 0,
                 tokens: (burst, now),
                 paced_until: now,
@@ -282,7 +288,7 @@ impl Budget {
     }
 
     fn may_begin(&self, state: &mut State, class: Class, now: Instant) -> Verdict {
-        if let Some(until) = state.rest_until {
+        if let Some(until) = state.rest_until.max(state.refusals.all_until(now)) {
             if now < until {
                 return Verdict::At(until);
             }
@@ -293,12 +299,16 @@ impl Budget {
         if state.failures >= DOWN_AFTER && unproven {
             return Verdict::Full;
         }
-        let most = if state.allows_one { 1 } else { self.most(class) };
+        let one_until = state.refusals.one_at_a_time_until(now);
+        let most = match state.allows_one || one_until.is_some() {
+            true => 1,
+            false => self.most(class),
+        };
         if state.granted.len() >= most {
             if class == Class::Waiting {
                 preempt(state);
             }
-            return Verdict::Full;
+            return one_until.map_or(Verdict::Full, Verdict::At);
         }
         match self.settings.requests_per_second {
             None => state.tokens.0 = 1.0,
@@ -332,6 +342,7 @@ impl Budget {
         BudgetStatus {
             resting: state
                 .rest_until
+                .max(state.refusals.all_until(now))
                 .and_then(|until| until.checked_duration_since(now))
                 .filter(|rest| !rest.is_zero()),
             granted: state.granted.len(),
@@ -339,11 +350,28 @@ impl Budget {
         }
     }
 
-    /// The upstream has asked for a rest (`Retry-After`), which is kept for all its objects.
-    pub fn rest(&self, time: Duration) {
-        let until = Instant::now() + time.min(LONGEST_REST);
-        let mut state = self.state();
-        state.rest_until = Some(state.rest_until.map_or(until, |before| before.max(until)));
+    /// The upstream has refused a request for the object with that status, and asks for such a rest (`Retry-After`).
+    pub fn refused(&self, object: ObjectId, status: u16, rest: Duration) {
+        self.state().refusals.add(object, status, rest, Instant::now());
+    }
+
+    /// How long the object still rests, alone or with all others of the upstream.
+    pub fn resting(&self, object: ObjectId) -> Option<Duration> {
+        let now = Instant::now();
+        let of_all = self.status().resting;
+        let until = self.state().refusals.object_until(object, now);
+        of_all.max(until.map(|until| until.saturating_duration_since(now)))
+    }
+
+    /// Waits until the object's own rest is over.
+    pub async fn rested(&self, object: ObjectId) {
+        loop {
+            let until = self.state().refusals.object_until(object, Instant::now());
+            match until {
+                Some(until) => sleep_until(Some(until)).await,
+                None => return,
+            }
+        }
     }
 }
 
@@ -513,10 +541,10 @@ impl Permit {
         tokio::time::timeout(limit, alone).await.is_ok()
     }
 
-    /// The upstream has asked for a rest; see [`Budget::rest`].
-    pub fn rest(&self, time: Duration) {
+    /// The upstream has asked for a rest of the object; see [`Budget::refused`].
+    pub fn refused(&self, object: ObjectId, status: u16, rest: Duration) {
         if let Some(budget) = self.budget.upgrade() {
-            budget.rest(time);
+            budget.refused(object, status, rest);
         }
     }
 

@@ -80,7 +80,9 @@ pub(in crate::fill) async fn turn(context: &Context, shared: &FillState, class: 
         .targets
         .location()
         .unwrap_or_else(|| shared.targets.current().url.clone());
-    context.client.budget_of(&url).acquire(class).await
+    let budget = context.client.budget_of(&url);
+    budget.rested(shared.key.id()).await;
+    budget.acquire(class).await
 }
 
 /// Asks for `span`. A place that redirects once led to and that has nothing any more is forgotten, and
@@ -325,8 +327,9 @@ pub(in crate::fill) fn refusal_rest(context: &Context, exchange: &Exchange, perm
     let url = exchange.target.key.url();
     tracing::warn!(url, status, ?rest, "the upstream asks to be left alone");
     // Both where it was asked and where that led.
-    permit.rest(rest);
-    context.client.budget_of(&exchange.url).rest(rest);
+    let object = exchange.target.key.id();
+    permit.refused(object, status, rest);
+    context.client.budget_of(&exchange.url).refused(object, status, rest);
 }
 
 /// The door is closed to this URL; another one for the same object may open it.

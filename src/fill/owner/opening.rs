@@ -95,7 +95,7 @@ impl Owner {
         question: UpstreamQuestion,
     ) -> Result<(Permit, Result<Exchange, UpstreamError>), Phase> {
         let url = &self.shared.targets.current().url;
-        let resting = self.context.client.budget_of(url).status().resting;
+        let resting = self.context.client.budget_of(url).resting(self.shared.key.id());
         if let Some(rest) = resting.filter(|rest| *rest > self.context.settings.revalidate_wait) {
             return Err(Phase::Resting(rest));
         }

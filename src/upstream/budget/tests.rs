@@ -1,6 +1,7 @@
 //! The order of permits, preemption, and the rates.
 
 use super::*;
+use crate::key::ObjectKey;
 use futures::FutureExt;
 
 fn budget(connections: usize) -> Arc<Budget> {
@@ -9,6 +10,10 @@ fn budget(connections: usize) -> Arc<Budget> {
         requests_per_second: None,
         bytes_per_second: None,
     }))
+}
+
+fn object(name: &str) -> ObjectId {
+    ObjectKey::of(&Url::parse(&format!("http://h/{name}")).expect("a URL")).id()
 }
 
 /// The permit, where it is granted at once.
@@ -126,7 +131,9 @@ async fn an_abandoned_wait_leaves_the_queue() {
 #[tokio::test(start_paused = true)]
 async fn a_resting_budget_grants_no_permit_before_its_rest_is_over() {
     let (budget, rest) = (budget(4), Duration::from_secs(7));
-    budget.rest(rest);
+    for name in ["a", "b"] {
+        budget.refused(object(name), 429, rest);
+    }
     assert!(now(&budget, Class::Waiting).is_none());
     assert_eq!(budget.status().resting, Some(rest));
     let begun = Instant::now();
@@ -137,6 +144,37 @@ async fn a_resting_budget_grants_no_permit_before_its_rest_is_over() {
         waited >= rest && waited <= rest + Duration::from_millis(1),
         "{waited:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_rests_is_waited_for_while_others_are_granted() {
+    let (budget, rest) = (budget(4), Duration::from_secs(7));
+    budget.refused(object("a"), 503, rest);
+    assert_eq!(
+        (budget.resting(object("a")), budget.resting(object("b"))),
+        (Some(rest), None)
+    );
+    assert!(now(&budget, Class::Background).is_some());
+    let begun = Instant::now();
+    budget.rested(object("b")).await;
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    budget.rested(object("a")).await;
+    assert!(begun.elapsed() >= rest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_has_said_429_gets_one_request_at_a_time_for_as_long() {
+    let (budget, rest) = (budget(4), Duration::from_secs(7));
+    budget.refused(object("a"), 429, rest);
+    let begun = Instant::now();
+    let first = now(&budget, Class::Waiting).expect("one");
+    assert!(now(&budget, Class::Waiting).is_none());
+    drop(first);
+    let held = now(&budget, Class::Waiting).expect("one after the other");
+    // The first goes on: the second begins when the time is over.
+    let _second = budget.acquire(Class::Waiting).await;
+    assert!(begun.elapsed() >= rest, "{:?}", begun.elapsed());
+    drop(held);
 }
 
 #[tokio::test(start_paused = true)]
