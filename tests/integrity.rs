@@ -666,36 +666,41 @@ fn a_pinned_film_outlives_the_quota_a_restart_and_the_catalog() {
 // --- who may ------------------------------------------------------------------------------
 
 #[test]
-fn a_page_of_an_ad_hoc_url_is_sandboxed() {
+fn a_page_of_an_ad_hoc_url_is_sandboxed_and_its_film_is_not() {
     let film = Film::new(1000);
-    let upstream = Upstream::scripted(move |seen, conn| match seen.target.as_str() {
-        "/gone" => {
-            conn.head(
-                404,
-                &[
-                    ("Content-Type", "text/html".to_owned()),
-                    ("Content-Length", "0".to_owned()),
-                ],
-            );
-        }
-        _ => conn.serve(&film, seen),
+    let upstream = Upstream::scripted(move |seen, conn| {
+        let (status, media) = match seen.target.as_str() {
+            "/film" => return conn.serve(&film, seen),
+            "/gone" => (404, "text/html"),
+            "/picture" => (200, "image/svg+xml"),
+            _ => (200, "text/html"),
+        };
+        let fields = [
+            ("Content-Type", media.to_owned()),
+            ("Cache-Control", "max-age=100".to_owned()),
+            ("Content-Length", "0".to_owned()),
+        ];
+        conn.head(status, &fields);
     });
     let pond = Pond::start(&[("allow_private", "true")]);
     let url = |name: &str| format!("/{}{name}", upstream.url().replacen("://", "/", 1));
-    for name in ["film", "film", "gone"] {
+    for name in ["page", "page", "gone", "picture"] {
         let answer = get(pond.address(), &url(name));
         assert_eq!(answer.header("content-security-policy"), Some("sandbox"), "{name}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{name}");
     }
-    let part = get_range(pond.address(), &url("film"), "bytes=5-9");
-    assert_eq!(part.expect(206).header("content-security-policy"), Some("sandbox"));
+    // Chromium plays no film that is sandboxed, and a film can run nothing.
+    for answer in [
+        get(pond.address(), &url("film")),
+        get_range(pond.address(), &url("film"), "bytes=5-9"),
+    ] {
+        assert_eq!(answer.header("content-security-policy"), None);
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    }
     // A configured upstream is trusted by the operator: its pages are not sandboxed.
     let own = Pond::before(&upstream);
-    assert_eq!(
-        get(own.address(), "/film")
-            .expect(200)
-            .header("content-security-policy"),
-        None
-    );
+    let page = get(own.address(), "/page");
+    assert_eq!(page.expect(200).header("content-security-policy"), None);
 }
 
 #[test]

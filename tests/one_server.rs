@@ -494,8 +494,13 @@ fn pages_of_an_upstream_beside_a_writable_directory_run_no_scripts() {
         TempDir::new().expect("a directory"),
         TempDir::new().expect("a directory"),
     );
-    let film = Film::new(100);
-    let upstream = Upstream::of(&film);
+    let upstream = Upstream::scripted(|_, conn| {
+        let fields = [
+            ("Content-Type", "text/html".to_owned()),
+            ("Content-Length", "0".to_owned()),
+        ];
+        conn.head(200, &fields);
+    });
     let policy = |directory: &str| {
         let pond = Pond::start(&[
             ("upstream", &format!("site={}", upstream.url())),

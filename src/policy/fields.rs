@@ -14,6 +14,11 @@ pub trait Fields {
         self.lines(name).next()
     }
 
+    /// Whether every line of the field is text, so that [`Fields::lines`] passes none over.
+    fn is_text(&self, _name: &str) -> bool {
+        true
+    }
+
     /// Whether there is such a field.
     fn has(&self, name: &str) -> bool {
         self.lines(name).next().is_some()

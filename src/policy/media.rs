@@ -24,6 +24,17 @@ pub fn is_playlist(media: &str, url: &str) -> bool {
     TYPES.iter().any(|kind| media.ends_with(kind)) || by_name()
 }
 
+/// Whether no browser runs anything that it finds in a document of that type: films, sounds, fonts, and pictures but SVG.
+pub fn is_inert(media: &str) -> bool {
+    // Two types in one line are none.
+    let media = Some(essence(media)).filter(|media| !media.contains(','));
+    media.is_some_and(|media| match media.split_once('/') {
+        Some(("audio" | "video" | "font", _)) => true,
+        Some(("image", kind)) => !kind.contains("svg") && !kind.contains("xml"),
+        _ => false,
+    })
+}
+
 /// A media type without its parameters, in lower case.
 pub fn essence(media: &str) -> String {
     media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
@@ -38,6 +49,24 @@ pub fn extension(url: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_can_run_nothing_is_inert() {
+        for media in ["video/mp4", "Audio/MPEG; codecs=mp3", "image/png", "font/woff2"] {
+            assert!(is_inert(media), "{media}");
+        }
+        for media in [
+            "text/html",
+            "image/svg+xml",
+            "IMAGE/SVG+XML",
+            "application/octet-stream",
+            "",
+            "video",
+            "image/png, text/html",
+        ] {
+            assert!(!is_inert(media), "{media}");
+        }
+    }
 
     #[test]
     fn a_playlist_is_known_by_its_type_or_its_name() {

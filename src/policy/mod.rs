@@ -14,7 +14,7 @@ mod updating;
 mod vary;
 
 pub use fields::Fields;
-pub use media::{essence, extension, is_playlist};
+pub use media::{essence, extension, is_inert, is_playlist};
 pub use request::RequestDirectives;
 pub use reuse::{FreshnessDefaults, Reason, Reuse};
 pub use storing::{NotStored, storable, storable_for_get};

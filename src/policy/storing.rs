@@ -9,6 +9,7 @@
 use super::fields::Fields;
 use super::request::RequestDirectives;
 use super::terms::{Lifetime, Terms, UNDERSTOOD};
+use super::vary::varies_by_all;
 use std::fmt;
 use std::time::Duration;
 
@@ -122,8 +123,7 @@ pub fn storable(
     if fields.has("set-cookie") && !control.public && !cookie_is_private {
         return Err(NotStored::SetCookie);
     }
-    let varies_by_all = |line: &str| line.split(',').any(|name| name.trim() == "*");
-    if fields.lines("vary").any(varies_by_all) {
+    if varies_by_all(fields) {
         return Err(NotStored::VaryAll);
     }
     if fields.has("content-encoding") && !matches!(terms.lifetime, Lifetime::Explicit(_)) {

@@ -34,6 +34,19 @@ pub fn selecting(reply: &(impl Fields + ?Sized), request: &(impl Fields + ?Sized
     names.into_iter().zip(values).collect()
 }
 
+/// The most fields that a reply may vary by. A judgement: browsers send some twenty.
+const MAX_NAMES: usize = 32;
+
+/// Whether no request but the one that it answers selects the reply: by `*`, or by so many fields that no two requests
+/// agree in all of them.
+pub(super) fn varies_by_all(reply: &(impl Fields + ?Sized)) -> bool {
+    let mut names = 0;
+    reply.lines("vary").flat_map(|line| line.split(',')).any(|name| {
+        names += usize::from(!name.trim().is_empty());
+        name.trim() == "*" || names > MAX_NAMES
+    })
+}
+
 /// Whether the request selects the reply that was selected by these fields.
 pub fn selects(
     selected_by: &[(String, String)],
@@ -132,6 +145,23 @@ mod tests {
         let (selected, other) = (chosen(vary, left), chosen(vary, right));
         assert_eq!(selected == other, selects(&selected, SAYS_NOTHING, right));
         selected == other
+    }
+
+    #[test]
+    fn a_reply_that_names_more_than_32_fields_varies_by_all() {
+        let names = |count: usize| {
+            (0..count)
+                .map(|name| format!("x-{name}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        assert!(!varies_by_all(&[("vary", names(32).as_str())][..]));
+        assert!(varies_by_all(&[("vary", names(33).as_str())][..]));
+        assert!(varies_by_all(
+            &[("vary", names(20).as_str()), ("vary", names(20).as_str())][..]
+        ));
+        assert!(varies_by_all(&[("vary", "accept, *")][..]));
+        assert!(!varies_by_all(&[("vary", "accept,,,")][..]));
     }
 
     #[test]

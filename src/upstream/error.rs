@@ -17,6 +17,16 @@ pub enum UpstreamError {
         /// The host as the URL names it.
         host: String,
     },
+    /// The port belongs to another protocol than HTTP.
+    #[error(
+        "port {port} of {host} is none of a web server; name the upstream with --upstream, or start with --allow-private"
+    )]
+    RefusedPort {
+        /// The host as the URL names it.
+        host: String,
+        /// The port.
+        port: u16,
+    },
     /// No connection, or it was lost before the reply's header.
     #[error("could not reach {host}: {}", root(source.as_ref()))]
     Unreachable {
@@ -34,6 +44,16 @@ pub enum UpstreamError {
         host: String,
         /// The client's reason.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The head of the reply is larger than what is stored of any.
+    #[error("{host} sent a reply whose head is too large: {fields} fields of {bytes} bytes; at most 36 KiB are read")]
+    HeadTooLarge {
+        /// The host as the URL names it.
+        host: String,
+        /// The bytes of all names and values, with 32 for each field.
+        bytes: usize,
+        /// The number of fields.
+        fields: usize,
     },
     /// No header of a reply came in time.
     #[error("{host} sent no reply within {limit:?}")]
@@ -109,10 +129,10 @@ impl UpstreamError {
     /// The cause in one word, as in the metrics.
     pub fn cause(&self) -> &'static str {
         match self {
-            Self::Refused { .. } => "forbidden-address",
+            Self::Refused { .. } | Self::RefusedPort { .. } => "forbidden-address",
             Self::Unreachable { cause, .. } => cause,
             Self::Silent { .. } => "timeout",
-            Self::Malformed { .. } | Self::TransferCoding { .. } => "malformed-reply",
+            Self::Malformed { .. } | Self::HeadTooLarge { .. } | Self::TransferCoding { .. } => "malformed-reply",
             Self::Cut { .. } => "cut",
             Self::Redirect { .. } => "redirect",
             Self::Setup(_) | Self::Certificates(_) => "setup",
@@ -123,12 +143,17 @@ impl UpstreamError {
     pub fn is_no_outage(&self) -> bool {
         matches!(
             self,
-            Self::Refused { .. } | Self::TransferCoding { .. } | Self::Malformed { .. } | Self::Redirect { .. }
+            Self::Refused { .. }
+                | Self::RefusedPort { .. }
+                | Self::HeadTooLarge { .. }
+                | Self::TransferCoding { .. }
+                | Self::Malformed { .. }
+                | Self::Redirect { .. }
         )
     }
 
     /// Whether the URL itself is at fault, so that the client must change it.
     pub fn is_refused(&self) -> bool {
-        matches!(self, Self::Refused { .. })
+        matches!(self, Self::Refused { .. } | Self::RefusedPort { .. })
     }
 }

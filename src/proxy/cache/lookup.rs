@@ -49,6 +49,7 @@ use crate::policy::Reuse;
 use crate::proxy::hit::hot_headers::HotHeaders;
 use crate::proxy::request::Request;
 use crate::proxy::request::forward::{fetched_for, goes_in_circles, wants_websocket};
+use crate::proxy::response::confine::{keep_harmless, sandbox};
 use crate::proxy::response::decide::{Answer, Facts, Question, answer, capped};
 use crate::proxy::response::problem::{Problem, refused};
 use crate::proxy::response::write::ResponseBuilder;
@@ -407,9 +408,12 @@ impl Service {
     /// The answer, without a right to scripts where its page is none of the operator's own, or shares its origin with what
     /// scripts could change: they must not speak in our name.
     fn sandboxed(&self, mut response: Response, target: &Target) -> Response {
-        if target.trust == Trust::Public || self.settings.shares_origin {
-            let sandbox = header::HeaderValue::from_static("sandbox");
-            response.headers_mut().append(header::CONTENT_SECURITY_POLICY, sandbox);
+        let is_strangers = target.trust == Trust::Public;
+        if is_strangers {
+            keep_harmless(response.headers_mut());
+        }
+        if is_strangers || self.settings.shares_origin {
+            sandbox(response.headers_mut());
         }
         response
     }

@@ -19,8 +19,9 @@ impl Service {
         let leader = self.store.resident(&target.key)?;
         let head = leader.head();
         let is_ours = |name: &str| WRITTEN.contains(&name) || (name == "cookie" && target.drop_cookies);
-        if head.representation().selected_by.iter().any(|(name, _)| is_ours(name)) {
-            // Only what goes to the upstream tells.
+        let tells = |(name, _): &(String, String)| !is_ours(name) && fields.is_text(name);
+        if !head.representation().selected_by.iter().all(tells) {
+            // Only what goes to the upstream tells, and that has a text for bytes that are none.
             return None;
         }
         if is_selected(&leader, fields) {

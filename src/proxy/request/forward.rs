@@ -29,23 +29,52 @@ pub(in crate::proxy) const OF_A_PART: &[&str] = &[
     "range",
 ];
 
-/// Fields by which some upstreams let a request say where it was really sent, or what it really is. They are no
-/// part of a key: a reply made for one such claim would be given to all.
+/// Fields by which some upstreams let a request say where it was really sent, by whom, or what it really is. They are
+/// no part of a key: a reply made for one such claim would be given to all.
 const CLAIMS: &[&str] = &[
+    "base-url",
+    "cf-connecting-ip",
+    "client-ip",
+    "destination-url",
+    "fastly-client-ip",
     "forwarded",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-forwarded-scheme",
-    "x-forwarded-server",
+    "front-end-https",
+    "http-host",
+    "proxy-host",
+    "proxy-url",
+    "remote-addr",
+    "request-uri",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
     "x-host",
-    "x-http-method-override",
-    "x-method-override",
-    "x-original-host",
-    "x-original-url",
-    "x-rewrite-url",
+    "x-override-url",
+    "x-real-ip",
+    "x-remote-addr",
+    "x-remote-ip",
+    "x-true-ip",
+    "x-url-scheme",
 ];
+
+/// The same by how their names begin: families that grow with every framework.
+const CLAIMS_BEGIN: &[&str] = &[
+    "x-envoy-",
+    "x-forwarded",
+    "x-http-",
+    "x-method",
+    "x-original-",
+    "x-proxy-",
+    "x-rewrite-",
+];
+
+/// Whether an upstream may take the field of that name, in lower case, for one of these claims.
+///
+/// CGI, WSGI, PHP and Rack hand a program the field's name with `_` for every sign that is no letter, so `X_Forwarded_Host`
+/// is `X-Forwarded-Host` to it.
+fn is_claim(name: &str) -> bool {
+    let spelled = name.replace(|sign: char| !sign.is_ascii_alphanumeric(), "-");
+    CLAIMS.contains(&spelled.as_str()) || CLAIMS_BEGIN.iter().any(|family| spelled.starts_with(family))
+}
 
 /// Fields that we write: what a client says there is not what its request is fetched with.
 pub(in crate::proxy) const WRITTEN: &[&str] = &["forwarded", "via", "x-forwarded-for", "x-forwarded-proto"];
@@ -55,7 +84,7 @@ pub(in crate::proxy) fn fetched_for(http: &RequestHead, target: &Arc<Target>, sc
     let mut fields = end_to_end_of(http, target);
     fields.retain(|(name, _)| {
         let name = name.as_str();
-        !NOT_FORWARDED.contains(&name) && !OF_A_PART.contains(&name) && !CLAIMS.contains(&name)
+        !NOT_FORWARDED.contains(&name) && !OF_A_PART.contains(&name) && (!is_claim(name) || name == "x-forwarded-for")
     });
     add_way(http, target, (None, scheme), &mut fields);
     Arc::new(target.with_fields(fields))
@@ -65,6 +94,8 @@ pub(in crate::proxy) fn fetched_for(http: &RequestHead, target: &Arc<Target>, sc
 /// what it likes, and the upstream is told the name by which we were called.
 pub(in crate::proxy) fn forwarded_fields(http: &RequestHead, target: &Target, scheme: &str) -> Vec<(String, String)> {
     let mut fields = end_to_end_of(http, target);
+    // What only some upstreams take for a claim no proxy between us and the client has written.
+    fields.retain(|(name, _)| !is_claim(name) || !name.contains(['_', '.']));
     let host = http.headers.get("host").and_then(|host| host.to_str().ok());
     add_way(http, target, (host, scheme), &mut fields);
     fields
@@ -72,7 +103,9 @@ pub(in crate::proxy) fn forwarded_fields(http: &RequestHead, target: &Target, sc
 
 /// Whether the request says of itself what is no part of its key.
 pub(in crate::proxy) fn makes_claims(http: &RequestHead) -> bool {
-    CLAIMS.iter().any(|name| http.headers.contains_key(*name))
+    http.headers
+        .keys()
+        .any(|name| is_claim(name.as_str()) && name != "x-forwarded-for")
 }
 
 fn end_to_end_of(http: &RequestHead, target: &Target) -> Vec<(String, String)> {

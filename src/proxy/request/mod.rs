@@ -87,4 +87,8 @@ impl Fields for RequestFields<'_> {
     fn lines<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         self.0.get_all(name).filter_map(|value| value.to_str().ok())
     }
+
+    fn is_text(&self, name: &str) -> bool {
+        self.0.get_all(name).all(|value| value.to_str().is_ok())
+    }
 }

@@ -6,6 +6,8 @@
 use crate::config::{AfterLastReader, Config, Delivery};
 use crate::key::ObjectKey;
 use crate::upstream::{Target, Trust};
+use percent_encoding::percent_decode;
+use std::borrow::Cow;
 use std::sync::Arc;
 use url::Url;
 
@@ -46,6 +48,9 @@ pub enum RouteError {
     /// Dot segments lead out of the upstream's tree.
     #[error("the path leads out of the upstream's tree")]
     Outside,
+    /// Dot segments that only a decoding upstream sees.
+    #[error("the path hides dot segments behind %2F, %5C or a semicolon; write the path that is meant")]
+    HiddenDots,
     /// The target is too long.
     #[error("the request target is longer than 8192 bytes")]
     TooLong,
@@ -199,6 +204,9 @@ fn beneath<'a>(tree: &Tree, rest: &str, query: Option<&str>) -> Result<Routed<'a
     if !url.path().starts_with(tree.base.path()) {
         return Err(RouteError::Outside);
     }
+    if hides_dots(url.path()) {
+        return Err(RouteError::HiddenDots);
+    }
     let target = Target {
         after_last_reader: tree.after_last_reader,
         drop_cookies: tree.drop_cookies,
@@ -208,6 +216,18 @@ fn beneath<'a>(tree: &Tree, rest: &str, query: Option<&str>) -> Result<Routed<'a
         target: Arc::new(target),
         delivery: tree.delivery,
     })
+}
+
+/// Whether an upstream that decodes a path before it resolves dot segments, as most do, would find some in this one, which
+/// has none as it is written. Slashes are also those of Windows, and a segment ends at its parameters (`..;a`).
+fn hides_dots(path: &str) -> bool {
+    let is_dots = |segment: &[u8]| {
+        let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+        matches!(name, b"." | b"..")
+    };
+    // Decoded once: a file may be called `%2e%2e`, whose name comes as `%252e%252e`.
+    let decoded: Cow<'_, [u8]> = percent_decode(path.as_bytes()).into();
+    decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(is_dots)
 }
 
 fn without_fragment(url: &Url) -> Url {
@@ -309,6 +329,30 @@ mod tests {
         let routes = routes("ad_hoc = false\nupstream = [\"http://h/base/\"]");
         for path in ["/../secret", "/%2e%2e/secret", "/a/../../secret", "/a/%2E./../secret"] {
             assert_eq!(url(&routes, path), Err(RouteError::Outside), "{path}");
+        }
+        for path in [
+            "/..%2fsecret",
+            "/%2e%2e%2Fsecret",
+            "/a%2f..%2f..%2fsecret",
+            "/..%5csecret",
+            "/%2e%2e%5Csecret",
+            "/..;/secret",
+            "/..;a=b/secret",
+            "/a/%2e%2e;/secret",
+            "/a%2f.%2fb",
+        ] {
+            assert_eq!(url(&routes, path), Err(RouteError::HiddenDots), "{path}");
+        }
+        for path in [
+            "/a%2Fb",
+            "/%252e%252e",
+            "/...",
+            "/a..%2f..b",
+            "/a;..",
+            "/%25",
+            "/..a%2f",
+        ] {
+            assert_eq!(url(&routes, path), Ok(format!("http://h/base{path}")), "{path}");
         }
         assert_eq!(url(&routes, "/a/../b").as_deref(), Ok("http://h/base/b"));
         // A URL parser takes it for a slash.

@@ -152,7 +152,9 @@ impl Problem {
         let status = match error {
             RouteError::Nowhere => StatusCode::NOT_FOUND,
             RouteError::AdHocOff => StatusCode::FORBIDDEN,
-            RouteError::NotAUrl | RouteError::Outside | RouteError::RawSign => StatusCode::BAD_REQUEST,
+            RouteError::NotAUrl | RouteError::Outside | RouteError::HiddenDots | RouteError::RawSign => {
+                StatusCode::BAD_REQUEST
+            }
             RouteError::TooLong => StatusCode::URI_TOO_LONG,
         };
         Self::new(status, error.to_string())

@@ -15,6 +15,7 @@ use crate::proxy::cache::lookup::{FoundObject, answer_of};
 use crate::proxy::hit::hot_headers::HotHeaders;
 use crate::proxy::request::Request;
 use crate::proxy::response::body::SegmentedBody;
+use crate::proxy::response::confine::{attach, keep_harmless, sandbox};
 use crate::proxy::response::multipart::{Segment, size_of};
 use crate::proxy::response::object_source::ObjectSource;
 use crate::proxy::response::problem::{CACHE_STATUS, Problem};
@@ -149,6 +150,17 @@ impl Service {
     /// # Errors
     /// Where nothing was logged, what was has gone, or the range that is asked for cannot be given.
     pub async fn replay(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Result<Response, Problem> {
+        let mut response = self.replayed(http, stream, all).await?;
+        if !all {
+            // Under the API's own path: no page of anybody's shall speak from there.
+            keep_harmless(response.headers_mut());
+            sandbox(response.headers_mut());
+            attach(response.headers_mut());
+        }
+        Ok(response)
+    }
+
+    async fn replayed(&self, http: &RequestHead, stream: &Arc<Stream>, all: bool) -> Result<Response, Problem> {
         stream.opened().await;
         let status = stream.status();
         let (streams, opening) = (Arc::clone(self.fills.streams()), Arc::clone(stream));
