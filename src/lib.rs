@@ -17,7 +17,7 @@
 //! ranges                   pure: byte arithmetic
 //! api key telemetry config    types of the JSON under /-/; names, counters, settings
 //! gate
-//! clock  sync  crypto
+//! clock  sync  crypto  masking
 //! ```
 //!
 //! `ARCHITECTURE.md` tells the way of a read through them and where the next feature belongs.
@@ -53,5 +53,6 @@ pub mod config;
 mod crypto;
 mod gate;
 pub mod key;
+mod masking;
 mod sync;
 pub mod telemetry;

@@ -3,6 +3,7 @@
 //! One registry a server, nothing global, so that several servers can share a process. Names follow
 //! the vocabulary of the documents; `docs/metrics.md` lists them.
 
+use crate::masking::without_secrets;
 use crate::sync::lock;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -10,10 +11,13 @@ use prometheus_client::metrics::counter::{self, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use std::borrow::Cow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tracing_subscriber::Layer;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -208,6 +212,21 @@ impl Default for Metrics {
     }
 }
 
+/// The text with control characters written out: one in a header field or a path must not steer a terminal.
+fn escape_controls(text: &str) -> Cow<'_, str> {
+    match text.contains(char::is_control) {
+        false => Cow::Borrowed(text),
+        true => Cow::Owned(
+            text.chars()
+                .map(|sign| match sign.is_control() {
+                    true => sign.escape_default().to_string(),
+                    false => sign.to_string(),
+                })
+                .collect(),
+        ),
+    }
+}
+
 /// Sends the process's log to stderr; `directives` like `info` or `warn,millpond::fill=debug`.
 ///
 /// # Errors
@@ -216,7 +235,18 @@ pub fn log_to_stderr(directives: &str) -> Result<(), String> {
     // A broken body is told once, by us and with its URL; directives that name actix still win.
     let directives = format!("actix_http=off,actix_server=warn,{directives}");
     let levels = directives.parse::<Targets>().map_err(|error| error.to_string())?;
+    // Where URLs are told, whoever tells them: a signed one opens its object to all who read the log.
+    let fields = debug_fn(|writer, field, value| {
+        let text = format!("{value:?}");
+        let text = escape_controls(&text);
+        let text = without_secrets(&text);
+        match field.name() {
+            "message" => write!(writer, "{text}"),
+            name => write!(writer, "{name}={text}"),
+        }
+    });
     let log = tracing_subscriber::fmt::layer()
+        .fmt_fields(fields.delimited(" "))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // A second call in one process keeps the first log.

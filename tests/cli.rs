@@ -40,6 +40,16 @@ impl Program {
         Self::started(&mut command)
     }
 
+    /// As `serve`, with its log of that level in a file.
+    pub(crate) fn serve_with_log(level: &str, log: &Path, dir: &Path, upstream: &Upstream) -> Self {
+        let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--log", level]);
+        command.arg("--data").arg(dir).args(["--upstream", &upstream.url()]);
+        // Readers of what is not coming are let go soon.
+        command.env("MILLPOND_HOLD_LIMIT", "1s");
+        command.stderr(std::fs::File::create(log).expect("a log"));
+        Self::started(&mut command)
+    }
+
     /// The program that a command has started, once it listens.
     fn started(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
