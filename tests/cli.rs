@@ -132,6 +132,22 @@ fn objects_without_readers_are_closed() {
     assert!(descriptors(&program) < 750, "{}", descriptors(&program));
 }
 
+/// The environment of a system without certificate authorities, like a container without `ca-certificates`.
+const NO_AUTHORITIES: [(&str, &str); 2] = [("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", "/nonexistent")];
+
+#[test]
+fn a_system_without_certificate_authorities_serves_http_upstreams() {
+    let dir = TempDir::new().expect("a directory");
+    let film = Film::new(1000);
+    let upstream = Upstream::of(&film);
+    let program = Program::serve_with(&NO_AUTHORITIES, dir.path(), &upstream);
+    film.check(0, &get(program.address, "/film").expect(200).body);
+    let server = format!("http://{}", program.address);
+    let mut stats = command(&["stats", "--server", &server]);
+    let told = stats.envs(NO_AUTHORITIES).output().expect("run");
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+}
+
 #[test]
 fn as_many_files_may_be_open_as_the_system_allows() {
     let dir = TempDir::new().expect("a directory");

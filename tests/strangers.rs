@@ -305,3 +305,32 @@ fn the_log_of_a_detached_request_is_no_page_of_the_api() {
         assert_eq!(page.header(&name.to_ascii_lowercase()), None, "{name}");
     }
 }
+
+#[test]
+fn a_reply_that_loses_the_framing_is_mended_or_refused() {
+    let upstream = Upstream::scripted(|seen, conn| {
+        let status = if seen.target.starts_with("/reset") {
+            "205 Reset Content"
+        } else {
+            "101 Switching Protocols"
+        };
+        let head = format!("HTTP/1.1 {status}\r\nConnection: Upgrade\r\nUpgrade: other\r\nContent-Length: 5\r\n\r\n");
+        conn.raw(head.as_bytes());
+        conn.raw(b"SMUGG");
+        conn.close();
+    });
+    let pond = Pond::before(&upstream);
+    for method in ["GET", "HEAD", "POST"] {
+        let reset = request(pond.address(), method, "/reset", &[]);
+        reset.expect(205);
+        assert_eq!(reset.header("content-length"), Some("0"), "{method}");
+        assert!(reset.body.is_empty(), "{method}");
+        let switched = request(pond.address(), method, "/switch", &[]);
+        switched.expect(502);
+        assert!(
+            method == "HEAD" || switched.text().contains("101"),
+            "{}",
+            switched.text()
+        );
+    }
+}

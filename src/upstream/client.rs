@@ -307,6 +307,13 @@ impl Client {
 /// The head of a response to what was asked at `asked`.
 fn reply_of(url: &Url, response: &reqwest::Response, asked: Instant) -> Result<Reply, UpstreamError> {
     let status = response.status().as_u16();
+    if status < 200 {
+        // No request of ours asks for another protocol.
+        return Err(UpstreamError::Malformed {
+            host: host_of(url),
+            source: format!("it answers {status} and goes on in a protocol that nobody asked for").into(),
+        });
+    }
     let fields = response.headers();
     let sizes = fields
         .iter()

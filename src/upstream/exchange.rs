@@ -80,8 +80,8 @@ impl Reply {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let length = text(header::CONTENT_LENGTH).and_then(|length| length.trim().parse().ok());
         let framing = match (transfer_coding(headers), length) {
-            // Whatever their fields say (RFC 9112 §6.3).
-            _ if matches!(status, 204 | 304) => Framing::Length(0),
+            // Whatever their fields say (RFC 9112 §6.3, RFC 9110 §15.3.6).
+            _ if matches!(status, 204 | 205 | 304) => Framing::Length(0),
             (TransferCoding::Chunked, _) => Framing::Delimited,
             // The client reads such a body to the close: its end is ours to know.
             (TransferCoding::None, Some(length)) => Framing::Length(length),
@@ -220,6 +220,10 @@ impl Exchange {
     /// # Errors
     /// Where it was cut, reset, badly framed, or silent for longer than the limit.
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        // A 205 has no content; one that has some all the same ends before it, and its connection with it.
+        if self.reply.status == 205 {
+            return Ok(None);
+        }
         self.response
             .chunk()
             .await

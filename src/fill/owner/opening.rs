@@ -117,8 +117,6 @@ impl Owner {
                 Err(error) => return Err(Phase::Failed(Arc::new(error))),
             };
             match exchange.reply.status {
-                // No request of ours asks for another protocol.
-                100..200 => break,
                 status if !brings_bytes(status) && self.wants_part => {
                     // The upstream refused a part; it may give the whole.
                     return Err(Phase::Refused(Arc::new(refusal(exchange, None).await)));

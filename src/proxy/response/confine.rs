@@ -35,6 +35,9 @@ const PASSES: &[&str] = &[
     "content-range",
     "content-security-policy",
     "content-type",
+    "contentfeatures.dlna.org",
+    "cross-origin-embedder-policy",
+    "cross-origin-opener-policy",
     "cross-origin-resource-policy",
     "date",
     "dav",
@@ -45,29 +48,49 @@ const PASSES: &[&str] = &[
     "last-modified",
     "link",
     "location",
+    "lock-token",
+    "ms-author-via",
+    "permissions-policy",
     "pragma",
     "preference-applied",
     "proxy-status",
+    "referrer-policy",
     "repr-digest",
     "retry-after",
     "server",
     "server-timing",
+    "stream-offset",
+    "timeseekrange.dlna.org",
     "timing-allow-origin",
     "trailer",
     "transfer-encoding",
+    "transfermode.dlna.org",
     "vary",
     "via",
     "warning",
     "www-authenticate",
+    "x-content-duration",
     "x-content-type-options",
+    "x-frame-options",
+    "x-oc-mtime",
     "x-ratelimit-limit",
     "x-ratelimit-remaining",
     "x-ratelimit-reset",
     "x-request-id",
+    "x-robots-tag",
 ];
 
-/// The same by how their names begin: of radios, of media servers, and our own.
-const PASSES_BEGIN: &[&str] = &["ice-", "icy-", "x-audiocast-", "x-content-duration", "millpond-"];
+/// The same by how their names begin: of radios, of object stores, of uploads, and our own.
+const PASSES_BEGIN: &[&str] = &[
+    "ice-",
+    "icy-",
+    "millpond-",
+    "upload-",
+    "x-amz-",
+    "x-audiocast-",
+    "x-goog-",
+    "x-ms-",
+];
 
 /// Takes from the fields of an answer of a host that the operator has not named what would speak for our whole origin.
 pub(in crate::proxy) fn keep_harmless(fields: &mut HeaderMap) {
@@ -98,4 +121,45 @@ fn is_inert_type(fields: &HeaderMap) -> bool {
     // Of several lines browsers take the last, or combine them.
     let mut lines = fields.get_all(header::CONTENT_TYPE).peekable();
     lines.peek().is_some() && lines.all(|line| line.to_str().is_ok_and(is_inert))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_describe_content_pass_and_those_that_speak_for_an_origin_do_not() {
+        let pass = [
+            "content-range",
+            "stream-offset",
+            "icy-metaint",
+            "x-amz-meta-title",
+            "transfermode.dlna.org",
+        ];
+        let dropped = [
+            "clear-site-data",
+            "service-worker-allowed",
+            "x-accel-redirect",
+            "refresh",
+            "alt-svc",
+            "x-unknown",
+        ];
+        let mut fields = HeaderMap::new();
+        for name in pass.iter().chain(&dropped) {
+            fields.insert(HeaderName::from_static(name), HeaderValue::from_static("a"));
+        }
+        keep_harmless(&mut fields);
+        assert!(pass.iter().all(|name| fields.contains_key(*name)), "{fields:?}");
+        assert_eq!(fields.len(), pass.len(), "{fields:?}");
+    }
+
+    #[test]
+    fn a_type_in_several_lines_is_inert_where_each_is() {
+        let mut fields = HeaderMap::new();
+        assert!(!is_inert_type(&fields));
+        fields.append(header::CONTENT_TYPE, HeaderValue::from_static("video/mp4"));
+        assert!(is_inert_type(&fields));
+        fields.append(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
+        assert!(!is_inert_type(&fields));
+    }
 }
