@@ -32,16 +32,15 @@ pub(crate) fn without_secrets(text: &str) -> Cow<'_, str> {
     while let Some(found) = text[from..].find(['?', '&']) {
         let name_at = from + found + 1;
         from = name_at;
-        let Some(name_len) = text[name_at..].find(|sign: char| !is_of_a_name(sign)) else {
+        let Some(name_len) = text[name_at..].find(|sign: char| matches!(sign, '=' | '?') || ends_a_parameter(sign))
+        else {
             break;
         };
         let value_at = name_at + name_len + 1;
         if !text[name_at + name_len..].starts_with('=') || !is_secret(&text[name_at..name_at + name_len]) {
             continue;
         }
-        let value_len = text[value_at..]
-            .find(is_behind_a_value)
-            .unwrap_or(text.len() - value_at);
+        let value_len = text[value_at..].find(ends_a_parameter).unwrap_or(text.len() - value_at);
         masked.push_str(&text[copied..value_at]);
         masked.push('…');
         copied = value_at + value_len;
@@ -53,12 +52,10 @@ pub(crate) fn without_secrets(text: &str) -> Cow<'_, str> {
     }
 }
 
-fn is_of_a_name(sign: char) -> bool {
-    sign.is_ascii_alphanumeric() || matches!(sign, '-' | '_' | '.' | '%' | '[' | ']')
-}
-
-fn is_behind_a_value(sign: char) -> bool {
-    matches!(sign, '&' | '#' | '"' | '\'' | ')' | '>') || sign.is_whitespace()
+/// Whether a parameter ends before the sign. A value may have brackets and apostrophes in it: what is left of it would be
+/// shown behind the mask.
+fn ends_a_parameter(sign: char) -> bool {
+    matches!(sign, '&' | '#' | '"' | '<' | '>') || sign.is_whitespace()
 }
 
 fn is_secret(name: &str) -> bool {
@@ -82,6 +79,7 @@ mod tests {
             ("/a?token=1&token=2#f", "/a?token=…&token=…#f"),
             ("/a?token=", "/a?token=…"),
             ("/a?PWD=é&b", "/a?PWD=…&b"),
+            ("/a?my:token=(a)'b", "/a?my:token=…"),
             ("/a?token", "/a?token"),
             ("/token=abc", "/token=abc"),
             ("/a?page=2&é=1", "/a?page=2&é=1"),

@@ -37,12 +37,11 @@ use crate::clock::Instant;
 use crate::clock::sleep_until;
 use crate::key::ObjectId;
 use crate::sync::lock;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
-use url::Url;
 
 /// Bytes that one exchange may bring while others wait for a connection. A judgement: some seconds of a film, and far
 /// more than it costs to ask again.
@@ -55,10 +54,6 @@ const DOWN_AFTER: u32 = 5;
 /// How often it is looked whether an exchange that stands in the way serves nobody any more: its class changes without
 /// a sign. A judgement: a twentieth of a second is no wait for a reader, and few look at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-/// With more upstreams than this those that nobody uses are forgotten. A judgement: clients may name any host, and each
-/// costs some hundred bytes.
-const MAX_KEPT: usize = 1024;
 
 /// Why a connection is wanted; the first is the most urgent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,37 +75,6 @@ pub struct BudgetSettings {
     pub requests_per_second: Option<u32>,
     /// The most body bytes a second.
     pub bytes_per_second: Option<u64>,
-}
-
-/// The budgets of all upstreams, by scheme, host and port.
-#[derive(Debug)]
-pub struct Budgets {
-    settings: BudgetSettings,
-    /// By scheme, host and port. Held while one is found or made; the `state` of each is taken under it where there are
-    /// too many.
-    kept: Mutex<HashMap<String, Arc<Budget>>>,
-}
-
-impl Budgets {
-    /// Budgets with these bounds, each for itself.
-    pub fn new(settings: BudgetSettings) -> Self {
-        Self {
-            settings,
-            kept: Mutex::default(),
-        }
-    }
-
-    /// The budget of the upstream that `url` belongs to.
-    pub fn of(&self, url: &Url) -> Arc<Budget> {
-        let name = url.origin().ascii_serialization();
-        let mut kept = lock(&self.kept);
-        if kept.len() >= MAX_KEPT {
-            // A rest is remembered: forgotten, the upstream would be asked again at once.
-            kept.retain(|_, budget| Arc::strong_count(budget) > 1 || budget.status().resting.is_some());
-        }
-        let make = || Arc::new(Budget::new(self.settings.clone()));
-        Arc::clone(kept.entry(name).or_insert_with(make))
-    }
 }
 
 /// The budget of one upstream.
@@ -177,7 +141,8 @@ struct Slot {
 }
 
 impl Budget {
-    fn new(settings: BudgetSettings) -> Self {
+    /// A budget with these bounds, of which nothing is used.
+    pub(super) fn new(settings: BudgetSettings) -> Self {
         let now = Instant::now();
         // A second's worth may begin at once; without a limit one token is enough, since it is made anew each time.
         let burst = settings.requests_per_second.map_or(0.0, f64::from).max(1.0);

@@ -4,7 +4,8 @@
 //! is resolved by our own resolver, which keeps public addresses only, so the check is made on the
 //! very addresses that are connected to, on every hop. Redirects are followed here by hand.
 
-use super::budget::{Budget, BudgetSettings, Budgets};
+use super::budget::{Budget, BudgetSettings};
+use super::budgets::Budgets;
 use super::error::UpstreamError;
 use super::exchange::{Exchange, Reply};
 use super::failures::Failures;

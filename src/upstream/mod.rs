@@ -5,6 +5,7 @@
 
 mod backoff;
 mod budget;
+mod budgets;
 mod client;
 mod error;
 mod exchange;
@@ -14,7 +15,8 @@ mod request;
 mod tls;
 
 pub(crate) use backoff::{random, rest as backoff};
-pub use budget::{Budget, BudgetSettings, BudgetStatus, Budgets, Class, Permit, PermitHandle, QUANTUM_BYTES};
+pub use budget::{Budget, BudgetSettings, BudgetStatus, Class, Permit, PermitHandle, QUANTUM_BYTES};
+pub use budgets::Budgets;
 pub use client::{Client, ClientSettings};
 pub use error::UpstreamError;
 pub use exchange::{Exchange, Framing, Reply};

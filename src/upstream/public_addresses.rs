@@ -72,7 +72,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     let protocol = a == 192 && b == 0 && c == 0;
     // The relays of 6to4, which lead into whatever network is behind them (RFC 7526).
     let relay = a == 192 && b == 88 && c == 99;
-    // What Azure's machines are told about themselves.
+    // The address at which Azure tells its machines about themselves.
     let of_a_cloud = [a, b, c, d] == [168, 63, 129, 16];
     !(a == 0
         || a >= 240

@@ -38,16 +38,21 @@ fn view<'a>(present: &'a RangeSet, waiting: &'a [WaitingAt], running: &'a [Runni
     }
 }
 
-#[test]
-fn a_far_reader_gets_its_own_session_and_the_passing_one_ends_there() {
-    let running = [Running {
+/// A session that has begun at 0 and goes to the end.
+fn passing_at(at: ByteOffset) -> Running {
+    Running {
         id: 1,
-        at: 1000,
+        at,
         stop: LENGTH,
-        moved: 1000,
+        moved: at,
         asked: Instant::now(),
         attended: true,
-    }];
+    }
+}
+
+#[test]
+fn a_far_reader_gets_its_own_session_and_the_passing_one_ends_there() {
+    let running = [passing_at(1000)];
     let waiting = [wait(50 << 20, LENGTH)];
     let steps = plan(&view(&RangeSet::new(), &waiting, &running));
     assert_eq!(
@@ -61,14 +66,7 @@ fn a_far_reader_gets_its_own_session_and_the_passing_one_ends_there() {
 
 #[test]
 fn a_near_reader_waits_for_the_session_that_is_coming() {
-    let running = [Running {
-        id: 1,
-        at: 1000,
-        stop: LENGTH,
-        moved: 1000,
-        asked: Instant::now(),
-        attended: true,
-    }];
+    let running = [passing_at(1000)];
     let waiting = [wait(100_000, LENGTH)];
     assert_eq!(plan(&view(&RangeSet::new(), &waiting, &running)), []);
 }

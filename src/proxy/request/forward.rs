@@ -94,7 +94,7 @@ pub(in crate::proxy) fn fetched_for(http: &RequestHead, target: &Arc<Target>, sc
 /// what it likes, and the upstream is told the name by which we were called.
 pub(in crate::proxy) fn forwarded_fields(http: &RequestHead, target: &Target, scheme: &str) -> Vec<(String, String)> {
     let mut fields = end_to_end_of(http, target);
-    // What only some upstreams take for a claim no proxy between us and the client has written.
+    // Claims in the spellings that only some upstreams understand: no proxy between us and the client writes them.
     fields.retain(|(name, _)| !is_claim(name) || !name.contains(['_', '.']));
     let host = http.headers.get("host").and_then(|host| host.to_str().ok());
     add_way(http, target, (host, scheme), &mut fields);

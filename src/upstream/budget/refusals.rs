@@ -114,7 +114,7 @@ mod tests {
         let later = now + seconds(60);
         assert_eq!(refusals.object_until(object("b"), later), None);
         assert_eq!(refusals.all_until(later).or(refusals.one_at_a_time_until(later)), None);
-        // What was limited long ago and has rested is no second one.
+        // An object that was limited long ago and has rested is no second one.
         let tomorrow = now + seconds(86_400);
         refusals.add(object("d"), 429, seconds(5), tomorrow);
         assert_eq!(refusals.all_until(tomorrow), None);

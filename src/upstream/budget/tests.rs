@@ -3,6 +3,7 @@
 use super::*;
 use crate::key::ObjectKey;
 use futures::FutureExt;
+use url::Url;
 
 fn budget(connections: usize) -> Arc<Budget> {
     Arc::new(Budget::new(BudgetSettings {
