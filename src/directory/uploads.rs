@@ -201,8 +201,9 @@ impl Uploads {
         let staging = &self.writer.staging;
         let body = staging.create_upload_body(&format!("{UPLOAD_PREFIX}{id}"), record.length)?;
         record.touched = unix_seconds(self.clock.now());
-        self.write(&id, &record)?;
-        let upload = Arc::new(Upload::new(id.clone(), record, Some(body))?);
+        let written = self.write(&id, &record);
+        let begun = written.and_then(|()| Upload::new(id.clone(), record, Some(body)));
+        let upload = Arc::new(begun.inspect_err(|_| self.erase(&id))?);
         self.lock().insert(id, Arc::clone(&upload));
         Ok(upload)
     }

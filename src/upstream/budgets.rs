@@ -1,4 +1,7 @@
 //! The budgets of all upstreams, found by scheme, host and port.
+//!
+//! Requests to one host share its permits and its rest, whichever URLs they are for. Clients may name any host, so that
+//! the table is bounded.
 
 use super::budget::{Budget, BudgetSettings};
 use crate::sync::lock;

@@ -142,17 +142,20 @@ impl DirectoryService {
             touched: 0,
         };
         let uploads = self.uploads()?;
-        let begun = Arc::clone(&uploads);
-        let upload = self
-            .run(move || begun.begin(record))
+        let (begun, threads) = (Arc::clone(&uploads), self.threads.clone());
+        // The client may go away while the disk still writes the record: what the thread returns is dropped then.
+        let mut unannounced = self
+            .run(move || {
+                Ok(UnannouncedUpload {
+                    upload: begun.begin(record)?,
+                    uploads: begun,
+                    threads,
+                    announced: false,
+                })
+            })
             .await
             .map_err(|error| problem_of(&error))?;
-        let mut unannounced = UnannouncedUpload {
-            uploads: Arc::clone(&uploads),
-            upload: Arc::clone(&upload),
-            threads: self.threads.clone(),
-            announced: false,
-        };
+        let upload = Arc::clone(&unannounced.upload);
         let lease = uploads
             .lease(&upload)
             .await
