@@ -7,6 +7,7 @@
 //! admin                    what millpond says of itself, under /-/
 //! site                     what a server serves: its mounts, and the way of a request to one of them
 //! webdav                   the directory at our door: read, listed and changed over HTTP and WebDAV
+//! access                   who sends a request, and what it may do
 //! proxy                    the cache at our door: HTTP requests of players
 //! fill                     where bytes come from
 //! live  directory          streams: which replies are, where readers come in; a directory that is ours
@@ -29,6 +30,8 @@ pub mod admin;
 pub mod site;
 
 pub mod webdav;
+
+pub mod access;
 
 pub mod proxy;
 

@@ -255,7 +255,7 @@ fn exchange(address: SocketAddr, method: &str, wanted: &Seen, leaves_after: Opti
     wire.get_ref().set_read_timeout(Some(SILENCE))?;
     let range = wanted.header("range").map(|range| format!("Range: {range}\r\n"));
     let (target, range) = (&wanted.target, range.unwrap_or_default());
-    let text = format!("{method} {target} HTTP/1.1\r\nHost: pond\r\n{range}\r\n");
+    let text = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{range}\r\n");
     wire.get_mut().write_all(text.as_bytes())?;
     if leaves_after == Some(0) {
         return Ok(None);

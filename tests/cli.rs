@@ -60,6 +60,10 @@ impl Program {
             .trim_end()
             .strip_prefix("listening on http://")
             .and_then(|address| address.parse().ok());
+        let mut arguments = command.get_args().skip_while(|argument| *argument != "--data");
+        if let (Some(address), Some(data)) = (address, arguments.nth(1)) {
+            crate::support::started(address, Path::new(data));
+        }
         Self {
             child,
             address: address.unwrap_or_else(|| panic!("not the line that was promised: {line:?}")),

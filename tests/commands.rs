@@ -1,7 +1,7 @@
 //! The commands that ask a running server, as a user types them: what they print, what they change, how they end.
 
 use crate::cli::Program;
-use crate::support::{Film, Upstream, eventually, get};
+use crate::support::{Film, Upstream, data_of, eventually, get};
 use serde_json::Value;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ impl Said {
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
     command.args(args);
-    for variable in ["MILLPOND_CONFIG", "MILLPOND_SERVER", "MILLPOND_LISTEN"] {
+    for variable in ["MILLPOND_CONFIG", "MILLPOND_SERVER", "MILLPOND_LISTEN", "MILLPOND_DATA"] {
         command.env_remove(variable);
     }
     command
@@ -51,9 +51,10 @@ fn said(command: &mut Command) -> Said {
     }
 }
 
-/// Runs the command against this server.
+/// Runs the command against this server, by its control socket.
 fn ask(program: &Program, args: &[&str]) -> Said {
-    said(command(args).args(["--server", &program.address.to_string()]))
+    let data = data_of(program.address).display().to_string();
+    said(command(args).args(["--server", &data]))
 }
 
 /// Plays the film to its end, and waits until all of it is stored.

@@ -934,9 +934,9 @@ const STORIES: &[Story] = &[
         let told = page.last_seen("forwarded").expect("told");
         // The claim of an earlier hop is hearsay, and no part of a key.
         assert_eq!(told, "for=127.0.0.1;proto=http");
-        page.send("POST", "Host: pond\nContent-Length: 0\nForwarded: for=192.0.2.1");
+        page.send("POST", "Host: localhost\nContent-Length: 0\nForwarded: for=192.0.2.1");
         let told = page.last_seen("forwarded").expect("told");
-        assert_eq!(told, "for=192.0.2.1, for=127.0.0.1;host=\"pond\";proto=http");
+        assert_eq!(told, "for=192.0.2.1, for=127.0.0.1;host=\"localhost\";proto=http");
     }),
     ("9110 §15.4.5", "a 304 to a request without a condition is no answer", |_, page| {
         let answer = page.says("304").get("");

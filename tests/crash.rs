@@ -2,11 +2,12 @@
 
 use crate::cli::Program;
 use crate::quota::taken;
-use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get};
+use crate::support::{Client, Film, Pond, Upstream, Valve, data_of, eventually, get};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -195,7 +196,7 @@ fn play(address: SocketAddr, number: u64, from: u64) -> bool {
     let mut answer = Vec::new();
     let read = TcpStream::connect(address).and_then(|mut stream| {
         stream.write_all(
-            format!("GET /{number} HTTP/1.1\r\nHost: pond\r\nConnection: close\r\nRange: bytes={from}-\r\n\r\n")
+            format!("GET /{number} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nRange: bytes={from}-\r\n\r\n")
                 .as_bytes(),
         )?;
         stream.read_to_end(&mut answer)
@@ -216,7 +217,7 @@ fn purge(address: SocketAddr, upstream: &Upstream, number: u64) {
     let request =
         format!("DELETE /-/api/v1/objects?url={url}{number} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
-    let _ = TcpStream::connect(address).and_then(|mut stream| {
+    let _ = UnixStream::connect(data_of(address).join("control.sock")).and_then(|mut stream| {
         stream.write_all(request.as_bytes())?;
         stream.read_to_end(&mut answer)
     });

@@ -76,7 +76,8 @@ fn pin(program: &Program, name: &str) {
     let wanted = objects.find(|object| object["url"].as_str().is_some_and(|url| url.ends_with(name)));
     let id = wanted.expect("it is stored")["id"].as_str().expect("an id").to_owned();
     let pinned = Command::new(env!("CARGO_BIN_EXE_millpond"))
-        .args(["pin", &id, "--server", &program.address.to_string()])
+        .args(["pin", &id, "--server"])
+        .arg(crate::support::data_of(program.address))
         .status();
     assert!(pinned.expect("run").success());
 }

@@ -113,7 +113,9 @@ fn raw_exchange(pond: &Pond, pieces: &[&str]) -> String {
 #[test]
 fn requests_sent_at_once_are_answered_in_order() {
     let (_upstream, pond, _film) = stored();
-    let ask = |range: &str, more: &str| format!("GET /film HTTP/1.1\r\nHost: a\r\nRange: bytes={range}\r\n{more}\r\n");
+    let ask = |range: &str, more: &str| {
+        format!("GET /film HTTP/1.1\r\nHost: localhost\r\nRange: bytes={range}\r\n{more}\r\n")
+    };
     let all = [
         ask("0-9", ""),
         ask("10-19", ""),
@@ -139,7 +141,7 @@ fn requests_sent_at_once_are_answered_in_order() {
 #[test]
 fn a_request_that_comes_in_pieces_is_answered() {
     let (_upstream, pond, _film) = stored();
-    let request = "GET /film HTTP/1.1\r\nHost: a\r\nRange: bytes=0-9\r\nConnection: close\r\n\r\n";
+    let request = "GET /film HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-9\r\nConnection: close\r\n\r\n";
     for cut in [1, 5, 20, request.len() - 1] {
         let (first, second) = request.split_at(cut);
         let said = raw_exchange(&pond, &[first, second]);
@@ -152,7 +154,7 @@ fn a_connection_that_is_to_close_does_after_all_of_the_answer() {
     let (_upstream, pond, film) = stored();
     let mut stream = TcpStream::connect(pond.address()).expect("connected");
     stream
-        .write_all(b"GET /film HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .write_all(b"GET /film HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .expect("sent");
     let mut all = Vec::new();
     stream.read_to_end(&mut all).expect("an end, not a reset");
@@ -363,7 +365,7 @@ fn the_close_of_a_client_with_unread_input_is_noticed() {
     };
     let mut client = TcpStream::connect(pond.address()).expect("connected");
     client
-        .write_all(b"GET /film HTTP/1.1\r\nHost: a\r\n\r\n")
+        .write_all(b"GET /film HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .expect("sent");
     eventually("it waits", || readers() == Some(1));
     // Not with the request: what comes now lies in the socket while nobody reads it.

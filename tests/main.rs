@@ -5,6 +5,7 @@
 
 mod support;
 
+mod access;
 mod api;
 mod budget;
 mod chaos;

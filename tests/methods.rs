@@ -59,7 +59,7 @@ fn a_request_with_a_body_is_passed_on_as_it_is_and_its_answer_is_not_kept() {
     ] {
         assert_eq!(answer.header(name), value, "{name}");
     }
-    let chunked = b"PUT /form HTTP/1.1\r\nHost: pond\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let chunked = b"PUT /form HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
     assert!(raw(pond.address(), chunked).ends_with("PUT of 5"));
     assert_eq!(send(&pond, "POST", "/form", &[], b"").text(), "POST of 0");
     let bare = request(pond.address(), "DELETE", "/form", &[]);
@@ -221,41 +221,41 @@ fn ambiguous_framing_is_refused_and_reaches_no_upstream() {
     let cases: [(&str, &[u8]); 14] = [
         (
             "both lengths",
-            b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ),
         (
             "two lengths",
-            b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
         ),
         (
             "a list of lengths",
-            b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5, 6\r\n\r\nhello",
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5, 6\r\n\r\nhello",
         ),
         (
             "a signed length",
-            b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +5\r\n\r\nhello",
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: +5\r\n\r\nhello",
         ),
         (
             "a length that is no number",
-            b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: five\r\n\r\nhello",
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: five\r\n\r\nhello",
         ),
         (
             "an unknown coding",
-            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         ),
         (
             "a coding after chunked",
-            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         ),
         (
             "chunked twice",
-            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ),
-        ("a folded line", b"GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n"),
+        ("a folded line", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n"),
         ("white space before the colon", b"GET / HTTP/1.1\r\nHost : h\r\n\r\n"),
-        ("a bare CR", b"GET / HTTP/1.1\r\nHost: h\r\nX: a\rb\r\n\r\n"),
-        ("a NUL", b"GET / HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n"),
-        ("two hosts", b"GET / HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n"),
+        ("a bare CR", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: a\rb\r\n\r\n"),
+        ("a NUL", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n"),
+        ("two hosts", b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: i\r\n\r\n"),
         ("no host", b"GET / HTTP/1.1\r\n\r\n"),
     ];
     for (what, bytes) in cases {
@@ -264,7 +264,7 @@ fn ambiguous_framing_is_refused_and_reaches_no_upstream() {
         assert!(upstream.requests().is_empty(), "{what}: {:?}", upstream.requests());
     }
     // A chunk that is none cuts the request; what has been passed on by then is cut too.
-    let bad = b"POST /bad HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n";
+    let bad = b"POST /bad HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n";
     let answer = raw_closing(pond.address(), bad);
     assert!(!answer.starts_with("HTTP/1.1 2"), "{answer:?}");
     assert!(upstream.requests().is_empty(), "{:?}", upstream.requests());

@@ -1,7 +1,7 @@
 //! One server for all that is served: an upstream, a directory that may be changed, any URL; by every listener.
 
 use crate::support::origin::send;
-use crate::support::{Film, Pond, Upstream, request};
+use crate::support::{Film, Pond, Upstream, request, token};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -24,17 +24,6 @@ impl Certificate {
 
 fn text(path: &Path) -> String {
     path.display().to_string()
-}
-
-/// A token of a file of tokens, made by the program.
-fn token(file: &Path, name: &str, more: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_millpond"))
-        .args(["token", "add", &text(file), name])
-        .args(more)
-        .output()
-        .expect("ran");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 /// The body and the status that curl gets.
@@ -477,7 +466,7 @@ fn a_client_of_a_directory_that_has_closed_its_side_gets_its_listing() {
     let pond = Pond::start(&[("directory", &text(dir.path())), ("data", &text(data.path()))]);
     let mut client = std::net::TcpStream::connect(pond.address()).expect("connected");
     client
-        .write_all(b"GET /?as=json HTTP/1.1\r\nHost: a\r\n\r\n")
+        .write_all(b"GET /?as=json HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .expect("sent");
     client.shutdown(std::net::Shutdown::Write).expect("closed");
     let mut answer = String::new();
@@ -523,6 +512,8 @@ fn changes_through_the_api_need_a_token_where_there_are_tokens() {
     let tokens = dir.path().join("tokens.toml");
     let reader = format!("Bearer {}", token(&tokens, "tv", &[]));
     let writer = format!("Bearer {}", token(&tokens, "laptop", &["--write"]));
+    let looker = format!("Bearer {}", token(&tokens, "board", &["--look"]));
+    let ruler = format!("Bearer {}", token(&tokens, "operator", &["--rule"]));
     let pond = Pond::start(&[("upstream", &upstream.url()), ("tokens", &text(&tokens))]);
     let ask = |method: &str, target: &str, who: &str| {
         let headers = [("Authorization", who)];
@@ -538,9 +529,12 @@ fn changes_through_the_api_need_a_token_where_there_are_tokens() {
     ask("DELETE", purge, "").expect(401);
     ask("DELETE", purge, &reader).expect(403);
     ask("GET", "/-/api/v1/streams", &reader).expect(403);
-    ask("GET", "/-/api/v1/stats", &reader).expect(200);
+    ask("GET", "/-/api/v1/stats", &reader).expect(403);
     ask("GET", "/-/healthz", "").expect(200);
-    let purged = ask("DELETE", purge, &writer);
+    ask("DELETE", purge, &writer).expect(403);
+    ask("GET", "/-/api/v1/stats", &looker).expect(200);
+    ask("DELETE", purge, &looker).expect(403);
+    let purged = ask("DELETE", purge, &ruler);
     assert_eq!(purged.expect(200).json()["removed"], 1);
 }
 

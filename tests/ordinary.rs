@@ -917,7 +917,7 @@ fn a_client_that_leaves_before_the_header_aborts_its_post() {
     });
     let pond = Pond::with(&upstream, &[("reply_timeout", "1h")]);
     let mut stream = TcpStream::connect(pond.address()).expect("connected");
-    let post = b"POST /v1/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi";
+    let post = b"POST /v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi";
     stream.write_all(post).expect("sent");
     has_come
         .recv_timeout(crate::support::PATIENCE)
@@ -1175,7 +1175,8 @@ fn field_values_in_latin_1_and_utf_8_travel_both_ways_as_their_bytes() {
     });
     let mut pond = Pond::start(&[("upstream", url.as_str())]);
     for (number, name) in names.into_iter().enumerate() {
-        let mut request = format!("GET /{number} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-Name: ").into_bytes();
+        let mut request =
+            format!("GET /{number} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Name: ").into_bytes();
         request.extend_from_slice(name);
         request.extend_from_slice(b"\r\n\r\n");
         for _ in 0..2 {
@@ -1188,7 +1189,7 @@ fn field_values_in_latin_1_and_utf_8_travel_both_ways_as_their_bytes() {
         );
     }
     pond.restart();
-    let plain = b"GET /0 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let plain = b"GET /0 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     assert!(
         contains(&exchange(pond.address(), plain), names[0]),
         "also after a restart"

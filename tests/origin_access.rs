@@ -14,13 +14,6 @@ fn token(arguments: &[&str]) -> Output {
         .expect("ran")
 }
 
-fn add(file: &Path, name: &str, more: &[&str]) -> String {
-    let file = file.display().to_string();
-    let made = token(&[&["add", &file, name], more].concat());
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    String::from_utf8_lossy(&made.stdout).trim().to_owned()
-}
-
 /// An origin whose tokens are those of the file.
 fn guarded(file: &Path) -> Origin {
     Origin::with(&[("writable", "true"), ("tokens", &file.display().to_string())])
@@ -33,10 +26,14 @@ fn file(dir: &TempDir) -> PathBuf {
 #[test]
 fn scopes_and_prefixes_are_checked_before_preconditions() {
     let dir = TempDir::new().expect("a directory");
-    let file = file(&dir);
-    let writer = format!("Bearer {}", add(&file, "laptop", &["--write", "--prefix", "/films/"]));
-    let reader = format!("Bearer {}", add(&file, "tv", &[]));
-    let origin = guarded(&file);
+    let file_of_tokens = file(&dir);
+    let file = &file_of_tokens;
+    let writer = format!(
+        "Bearer {}",
+        crate::support::token(file, "laptop", &["--write", "--prefix", "/films/"])
+    );
+    let reader = format!("Bearer {}", crate::support::token(file, "tv", &[]));
+    let origin = guarded(file);
     origin.write("films/a", "one");
     origin.write("b", "two");
     let as_ = |who: &str, method: &str, target: &str, more: &[(&str, &str)]| {
@@ -93,7 +90,14 @@ fn scopes_and_prefixes_are_checked_before_preconditions() {
     as_(&basic, "DELETE", "/films/b", &[]).expect(204);
     origin.get("/-/healthz").expect(200);
     origin.get("/-/metrics").expect(401);
-    as_(&reader, "GET", "/-/metrics", &[]).expect(200);
+    as_(&reader, "GET", "/-/metrics", &[]).expect(403);
+    let looker = format!(
+        "Bearer {}",
+        crate::support::token(&file_of_tokens, "board", &["--look"])
+    );
+    eventually("the new token counts", || {
+        as_(&looker, "GET", "/-/metrics", &[]).status == 200
+    });
 }
 
 fn base64(text: &str) -> String {
@@ -112,7 +116,7 @@ fn base64(text: &str) -> String {
 fn a_client_that_waits_is_refused_before_it_sends() {
     let dir = TempDir::new().expect("a directory");
     let file = file(&dir);
-    add(&file, "tv", &[]);
+    crate::support::token(&file, "tv", &[]);
     let origin = guarded(&file);
     let mut client = crate::support::Client::connect(origin.address());
     client.ask(
@@ -128,12 +132,12 @@ fn a_client_that_waits_is_refused_before_it_sends() {
 fn tokens_come_and_go_while_the_server_runs() {
     let dir = TempDir::new().expect("a directory");
     let file = file(&dir);
-    let first = format!("Bearer {}", add(&file, "first", &[]));
+    let first = format!("Bearer {}", crate::support::token(&file, "first", &[]));
     let origin = guarded(&file);
     origin.write("a", "x");
     let status = |who: &str| origin.request("GET", "/a", &[("Authorization", who)]).status;
     assert_eq!(status(&first), 200);
-    let second = format!("Bearer {}", add(&file, "second", &[]));
+    let second = format!("Bearer {}", crate::support::token(&file, "second", &[]));
     eventually("the new token counts", || status(&second) == 200);
     let path = file.display().to_string();
     assert!(token(&["rm", &path, "first"]).status.success());
@@ -151,7 +155,7 @@ fn tokens_come_and_go_while_the_server_runs() {
     eventually("all may read", || origin.get("/a").status == 200);
     origin.put("/a", &[], b"x").expect(401);
     let listed = String::from_utf8(token(&["ls", &path]).stdout).expect("text");
-    assert_eq!(listed, "second\tread\t/\nanonymous\tread\t/\n");
+    assert_eq!(listed, "second\tplay\t/\nanonymous\tplay\t/\n");
 }
 
 #[test]
@@ -159,7 +163,7 @@ fn the_token_command_names_the_mistake() {
     let dir = TempDir::new().expect("a directory");
     let file = file(&dir);
     let path = file.display().to_string();
-    let secret = add(&file, "tv", &["--write"]);
+    let secret = crate::support::token(&file, "tv", &["--write"]);
     let text = std::fs::read_to_string(&file).expect("read");
     assert!(!text.contains(&secret) && text.contains("sha256"));
     use std::os::unix::fs::PermissionsExt;
@@ -206,7 +210,7 @@ fn without_tokens_cross_site_changes_are_refused() {
         .expect(403);
     origin
         .request("DELETE", "/a", &[("Host", "evil.example"), ("If-Match", "\"x\"")])
-        .expect(403);
+        .expect(421);
     assert_eq!(origin.get("/a").text(), "x");
     origin
         .put("/a", &[("Origin", &format!("http://{host}"))], b"y")
@@ -225,7 +229,7 @@ fn the_access_log_has_a_line_per_request_and_no_secrets() {
     let log = logs.path().join("access.log");
     let dir = TempDir::new().expect("a directory");
     let file = file(&dir);
-    let secret = add(&file, "laptop", &["--write"]);
+    let secret = crate::support::token(&file, "laptop", &["--write"]);
     let who = format!("Bearer {secret}");
     let mut origin = Origin::with(&[
         ("writable", "true"),

@@ -22,7 +22,7 @@ struct Program {
 impl Program {
     fn start(root: &Path, data: &Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_millpond"))
-            .args(["origin", "--writable", "--listen", "127.0.0.1:0"])
+            .args(["origin", "--writable", "--open", "--listen", "127.0.0.1:0"])
             .arg(root)
             .arg("--data")
             .arg(data)

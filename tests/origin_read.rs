@@ -1,6 +1,6 @@
 //! A directory read: files, ranges, conditions, tags that tell every state from every other, listings.
 
-use crate::support::{Film, Origin, eventually};
+use crate::support::{Film, Origin, eventually, token};
 use std::fs::{File, FileTimes};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, symlink};
@@ -349,27 +349,35 @@ fn hidden_names_are_shown_to_writers_alone_unless_configured() {
     shown.get("/.millpond/").expect(404);
     shown.put("/.millpond/x", &[], b"x").expect(403);
     shown.put("/.millpond-1", &[], b"x").expect(403);
-    let hidden = Origin::writable();
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let tokens = dir.path().join("tokens.toml");
+    let writer = format!("Bearer {}", token(&tokens, "writer", &["--write"]));
+    let mut text = std::fs::read_to_string(&tokens).expect("read");
+    text.push_str("\n[anonymous]\nscopes = [\"play\"]\n");
+    std::fs::write(&tokens, text).expect("written");
+    let hidden = Origin::with(&[("writable", "true"), ("tokens", &tokens.display().to_string())]);
+    let writer = ("Authorization", writer.as_str());
     hidden.write(".cover.jpg", "x");
-    let cover = hidden.get("/.cover.jpg");
+    let cover = hidden.request("GET", "/.cover.jpg", &[writer]);
     let caching = cover.expect(200).header("cache-control").expect("a field");
     assert!(caching.contains("private"), "{caching}");
-    let listing = hidden.get("/?as=json");
+    let listing = hidden.request("GET", "/?as=json", &[writer]);
     assert_eq!(listing.json()["total"], 1);
     assert!(
         listing
             .header("cache-control")
             .is_some_and(|field| field.contains("private"))
     );
-    hidden.put("/.cover.jpg", &[], b"y").expect(204);
-    hidden.request("MKCOL", "/.d", &[]).expect(201);
-    hidden.put("/.d/.x.swp", &[("If-None-Match", "*")], b"x").expect(201);
-    // A reader who may not write: here one for whom a proxy asks.
-    let reader = [("X-Forwarded-For", "203.0.113.7")];
-    hidden.request("GET", "/.cover.jpg", &reader).expect(404);
-    hidden.request("GET", "/.d/", &reader).expect(404);
-    assert_eq!(hidden.request("GET", "/?as=json", &reader).json()["total"], 0);
-    let properties = hidden.request("PROPFIND", "/", &[reader[0], ("Depth", "1")]);
+    hidden.put("/.cover.jpg", &[writer], b"y").expect(204);
+    hidden.request("MKCOL", "/.d", &[writer]).expect(201);
+    hidden
+        .put("/.d/.x.swp", &[writer, ("If-None-Match", "*")], b"x")
+        .expect(201);
+    // A reader who may not write.
+    hidden.get("/.cover.jpg").expect(404);
+    hidden.get("/.d/").expect(404);
+    assert_eq!(hidden.get("/?as=json").json()["total"], 0);
+    let properties = hidden.request("PROPFIND", "/", &[("Depth", "1")]);
     assert!(!properties.text().contains(".cover"), "{}", properties.text());
 }
 

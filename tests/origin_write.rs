@@ -452,7 +452,7 @@ fn a_second_writing_process_on_a_directory_is_refused() {
     let origin = Origin::writable();
     let root = origin.root().display().to_string();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_millpond"))
-        .args(["origin", &root, "--writable", "--listen", "127.0.0.1:0"])
+        .args(["origin", &root, "--writable", "--open", "--listen", "127.0.0.1:0"])
         .arg("--data")
         .arg(origin.outside().join("data2"))
         .output()

@@ -1,6 +1,6 @@
 //! Small answers that one worker gives again and again, without a look at the store: they end when they must.
 
-use crate::support::{Client, Pond, Upstream, request};
+use crate::support::{Client, Pond, Upstream, request, rule};
 use millpond::clock::{ManualClock, from_unix_seconds};
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,8 +86,7 @@ fn purge_and_invalidation_of_a_small_body_act_at_once() {
         let address = pond.address();
         let id = request(address, "GET", "/-/api/v1/objects", &[]).json()["objects"][0]["id"].clone();
         let object = format!("/-/api/v1/objects/{}", id.as_str().expect("an id"));
-        let local = format!("{address}");
-        request(address, "DELETE", &object, &[("Host", &local)]).expect(200);
+        rule(address, "DELETE", &object, &[]).expect(200);
         assert_eq!(ask(&mut client, &[]), "millpond; fwd=uri-miss; stored age=0");
         for _ in 0..3 {
             assert_eq!(ask(&mut client, &[]), "millpond; hit; ttl=60 age=0");

@@ -84,7 +84,7 @@ fn a_field_that_is_no_text_selects_the_reply_that_was_made_for_it() {
     let pond = Pond::before(&upstream);
     let asked = |user: &str| {
         let mut client = Client::connect(pond.address());
-        let request = format!("GET /a HTTP/1.1\r\nHost: a\r\nX-User: {user}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET /a HTTP/1.1\r\nHost: localhost\r\nX-User: {user}\r\nConnection: close\r\n\r\n");
         client.send(request.as_bytes());
         client.read_head();
         client.finish()

@@ -2,7 +2,7 @@
 
 use crate::cli::Program;
 use crate::support::upstream::{Conn, Seen};
-use crate::support::{Client, Ended, Film, Pond, Upstream, Valve, eventually, get, request};
+use crate::support::{Client, Ended, Film, Pond, Upstream, Valve, eventually, get, request, rule};
 use millpond::clock::{ManualClock, from_unix_seconds};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -47,8 +47,7 @@ fn chunked(media: &str) -> Vec<(&'static str, String)> {
 }
 
 fn streams(address: SocketAddr) -> Vec<Value> {
-    let local = format!("{address}");
-    let list = request(address, "GET", "/-/api/v1/streams", &[("Host", &local)]);
+    let list = rule(address, "GET", "/-/api/v1/streams", &[]);
     list.json()["streams"].as_array().expect("a list").clone()
 }
 
@@ -952,7 +951,8 @@ fn the_list_of_streams_is_refused_under_a_foreign_host() {
     let upstream = Upstream::scripted(|_, conn| conn.head(404, &[]));
     let pond = Pond::before(&upstream);
     let list = |host: &str| request(pond.address(), "GET", "/-/api/v1/streams", &[("Host", host)]).status;
-    assert_eq!(list("evil.example"), 403);
+    assert_eq!(list("evil.example"), 421);
+    assert_eq!(list(&pond.address().to_string()), 403);
 }
 
 /// Anonymous memory of a program, in KiB.

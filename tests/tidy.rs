@@ -11,6 +11,7 @@ const STACK: &[&[&str]] = &[
     &["admin"],
     &["site"],
     &["webdav"],
+    &["access"],
     &["proxy"],
     &["fill"],
     &["live", "directory"],
@@ -27,7 +28,10 @@ const STACK: &[&[&str]] = &[
 const WALLS: &[(&str, &[&str])] = &[
     ("sled::", &["store"]),
     ("reqwest::", &["upstream", "cli"]),
-    ("actix_web::", &["site", "http1", "proxy", "webdav", "admin", "server"]),
+    (
+        "actix_web::",
+        &["site", "http1", "proxy", "access", "webdav", "admin", "server"],
+    ),
     ("httparse::", &["http1"]),
     // The store knows of no protocol.
     ("h2::", &["server"]),

@@ -4,10 +4,13 @@
 //! nothing that is fetched is found again, and whether the directories are there. Gauges are set when the counters are read, so they are as old as the answer.
 
 use super::no_catalog;
+use super::parameters::{NoParameters, Query};
+use crate::api::About;
 use crate::proxy::{Problem, Service};
 use crate::site::Site;
 use crate::store::StoreError;
 use actix_web::http::header;
+use actix_web::web::Json;
 use actix_web::{HttpResponse, web};
 
 /// The process answers.
@@ -29,6 +32,14 @@ fn well() -> HttpResponse {
         .content_type("text/plain; charset=utf-8")
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .body("ok\n")
+}
+
+/// The server itself.
+pub(super) async fn about(site: web::Data<Site>, _: Query<NoParameters>) -> Json<About> {
+    Json(About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        urls: site.urls.clone(),
+    })
 }
 
 /// The counters, in the text format of OpenMetrics.

@@ -10,11 +10,12 @@ mod objects;
 mod openapi;
 mod operation;
 mod parameters;
+mod sessions;
 mod streams;
 mod verify;
 
 use self::objects::{ListParameters, PurgeManyParameters, PurgeParameters};
-use self::operation::Callers::{All, Everybody, Local};
+use self::operation::Callers::{Everybody, Lookers, Rulers};
 use self::operation::Operation;
 use self::verify::VerifyParameters;
 use crate::clock::Instant;
@@ -53,21 +54,34 @@ fn of_the_server() -> Vec<Operation> {
             .says("Whether what is fetched can be stored, and the directories are there.")
             .sends("text/plain", "They are.")
             .fails(503, "The catalog is not open, or a directory is away."),
-        Operation::new(Method::GET, "metrics", All, health::metrics)
+        Operation::new(Method::GET, "metrics", Lookers, health::metrics)
             .says("The counters.")
             .sends("application/openmetrics-text", "The text format of OpenMetrics."),
-        Operation::new(Method::GET, "openapi.json", All, openapi::show)
+        Operation::new(Method::GET, "openapi.json", Lookers, openapi::show)
             .says("This document.")
             .sends("application/json", "OpenAPI 3.1."),
+        Operation::new(Method::GET, "api/v1/about", Lookers, health::about)
+            .says("The server: its version, and where it is reached.")
+            .answers(200, "About", "The server."),
+        Operation::new(Method::POST, "api/v1/codes", Rulers, sessions::make_code)
+            .says("Makes a code by which one browser is let in.")
+            .answers(200, "SessionCode", "The code."),
+        Operation::new(Method::POST, "api/v1/session", Everybody, sessions::open)
+            .says("Exchanges a code for the cookie of a session, which may look and rule.")
+            .sends("*/*", "No body; the cookie.")
+            .fails(403, "The code is not good."),
+        Operation::new(Method::DELETE, "api/v1/session", Everybody, sessions::close)
+            .says("Ends the session of the cookie.")
+            .sends("*/*", "No body; the cookie is taken away."),
     ]
 }
 
 fn of_the_cache() -> Vec<Operation> {
     vec![
-        Operation::new(Method::GET, "api/v1/stats", All, objects::stats)
+        Operation::new(Method::GET, "api/v1/stats", Lookers, objects::stats)
             .says("What is stored, in sum, and the counters.")
             .answers(200, "Stats", "The counters."),
-        Operation::new(Method::GET, "api/v1/fills", All, fills::list)
+        Operation::new(Method::GET, "api/v1/fills", Lookers, fills::list)
             .says("Fills under way, and why readers wait.")
             .answers(200, "FillSummaries", "The fills."),
     ]
@@ -75,33 +89,33 @@ fn of_the_cache() -> Vec<Operation> {
 
 fn of_objects() -> Vec<Operation> {
     vec![
-        Operation::new(Method::GET, "api/v1/objects", All, objects::list)
+        Operation::new(Method::GET, "api/v1/objects", Lookers, objects::list)
             .says("A page of the stored objects.")
             .takes::<ListParameters>()
             .answers(200, "ObjectPage", "The page.")
             .fails(503, "The catalog cannot be read now."),
-        Operation::new(Method::DELETE, "api/v1/objects", Local, objects::purge_many)
+        Operation::new(Method::DELETE, "api/v1/objects", Rulers, objects::purge_many)
             .says("Purges objects.")
             .takes::<PurgeManyParameters>()
             .answers(200, "Purged", "How much was purged; 0 where nothing was meant."),
-        Operation::new(Method::GET, "api/v1/objects/{id}", All, objects::show)
+        Operation::new(Method::GET, "api/v1/objects/{id}", Lookers, objects::show)
             .says("One object.")
             .answers(200, "ObjectSummary", "The object.")
             .fails(404, "There is no such object."),
-        Operation::new(Method::DELETE, "api/v1/objects/{id}", Local, objects::purge)
+        Operation::new(Method::DELETE, "api/v1/objects/{id}", Rulers, objects::purge)
             .says("Purges one object.")
             .takes::<PurgeParameters>()
             .answers(200, "Purged", "How much was purged.")
             .fails(404, "There is no such object."),
-        Operation::new(Method::PUT, "api/v1/objects/{id}/pin", Local, objects::pin)
+        Operation::new(Method::PUT, "api/v1/objects/{id}/pin", Rulers, objects::pin)
             .says("Exempts an object from eviction.")
             .answers(200, "ObjectSummary", "The object.")
             .fails(404, "There is no such object."),
-        Operation::new(Method::DELETE, "api/v1/objects/{id}/pin", Local, objects::unpin)
+        Operation::new(Method::DELETE, "api/v1/objects/{id}/pin", Rulers, objects::unpin)
             .says("Lets an object be evicted.")
             .answers(200, "ObjectSummary", "The object.")
             .fails(404, "There is no such object."),
-        Operation::new(Method::POST, "api/v1/verify", Local, verify::run)
+        Operation::new(Method::POST, "api/v1/verify", Rulers, verify::run)
             .says("Compares what is stored with its checksums.")
             .takes::<VerifyParameters>()
             .tells(
@@ -113,7 +127,7 @@ fn of_objects() -> Vec<Operation> {
 
 fn of_streams() -> Vec<Operation> {
     vec![
-        Operation::new(Method::GET, "api/v1/streams", Local, streams::list)
+        Operation::new(Method::GET, "api/v1/streams", Rulers, streams::list)
             .says("All streams; an id opens its stream.")
             .answers(200, "StreamSummaries", "The streams, the latest first."),
         Operation::new(Method::GET, "api/v1/streams/{id}", Everybody, streams::replay)

@@ -4,6 +4,7 @@
 //! continues behind an id, not a position: objects that come and go in between move no other. A purge without any
 //! condition is refused; what a purge means is `fill::Purge`'s, the store first and then the fills.
 
+use super::guard::UrlVisibility;
 use super::parameters::{NoParameters, ObjectPath, Parameter, Parameters, Query, flag, known};
 use super::{on_disk, problem};
 use crate::api::{ObjectPage, ObjectSummary, Purged, Stats};
@@ -80,6 +81,7 @@ impl Parameters for ListParameters {
 pub(super) async fn list(
     service: Data<Service>,
     Query(parameters): Query<ListParameters>,
+    visibility: UrlVisibility,
 ) -> Result<Json<ObjectPage>, Problem> {
     let only = parameters.url.map(|url| service.routes.key_of(url).id());
     let store = Arc::clone(&service.store);
@@ -92,17 +94,23 @@ pub(super) async fn list(
         let next = objects.last().filter(|_| is_full).map(|object| object.id.clone());
         Ok(ObjectPage { objects, next })
     });
-    Ok(Json(page.await?))
+    let mut page = page.await?;
+    page.objects
+        .iter_mut()
+        .for_each(|object| visibility.shown(&mut object.url));
+    Ok(Json(page))
 }
 
 pub(super) async fn show(
     service: Data<Service>,
     ObjectPath(id): ObjectPath,
     _: Query<NoParameters>,
+    visibility: UrlVisibility,
 ) -> Result<Json<ObjectSummary>, Problem> {
     let store = Arc::clone(&service.store);
-    let found = on_disk(move || store.show(id)).await?;
-    found.map(Json).ok_or_else(unknown)
+    let mut found = on_disk(move || store.show(id)).await?.ok_or_else(unknown)?;
+    visibility.shown(&mut found.url);
+    Ok(Json(found))
 }
 
 pub(super) async fn pin(

@@ -13,12 +13,12 @@ use serde_json::{Map, Value, json};
 /// The callers that may carry an operation out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Callers {
-    /// Every client that reaches the server: what a load balancer asks, and what an id that is a secret opens.
+    /// Every client that reaches the server: what a load balancer asks, and what an id or a code that is a secret opens.
     Everybody,
-    /// Every client, where there is no file of tokens; else those that may read everything.
-    All,
-    /// Programs on the server's own machine, or callers that may write everything: what is changed, or is a secret.
-    Local,
+    /// Callers with *look*: what only tells.
+    Lookers,
+    /// Callers with *rule*: what changes something, and what tells secrets.
+    Rulers,
 }
 
 /// One operation on one resource.
@@ -126,8 +126,8 @@ impl Operation {
             let route = (self.route)().method(method);
             match self.callers {
                 Callers::Everybody => route,
-                Callers::All => route.wrap(from_fn(guard::look)),
-                Callers::Local => route.wrap(from_fn(guard::rule)),
+                Callers::Lookers => route.wrap(from_fn(guard::look)),
+                Callers::Rulers => route.wrap(from_fn(guard::rule)),
             }
         })
     }
@@ -145,9 +145,12 @@ impl Operation {
             status: 403,
             media_type: "application/problem+json",
             body: PROBLEM,
-            description: "For programs on the server's own machine or, where there are tokens, for one that may write.",
+            description: match self.callers {
+                Callers::Rulers => "The caller has not the right rule.",
+                _ => "The caller has not the right look.",
+            },
         };
-        let guarded = (self.callers == Callers::Local).then_some(&forbidden);
+        let guarded = (self.callers != Callers::Everybody).then_some(&forbidden);
         let responses: Map<String, Value> = self.answers.iter().chain(guarded).map(Answer::document).collect();
         let mut operation = json!({
             "summary": self.summary,

@@ -7,16 +7,20 @@
 //! Fields may be added and none changes its meaning. So a reader of an answer passes over fields that it does not know, takes a
 //! word that it does not know for `unknown`, and has a default for every field but those that name the thing.
 
+mod about;
 mod fills;
 mod objects;
 mod problem;
+mod sessions;
 mod stats;
 mod streams;
 mod verify;
 
+pub use about::About;
 pub use fills::{FillPhase, FillSummaries, FillSummary, SessionStage, SessionSummary, WaitReason, WaiterSummary};
 pub use objects::{JoinState, ObjectPage, ObjectState, ObjectSummary, Purged};
 pub use problem::ProblemDetails;
+pub use sessions::SessionCode;
 pub use stats::Stats;
 pub use streams::{StreamLinks, StreamState, StreamSummaries, StreamSummary};
 pub use verify::{BadBlock, VerifyEvent, VerifyLine, VerifyProgress, VerifySummary};
@@ -40,11 +44,13 @@ mod tests {
     #[test]
     fn the_file_of_schemas_is_of_the_types_as_they_are_now() {
         let components = [
+            with_schemas_of::<About>,
             with_schemas_of::<FillSummaries>,
             with_schemas_of::<ObjectPage>,
             with_schemas_of::<ObjectSummary>,
             with_schemas_of::<ProblemDetails>,
             with_schemas_of::<Purged>,
+            with_schemas_of::<SessionCode>,
             with_schemas_of::<Stats>,
             with_schemas_of::<StreamSummaries>,
             with_schemas_of::<StreamSummary>,

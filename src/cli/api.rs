@@ -8,7 +8,7 @@ use super::ServerArgs;
 use super::failure::Failure;
 use super::name::Name;
 use super::server::{RemoteServer, TOKEN_VARIABLE};
-use millpond::api::{ObjectSummary, ProblemDetails};
+use millpond::api::{About, ObjectSummary, ProblemDetails};
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, Response};
 use serde::Deserialize;
@@ -60,12 +60,17 @@ pub(super) struct RawPage {
 }
 
 impl Api {
-    /// The API of the server that the command line or the environment names; nothing is asked yet.
-    pub(super) fn open(door: &ServerArgs) -> Result<Self, Failure> {
+    /// The API of the server that the command line or the environment names. One that is reached by its control socket is
+    /// asked which URLs are its own.
+    pub(super) async fn open(door: &ServerArgs) -> Result<Self, Failure> {
         let server =
             RemoteServer::choose(door.server.as_deref(), |name| std::env::var(name).ok()).map_err(Failure::Usage)?;
         let tls = millpond::upstream::trusting(None).map_err(Failure::Usage)?;
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder();
+        if let Some(socket) = server.socket() {
+            http = http.unix_socket(socket);
+        }
+        let http = http
             .tls_backend_preconfigured(tls)
             .default_headers(own_token()?)
             .user_agent(concat!("millpond/", env!("CARGO_PKG_VERSION")))
@@ -75,7 +80,13 @@ impl Api {
             .read_timeout(READ_IDLE_TIMEOUT)
             .build()
             .map_err(Failure::setup)?;
-        Ok(Self { http, server })
+        let mut api = Self { http, server };
+        if api.server.socket().is_some() {
+            let about = api.call(Method::GET, "about", &[]).await?;
+            let About { urls, .. } = api.read(&about)?;
+            api.server.is_also_at(&urls);
+        }
+        Ok(api)
     }
 
     pub(super) fn server(&self) -> &RemoteServer {

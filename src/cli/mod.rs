@@ -60,7 +60,7 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Prints the server's counters.
     Stats(ServerArgs),
-    /// Makes, lists and takes away the tokens of an origin.
+    /// Makes, lists and takes away tokens.
     Token {
         #[command(subcommand)]
         action: TokenCommand,
@@ -70,8 +70,9 @@ pub(crate) enum Command {
 /// Whom to ask, and for whom to print.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// The server to ask [default: $MILLPOND_SERVER, else $MILLPOND_LISTEN, else http://127.0.0.1:8080]
-    #[arg(long, value_name = "URL | ADDR")]
+    /// The server to ask, or its data directory [default: $MILLPOND_SERVER, else the control socket in the data directory,
+    /// else $MILLPOND_LISTEN, else http://127.0.0.1:8080]
+    #[arg(long, value_name = "URL | ADDR | DIR")]
     server: Option<String>,
     /// Print JSON, for programs
     #[arg(long)]
@@ -209,18 +210,18 @@ fn perform(command: Command, output: &mut Output) -> Result<Outcome, Failure> {
 async fn ask(command: Command, output: &mut Output) -> Result<Outcome, Failure> {
     match command {
         Command::Ls(ls) => {
-            let api = Api::open(&ls.door)?;
+            let api = Api::open(&ls.door).await?;
             let prefix = ls.prefix.as_deref().map(|text| name::prefix(text, api.server()));
             let prefix = prefix.transpose().map_err(Failure::Usage)?;
             list::run(&api, prefix.as_deref(), list::Style::of(&ls), output).await
         }
         Command::Show(show) => {
-            let api = Api::open(&show.door)?;
+            let api = Api::open(&show.door).await?;
             let name = Name::read(&show.object, api.server()).map_err(Failure::Usage)?;
             show::run(&api, &name, show.door.json, output).await
         }
         Command::Rm(Rm { doomed, soft, door }) => {
-            let api = Api::open(&door)?;
+            let api = Api::open(&door).await?;
             match (&doomed.prefix, &doomed.tag) {
                 (Some(prefix), _) => {
                     let prefix = name::prefix(prefix, api.server()).map_err(Failure::Usage)?;
@@ -242,24 +243,24 @@ async fn ask(command: Command, output: &mut Output) -> Result<Outcome, Failure> 
             }
         }
         Command::Pin(Named { objects, door }) => {
-            let api = Api::open(&door)?;
+            let api = Api::open(&door).await?;
             let names = names(&objects, api.server())?;
             change::each(&api, &names, change::Change::Pin, door.json, output).await
         }
         Command::Unpin(Named { objects, door }) => {
-            let api = Api::open(&door)?;
+            let api = Api::open(&door).await?;
             let names = names(&objects, api.server())?;
             change::each(&api, &names, change::Change::Unpin, door.json, output).await
         }
         Command::Verify(verify) => {
-            let api = Api::open(&verify.door)?;
+            let api = Api::open(&verify.door).await?;
             let name = verify.object.as_deref().map(|text| Name::read(text, api.server()));
             let name = name.transpose().map_err(Failure::Usage)?;
             verify::online(&api, name.as_ref(), verify.repair, verify.door.json, output).await
         }
         // Answered without a server.
         Command::Token { .. } => Ok(Outcome::Done),
-        Command::Stats(door) => stats::run(&Api::open(&door)?, door.json, output).await,
+        Command::Stats(door) => stats::run(&Api::open(&door).await?, door.json, output).await,
     }
 }
 

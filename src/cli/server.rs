@@ -1,9 +1,14 @@
-//! Where the server is: from `--server`, the environment, or the default that `serve` has too.
+//! Where the server is: from `--server`, the environment, its control socket, or the default that `serve` has too.
 //!
-//! The first of these that is set counts: `--server`, `MILLPOND_SERVER`, `MILLPOND_LISTEN` (where the
-//! server is told by that variable where to listen, its commands find it by the same), the default.
+//! The first of these that is set or there counts: `--server`, `MILLPOND_SERVER`, the control socket in the data
+//! directory (`MILLPOND_DATA`, or the default one), `MILLPOND_LISTEN` (where the server is told by that variable where to
+//! listen, its commands find it by the same), the default. A server is named by its address, its URL, its socket, or its
+//! data directory.
 
+use millpond::server::CONTROL_SOCKET;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use url::{Host, Url};
 
 /// The variable that names a server. It is no setting of the server itself.
@@ -13,6 +18,7 @@ pub(crate) const SERVER_VARIABLE: &str = "MILLPOND_SERVER";
 pub(crate) const TOKEN_VARIABLE: &str = "MILLPOND_TOKEN";
 
 const LISTEN_VARIABLE: &str = "MILLPOND_LISTEN";
+const DATA_VARIABLE: &str = "MILLPOND_DATA";
 const DEFAULT: &str = "127.0.0.1:8080";
 
 /// The port of an address without one. A URL without one has its scheme's, as everywhere. That of the default of
@@ -24,6 +30,10 @@ const DEFAULT_PORT: u16 = 8080;
 pub(super) struct RemoteServer {
     /// The path ends in a slash: more than that is a proxy's, before the server's own.
     root: Url,
+    /// The socket by which it is reached, where that is not the root's address.
+    socket: Option<PathBuf>,
+    /// The roots by which others reach it, as far as it has told.
+    other_roots: Vec<Url>,
 }
 
 impl RemoteServer {
@@ -36,16 +46,51 @@ impl RemoteServer {
         variable: impl Fn(&'static str) -> Option<String>,
     ) -> Result<Self, String> {
         let set = |name| Some((name, variable(name).filter(|text| !text.is_empty())?));
-        let (source, text) = flag
-            .map(|text| ("--server", text.to_owned()))
-            .or_else(|| set(SERVER_VARIABLE))
+        let named = flag.map(|text| ("--server", text.to_owned()));
+        let named = named.or_else(|| set(SERVER_VARIABLE));
+        let is_named = named.is_some();
+        let (source, text) = named
             .or_else(|| set(LISTEN_VARIABLE).map(|(name, text)| (name, first_with_port(&text))))
             .unwrap_or_else(|| ("the default", DEFAULT.to_owned()));
-        Self::parse(text.trim()).map_err(|mistake| format!("{source}: {text:?} {mistake}"))
+        let parsed = Self::parse(text.trim()).map_err(|mistake| format!("{source}: {text:?} {mistake}"));
+        let data = || match set(DATA_VARIABLE) {
+            Some((_, data)) => Some(PathBuf::from(data)),
+            None => default_data(&variable),
+        };
+        match data().filter(|_| !is_named).map(|data| data.join(CONTROL_SOCKET)) {
+            // The address still tells which URLs are this server's.
+            Some(socket) if UnixStream::connect(&socket).is_ok() => Ok(Self {
+                socket: Some(socket),
+                ..parsed.or_else(|_| Self::parse(DEFAULT).map_err(str::to_owned))?
+            }),
+            _ => parsed,
+        }
     }
 
     fn parse(text: &str) -> Result<Self, &'static str> {
-        let mistake = "is not an address or URL of a server, like 127.0.0.1:8080 or http://nas.local:8080";
+        let mistake =
+            "is not an address, URL or socket of a server, like 127.0.0.1:8080, http://nas.local:8080 or unix:/PATH";
+        if let Some(path) = text
+            .strip_prefix("unix:")
+            .or_else(|| text.starts_with('/').then_some(text))
+        {
+            let path = Path::new(path);
+            if !path.is_absolute() {
+                return Err("has a path that is not absolute; write unix:/PATH");
+            }
+            // A data directory stands for the socket in it.
+            let socket = if path.is_dir() {
+                path.join(CONTROL_SOCKET)
+            } else {
+                path.to_owned()
+            };
+            let root = Url::parse("http://localhost/").map_err(|_| mistake)?;
+            return Ok(Self {
+                root,
+                socket: Some(socket),
+                other_roots: Vec::new(),
+            });
+        }
         let root = if text.contains("://") {
             Url::parse(text).ok()
         } else if text.contains(['/', '?', '#', '@']) || text.ends_with(':') {
@@ -71,11 +116,23 @@ impl RemoteServer {
         if !root.path().ends_with('/') {
             root.set_path(&format!("{}/", root.path()));
         }
-        Ok(Self { root })
+        Ok(Self {
+            root,
+            socket: None,
+            other_roots: Vec::new(),
+        })
+    }
+
+    /// The socket by which the server is reached, where it is not by its address.
+    pub(super) fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
     }
 
     /// The server as messages name it: without credentials.
     pub(super) fn address(&self) -> String {
+        if let Some(socket) = &self.socket {
+            return format!("unix:{}", socket.display());
+        }
         let mut shown = self.root.clone();
         // Fails only for URLs that cannot have credentials.
         let _ = shown.set_username("");
@@ -95,12 +152,28 @@ impl RemoteServer {
 
     /// The path below the root, where `url` is one of this server. All loopback names are one host.
     pub(super) fn path_of<'a>(&self, url: &'a Url) -> Option<&'a str> {
-        let same_host = url.host() == self.root.host() || (is_loopback(url) && is_loopback(&self.root));
-        let same_door = url.scheme() == self.root.scheme()
-            && url.port_or_known_default() == self.root.port_or_known_default()
-            && same_host;
-        url.path().strip_prefix(self.root.path()).filter(|_| same_door)
+        let roots = std::iter::once(&self.root).chain(&self.other_roots);
+        let beneath = |root: &Url| {
+            let same_host =
+                url.host() == root.host() || (is_loopback(url) && (is_loopback(root) || is_everywhere(root)));
+            let same_port = url.port_or_known_default() == root.port_or_known_default();
+            let is_same = url.scheme() == root.scheme() && same_port && same_host;
+            url.path().strip_prefix(root.path()).filter(|_| is_same)
+        };
+        roots.into_iter().find_map(beneath)
     }
+
+    /// Notes the URLs of its root, as the server has told them.
+    pub(super) fn is_also_at(&mut self, urls: &[String]) {
+        self.other_roots = urls.iter().filter_map(|url| Url::parse(url).ok()).collect();
+    }
+}
+
+/// The data directory of a server that is told none.
+fn default_data(variable: impl Fn(&'static str) -> Option<String>) -> Option<PathBuf> {
+    let set = |name| Some(PathBuf::from(variable(name).filter(|text| !text.is_empty())?));
+    let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+    cache.map(|cache| cache.join("millpond"))
 }
 
 /// The first of the addresses that a server is told to listen at which has a port.
@@ -119,6 +192,14 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         });
     }
     address
+}
+
+fn is_everywhere(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_unspecified(),
+        Some(Host::Ipv6(address)) => address.is_unspecified(),
+        _ => false,
+    }
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -152,6 +233,9 @@ mod tests {
             ("http://nas.local", "http://nas.local"),
             ("https://e.org/pond?x#y", "https://e.org/pond"),
             ("http://user:secret@nas.local:8080/", "http://nas.local:8080"),
+            ("unix:/run/pond.sock", "unix:/run/pond.sock"),
+            ("/run/pond.sock", "unix:/run/pond.sock"),
+            ("/", "unix:/control.sock"),
         ] {
             assert_eq!(address(text), wanted, "{text}");
         }
@@ -161,7 +245,7 @@ mod tests {
             "h:99999",
             "a b",
             "127.0.0.1:0",
-            "unix:/run/pond",
+            "unix:run/pond",
             "h/pond",
             "h:",
         ] {
@@ -189,6 +273,28 @@ mod tests {
         assert_eq!(choose(None, &empty).as_deref(), Ok("http://127.0.0.1:8080"));
         let mistake = choose(None, &[("MILLPOND_SERVER", "ftp://h/")]).expect_err("no address");
         assert!(mistake.starts_with("MILLPOND_SERVER"), "{mistake}");
+    }
+
+    #[test]
+    fn a_control_socket_that_is_listened_at_is_taken_where_no_server_is_named() {
+        let data = tempfile::tempdir().expect("a directory");
+        let path = data.path().display().to_string();
+        let choose = |flag: Option<&str>| {
+            let variable = |name: &str| match name {
+                "MILLPOND_DATA" => Some(path.clone()),
+                "MILLPOND_LISTEN" => Some("127.0.0.1:2".to_owned()),
+                _ => None,
+            };
+            RemoteServer::choose(flag, variable).map(|server| server.address())
+        };
+        assert_eq!(choose(None).as_deref(), Ok("http://127.0.0.1:2"));
+        let socket = data.path().join(CONTROL_SOCKET);
+        let listener = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+        assert_eq!(choose(None), Ok(format!("unix:{}", socket.display())));
+        assert_eq!(choose(Some("f:3")).as_deref(), Ok("http://f:3"));
+        assert_eq!(choose(Some(&path)), Ok(format!("unix:{}", socket.display())));
+        drop(listener);
+        assert_eq!(choose(None).as_deref(), Ok("http://127.0.0.1:2"));
     }
 
     #[test]

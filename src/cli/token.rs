@@ -1,4 +1,4 @@
-//! `token add`, `ls`, `rm`: the file of tokens that `millpond origin --tokens FILE` reads.
+//! `token add`, `ls`, `rm`: the file of tokens that `--tokens FILE` names.
 //!
 //! A token is printed once, when it is made; the file keeps its hash. The file is replaced whole, so that a server
 //! which reads it meanwhile sees the old one or the new one; comments in it stay.
@@ -6,7 +6,7 @@
 use super::failure::Failure;
 use super::output::Output;
 use clap::{Args, Subcommand};
-use millpond::directory::{Tokens, new_token};
+use millpond::access::{Right, Rights, Tokens, new_token};
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -43,9 +43,15 @@ pub(crate) struct Add {
     /// For whom; the name stands in the access log
     #[arg(value_name = "NAME")]
     name: String,
-    /// Let it change things too
+    /// Let it change directories too
     #[arg(long)]
     write: bool,
+    /// Let it read the API and the counters too
+    #[arg(long)]
+    look: bool,
+    /// Let it change the cache too, and see whole URLs; it may look, then, too
+    #[arg(long)]
+    rule: bool,
     /// Only what is there, like /films/
     #[arg(long, value_name = "PATH")]
     prefix: Option<String>,
@@ -57,10 +63,23 @@ pub(super) fn run(command: &TokenCommand, output: &mut Output) -> Result<(), Fai
             file,
             name,
             write,
+            look,
+            rule,
             prefix,
         }) => {
             let mut text = read(file, true)?;
-            let (token, lines) = new_token(name, *write, prefix.as_deref()).map_err(Failure::Usage)?;
+            let more = [
+                (*look || *rule, Right::Look),
+                (*write, Right::Write),
+                (*rule, Right::Rule),
+            ];
+            let more = more
+                .into_iter()
+                .filter(|(is_given, _)| *is_given)
+                .map(|(_, right)| right);
+            let rights: Vec<Right> = std::iter::once(Right::Play).chain(more).collect();
+            let made = new_token(name, Rights::of(&rights), prefix.as_deref());
+            let (token, lines) = made.map_err(Failure::Usage)?;
             if section(&text, name).is_some() {
                 let what = format!(
                     "{} has a token {name} already; take another name, or rm it first",

@@ -1,8 +1,7 @@
 //! A whole configuration: everything is read, then compared with its neighbours, and all mistakes are told at once.
 //!
 //! These are compared: a setting with the part of a server that it needs, so that none is accepted and ignored; HTTPS
-//! with its two files; what anybody could change with who reaches the server; and the server's own files with the
-//! directories that it serves, where clients could read them. A variable of the environment that has no effect is a
+//! with its two files; and the server's own files with the directories that it serves, where clients could read them. A variable of the environment that has no effect is a
 //! warning, not a mistake: one environment may be that of several commands.
 
 use super::ListenAddress;
@@ -91,7 +90,20 @@ impl Config {
         });
         let useless = self.without_effect(layers, false).into_iter();
         let useless = useless.map(|(name, why)| format!("{name}: it has no effect here: {why}"));
-        unknown.chain(useless).collect()
+        unknown.chain(useless).chain(self.warning_of_changes()).collect()
+    }
+
+    /// The warning of what an operator may not expect of a directory that may be changed.
+    fn warning_of_changes(&self) -> Option<String> {
+        let is_elsewhere = |address: &&ListenAddress| !address.is_loopback();
+        match self.open {
+            _ if !self.has_writable_directory() => None,
+            true => self.listen.iter().find(is_elsewhere).map(|address| {
+                format!("open: whoever reaches {address} may change what is in the writable directories")
+            }),
+            false if self.tokens.is_none() => Some("writable: without tokens only the control socket changes a directory; name a file with --tokens (millpond token add FILE NAME --write makes one), or say --open where everybody who reaches this server may change it".to_owned()),
+            false => None,
+        }
     }
 
     /// The keys that are accepted but would be ignored, by the name that they go by, with the reason.
@@ -127,26 +139,11 @@ impl Config {
             let what = "it has no effect here: HTTPS is for addresses with a port; add one to listen";
             reader.mistake("tls_certificate", what);
         }
-        if !has_port && self.has_writable_directory() && self.tokens.is_none() {
-            let what = "through a socket in the file system nothing is changed without tokens; name a file with --tokens, or add an address on loopback";
-            reader.mistake("writable", what);
-        }
         if !self.has_cache() && self.directories.is_empty() {
             reader.mistake(
                 "upstream",
                 "nothing is served: name an upstream with --upstream, a directory with --directory (or by millpond origin DIR), or say --ad-hoc true",
             );
-        }
-        let exposed =
-            |address: &&ListenAddress| matches!(address, ListenAddress::Tcp(address) if !address.ip().is_loopback());
-        if self.has(Needs::WritableDirectory)
-            && self.tokens.is_none()
-            && let Some(address) = self.listen.iter().find(exposed)
-        {
-            let what = format!(
-                "whoever reaches {address} could change the directory; name a file with --tokens (millpond token add FILE NAME makes one), or listen at 127.0.0.1"
-            );
-            reader.mistake("writable", what);
         }
         let own = [
             ("data", Some(&self.data)),

@@ -15,6 +15,7 @@ mod settings;
 mod source;
 #[cfg(test)]
 mod tests;
+mod trusted_proxies;
 mod units;
 
 pub use check::settings;
@@ -22,6 +23,7 @@ pub use mounts::{DirectoryConfig, UpstreamConfig};
 pub use public_url::PublicUrl;
 pub use settings::{Config, Needs, Setting};
 pub use source::{Layers, Mistakes};
+pub use trusted_proxies::TrustedProxies;
 
 use std::fmt;
 use std::net::SocketAddr;

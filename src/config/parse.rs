@@ -5,7 +5,6 @@
 //! A function sees no other setting; what settings owe each other is compared when all are read (`check.rs`).
 
 use super::{AfterLastReader, Delivery, ListenAddress, units};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -133,12 +132,18 @@ pub(super) fn paths(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
-pub(super) fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
-    let address = |name: &str| {
-        let parsed: Result<IpAddr, _> = name.parse();
-        parsed.map_err(|_| format!("has {name:?}, which is no address"))
+pub(super) fn host_names(text: &str) -> Result<Vec<String>, String> {
+    let is_name = |name: &str| {
+        let host = name.strip_prefix("*.").unwrap_or(name);
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        !host.trim_matches('.').is_empty() && host.bytes().all(is_letter)
     };
-    names(text).map(address).collect()
+    match names(text).find(|name| !is_name(name)) {
+        Some(name) => Err(format!(
+            "has {name:?}, which is no host; write NAME or *.NAME, without a port"
+        )),
+        None => lower_case_names(text),
+    }
 }
 
 pub(super) fn listen_addresses(text: &str) -> Result<Vec<ListenAddress>, String> {
@@ -193,6 +198,17 @@ pub(super) fn data_directory(text: &str) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_stands_without_scheme_and_port() {
+        assert_eq!(
+            host_names("Nas *.lan.example").expect("valid"),
+            ["nas", "*.lan.example"]
+        );
+        for text in ["nas:8080", "http://nas", "*", "a/b", "*.", "café"] {
+            assert!(host_names(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn several_addresses_are_listened_at_and_a_mistaken_one_is_named() {

@@ -22,6 +22,8 @@ pub enum PublicUrl {
         authority: String,
         /// Empty for the top of a host.
         prefix: String,
+        /// Whether its scheme is `https`.
+        is_https: bool,
     },
 }
 
@@ -44,6 +46,7 @@ impl PublicUrl {
         Ok(Self::Known {
             authority: format!("{host}{port}"),
             prefix: url.path().trim_end_matches('/').to_owned(),
+            is_https: url.scheme() == "https",
         })
     }
 
@@ -53,6 +56,29 @@ impl PublicUrl {
             Self::Unknown => false,
             Self::Any => true,
             Self::Known { authority: own, .. } => same(own, authority),
+        }
+    }
+
+    /// The URL of the server's root, where the operator says it.
+    pub fn url(&self) -> Option<String> {
+        match self {
+            Self::Known {
+                authority,
+                prefix,
+                is_https,
+            } => {
+                let scheme = if *is_https { "https" } else { "http" };
+                Some(format!("{scheme}://{authority}{prefix}/"))
+            }
+            Self::Unknown | Self::Any => None,
+        }
+    }
+
+    /// Whether clients use HTTPS; `None` where the operator says nothing of it.
+    pub fn is_https(&self) -> Option<bool> {
+        match self {
+            Self::Known { is_https, .. } => Some(*is_https),
+            Self::Unknown | Self::Any => None,
         }
     }
 

@@ -8,13 +8,12 @@
 
 use super::mounts::{DirectoryConfig, UpstreamConfig};
 use super::parse::{
-    addresses, after_last_reader, data_directory, delivery, duration_or_none, file_or_none, list_of_names,
+    after_last_reader, data_directory, delivery, duration_or_none, file_or_none, host_names, list_of_names,
     listen_addresses, lower_case_names, number, paths, rate, size_or_none, text, truth, truth_or_auto, window, workers,
 };
 use super::reader::Reader;
 use super::units::{bytes, duration};
-use super::{AfterLastReader, Delivery, ListenAddress, PublicUrl};
-use std::net::IpAddr;
+use super::{AfterLastReader, Delivery, ListenAddress, PublicUrl, TrustedProxies};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -115,12 +114,24 @@ settings! {
         listen: Vec<ListenAddress> = "127.0.0.1:8080", "ADDR", listen_addresses;
         /// Data directory; `auto` is `millpond` in `$XDG_CACHE_HOME` or `~/.cache`
         data: PathBuf = "auto", "DIR", data_directory;
-        /// Whether clients may name any URL as `/https/HOST/PATH`; `auto` is true where every address is on loopback, and
-        /// false for `millpond origin`
+        /// Whether clients may name any URL as `/https/HOST/PATH`; `auto` is true where every address is on loopback and
+        /// no proxy is named (`trusted_proxies`, `public_url`), and false for `millpond origin`
         ad_hoc: Option<bool> = "auto", "BOOL", truth_or_auto;
-        /// File of tokens: with one, clients may do what a token of theirs, or its `[anonymous]`, says;
-        /// `millpond token add FILE NAME` makes one
+        /// File of tokens: with one, clients may do what a token of theirs, or its `[anonymous]`, says; `millpond token add
+        /// FILE NAME` makes one. See [security.md](security.md)
         tokens: Option<PathBuf> = "none", "FILE", file_or_none;
+        /// Hosts by which clients may call this server, `*.NAME` for all beneath one; a request with another `Host` is refused
+        /// (421). Addresses and `localhost` are allowed anyhow; beyond loopback also the machine's name, single labels and
+        /// `*.local`
+        names: Vec<String> = "", "HOSTS", host_names;
+        /// Addresses and networks of proxies before this server, and `unix` for what connects to its sockets: the address of
+        /// a client is the one that they tell (`X-Forwarded-For`, `Forwarded`, `X-Real-IP`). With one, loopback is everybody's
+        /// address
+        trusted_proxies: TrustedProxies = "", "ADDRESSES", TrustedProxies::read;
+        /// The URL that clients use, where a reverse proxy stands before this server: its host is one of `names`, a
+        /// `Destination` may name it, and its path stands before all that are printed; `any` takes every host in a
+        /// `Destination`
+        public_url: PublicUrl = "none", "URL", PublicUrl::read;
         /// File that each request is logged in, a line of JSON each
         access_log: Option<PathBuf> = "none", "FILE", file_or_none;
         /// PEM file of the certificate to serve HTTPS with, and its chain; it is read again when it is renewed
@@ -217,20 +228,17 @@ settings! {
         detach: Vec<String> = "", "PATHS", paths;
     }
     Directory {
-        /// Whether directories may be changed; beyond loopback only with `tokens`
+        /// Whether directories may be changed, by holders of a token with `write`
         writable: bool = "false", "", truth;
         /// Whether names that begin with a dot are shown to all who read; those who may write see and take them in any case
         hidden: bool = "false", "", truth;
         /// Whether a directory may be another than the one that was served from this path before; `--new-root` for one
         /// start
         new_root: bool = "false", "", truth;
-        /// The URL that clients use, where a reverse proxy stands before this server: a `Destination` may name it, and its
-        /// path stands before all that are printed; `any` takes every host in a `Destination`
-        public_url: PublicUrl = "none", "URL", PublicUrl::read;
-        /// Addresses of proxies whose `Forwarded` and `X-Forwarded-Host` are believed; those on this machine always are
-        trusted_proxies: Vec<IpAddr> = "", "ADDRESSES", addresses;
     }
     WritableDirectory {
+        /// Whether everybody who reaches the server may change its writable directories, without a token
+        open: bool = "false", "", truth;
         /// Whether names are refused that some systems do not take: devices (`CON`), a dot or space at the end,
         /// `<>:"\|?*`
         portable: bool = "false", "", truth;
@@ -249,8 +257,9 @@ settings! {
 impl Config {
     /// Whether clients may name any URL, as `/https/HOST/PATH`.
     pub fn allows_any_url(&self) -> bool {
+        let has_proxy = !self.trusted_proxies.is_empty() || self.public_url != PublicUrl::Unknown;
         self.ad_hoc
-            .unwrap_or_else(|| self.listen.iter().all(ListenAddress::is_loopback))
+            .unwrap_or_else(|| !has_proxy && self.listen.iter().all(ListenAddress::is_loopback))
     }
 
     /// Whether anything is fetched and kept: by an upstream, or by any URL.

@@ -156,16 +156,20 @@ fn a_directory_has_a_name_or_none_and_rules_of_its_own() {
 #[test]
 fn a_setting_without_effect_is_refused_for_every_entry_of_the_table() {
     let value = |setting: &Setting| match (setting.key, setting.default) {
-        ("ignore_query" | "stream_types", _) => "a".to_owned(),
+        ("ignore_query" | "stream_types" | "names", _) => "a".to_owned(),
         ("detach", _) => "/a".to_owned(),
-        ("trusted_proxies", _) => "192.0.2.1".to_owned(),
         (_, default) => default.to_owned(),
     };
     let bare = "data = \"/d\"\nad_hoc = false\ndirectory = \"/r\"\n";
     let without_directories = "data = \"/d\"\n";
     let whole = "data = \"/d\"\nupstream = [\"u=http://h/\"]\ndirectory = [\"w=/w,writable\"]\n";
     let mut refused = 0;
-    for setting in settings().filter(|setting| !matches!(setting.key, "data" | "ad_hoc" | "upstream" | "directory")) {
+    for setting in settings().filter(|setting| {
+        !matches!(
+            setting.key,
+            "data" | "ad_hoc" | "upstream" | "directory" | "trusted_proxies"
+        )
+    }) {
         let line = format!("{} = {:?}\n", setting.key, value(&setting));
         let here = mistakes(&[], &format!("{whole}{line}"));
         assert!(here.is_empty(), "{here:#?}");
@@ -185,7 +189,7 @@ fn a_setting_without_effect_is_refused_for_every_entry_of_the_table() {
             }
         }
     }
-    assert_eq!(refused, 40, "all but those that every server has");
+    assert_eq!(refused, 39, "all but those that every server has");
 }
 
 #[test]
@@ -198,16 +202,44 @@ fn a_setting_for_writing_is_refused_where_every_directory_is_read_only() {
 }
 
 #[test]
-fn a_writable_directory_beyond_loopback_requires_tokens() {
-    let writable = ("directory", "/w,writable");
-    let far = ("listen", "127.0.0.1:0 0.0.0.0:0");
-    let data = ("data", "/d");
-    assert!(mistakes(&[writable, far, data], "")[0].contains("--tokens"));
-    assert!(mistakes(&[writable, far, data, ("tokens", "/t")], "").is_empty());
-    assert!(mistakes(&[writable, data], "").is_empty());
-    assert!(mistakes(&[("directory", "/w"), far, data], "").is_empty());
-    assert!(mistakes(&[writable, data, ("listen", "unix:/s")], "")[0].contains("--tokens"));
-    assert!(mistakes(&[writable, data, ("listen", "unix:/s 127.0.0.1:0")], "").is_empty());
+fn an_operator_is_told_who_may_change_a_writable_directory() {
+    let warnings = |flags: &[(&str, &str)]| {
+        let layers = layers(flags, &[], "");
+        Config::read(&layers).expect("valid").warnings(&layers)
+    };
+    let (writable, data, far) = (
+        ("directory", "/w,writable"),
+        ("data", "/d"),
+        ("listen", "127.0.0.1:0 0.0.0.0:0"),
+    );
+    let nobody = warnings(&[writable, data]);
+    assert!(
+        nobody.len() == 1 && nobody[0].contains("--open") && nobody[0].contains("--tokens"),
+        "{nobody:?}"
+    );
+    let all = warnings(&[writable, data, far, ("open", "true")]);
+    assert!(all.len() == 1 && all[0].contains("0.0.0.0:0"), "{all:?}");
+    assert!(warnings(&[writable, data, ("open", "true")]).is_empty());
+    assert!(warnings(&[writable, data, far, ("tokens", "/t")]).is_empty());
+    assert!(warnings(&[("directory", "/r"), data, far]).is_empty());
+}
+
+#[test]
+fn any_url_is_off_where_a_proxy_stands_before_the_server() {
+    let allows = |flags: &[(&str, &str)]| {
+        let config = Config::read(&layers(flags, &[], ""));
+        config.expect("valid").allows_any_url()
+    };
+    let always = [("upstream", "http://h/"), ("data", "/d")];
+    assert!(allows(&always));
+    for proxy in [
+        ("trusted_proxies", "127.0.0.1"),
+        ("public_url", "https://films.example/"),
+    ] {
+        let set = [&always[..], &[proxy]].concat();
+        assert!(!allows(&set), "{proxy:?}");
+        assert!(allows(&[&set[..], &[("ad_hoc", "true")]].concat()), "{proxy:?}");
+    }
 }
 
 #[test]

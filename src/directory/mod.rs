@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! names      path               a request's path as names in the tree (pure)
-//!            tokens             bearer tokens with scopes, of which hashes are kept (pure)
 //! reading    tree               opens files and collections beneath the root; root_identity tells the root from another directory
 //!            mounts             the file systems that are mounted in it, and the permits of those who wait for one
 //!            members            the members of a collection, and whether the listing is complete
@@ -47,7 +46,6 @@ mod root_identity;
 mod sha256;
 mod staged_body;
 mod staging;
-mod tokens;
 mod trash;
 mod tree;
 mod tree_writer;
@@ -71,7 +69,6 @@ pub use replacement::Replacement;
 pub use root_identity::RootIdentity;
 pub use sha256::{Digest, sha256_of};
 pub use staging::{IncomingBody, ReceivedBody, Staging};
-pub use tokens::{Caller, Right, Tokens, new_token};
 pub use trash::{Backup, StagedEntry, Trash};
 pub use tree::{AllowedMounts, Found, LAST_SECOND, MAX_LINKED_MOUNTS, Stamp, Tree, cached_stamp, stamp};
 pub use tree_writer::{Loss, TreeWriter, WriteOutcome};

@@ -19,6 +19,39 @@ const HOP_BY_HOP: &[&str] = &[
     "upgrade",
 ];
 
+/// Fields by which a proxy says that it has forwarded a request (RFC 7239, RFC 9110 §7.6.3), and for whom.
+const FORWARDING: &[&str] = &[
+    "cf-connecting-ip",
+    "client-ip",
+    "fastly-client-ip",
+    "forwarded",
+    "forwarded-for",
+    "true-client-ip",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-original-forwarded-for",
+    "x-real-ip",
+];
+
+/// The family of those whose names begin so.
+const FORWARDING_FAMILY: &str = "x-forwarded";
+
+/// Whether a field of that name says that somebody has forwarded the request. `_` counts as `-`, as CGI and its like
+/// have it.
+pub fn is_forwarding(name: &str) -> bool {
+    let is = |known: &str, name: &str| {
+        let same = |(own, other): (u8, u8)| own == other.to_ascii_lowercase() || (own == b'-' && other == b'_');
+        known.bytes().zip(name.bytes()).all(same)
+    };
+    let begins = name.len() >= FORWARDING_FAMILY.len() && is(FORWARDING_FAMILY, name);
+    begins
+        || FORWARDING
+            .iter()
+            .any(|known| known.len() == name.len() && is(known, name))
+}
+
 /// The fields that are meant for the other end: without those of this connection, and without those that
 /// `Connection` names. Names in lower case.
 pub fn end_to_end(fields: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -38,6 +71,24 @@ pub fn end_to_end(fields: &[(&str, &str)]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn forwarding_fields_are_known_in_every_spelling() {
+        for name in [
+            "Via",
+            "X-Real-IP",
+            "x_real_ip",
+            "Forwarded",
+            "X-Forwarded-For",
+            "X_FORWARDED_PREFIX",
+            "x-forwarded",
+        ] {
+            assert!(is_forwarding(name), "{name}");
+        }
+        for name in ["vi", "viable", "x-real-ips", "range", "x-forward", ""] {
+            assert!(!is_forwarding(name), "{name}");
+        }
+    }
 
     #[test]
     fn hop_by_hop_fields_are_not_forwarded() {

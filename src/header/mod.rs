@@ -22,7 +22,7 @@ pub use content_range::ContentRange;
 pub use date::{parse_date, print_date};
 pub(crate) use digest::byte_sequence;
 pub use digest::{Claim, claim, repr_digest, stated_sha256, wants_sha256};
-pub use forwarding::end_to_end;
+pub use forwarding::{end_to_end, is_forwarding};
 pub use precondition::{Conditions, Current, Known, MalformedCondition, Preconditions, Verdict};
 pub use prefer::{preferred_wait, prefers_async};
 pub use range::{FirstWanted, MAX_RANGES, Selection, first_wanted, select, select_one};

@@ -8,6 +8,7 @@
 //! A doubtful request is not read: half a head, a body, a field about the framing, two hosts, HTTP/1.0. The framework
 //! reads these, with all bytes before it, so nothing is decided here that it would decide otherwise.
 
+use crate::header::is_forwarding;
 use actix_web::dev;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{Method, Uri, Version};
@@ -24,7 +25,11 @@ pub struct RequestHead<'a, 'f> {
     target: &'a str,
     path: &'a str,
     fields: &'f [httparse::Header<'a>],
+    host: &'a [u8],
     range: Option<&'a [u8]>,
+    cookie: Option<&'a [u8]>,
+    /// Whether it says that somebody has forwarded it.
+    is_forwarded: bool,
     /// Whether it asks for a path and perhaps one range of it, without conditions or preferences.
     is_plain: bool,
     closes: bool,
@@ -62,12 +67,18 @@ impl<'a, 'f> RequestHead<'a, 'f> {
             return None;
         }
         let mut is_plain = is_get && path.len() == target.len();
-        let (mut range, mut hosts, mut closes) = (None, 0, false);
+        let (mut host, mut range, mut cookie) = (None, None, None);
+        let (mut is_forwarded, mut closes) = (false, false);
         for field in request.headers.iter() {
             match FieldRole::of(field.name)? {
                 FieldRole::Nothing => {}
                 FieldRole::Condition => is_plain = false,
-                FieldRole::Host => hosts += 1,
+                // Two hosts are for the framework's way, which refuses them.
+                FieldRole::Host if host.is_some() => return None,
+                FieldRole::Host => host = Some(field.value),
+                FieldRole::Cookie if cookie.is_some() => is_plain = false,
+                FieldRole::Cookie => cookie = Some(field.value),
+                FieldRole::Forwarding => is_forwarded = true,
                 FieldRole::Range if range.is_some() => is_plain = false,
                 FieldRole::Range => range = Some(field.value),
                 FieldRole::Connection if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
@@ -75,12 +86,15 @@ impl<'a, 'f> RequestHead<'a, 'f> {
                 FieldRole::Connection => return None,
             }
         }
-        (hosts == 1).then_some(Self {
+        Some(Self {
             method,
             fields: request.headers,
             target,
             path,
+            host: host?,
             range,
+            cookie,
+            is_forwarded,
             is_plain,
             closes,
             length,
@@ -104,6 +118,21 @@ impl<'a, 'f> RequestHead<'a, 'f> {
     /// The path, without the query.
     pub fn path(&self) -> &'a str {
         self.path
+    }
+
+    /// The value of `Host`.
+    pub fn host(&self) -> &'a [u8] {
+        self.host
+    }
+
+    /// The value of `Cookie`. Where the request [is plain](RequestHead::is_plain) there is one such field at most.
+    pub fn cookie(&self) -> Option<&'a [u8]> {
+        self.cookie
+    }
+
+    /// Whether it says that somebody has forwarded it.
+    pub fn is_forwarded(&self) -> bool {
+        self.is_forwarded
     }
 
     /// The value of `Range`. Where the request [is plain](RequestHead::is_plain) there is one such field at most.
@@ -132,6 +161,8 @@ enum FieldRole {
     Nothing,
     Condition,
     Host,
+    Cookie,
+    Forwarding,
     Range,
     Connection,
 }
@@ -142,9 +173,11 @@ impl FieldRole {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         match name.len() {
             4 if is("host") => Some(Self::Host),
+            6 if is("cookie") => Some(Self::Cookie),
             5 if is("range") => Some(Self::Range),
             10 if is("connection") => Some(Self::Connection),
             _ if is_condition(name) => Some(Self::Condition),
+            _ if is_forwarding(name) => Some(Self::Forwarding),
             _ => {
                 let framing = [
                     "content-length",

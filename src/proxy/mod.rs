@@ -9,18 +9,16 @@
 //! ```
 //!
 //! A request goes down this list, and each part uses only `service.rs`, which holds what all of them need, and parts that
-//! its own decision needs. What may be changed without a token is in local_changes.rs.
+//! its own decision needs.
 
 mod cache;
 mod hit;
-mod local_changes;
 mod request;
 mod response;
 mod service;
 mod streams;
 
 pub use hit::request_cache::{RequestCache, RequestTarget};
-pub use local_changes::refusal;
 pub use request::route::{RouteError, Routed, Routes};
 pub use response::problem::Problem;
 pub use service::{Service, ServiceSettings};
@@ -28,6 +26,7 @@ pub use streams::async_requests::stream_summary;
 
 pub(crate) use request::Request;
 pub(crate) use response::body::{SegmentSource, SegmentedBody};
+pub(crate) use response::confine::sandbox;
 pub(crate) use response::decide::{Answer, Facts, Question, answer};
 pub(crate) use response::multipart;
 pub(crate) use response::problem::unsatisfied;

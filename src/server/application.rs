@@ -4,6 +4,7 @@
 //! work for a request. What comes is the API, requests with bodies, what only the framework reads (HTTP/1.0, odd
 //! framing), and whatever comes by TLS or a socket in the file system.
 
+use crate::access::Door;
 use crate::admin;
 use crate::site::Site;
 use actix_http::{ConnectionType, Request};
@@ -18,11 +19,12 @@ use futures::future::{LocalBoxFuture, Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// The application, for one worker.
+/// The application behind one kind of listener, for one worker.
 pub(super) fn application(
     site: &Arc<Site>,
+    door: Door,
 ) -> impl ServiceFactory<Request, Config = (), Response = ServiceResponse, Error = Error, InitError = ()> + use<> {
-    let mut app = App::new().app_data(web::Data::from(Arc::clone(site)));
+    let mut app = App::new().app_data(web::Data::from(Arc::clone(site))).app_data(door);
     if let Some(cache) = &site.cache {
         app = app.app_data(web::Data::from(Arc::clone(cache)));
     }
@@ -45,7 +47,14 @@ pub(super) fn application(
 async fn around(request: dev::ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse, Error> {
     let is_old = matches!(request.version(), Version::HTTP_10 | Version::HTTP_09);
     let site = request.app_data::<web::Data<Site>>().cloned();
-    let mut response = next.call(request).await?;
+    let refusal = site
+        .as_ref()
+        .and_then(|site| site.refused_host(door_of(request.request()), request.head()));
+    let mut response = match refusal {
+        // What is behind the head is not read as another request.
+        Some(refusal) => request.into_response(HttpResponse::from(refusal)),
+        None => next.call(request).await?,
+    };
     if let Some(site) = site {
         site.metrics.answered(response.status().as_u16());
     }
@@ -60,12 +69,18 @@ async fn around(request: dev::ServiceRequest, next: Next<BoxBody>) -> Result<Ser
 
 /// The default service.
 async fn handle(request: HttpRequest, payload: web::Payload, site: web::Data<Site>) -> HttpResponse {
-    site.answer(request.head(), payload.into_inner()).await.into()
+    let door = door_of(&request);
+    site.answer(door, request.head(), payload.into_inner()).await.into()
+}
+
+/// The kind of listener that a request has come by.
+fn door_of(request: &HttpRequest) -> Door {
+    request.app_data::<Door>().copied().unwrap_or(Door::Public)
 }
 
 /// The service that a client which waits with its body (`Expect: 100-continue`) is let through by, or refused.
 #[derive(Clone)]
-pub(super) struct BeforeBody(pub(super) Arc<Site>);
+pub(super) struct BeforeBody(pub(super) Arc<Site>, pub(super) Door);
 
 impl ServiceFactory<Request> for BeforeBody {
     type Response = Request;
@@ -90,9 +105,13 @@ impl Service<Request> for BeforeBody {
     }
 
     fn call(&self, request: Request) -> Self::Future {
-        let site = Arc::clone(&self.0);
+        let (site, door) = (Arc::clone(&self.0), self.1);
         Box::pin(async move {
-            let Some(refusal) = site.before_body(request.head()).await else {
+            // A request that names another server is refused by the application.
+            if site.access.check_host(door, request.head()).is_err() {
+                return Ok(request);
+            }
+            let Some(refusal) = site.before_body(door, request.head()).await else {
                 return Ok(request);
             };
             let mut refusal = actix_http::Response::from(refusal);

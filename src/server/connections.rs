@@ -3,7 +3,7 @@
 //! ```text
 //! TCP          http1, and behind it the framework, for requests that need it
 //! TLS          h2 ──► http2        http/1.1 ──► the framework
-//! unix:/PATH   the framework
+//! unix:/PATH   the framework; control.sock the same, by its own door (crate::access)
 //!                     all ask the same Site (crate::site)
 //! ```
 //!
@@ -14,6 +14,7 @@ use super::application::{BeforeBody, application};
 use super::listen::{ListeningSocket, SocketFile};
 use super::site_handler::SiteHandler;
 use super::{KEEP_ALIVE, http2};
+use crate::access::Door;
 use crate::clock::SharedClock;
 use crate::http1::{Connections, Http1Connections, Watched};
 use crate::proxy::RequestCache;
@@ -100,11 +101,11 @@ impl Doors {
                         tls_connections(&site, tls.clone(), &signal)
                     })?
                 }
-                (ListeningSocket::Unix(listener, file), _) => {
+                (ListeningSocket::Unix(listener, file, door), _) => {
                     files.push(file);
                     builder.listen_uds("millpond-unix", listener, move || {
                         let spoken = |stream: UnixStream| ready(Ok((Watched::new(stream), Protocol::Http1, None)));
-                        fn_service(spoken).and_then(framework(&site, &signal))
+                        fn_service(spoken).and_then(framework(&site, &signal, door))
                     })?
                 }
             };
@@ -127,6 +128,7 @@ async fn stopping(signal: GracefulShutdownSignal) {
 fn framework<T>(
     site: &Arc<Site>,
     signal: &GracefulShutdownSignal,
+    door: Door,
 ) -> impl ServiceFactory<Spoken<T>, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -141,8 +143,8 @@ where
         // A player that has gone must be noticed while there is nothing to write to it. Where there is no cache, a client
         // that has closed its side, and bytes behind a request that are none, cost no upload its answer.
         .h1_allow_half_closed(has_mounts && site.cache.is_none())
-        .expect(BeforeBody(Arc::clone(site)))
-        .finish(application(site))
+        .expect(BeforeBody(Arc::clone(site), door))
+        .finish(application(site, door))
 }
 
 /// Connections without TLS, of one worker.
@@ -150,7 +152,7 @@ fn plain_connections(
     site: &Arc<Site>,
     signal: &GracefulShutdownSignal,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<> {
-    let http = framework(site, signal);
+    let http = framework(site, signal, Door::Public);
     let (site, signal) = (Arc::clone(site), signal.clone());
     let recent = Rc::new(RequestCache::default());
     Connections {
@@ -179,8 +181,8 @@ fn tls_connections(
     let mut acceptor = Acceptor::new(tls);
     acceptor.set_handshake_timeout(HANDSHAKE_WAIT);
     let spoken = TlsConnections {
-        http: framework(site, signal),
-        application: application(site),
+        http: framework(site, signal, Door::Public),
+        application: application(site, Door::Public),
         clock: Arc::clone(&site.clock),
         signal: signal.clone(),
     };

@@ -8,7 +8,7 @@ use crate::clock::SharedClock;
 use crate::config::{Config, DirectoryConfig};
 use crate::directory::DirectoryError;
 use crate::telemetry::Metrics;
-use crate::webdav::{Authorizer, Mount, MountContext, MountWatch};
+use crate::webdav::{Mount, MountContext, MountWatch};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,12 +32,7 @@ impl Directories {
     ///
     /// # Errors
     /// Where one cannot be served.
-    pub(super) fn start(
-        config: &Config,
-        clock: &SharedClock,
-        authorizer: &Arc<Authorizer>,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Self, AppError> {
+    pub(super) fn start(config: &Config, clock: &SharedClock, metrics: &Arc<Metrics>) -> Result<Self, AppError> {
         let disk = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(DISK_THREADS)
@@ -51,7 +46,6 @@ impl Directories {
             public_url: config.public_url.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             clock: Arc::clone(clock),
-            authorizer: Arc::clone(authorizer),
             threads: disk.handle().clone(),
             metrics: Arc::clone(metrics),
             taken: taken_names(config),

@@ -6,11 +6,13 @@
 //! not.
 
 use super::AppError;
+use crate::access::Door;
 use crate::config::ListenAddress;
 use socket2::{Domain, Protocol, Socket, Type};
+use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -25,7 +27,7 @@ const WAITING: i32 = 4096;
 pub(super) enum ListeningSocket {
     /// With the address that it has.
     Tcp(TcpListener, SocketAddr),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, SocketFile, Door),
 }
 
 impl ListeningSocket {
@@ -33,7 +35,7 @@ impl ListeningSocket {
     pub(super) fn address(&self) -> ListenAddress {
         match self {
             Self::Tcp(_, address) => ListenAddress::Tcp(*address),
-            Self::Unix(_, file) => ListenAddress::Unix(file.path.clone()),
+            Self::Unix(_, file, _) => ListenAddress::Unix(file.path.clone()),
         }
     }
 }
@@ -83,9 +85,8 @@ pub(super) fn listen_at_all(addresses: &[ListenAddress]) -> Result<Vec<Listening
                     Ok(ListeningSocket::Tcp(listener, address))
                 })
             }
-            ListenAddress::Unix(path) => {
-                listen_at_path(path).map(|listener| ListeningSocket::Unix(listener, SocketFile::of(path)))
-            }
+            ListenAddress::Unix(path) => listen_at_path(path, None)
+                .map(|listener| ListeningSocket::Unix(listener, SocketFile::of(path), Door::Public)),
         };
         listener.map_err(|reason| AppError::Listen {
             address: address.clone(),
@@ -93,6 +94,29 @@ pub(super) fn listen_at_all(addresses: &[ListenAddress]) -> Result<Vec<Listening
         })
     };
     addresses.iter().map(listen).collect()
+}
+
+/// The name of the control socket in the data directory.
+pub const CONTROL_SOCKET: &str = "control.sock";
+
+/// The control socket in the data directory, which the directory's owner alone may open; `None`, with a warning, where
+/// there cannot be one, or another server has it.
+pub(super) fn listen_for_control(data: &Path) -> Option<ListeningSocket> {
+    let path = data.join(CONTROL_SOCKET);
+    let listen = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(data)?;
+        listen_at_path(&path, Some(0o600))
+    };
+    match listen() {
+        Ok(listener) => {
+            let file = SocketFile::of(&path);
+            Some(ListeningSocket::Unix(listener, file, Door::Control))
+        }
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "there is no control socket: commands need a token, or another data directory (--data)");
+            None
+        }
+    }
 }
 
 /// Whether the IPv6 address must leave IPv4 alone: `[::]` takes it along, so that `0.0.0.0` could not be listened at
@@ -117,7 +141,7 @@ fn listen_at(address: SocketAddr, only_ipv6: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn listen_at_path(path: &Path) -> io::Result<UnixListener> {
+fn listen_at_path(path: &Path, mode: Option<u32>) -> io::Result<UnixListener> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     // A server that was killed has left its name behind; nobody answers there.
     if is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
@@ -125,6 +149,10 @@ fn listen_at_path(path: &Path) -> io::Result<UnixListener> {
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
+    // Connections are refused before it listens.
+    if let Some(mode) = mode {
+        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
     socket.listen(WAITING)?;
     Ok(socket.into())
 }
@@ -158,16 +186,16 @@ mod tests {
     fn a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("pond.sock");
-        drop(listen_at_path(&path).expect("listening"));
+        drop(listen_at_path(&path, None).expect("listening"));
         assert!(path.exists(), "the name was left behind");
-        let _listener = listen_at_path(&path).expect("replaced");
+        let _listener = listen_at_path(&path, None).expect("replaced");
         assert_eq!(
-            listen_at_path(&path).expect_err("in use").kind(),
+            listen_at_path(&path, None).expect_err("in use").kind(),
             io::ErrorKind::AddrInUse
         );
         let file = dir.path().join("film.mkv");
         std::fs::write(&file, "a film").expect("written");
-        assert!(listen_at_path(&file).is_err());
+        assert!(listen_at_path(&file, None).is_err());
         assert_eq!(std::fs::read(&file).expect("still there"), b"a film");
     }
 }

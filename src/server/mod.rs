@@ -22,14 +22,15 @@ mod tls;
 use self::cache::Cache;
 use self::connections::Doors;
 use self::directories::Directories;
-use self::listen::{ListeningSocket, listen_at_all};
+pub use self::listen::CONTROL_SOCKET;
+use self::listen::{ListeningSocket, listen_at_all, listen_for_control};
+use crate::access::{Access, AccessError};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, ListenAddress};
 use crate::site::{AccessLog, Site};
 use crate::store::StoreError;
 use crate::telemetry::Metrics;
 use crate::upstream::UpstreamError;
-use crate::webdav::Authorizer;
 use actix_web::dev::{self, ServerHandle};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -91,9 +92,9 @@ pub enum AppError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// The tokens do not read.
+    /// The tokens do not read, or there are no random bits for sessions.
     #[error(transparent)]
-    Tokens(#[from] crate::webdav::TokenFileError),
+    Access(#[from] AccessError),
     /// The store did not open.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -140,27 +141,30 @@ impl Server {
         let tls = tls.map(|(certificate, key)| tls::server_config(certificate, key));
         let tls = tls.transpose()?;
         let log = config.access_log.as_deref().map(open_log).transpose()?.map(Arc::new);
-        let authorizer = Arc::new(Authorizer::open(config.tokens.as_deref())?);
+        let access = Arc::new(Access::open(config)?);
         let metrics = Arc::new(Metrics::new());
         // Connections wait in the queues of the sockets until all is there.
-        let listeners = listen_at_all(&config.listen)?;
-        let addresses = listeners.iter().map(ListeningSocket::address).collect();
+        let mut listeners = listen_at_all(&config.listen)?;
+        let addresses: Vec<ListenAddress> = listeners.iter().map(ListeningSocket::address).collect();
         let cache = config
             .has_cache()
             .then(|| Cache::start(config, &clock, &metrics))
             .transpose()?;
         let directories = match config.directories.is_empty() {
             true => None,
-            false => match Directories::start(config, &clock, &authorizer, &metrics) {
+            false => match Directories::start(config, &clock, &metrics) {
                 Ok(directories) => Some(directories),
                 Err(error) => return Err(given_up(cache, None, error)),
             },
         };
+        // Behind the lock of the data directory: another server's socket is not taken over.
+        listeners.extend(listen_for_control(&config.data));
         let mounts = directories.as_ref().map(|directories| directories.mounts.clone());
         let site = Arc::new(Site {
             cache: cache.as_ref().map(|cache| Arc::clone(&cache.service)),
             mounts: mounts.unwrap_or_default(),
-            authorizer,
+            access,
+            urls: urls(config, &addresses),
             log,
             clock,
             metrics,
@@ -242,6 +246,20 @@ impl Server {
         }
         cache.map_or(Ok(()), Cache::stop)
     }
+}
+
+/// The URLs of the server's root, at its addresses with a port and behind a proxy.
+fn urls(config: &Config, addresses: &[ListenAddress]) -> Vec<String> {
+    let scheme = if config.tls_certificate.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let at = |address: &ListenAddress| match address {
+        ListenAddress::Tcp(address) => Some(format!("{scheme}://{address}/")),
+        ListenAddress::Unix(_) => None,
+    };
+    addresses.iter().filter_map(at).chain(config.public_url.url()).collect()
 }
 
 /// Ends what a start has begun that failed with `error`, so that the data directory is free for the next.

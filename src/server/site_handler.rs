@@ -4,12 +4,12 @@
 //! paths of the cache that anybody may read and nobody logs ([`Site::is_freely_cached`]); the cache counts them by
 //! itself. All else goes the way that requests of the framework go, and is counted here as the application counts it.
 
+use crate::access::{Access, Door};
 use crate::http1::{Handler, HitBody, RequestHead, Response};
 use crate::proxy::{RequestCache, RequestTarget};
 use crate::ranges::ByteRange;
 use crate::site::Site;
 use crate::store::Object;
-use crate::webdav::Authorizer;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{self, Payload};
 use std::rc::Rc;
@@ -28,8 +28,13 @@ impl Handler for SiteHandler {
     type Place = Rc<RequestTarget>;
 
     fn hit(&self, request: &RequestHead<'_, '_>, into: &mut Vec<u8>) -> Option<HitBody<Object, Self::Place>> {
-        let cache = self.site.cache.as_ref().filter(|_| request.is_plain())?;
-        let is_free = self.site.is_freely_cached(request.path());
+        let site = &self.site;
+        let cache = site.cache.as_ref().filter(|_| request.is_plain())?;
+        let is_free = site.is_freely_cached(request.path())
+            && site.access.is_own_host(request.host())
+            && !request.cookie().is_some_and(Access::is_own_cookie)
+            // Whether a proxy's request may name any URL is looked into on the longer way.
+            && !(request.is_forwarded() && cache.routes.is_any_url(request.path()));
         is_free.then(|| cache.plain_hit(&self.recent, request, into))?
     }
 
@@ -42,13 +47,20 @@ impl Handler for SiteHandler {
     }
 
     fn at_once(&self, head: &dev::RequestHead) -> Option<Response> {
-        let cache = self.site.cache.as_ref()?;
-        let is_free = self.site.is_freely_cached(head.uri.path()) && !Authorizer::has_own_fields(&head.headers);
+        let site = &self.site;
+        let cache = site.cache.as_ref()?;
+        let is_free = site.is_freely_cached(head.uri.path())
+            && !Access::has_own_fields(&head.headers)
+            && site.access.check_host(Door::Public, head).is_ok()
+            && !(Access::is_forwarded(head) && cache.routes.is_any_url(head.uri.path()));
         is_free.then(|| cache.at_once(&self.recent, head))?
     }
 
     async fn answer(&self, head: &dev::RequestHead) -> Response {
-        let response = self.site.answer(head, Payload::None).await;
+        let response = match self.site.refused_host(Door::Public, head) {
+            Some(refusal) => refusal,
+            None => self.site.answer(Door::Public, head, Payload::None).await,
+        };
         self.site.metrics.answered(response.status().as_u16());
         response
     }

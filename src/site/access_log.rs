@@ -18,6 +18,7 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::pin::Pin;
@@ -37,6 +38,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The longest field of a client's that is written, in bytes: a judgement.
 const MAX_FIELD_BYTES: usize = 512;
+
+/// The caller of a request, as its line has it.
+pub(super) struct LoggedCaller {
+    /// The client's address, where it is known.
+    pub(super) address: Option<IpAddr>,
+    /// The name of the token that it has shown.
+    pub(super) token: Option<String>,
+}
 
 /// An open access log.
 #[derive(Debug)]
@@ -108,7 +117,7 @@ impl AccessLog {
     /// The same response, whose line is written when its body is over or dropped.
     pub(super) fn log_when_sent(
         &self,
-        token: Option<String>,
+        caller: LoggedCaller,
         head: &RequestHead,
         begun: Instant,
         clock: &SharedClock,
@@ -120,8 +129,8 @@ impl AccessLog {
         };
         let line = LogLine {
             time: rfc3339(clock.now()),
-            client: head.peer_addr.map(|peer| peer.ip().to_canonical().to_string()),
-            token,
+            client: caller.address.map(|address| address.to_string()),
+            token: caller.token,
             method: head.method.to_string(),
             target: shortened(without_secrets(&target_of(head)).into_owned()),
             status: response.status().as_u16(),

@@ -9,19 +9,23 @@
 //!
 //! Every way into a server (connections of its own, the framework, HTTP/2) asks here: [`Site::answer`] for an answer,
 //! [`Site::before_body`] whether a client that waits may send its body. A request for an upstream passes
-//! [`Authorizer::admit`] first, which takes off what is the server's own; a directory looks at the caller's rights by
+//! [`Access::admit`] first, which takes off what is the server's own; a directory looks at the caller's rights by
 //! itself, path by path. The access log is told of each answer here, since only here all of them come by.
 
 mod access_log;
 
 pub use access_log::AccessLog;
 
+use self::access_log::LoggedCaller;
+
+use crate::access::{Access, Admitted, Caller, Door};
 use crate::clock::Instant;
 use crate::clock::SharedClock;
 use crate::http1::Response;
-use crate::proxy::{Problem, RouteError, Routed, Service};
+use crate::proxy::{Problem, RouteError, Routed, Service, sandbox};
 use crate::telemetry::Metrics;
-use crate::webdav::{Admitted, Authorizer, Mount};
+use crate::upstream::Trust;
+use crate::webdav::Mount;
 use actix_web::HttpResponse;
 use actix_web::dev::{Payload, RequestHead};
 use actix_web::http::header::{self, HeaderValue};
@@ -38,8 +42,10 @@ pub struct Site {
     pub cache: Option<Arc<Service>>,
     /// The directories.
     pub mounts: Vec<Arc<Mount>>,
-    /// The tokens and their scopes.
-    pub authorizer: Arc<Authorizer>,
+    /// The rules of access: who may do what.
+    pub access: Arc<Access>,
+    /// The URLs of the server's root.
+    pub urls: Vec<String>,
     /// The access log, where there is one.
     pub log: Option<Arc<AccessLog>>,
     /// The wall clock.
@@ -62,8 +68,15 @@ impl Site {
     /// Whether a GET of the path may be answered from the cache without more ado: it is no directory's, the answer is
     /// not logged, and every caller may read.
     pub fn is_freely_cached(&self, path: &str) -> bool {
-        let is_plain = self.log.is_none() && self.authorizer.is_open();
+        let is_plain = self.log.is_none() && self.access.is_free_to_play();
         is_plain && (self.mounts.is_empty() || matches!(self.place(path), Place::Cache))
+    }
+
+    /// The refusal of a request that names another server, or none; `None` where it names this one.
+    pub fn refused_host(&self, door: Door, head: &RequestHead) -> Option<Response> {
+        let begun = Instant::now();
+        let problem = self.access.check_host(door, head).err()?;
+        Some(self.logged(head, begun, problem.response().into()))
     }
 
     /// Whether a client that has closed its side of the connection still waits for its answer: of a directory it may, as a
@@ -73,28 +86,50 @@ impl Site {
     }
 
     /// The answer to a request, logged when it has been sent.
-    pub async fn answer(&self, head: &RequestHead, payload: Payload) -> Response {
+    pub async fn answer(&self, door: Door, head: &RequestHead, payload: Payload) -> Response {
         let begun = Instant::now();
         let response = match self.place(head.uri.path()) {
-            Place::Upload(mount, id) => mount.answer_upload(id, head, payload).await.into(),
             Place::Directory(mount, "") if matches!(head.method, Method::GET | Method::HEAD) => {
                 redirect_to_mount(mount, head).into()
             }
-            Place::Directory(mount, target) => mount.answer(head, target, payload).await,
-            Place::Cache => self.fetch(head, payload).await,
+            Place::Cache => self.fetch(door, head, payload).await,
+            place => match self.access.caller(door, head) {
+                Ok(caller) => self.answer_of_mount(&caller, place, head, payload).await,
+                Err(problem) => problem.response().into(),
+            },
         };
         self.logged(head, begun, response)
     }
 
+    async fn answer_of_mount(
+        &self,
+        caller: &Caller,
+        place: Place<'_>,
+        head: &RequestHead,
+        payload: Payload,
+    ) -> Response {
+        match place {
+            Place::Upload(mount, id) => mount.answer_upload(caller, id, head, payload).await.into(),
+            Place::Directory(mount, target) => mount.answer(caller, head, target, payload).await,
+            Place::Cache => Problem::route(RouteError::Nowhere).without_story().response().into(),
+        }
+    }
+
     /// The refusal of a request whose client waits with its body (`Expect: 100-continue`); `None` where the body may
     /// come. A refusal now costs the client no transfer.
-    pub async fn before_body(&self, head: &RequestHead) -> Option<HttpResponse> {
+    pub async fn before_body(&self, door: Door, head: &RequestHead) -> Option<HttpResponse> {
         let begun = Instant::now();
         let refusal = match self.place(head.uri.path()) {
-            Place::Upload(mount, id) => mount.before_upload(id, head).await,
-            Place::Directory(mount, target) => mount.before_body(head, target).await,
             // The upstream judges requests with bodies.
             Place::Cache => None,
+            place => match self.access.caller(door, head) {
+                Err(problem) => Some(problem.response()),
+                Ok(caller) => match place {
+                    Place::Upload(mount, id) => mount.before_upload(&caller, id, head).await,
+                    Place::Directory(mount, target) => mount.before_body(&caller, head, target).await,
+                    Place::Cache => None,
+                },
+            },
         }?;
         self.metrics.answered(refusal.status().as_u16());
         Some(self.logged(head, begun, refusal.into()).into())
@@ -116,8 +151,11 @@ impl Site {
         match &self.log {
             None => response,
             Some(log) => {
-                let token = self.authorizer.caller_name(head);
-                log.log_when_sent(token, head, begun, &self.clock, response)
+                let caller = LoggedCaller {
+                    address: self.access.client_address(head),
+                    token: self.access.token_name(head),
+                };
+                log.log_when_sent(caller, head, begun, &self.clock, response)
             }
         }
     }
@@ -152,8 +190,8 @@ impl Site {
     }
 
     /// The answer to a request for what an upstream has.
-    async fn fetch(&self, head: &RequestHead, payload: Payload) -> Response {
-        let Admitted { head, caller } = match self.authorizer.admit(head) {
+    async fn fetch(&self, door: Door, head: &RequestHead, payload: Payload) -> Response {
+        let Admitted { head, caller } = match self.access.admit(door, head) {
             Ok(admitted) => admitted,
             Err(problem) => return problem.response().into(),
         };
@@ -162,9 +200,21 @@ impl Site {
         };
         match cache.routes.resolve(head.uri.path(), head.uri.query()) {
             Ok(Routed::Fetch { target, delivery }) => {
-                cache
-                    .fetch(&head, payload, (&target, delivery), caller.as_deref())
-                    .await
+                if target.trust == Trust::Public
+                    && let Err(problem) = caller.allow_any_url()
+                {
+                    return problem.response().into();
+                }
+                let response = cache.fetch(&head, payload, (&target, delivery), caller.name.as_deref());
+                let mut response = response.await;
+                // Its script would act with the session that this browser has.
+                match caller.has_session {
+                    true => {
+                        sandbox(response.headers_mut());
+                        response
+                    }
+                    false => response,
+                }
             }
             // The scope of the API has all that it is.
             Ok(Routed::Own(_)) => Problem::new(StatusCode::NOT_FOUND, "there is no such resource")

@@ -8,8 +8,8 @@
 //!                  the answers
 //! put              PUT (put_request: its head, body_batches: its body); resumable_upload: PUT in several requests
 //! delete mkcol     DELETE and MKCOL; move_copy: MOVE and COPY
+//! authorization    the rights that a request needs
 //! locked_writer    makes every change under its locks
-//! authorization    tokens and scopes; forwarded: what a proxy says of the client
 //! disk_threads     threads and permits for file systems that may hang
 //! open_file        files of such a mount, closed on those threads
 //! mount            the directory opened, watched, and opened again after it was away
@@ -26,7 +26,6 @@ mod delete;
 mod disk_threads;
 mod escape;
 mod file_source;
-mod forwarded;
 mod get_file;
 mod listing;
 mod listing_cache;
@@ -45,8 +44,6 @@ mod put_request;
 mod request_xml;
 mod resumable_upload;
 
-pub use authorization::{Admitted, Authorizer, TOKEN_FIELD, TokenFileError};
-pub use forwarded::refusal_if_forwarded;
 pub use listing_cache::ListingCache;
 pub use mount::{Mount, MountContext, MountWatch};
 
@@ -54,8 +51,9 @@ use self::disk_threads::DiskThreads;
 use self::listing::OpenCollection;
 use self::locked_writer::LockedWriter;
 use self::open_file::{MountThreads, OpenEntry};
+use crate::access::Caller;
 use crate::clock::SharedClock;
-use crate::config::{Delivery, PublicUrl};
+use crate::config::{Delivery, PublicUrl, TrustedProxies};
 use crate::directory::{
     AllowedMounts, DigestCache, DigestQueue, DirectoryError, DirectoryWatcher, Locks, PathError, Tree, TreePath,
     TreeWriter, Uploads,
@@ -70,7 +68,6 @@ use actix_web::dev::RequestHead;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use futures::StreamExt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
@@ -111,7 +108,7 @@ pub struct DirectorySettings {
     /// The URL under which clients reach this server.
     pub public_url: PublicUrl,
     /// Proxies, beside those on this machine, whose `Forwarded` fields name this server.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: TrustedProxies,
     /// Names at the root that other mounts have, or any URL: no path of this one begins with them. Only a mount at `/` has
     /// such neighbours beneath it.
     pub taken: Vec<String>,
@@ -132,8 +129,6 @@ pub struct DirectoryService {
     pub writer: Option<Arc<TreeWriter>>,
     /// The resumable uploads; `None` where the directory is read-only.
     pub uploads: Option<Arc<Uploads>>,
-    /// The tokens and their scopes.
-    pub authorizer: Arc<Authorizer>,
     /// Readings of collections that clients page through.
     pub listing_cache: Arc<ListingCache>,
     /// The locks of paths and mounts.
@@ -154,7 +149,7 @@ pub struct DirectoryService {
 
 impl DirectoryService {
     /// The answer to a request for `target`, the path beneath the mount as it came.
-    pub async fn answer(&self, head: &RequestHead, target: &str, payload: Payload) -> Response {
+    pub async fn answer(&self, caller: &Caller, head: &RequestHead, target: &str, payload: Payload) -> Response {
         let query = head.uri.query().unwrap_or_default();
         if target.len() + query.len() > MAX_TARGET_BYTES {
             let what = "the request target is longer than 32768 bytes";
@@ -174,8 +169,8 @@ impl DirectoryService {
             let what = "the path is longer than 8192 bytes";
             return Problem::of_origin(StatusCode::URI_TOO_LONG, what).response().into();
         }
-        match self.authorize(&path, head) {
-            Ok(()) => self.answer_path(&path, query, head, payload).await,
+        match self.authorize(&path, caller, head) {
+            Ok(()) => self.answer_path(caller, (&path, query), head, payload).await,
             Err(problem) => problem.response().into(),
         }
     }
@@ -193,25 +188,31 @@ impl DirectoryService {
 
     /// The refusal of a request whose client waits with its body (`Expect: 100-continue`); `None` where the body may
     /// come.
-    pub async fn before_body(&self, head: &RequestHead, target: &str) -> Option<HttpResponse> {
-        self.refusal(head, target).await.err()
+    pub async fn before_body(&self, caller: &Caller, head: &RequestHead, target: &str) -> Option<HttpResponse> {
+        self.refusal(caller, head, target).await.err()
     }
 
     /// The answer to a request for an upload's URL.
-    pub async fn upload_resource(&self, id: &str, head: &RequestHead, payload: Payload) -> HttpResponse {
+    pub async fn upload_resource(
+        &self,
+        caller: &Caller,
+        id: &str,
+        head: &RequestHead,
+        payload: Payload,
+    ) -> HttpResponse {
         if head.method.as_str() == "OPTIONS" {
             return self.options();
         }
         if let Some(away) = self.unready().await {
             return away;
         }
-        let answer = self.answer_upload(id, head, payload).await;
+        let answer = self.answer_upload(caller, id, head, payload).await;
         answer.unwrap_or_else(|problem| problem.response())
     }
 
     /// The refusal of a body for an upload, as [`DirectoryService::before_body`].
-    pub async fn before_upload(&self, id: &str, head: &RequestHead) -> Option<HttpResponse> {
-        let refusal = self.may_append(id, head).await.err()?;
+    pub async fn before_upload(&self, caller: &Caller, id: &str, head: &RequestHead) -> Option<HttpResponse> {
+        let refusal = self.may_append(caller, id, head).await.err()?;
         Some(refusal.response())
     }
 
@@ -232,11 +233,17 @@ impl DirectoryService {
         self.run(move || tree.check_root()).await
     }
 
-    async fn answer_path(&self, path: &TreePath, query: &str, head: &RequestHead, payload: Payload) -> Response {
+    async fn answer_path(
+        &self,
+        caller: &Caller,
+        (path, query): (&TreePath, &str),
+        head: &RequestHead,
+        payload: Payload,
+    ) -> Response {
         if let Err(error) = self.check_root().await {
             return problem_of(&error).response().into();
         }
-        let hidden = self.shows_hidden(path, head);
+        let hidden = self.shows_hidden(path, caller);
         if path.is_hidden() && !hidden {
             return problem_of(&DirectoryError::Absent).response().into();
         }
@@ -266,7 +273,7 @@ impl DirectoryService {
     }
 
     /// Whether a client that waits may send its body. A refusal now costs the client no transfer.
-    async fn refusal(&self, head: &RequestHead, target: &str) -> Result<(), HttpResponse> {
+    async fn refusal(&self, caller: &Caller, head: &RequestHead, target: &str) -> Result<(), HttpResponse> {
         let path = match TreePath::parse(target) {
             Ok(path) => path,
             Err(error) => return Err(path_problem(error, head).response()),
@@ -274,7 +281,7 @@ impl DirectoryService {
         if self.is_anothers(&path) {
             return Err(problem_of(&DirectoryError::Absent).response());
         }
-        if let Err(problem) = self.authorize(&path, head) {
+        if let Err(problem) = self.authorize(&path, caller, head) {
             return Err(problem.response());
         }
         if let Err(error) = self.check_root().await {

@@ -11,9 +11,10 @@
 //! Each request compares what is open with what the path leads to (`Tree::check_root`), so no listing is of a directory that is
 //! not there. A thread looks once a second whether it has come back. Its identity is kept under `data` (`directory::RootIdentity`).
 
-use super::{Authorizer, DirectoryService, DirectorySettings, ListingCache};
+use super::{DirectoryService, DirectorySettings, ListingCache};
+use crate::access::Caller;
 use crate::clock::SharedClock;
-use crate::config::{DirectoryConfig, PublicUrl};
+use crate::config::{DirectoryConfig, PublicUrl, TrustedProxies};
 use crate::directory::{
     DigestCache, DigestQueue, DirectoryError, DirectoryWatcher, RootIdentity, Staging, Tree, TreeWriter, Uploads,
 };
@@ -22,7 +23,6 @@ use crate::sync::{read, write};
 use crate::telemetry::Metrics;
 use actix_web::HttpResponse;
 use actix_web::dev::{Payload, RequestHead};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, RwLock};
@@ -43,11 +43,9 @@ pub struct MountContext {
     /// The URL under which clients reach this server.
     pub public_url: PublicUrl,
     /// Proxies, beside those on this machine, whose `Forwarded` fields name this server.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: TrustedProxies,
     /// The wall clock.
     pub clock: SharedClock,
-    /// The tokens and their scopes.
-    pub authorizer: Arc<Authorizer>,
     /// The threads that may wait for the disk.
     pub threads: tokio::runtime::Handle,
     /// Counters.
@@ -90,18 +88,18 @@ impl Mount {
     }
 
     /// The answer to a request for `target`, the path beneath the mount as it came.
-    pub async fn answer(&self, head: &RequestHead, target: &str, payload: Payload) -> Response {
+    pub async fn answer(&self, caller: &Caller, head: &RequestHead, target: &str, payload: Payload) -> Response {
         match self.current() {
-            Some(service) => service.answer(head, target, payload).await,
+            Some(service) => service.answer(caller, head, target, payload).await,
             None => DirectoryService::away().into(),
         }
     }
 
     /// The refusal of a request whose client waits with its body (`Expect: 100-continue`); `None` where the body may
     /// come.
-    pub async fn before_body(&self, head: &RequestHead, target: &str) -> Option<HttpResponse> {
+    pub async fn before_body(&self, caller: &Caller, head: &RequestHead, target: &str) -> Option<HttpResponse> {
         match self.current() {
-            Some(service) => service.before_body(head, target).await,
+            Some(service) => service.before_body(caller, head, target).await,
             None => Some(DirectoryService::away()),
         }
     }
@@ -114,17 +112,17 @@ impl Mount {
     }
 
     /// The answer to a request for the upload of that id.
-    pub async fn answer_upload(&self, id: &str, head: &RequestHead, payload: Payload) -> HttpResponse {
+    pub async fn answer_upload(&self, caller: &Caller, id: &str, head: &RequestHead, payload: Payload) -> HttpResponse {
         match self.current() {
-            Some(service) => service.upload_resource(id, head, payload).await,
+            Some(service) => service.upload_resource(caller, id, head, payload).await,
             None => DirectoryService::away(),
         }
     }
 
     /// The refusal of a body for the upload of that id, as [`Mount::before_body`].
-    pub async fn before_upload(&self, id: &str, head: &RequestHead) -> Option<HttpResponse> {
+    pub async fn before_upload(&self, caller: &Caller, id: &str, head: &RequestHead) -> Option<HttpResponse> {
         match self.current() {
-            Some(service) => service.before_upload(id, head).await,
+            Some(service) => service.before_upload(caller, id, head).await,
             None => Some(DirectoryService::away()),
         }
     }
@@ -222,7 +220,6 @@ impl Mount {
             tags,
             uploads: uploads.transpose()?,
             writer,
-            authorizer: Arc::clone(&context.authorizer),
             listing_cache: Arc::new(ListingCache::default()),
             locks: Arc::default(),
             digest_queue,

@@ -15,7 +15,8 @@
 
 use super::locked_writer::{LockScope, LockedWriter};
 use super::put_request::{field_text, placed_response, read_preconditions};
-use super::{DirectoryService, forwarded, path_problem, problem_of};
+use super::{DirectoryService, path_problem, problem_of};
+use crate::access::{is_same_authority, named_hosts};
 use crate::directory::{
     AllowedMounts, CopyMode, DirectoryError, Loss, PrereadDigest, Replacement, SourceOutcome, StagedCopy, Tag, Trash,
     TreePath, TreeWriter, WriteOutcome,
@@ -251,10 +252,10 @@ impl DirectoryService {
     /// Whether the authority names this server, as far as the request and the operator tell.
     fn is_this_server(&self, authority: &str, head: &RequestHead) -> bool {
         let host = field_text(&head.headers, header::HOST).or_else(|| Some(head.uri.authority()?.to_string()));
-        let forwarded = forwarded::named_hosts(&head.headers, head.peer_addr, &self.settings.trusted_proxies);
+        let forwarded = named_hosts(&head.headers, head.peer_addr, &self.settings.trusted_proxies);
         let mut names = host.into_iter().chain(forwarded);
-        self.settings.public_url.allows(authority, forwarded::is_same_authority)
-            || names.any(|name| forwarded::is_same_authority(&name, authority))
+        self.settings.public_url.allows(authority, is_same_authority)
+            || names.any(|name| is_same_authority(&name, authority))
     }
 }
 

@@ -18,8 +18,9 @@ use super::body_batches::{BodyBatches, DigestCheck};
 use super::locked_writer::LockScope;
 use super::put_request::{PutRequest, field_text, placed_response, read_claims};
 use super::{DirectoryService, problem_of};
+use crate::access::{Caller, Right};
 use crate::directory::{
-    DirectoryError, PrereadDigest, Right, Tag, TreePath, TreeWriter, Upload, UploadLease, UploadRecord, Uploads,
+    DirectoryError, PrereadDigest, Tag, TreePath, TreeWriter, Upload, UploadLease, UploadRecord, Uploads,
 };
 use crate::header::{Claim, Preconditions, boolean, count};
 use crate::proxy::Problem;
@@ -179,11 +180,12 @@ impl DirectoryService {
     /// The answer to a request for an upload's URL.
     pub(super) async fn answer_upload(
         &self,
+        caller: &Caller,
         id: &str,
         head: &RequestHead,
         payload: Payload,
     ) -> Result<HttpResponse, Problem> {
-        let upload = self.upload_of(id, head)?;
+        let upload = self.upload_of(id, caller)?;
         match head.method.as_str() {
             "HEAD" | "GET" => {
                 let uploads = self.uploads()?;
@@ -215,8 +217,8 @@ impl DirectoryService {
     }
 
     /// Whether a client that waits may send the bytes that it wants to append.
-    pub(super) async fn may_append(&self, id: &str, head: &RequestHead) -> Result<(), Problem> {
-        let upload = self.upload_of(id, head)?;
+    pub(super) async fn may_append(&self, caller: &Caller, id: &str, head: &RequestHead) -> Result<(), Problem> {
+        let upload = self.upload_of(id, caller)?;
         match head.method.as_str() {
             "PATCH" => AppendRequest::read(&head.headers)?.begin(&mut self.lease(&upload).await?),
             _ => Ok(()),
@@ -224,14 +226,14 @@ impl DirectoryService {
     }
 
     /// The upload of that id, for a caller who may write to its file's path.
-    fn upload_of(&self, id: &str, head: &RequestHead) -> Result<Arc<Upload>, Problem> {
+    fn upload_of(&self, id: &str, caller: &Caller) -> Result<Arc<Upload>, Problem> {
         let upload = self.uploads.as_ref().and_then(|uploads| uploads.get(id));
         match upload {
-            Some(upload) => self.authorize_right(Right::Write, &upload.path, head).map(|()| upload),
+            Some(upload) => caller
+                .allow(Right::Write, &self.server_path(&upload.path))
+                .map(|()| upload),
             None => {
                 // 404 rather than 403, so that callers without the right cannot probe ids.
-                self.authorize_right(Right::Write, &TreePath::root(), head)
-                    .map_err(|_| no_such_upload())?;
                 Err(no_such_upload())
             }
         }

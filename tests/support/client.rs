@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// How a body ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,10 +69,42 @@ impl Answer {
     }
 }
 
+/// The socket that a client speaks over.
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Read for Socket {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(into),
+            Self::Unix(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.flush(),
+            Self::Unix(stream) => stream.flush(),
+        }
+    }
+}
+
 /// A connection with one answer under way.
 pub(crate) struct Client {
-    reader: BufReader<TcpStream>,
-    address: SocketAddr,
+    reader: BufReader<Socket>,
+    /// The value that it writes in `Host`.
+    host: String,
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     head_only: bool,
@@ -92,9 +126,20 @@ impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("connected");
         stream.set_read_timeout(Some(super::PATIENCE)).expect("set");
+        Self::on(Socket::Tcp(stream), address.to_string())
+    }
+
+    /// A connection to a socket in the file system.
+    pub(crate) fn connect_unix(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).expect("connected");
+        stream.set_read_timeout(Some(super::PATIENCE)).expect("set");
+        Self::on(Socket::Unix(stream), "localhost".to_owned())
+    }
+
+    fn on(socket: Socket, host: String) -> Self {
         Self {
-            reader: BufReader::new(stream),
-            address,
+            reader: BufReader::new(socket),
+            host,
             status: 0,
             headers: Vec::new(),
             head_only: false,
@@ -106,7 +151,7 @@ impl Client {
     pub(crate) fn ask(&mut self, method: &str, target: &str, headers: &[(&str, &str)]) {
         let mut text = format!("{method} {target} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| *name == "Host") {
-            text.push_str(&format!("Host: {}\r\n", self.address));
+            text.push_str(&format!("Host: {}\r\n", self.host));
         }
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
@@ -118,7 +163,10 @@ impl Client {
 
     /// Has the connection reset, rather than closed, when it is dropped.
     pub(crate) fn reset(&mut self) {
-        rustix::net::sockopt::set_socket_linger(self.reader.get_ref(), Some(std::time::Duration::ZERO)).expect("set");
+        let Socket::Tcp(stream) = self.reader.get_ref() else {
+            panic!("only TCP is reset");
+        };
+        rustix::net::sockopt::set_socket_linger(stream, Some(std::time::Duration::ZERO)).expect("set");
     }
 
     /// Sends bytes of a request's body.
@@ -251,6 +299,14 @@ impl Client {
 
 pub(crate) fn request(address: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
     Client::open(address, method, target, headers).finish()
+}
+
+/// A request by the control socket of the server at that address, which may do everything.
+pub(crate) fn rule(address: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut client = Client::connect_unix(&super::data_of(address).join("control.sock"));
+    client.ask(method, target, headers);
+    client.read_head();
+    client.finish()
 }
 
 pub(crate) fn get(address: SocketAddr, target: &str) -> Answer {

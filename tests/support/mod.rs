@@ -7,12 +7,16 @@ pub(crate) mod origin;
 pub(crate) mod pond;
 pub(crate) mod upstream;
 
-pub(crate) use client::{Answer, Client, Ended, get, get_range, request};
+pub(crate) use client::{Answer, Client, Ended, get, get_range, request, rule};
 pub(crate) use film::Film;
 pub(crate) use origin::Origin;
 pub(crate) use pond::Pond;
 pub(crate) use upstream::{Upstream, Valve};
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 /// The longest that anything in a test may take before it counts as lost.
@@ -20,6 +24,36 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The time between two looks: far below what any test measures.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+
+/// The data directories of the servers that tests have started, by their addresses.
+static DATA: LazyLock<Mutex<HashMap<SocketAddr, PathBuf>>> = LazyLock::new(Mutex::default);
+
+/// Notes the data directory of a server that was started.
+pub(crate) fn started(address: SocketAddr, data: &Path) {
+    DATA.lock().expect("whole").insert(address, data.to_owned());
+}
+
+/// The data directory of the server at that address.
+pub(crate) fn data_of(address: SocketAddr) -> PathBuf {
+    DATA.lock()
+        .expect("whole")
+        .get(&address)
+        .expect("a server of ours")
+        .clone()
+}
+
+/// A new token, which the file keeps the hash of.
+pub(crate) fn token(file: &Path, name: &str, more: &[&str]) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_millpond"))
+        .args(["token", "add"])
+        .arg(file)
+        .arg(name)
+        .args(more)
+        .output()
+        .expect("ran");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
 
 /// Asks again until the condition holds; each look is a real question, never a pause.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

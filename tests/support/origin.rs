@@ -57,11 +57,17 @@ impl Origin {
             flags.retain(|(other, _)| other != key);
             flags.push((key.clone(), vec![value.clone()]));
         }
+        let has = |wanted: &str| self.settings.iter().any(|(key, _)| key == wanted);
+        // Everybody may change it, unless the test has tokens or says otherwise.
+        if has("writable") && !has("tokens") && !has("open") {
+            flags.push(("open".to_owned(), vec!["true".to_owned()]));
+        }
         let mut layers = Layers::new();
         layers.add_flags(flags);
         layers.add_defaults([("ad_hoc".to_owned(), "false".to_owned())]);
         let config = Config::read(&layers).expect("valid");
         self.server = Some(Server::start_with_clock(&config, Arc::clone(&self.clock)).expect("started"));
+        super::started(self.address(), &config.data);
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

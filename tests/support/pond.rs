@@ -74,10 +74,19 @@ impl Pond {
             };
             flags.push((key.clone(), values));
         }
+        let has = |wanted: &str| self.settings.iter().any(|(key, _)| key == wanted);
+        let is_writable = self.settings.iter().any(|(_, value)| value.contains(",writable"));
+        // Everybody may change it, unless the test has tokens or says otherwise.
+        if is_writable && !has("tokens") && !has("open") {
+            flags.push(("open".to_owned(), vec!["true".to_owned()]));
+        }
         let mut layers = Layers::new();
         layers.add_flags(flags);
         let config = Config::read(&layers).expect("valid");
         self.server = Some(Server::start_with_clock(&config, Arc::clone(&self.clock)).expect("started"));
+        for address in self.addresses() {
+            super::started(address, &config.data);
+        }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -113,7 +122,7 @@ impl Pond {
 
     /// The only object, as the API tells it.
     pub(crate) fn object(&self) -> serde_json::Value {
-        let list = super::get(self.address(), "/-/api/v1/objects").json();
+        let list = super::rule(self.address(), "GET", "/-/api/v1/objects", &[]).json();
         list["objects"][0].clone()
     }
 
@@ -124,7 +133,7 @@ impl Pond {
             let is = self.object()["state"] == state;
             if !is && start.elapsed() > super::PATIENCE.mul_f32(0.9) {
                 // The wait is given up soon: the panic tells what the fills wait for.
-                panic!("{}", super::get(self.address(), "/-/api/v1/fills").text());
+                panic!("{}", super::rule(self.address(), "GET", "/-/api/v1/fills", &[]).text());
             }
             is
         });
@@ -138,7 +147,7 @@ impl Pond {
     }
 
     pub(crate) fn metric(&self, name: &str) -> u64 {
-        let text = super::get(self.address(), "/-/metrics").text();
+        let text = super::rule(self.address(), "GET", "/-/metrics", &[]).text();
         let line = text
             .lines()
             .find(|line| line.starts_with(name) && !line.starts_with('#'));

@@ -36,7 +36,7 @@ pub enum RouteError {
     Nowhere,
     /// Any-URL requests are switched off.
     #[error(
-        "any-URL requests are off, since this server does not listen on loopback only; start with --ad-hoc true to allow them"
+        "any-URL requests are off, since this server does not listen on loopback only, or stands behind a proxy; start with --ad-hoc true to allow them"
     )]
     AdHocOff,
     /// The target does not make a URL.
@@ -142,7 +142,13 @@ impl Routes {
     /// Whether a path is that of a named upstream or of any URL, so that it is for no mount at `/`.
     pub fn has_name_for(&self, path: &str) -> bool {
         let named = self.named.iter().any(|tree| path.starts_with(tree.mount.as_str()));
-        named || (self.ad_hoc && ["/http/", "/https/"].iter().any(|scheme| path.starts_with(scheme)))
+        named || self.is_any_url(path)
+    }
+
+    /// Whether a path names any URL.
+    pub fn is_any_url(&self, path: &str) -> bool {
+        let named = self.named.iter().any(|tree| path.starts_with(tree.mount.as_str()));
+        !named && self.ad_hoc && ["/http/", "/https/"].iter().any(|scheme| path.starts_with(scheme))
     }
 
     /// The key under which an upstream's URL is stored.

@@ -3,19 +3,19 @@
 //! ```toml
 //! [laptop]                        # the caller's name in the access log
 //! sha256 = "9f86d081884c7d65…"    # of the token
-//! scopes = ["read", "write"]
+//! scopes = ["play", "write"]      # of play, look, write and rule
 //! prefix = "/films/"              # left out: everywhere
 //!
 //! [anonymous]                     # callers without a token; left out: they may do nothing
-//! scopes = ["read"]
+//! scopes = ["play"]
 //! ```
 //!
 //! A token is 256 random bits, made by us: no dictionary has it, so a plain hash keeps it as well as a slow one would.
 
-use super::path::TreePath;
-use super::sha256::Digest;
+use super::right::{Right, Rights};
 use crate::crypto::digest::{SHA256, digest};
 use crate::crypto::{is_same_secret, random};
+use crate::directory::{Digest, TreePath};
 use crate::key::Hex;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -26,55 +26,32 @@ const ANONYMOUS: &str = "anonymous";
 /// The start of every token, by which people and scanners for secrets recognise one.
 const TOKEN_PREFIX: &str = "millpond_";
 
-/// A right that a scope gives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Right {
-    /// Read and list.
-    Read,
-    /// Change.
-    Write,
-}
-
-/// A caller, with the rights of its token.
+/// The rights of the holder of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The token's name; `None` without one.
+pub struct TokenRights {
+    /// The token's name; `None` for callers without one.
     pub name: Option<String>,
-    rights: Vec<Right>,
-    prefix: TreePath,
+    /// The rights.
+    pub rights: Rights,
+    /// The path beneath which they count.
+    pub prefix: TreePath,
 }
 
-impl Caller {
-    /// A caller with every right, where there is no file of tokens.
-    pub fn unrestricted() -> Self {
+impl TokenRights {
+    fn none() -> Self {
         Self {
             name: None,
-            rights: vec![Right::Read, Right::Write],
+            rights: Rights::default(),
             prefix: TreePath::root(),
         }
-    }
-
-    /// A caller without rights.
-    fn without_rights() -> Self {
-        Self {
-            name: None,
-            rights: Vec::new(),
-            prefix: TreePath::root(),
-        }
-    }
-
-    /// Whether the caller has that right to the path.
-    pub fn may(&self, right: Right, path: &TreePath) -> bool {
-        self.rights.contains(&right) && path.is_within(&self.prefix)
     }
 }
 
 /// The tokens of one file.
 #[derive(Debug, Clone)]
 pub struct Tokens {
-    known: Vec<(Digest, Caller)>,
-    anonymous: Caller,
+    known: Vec<(Digest, TokenRights)>,
+    anonymous: TokenRights,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,7 +71,7 @@ impl Tokens {
         let entries: BTreeMap<String, Entry> = toml::from_str(text).map_err(|error| error.to_string())?;
         let mut tokens = Self {
             known: Vec::new(),
-            anonymous: Caller::without_rights(),
+            anonymous: TokenRights::none(),
         };
         for (name, entry) in entries {
             let prefix = match entry.prefix.as_deref() {
@@ -104,9 +81,9 @@ impl Tokens {
                 }
                 Some(_) => return Err(format!("[{name}] prefix: it begins with a slash, like /films/")),
             };
-            let caller = Caller {
+            let caller = TokenRights {
                 name: (name != ANONYMOUS).then(|| name.clone()),
-                rights: entry.scopes,
+                rights: Rights::of(&entry.scopes),
                 prefix,
             };
             match (name.as_str(), entry.sha256) {
@@ -125,9 +102,9 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// The caller that has that token; `None` where there is no such token. All hashes are compared, each in constant
-    /// time: the time taken tells nothing of them.
-    pub fn caller_of(&self, token: &str) -> Option<&Caller> {
+    /// The rights of that token; `None` where there is no such token. All hashes are compared, each in constant time: the
+    /// time taken tells nothing of them.
+    pub fn of(&self, token: &str) -> Option<&TokenRights> {
         let hash = token_hash(token);
         let mut found = None;
         for (known, caller) in &self.known {
@@ -138,26 +115,18 @@ impl Tokens {
         found
     }
 
-    /// The caller without a token.
-    pub fn anonymous(&self) -> &Caller {
+    /// The rights of callers without a token.
+    pub fn anonymous(&self) -> &TokenRights {
         &self.anonymous
     }
 
     /// A line for each token, with its rights, for people.
     pub fn describe(&self) -> Vec<String> {
-        let line = |caller: &Caller| {
-            let rights: Vec<&str> = caller
-                .rights
-                .iter()
-                .map(|right| match right {
-                    Right::Read => "read",
-                    Right::Write => "write",
-                })
-                .collect();
+        let line = |caller: &TokenRights| {
             let name = caller.name.as_deref().unwrap_or(ANONYMOUS);
-            format!("{name}\t{}\t{}", rights.join(","), caller.prefix)
+            format!("{name}\t{}\t{}", caller.rights.names(), caller.prefix)
         };
-        let anonymous = Some(&self.anonymous).filter(|caller| !caller.rights.is_empty());
+        let anonymous = Some(&self.anonymous).filter(|caller| caller.rights != Rights::default());
         self.known
             .iter()
             .map(|(_, caller)| caller)
@@ -171,7 +140,7 @@ impl Tokens {
 ///
 /// # Errors
 /// Where the name or the prefix cannot stand in the file.
-pub fn new_token(name: &str, writes: bool, prefix: Option<&str>) -> Result<(String, String), String> {
+pub fn new_token(name: &str, rights: Rights, prefix: Option<&str>) -> Result<(String, String), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if name.is_empty() || !name.chars().all(plain) || name == ANONYMOUS {
         return Err(format!(
@@ -181,8 +150,8 @@ pub fn new_token(name: &str, writes: bool, prefix: Option<&str>) -> Result<(Stri
     let secret: [u8; 32] = random().map_err(|error| format!("no token is made: {error}"))?;
     let token = format!("{TOKEN_PREFIX}{}", Hex(&secret));
     let hash: String = token_hash(&token).iter().map(|byte| format!("{byte:02x}")).collect();
-    let scopes = if writes { "[\"read\", \"write\"]" } else { "[\"read\"]" };
-    let mut lines = format!("[{name}]\nsha256 = \"{hash}\"\nscopes = {scopes}\n");
+    let scopes = rights.names().replace(',', "\", \"");
+    let mut lines = format!("[{name}]\nsha256 = \"{hash}\"\nscopes = [\"{scopes}\"]\n");
     if let Some(prefix) = prefix {
         let path = TreePath::parse(prefix).map_err(|error| format!("--prefix: {error}"))?;
         if !prefix.starts_with('/') {
@@ -220,25 +189,29 @@ mod tests {
 
     #[test]
     fn a_token_is_known_by_its_hash_and_held_to_its_scopes() {
-        let (secret, lines) = new_token("laptop", true, Some("/films")).expect("made");
-        let (reader, more) = new_token("tv", false, None).expect("made");
-        assert!(!lines.contains(&secret));
+        let writes = Rights::of(&[Right::Play, Right::Write]);
+        let (secret, lines) = new_token("laptop", writes, Some("/films")).expect("made");
+        let (reader, more) = new_token("tv", Rights::of(&[Right::Play]), None).expect("made");
+        assert!(
+            !lines.contains(&secret) && lines.contains("scopes = [\"play\", \"write\"]"),
+            "{lines}"
+        );
         let tokens = Tokens::read(&format!("{lines}\n{more}")).expect("valid");
-        let laptop = tokens.caller_of(&secret).expect("known");
-        assert_eq!(laptop.name.as_deref(), Some("laptop"));
-        assert!(laptop.may(Right::Write, &path("/films/a")) && laptop.may(Right::Read, &path("/films")));
-        assert!(!laptop.may(Right::Read, &path("/filmsx")) && !laptop.may(Right::Read, &path("/")));
-        let tv = tokens.caller_of(&reader).expect("known");
-        assert!(tv.may(Right::Read, &path("/")) && !tv.may(Right::Write, &path("/a")));
-        assert!(tokens.caller_of("").is_none() && tokens.caller_of(&secret[1..]).is_none());
-        assert!(!tokens.anonymous().may(Right::Read, &path("/")));
+        let laptop = tokens.of(&secret).expect("known");
+        assert_eq!((laptop.name.as_deref(), laptop.rights), (Some("laptop"), writes));
+        assert_eq!(laptop.prefix, path("/films/"));
+        assert_eq!(tokens.of(&reader).expect("known").rights, Rights::of(&[Right::Play]));
+        assert!(tokens.of("").is_none() && tokens.of(&secret[1..]).is_none());
+        assert_eq!(tokens.anonymous().rights, Rights::default());
     }
 
     #[test]
     fn requests_without_a_token_have_the_anonymous_scopes() {
-        let tokens = Tokens::read("[anonymous]\nscopes = [\"read\"]\nprefix = \"/pub/\"").expect("valid");
-        assert!(tokens.anonymous().may(Right::Read, &path("/pub/a")));
-        assert!(!tokens.anonymous().may(Right::Read, &path("/a")));
+        let tokens = Tokens::read("[anonymous]\nscopes = [\"read\", \"look\"]\nprefix = \"/pub/\"").expect("valid");
+        let anonymous = tokens.anonymous();
+        assert_eq!(anonymous.rights, Rights::of(&[Right::Play, Right::Look]));
+        assert_eq!(anonymous.prefix, path("/pub/"));
+        assert_eq!(tokens.describe(), ["anonymous\tplay,look\t/pub/"]);
     }
 
     #[test]
@@ -255,7 +228,7 @@ mod tests {
             let mistake = Tokens::read(text).expect_err("wrong");
             assert!(mistake.contains(part), "{mistake}");
         }
-        assert!(new_token("a b", false, None).is_err() && new_token("anonymous", false, None).is_err());
-        assert!(new_token("a", false, Some("films")).is_err());
+        assert!(new_token("a b", Rights::all(), None).is_err() && new_token("anonymous", Rights::all(), None).is_err());
+        assert!(new_token("a", Rights::all(), Some("films")).is_err());
     }
 }
