@@ -366,7 +366,7 @@ fn populate(dir: &Path, upstream: &Upstream, count: usize) -> Duration {
     let begin = Instant::now();
     let settings = StoreSettings {
         dir: dir.to_owned(),
-        quota_bytes: None,
+        quota: millpond::store::Quota::None,
         min_free_bytes: None,
     };
     let store = Store::open(&settings, Arc::new(SystemClock)).expect("an empty store");

@@ -54,6 +54,8 @@ pub mod api;
 pub mod clock;
 pub mod config;
 mod crypto;
+#[cfg(test)]
+mod fuzzing;
 mod gate;
 pub mod key;
 mod masking;

@@ -196,13 +196,15 @@ fn a_token_of_this_server_reaches_no_upstream_and_a_hit_stays_a_hit() {
             .any(|seen| seen.header("cookie") == Some("theirs=1"))
     );
     let asked = upstream.requests().len();
+    // The upstream's own cookie: another client would be asked about, once.
+    let theirs = ("Cookie", "theirs=1");
     assert!(
-        get("/films/film.mkv", &[("Millpond-Token", &secret)])
+        get("/films/film.mkv", &[("Millpond-Token", &secret), theirs])
             .expect(200)
             .is_hit()
     );
     assert!(
-        get("/films/film.mkv", &[("Authorization", &bearer)])
+        get("/films/film.mkv", &[("Authorization", &bearer), theirs])
             .expect(200)
             .is_hit()
     );
@@ -563,4 +565,18 @@ fn requests_of_two_tokens_with_one_idempotency_key_are_two() {
     assert_eq!(post(&one), first, "sent once, answered twice");
     assert_ne!(post(&two), first, "another caller's request is another");
     assert_eq!(upstream.requests().len(), 2);
+    // What an upstream knows its client by tells one caller's requests apart as well.
+    let with_key = |key: &str| {
+        let headers = [
+            ("Millpond-Token", one.as_str()),
+            ("Idempotency-Key", "1"),
+            ("X-Api-Key", key),
+        ];
+        send(pond.address(), "POST", "/llm/chat", &headers, b"x")
+            .expect(200)
+            .text()
+    };
+    let alices = with_key("alice");
+    assert_eq!(with_key("alice"), alices);
+    assert!(with_key("mallory") != alices && alices != first);
 }

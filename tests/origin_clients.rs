@@ -1,20 +1,12 @@
 //! Real clients: rclone over WebDAV and HTTP, curl, cadaver, the test suite litmus; and millpond in front of millpond.
 
-use crate::support::{Origin, Pond};
+use crate::support::{Origin, Pond, is_missing};
 use std::path::Path;
 use std::process::Command;
 
 /// Whether the program is there; in CI it has to be.
 fn have(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {program}")])
-        .output();
-    let found = found.is_ok_and(|output| output.status.success());
-    assert!(found || std::env::var_os("CI").is_none(), "{program} is not installed");
-    if !found {
-        eprintln!("SKIPPED: {program} is not installed (apt-get install {program})");
-    }
-    found
+    !is_missing(program)
 }
 
 /// The output of a command, which must have ended well.

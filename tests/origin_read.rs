@@ -341,6 +341,26 @@ fn a_socket_is_neither_served_nor_listed_nor_replaced() {
 }
 
 #[test]
+fn files_that_could_run_scripts_do_so_in_a_sandbox_and_others_are_not_touched() {
+    let origin = Origin::with(&[]);
+    for name in ["a.html", "a.svg", "a.xml", "a.atom", "a.mht", "a.xhtml"] {
+        origin.write(name, "<script>");
+        let file = origin.get(&format!("/{name}"));
+        assert_eq!(
+            file.expect(200).header("content-security-policy"),
+            Some("sandbox"),
+            "{name}"
+        );
+    }
+    for name in ["a.mp4", "a.txt", "a.jpg", "a.pdf"] {
+        origin.write(name, "x");
+        let file = origin.get(&format!("/{name}"));
+        assert_eq!(file.expect(200).header("content-security-policy"), None, "{name}");
+        assert_eq!(file.header("x-content-type-options"), Some("nosniff"), "{name}");
+    }
+}
+
+#[test]
 fn hidden_names_are_shown_to_writers_alone_unless_configured() {
     let shown = Origin::with(&[("hidden", "true"), ("writable", "true")]);
     shown.write(".cover.jpg", "x");

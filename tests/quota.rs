@@ -1,7 +1,7 @@
 //! The quota holds at every moment, and what is played is played to its end.
 
 use crate::cli::Program;
-use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get, get_range};
+use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get, get_range, rule};
 use millpond::clock::{ManualClock, from_unix_seconds};
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -393,4 +393,17 @@ fn preallocation_is_released_when_a_fill_ends_early() {
     pond.stop();
     assert!(taken(pond.dir()) < 5 * HAD + MIB);
     drop(reader);
+}
+
+#[test]
+fn a_cache_without_a_quota_takes_a_share_of_its_file_system() {
+    let pond = Pond::start(&[]);
+    let stats = rule(pond.address(), "GET", "/-/api/v1/stats", &[]).json();
+    let quota = stats["quota_bytes"].as_u64().expect("a quota");
+    let system = rustix::fs::statvfs(pond.dir()).expect("asked");
+    let size = system.f_blocks * system.f_frsize;
+    assert!(quota > size / 2 && quota < size, "{quota} of {size}");
+    let unbounded = Pond::start(&[("quota", "none")]);
+    let stats = rule(unbounded.address(), "GET", "/-/api/v1/stats", &[]).json();
+    assert_eq!(stats["quota_bytes"], serde_json::Value::Null);
 }

@@ -1,7 +1,7 @@
 //! Strangers that mean harm, and get nothing: clients, pages and upstreams, each by what it would gain.
 
 use crate::cli::Program;
-use crate::support::{Client, Pond, Upstream, eventually, get, request};
+use crate::support::{Client, Film, Pond, Upstream, Valve, eventually, get, request, rule};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -332,5 +332,32 @@ fn a_reply_that_loses_the_framing_is_mended_or_refused() {
             "{}",
             switched.text()
         );
+    }
+}
+
+#[test]
+fn a_picture_in_a_page_of_another_site_fills_no_disk_when_its_browser_has_left() {
+    let film = Film::new(1 << 30);
+    let upstream = Upstream::limited(&film, Valve::open(), 64 << 20);
+    let any = format!(
+        "/http/{}/huge",
+        upstream.url().trim_start_matches("http://").trim_end_matches('/')
+    );
+    let pond = Pond::start(&[("allow_private", "true")]);
+    for (headers, goes_on) in [(&[("Sec-Fetch-Site", "cross-site")][..], false), (&[], true)] {
+        let mut client = Client::open(pond.address(), "GET", &any, headers);
+        film.check(0, &client.read(1 << 20));
+        drop(client);
+        if goes_on {
+            // Another client's fill of the same film goes on when it has left: that is what this server is for.
+            let before = pond.object()["present_bytes"].as_u64().unwrap_or_default();
+            pond.until_present(before + (32 << 20));
+        } else {
+            eventually("the fill has ended", || {
+                let fills = rule(pond.address(), "GET", "/-/api/v1/fills", &[]).json();
+                fills["fills"].as_array().is_some_and(Vec::is_empty)
+            });
+            assert!(upstream.sent() < 512 << 20, "{}", upstream.sent());
+        }
     }
 }

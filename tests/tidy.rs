@@ -21,7 +21,7 @@ const STACK: &[&[&str]] = &[
     &["ranges"],
     &["api", "key", "telemetry", "config"],
     &["gate"],
-    &["clock", "sync", "crypto", "masking"],
+    &["clock", "sync", "crypto", "masking", "fuzzing"],
 ];
 
 /// Crates that one module alone may name.

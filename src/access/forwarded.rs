@@ -34,6 +34,14 @@ pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| is_forwarding(name.as_str()))
 }
 
+/// Whether somebody has forwarded the request for another machine, as far as it says so itself.
+pub(super) fn is_for_another_machine(headers: &HeaderMap) -> bool {
+    let mut nodes = parameters(headers, "for")
+        .chain(fields(headers, "x-forwarded-for"))
+        .chain(fields(headers, "x-real-ip"));
+    nodes.any(|node| !address(node).is_some_and(|address| address.is_loopback()))
+}
+
 /// The address of the client: the peer's or, where that is a proxy of the operator's, the last one in the list of those
 /// that proxies have written which is no such proxy. `None` where a proxy of the operator's does not say it, or says
 /// two things: one of the fields may have come from the client.
@@ -128,6 +136,31 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_was_forwarded_for_another_machine_is_known() {
+        for fields in [
+            &[("x-forwarded-for", "203.0.113.7")][..],
+            &[("x-forwarded-for", "127.0.0.1, 203.0.113.7")],
+            &[("forwarded", "for=192.0.2.1;proto=http")],
+            &[("forwarded", "for=\"[2001:db8::1]:4711\"")],
+            &[("forwarded", "for=unknown")],
+            &[("x-real-ip", "192.0.2.1")],
+        ] {
+            assert!(is_for_another_machine(&headers(fields)), "{fields:?}");
+        }
+        for fields in [
+            &[][..],
+            &[
+                ("x-forwarded-for", "127.0.0.1"),
+                ("forwarded", "for=127.0.0.1;proto=http"),
+            ],
+            &[("forwarded", "for=\"[::1]:4711\"")],
+            &[("x-forwarded-host", "dav.example.org"), ("via", "1.1 proxy")],
+        ] {
+            assert!(!is_for_another_machine(&headers(fields)), "{fields:?}");
+        }
+    }
+
+    #[test]
     fn only_named_proxies_tell_the_address_of_the_client() {
         let field = [("x-forwarded-for", "203.0.113.7, 198.51.100.9, 10.0.0.2")];
         assert_eq!(client("127.0.0.1:1", &field, "").as_deref(), Some("127.0.0.1"));
@@ -173,5 +206,23 @@ mod tests {
         assert!(is_same_authority("Dav.example.org:80", "dav.example.org"));
         assert!(is_same_authority("dav.example.org", "dav.example.org:443"));
         assert!(!is_same_authority("dav.example.org:8080", "dav.example.org"));
+    }
+
+    #[test]
+    fn fuzzed_fields_of_proxies_name_an_address_or_none() {
+        let proxies = TrustedProxies::read("127.0.0.1").expect("valid");
+        crate::fuzzing::fuzz("forwarded", |value| {
+            let Ok(value) = HeaderValue::from_bytes(value) else {
+                return;
+            };
+            for name in ["forwarded", "x-forwarded-for", "x-real-ip"] {
+                let mut head = RequestHead::default();
+                head.peer_addr = "127.0.0.1:1".parse().ok();
+                head.headers.append(HeaderName::from_static(name), value.clone());
+                assert!(is_forwarded(&head.headers));
+                let _ = (client_address(&head, &proxies), is_for_another_machine(&head.headers));
+                let _ = named_hosts(&head.headers, head.peer_addr, &proxies);
+            }
+        });
     }
 }

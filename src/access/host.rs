@@ -187,4 +187,19 @@ mod tests {
             assert_eq!(hosts.check(host), Err(HostError::Malformed), "{host:?}");
         }
     }
+
+    #[test]
+    fn fuzzed_hosts_are_ours_by_a_name_of_ours_only() {
+        let hosts = hosts(&["films.example.org", "*.lan.example"], true);
+        crate::fuzzing::fuzz("host", |host| {
+            if hosts.check(host).is_ok() {
+                let text = std::str::from_utf8(host).expect("a host is text");
+                let (name, _) = split_port(text).expect("a host has its form");
+                let name = name.trim_end_matches('.').to_ascii_lowercase();
+                let is_address = name.starts_with('[') || name.parse::<IpAddr>().is_ok();
+                let is_ours = ["localhost", "films.example.org"].contains(&&*name) || name.ends_with(".lan.example");
+                assert!(is_address || is_ours, "{name}");
+            }
+        });
+    }
 }

@@ -6,8 +6,9 @@
 //! token               as its scopes say, beneath its prefix      yes, with play
 //! session             –       yes     –       yes      yes       the page, let in by a code from the socket
 //! without tokens:
-//!   from loopback     yes     yes     open    –        yes       a request that nobody has forwarded
+//!   from loopback     yes     yes     open    –        yes       requests that nobody has forwarded
 //!   from elsewhere    yes     –       open    –        if ad_hoc = true
+//!   forwarded         yes     –       –       –        –         for another machine, and not by a proxy of trusted_proxies
 //! with a file of tokens, [anonymous] says what callers without one may do
 //! ```
 //!
@@ -42,7 +43,7 @@ use self::token_file::TokenFile;
 use self::tokens::TokenRights;
 use crate::config::{Config, PublicUrl, TrustedProxies};
 use crate::directory::TreePath;
-use crate::proxy::Problem;
+use crate::proxy::{Problem, is_asked_by_other_site};
 use actix_web::dev::RequestHead;
 use actix_web::http::header::{self, HeaderMap, HeaderName};
 use actix_web::http::{StatusCode, Version};
@@ -235,7 +236,9 @@ impl Access {
         let is_forwarded = forwarded::is_forwarded(&head.headers);
         let has_session = self.has_session(head);
         let mut everywhere = Rights::default();
-        if self.open && foreign.is_none() {
+        // Clients of a proxy of which the operator has not said a word are not those of this server.
+        let is_for_another = || !is_proxy && forwarded::is_for_another_machine(&head.headers);
+        if self.open && foreign.is_none() && !is_for_another() {
             everywhere = everywhere.and(Rights::of(&[Right::Write]));
         }
         if has_session {
@@ -364,12 +367,6 @@ fn found_token<'t>(head: &RequestHead, audience: Audience, tokens: &'t Tokens) -
         }
         None => Ok((None, false)),
     }
-}
-
-/// Whether a browser says that a page of another site, or of another port of this host, asks.
-fn is_asked_by_other_site(head: &RequestHead) -> bool {
-    let site = head.headers.get(SEC_FETCH_SITE).map(header::HeaderValue::as_bytes);
-    matches!(site, Some(b"cross-site" | b"same-site"))
 }
 
 fn is_old(head: &RequestHead) -> bool {

@@ -231,4 +231,13 @@ mod tests {
         assert!(new_token("a b", Rights::all(), None).is_err() && new_token("anonymous", Rights::all(), None).is_err());
         assert!(new_token("a", Rights::all(), Some("films")).is_err());
     }
+
+    #[test]
+    fn fuzzed_files_of_tokens_are_read_or_refused() {
+        crate::fuzzing::fuzz("tokens", |text| {
+            if let Ok(tokens) = Tokens::read(&String::from_utf8_lossy(text)) {
+                let _ = (tokens.describe(), tokens.of("millpond_x"));
+            }
+        });
+    }
 }

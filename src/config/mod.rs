@@ -64,6 +64,17 @@ pub enum Delivery {
     Capped,
 }
 
+/// The most that objects may take on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuotaSetting {
+    /// A share of the file system.
+    Auto,
+    /// All that the file system has.
+    None,
+    /// A number of bytes.
+    Bytes(u64),
+}
+
 /// The policy for a fill whose last reader has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterLastReader {

@@ -4,7 +4,7 @@
 //! what to write instead. The words follow the setting's name and text: `--grace: "30" is not a length of time; …`.
 //! A function sees no other setting; what settings owe each other is compared when all are read (`check.rs`).
 
-use super::{AfterLastReader, Delivery, ListenAddress, units};
+use super::{AfterLastReader, Delivery, ListenAddress, QuotaSetting, units};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +45,14 @@ pub(super) fn number(text: &str, most: usize) -> Result<usize, String> {
     in_bounds.ok_or_else(|| format!("is not a number from 1 to {most}"))
 }
 
+/// `None` for `auto`.
+pub(super) fn number_or_auto(text: &str, most: usize) -> Result<Option<usize>, String> {
+    match text {
+        "auto" => Ok(None),
+        text => number(text, most).map(Some),
+    }
+}
+
 pub(super) fn workers(text: &str) -> Result<usize, String> {
     match text {
         "auto" => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
@@ -63,6 +71,13 @@ pub(super) fn size_or_none(text: &str) -> Result<Option<u64>, String> {
     match text {
         "none" => Ok(None),
         text => units::bytes(text).map(Some),
+    }
+}
+
+pub(super) fn quota(text: &str) -> Result<QuotaSetting, String> {
+    match text {
+        "auto" => Ok(QuotaSetting::Auto),
+        text => Ok(size_or_none(text)?.map_or(QuotaSetting::None, QuotaSetting::Bytes)),
     }
 }
 

@@ -9,11 +9,12 @@
 use super::mounts::{DirectoryConfig, UpstreamConfig};
 use super::parse::{
     after_last_reader, data_directory, delivery, duration_or_none, file_or_none, host_names, list_of_names,
-    listen_addresses, lower_case_names, number, paths, rate, size_or_none, text, truth, truth_or_auto, window, workers,
+    listen_addresses, lower_case_names, number, number_or_auto, paths, quota, rate, size_or_none, text, truth,
+    truth_or_auto, window, workers,
 };
 use super::reader::Reader;
 use super::units::{bytes, duration};
-use super::{AfterLastReader, Delivery, ListenAddress, PublicUrl, TrustedProxies};
+use super::{AfterLastReader, Delivery, ListenAddress, PublicUrl, QuotaSetting, TrustedProxies};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -138,6 +139,11 @@ settings! {
         tls_certificate: Option<PathBuf> = "none", "FILE", file_or_none;
         /// PEM file of the certificate's key
         tls_key: Option<PathBuf> = "none", "FILE", file_or_none;
+        /// Connections of clients at once; the oldest idle one is closed where another comes. `auto` is a third of the
+        /// descriptors that the system allows (`ulimit -n`)
+        connections: Option<usize> = "auto", "NUMBER", |text| number_or_auto(text, 1_000_000);
+        /// The same of one client's address, 64 at least; `auto` is a quarter of `connections`
+        connections_per_client: Option<usize> = "auto", "NUMBER", |text| number_or_auto(text, 1_000_000);
         /// Time that running answers get to finish after SIGTERM; whole seconds
         grace: Duration = "30s", "TIME", duration;
         /// Threads that serve connections, 1 to 256; `auto` is one a core
@@ -157,8 +163,9 @@ settings! {
         allow_private: bool = "false", "", truth;
         /// The most that objects may take on the disk, like `50GiB`, their pages and manifests counted (the catalog is not:
         /// a few hundred bytes an object). It holds at every moment: room is taken before a byte is written, by evicting
-        /// objects that nobody uses, then by parts of films that were watched; see [storage.md](storage.md)
-        quota: Option<u64> = "none", "SIZE", size_or_none;
+        /// objects that nobody uses, then by parts of films that were watched; see [storage.md](storage.md). `auto` is four
+        /// fifths of the file system, or what is there already; `none` is no bound
+        quota: QuotaSetting = "auto", "SIZE", quota;
         /// The longest that a header waits for the first wanted byte
         header_wait: Duration = "5s", "TIME", duration;
         /// The longest that each reader waits for one byte while the upstream fails, before its connection breaks; those
@@ -194,6 +201,9 @@ settings! {
         after_last_reader: AfterLastReader = "complete", "POLICY", after_last_reader;
         /// Parameters of the query that are no part of a key, by name or `PREFIX*`, separated by commas: for signed URLs
         ignore_query: Vec<String> = "", "NAMES", list_of_names;
+        /// Fields of requests by which an upstream knows its client, beside `Authorization`, `Cookie` and those of Jellyfin, Emby,
+        /// Plex and common APIs: what was fetched with one is given to others when the upstream has said that they may
+        credentials: Vec<String> = "", "NAMES", lower_case_names;
         /// Whether cookies are taken off requests and replies; a reply that sets one is shared with others only then, or
         /// where it says `public`. Any-URL requests never carry cookies
         drop_cookies: bool = "false", "", truth;
@@ -206,7 +216,8 @@ settings! {
         fresh_for: Duration = "1h", "TIME", duration;
         /// Whether bodies that ended only by a closed connection are reused
         keep_unverified: bool = "false", "", truth;
-        /// Streams that may run at once, 1 to 10000; see [streams.md](streams.md)
+        /// Streams that may run at once, 1 to 10000, and beside them as many requests that outlive their clients; see
+        /// [streams.md](streams.md)
         streams: usize = "64", "NUMBER", |text| number(text, 10_000);
         /// Media types that are streams where no length is named, beside those known, like `application/ogg,video/*`
         stream_types: Vec<String> = "", "TYPES", lower_case_names;
@@ -237,7 +248,8 @@ settings! {
         new_root: bool = "false", "", truth;
     }
     WritableDirectory {
-        /// Whether everybody who reaches the server may change its writable directories, without a token
+        /// Whether everybody who reaches the server may change its writable directories, without a token; through a proxy where
+        /// that is one of `trusted_proxies`
         open: bool = "false", "", truth;
         /// Whether names are refused that some systems do not take: devices (`CON`), a dot or space at the end,
         /// `<>:"\|?*`

@@ -156,7 +156,7 @@ fn a_directory_has_a_name_or_none_and_rules_of_its_own() {
 #[test]
 fn a_setting_without_effect_is_refused_for_every_entry_of_the_table() {
     let value = |setting: &Setting| match (setting.key, setting.default) {
-        ("ignore_query" | "stream_types" | "names", _) => "a".to_owned(),
+        ("ignore_query" | "stream_types" | "names" | "credentials", _) => "a".to_owned(),
         ("detach", _) => "/a".to_owned(),
         (_, default) => default.to_owned(),
     };
@@ -189,7 +189,7 @@ fn a_setting_without_effect_is_refused_for_every_entry_of_the_table() {
             }
         }
     }
-    assert_eq!(refused, 39, "all but those that every server has");
+    assert_eq!(refused, 40, "all but those that every server has");
 }
 
 #[test]
@@ -291,4 +291,13 @@ fn the_help_of_a_setting_has_no_marks_of_markdown() {
         assert!(!plain.contains('`') && !plain.contains("]("), "{plain}");
         assert!(Path::new(&plain) != Path::new(""), "{}", setting.key);
     }
+}
+
+#[test]
+fn fuzzed_configurations_are_read_or_refused_in_words() {
+    crate::fuzzing::fuzz("config", |text| {
+        if let Err(mistakes) = Config::read(&layers(&[], &[], &String::from_utf8_lossy(text))) {
+            assert!(!mistakes.0.is_empty());
+        }
+    });
 }

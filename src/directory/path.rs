@@ -354,4 +354,19 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn fuzzed_paths_have_names_that_stay_in_the_tree() {
+        crate::fuzzing::fuzz("path", |raw| {
+            let Ok(path) = TreePath::parse(&String::from_utf8_lossy(raw)) else {
+                return;
+            };
+            let is_name = |name: &str| !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0']);
+            assert!(path.names().iter().all(|name| is_name(name)), "{path}");
+            assert_eq!(
+                TreePath::parse(&path.to_string()).expect("printed").names(),
+                path.names()
+            );
+        });
+    }
 }

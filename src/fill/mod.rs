@@ -24,6 +24,7 @@
 //!
 //! A reader that leaves stops nobody: the fill goes on as `after_last_reader` says.
 
+mod asker;
 mod context;
 mod disk;
 mod fetch;
@@ -41,13 +42,14 @@ mod settings;
 mod snapshot;
 mod state;
 
+pub use asker::AskerVerdict;
 pub use join_request::JoinRequest;
 pub use phase::{Moved, Phase, Refusal, Trouble};
 pub use purge::Purge;
 pub use reader::cursor::Cursor;
 pub use registry::Registry;
-pub use relay::Relayed;
-pub use relay::request_body::{DetachedRequest, RequestBody, Seen};
+pub use relay::request_body::{DetachedRequest, RequestBody, Seen, UploadFault};
+pub use relay::{RelayError, Relayed, RelayedBody};
 pub use runtimes::{FillRuntimes, RunningRuntimes};
 pub use settings::{FillSettings, Served};
 

@@ -273,4 +273,14 @@ mod tests {
         assert_eq!(odd.max_age, seconds(0));
         assert_eq!(odd.private, DirectiveScope::Nothing);
     }
+
+    #[test]
+    fn fuzzed_directives_are_read_as_one_list_or_as_several() {
+        crate::fuzzing::fuzz("cache_control", |field| {
+            let field = String::from_utf8_lossy(field);
+            let one = CacheControl::parse(&field);
+            assert_eq!(format!("{:?}", CacheControl::of([&*field])), format!("{one:?}"));
+            let _ = (CacheControl::targeted([&*field]), CacheControl::surrogate([&*field]));
+        });
+    }
 }

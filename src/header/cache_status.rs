@@ -73,6 +73,14 @@ impl CacheStatus {
         }
     }
 
+    /// The same story with the detail of another one.
+    pub fn with_detail_of(self, other: Self) -> Self {
+        Self {
+            detail: other.detail,
+            ..self
+        }
+    }
+
     /// The same story with one word more.
     pub fn detail(self, detail: &'static str) -> Self {
         Self {

@@ -119,4 +119,13 @@ mod tests {
             assert_eq!(ContentRange::parse(field), None, "{field}");
         }
     }
+
+    #[test]
+    fn fuzzed_content_ranges_are_printed_as_they_were_read() {
+        crate::fuzzing::fuzz("content_range", |field| {
+            if let Some(read) = std::str::from_utf8(field).ok().and_then(ContentRange::parse) {
+                assert_eq!(ContentRange::parse(&read.field()), Some(read));
+            }
+        });
+    }
 }

@@ -137,4 +137,20 @@ mod tests {
             assert!(!wants_sha256(field), "{field}");
         }
     }
+
+    #[test]
+    fn fuzzed_structured_fields_are_read_or_refused() {
+        crate::fuzzing::fuzz("structured", |field| {
+            let field = String::from_utf8_lossy(field);
+            let _ = (
+                stated_sha256(&field),
+                claim(&field),
+                wants_sha256(&field),
+                byte_sequence(&field),
+            );
+            let _ = (crate::header::boolean(&field), crate::header::count(&field));
+            let _ = crate::header::preferred_wait(std::iter::once(&*field));
+            let _ = crate::header::prefers_async(std::iter::once(&*field));
+        });
+    }
 }

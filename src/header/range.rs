@@ -388,4 +388,22 @@ mod tests {
             let _ = (select(Some(&field), size), first_wanted(Some(&field)));
         }
     }
+
+    #[test]
+    fn fuzzed_ranges_stay_within_the_object() {
+        crate::fuzzing::fuzz("range", |field| {
+            let _ = first_wanted(Some(field));
+            for size in [0, 1, 100, u64::MAX >> 1] {
+                if let Selection::Ranges(ranges) = select(Some(field), size) {
+                    assert!(!ranges.is_empty() && ranges.len() <= MAX_RANGES);
+                    assert!(
+                        ranges
+                            .iter()
+                            .all(|range| range.start() < range.end() && range.end() <= size)
+                    );
+                    assert!(ranges.len() > 1 || select_one(field, size).is_none_or(|one| one == ranges[0]));
+                }
+            }
+        });
+    }
 }

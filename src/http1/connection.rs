@@ -29,13 +29,15 @@
 //! - Handing over is for good: the framework owns the socket from then on, and nothing would tell when its buffers are
 //!   empty (docs/decisions/0014).
 //! - A failure to send ends the connection. A body that breaks is cut short of its length, which the client sees.
-//! - The order to stop, and the idle time, end a connection only between two requests.
+//! - The order to stop, the idle time, and the table of connections that needs its place, end a connection only between
+//!   two requests.
 //!
 //! The order of the three ways is that of their price (handler.rs). A hit costs a look into the worker's own table and
 //! no word of the framework's; a request with conditions needs the framework's map of fields; all else has to wait. The
 //! framework's work for a request (a pool of requests, a map of fields, a copy of the body into a write buffer) costs
 //! as much as the kernel takes to send it, and it cannot send from the page cache at all.
 
+use super::connection_table::SeatHandle;
 use super::handler::{BodyOf, Handler};
 use super::request_head::{FieldSlots, RequestHead};
 use super::response_writer::{ResponseWriter, poll_gone};
@@ -96,7 +98,12 @@ impl<H: Handler> Http1Connections<H> {
     }
 
     /// Answers requests until one is not for here, or `stopping` says that no more are to be.
-    pub(super) async fn serve(&self, mut stream: TcpStream, stopping: impl Future<Output = ()>) -> Ended {
+    pub(super) async fn serve(
+        &self,
+        mut stream: TcpStream,
+        seat: &SeatHandle,
+        stopping: impl Future<Output = ()>,
+    ) -> Ended {
         let mut waiting = pin!(Waiting {
             stopping,
             idle: sleep_until(Instant::now() + self.keep_alive),
@@ -107,10 +114,13 @@ impl<H: Handler> Http1Connections<H> {
         let ahead = RefCell::new(Vec::new());
         loop {
             let next = poll_fn(|cx| match self.poll_next(&mut stream, &ahead, cx) {
+                Poll::Pending if seat.poll_closes(cx).is_ready() => Poll::Ready(Next::Over),
                 Poll::Pending => waiting.as_mut().poll_over(cx).map(|()| Next::Over),
                 next => next,
             });
-            let (sent, closes) = match next.await {
+            let next = next.await;
+            let _busy = seat.begin();
+            let (sent, closes) = match next {
                 Next::Hit { header, body, closes } => {
                     let out = ResponseWriter::new(&stream, &self.handler, &ahead);
                     (out.hit(&header, body).await, closes)

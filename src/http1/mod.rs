@@ -9,9 +9,12 @@
 //! ```
 //!
 //! The rooms above give values ([`Response`], [`HitBody`]) and never see a socket; this room sends them and never sees
-//! a file. request_line.rs makes visible to the framework what its URI type would cut off.
+//! a file. request_line.rs makes visible to the framework what its URI type would cut off, and ends connections whose
+//! clients take too long (client_patience.rs); connection_table.rs bounds how many there are.
 
+mod client_patience;
 mod connection;
+mod connection_table;
 mod handler;
 mod request_head;
 mod request_line;
@@ -27,5 +30,6 @@ pub use response_writer::TURN_BYTES;
 pub use send_file::SendFile;
 
 pub(crate) use connection::Http1Connections;
+pub(crate) use connection_table::{AnswerInProgress, ConnectionTable, SeatHandle};
 pub(crate) use request_line::Watched;
 pub(crate) use rewind::Connections;

@@ -1,4 +1,6 @@
-//! Request targets as they came: a raw `#` is made visible before the HTTP library cuts it off.
+//! Connections of the framework, followed: request targets as they came, and clients that take too long.
+//!
+//! A raw `#` is made visible before the HTTP library cuts it off.
 //!
 //! RFC 9112 §3.2 gives a request target no fragment, yet clients that forget to escape a `#` exist, and the URI type of the
 //! library drops everything from the sign on: `DELETE /films/#1/` would remove `/films/`. The bytes of a connection
@@ -11,12 +13,18 @@
 //!                        └─ a head that does not parse ──► Lost: nothing is touched any more
 //! ```
 //!
+//! The follower also tells how long a client may take for what it is in (client_patience), and when a connection is between
+//! two requests and can make room for another (connection_table). The library itself waits for a second head, and for a body,
+//! as long as the client likes.
+//!
 //! The framing is read exactly as strictly as the library reads it. What either refuses ends the connection there, so a
 //! follower that is `Lost` never takes bytes of a body for a request line.
 
+use super::client_patience::{ClientPatience, Stage};
+use super::connection_table::SeatHandle;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The longest head that is followed; the HTTP library refuses one before that with 431. Its own bound,
@@ -30,24 +38,42 @@ const MAX_FIELDS: usize = 96;
 pub(crate) struct Watched<S> {
     stream: S,
     follower: Follower,
+    patience: ClientPatience,
+    seat: SeatHandle,
 }
 
 impl<S> Watched<S> {
-    pub(crate) fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S, seat: SeatHandle) -> Self {
         Self {
             stream,
             follower: Follower::default(),
+            patience: ClientPatience::default(),
+            seat,
         }
+    }
+
+    /// The seat of the connection.
+    pub(crate) fn seat(&self) -> &SeatHandle {
+        &self.seat
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
         let before = into.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
-        let new = into.filled_mut().get_mut(before..).unwrap_or_default();
-        self.follower.pass(new);
-        Poll::Ready(Ok(()))
+        match Pin::new(&mut this.stream).poll_read(cx, into)? {
+            Poll::Ready(()) => {
+                let new = into.filled_mut().get_mut(before..).unwrap_or_default();
+                this.follower.pass(new);
+                this.patience.came(new.len(), this.follower.stage());
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending if this.patience.poll_over(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            // No byte is the end of what comes.
+            Poll::Pending if this.follower.stage() == Stage::Between => this.seat.poll_closes(cx).map(Ok),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 
@@ -116,6 +142,8 @@ struct Follower {
     place: Place,
     /// The head so far.
     head: Vec<u8>,
+    /// The number of heads that were complete.
+    heads: u64,
 }
 
 impl Default for Follower {
@@ -123,6 +151,7 @@ impl Default for Follower {
         Self {
             place: Place::START,
             head: Vec::new(),
+            heads: 0,
         }
     }
 }
@@ -136,6 +165,16 @@ impl Place {
 }
 
 impl Follower {
+    /// The part of a request that the connection is in.
+    fn stage(&self) -> Stage {
+        match self.place {
+            Place::Lost => Stage::Between,
+            Place::Line { .. } if self.head.is_empty() => Stage::Between,
+            Place::Line { .. } | Place::Head { .. } => Stage::Head(self.heads),
+            Place::Length(_) | Place::Chunks(_) => Stage::Body(self.heads),
+        }
+    }
+
     /// Follows bytes that have come, and makes the sign visible in them.
     fn pass(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
@@ -183,6 +222,7 @@ impl Follower {
                 match (*byte, *blank) {
                     (b'\n', true) => {
                         self.place = framing(&self.head);
+                        self.heads += 1;
                         self.head = Vec::new();
                     }
                     (b'\n', false) => *blank = true,
@@ -259,6 +299,7 @@ fn after(chunk: &Chunk, byte: u8) -> Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::{FieldSlots, RequestHead};
     use proptest::prelude::*;
 
     fn passed(text: &str) -> String {
@@ -305,5 +346,23 @@ mod tests {
             follower.pass(rest);
             prop_assert_eq!(String::from_utf8(bytes).expect("text"), passed(text));
         }
+    }
+
+    #[test]
+    fn fuzzed_requests_are_followed_the_same_however_they_are_split() {
+        crate::fuzzing::fuzz("request_head", |bytes| {
+            let mut whole = bytes.to_vec();
+            let mut follower = Follower::default();
+            follower.pass(&mut whole);
+            let mut split = bytes.to_vec();
+            let mut other = Follower::default();
+            split.iter_mut().for_each(|byte| other.pass(std::slice::from_mut(byte)));
+            assert_eq!((&whole, follower.place), (&split, other.place));
+            let mut slots = FieldSlots::default();
+            if let Some(request) = RequestHead::read(bytes, &mut slots) {
+                assert!(request.length() <= bytes.len() && request.path().starts_with('/'));
+                let _ = request.head(None);
+            }
+        });
     }
 }

@@ -5,6 +5,7 @@
 //! they are read. What it writes goes to the socket as it is. A worker is ready where actix-http is.
 
 use super::connection::{Ended, Http1Connections};
+use super::connection_table::ConnectionTable;
 use super::handler::Handler;
 use super::request_line::Watched;
 use actix_http::Protocol;
@@ -16,6 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -66,6 +68,8 @@ pub(crate) struct Connections<S, L, W> {
     pub(crate) tune: fn(&TcpStream),
     /// Ready when no more requests are to be answered.
     pub(crate) stopping: W,
+    /// The places of all connections.
+    pub(crate) table: Arc<ConnectionTable>,
 }
 
 impl<S, H, L, W, F> ServiceFactory<TcpStream> for Connections<S, L, W>
@@ -87,9 +91,10 @@ where
 
     fn new_service(&self, (): ()) -> Self::Future {
         let (http, http1, stopping) = (self.http.new_service(()), (self.http1)(), self.stopping.clone());
-        let tune = self.tune;
+        let (tune, table) = (self.tune, Arc::clone(&self.table));
         async move {
             Ok(Worker {
+                table,
                 http: Rc::new(http.await?),
                 http1,
                 tune,
@@ -106,6 +111,7 @@ pub(crate) struct Worker<S, H, W> {
     http1: Rc<Http1Connections<H>>,
     tune: fn(&TcpStream),
     stopping: W,
+    table: Arc<ConnectionTable>,
 }
 
 impl<S, H, W, F> Service<TcpStream> for Worker<S, H, W>
@@ -125,14 +131,19 @@ where
 
     fn call(&self, stream: TcpStream) -> Self::Future {
         let (http, http1, stopping) = (Rc::clone(&self.http), Rc::clone(&self.http1), (self.stopping)());
-        let tune = self.tune;
+        let (tune, table) = (self.tune, Arc::clone(&self.table));
         async move {
+            let client = stream.peer_addr().ok().map(|peer| peer.ip());
+            // Without a place the connection is closed at once.
+            let Some(seat) = table.admit(client) else {
+                return Ok(());
+            };
             tune(&stream);
-            match http1.serve(stream, stopping).await {
+            match http1.serve(stream, &seat.handle(), stopping).await {
                 Ended::Over => Ok(()),
                 Ended::Hand(stream, ahead) => {
                     let peer = stream.peer_addr().ok();
-                    let stream = Watched::new(Rewind { ahead, stream });
+                    let stream = Watched::new(Rewind { ahead, stream }, seat.handle());
                     http.call((stream, Protocol::Http1, peer)).await
                 }
             }

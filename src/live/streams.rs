@@ -443,7 +443,11 @@ impl Streams {
         if let Some(known) = all.values().find(same) {
             return Ok((Arc::clone(known), false));
         }
-        let running = all.values().filter(|stream| !stream.status.borrow().state.is_over());
+        // Requests that outlive their clients are any client's to send: they take no place of a radio.
+        let same_kind = |stream: &&Arc<Stream>| stream.origin.detached == origin.detached;
+        let running = all
+            .values()
+            .filter(|stream| same_kind(stream) && !stream.status.borrow().state.is_over());
         if running.count() >= self.limits.most {
             return Err(TooMany);
         }

@@ -4,6 +4,7 @@
 //! An incomplete object needs no rule of its own for the bytes it lacks: every new session asks with
 //! `If-Range`, so a changed upstream shows itself at the next byte.
 
+mod credentials;
 mod fields;
 mod media;
 mod request;
@@ -13,6 +14,7 @@ mod terms;
 mod updating;
 mod vary;
 
+pub use credentials::{Credentials, is_credential, may_be_anyones};
 pub use fields::Fields;
 pub use media::{essence, extension, is_inert, is_playlist};
 pub use request::RequestDirectives;

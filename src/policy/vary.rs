@@ -248,4 +248,19 @@ mod tests {
         assert!(!suits("de;q=0", "de"));
         assert!(!suits("", "de"));
     }
+
+    #[test]
+    fn fuzzed_requests_select_the_reply_that_they_were_given() {
+        crate::fuzzing::fuzz("vary", |field| {
+            let field = String::from_utf8_lossy(field);
+            let reply = [("vary", &*field)];
+            let request = [("accept-language", &*field), ("x-a", &*field), ("cookie", "a=1")];
+            let selected_by = selecting(&reply[..], &request[..]);
+            assert!(selects(&selected_by, &reply[..], &request[..]));
+            let _ = (
+                varies_by_all(&reply[..]),
+                variant_name((1, 2), &selected_by, &request[..]),
+            );
+        });
+    }
 }

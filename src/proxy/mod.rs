@@ -18,6 +18,7 @@ mod response;
 mod service;
 mod streams;
 
+pub use cache::askers::Askers;
 pub use hit::request_cache::{RequestCache, RequestTarget};
 pub use request::route::{RouteError, Routed, Routes};
 pub use response::problem::Problem;
@@ -25,6 +26,7 @@ pub use service::{Service, ServiceSettings};
 pub use streams::async_requests::stream_summary;
 
 pub(crate) use request::Request;
+pub(crate) use request::forward::is_asked_by_other_site;
 pub(crate) use response::body::{SegmentSource, SegmentedBody};
 pub(crate) use response::confine::sandbox;
 pub(crate) use response::decide::{Answer, Facts, Question, answer};

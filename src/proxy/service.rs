@@ -4,6 +4,7 @@
 //! add methods: lookup.rs (the whole way), fast_path.rs and request_cache.rs (hits), fetch.rs (fills), bypass.rs and async_requests.rs
 //! (what is passed on), live.rs.
 
+use super::cache::askers::Askers;
 use super::request::route::Routes;
 use crate::clock::SharedClock;
 use crate::fill::Registry;
@@ -26,6 +27,8 @@ pub struct ServiceSettings {
     pub detach: Vec<String>,
     /// Whether pages share their origin with a directory that may be changed, whose scripts are then shut off.
     pub shares_origin: bool,
+    /// Fields that are credentials beside those known, in lower case.
+    pub credentials: Vec<String>,
     /// The scheme by which clients reach this server, `http` or `https`, as upstreams are told it.
     pub scheme: &'static str,
 }
@@ -45,6 +48,8 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
     /// How answers are made.
     pub settings: ServiceSettings,
+    /// The clients that may have what another's credentials have brought.
+    pub askers: Askers,
     /// Where objects are looked up on the disk: one thread, since it is one at a time anyway, and the heap of
     /// each further one would hold its share of what the catalog has in memory.
     pub lookups: Handle,

@@ -6,6 +6,7 @@
 
 use crate::access::Door;
 use crate::admin;
+use crate::http1::{AnswerInProgress, SeatHandle};
 use crate::site::Site;
 use actix_http::{ConnectionType, Request};
 use actix_service::{Service, ServiceFactory, map_config};
@@ -15,7 +16,9 @@ use actix_web::guard::{GuardContext, fn_guard};
 use actix_web::http::Version;
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, Error, HttpRequest, HttpResponse, dev, web};
+use bytes::Bytes;
 use futures::future::{LocalBoxFuture, Ready, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -47,6 +50,7 @@ pub(super) fn application(
 async fn around(request: dev::ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse, Error> {
     let is_old = matches!(request.version(), Version::HTTP_10 | Version::HTTP_09);
     let site = request.app_data::<web::Data<Site>>().cloned();
+    let busy = request.request().conn_data::<SeatHandle>().map(SeatHandle::begin);
     let refusal = site
         .as_ref()
         .and_then(|site| site.refused_host(door_of(request.request()), request.head()));
@@ -64,7 +68,34 @@ async fn around(request: dev::ServiceRequest, next: Next<BoxBody>) -> Result<Ser
         head.no_chunking(true);
         head.set_connection_type(ConnectionType::Close);
     }
-    Ok(response)
+    // The connection is idle again when the answer has been sent.
+    Ok(match busy {
+        Some(busy) => response.map_body(|_, body| BoxBody::new(AnsweringBody { body, _busy: busy })),
+        None => response,
+    })
+}
+
+/// A body whose connection is not idle before its end.
+struct AnsweringBody {
+    body: BoxBody,
+    _busy: AnswerInProgress,
+}
+
+impl MessageBody for AnsweringBody {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(cx)
+    }
+
+    fn try_into_bytes(self) -> Result<Bytes, Self> {
+        let Self { body, _busy } = self;
+        body.try_into_bytes().map_err(|body| Self { body, _busy })
+    }
 }
 
 /// The default service.

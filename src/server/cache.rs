@@ -10,11 +10,11 @@
 
 use super::{AppError, END_WAIT};
 use crate::clock::SharedClock;
-use crate::config::Config;
+use crate::config::{Config, QuotaSetting};
 use crate::fill::{FillRuntimes, FillSettings, Registry, RunningRuntimes, Served};
 use crate::live::{Limits, Rules, Streams};
-use crate::proxy::{Routes, Service, ServiceSettings};
-use crate::store::{Store, StoreSettings};
+use crate::proxy::{Askers, Routes, Service, ServiceSettings};
+use crate::store::{Quota, Store, StoreSettings};
 use crate::telemetry::Metrics;
 use crate::upstream::{BudgetSettings, Client, ClientSettings};
 use std::path::Path;
@@ -47,6 +47,26 @@ const WRITE_THREADS: usize = 16;
 /// thread.
 const LEAST_WRITE_THREADS: usize = 8;
 
+/// The most that the store may take: what the operator says, else a share of the file system, which is told.
+fn quota(config: &Config) -> Quota {
+    match config.quota {
+        QuotaSetting::None => Quota::None,
+        QuotaSetting::Bytes(bytes) => Quota::Bytes(bytes),
+        QuotaSetting::Auto => {
+            let quota = Quota::share_of(&config.data);
+            if let Some(bytes) = quota.bytes() {
+                let gibibytes = bytes >> 30;
+                tracing::info!(
+                    bytes,
+                    gibibytes,
+                    "the cache may take most of its file system; --quota says how much"
+                );
+            }
+            quota
+        }
+    }
+}
+
 /// A running cache.
 #[derive(Debug)]
 pub(super) struct Cache {
@@ -65,7 +85,7 @@ impl Cache {
     pub(super) fn start(config: &Config, clock: &SharedClock, metrics: &Arc<Metrics>) -> Result<Self, AppError> {
         let store_settings = StoreSettings {
             dir: config.data.clone(),
-            quota_bytes: config.quota,
+            quota: quota(config),
             min_free_bytes: config.min_free,
         };
         let store = Arc::new(Store::open(&store_settings, Arc::clone(clock))?);
@@ -99,6 +119,7 @@ impl Cache {
             routes,
             clock: Arc::clone(clock),
             metrics: Arc::clone(metrics),
+            askers: Askers::default(),
             lookups: lookups.handle().clone(),
             settings: ServiceSettings {
                 header_wait: config.header_wait,
@@ -106,6 +127,7 @@ impl Cache {
                 keep_unverified: config.keep_unverified,
                 detach: config.detach.clone(),
                 shares_origin: config.has_writable_directory(),
+                credentials: config.credentials.clone(),
                 scheme: match config.tls_certificate {
                     Some(_) => "https",
                     None => "http",

@@ -16,19 +16,19 @@ use super::site_handler::SiteHandler;
 use super::{KEEP_ALIVE, http2};
 use crate::access::Door;
 use crate::clock::SharedClock;
-use crate::http1::{Connections, Http1Connections, Watched};
+use crate::http1::{ConnectionTable, Connections, Http1Connections, SeatHandle, Watched};
 use crate::proxy::RequestCache;
 use crate::site::Site;
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol, Request};
 use actix_server::GracefulShutdownSignal;
-use actix_service::{Service, ServiceFactory, ServiceFactoryExt, fn_service};
+use actix_service::{Service, ServiceFactory, ServiceFactoryExt};
 use actix_tls::accept::TlsError;
 use actix_tls::accept::rustls_0_23::{Acceptor, TlsStream};
 use actix_web::Error;
 use actix_web::dev::{self, ServiceResponse};
 use actix_web::rt::net::{TcpStream, UnixStream};
-use futures::future::{FutureExt, LocalBoxFuture, ready};
+use futures::future::{FutureExt, LocalBoxFuture};
 use rustls::ServerConfig;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -74,6 +74,7 @@ pub(super) struct Doors {
     pub(super) tls: Option<ServerConfig>,
     pub(super) workers: usize,
     pub(super) grace: Duration,
+    pub(super) table: Arc<ConnectionTable>,
 }
 
 impl Doors {
@@ -90,22 +91,22 @@ impl Doors {
         let signal = builder.graceful_shutdown_signal();
         let mut files: Vec<SocketFile> = Vec::new();
         for listener in listeners {
-            let (site, signal) = (Arc::clone(&self.site), signal.clone());
+            let (site, signal, table) = (Arc::clone(&self.site), signal.clone(), Arc::clone(&self.table));
             builder = match (listener, &self.tls) {
                 (ListeningSocket::Tcp(listener, _), None) => {
-                    builder.listen("millpond", listener, move || plain_connections(&site, &signal))?
+                    builder.listen("millpond", listener, move || plain_connections(&site, &signal, &table))?
                 }
                 (ListeningSocket::Tcp(listener, _), Some(tls)) => {
                     let tls = tls.clone();
                     builder.listen("millpond-tls", listener, move || {
-                        tls_connections(&site, tls.clone(), &signal)
+                        tls_connections(&site, tls.clone(), &signal, &table)
                     })?
                 }
                 (ListeningSocket::Unix(listener, file, door), _) => {
                     files.push(file);
-                    builder.listen_uds("millpond-unix", listener, move || {
-                        let spoken = |stream: UnixStream| ready(Ok((Watched::new(stream), Protocol::Http1, None)));
-                        fn_service(spoken).and_then(framework(&site, &signal, door))
+                    builder.listen_uds("millpond-unix", listener, move || UnixConnections {
+                        http: framework(&site, &signal, door),
+                        table: Arc::clone(&table),
                     })?
                 }
             };
@@ -129,7 +130,7 @@ fn framework<T>(
     site: &Arc<Site>,
     signal: &GracefulShutdownSignal,
     door: Door,
-) -> impl ServiceFactory<Spoken<T>, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<T>
+) -> impl ServiceFactory<Spoken<Watched<T>>, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<T>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -143,6 +144,10 @@ where
         // A player that has gone must be noticed while there is nothing to write to it. Where there is no cache, a client
         // that has closed its side, and bytes behind a request that are none, cost no upload its answer.
         .h1_allow_half_closed(has_mounts && site.cache.is_none())
+        // The application notes there what it answers.
+        .on_connect_ext(|connection: &Watched<T>, extensions| {
+            extensions.insert::<SeatHandle>(connection.seat().clone());
+        })
         .expect(BeforeBody(Arc::clone(site), door))
         .finish(application(site, door))
 }
@@ -151,6 +156,7 @@ where
 fn plain_connections(
     site: &Arc<Site>,
     signal: &GracefulShutdownSignal,
+    table: &Arc<ConnectionTable>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<> {
     let http = framework(site, signal, Door::Public);
     let (site, signal) = (Arc::clone(site), signal.clone());
@@ -163,6 +169,7 @@ fn plain_connections(
         },
         tune,
         stopping: move || stopping(signal.clone()),
+        table: Arc::clone(table),
     }
 }
 
@@ -171,6 +178,7 @@ fn tls_connections(
     site: &Arc<Site>,
     tls: ServerConfig,
     signal: &GracefulShutdownSignal,
+    table: &Arc<ConnectionTable>,
 ) -> impl ServiceFactory<
     TcpStream,
     Config = (),
@@ -185,6 +193,7 @@ fn tls_connections(
         application: application(site, Door::Public),
         clock: Arc::clone(&site.clock),
         signal: signal.clone(),
+        table: Arc::clone(table),
     };
     acceptor
         .map_init_err(|_| ())
@@ -198,6 +207,7 @@ struct TlsConnections<H, A> {
     application: A,
     clock: SharedClock,
     signal: GracefulShutdownSignal,
+    table: Arc<ConnectionTable>,
 }
 
 impl<H, A> ServiceFactory<TlsStream<TcpStream>> for TlsConnections<H, A>
@@ -224,9 +234,10 @@ where
 
     fn new_service(&self, (): ()) -> Self::Future {
         let (http, application) = (self.http.new_service(()), self.application.new_service(()));
-        let (clock, signal) = (Arc::clone(&self.clock), self.signal.clone());
+        let (clock, signal, table) = (Arc::clone(&self.clock), self.signal.clone(), Arc::clone(&self.table));
         async move {
             Ok(TlsWorker {
+                table,
                 http: Rc::new(http.await?),
                 application: Rc::new(application.await?),
                 clock,
@@ -243,6 +254,7 @@ struct TlsWorker<H, A> {
     application: Rc<A>,
     clock: SharedClock,
     signal: GracefulShutdownSignal,
+    table: Arc<ConnectionTable>,
 }
 
 impl<H, A> Service<TlsStream<TcpStream>> for TlsWorker<H, A>
@@ -260,16 +272,82 @@ where
 
     fn call(&self, stream: TlsStream<TcpStream>) -> Self::Future {
         let (http, application) = (Rc::clone(&self.http), Rc::clone(&self.application));
-        let (clock, signal) = (Arc::clone(&self.clock), self.signal.clone());
+        let (clock, signal, table) = (Arc::clone(&self.clock), self.signal.clone(), Arc::clone(&self.table));
         async move {
             let (tcp, session) = stream.get_ref();
             tune(tcp);
             let peer = tcp.peer_addr().ok();
+            let Some(seat) = table.admit(peer.map(|peer| peer.ip())) else {
+                return Ok(());
+            };
             if session.alpn_protocol() == Some(b"h2") {
-                http2::serve(stream, peer, (application, clock), stopping(signal)).await;
+                http2::serve(stream, peer, (application, clock, seat.handle()), stopping(signal)).await;
                 return Ok(());
             }
-            http.call((Watched::new(stream), Protocol::Http1, peer)).await
+            http.call((Watched::new(stream, seat.handle()), Protocol::Http1, peer))
+                .await
+        }
+        .boxed_local()
+    }
+}
+
+/// The factory of the speakers of connections by a socket in the file system.
+struct UnixConnections<H> {
+    http: H,
+    table: Arc<ConnectionTable>,
+}
+
+impl<H> ServiceFactory<UnixStream> for UnixConnections<H>
+where
+    H: ServiceFactory<Spoken<Watched<UnixStream>>, Config = (), Response = (), Error = DispatchError, InitError = ()>,
+    H::Service: 'static,
+    H::Future: 'static,
+{
+    type Response = ();
+    type Error = DispatchError;
+    type Config = ();
+    type Service = UnixWorker<H::Service>;
+    type InitError = ();
+    type Future = LocalBoxFuture<'static, Result<Self::Service, ()>>;
+
+    fn new_service(&self, (): ()) -> Self::Future {
+        let (http, table) = (self.http.new_service(()), Arc::clone(&self.table));
+        async move {
+            Ok(UnixWorker {
+                http: Rc::new(http.await?),
+                table,
+            })
+        }
+        .boxed_local()
+    }
+}
+
+/// The speaker of the connections of one worker by a socket in the file system.
+struct UnixWorker<H> {
+    http: Rc<H>,
+    table: Arc<ConnectionTable>,
+}
+
+impl<H> Service<UnixStream> for UnixWorker<H>
+where
+    H: Service<Spoken<Watched<UnixStream>>, Response = (), Error = DispatchError> + 'static,
+{
+    type Response = ();
+    type Error = DispatchError;
+    type Future = LocalBoxFuture<'static, Result<(), DispatchError>>;
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), DispatchError>> {
+        self.http.poll_ready(cx)
+    }
+
+    fn call(&self, stream: UnixStream) -> Self::Future {
+        let (http, table) = (Rc::clone(&self.http), Arc::clone(&self.table));
+        async move {
+            let Some(seat) = table.admit(None) else {
+                return Ok(());
+            };
+            http.call((Watched::new(stream, seat.handle()), Protocol::Http1, None))
+                .await
         }
         .boxed_local()
     }

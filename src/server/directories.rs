@@ -49,7 +49,6 @@ impl Directories {
             threads: disk.handle().clone(),
             metrics: Arc::clone(metrics),
             taken: taken_names(config),
-            shares_origin: config.has_writable_directory(),
         };
         let mut directories = Self {
             mounts: Vec::new(),

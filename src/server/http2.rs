@@ -19,6 +19,7 @@
 use super::KEEP_ALIVE;
 use crate::clock::{Instant, SharedClock};
 use crate::header::print_date;
+use crate::http1::SeatHandle;
 use actix_http::error::PayloadError;
 use actix_http::{BoxedPayloadStream, Payload, Request};
 use actix_service::Service;
@@ -67,7 +68,7 @@ const GOAWAY_WAIT: Duration = Duration::from_secs(1);
 pub(super) async fn serve<I, S>(
     io: I,
     peer: Option<SocketAddr>,
-    (application, clock): (Rc<S>, SharedClock),
+    (application, clock, seat): (Rc<S>, SharedClock, SeatHandle),
     stopping: impl Future<Output = ()>,
 ) where
     I: AsyncRead + AsyncWrite + Unpin,
@@ -92,7 +93,8 @@ pub(super) async fn serve<I, S>(
             if let Poll::Ready(accepted) = connection.poll_accept(cx) {
                 return Poll::Ready(Next::Accepted(Box::new(accepted)));
             }
-            if !goes && stopping.as_mut().poll(cx).is_ready() {
+            let is_asked = seat.poll_closes(cx).is_ready() && !connection.has_streams();
+            if !goes && (is_asked || stopping.as_mut().poll(cx).is_ready()) {
                 return Poll::Ready(Next::Stop);
             }
             idle.as_mut().poll(cx).map(|()| Next::Idle)
@@ -103,7 +105,9 @@ pub(super) async fn serve<I, S>(
                     return;
                 };
                 let (application, served, clock) = (Rc::clone(&application), Rc::clone(&served), Arc::clone(&clock));
+                let busy = seat.begin();
                 actix_web::rt::spawn(async move {
+                    let _busy = busy;
                     answer(request, respond, peer, &*application, &clock).await;
                     served.set(Instant::now());
                 });

@@ -27,11 +27,13 @@ use self::listen::{ListeningSocket, listen_at_all, listen_for_control};
 use crate::access::{Access, AccessError};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, ListenAddress};
+use crate::http1::ConnectionTable;
 use crate::site::{AccessLog, Site};
 use crate::store::StoreError;
 use crate::telemetry::Metrics;
 use crate::upstream::UpstreamError;
 use actix_web::dev::{self, ServerHandle};
+use rustix::process::{Resource, getrlimit};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +42,13 @@ use std::time::Duration;
 
 /// The longest wait for threads that end, of a cache or of directories. A judgement: what they do is on the disk already.
 const END_WAIT: Duration = Duration::from_secs(5);
+
+/// The least share of connections that a client has, whatever the limit of descriptors: what a browser and some players at
+/// one address open. A judgement.
+const LEAST_CONNECTIONS: usize = 64;
+
+/// The most connections where nothing is said. A judgement: each idle one costs some kilobytes.
+const MOST_CONNECTIONS: usize = 100_000;
 
 /// How long an idle connection is kept. As long as nginx keeps it: a judgement.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -175,6 +184,7 @@ impl Server {
             tls,
             workers: config.workers,
             grace: config.grace,
+            table: Arc::new(connection_table(config)),
         };
         let (handle, thread) = match on_own_thread(move || doors.open(listeners)) {
             Ok(serving) => serving,
@@ -246,6 +256,18 @@ impl Server {
         }
         cache.map_or(Ok(()), Cache::stop)
     }
+}
+
+/// The places of clients' connections: a third of the descriptors, where nothing is said, since each connection may
+/// read a file, and upstreams and idle files need some. A client's share is a quarter of them, and 64 at least.
+fn connection_table(config: &Config) -> ConnectionTable {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let third = usize::try_from(descriptors / 3).unwrap_or(usize::MAX);
+    let most = config
+        .connections
+        .unwrap_or(third.clamp(LEAST_CONNECTIONS, MOST_CONNECTIONS));
+    let share = config.connections_per_client.unwrap_or(most / 4);
+    ConnectionTable::new(most, share.max(LEAST_CONNECTIONS).min(most))
 }
 
 /// The URLs of the server's root, at its addresses with a port and behind a proxy.

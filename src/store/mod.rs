@@ -68,7 +68,7 @@ pub use read::sendfile::{Sending, send_file_now};
 pub use read::small_bodies::SmallBody;
 pub use read::source::Source;
 pub use read::watch::Watch;
-pub use space::quota::Shortage;
+pub use space::quota::{Quota, Shortage};
 pub use store::{Created, Store, StoreSettings};
 pub use write::in_flight_write::InFlightWrite;
 pub use write::pass_through::PassThroughReason;

@@ -18,7 +18,7 @@ use super::object::representation::Representation;
 use super::open_objects::OpenObjects;
 use super::read::sendfile::Sending;
 use super::space::preallocate::Preallocation;
-use super::space::quota::{Space, Stated, pages_of};
+use super::space::quota::{Quota, Space, Stated, pages_of};
 use super::space::usage_recount::UsageRecount;
 use super::write::inline_gate::InlineWriteGate;
 use crate::clock::Instant;
@@ -39,7 +39,7 @@ pub struct StoreSettings {
     /// The data directory; made if it does not exist.
     pub dir: PathBuf,
     /// The most bytes that objects may take on the disk; `None` is no limit.
-    pub quota_bytes: Option<u64>,
+    pub quota: Quota,
     /// Free space to leave in the file system, in bytes; `None` is 256 MiB, or a twentieth of a small one.
     pub min_free_bytes: Option<u64>,
 }
@@ -99,12 +99,7 @@ impl Store {
         let lock = lock_directory(&settings.dir)?;
         let (catalog, is_new) = open_catalog(&layout, &clock)?;
         close_to_others(&layout.catalog());
-        let (space, mut stated) = Space::open(
-            &settings.dir,
-            &layout.ledger(),
-            settings.quota_bytes,
-            settings.min_free_bytes,
-        );
+        let (space, mut stated) = Space::open(&settings.dir, &layout.ledger(), settings.quota, settings.min_free_bytes);
         if let Stated::Exactly(bytes) = stated
             && is_new
         {

@@ -20,7 +20,7 @@ const PAGE: u64 = 4096;
 pub(super) fn open_at(dir: &Path, quota: Option<u64>, now: u64) -> Store {
     let settings = StoreSettings {
         dir: dir.to_owned(),
-        quota_bytes: quota,
+        quota: quota.map_or(Quota::None, Quota::Bytes),
         min_free_bytes: Some(0),
     };
     Store::open(&settings, Arc::new(ManualClock::at(from_unix_seconds(now)))).expect("a store")

@@ -9,16 +9,18 @@
 //!   place left              dropped, or `leave`: counts no more; the next one's turn
 //! ```
 //!
-//! Waiting readers come first, then what they will need soon, then the background. When a waiting reader finds no
-//! connection free, one that serves nobody is preempted; where all serve readers, each gives way after its quantum.
+//! Waiting readers come first, then what they will need soon, then the background. Relayed requests take turns with
+//! waiting readers, and leave one connection to those: a client may keep the exchange that it has asked for as long as it
+//! sends or reads slowly. When a waiting reader finds no connection free, one that serves nobody is preempted; where all
+//! serve readers, each gives way after its quantum.
 //! An upstream that says `Retry-After` rests for that object, and where it says so of several for all (refusals.rs); one
 //! that cannot be reached several times in a row is left alone and tried by one request at a time, a request that
-//! somebody wants anyway.
+//! somebody wants anyway, and one without a body, whose end no client can delay.
 //!
 //! The considerations behind a turn:
 //!
-//! - The queue is ordered by class, then by arrival. Only its head is looked at: where that may not begin, nobody
-//!   behind it may, since a later class has fewer connections, and a rest or a rate holds for all.
+//! - The queue is ordered by class, then by arrival. The heads of its classes are looked at in turn: one that finds no
+//!   connection free for its class does not keep another class from its own; a rest or a rate holds for all.
 //! - A turn is taken by whoever changes something: one who comes, an exchange that ends or answers, a connection that
 //!   is allowed again. Where only time stands in the way, one of the queue sleeps until then; one that leaves the queue
 //!   rings for the next, since it may have been the one that slept.
@@ -60,6 +62,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub enum Class {
     /// A reader waits for the bytes.
     Waiting,
+    /// A request that is passed on for one client, at that client's pace.
+    Relayed,
     /// A reader will want them soon.
     Ahead,
     /// No reader has asked for them.
@@ -104,8 +108,10 @@ pub struct BudgetStatus {
 #[derive(Debug)]
 struct State {
     granted: BTreeMap<u64, Arc<Slot>>,
-    queue: BTreeMap<(Class, u64), oneshot::Sender<Permit>>,
+    queue: BTreeMap<(Class, u64), Applicant>,
     next_ticket: u64,
+    /// The class that was granted last of the two that take turns.
+    last_turn: Class,
     /// The rest of an upstream that is down.
     rest_until: Option<Instant>,
     /// The rests that it has asked for.
@@ -121,6 +127,14 @@ struct State {
     takes_ranges: bool,
 }
 
+/// An exchange that waits for its turn.
+#[derive(Debug)]
+struct Applicant {
+    give: oneshot::Sender<Permit>,
+    /// Whether its request has a body.
+    has_body: bool,
+}
+
 /// The slot of one exchange, seen from both sides: the exchange and its owner store, the budget loads with `state`
 /// held. All of it is Relaxed: a value of a moment ago makes a turn choose another exchange, or come later, and orders
 /// no memory.
@@ -128,6 +142,8 @@ struct State {
 struct Slot {
     /// The [`Class`] as a number. Relaxed; the owner changes it as readers come and go.
     class: AtomicU8,
+    /// Whether it was granted as [`Class::Relayed`].
+    is_relayed: bool,
     /// Whether the upstream has answered. Relaxed: `state`, which is taken right after, publishes it before the next
     /// turn.
     proven: AtomicBool,
@@ -152,6 +168,7 @@ impl Budget {
                 granted: BTreeMap::new(),
                 queue: BTreeMap::new(),
                 next_ticket: 0,
+                last_turn: Class::Relayed,
                 rest_until: None,
                 refusals: Refusals::default(),
                 failures: 0,
@@ -171,7 +188,21 @@ impl Budget {
 
     /// Waits for a turn. Dropping the future leaves the queue.
     pub async fn acquire(self: &Arc<Self>, class: Class) -> Permit {
-        let (ticket, mut turn) = self.enter(class);
+        self.acquire_for(class, false).await
+    }
+
+    /// Waits for the turn of a request that is relayed. One with a body is not what an upstream that was down is tried by.
+    pub async fn acquire_for_relay(self: &Arc<Self>, has_body: bool) -> Permit {
+        self.acquire_for(Class::Relayed, has_body).await
+    }
+
+    /// Whether the upstream is asked for one exchange at a time.
+    pub fn is_single(&self) -> bool {
+        self.settings.connections <= 1 || self.state().allows_one
+    }
+
+    async fn acquire_for(self: &Arc<Self>, class: Class, has_body: bool) -> Permit {
+        let (ticket, mut turn) = self.enter(class, has_body);
         let _ticket = QueueTicket {
             budget: self,
             key: (class, ticket),
@@ -198,12 +229,12 @@ impl Budget {
         }
     }
 
-    fn enter(&self, class: Class) -> (u64, oneshot::Receiver<Permit>) {
+    fn enter(&self, class: Class, has_body: bool) -> (u64, oneshot::Receiver<Permit>) {
         let (give, take) = oneshot::channel();
         let mut state = self.state();
         state.next_ticket += 1;
         let ticket = state.next_ticket;
-        state.queue.insert((class, ticket), give);
+        state.queue.insert((class, ticket), Applicant { give, has_body });
         (ticket, take)
     }
 
@@ -214,20 +245,20 @@ impl Budget {
         let next = {
             let mut state = self.state();
             loop {
-                let Some((&(class, ticket), _)) = state.queue.first_key_value() else {
-                    break None;
+                let (class, ticket) = match self.next_to_begin(&mut state) {
+                    Ok(key) => key,
+                    Err(when) => break when,
                 };
-                match self.may_begin(&mut state, class, Instant::now()) {
-                    Verdict::Now => {}
-                    Verdict::At(when) => break Some(when),
-                    Verdict::Full => break None,
-                }
-                let Some(give) = state.queue.remove(&(class, ticket)) else {
+                let Some(Applicant { give, .. }) = state.queue.remove(&(class, ticket)) else {
                     break None;
                 };
                 state.tokens.0 -= 1.0;
+                if class <= Class::Relayed {
+                    state.last_turn = class;
+                }
                 let slot = Arc::new(Slot {
                     class: AtomicU8::new(class as u8),
+                    is_relayed: class == Class::Relayed,
                     proven: AtomicBool::new(false),
                     moved: AtomicU64::new(0),
                     resumes: AtomicBool::new(false),
@@ -252,6 +283,29 @@ impl Budget {
         next
     }
 
+    /// The one of the queue that may begin now; else the time at which to look again, where time is what is waited for.
+    fn next_to_begin(&self, state: &mut State) -> Result<(Class, u64), Option<Instant>> {
+        let now = Instant::now();
+        let order = match state.last_turn {
+            Class::Waiting => [Class::Relayed, Class::Waiting, Class::Ahead, Class::Background],
+            _ => [Class::Waiting, Class::Relayed, Class::Ahead, Class::Background],
+        };
+        let mut when = None;
+        for class in order {
+            let is_down = state.failures >= DOWN_AFTER;
+            let mut applicants = state.queue.range((class, 0)..=(class, u64::MAX));
+            let Some((&key, _)) = applicants.find(|(_, applicant)| !(is_down && applicant.has_body)) else {
+                continue;
+            };
+            match self.may_begin(state, class, now) {
+                Verdict::Now => return Ok(key),
+                Verdict::At(until) => when = Some(when.map_or(until, |before: Instant| before.min(until))),
+                Verdict::Full => {}
+            }
+        }
+        Err(when)
+    }
+
     fn may_begin(&self, state: &mut State, class: Class, now: Instant) -> Verdict {
         if let Some(until) = state.rest_until.max(state.refusals.all_until(now)) {
             if now < until {
@@ -270,10 +324,14 @@ impl Budget {
             false => self.most(class),
         };
         if state.granted.len() >= most {
-            if class == Class::Waiting {
+            if class <= Class::Relayed {
                 preempt(state);
             }
             return one_until.map_or(Verdict::Full, Verdict::At);
+        }
+        let relayed = || state.granted.values().filter(|slot| slot.is_relayed).count();
+        if class == Class::Relayed && most > 1 && relayed() + 1 >= most {
+            return Verdict::Full;
         }
         match self.settings.requests_per_second {
             None => state.tokens.0 = 1.0,
@@ -294,7 +352,7 @@ impl Budget {
     fn most(&self, class: Class) -> usize {
         let all = self.settings.connections.max(1);
         match class {
-            Class::Waiting => all,
+            Class::Waiting | Class::Relayed => all,
             Class::Ahead => (all - all / 4).max(1),
             Class::Background => all.div_ceil(2),
         }
@@ -350,7 +408,7 @@ enum Verdict {
 /// by most. As many as wait, and each once.
 fn preempt(state: &mut State) {
     let called = |slot: &Slot| slot.called.load(Ordering::Relaxed);
-    // All of the class `Waiting`: keys below the first of `Ahead`.
+    // All for whom somebody waits: keys below the first of `Ahead`.
     let waiting = state.queue.range(..(Class::Ahead, 0)).count();
     if state.granted.values().filter(|slot| called(slot)).count() >= waiting {
         return;
@@ -374,6 +432,12 @@ fn preempt(state: &mut State) {
         slot.called.store(true, Ordering::Relaxed);
         slot.preempted.notify_one();
     }
+}
+
+/// Whether somebody waits for a connection.
+fn somebody_waits(state: &State) -> bool {
+    let first = state.queue.first_key_value();
+    first.is_some_and(|((class, _), _)| *class <= Class::Relayed)
 }
 
 /// A place in the queue; left when the wait ends, however it ends.
@@ -542,10 +606,7 @@ impl Permit {
         // Most pieces take no lock: it is shared by all exchanges with this upstream.
         if over || budget.settings.bytes_per_second.is_some() {
             let mut state = budget.state();
-            let waits = state
-                .queue
-                .first_key_value()
-                .is_some_and(|((class, _), _)| *class == Class::Waiting);
+            let waits = somebody_waits(&state);
             let most = if state.allows_one {
                 1
             } else {
@@ -570,13 +631,8 @@ impl Permit {
 
     /// Whether others wait for a connection, so that a long exchange should be asked in pieces.
     pub fn is_contended(&self) -> bool {
-        self.budget.upgrade().is_some_and(|budget| {
-            let state = budget.state();
-            state
-                .queue
-                .first_key_value()
-                .is_some_and(|((class, _), _)| *class == Class::Waiting)
-        })
+        let budget = self.budget.upgrade();
+        budget.is_some_and(|budget| somebody_waits(&budget.state()))
     }
 }
 

@@ -199,7 +199,7 @@ impl Client {
             }
             let mut sent = sent.take();
             let pieces = futures::stream::poll_fn(move |context| {
-                let piece = ready!(pieces.poll_recv(context));
+                let piece = ready!(pieces.as_mut().poll_next(context));
                 if piece.is_none() {
                     drop(sent.take());
                 }
@@ -264,6 +264,10 @@ impl Client {
         let host = host_of(url);
         match error {
             error if was_refused(&error) => UpstreamError::Refused { host },
+            error if let Some(code) = exhaustion(&error) => UpstreamError::Exhausted {
+                host,
+                source: std::io::Error::from_raw_os_error(code),
+            },
             error if error.is_timeout() => UpstreamError::Silent {
                 host,
                 limit: self.settings.read_idle_timeout,
@@ -465,6 +469,23 @@ fn is_malformed(error: &reqwest::Error) -> bool {
 }
 
 /// Why there was no reply, in a word.
+/// The operating system's code where this machine itself could not make a connection: no descriptor (`EMFILE`, `ENFILE`), no
+/// port (`EADDRNOTAVAIL`) or no memory (`ENOMEM`, `ENOBUFS`).
+fn exhaustion(error: &reqwest::Error) -> Option<i32> {
+    use rustix::io::Errno;
+    const CODES: [Errno; 5] = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::ADDRNOTAVAIL,
+        Errno::NOMEM,
+        Errno::NOBUFS,
+    ];
+    let mut codes = causes(error)
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .filter_map(std::io::Error::raw_os_error);
+    codes.find(|code| CODES.iter().any(|known| known.raw_os_error() == *code))
+}
+
 fn cause_of(error: &reqwest::Error) -> &'static str {
     if causes(error).any(|cause| cause.is::<rustls::Error>()) {
         return "tls";

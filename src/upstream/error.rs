@@ -37,6 +37,17 @@ pub enum UpstreamError {
         /// The client's reason.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// This machine has no descriptor, port or memory left for a connection.
+    #[error(
+        "no connection to {host} could be made, since this machine has no {} left",
+        exhausted(source)
+    )]
+    Exhausted {
+        /// The host as the URL names it.
+        host: String,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
     /// The head of the reply is none that can be read without guessing.
     #[error("{host} sent a reply whose head does not read: {}", root(source.as_ref()))]
     Malformed {
@@ -93,6 +104,15 @@ pub enum UpstreamError {
     Certificates(String),
 }
 
+/// The thing that this machine has none left of.
+fn exhausted(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrNotAvailable => "port",
+        std::io::ErrorKind::OutOfMemory => "memory",
+        _ => "descriptor",
+    }
+}
+
 /// The innermost cause that says something: what the layers of the client put around it is the same for all failures.
 fn root(error: &(dyn std::error::Error + 'static)) -> String {
     let mut causes = vec![error.to_string()];
@@ -131,6 +151,7 @@ impl UpstreamError {
         match self {
             Self::Refused { .. } | Self::RefusedPort { .. } => "forbidden-address",
             Self::Unreachable { cause, .. } => cause,
+            Self::Exhausted { .. } => "exhausted",
             Self::Silent { .. } => "timeout",
             Self::Malformed { .. } | Self::HeadTooLarge { .. } | Self::TransferCoding { .. } => "malformed-reply",
             Self::Cut { .. } => "cut",
@@ -145,11 +166,17 @@ impl UpstreamError {
             self,
             Self::Refused { .. }
                 | Self::RefusedPort { .. }
+                | Self::Exhausted { .. }
                 | Self::HeadTooLarge { .. }
                 | Self::TransferCoding { .. }
                 | Self::Malformed { .. }
                 | Self::Redirect { .. }
         )
+    }
+
+    /// Whether it is this machine that could not ask: 503 rather than 502.
+    pub fn is_exhaustion(&self) -> bool {
+        matches!(self, Self::Exhausted { .. })
     }
 
     /// Whether the URL itself is at fault, so that the client must change it.

@@ -21,5 +21,5 @@ pub use client::{Client, ClientSettings};
 pub use error::UpstreamError;
 pub use exchange::{Exchange, Framing, Reply};
 pub use public_addresses::is_public;
-pub use request::{Ask, Relay, Span, Target, Trust};
+pub use request::{Ask, Relay, RelayedPieces, Span, Target, Trust};
 pub use tls::trusting;

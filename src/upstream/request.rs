@@ -8,12 +8,13 @@
 
 use crate::config::AfterLastReader;
 use crate::key::ObjectKey;
-use crate::policy::Fields;
+use crate::policy::Credentials;
 use crate::ranges::{ByteCount, ByteOffset, ByteRange};
 use bytes::Bytes;
+use futures::Stream;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use tokio::sync::mpsc;
 use url::Url;
 
 /// Whom a URL came from, which decides what addresses it may lead to.
@@ -40,6 +41,8 @@ pub struct Target {
     pub drop_cookies: bool,
     /// The end-to-end fields of the request that it is fetched for, names in lower case.
     pub fields: Arc<Vec<(String, String)>>,
+    /// The credentials that its request shows.
+    pub credentials: Option<Credentials>,
     /// Which of several representations under the URL it is; see `ObjectKey::variant`.
     pub variant: Option<String>,
 }
@@ -54,6 +57,7 @@ impl Target {
             after_last_reader: None,
             drop_cookies: false,
             fields: Arc::default(),
+            credentials: None,
             variant: None,
         }
     }
@@ -79,9 +83,7 @@ impl Target {
 
     /// Whether two requests show the same credentials.
     pub fn same_credentials(&self, other: &Self) -> bool {
-        ["authorization", "cookie"]
-            .iter()
-            .all(|name| self.fields.lines(name).eq(other.fields.lines(name)))
+        self.credentials == other.credentials
     }
 
     /// The same, stored under a key without these parameters of the query: `NAME`, or `PREFIX*`. That
@@ -131,8 +133,10 @@ impl Span {
     }
 }
 
+/// The body of a request, in pieces; an error cuts the request.
+pub type RelayedPieces = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send + Sync>>;
+
 /// A request that is passed on as it is.
-#[derive(Debug)]
 pub struct Relay {
     /// Where to, with its fields.
     pub target: Arc<Target>,
@@ -141,7 +145,7 @@ pub struct Relay {
     /// The length of its body in bytes, where it is known.
     pub length: Option<u64>,
     /// The request's body.
-    pub body: Option<mpsc::Receiver<io::Result<Bytes>>>,
+    pub body: Option<RelayedPieces>,
 }
 
 /// A request.

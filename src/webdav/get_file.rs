@@ -163,8 +163,8 @@ impl DirectoryService {
             head.insert_header((header::CONTENT_RANGE, part.field()));
         }
         head.insert_header((header::CONTENT_TYPE, media));
-        if (self.settings.writable || self.settings.shares_origin) && runs_scripts(media) {
-            // An uploaded page must not act, by its scripts, in the name of the person who looks at it.
+        if runs_scripts(media) {
+            // The author of a page there must not act, by its scripts, in the name of the person who looks at it.
             head.insert_header((header::CONTENT_SECURITY_POLICY, "sandbox"));
         }
     }
@@ -281,5 +281,6 @@ pub(super) fn media_type(path: &TreePath) -> String {
 }
 
 fn runs_scripts(media: &str) -> bool {
-    media.contains("html") || media.contains("svg") || media.contains("xml")
+    let is_archive = media.starts_with("message/") || media.starts_with("multipart/");
+    is_archive || ["html", "svg", "xml"].iter().any(|kind| media.contains(kind))
 }

@@ -112,8 +112,6 @@ pub struct DirectorySettings {
     /// Names at the root that other mounts have, or any URL: no path of this one begins with them. Only a mount at `/` has
     /// such neighbours beneath it.
     pub taken: Vec<String>,
-    /// Pages of the server share their origin with a directory that may be changed: their scripts are shut off.
-    pub shares_origin: bool,
     /// The largest file that may be put, in bytes.
     pub largest_upload: Option<u64>,
 }

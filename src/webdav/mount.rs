@@ -52,8 +52,6 @@ pub struct MountContext {
     pub metrics: Arc<Metrics>,
     /// The names of all mounts, and those by which any URL is named.
     pub taken: Vec<String>,
-    /// Whether a directory of the server may be changed.
-    pub shares_origin: bool,
 }
 
 /// A directory under its path, whether it is there or not.
@@ -240,7 +238,6 @@ impl Mount {
                     Some(_) => Vec::new(),
                     None => context.taken.clone(),
                 },
-                shares_origin: context.shares_origin,
                 largest_upload: config.largest_upload,
             },
         })

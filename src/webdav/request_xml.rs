@@ -352,4 +352,11 @@ mod tests {
             let _ = read_proppatch(&body);
         }
     }
+
+    #[test]
+    fn fuzzed_bodies_are_read_or_refused() {
+        crate::fuzzing::fuzz("webdav_body", |body| {
+            let _ = (read_propfind(body), read_proppatch(body));
+        });
+    }
 }

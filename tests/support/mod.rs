@@ -55,6 +55,18 @@ pub(crate) fn token(file: &Path, name: &str, more: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
+/// Whether a program is missing here, which is said, and fails where CI installs all of them.
+pub(crate) fn is_missing(program: &str) -> bool {
+    let found = Path::new(program).is_file()
+        || std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()));
+    assert!(found || std::env::var_os("CI").is_none(), "{program} is not installed");
+    if !found {
+        eprintln!("SKIPPED: {program} is not installed");
+    }
+    !found
+}
+
 /// Asks again until the condition holds; each look is a real question, never a pause.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();

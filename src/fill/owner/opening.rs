@@ -27,7 +27,8 @@ use super::demand::LEAST_AHEAD;
 use crate::clock::{from_unix_seconds, unix_seconds};
 use crate::key::ObjectKey;
 use crate::policy::{
-    Fields, Lifetime, NotStored, RequestDirectives, Terms, age_on_arrival, is_playlist, selecting, storable, updated,
+    Fields, Lifetime, NotStored, RequestDirectives, Terms, age_on_arrival, is_playlist, may_be_anyones, selecting,
+    storable, updated,
 };
 use crate::ranges::ByteRange;
 use crate::store::{Joined, Object, Representation, StoreError};
@@ -290,6 +291,9 @@ impl Owner {
         }
         let asked = RequestDirectives::read(target.fields.as_slice());
         let authorized = target.fields.has("authorization");
+        let received = from_unix_seconds(unix_seconds(self.context.store.now()));
+        let terms = Terms::read(representation.status, &*representation, received);
+        representation.is_guarded = target.credentials.is_some() && !may_be_anyones(&terms, &*representation);
         self.storable(representation, &asked, authorized)
     }
 

@@ -10,7 +10,7 @@ use super::super::fetch::ask::refusal_rest;
 use super::super::fetch::classify_reply::{BodySpan, statement};
 use super::super::fetch::session::Outcome;
 use super::super::phase::{Phase, Refusal};
-use super::super::relay::request_body::DetachedRequest;
+use super::super::relay::request_body::{DetachedRequest, FaultOfUpload, UploadFault};
 use super::opening::BUSY;
 use super::{Owner, Start};
 use crate::api::StreamState;
@@ -19,7 +19,7 @@ use crate::live::{CROWDED, Stream, StreamFormat, StreamRequest};
 use crate::policy::{Fields, NotStored, RequestDirectives, Terms, selecting, storable};
 use crate::ranges::ByteRange;
 use crate::store::{Broken, Object, Representation, StoreError};
-use crate::upstream::{Class, Exchange, Permit, Relay, UpstreamError};
+use crate::upstream::{Exchange, Permit, Relay, UpstreamError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -36,6 +36,18 @@ pub(super) type Marks = VecDeque<(Instant, u64)>;
 /// A mark is set this often. A judgement: the window is as exact as that.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
+/// The end of a request whose client did not send its body.
+fn upload_failed(fault: UploadFault) -> Phase {
+    Phase::Refused(Arc::new(Refusal {
+        status: fault.status(),
+        headers: Vec::new(),
+        retry_after: None,
+        rest: None,
+        body: bytes::Bytes::new(),
+        complete_length: None,
+    }))
+}
+
 impl Owner {
     pub(super) async fn begin_with(&mut self, start: Start) -> Result<(), Phase> {
         match start {
@@ -45,23 +57,29 @@ impl Owner {
     }
 
     /// Sends a request that is not to be sent twice, and logs its reply, whatever it is.
-    async fn send(&mut self, sending: DetachedRequest) -> Result<(), Phase> {
+    async fn send(&mut self, mut sending: DetachedRequest) -> Result<(), Phase> {
         let target = self.shared.targets.current();
         let budget = self.context.client.budget_of(&target.url);
         let limit = self.context.client.reply_timeout();
-        let Ok(permit) = tokio::time::timeout(limit, budget.acquire(Class::Waiting)).await else {
+        let mut fault = FaultOfUpload::default();
+        if let Some(body) = &mut sending.body {
+            fault = body.fault();
+            body.gather(budget.is_single()).await.map_err(upload_failed)?;
+        }
+        let turn = budget.acquire_for_relay(sending.body.is_some());
+        let Ok(permit) = tokio::time::timeout(limit, turn).await else {
             return Err(Phase::Resting(BUSY));
         };
         let relay = Relay {
             target,
             method: sending.method,
             length: sending.body.as_ref().and_then(|body| body.length),
-            body: sending.body.map(|body| body.pieces),
+            body: sending.body.map(|body| Box::pin(body.into_pieces()) as _),
         };
         let exchange = match self.context.client.relay(relay).await {
             Ok(exchange) => exchange,
             Err(error) => {
-                if !error.is_refused() {
+                if !error.is_no_outage() && fault.get().is_none() {
                     permit.unanswered();
                 }
                 return Err(Phase::Failed(Arc::new(error)));

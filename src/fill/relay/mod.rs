@@ -3,6 +3,9 @@
 //!
 //! The exchange runs where fills run, in its turn of the upstream's budget. A request whose method is not safe
 //! is sent once: where its fate is not known, the client is told so and decides.
+//!
+//! A client that is slow holds one of the upstream's connections, and nobody else's: what it does wrong with its body is
+//! its own fault (`request_body`), and an answer that it does not read gives way to whoever waits for a connection.
 
 pub(super) mod request_body;
 
@@ -12,10 +15,13 @@ use super::registry::Registry;
 use crate::key::ObjectKey;
 use crate::policy::{Fields, RequestDirectives, Terms, age_on_arrival, selecting, storable_for_get};
 use crate::store::{Broken, Representation, Store, StoreError};
-use crate::upstream::{Class, Exchange, Framing, Relay, Target, UpstreamError};
+use crate::upstream::{Class, Exchange, Framing, Permit, Relay, Target, UpstreamError};
 use bytes::Bytes;
-use request_body::{PIECES, RequestBody};
+use request_body::{FaultOfUpload, PIECES, RequestBody, UploadFault};
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use url::Url;
 
@@ -28,9 +34,45 @@ pub struct Relayed {
     pub fields: Vec<(String, String)>,
     /// The length of its body in bytes, where the framing says it.
     pub length: Option<u64>,
-    /// The body; an error where it was cut.
-    pub pieces: mpsc::Receiver<Result<Bytes, UpstreamError>>,
+    /// The body.
+    pub body: RelayedBody,
 }
+
+/// The body of an upstream's answer.
+#[derive(Debug)]
+pub struct RelayedBody {
+    pieces: mpsc::Receiver<Result<Bytes, UpstreamError>>,
+    /// Whether its client has not read for long, and somebody else needed the connection. Relaxed: the channel, which is
+    /// closed behind it, publishes it.
+    is_given_up: Arc<AtomicBool>,
+}
+
+impl RelayedBody {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// Where the body was cut.
+    pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        match self.pieces.recv().await {
+            Some(piece) => Some(piece.map_err(io::Error::other)),
+            None if self.is_given_up.swap(false, Ordering::Relaxed) => Some(Err(io::ErrorKind::TimedOut.into())),
+            None => None,
+        }
+    }
+}
+
+/// Why a request was not relayed.
+#[derive(Debug)]
+pub enum RelayError {
+    /// No answer came, or no turn.
+    Upstream(UpstreamError),
+    /// The client did not send its body.
+    Upload(UploadFault),
+}
+
+/// How long an answer may wait for its client before it gives way to whoever waits for a connection. A judgement: a
+/// client that reads slowly reads something in that time.
+const UNREAD_WAIT: Duration = Duration::from_secs(30);
 
 /// The longest answer to a POST that is kept for later GETs, in bytes: it is held in memory until it is whole. A
 /// judgement.
@@ -115,36 +157,35 @@ impl Registry {
         body: Option<RequestBody>,
         is_plain: bool,
         seen: impl FnOnce(u16, &[(String, String)]) + Send + 'static,
-    ) -> Result<Relayed, UpstreamError> {
+    ) -> Result<Relayed, RelayError> {
         let (mut told, head) = oneshot::channel();
         let context = Arc::clone(self.context());
-        let (slot, limit) = (context.threads.slot(), context.client.reply_timeout());
-        let host = target.url.host_str().unwrap_or_default().to_owned();
-        let silent = move || UpstreamError::Silent {
-            host: host.clone(),
-            limit,
-        };
-        let silent_too = silent.clone();
+        let slot = context.threads.slot();
+        let lost = silent(&context, &target);
         let thread = slot.thread().clone();
         thread.spawn(async move {
             // Held to the end: the runtime counts this exchange among its fills.
             let _seat = slot;
-            let turn = context.client.budget_of(&target.url);
-            let turn = tokio::select! {
-                turn = tokio::time::timeout(limit, turn.acquire(Class::Waiting)) => turn,
+            let mut body = body;
+            let permit = tokio::select! {
+                permit = turn(&context, &target, &mut body) => permit,
                 // The request was not sent yet.
                 () = told.closed() => return,
             };
-            let Ok(permit) = turn else {
-                let _ = told.send(Err(silent()));
-                return;
+            let permit = match permit {
+                Ok(permit) => permit,
+                Err(error) => {
+                    let _ = told.send(Err(error));
+                    return;
+                }
             };
             let (key, keeps) = (target.key.clone(), is_plain && method == "POST");
+            let fault = body.as_ref().map(RequestBody::fault).unwrap_or_default();
             let request = Relay {
                 target,
                 method,
                 length: body.as_ref().and_then(|body| body.length),
-                body: body.map(|body| body.pieces),
+                body: body.map(|body| Box::pin(body.into_pieces()) as _),
             };
             let replied = tokio::select! {
                 replied = context.client.relay(request) => replied,
@@ -158,36 +199,120 @@ impl Registry {
             let exchange = match replied {
                 Ok(exchange) => exchange,
                 Err(error) => {
-                    if !error.is_no_outage() {
-                        permit.unanswered();
-                    }
-                    let _ = told.send(Err(error));
+                    let _ = told.send(Err(not_replied(error, &fault, &permit)));
                     return;
                 }
             };
             permit.answered();
             let keeping = keeps.then(|| Keeping::of(&context, &exchange)).flatten();
-            let (sender, pieces) = mpsc::channel(PIECES);
-            let passed = Relayed {
-                status: exchange.reply.status,
-                fields: exchange.end_to_end(),
-                length: match exchange.reply.framing {
-                    Framing::Length(length) => Some(length),
-                    Framing::Delimited | Framing::Close => None,
-                },
-                pieces,
-            };
-            let (status, fields, length) = (passed.status, passed.fields.clone(), passed.length);
+            let (relayed, to) = answer_of(&exchange, permit);
+            let (status, fields, length) = (relayed.status, relayed.fields.clone(), relayed.length);
             // A panic in there is logged, and costs the answer nothing.
             let _ = tokio::task::spawn_blocking(move || seen(status, &fields)).await;
-            if told.send(Ok(passed)).is_err() {
+            if told.send(Ok(relayed)).is_err() {
                 return;
             }
             let keeping = keeping.map(|keeping| (keeping, key));
-            relay_body(&context, exchange, keeping, length, sender).await;
+            relay_body(&context, exchange, keeping, length, to).await;
         });
         // A task that was lost has told nothing.
-        head.await.unwrap_or_else(|_| Err(silent_too()))
+        head.await.unwrap_or_else(|_| Err(RelayError::Upstream(lost)))
+    }
+}
+
+fn silent(context: &Context, target: &Target) -> UpstreamError {
+    UpstreamError::Silent {
+        host: target.url.host_str().unwrap_or_default().to_owned(),
+        limit: context.client.reply_timeout(),
+    }
+}
+
+/// The upstream's turn for a request, once enough of its body is here.
+async fn turn(context: &Context, target: &Target, body: &mut Option<RequestBody>) -> Result<Permit, RelayError> {
+    let budget = context.client.budget_of(&target.url);
+    if let Some(body) = body {
+        body.gather(budget.is_single()).await.map_err(RelayError::Upload)?;
+    }
+    let turn = budget.acquire_for_relay(body.is_some());
+    let turn = tokio::time::timeout(context.client.reply_timeout(), turn).await;
+    turn.map_err(|_| RelayError::Upstream(silent(context, target)))
+}
+
+/// Why a request had no reply. What its client did wrong does not count against the upstream.
+fn not_replied(error: UpstreamError, fault: &FaultOfUpload, permit: &Permit) -> RelayError {
+    match fault.get() {
+        Some(fault) => RelayError::Upload(fault),
+        None => {
+            if !error.is_no_outage() {
+                permit.unanswered();
+            }
+            RelayError::Upstream(error)
+        }
+    }
+}
+
+/// The answer that the reply makes, and the end that its body is put into.
+fn answer_of(exchange: &Exchange, permit: Permit) -> (Relayed, Recipient) {
+    let (sender, pieces) = mpsc::channel(PIECES);
+    let is_given_up = Arc::new(AtomicBool::new(false));
+    let relayed = Relayed {
+        status: exchange.reply.status,
+        fields: exchange.end_to_end(),
+        length: match exchange.reply.framing {
+            Framing::Length(length) => Some(length),
+            Framing::Delimited | Framing::Close => None,
+        },
+        body: RelayedBody {
+            pieces,
+            is_given_up: Arc::clone(&is_given_up),
+        },
+    };
+    let recipient = Recipient {
+        sender,
+        permit,
+        is_given_up,
+    };
+    (relayed, recipient)
+}
+
+/// The client that an answer's body is relayed to.
+struct Recipient {
+    sender: mpsc::Sender<Result<Bytes, UpstreamError>>,
+    permit: Permit,
+    /// The same as the client's. Relaxed.
+    is_given_up: Arc<AtomicBool>,
+}
+
+impl Recipient {
+    /// Hands a piece on, when the client has read those before it; whether there is somebody for the next.
+    async fn take(&self, piece: Result<Bytes, UpstreamError>) -> bool {
+        let place = match tokio::time::timeout(UNREAD_WAIT, self.sender.reserve()).await {
+            Ok(place) => place,
+            Err(_) => {
+                let handle = self.permit.handle();
+                // From now on it goes before any exchange of a reader's.
+                handle.set_class(Class::Background);
+                self.permit.resumes();
+                let place = tokio::select! {
+                    place = self.sender.reserve() => place,
+                    () = self.permit.preempted() => {
+                        self.is_given_up.store(true, Ordering::Relaxed);
+                        return false;
+                    }
+                };
+                handle.set_class(Class::Relayed);
+                place
+            }
+        };
+        let over = piece.is_err();
+        match place {
+            Ok(place) => {
+                place.send(piece);
+                !over
+            }
+            // A client that has gone needs no more of it.
+            Err(_) => false,
+        }
     }
 }
 
@@ -197,7 +322,7 @@ async fn relay_body(
     mut exchange: Exchange,
     keeping: Option<(Keeping, ObjectKey)>,
     length: Option<u64>,
-    sender: mpsc::Sender<Result<Bytes, UpstreamError>>,
+    to: Recipient,
 ) {
     let is_told_whole = exchange.reply.framing != Framing::Close;
     let (mut keeping, key) = keeping.unzip();
@@ -212,9 +337,7 @@ async fn relay_body(
             }
             Err(error) => Err(error),
         };
-        let over = piece.is_err();
-        // A client that has gone needs no more of it.
-        if sender.send(piece).await.is_err() || over {
+        if !to.take(piece).await {
             return;
         }
     }

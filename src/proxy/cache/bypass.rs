@@ -4,7 +4,7 @@
 //! it succeeds, the stored replies of its URL, and of the URLs that the answer names within the same origin, are
 //! invalidated before the client gets the status: its next request finds the new state. CONNECT and TRACE end here.
 
-use crate::fill::{Relayed, RequestBody, Seen};
+use crate::fill::{RelayError, Relayed, RequestBody, Seen, UploadFault};
 use crate::header::{CacheStatus, Forwarded, value_of};
 use crate::http1::Response;
 use crate::key::ObjectKey;
@@ -41,7 +41,10 @@ impl Service {
         let is_plain = !makes_claims(http);
         let method = http.method.to_string();
         let passing = self.fills.relay(target, method, body, is_plain, seen);
-        passing.await.map_err(|error| Problem::upstream(&error))
+        passing.await.map_err(|error| match error {
+            RelayError::Upstream(error) => Problem::upstream(&error),
+            RelayError::Upload(fault) => upload_failed(fault),
+        })
     }
 }
 
@@ -150,6 +153,16 @@ fn outgoing(http: &RequestHead, mut payload: Payload) -> (Option<RequestBody>, o
     (Some(outgoing), uploaded)
 }
 
+/// The answer to a client that did not send its body. What still comes of it is no request.
+fn upload_failed(fault: UploadFault) -> Problem {
+    let what = match fault {
+        UploadFault::Silent => "the request's body stopped for 30 seconds; send it again",
+        UploadFault::Broken => "the request's body broke off, or has no framing that HTTP knows",
+    };
+    let status = StatusCode::from_u16(fault.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    Problem::new(status, what).with_field(header::CONNECTION, "close".to_owned())
+}
+
 fn answer(passed: Relayed, mut cache_status: CacheStatus) -> HttpResponse {
     cache_status.upstream_status = Some(passed.status);
     let status = StatusCode::from_u16(passed.status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -163,13 +176,13 @@ fn answer(passed: Relayed, mut cache_status: CacheStatus) -> HttpResponse {
         }
     }
     response.insert_header((CACHE_STATUS, cache_status.to_string()));
-    let pieces = futures::stream::unfold(passed.pieces, |mut pieces| async move {
-        let piece = pieces.recv().await?;
+    let pieces = futures::stream::unfold(passed.body, |mut body| async move {
+        let piece = body.next().await?;
         if piece.is_err() {
             // Pieces before the error go out first: the error ends the connection at once.
             tokio::task::yield_now().await;
         }
-        Some((piece.map_err(io::Error::other), pieces))
+        Some((piece, body))
     });
     match passed.length {
         Some(0) => response.finish(),

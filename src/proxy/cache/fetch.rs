@@ -14,6 +14,7 @@
 //!
 //! A stale object that may outlive errors answers where all of that failed.
 
+use super::admission::Admission;
 use super::lookup::{FoundObject, MAX_GENERATIONS, answer_of};
 use super::variant::{is_selected, variant_of};
 use crate::fill::{Cursor, JoinRequest, Phase};
@@ -53,7 +54,15 @@ impl Service {
             }
             cursor = self.fills.join(target, join, known.clone());
         }
-        if cursor.collapsed() && !may_share(&cursor, target).await {
+        let mut shares = true;
+        if cursor.collapsed() {
+            match self.admit_to_fill(&cursor, target).await? {
+                Admission::Allowed => shares = may_share(&cursor, target).await,
+                Admission::Alone => shares = false,
+                Admission::Refused(refusal) => return Ok(Err(refusal)),
+            }
+        }
+        if !shares {
             cursor = self.fills.join_alone(target, anew(join, (span, only)));
             cache_status.detail = Some("not-shared");
         }
@@ -95,6 +104,20 @@ impl Service {
             Some(stale) => Ok(Err(self.stale(request, target, stale, cache_status))),
             None => found,
         }
+    }
+
+    /// The answer to a request whose reply is its own.
+    pub(super) async fn find_alone(
+        &self,
+        request: &Request<'_>,
+        target: &Arc<Target>,
+    ) -> Result<Result<FoundObject, Response>, Problem> {
+        let wanted = wanted(request);
+        let (join, mut cache_status) = self.join_request(request, target, None, wanted);
+        cache_status.detail = Some("not-shared");
+        self.metrics.misses.inc();
+        let cursor = self.fills.join_alone(target, anew(join, wanted));
+        self.opened(request, target, cursor, cache_status, None).await
     }
 
     /// The question to the upstream, and the reason.

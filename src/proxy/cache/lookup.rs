@@ -37,6 +37,7 @@
 //! here is noted before the join: a fill that begins may bring it in the next moment, and that is no hit.
 //! `only-if-cached` is refused after the hit and before the fill (RFC 9111 §5.2.1.7).
 
+use super::admission::Admission;
 use super::freshness::age_of;
 use super::not_here_yet::{draw_to, retry_after};
 use super::variant::is_selected;
@@ -103,7 +104,7 @@ impl Service {
         object: Arc<Object>,
         meanwhile: bool,
     ) -> Option<Response> {
-        if !object.is_whole() {
+        if !object.is_whole() || !self.is_allowed(&object, target) {
             return None;
         }
         // One look at the clock: `Age`, `ttl` and the decision are of the same moment.
@@ -149,7 +150,8 @@ impl Service {
             let what = "WebSockets are not passed on; connect to the upstream itself";
             return Problem::new(StatusCode::NOT_IMPLEMENTED, what).response().into();
         }
-        let target = &fetched_for(http, target, self.settings.scheme);
+        let way = (self.settings.scheme, self.settings.credentials.as_slice());
+        let target = &fetched_for(http, target, way);
         // Each turn looks everything up anew: the generation of the one before is gone.
         for _ in 0..MAX_GENERATIONS {
             match self.attempt(&request, target).await {
@@ -175,6 +177,14 @@ impl Service {
         {
             self.compute_digest(object).await;
         }
+        let mut is_alone = false;
+        if let Some(object) = known.as_ref().filter(|_| !request.asked.only_if_cached) {
+            match self.admit(object, target).await? {
+                Admission::Allowed => {}
+                Admission::Alone => is_alone = true,
+                Admission::Refused(refusal) => return Ok(Attempt::Answered(refusal)),
+            }
+        }
         let hit = known
             .as_ref()
             .and_then(|object| self.hit(request, target, Arc::clone(object), true));
@@ -195,7 +205,11 @@ impl Service {
             let first = first_range(&answer_of(request.question, object));
             !object.is_whole() && first.is_some_and(|first| object.presence().covers(first))
         });
-        let mut found = match self.find(request, target, known).await? {
+        let finding = match is_alone {
+            true => self.find_alone(request, target).await?,
+            false => self.find(request, target, known).await?,
+        };
+        let mut found = match finding {
             Ok(found) => found,
             Err(refusal) => return Ok(Attempt::Answered(refusal)),
         };
@@ -203,24 +217,22 @@ impl Service {
             // Another's request has brought a reply that this one does not select.
             return Ok(Attempt::Again);
         }
+        if !found.cursor.collapsed() {
+            // Its own exchange has brought or validated it.
+            self.note_allowed(&found.object, target);
+        }
         if let Some(stream) = found.cursor.stream().cloned() {
             return Ok(Attempt::Answered(self.send_live(request, found, &stream).await?));
         }
         let object = &found.object;
         object.touch(unix_seconds(self.clock.now()));
         let decided = answer_of(request.question, object);
-        let is_here = || first_range(&decided).is_some_and(|first| object.presence().covers(first));
         let was_here = was_here.is_some_and(|was| Arc::ptr_eq(&was, object));
-        if !request.head_only
-            && (was_here || found.cursor.collapsed())
-            && found.cache_status.upstream_status.is_none()
-            && is_here()
-        {
+        let may_be_hit = !request.head_only && (was_here || found.cursor.collapsed());
+        let is_here = || first_range(&decided).is_some_and(|first| object.presence().covers(first));
+        if may_be_hit && found.cache_status.upstream_status.is_none() && is_here() {
             // Joined for the rest of the object; what this request wants is here.
-            found.cache_status = CacheStatus {
-                detail: found.cache_status.detail,
-                ..CacheStatus::HIT
-            };
+            found.cache_status = CacheStatus::HIT.with_detail_of(found.cache_status);
         }
         let watch = Watch::new(Arc::clone(object));
         match request.delivery {

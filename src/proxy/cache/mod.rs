@@ -2,8 +2,10 @@
 //!
 //! `lookup` goes the whole way from a request to its answer. `variant` chooses among the replies stored under one URL, and
 //! `freshness` asks the policy whether one may be reused. `fetch` joins or begins the fill that brings what is missing.
-//! `bypass` relays the methods that are not answered from the store, and invalidates what they change.
+//! `admission` says who may have what another's credentials have brought, and `askers` remembers whom the upstream has allowed it. `bypass` relays the methods that are not answered from the store, and invalidates what they change.
 
+pub(super) mod admission;
+pub(super) mod askers;
 pub(super) mod bypass;
 pub(super) mod fetch;
 pub(super) mod freshness;

@@ -135,7 +135,10 @@ impl Service {
         let head = Arc::clone(&object.head());
         let length = object.length()?;
         let representation = head.representation();
-        let depends = !representation.selected_by.is_empty() || representation.header("content-encoding").is_some();
+        // Whose a guarded object is, is looked into on the longer way.
+        let depends = representation.is_guarded
+            || !representation.selected_by.is_empty()
+            || representation.header("content-encoding").is_some();
         if depends || representation.status != 200 || self.ttl(object, now) < LEAST_TTL_SECONDS {
             return None;
         }

@@ -4,7 +4,9 @@
 //! address. A request whose reply others may get is stripped of more: what asks for a part, and what claims to have
 //! been sent elsewhere. A request that is passed on as it is keeps both.
 
+use crate::config::AfterLastReader;
 use crate::header::{SURROGATE, end_to_end, text_of};
+use crate::policy::Credentials;
 use crate::upstream::{Target, Trust};
 use actix_web::dev::RequestHead;
 use std::sync::Arc;
@@ -80,14 +82,30 @@ fn is_claim(name: &str) -> bool {
 pub(in crate::proxy) const WRITTEN: &[&str] = &["forwarded", "via", "x-forwarded-for", "x-forwarded-proto"];
 
 /// A client's fields as those of a fetch of `target`.
-pub(in crate::proxy) fn fetched_for(http: &RequestHead, target: &Arc<Target>, scheme: &str) -> Arc<Target> {
+pub(in crate::proxy) fn fetched_for(
+    http: &RequestHead,
+    target: &Arc<Target>,
+    (scheme, credentials): (&str, &[String]),
+) -> Arc<Target> {
     let mut fields = end_to_end_of(http, target);
     fields.retain(|(name, _)| {
         let name = name.as_str();
         !NOT_FORWARDED.contains(&name) && !OF_A_PART.contains(&name) && (!is_claim(name) || name == "x-forwarded-for")
     });
     add_way(http, target, (None, scheme), &mut fields);
-    Arc::new(target.with_fields(fields))
+    let mut target = target.with_fields(fields);
+    target.credentials = Credentials::of(&target.fields, credentials);
+    if target.trust == Trust::Public && is_asked_by_other_site(http) {
+        // A picture of any size in any page would else have the rest of its URL fetched when its browser has left.
+        target.after_last_reader = Some(AfterLastReader::Stop);
+    }
+    Arc::new(target)
+}
+
+/// Whether a browser says that a page of another site, or of another port of this host, asks.
+pub(crate) fn is_asked_by_other_site(http: &RequestHead) -> bool {
+    let site = http.headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    matches!(site, Some(b"cross-site" | b"same-site"))
 }
 
 /// The fields of a request that is passed on as it is: nobody else gets its answer, so the client may claim

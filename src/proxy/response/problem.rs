@@ -17,6 +17,9 @@ use std::time::Duration;
 /// The name of the field of RFC 9211.
 pub(in crate::proxy) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
+/// Without a descriptor or a port left: when to ask again. A judgement: connections end all the time.
+const EXHAUSTED: Duration = Duration::from_secs(5);
+
 /// An answer that is not the object.
 #[derive(Debug)]
 pub struct Problem {
@@ -163,6 +166,7 @@ impl Problem {
     pub(in crate::proxy) fn upstream(error: &UpstreamError) -> Self {
         let status = match error {
             _ if error.is_refused() => StatusCode::FORBIDDEN,
+            _ if error.is_exhaustion() => return Self::later(EXHAUSTED, &error.to_string()),
             _ if error.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::BAD_GATEWAY,
         };

@@ -10,6 +10,7 @@ use crate::fill::DetachedRequest;
 use crate::header::{CacheStatus, Forwarded, preferred_wait, prefers_async};
 use crate::http1::Response;
 use crate::live::{CROWDED, Stream, StreamRequest};
+use crate::policy::is_credential;
 use crate::proxy::cache::bypass::{Sent, sent};
 use crate::proxy::request::forward::OF_A_PART;
 use crate::proxy::response::problem::{CACHE_STATUS, Problem};
@@ -69,7 +70,7 @@ impl Service {
             url: target.key.url().to_owned(),
             method: http.method.to_string(),
             detached: true,
-            request: identity(http, &target, caller),
+            request: identity(http, &target, caller, &self.settings.credentials),
         };
         let begun = self.fills.streams().begin(origin);
         let (stream, is_new) = begun.map_err(|error| Problem::later(CROWDED, &error.to_string()))?;
@@ -131,8 +132,8 @@ fn wants_async(http: &RequestHead) -> bool {
 }
 
 /// The identity of a request: its `Idempotency-Key`, with whose it is and what it is about. `None` without
-/// one: then each is another.
-fn identity(http: &RequestHead, target: &Target, caller: Option<&str>) -> Option<[u8; 32]> {
+/// one: then each is another. Whose it is, all of its credentials tell: `more` are the operator's own.
+fn identity(http: &RequestHead, target: &Target, caller: Option<&str>, more: &[String]) -> Option<[u8; 32]> {
     let key = http.headers.get("idempotency-key").filter(|key| !key.is_empty())?;
     let mut parts: Vec<&[u8]> = vec![
         http.method.as_str().as_bytes(),
@@ -142,9 +143,15 @@ fn identity(http: &RequestHead, target: &Target, caller: Option<&str>) -> Option
     if let Some(caller) = caller {
         parts.push(caller.as_bytes());
     }
-    for name in ["authorization", "cookie"] {
-        parts.push(http.headers.get(name).map_or(b"", |value| value.as_bytes()));
-    }
+    let mut shown: Vec<(&str, &[u8])> = http
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .filter(|(name, _)| is_credential(name, more))
+        .collect();
+    // Stable: lines of one field stay in their order.
+    shown.sort_by_key(|(name, _)| *name);
+    parts.extend(shown.iter().flat_map(|(name, value)| [name.as_bytes(), *value]));
     Some(crate::key::digest_of(&parts))
 }
 

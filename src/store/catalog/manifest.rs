@@ -89,7 +89,12 @@ impl Manifest {
 
     pub(in crate::store) fn read(path: &Path) -> Result<Self, StoreError> {
         let text = fs::read(path).map_err(StoreError::file("read", path))?;
-        let mut manifest: Self = serde_json::from_slice(&text).map_err(|error| StoreError::Damaged {
+        Self::from_text(&text, path)
+    }
+
+    /// The manifest that the text is of; the path is for errors.
+    fn from_text(text: &[u8], path: &Path) -> Result<Self, StoreError> {
+        let mut manifest: Self = serde_json::from_slice(text).map_err(|error| StoreError::Damaged {
             what: format!("{}: {error}", path.display()),
         })?;
         if !(OLDEST_FORMAT..=FORMAT).contains(&manifest.format) {
@@ -103,5 +108,26 @@ impl Manifest {
             representation.gives_parts = representation.ranges;
         }
         Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzzed_manifests_are_refused_or_read_and_written_the_same() {
+        crate::fuzzing::fuzz("manifest", |text| {
+            if let Ok(manifest) = Manifest::from_text(text, Path::new("fuzzed")) {
+                let written = Manifest {
+                    format: FORMAT,
+                    ..manifest
+                }
+                .to_text()
+                .expect("text");
+                let again = Manifest::from_text(&written, Path::new("again")).expect("read");
+                assert_eq!(again.to_text().expect("text"), written);
+            }
+        });
     }
 }

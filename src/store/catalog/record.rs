@@ -10,8 +10,8 @@ use crate::store::object::representation::{Expired, Joined, Representation};
 use crate::store::space::quota::{PAGE_BYTES, pages_of};
 use serde::{Deserialize, Serialize};
 
-/// The version that is written, the first byte of a record. Versions 1 to 3 are read still, and frozen below.
-const VERSION: u8 = 4;
+/// The version that is written, the first byte of a record. Versions 1 to 4 are read still, and frozen below.
+const VERSION: u8 = 5;
 
 /// The catalog's knowledge of one object; times are whole seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,45 @@ impl From<Representation3> for Representation {
             variant: old.variant,
             gives_parts: old.ranges,
             joined: Joined::Proven,
+            is_guarded: false,
+        }
+    }
+}
+
+/// The representation in records of version 4.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+struct Representation4 {
+    status: u16,
+    complete_length: Option<u64>,
+    validators: Validators,
+    headers: Vec<(String, String)>,
+    ranges: bool,
+    age: u64,
+    selected_by: Vec<(String, String)>,
+    expired: Expired,
+    invalidated: u32,
+    variant: Option<String>,
+    gives_parts: bool,
+    joined: Joined,
+}
+
+impl From<Representation4> for Representation {
+    fn from(old: Representation4) -> Self {
+        Self {
+            status: old.status,
+            complete_length: old.complete_length,
+            validators: old.validators,
+            headers: old.headers,
+            ranges: old.ranges,
+            age: old.age,
+            selected_by: old.selected_by,
+            expired: old.expired,
+            invalidated: old.invalidated,
+            variant: old.variant,
+            gives_parts: old.gives_parts,
+            joined: old.joined,
+            is_guarded: false,
         }
     }
 }
@@ -75,6 +114,45 @@ pub(in crate::store) fn from_utf_8(fields: Vec<(String, String)>) -> Vec<(String
         false => text_of(value.as_bytes()),
     };
     fields.into_iter().map(|(name, text)| (name, value(text))).collect()
+}
+
+/// Version 4: without a word on whom it was fetched for.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+struct Record4 {
+    url: String,
+    generation: u64,
+    complete_length: Option<u64>,
+    unverified: bool,
+    representation: Representation4,
+    present: Vec<u64>,
+    created: u64,
+    validated: u64,
+    last_used: u64,
+    hits: u64,
+    pinned: bool,
+    digest: Option<[u8; 32]>,
+    manifest_bytes: u64,
+}
+
+impl From<Record4> for Record {
+    fn from(old: Record4) -> Self {
+        Self {
+            url: old.url,
+            generation: old.generation,
+            complete_length: old.complete_length,
+            unverified: old.unverified,
+            representation: old.representation.into(),
+            present: old.present,
+            created: old.created,
+            validated: old.validated,
+            last_used: old.last_used,
+            hits: old.hits,
+            pinned: old.pinned,
+            digest: old.digest,
+            manifest_bytes: old.manifest_bytes,
+        }
+    }
 }
 
 /// Version 3: without what is known of the upstream's parts, and of how the bytes were joined.
@@ -241,6 +319,9 @@ impl Record {
         let undecodable = |error: postcard::Error| damaged(format!("it does not decode: {error}"));
         match bytes.split_first() {
             Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(undecodable),
+            Some((4, rest)) => postcard::from_bytes::<Record4>(rest)
+                .map(Self::from)
+                .map_err(undecodable),
             Some((3, rest)) => postcard::from_bytes::<Record3>(rest)
                 .map(Self::from)
                 .map_err(undecodable),
@@ -253,5 +334,74 @@ impl Record {
             Some((version, _)) => Err(damaged(format!("unknown version {version}"))),
             None => Err(damaged("it is empty".to_owned())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record as version 4 had it.
+    fn record_of_version_4() -> Record4 {
+        Record4 {
+            url: "http://h/film".to_owned(),
+            generation: 7,
+            complete_length: Some(10),
+            unverified: false,
+            representation: Representation4 {
+                status: 200,
+                complete_length: Some(10),
+                validators: Validators::default(),
+                headers: vec![("content-type".to_owned(), "video/mp4".to_owned())],
+                ranges: true,
+                age: 1,
+                selected_by: Vec::new(),
+                expired: Expired::No,
+                invalidated: 2,
+                variant: Some("v".to_owned()),
+                gives_parts: true,
+                joined: Joined::Proven,
+            },
+            present: vec![0, 10],
+            created: 1,
+            validated: 2,
+            last_used: 3,
+            hits: 4,
+            pinned: true,
+            digest: Some([9; 32]),
+            manifest_bytes: 5,
+        }
+    }
+
+    #[test]
+    fn a_record_of_version_4_is_read_and_guards_nothing() {
+        let old = record_of_version_4();
+        let bytes = postcard::to_extend(&old, vec![4]).expect("encoded");
+        let read = Record::from_bytes(&bytes).expect("read");
+        assert_eq!(read, Record::from(old));
+        assert!(!read.representation.is_guarded && read.pinned && read.hits == 4);
+        let guarded = Record {
+            representation: Representation {
+                is_guarded: true,
+                ..read.representation.clone()
+            },
+            ..read
+        };
+        let again = Record::from_bytes(&guarded.to_bytes().expect("encoded")).expect("read");
+        assert_eq!(again, guarded);
+    }
+
+    #[test]
+    fn fuzzed_records_are_refused_or_read_and_written_the_same() {
+        let old = record_of_version_4();
+        let bytes = postcard::to_extend(&old, vec![4]).expect("encoded");
+        let seeds = [Record::from(old).to_bytes().expect("encoded"), bytes];
+        crate::fuzzing::fuzz_from("record", &seeds, |bytes| {
+            if let Ok(record) = Record::from_bytes(bytes) {
+                let _ = (record.disk_bytes(), record.is_whole());
+                let again = Record::from_bytes(&record.to_bytes().expect("encoded"));
+                assert_eq!(again.expect("read"), record);
+            }
+        });
     }
 }

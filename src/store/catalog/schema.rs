@@ -16,6 +16,8 @@ mod m0003_any_reply;
 mod m0004_values_as_bytes;
 #[path = "../../../migrations/m0005_streams.rs"]
 mod m0005_streams;
+#[path = "../../../migrations/m0006_guarded.rs"]
+mod m0006_guarded;
 
 /// The tree of object records, by id.
 pub(in crate::store) const OBJECTS: &str = "objects";
@@ -37,6 +39,7 @@ const STEPS: &[(u32, Step)] = &[
     (3, m0003_any_reply::run),
     (4, m0004_values_as_bytes::run),
     (5, m0005_streams::run),
+    (6, m0006_guarded::run),
 ];
 
 /// Brings the catalog to the newest schema.
@@ -194,7 +197,7 @@ mod tests {
         assert_eq!(streams.get(b"id").expect("readable").as_deref(), Some(&b"a record"[..]));
         assert_eq!(
             meta.get(SCHEMA).expect("readable").as_deref(),
-            Some(&5u32.to_be_bytes()[..])
+            Some(&6u32.to_be_bytes()[..])
         );
     }
 

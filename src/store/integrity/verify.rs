@@ -12,6 +12,7 @@ use crate::key::ObjectId;
 use crate::ranges::{ByteRange, RangeSet};
 use crate::store::error::StoreError;
 use crate::store::object::Object;
+use crate::store::space::quota::Quota;
 use crate::store::store::{Store, StoreSettings};
 use std::path::Path;
 use std::sync::Arc;
@@ -147,7 +148,7 @@ impl Object {
 pub fn verify_offline(dir: &Path, repair: bool, report: &mut dyn FnMut(VerifyEvent)) -> Result<(), StoreError> {
     let settings = StoreSettings {
         dir: dir.to_owned(),
-        quota_bytes: None,
+        quota: Quota::None,
         min_free_bytes: Some(0),
     };
     if !dir.is_dir() {

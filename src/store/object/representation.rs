@@ -52,6 +52,10 @@ pub struct Representation {
     /// How its bytes came together.
     #[serde(default)]
     pub joined: Joined,
+    /// Whether it was fetched with a client's credentials, and does not say that others may have it: each of them is to be
+    /// allowed it by the upstream.
+    #[serde(default)]
+    pub is_guarded: bool,
 }
 
 /// How the bytes of an object came together.
@@ -101,6 +105,7 @@ impl Default for Representation {
             variant: None,
             gives_parts: false,
             joined: Joined::Proven,
+            is_guarded: false,
         }
     }
 }

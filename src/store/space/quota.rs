@@ -23,6 +23,10 @@ use std::time::Duration;
 /// The unit in which file systems hold bodies, in bytes: the block of ext4 and XFS by default.
 pub(in crate::store) const PAGE_BYTES: u64 = 4096;
 
+/// The share of a file system that a cache takes where nothing is said. A judgement: most of a disk that was given to
+/// it, and not the last of one that it has not.
+const SHARE_PERCENT: u64 = 80;
+
 /// How long the file system's word on its free space is believed: others write there too. A judgement: a `statvfs` for
 /// each piece would cost a call, and another program fills the floor no faster.
 const FREE_BELIEVED: Duration = Duration::from_millis(200);
@@ -57,6 +61,44 @@ pub enum Shortage {
     FileSystem,
 }
 
+/// The most that a store may take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Quota {
+    /// As much as the file system has.
+    #[default]
+    None,
+    /// A number of bytes.
+    Bytes(u64),
+    /// A number of bytes, unless it has more already, which it keeps then: the operator has not said it.
+    Unless(u64),
+}
+
+impl Quota {
+    /// The bytes, where there is a bound.
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Bytes(bytes) | Self::Unless(bytes) => Some(bytes),
+        }
+    }
+
+    /// The share of the file system of a directory, which may not exist yet; no bound where that does not tell its size.
+    pub fn share_of(dir: &Path) -> Self {
+        let there = dir.ancestors().find_map(|above| {
+            let above = if above.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                above
+            };
+            rustix::fs::statvfs(above).ok()
+        });
+        match there.map(|system| system.f_blocks.saturating_mul(system.f_frsize)) {
+            Some(size @ 1..) => Self::Unless(size / 100 * SHARE_PERCENT),
+            _ => Self::None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(in crate::store) struct Space {
     /// Bytes taken. AcqRel and Acquire; a count that orders nothing, though each taking compares it with the quota in
@@ -86,11 +128,22 @@ struct Free {
 
 impl Space {
     /// The room of the data directory `dir`, whose ledger is at `ledger`; and what it said.
-    pub(in crate::store) fn open(dir: &Path, ledger: &Path, quota: Option<u64>, floor: Option<u64>) -> (Self, Stated) {
-        let (ledger, stated) = Ledger::open(ledger, quota);
+    pub(in crate::store) fn open(dir: &Path, ledger: &Path, quota: Quota, floor: Option<u64>) -> (Self, Stated) {
+        let (ledger, stated) = Ledger::open(ledger, quota.bytes());
         let used = match stated {
             Stated::Exactly(used) | Stated::AtMost(used) => used,
             Stated::Nothing => 0,
+        };
+        let quota = match quota {
+            Quota::Unless(bytes) if used > bytes => {
+                tracing::warn!(
+                    used,
+                    share = bytes,
+                    "the cache has more than its share of the file system, and keeps what it has: say how much it may take with --quota"
+                );
+                Some(used)
+            }
+            quota => quota.bytes(),
         };
         let space = Self {
             used: used.into(),
@@ -280,7 +333,7 @@ mod tests {
     use tempfile::TempDir;
 
     fn space(dir: &TempDir, quota: u64) -> (Space, Stated) {
-        Space::open(dir.path(), &dir.path().join("space"), Some(quota), Some(0))
+        Space::open(dir.path(), &dir.path().join("space"), Quota::Bytes(quota), Some(0))
     }
 
     #[test]
@@ -298,7 +351,7 @@ mod tests {
     #[test]
     fn an_unreachable_floor_of_free_space_leaves_no_room() {
         let dir = TempDir::new().expect("a directory");
-        let (space, _) = Space::open(dir.path(), &dir.path().join("space"), None, Some(u64::MAX));
+        let (space, _) = Space::open(dir.path(), &dir.path().join("space"), Quota::None, Some(u64::MAX));
         assert_eq!(space.take(1), Err(Shortage::FileSystem));
         assert_eq!(space.used(), 0);
     }
@@ -351,6 +404,22 @@ mod tests {
         first.take(5000).expect("room");
         let (_, stated) = space(&dir, 1 << 30);
         assert!(matches!(stated, Stated::AtMost(bound) if bound >= 10_000), "{stated:?}");
+    }
+
+    #[test]
+    fn a_share_that_nobody_said_leaves_what_is_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ledger = dir.path().join("space");
+        let (space, _) = Space::open(dir.path(), &ledger, Quota::Unless(100 << 20), Some(0));
+        assert_eq!(space.quota(), Some(100 << 20));
+        space.take(50 << 20).expect("room");
+        drop(space);
+        let used = |quota| Space::open(dir.path(), &ledger, quota, Some(0)).0;
+        let more = used(Quota::Unless(1 << 20));
+        assert_eq!(more.quota(), Some(more.used()));
+        assert!(more.used() >= 50 << 20 && more.take(4096).is_err());
+        // What the operator says holds, whatever is there.
+        assert_eq!(used(Quota::Bytes(1 << 20)).quota(), Some(1 << 20));
     }
 
     #[test]

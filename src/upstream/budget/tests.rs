@@ -206,3 +206,61 @@ async fn requests_and_bytes_keep_to_their_rates() {
     let second = begun[1].moved(500).expect("a pace");
     assert_eq!([first, second].map(|pause| pause.as_millis()), [500, 1000]);
 }
+
+#[tokio::test]
+async fn relayed_requests_leave_one_connection_to_readers() {
+    let budget = budget(3);
+    let relay = || budget.acquire_for_relay(true).now_or_never();
+    let relayed = [relay(), relay()];
+    assert!(relayed.iter().all(Option::is_some));
+    assert!(relay().is_none(), "the last is a reader's");
+    let reader = now(&budget, Class::Waiting);
+    assert!(reader.is_some());
+    let mut late = Box::pin(budget.acquire_for_relay(false));
+    assert!((&mut late).now_or_never().is_none());
+    drop(reader);
+    assert!(
+        (&mut late).now_or_never().is_none(),
+        "nor is it theirs when it is free again"
+    );
+    drop(relayed);
+    assert!(late.now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn relayed_requests_and_readers_take_turns_at_one_connection() {
+    let budget = budget(1);
+    let mut held = now(&budget, Class::Waiting);
+    let mut readers: Vec<_> = (0..3).map(|_| Box::pin(budget.acquire(Class::Waiting))).collect();
+    let mut relays: Vec<_> = (0..3).map(|_| Box::pin(budget.acquire_for_relay(true))).collect();
+    for waiting in &mut readers {
+        assert!(waiting.now_or_never().is_none());
+    }
+    for waiting in &mut relays {
+        assert!(waiting.now_or_never().is_none());
+    }
+    for round in 0..3 {
+        drop(held.take());
+        let relayed = (&mut relays[round]).now_or_never();
+        assert!(relayed.is_some(), "{round}");
+        assert!((&mut readers[round]).now_or_never().is_none());
+        drop(relayed);
+        held = (&mut readers[round]).now_or_never();
+        assert!(held.is_some(), "{round}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_with_a_body_is_no_trial_of_an_upstream_that_was_down() {
+    let budget = budget(8);
+    for _ in 0..DOWN_AFTER {
+        budget.acquire(Class::Waiting).await.unanswered();
+    }
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    let mut upload = Box::pin(budget.acquire_for_relay(true));
+    assert!((&mut upload).now_or_never().is_none());
+    let trial = now(&budget, Class::Waiting).expect("a reader tries it, whoever came before");
+    assert!((&mut upload).now_or_never().is_none());
+    trial.answered();
+    assert!(upload.now_or_never().is_some(), "it is up again");
+}
