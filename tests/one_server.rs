@@ -480,33 +480,6 @@ fn a_client_of_a_directory_that_has_closed_its_side_gets_its_listing() {
 }
 
 #[test]
-fn pages_of_an_upstream_beside_a_writable_directory_run_no_scripts() {
-    let (dir, data) = (
-        TempDir::new().expect("a directory"),
-        TempDir::new().expect("a directory"),
-    );
-    let upstream = Upstream::scripted(|_, conn| {
-        let fields = [
-            ("Content-Type", "text/html".to_owned()),
-            ("Content-Length", "0".to_owned()),
-        ];
-        conn.head(200, &fields);
-    });
-    let policy = |directory: &str| {
-        let pond = Pond::start(&[
-            ("upstream", &format!("site={}", upstream.url())),
-            ("directory", directory),
-            ("data", &text(data.path())),
-        ]);
-        let page = request(pond.address(), "GET", "/site/page", &[]);
-        page.expect(200).header("content-security-policy").map(str::to_owned)
-    };
-    let mine = format!("mine={}", dir.path().display());
-    assert_eq!(policy(&format!("{mine},writable")).as_deref(), Some("sandbox"));
-    assert_eq!(policy(&mine), None);
-}
-
-#[test]
 fn changes_through_the_api_need_a_token_where_there_are_tokens() {
     let dir = TempDir::new().expect("a directory");
     let film = Film::new(1000);

@@ -1,8 +1,8 @@
 //! Whether the upstream allows one client what another's credentials have brought.
 //!
 //! The question is a conditional request with the client's own fields, apart from the fill: 304 is a yes, whatever is stored
-//! and however much of it. Where there is no validator to send, one byte is asked for, and the reply must be of the same
-//! status and length. A refusal is the client's own, and takes nothing from the others.
+//! and however much of it. Where there is no validator to send, one byte is asked for. A reply that is no 304 must be of the
+//! same status, length and validator. A refusal is the client's own, and takes nothing from the others.
 
 use super::fetch::ask::refusal;
 use super::phase::Refusal;
@@ -68,16 +68,17 @@ fn is_same(exchange: &Exchange, object: &Object) -> bool {
     let (reply, head) = (&exchange.reply, object.head());
     let stored = head.representation();
     let (new, old) = (&reply.validators, &stored.validators);
-    match (&old.etag, &old.last_modified) {
+    let length = match (reply.status, reply.content_range, reply.framing) {
+        (206, Some(Some(ContentRange::Part { size, .. })), _) => size,
+        (200, _, Framing::Length(length)) => Some(length),
+        _ => None,
+    };
+    // An upstream that has no 304 may give each client a page of its own under one tag.
+    let is_as_long = stored.status == 200 && length.is_some() && length == object.length();
+    let is_tagged_so = match (&old.etag, &old.last_modified) {
         (Some(_), _) => new.etag == old.etag,
         (None, Some(_)) => new.last_modified == old.last_modified,
-        (None, None) => {
-            let length = match (reply.status, reply.content_range, reply.framing) {
-                (206, Some(Some(ContentRange::Part { size, .. })), _) => size,
-                (200, _, Framing::Length(length)) => Some(length),
-                _ => None,
-            };
-            stored.status == 200 && length.is_some() && length == object.length()
-        }
-    }
+        (None, None) => true,
+    };
+    is_as_long && is_tagged_so
 }

@@ -196,7 +196,14 @@ impl FieldRole {
 
 /// Whether a field of that name says what of a stored answer its client would take.
 fn is_condition(name: &str) -> bool {
-    const NAMES: [&str; 5] = ["range", "cache-control", "pragma", "prefer", "want-repr-digest"];
+    const NAMES: [&str; 6] = [
+        "range",
+        "cache-control",
+        "pragma",
+        "prefer",
+        "service-worker",
+        "want-repr-digest",
+    ];
     let is_if = name.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("if-"));
     is_if || NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
 }

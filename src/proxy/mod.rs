@@ -28,7 +28,6 @@ pub use streams::async_requests::stream_summary;
 pub(crate) use request::Request;
 pub(crate) use request::forward::is_asked_by_other_site;
 pub(crate) use response::body::{SegmentSource, SegmentedBody};
-pub(crate) use response::confine::sandbox;
 pub(crate) use response::decide::{Answer, Facts, Question, answer};
 pub(crate) use response::multipart;
 pub(crate) use response::problem::unsatisfied;

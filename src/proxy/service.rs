@@ -25,8 +25,6 @@ pub struct ServiceSettings {
     pub keep_unverified: bool,
     /// Paths whose requests outlive their clients; one that ends in `*` stands for all that begin so.
     pub detach: Vec<String>,
-    /// Whether pages share their origin with a directory that may be changed, whose scripts are then shut off.
-    pub shares_origin: bool,
     /// Fields that are credentials beside those known, in lower case.
     pub credentials: Vec<String>,
     /// The scheme by which clients reach this server, `http` or `https`, as upstreams are told it.

@@ -126,7 +126,6 @@ impl Cache {
                 fresh_for: config.fresh_for,
                 keep_unverified: config.keep_unverified,
                 detach: config.detach.clone(),
-                shares_origin: config.has_writable_directory(),
                 credentials: config.credentials.clone(),
                 scheme: match config.tls_certificate {
                     Some(_) => "https",

@@ -8,7 +8,7 @@ use crate::access::{Access, Door};
 use crate::http1::{Handler, HitBody, RequestHead, Response};
 use crate::proxy::{RequestCache, RequestTarget};
 use crate::ranges::ByteRange;
-use crate::site::Site;
+use crate::site::{Site, is_service_worker};
 use crate::store::Object;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{self, Payload};
@@ -51,6 +51,7 @@ impl Handler for SiteHandler {
         let cache = site.cache.as_ref()?;
         let is_free = site.is_freely_cached(head.uri.path())
             && !Access::has_own_fields(&head.headers)
+            && !is_service_worker(head)
             && site.access.check_host(Door::Public, head).is_ok()
             && !(Access::is_forwarded(head) && cache.routes.is_any_url(head.uri.path()));
         is_free.then(|| cache.at_once(&self.recent, head))?

@@ -22,7 +22,7 @@ use crate::access::{Access, Admitted, Caller, Door};
 use crate::clock::Instant;
 use crate::clock::SharedClock;
 use crate::http1::Response;
-use crate::proxy::{Problem, RouteError, Routed, Service, sandbox};
+use crate::proxy::{Problem, RouteError, Routed, Service};
 use crate::telemetry::Metrics;
 use crate::upstream::Trust;
 use crate::webdav::Mount;
@@ -89,6 +89,13 @@ impl Site {
     pub async fn answer(&self, door: Door, head: &RequestHead, payload: Payload) -> Response {
         let begun = Instant::now();
         let response = match self.place(head.uri.path()) {
+            _ if is_service_worker(head) => {
+                let what = "no service worker is served: it would answer for everything of this server's";
+                Problem::new(StatusCode::FORBIDDEN, what)
+                    .without_story()
+                    .response()
+                    .into()
+            }
             Place::Directory(mount, "") if matches!(head.method, Method::GET | Method::HEAD) => {
                 redirect_to_mount(mount, head).into()
             }
@@ -205,16 +212,9 @@ impl Site {
                 {
                     return problem.response().into();
                 }
-                let response = cache.fetch(&head, payload, (&target, delivery), caller.name.as_deref());
-                let mut response = response.await;
-                // Its script would act with the session that this browser has.
-                match caller.has_session {
-                    true => {
-                        sandbox(response.headers_mut());
-                        response
-                    }
-                    false => response,
-                }
+                cache
+                    .fetch(&head, payload, (&target, delivery), caller.name.as_deref())
+                    .await
             }
             // The scope of the API has all that it is.
             Ok(Routed::Own(_)) => Problem::new(StatusCode::NOT_FOUND, "there is no such resource")
@@ -224,6 +224,11 @@ impl Site {
             Err(error) => Problem::route(error).response().into(),
         }
     }
+}
+
+/// Whether a browser asks for the script of a service worker, which would go on for the whole origin when its page is gone.
+pub fn is_service_worker(head: &RequestHead) -> bool {
+    head.headers.contains_key("service-worker")
 }
 
 /// A redirect from a mount's name to its root: references of its listing are relative to that.

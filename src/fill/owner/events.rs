@@ -94,6 +94,9 @@ impl Owner {
             verdict => verdict,
         };
         self.other_nodes = 0;
+        if matches!(verdict, ReplyClass::Continues(_) | ReplyClass::Agrees(_)) {
+            self.guard_by(&object, &exchange);
+        }
         match verdict {
             ReplyClass::Continues(_) if self.may_ignore_if_range(span, &exchange) => {
                 tracing::info!(url = object.url(), "the upstream ignores If-Range: asking by If-Match");

@@ -32,7 +32,7 @@ use crate::policy::{
 };
 use crate::ranges::ByteRange;
 use crate::store::{Joined, Object, Representation, StoreError};
-use crate::upstream::{Class, Exchange, Permit, Reply, Span, UpstreamError};
+use crate::upstream::{Class, Exchange, Permit, Reply, Span, Target, UpstreamError};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -291,10 +291,22 @@ impl Owner {
         }
         let asked = RequestDirectives::read(target.fields.as_slice());
         let authorized = target.fields.has("authorization");
-        let received = from_unix_seconds(unix_seconds(self.context.store.now()));
-        let terms = Terms::read(representation.status, &*representation, received);
-        representation.is_guarded = target.credentials.is_some() && !may_be_anyones(&terms, &*representation);
+        representation.is_guarded = self.is_for_its_client(representation, target);
         self.storable(representation, &asked, authorized)
+    }
+
+    /// Whether what the target's request brings of a representation is its client's, and others' when the upstream allows it.
+    fn is_for_its_client(&self, representation: &Representation, target: &Target) -> bool {
+        let received = from_unix_seconds(unix_seconds(self.context.store.now()));
+        let terms = Terms::read(representation.status, representation, received);
+        target.credentials.is_some() && !may_be_anyones(&terms, representation)
+    }
+
+    /// Guards an object that a request without credentials has begun, where one with them goes on with it or confirms it.
+    pub(super) fn guard_by(&self, object: &Arc<Object>, exchange: &Exchange) {
+        if self.is_for_its_client(object.head().representation(), &exchange.target) {
+            object.sink().guard();
+        }
     }
 
     /// Asks whether a complete object is still that of the upstream. One that cannot be reached or
@@ -370,6 +382,7 @@ impl Owner {
         };
         match verdict {
             _ if is_same => {
+                self.guard_by(&object, &exchange);
                 let confirmed = Arc::clone(&object);
                 let headers = updated(&head.representation().headers, &exchange.reply.headers);
                 let age = self.age_of(&exchange.reply);

@@ -14,7 +14,7 @@
 //!
 //! A stale object that may outlive errors answers where all of that failed.
 
-use super::admission::Admission;
+use super::admission::{Admission, WayToFind};
 use super::lookup::{FoundObject, MAX_GENERATIONS, answer_of};
 use super::variant::{is_selected, variant_of};
 use crate::fill::{Cursor, JoinRequest, Phase};
@@ -39,9 +39,16 @@ impl Service {
         request: &Request<'_>,
         target: &Arc<Target>,
         known: Option<Arc<Object>>,
+        way: WayToFind,
     ) -> Result<Result<FoundObject, Response>, Problem> {
         let (span, only) = wanted(request);
-        let (join, mut cache_status) = self.join_request(request, target, known.as_ref(), (span, only));
+        if way == WayToFind::Alone {
+            return self.find_alone(request, target).await;
+        }
+        let (mut join, mut cache_status) = self.join_request(request, target, known.as_ref(), (span, only));
+        if way == WayToFind::Anew {
+            join = refetch(request, (span, only));
+        }
         self.metrics.misses.inc();
         if (request.asked.no_store || self.fills.is_hit_for_miss(target.key.id())) && known.is_none() {
             let cursor = self.fills.join_alone(target, anew(join, (span, only)));
@@ -72,9 +79,11 @@ impl Service {
             && !is_selected(&object, target.fields.as_slice())
         {
             // A stream runs, and this client wants it in another form (with metadata, in another language).
-            cursor = self
-                .fills
-                .join(&variant_of(&object, target), anew(join, (span, only)), None);
+            let variant = variant_of(&object, target);
+            cursor = self.fills.join(&variant, anew(join, (span, only)), None);
+            if cursor.collapsed() && !matches!(self.admit_to_fill(&cursor, target).await?, Admission::Allowed) {
+                cursor = self.fills.join_alone(target, anew(join, (span, only)));
+            }
         }
         if only && let Some(object) = far_from(&cursor, span).await {
             // The fill is not to take this reader for one of its own while the budget looks for which exchange to preempt.
@@ -107,7 +116,7 @@ impl Service {
     }
 
     /// The answer to a request whose reply is its own.
-    pub(super) async fn find_alone(
+    async fn find_alone(
         &self,
         request: &Request<'_>,
         target: &Arc<Target>,
@@ -143,11 +152,7 @@ impl Service {
         let validity = JoinRequest::Validity {
             bytes: !request.head_only,
         };
-        let refetch = match (request.head_only, only) {
-            (true, _) => JoinRequest::Anew(Span::From(0)),
-            (false, true) => JoinRequest::OnlyAnew(span),
-            (false, false) => JoinRequest::Anew(span),
-        };
+        let refetch = refetch(request, (span, only));
         let (join, reason) = match (
             self.reuse(object, &request.asked, self.clock.elapsed()),
             object.is_whole(),
@@ -312,6 +317,15 @@ async fn was_asked_for_another(cursor: &Cursor, target: &Target, span: Span) -> 
             _ => true,
         },
         _ => false,
+    }
+}
+
+/// The question for a new generation, whatever is stored.
+fn refetch(request: &Request<'_>, (span, only): (Span, bool)) -> JoinRequest {
+    match (request.head_only, only) {
+        (true, _) => JoinRequest::Anew(Span::From(0)),
+        (false, true) => JoinRequest::OnlyAnew(span),
+        (false, false) => JoinRequest::Anew(span),
     }
 }
 

@@ -61,6 +61,15 @@ impl Service {
         }
     }
 
+    /// Whether an object may be reused as it is.
+    pub(in crate::proxy) fn is_fresh(&self, object: &Object, request: &Request<'_>) -> bool {
+        object.is_whole()
+            && matches!(
+                self.reuse(object, &request.asked, self.clock.elapsed()),
+                Reuse::Fresh | Reuse::Stale
+            )
+    }
+
     /// Whether a stale object may answer where the upstream could not be asked.
     pub(in crate::proxy) fn may_outlive_errors(&self, request: &Request<'_>, object: &Object) -> bool {
         let head = object.head();

@@ -37,7 +37,7 @@
 //! here is noted before the join: a fill that begins may bring it in the next moment, and that is no hit.
 //! `only-if-cached` is refused after the hit and before the fill (RFC 9111 §5.2.1.7).
 
-use super::admission::Admission;
+use super::admission::WayToFind;
 use super::freshness::age_of;
 use super::not_here_yet::{draw_to, retry_after};
 use super::variant::is_selected;
@@ -177,16 +177,13 @@ impl Service {
         {
             self.compute_digest(object).await;
         }
-        let mut is_alone = false;
-        if let Some(object) = known.as_ref().filter(|_| !request.asked.only_if_cached) {
-            match self.admit(object, target).await? {
-                Admission::Allowed => {}
-                Admission::Alone => is_alone = true,
-                Admission::Refused(refusal) => return Ok(Attempt::Answered(refusal)),
-            }
-        }
+        let way = match self.way_to(request, target, known.as_ref()).await? {
+            Ok(way) => way,
+            Err(refusal) => return Ok(Attempt::Answered(refusal)),
+        };
         let hit = known
             .as_ref()
+            .filter(|_| way != WayToFind::Anew)
             .and_then(|object| self.hit(request, target, Arc::clone(object), true));
         if let Some(response) = hit {
             self.metrics.hits.inc();
@@ -205,11 +202,7 @@ impl Service {
             let first = first_range(&answer_of(request.question, object));
             !object.is_whole() && first.is_some_and(|first| object.presence().covers(first))
         });
-        let finding = match is_alone {
-            true => self.find_alone(request, target).await?,
-            false => self.find(request, target, known).await?,
-        };
-        let mut found = match finding {
+        let mut found = match self.find(request, target, known, way).await? {
             Ok(found) => found,
             Err(refusal) => return Ok(Attempt::Answered(refusal)),
         };
@@ -417,16 +410,14 @@ pub(in crate::proxy) fn answer_of(question: Question<'_>, object: &Object) -> An
 }
 
 impl Service {
-    /// The answer, without a right to scripts where its page is none of the operator's own, or shares its origin with what
-    /// scripts could change: they must not speak in our name.
+    /// The answer, without a right to scripts: all mounts share one origin with the API and its page, and scripts must not speak
+    /// in our name (docs/decisions/0038).
     fn sandboxed(&self, mut response: Response, target: &Target) -> Response {
         let is_strangers = target.trust == Trust::Public;
         if is_strangers {
             keep_harmless(response.headers_mut());
         }
-        if is_strangers || self.settings.shares_origin {
-            sandbox(response.headers_mut());
-        }
+        sandbox(response.headers_mut());
         response
     }
 }

@@ -163,6 +163,10 @@ impl Service {
         let (path, query) = (head.uri.path(), head.uri.query());
         let (target, delivery) = self.leads_to(cache, path, query)?;
         let object = self.resident(&target, &RequestFields(&head.headers))?;
+        // The target that a path leads to knows no client: whose a guarded object is, is looked into on the longer way.
+        if object.head().representation().is_guarded {
+            return None;
+        }
         let request = Request::read(head, delivery)?;
         let response = self.stored_answer(&request, &target, object)?;
         self.metrics.hits.inc();

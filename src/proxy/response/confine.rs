@@ -102,7 +102,7 @@ pub(in crate::proxy) fn keep_harmless(fields: &mut HeaderMap) {
 }
 
 /// Sandboxes a document that could run scripts.
-pub(crate) fn sandbox(fields: &mut HeaderMap) {
+pub(in crate::proxy) fn sandbox(fields: &mut HeaderMap) {
     // A browser guesses at a type that it is not forbidden to guess at.
     fields.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if !is_inert_type(fields) {

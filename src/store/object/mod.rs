@@ -187,6 +187,16 @@ impl Object {
         }
     }
 
+    /// Bytes or a word of the upstream's came by a client's credentials: from now on each client is to be allowed it.
+    pub(super) fn guard(&self) {
+        let head = Arc::clone(&*self.head());
+        if !head.representation.is_guarded {
+            let mut representation = head.representation.clone();
+            representation.is_guarded = true;
+            self.set_head(representation, head.validated);
+        }
+    }
+
     /// Puts another head in the place of the one before.
     pub(super) fn set_head(&self, representation: Representation, validated: u64) {
         self.head.replace(representation, validated, &*self.shared.clock);

@@ -90,6 +90,11 @@ impl Sink<'_> {
         self.0.note_compared();
     }
 
+    /// Bytes or a word of the upstream's came by a client's credentials.
+    pub fn guard(self) {
+        self.0.guard();
+    }
+
     /// Whether the object's files could be made; where not, its bytes only pass by.
     pub fn is_materialized(self) -> bool {
         self.0.is_materialized()
