@@ -91,7 +91,11 @@ fn a_file_system_filled_to_the_last_byte_under_load_costs_no_reader_a_byte() {
     let Some(disk) = Tmpfs::mounted(64 * MIB) else { return };
     let film = Film::new(3 * MIB + 77);
     let upstream = Upstream::of(&film);
-    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
+    let program = Program::serve(
+        &disk.path().join("data"),
+        &upstream,
+        &["--min-free", "0", "--quota", "none"],
+    );
     let (over, next) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         for _ in 0..6 {
@@ -136,7 +140,11 @@ fn a_file_system_filled_to_the_last_byte_under_load_costs_no_reader_a_byte() {
     assert_eq!(asked_for(&upstream, "/afterwards"), asked);
     // After a kill what is left is true.
     program.kill();
-    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
+    let program = Program::serve(
+        &disk.path().join("data"),
+        &upstream,
+        &["--min-free", "0", "--quota", "none"],
+    );
     for number in 0..20 {
         let answer = get(program.address, &format!("/film-{number}"));
         film.check(0, &answer.expect(200).body);
@@ -148,7 +156,11 @@ fn on_a_disk_without_room_a_film_is_passed_on_and_said_to_be() {
     let Some(disk) = Tmpfs::mounted(16 * MIB) else { return };
     let film = Film::new(5 * MIB);
     let upstream = Upstream::of(&film);
-    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
+    let program = Program::serve(
+        &disk.path().join("data"),
+        &upstream,
+        &["--min-free", "0", "--quota", "none"],
+    );
     film.check(0, &get(program.address, "/before").expect(200).body);
     eventually("the first film", || state_of(&program, "/before") == "complete");
     // Pinned, so that no room can be made.
@@ -183,7 +195,11 @@ fn a_disk_that_fills_in_mid_film_costs_the_upstream_each_byte_once() {
     let film = Film::new(5 * MIB);
     let valve = Valve::new(MIB);
     let upstream = Upstream::limited(&film, valve.clone(), 0);
-    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
+    let program = Program::serve(
+        &disk.path().join("data"),
+        &upstream,
+        &["--min-free", "0", "--quota", "none"],
+    );
     let mut reader = Client::open(program.address, "GET", "/film", &[]);
     film.check(0, &reader.read(600_000));
     let _others = disk.fill_up();
@@ -209,7 +225,11 @@ fn a_disk_that_others_fill_between_the_look_and_the_write_is_made_room_on() {
     let film = Film::new(3 * MIB);
     let valve = Valve::new(5 * film.len + MIB);
     let upstream = Upstream::limited(&film, valve.clone(), 0);
-    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
+    let program = Program::serve(
+        &disk.path().join("data"),
+        &upstream,
+        &["--min-free", "0", "--quota", "none"],
+    );
     // Room for the film, and for the catalog to begin again: it may be what meets the full disk first.
     for number in 0..5 {
         let name = format!("/idle-{number}");
@@ -238,7 +258,11 @@ fn a_catalog_that_meets_a_full_disk_begins_again_and_knows_what_is_stored() {
         let of_crumb = seen.target.starts_with("/crumb");
         conn.serve(if of_crumb { &films.1 } else { &films.0 }, seen);
     });
-    let program = Program::serve(&disk.path().join("data"), &upstream, &["--min-free", "0"]);
+    let program = Program::serve(
+        &disk.path().join("data"),
+        &upstream,
+        &["--min-free", "0", "--quota", "none"],
+    );
     let kept = ["/kept-0", "/kept-1", "/kept-2"];
     for name in kept {
         film.check(0, &get(program.address, name).expect(200).body);

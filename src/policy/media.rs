@@ -24,11 +24,16 @@ pub fn is_playlist(media: &str, url: &str) -> bool {
     TYPES.iter().any(|kind| media.ends_with(kind)) || by_name()
 }
 
-/// Whether no browser runs anything that it finds in a document of that type: films, sounds, fonts, and pictures but SVG.
+/// Text that browsers show as it is, where they are forbidden to guess (`nosniff`).
+const SHOWN_AS_TEXT: &[&str] = &["application/json", "text/css", "text/csv", "text/plain", "text/vtt"];
+
+/// Whether no browser that is forbidden to guess (`nosniff`) runs anything that it finds in a document of that type: films,
+/// sounds, fonts, pictures but SVG, and plain text.
 pub fn is_inert(media: &str) -> bool {
     // Two types in one line are none.
     let media = Some(essence(media)).filter(|media| !media.contains(','));
     media.is_some_and(|media| match media.split_once('/') {
+        _ if SHOWN_AS_TEXT.contains(&media.as_str()) => true,
         Some(("audio" | "video" | "font", _)) => true,
         Some(("image", kind)) => !kind.contains("svg") && !kind.contains("xml"),
         _ => false,
@@ -52,7 +57,13 @@ mod tests {
 
     #[test]
     fn only_what_can_run_nothing_is_inert() {
-        for media in ["video/mp4", "Audio/MPEG; codecs=mp3", "image/png", "font/woff2"] {
+        for media in [
+            "video/mp4",
+            "Audio/MPEG; codecs=mp3",
+            "image/png",
+            "font/woff2",
+            "text/plain; charset=utf-8",
+        ] {
             assert!(is_inert(media), "{media}");
         }
         for media in [
@@ -63,6 +74,8 @@ mod tests {
             "",
             "video",
             "image/png, text/html",
+            "text/plain, text/html",
+            "text/xml",
         ] {
             assert!(!is_inert(media), "{media}");
         }
