@@ -4,7 +4,7 @@
 //! not there, and their objects are given to all, as they were. Older versions are read, and are written anew when their
 //! object is used. The step is here so that a program that does not know version 5 refuses the catalog.
 
-/// Nothing is to be done at once.
+/// The step itself changes nothing.
 pub(super) fn run(_db: &sled::Db) -> sled::Result<()> {
     Ok(())
 }

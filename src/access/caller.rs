@@ -16,7 +16,7 @@ pub struct Caller {
     pub name: Option<String>,
     /// Whether it comes by the control socket.
     pub is_control: bool,
-    /// Whether the page that the server itself has let in sends it: pages of others, of the same origin, could too.
+    /// Whether it shows the cookie of an open session.
     pub has_session: bool,
     /// Rights at every path.
     pub(super) everywhere: Rights,

@@ -165,7 +165,7 @@ mod tests {
         let field = [("x-forwarded-for", "203.0.113.7, 198.51.100.9, 10.0.0.2")];
         assert_eq!(client("127.0.0.1:1", &field, "").as_deref(), Some("127.0.0.1"));
         let proxies = "127.0.0.1 10.0.0.0/8";
-        // What stands left of the last address that no proxy of the operator's has, the client may have written.
+        // The client may have written all that stands left of the last address that no proxy of the operator's has.
         assert_eq!(client("127.0.0.1:1", &field, proxies).as_deref(), Some("198.51.100.9"));
         assert_eq!(client("127.0.0.1:1", &[], proxies), None);
         let forwarded = [("forwarded", "for=\"[2001:db8::1]:4711\";proto=http")];

@@ -17,7 +17,7 @@
 //! has forwarded, which have no right from their address at all; `host` refuses names that are not this server's; a
 //! change that a page of another site asks for needs a credential which browsers do not send by themselves.
 //!
-//! What is the server's own of a request ends here ([`Access::admit`]); `own_fields` knows what that is.
+//! The server's own fields of a request end here ([`Access::admit`]); `own_fields` knows which they are.
 
 mod caller;
 mod forwarded;
@@ -184,11 +184,6 @@ impl Access {
     /// Whether a request says that somebody has forwarded it.
     pub fn is_forwarded(head: &RequestHead) -> bool {
         forwarded::is_forwarded(&head.headers)
-    }
-
-    /// Whether a `Cookie` field has one of a millpond's pages.
-    pub fn is_own_cookie(field: &[u8]) -> bool {
-        own_fields::has_own_cookie(field)
     }
 
     /// Whether the server goes by that name, the value of a `Host`.

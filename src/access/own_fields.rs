@@ -113,7 +113,7 @@ fn is_own_cookie(pair: &[u8]) -> bool {
     name.trim_ascii().starts_with(COOKIE_PREFIX) && pair.contains(&b'=')
 }
 
-pub(super) fn has_own_cookie(field: &[u8]) -> bool {
+fn has_own_cookie(field: &[u8]) -> bool {
     cookies(field).any(is_own_cookie)
 }
 

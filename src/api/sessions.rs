@@ -1,6 +1,6 @@
 //! The code by which a browser is let in.
 //!
-//! Who may rule makes one, and the page exchanges it, once, for a cookie. The same type goes both ways; of the exchange
+//! A caller with *rule* makes one, and the page exchanges it, once, for a cookie. The same type goes both ways; of the exchange
 //! only the code counts.
 
 use serde::{Deserialize, Serialize};

@@ -8,11 +8,13 @@
 //! ```
 //!
 //! A bound for all keeps descriptors for upstreams and files; a bound for each client's address keeps one client from
-//! having all. Connections without an address (a socket in the file system) count for all only.
+//! having all. Connections of the operator's proxies, and those without an address (a socket in the file system), are of many
+//! clients, and count for all only.
 //!
 //! Whether a connection is idle is written by its own task, without a lock; the table looks when it is full.
 
 use crate::clock::Instant;
+use crate::config::TrustedProxies;
 use crate::sync::lock;
 use futures::task::AtomicWaker;
 use std::collections::HashMap;
@@ -30,6 +32,7 @@ const CLOSED_AT_ONCE: usize = 64;
 pub(crate) struct ConnectionTable {
     most: usize,
     most_per_client: usize,
+    proxies: TrustedProxies,
     /// The start of the time that idle connections are compared by.
     epoch: Instant,
     /// Held for a look or a change in memory; while the table is full, for a look at all connections.
@@ -76,10 +79,11 @@ pub(crate) struct SeatHandle {
 pub(crate) struct AnswerInProgress(SeatHandle);
 
 impl ConnectionTable {
-    pub(crate) fn new(most: usize, most_per_client: usize) -> Self {
+    pub(crate) fn new(most: usize, most_per_client: usize, proxies: TrustedProxies) -> Self {
         Self {
             most,
             most_per_client,
+            proxies,
             epoch: Instant::now(),
             state: Mutex::default(),
         }
@@ -88,6 +92,7 @@ impl ConnectionTable {
     /// A place for a connection from there; `None` where there is none, and none becomes free.
     pub(crate) fn admit(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Seat> {
         let client = client.map(|client| client.to_canonical());
+        let client = client.filter(|client| !self.proxies.contains(Some(*client)));
         let mut table = lock(&self.state);
         let of_client = client.map_or(0, |client| table.per_client.get(&client).copied().unwrap_or_default());
         let is_crowded = of_client >= self.most_per_client;
@@ -215,7 +220,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_idle_connection_makes_room() {
-        let table = Arc::new(ConnectionTable::new(3, 3));
+        let table = Arc::new(ConnectionTable::new(3, 3, TrustedProxies::default()));
         let mut seats = Vec::new();
         for number in 0..3 {
             seats.push(table.admit(client(number)).expect("free"));
@@ -238,7 +243,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_with_all_that_it_may_have_makes_room_for_itself_alone() {
-        let table = Arc::new(ConnectionTable::new(100, 2));
+        let proxies = TrustedProxies::read("192.0.2.9").expect("valid");
+        let table = Arc::new(ConnectionTable::new(100, 2, proxies));
+        let of_proxy: Vec<_> = (0..5).map(|_| table.admit(client(9))).collect();
+        assert!(
+            of_proxy.iter().flatten().all(|seat| !closes(seat)),
+            "a proxy's are those of many clients"
+        );
         let other = table.admit(client(1)).expect("free");
         tokio::time::advance(Duration::from_secs(1)).await;
         let own = [table.admit(client(2)), table.admit(client(2))].map(|seat| seat.expect("free"));

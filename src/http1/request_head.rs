@@ -27,7 +27,6 @@ pub struct RequestHead<'a, 'f> {
     fields: &'f [httparse::Header<'a>],
     host: &'a [u8],
     range: Option<&'a [u8]>,
-    cookie: Option<&'a [u8]>,
     /// Whether it says that somebody has forwarded it.
     is_forwarded: bool,
     /// Whether it asks for a path and perhaps one range of it, without conditions or preferences.
@@ -67,7 +66,7 @@ impl<'a, 'f> RequestHead<'a, 'f> {
             return None;
         }
         let mut is_plain = is_get && path.len() == target.len();
-        let (mut host, mut range, mut cookie) = (None, None, None);
+        let (mut host, mut range) = (None, None);
         let (mut is_forwarded, mut closes) = (false, false);
         for field in request.headers.iter() {
             match FieldRole::of(field.name)? {
@@ -76,8 +75,6 @@ impl<'a, 'f> RequestHead<'a, 'f> {
                 // Two hosts are for the framework's way, which refuses them.
                 FieldRole::Host if host.is_some() => return None,
                 FieldRole::Host => host = Some(field.value),
-                FieldRole::Cookie if cookie.is_some() => is_plain = false,
-                FieldRole::Cookie => cookie = Some(field.value),
                 FieldRole::Forwarding => is_forwarded = true,
                 FieldRole::Range if range.is_some() => is_plain = false,
                 FieldRole::Range => range = Some(field.value),
@@ -93,7 +90,6 @@ impl<'a, 'f> RequestHead<'a, 'f> {
             path,
             host: host?,
             range,
-            cookie,
             is_forwarded,
             is_plain,
             closes,
@@ -123,11 +119,6 @@ impl<'a, 'f> RequestHead<'a, 'f> {
     /// The value of `Host`.
     pub fn host(&self) -> &'a [u8] {
         self.host
-    }
-
-    /// The value of `Cookie`. Where the request [is plain](RequestHead::is_plain) there is one such field at most.
-    pub fn cookie(&self) -> Option<&'a [u8]> {
-        self.cookie
     }
 
     /// Whether it says that somebody has forwarded it.
@@ -161,7 +152,6 @@ enum FieldRole {
     Nothing,
     Condition,
     Host,
-    Cookie,
     Forwarding,
     Range,
     Connection,
@@ -173,7 +163,6 @@ impl FieldRole {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         match name.len() {
             4 if is("host") => Some(Self::Host),
-            6 if is("cookie") => Some(Self::Cookie),
             5 if is("range") => Some(Self::Range),
             10 if is("connection") => Some(Self::Connection),
             _ if is_condition(name) => Some(Self::Condition),

@@ -55,7 +55,6 @@ async fn around(request: dev::ServiceRequest, next: Next<BoxBody>) -> Result<Ser
         .as_ref()
         .and_then(|site| site.refused_host(door_of(request.request()), request.head()));
     let mut response = match refusal {
-        // What is behind the head is not read as another request.
         Some(refusal) => request.into_response(HttpResponse::from(refusal)),
         None => next.call(request).await?,
     };
@@ -138,10 +137,6 @@ impl Service<Request> for BeforeBody {
     fn call(&self, request: Request) -> Self::Future {
         let (site, door) = (Arc::clone(&self.0), self.1);
         Box::pin(async move {
-            // A request that names another server is refused by the application.
-            if site.access.check_host(door, request.head()).is_err() {
-                return Ok(request);
-            }
             let Some(refusal) = site.before_body(door, request.head()).await else {
                 return Ok(request);
             };

@@ -267,7 +267,8 @@ fn connection_table(config: &Config) -> ConnectionTable {
         .connections
         .unwrap_or(third.clamp(LEAST_CONNECTIONS, MOST_CONNECTIONS));
     let share = config.connections_per_client.unwrap_or(most / 4);
-    ConnectionTable::new(most, share.max(LEAST_CONNECTIONS).min(most))
+    let share = share.max(LEAST_CONNECTIONS).min(most);
+    ConnectionTable::new(most, share, config.trusted_proxies.clone())
 }
 
 /// The URLs of the server's root, at its addresses with a port and behind a proxy.

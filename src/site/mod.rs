@@ -127,6 +127,7 @@ impl Site {
     pub async fn before_body(&self, door: Door, head: &RequestHead) -> Option<HttpResponse> {
         let begun = Instant::now();
         let refusal = match self.place(head.uri.path()) {
+            _ if let Err(problem) = self.access.check_host(door, head) => Some(problem.response()),
             // The upstream judges requests with bodies.
             Place::Cache => None,
             place => match self.access.caller(door, head) {

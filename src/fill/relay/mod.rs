@@ -15,7 +15,7 @@ use super::registry::Registry;
 use crate::key::ObjectKey;
 use crate::policy::{Fields, RequestDirectives, Terms, age_on_arrival, selecting, storable_for_get};
 use crate::store::{Broken, Representation, Store, StoreError};
-use crate::upstream::{Class, Exchange, Framing, Permit, Relay, Target, UpstreamError};
+use crate::upstream::{Exchange, Framing, Permit, Relay, Target, UpstreamError};
 use bytes::Bytes;
 use request_body::{FaultOfUpload, PIECES, RequestBody, UploadFault};
 use std::io;
@@ -289,10 +289,7 @@ impl Recipient {
         let place = match tokio::time::timeout(UNREAD_WAIT, self.sender.reserve()).await {
             Ok(place) => place,
             Err(_) => {
-                let handle = self.permit.handle();
-                // From now on it goes before any exchange of a reader's.
-                handle.set_class(Class::Background);
-                self.permit.resumes();
+                self.permit.give_way();
                 let place = tokio::select! {
                     place = self.sender.reserve() => place,
                     () = self.permit.preempted() => {
@@ -300,7 +297,7 @@ impl Recipient {
                         return false;
                     }
                 };
-                handle.set_class(Class::Relayed);
+                self.permit.keep();
                 place
             }
         };

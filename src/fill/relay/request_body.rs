@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Why the body of a request did not come: the client's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UploadFault {
-    /// Nothing came for 30 seconds.
+    /// The client has sent nothing for 30 seconds.
     Silent,
     /// The client has gone, or its framing is no framing.
     Broken,

@@ -418,7 +418,7 @@ mod tests {
         let more = used(Quota::Unless(1 << 20));
         assert_eq!(more.quota(), Some(more.used()));
         assert!(more.used() >= 50 << 20 && more.take(4096).is_err());
-        // What the operator says holds, whatever is there.
+        // A quota that the operator says holds, whatever is there.
         assert_eq!(used(Quota::Bytes(1 << 20)).quota(), Some(1 << 20));
     }
 

@@ -264,3 +264,21 @@ async fn a_request_with_a_body_is_no_trial_of_an_upstream_that_was_down() {
     trial.answered();
     assert!(upload.now_or_never().is_some(), "it is up again");
 }
+
+#[tokio::test]
+async fn an_unread_answer_that_is_read_again_stays_and_another_exchange_is_called() {
+    let budget = budget(2);
+    let relay = budget.acquire_for_relay(false).await;
+    let idle = budget.acquire(Class::Waiting).await;
+    relay.give_way();
+    let mut reader = Box::pin(budget.acquire(Class::Waiting));
+    assert!((&mut reader).now_or_never().is_none());
+    assert!(relay.slot.called.load(Ordering::Relaxed), "it is called");
+    idle.resumes();
+    idle.handle().set_class(Class::Background);
+    relay.keep();
+    assert!(relay.preempted().now_or_never().is_none(), "the call is void");
+    assert!(idle.preempted().now_or_never().is_some());
+    drop(idle);
+    assert!(reader.now_or_never().is_some());
+}
