@@ -1,4 +1,4 @@
-//! The cryptographic library: digests, random bytes, and what TLS is made with.
+//! The cryptographic library: digests, and what TLS is made with; random bytes are the kernel's.
 //!
 //! There are two, by feature, and this module alone knows which is compiled in (docs/decisions/0036). They have one
 //! interface where it is used here. With both features, as the tests are built, it is AWS-LC.
@@ -20,15 +20,19 @@ pub(crate) use library::digest;
 #[error("the system gives no random bytes")]
 pub(crate) struct NoRandomness;
 
-/// As many random bytes as nobody can guess.
+/// As many random bytes as nobody can guess, of the kernel's own: AWS-LC collects entropy before it gives the first, which
+/// took half of a start.
 ///
 /// # Errors
 /// Where the system gives none, which Linux does not do once it has started.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
-    use library::rand::{SecureRandom, SystemRandom};
+    use rustix::rand::{GetRandomFlags, getrandom};
     let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
-    Ok(bytes)
+    // The kernel gives up to 256 bytes in one piece, whatever signal comes.
+    match getrandom(&mut bytes, GetRandomFlags::empty()) {
+        Ok(given) if given == N => Ok(bytes),
+        _ => Err(NoRandomness),
+    }
 }
 
 /// Whether two values of a secret are the same, in a time that tells nothing of where they differ.
