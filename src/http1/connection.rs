@@ -119,7 +119,7 @@ impl<H: Handler> Http1Connections<H> {
                 next => next,
             });
             let next = next.await;
-            let _busy = seat.begin();
+            let busy = seat.begin();
             let (sent, closes) = match next {
                 Next::Hit { header, body, closes } => {
                     let out = ResponseWriter::new(&stream, &self.handler, &ahead);
@@ -132,7 +132,9 @@ impl<H: Handler> Http1Connections<H> {
             if sent.is_err() || closes {
                 return Ended::Over;
             }
-            *waiting.as_mut().project().served = Instant::now();
+            let now = Instant::now();
+            *waiting.as_mut().project().served = now;
+            busy.end(now);
         }
     }
 

@@ -67,16 +67,21 @@ pub(crate) struct Seat {
     state: Arc<SeatState>,
 }
 
-/// A handle on a seat for those who answer its requests.
+/// A handle on a seat for those who answer its requests. It does not count on the table: a count that all workers share
+/// would cost each answer more than the rest of this.
 #[derive(Debug, Clone)]
 pub(crate) struct SeatHandle {
-    table: Arc<ConnectionTable>,
+    /// The table's.
+    epoch: Instant,
     state: Arc<SeatState>,
 }
 
 /// One answer under way: its connection is not idle until this is dropped.
 #[derive(Debug)]
-pub(crate) struct AnswerInProgress(SeatHandle);
+pub(crate) struct AnswerInProgress {
+    seat: SeatHandle,
+    ended: Option<Instant>,
+}
 
 impl ConnectionTable {
     pub(crate) fn new(most: usize, most_per_client: usize, proxies: TrustedProxies) -> Self {
@@ -107,7 +112,7 @@ impl ConnectionTable {
         let state = Arc::new(SeatState {
             client,
             busy: AtomicUsize::new(0),
-            idle_since: AtomicU64::new(self.now()),
+            idle_since: AtomicU64::new(milliseconds(self.epoch, Instant::now())),
             closes: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
@@ -122,10 +127,10 @@ impl ConnectionTable {
             state,
         })
     }
+}
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
+fn milliseconds(epoch: Instant, now: Instant) -> u64 {
+    u64::try_from((now - epoch).as_millis()).unwrap_or(u64::MAX)
 }
 
 impl State {
@@ -165,7 +170,7 @@ impl State {
 impl Seat {
     pub(crate) fn handle(&self) -> SeatHandle {
         SeatHandle {
-            table: Arc::clone(&self.table),
+            epoch: self.table.epoch,
             state: Arc::clone(&self.state),
         }
     }
@@ -181,7 +186,10 @@ impl SeatHandle {
     /// Notes that an answer is under way.
     pub(crate) fn begin(&self) -> AnswerInProgress {
         self.state.busy.fetch_add(1, Ordering::Relaxed);
-        AnswerInProgress(self.clone())
+        AnswerInProgress {
+            seat: self.clone(),
+            ended: None,
+        }
     }
 
     /// Ready when the connection is to make room. It is asked while it is idle.
@@ -194,11 +202,19 @@ impl SeatHandle {
     }
 }
 
+impl AnswerInProgress {
+    /// The answer ended at that time: for who has asked the clock already.
+    pub(crate) fn end(mut self, at: Instant) {
+        self.ended = Some(at);
+    }
+}
+
 impl Drop for AnswerInProgress {
     fn drop(&mut self) {
-        let Self(seat) = self;
-        seat.state.idle_since.store(seat.table.now(), Ordering::Relaxed);
-        seat.state.busy.fetch_sub(1, Ordering::Relaxed);
+        let state = &self.seat.state;
+        let ended = milliseconds(self.seat.epoch, self.ended.unwrap_or_else(Instant::now));
+        state.idle_since.store(ended, Ordering::Relaxed);
+        state.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -31,7 +31,7 @@ impl Handler for SiteHandler {
         let site = &self.site;
         let cache = site.cache.as_ref().filter(|_| request.is_plain())?;
         let is_free = site.is_freely_cached(request.path())
-            && site.access.is_own_host(request.host())
+            && self.recent.is_own_host(request.host(), |host| site.access.is_own_host(host))
             // Whether a proxy's request may name any URL is looked into on the longer way.
             && !(request.is_forwarded() && cache.routes.is_any_url(request.path()));
         is_free.then(|| cache.plain_hit(&self.recent, request, into))?

@@ -9,7 +9,8 @@
 //! (docs/decisions/0014).
 
 use super::request_cache::{
-    CachedHead, LEAST_TTL_SECONDS, MAX_RECENT_BYTES, Remembered, RequestCache, RequestTarget, second_ends,
+    CachedHead, LEAST_TTL_SECONDS, MAX_HEADER_BYTES, MAX_RECENT_BYTES, Remembered, RequestCache, RequestTarget,
+    second_ends,
 };
 use crate::header::{Selection, select, select_one};
 use crate::http1::{HitBody, RequestHead, lines_of};
@@ -138,7 +139,8 @@ impl Service {
         // Whose a guarded object is, is looked into on the longer way.
         let depends = representation.is_guarded
             || !representation.selected_by.is_empty()
-            || representation.header("content-encoding").is_some();
+            || representation.header("content-encoding").is_some()
+            || representation.header_bytes() > MAX_HEADER_BYTES;
         if depends || representation.status != 200 || self.ttl(object, now) < LEAST_TTL_SECONDS {
             return None;
         }

@@ -34,6 +34,10 @@ const TOLD_AFTER: u32 = 64;
 /// eight in a second (docs/decisions/0019).
 const TOLD_SHARE: u32 = 8;
 
+/// The longest header that is remembered, in bytes: 1,024 of them are what a worker holds at most. A longer one is made for
+/// each answer. A judgement: four times a usual one.
+pub(in crate::proxy) const MAX_HEADER_BYTES: usize = 4 << 10;
+
 /// An answer that is fresh for less than this may not be so at the end of its second. Two: `ttl` is in whole seconds,
 /// so one may be over at once.
 pub(in crate::proxy) const LEAST_TTL_SECONDS: i64 = 2;
@@ -47,9 +51,25 @@ pub(in crate::proxy) type Table = HashMap<String, Remembered>;
 pub struct RequestCache {
     /// By the path alone: a request with a query takes the long way.
     table: RefCell<Table>,
+    /// The last `Host` that was found to be this server's: clients say the same again.
+    host: RefCell<Vec<u8>>,
 }
 
 impl RequestCache {
+    /// Whether a `Host` is this server's: as `check` says, which is asked about another one than the last.
+    pub(crate) fn is_own_host(&self, host: &[u8], check: impl FnOnce(&[u8]) -> bool) -> bool {
+        let mut last = self.host.borrow_mut();
+        if !host.is_empty() && *last == host {
+            return true;
+        }
+        let is_own = check(host);
+        if is_own {
+            last.clear();
+            last.extend_from_slice(host);
+        }
+        is_own
+    }
+
     pub(in crate::proxy) fn table(&self) -> RefMut<'_, Table> {
         self.table.borrow_mut()
     }
