@@ -5,7 +5,7 @@
 //! which has no poison; it would be a second kind of lock beside that of the standard library, to save these lines.
 
 use std::sync::{
-    Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, TryLockResult,
+    Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, TryLockResult,
 };
 
 /// Takes the lock, poisoned or not.
@@ -21,6 +21,11 @@ pub(crate) fn read<T: ?Sized>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
 /// Takes the lock for writing, poisoned or not.
 pub(crate) fn write<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives the lock up until the condition is told, and takes it again, poisoned or not.
+pub(crate) fn wait<'a, T>(condition: &Condvar, held: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condition.wait(held).unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The guard of a lock that is free, poisoned or not; `None` where taking it would block.

@@ -167,6 +167,9 @@ const PLACES: [&str; 17] = [
     "discarded",
 ];
 
+/// The steps in which the catalog is written anew.
+const COMPACTION_PLACES: [&str; 3] = ["compaction-begun", "compaction-copied", "compaction-current"];
+
 const QUOTA: u64 = 8 << 20;
 const QUOTA_FLAGS: [&str; 2] = ["--quota", "8MiB"];
 
@@ -313,7 +316,8 @@ fn named_places() -> BTreeSet<String> {
 
 #[test]
 fn a_death_between_any_two_steps_leaves_a_sound_cache() {
-    assert_eq!(named_places(), PLACES.map(str::to_owned).into());
+    let known = PLACES.iter().chain(&COMPACTION_PLACES);
+    assert_eq!(named_places(), known.map(|place| (*place).to_owned()).collect());
     let upstream = films();
     for place in PLACES {
         for time in [1, 4] {
@@ -339,6 +343,77 @@ fn a_death_between_any_two_steps_leaves_a_sound_cache() {
             expect_a_sound_cache(dir.path(), &upstream);
         }
     }
+}
+
+#[test]
+fn a_death_while_the_catalog_is_written_anew_loses_no_record() {
+    const HEADS: u64 = 200;
+    let flags = ["--quota", "16MiB"];
+    let upstream = with_large_heads();
+    for place in COMPACTION_PLACES {
+        for time in [1, 3] {
+            let dir = TempDir::new().expect("a directory");
+            let mut program = Program::serve_and_die_at(&format!("{place}:{time}"), dir.path(), &upstream, &flags);
+            // Complete before the catalog is written anew for the first time, and used more than all that follow.
+            let first = |address| (0..64).all(|_| play(address, 2, 0));
+            assert!(first(program.address), "{place}");
+            let died = (0..HEADS).any(|number| answer_to(program.address, &format!("/large-{number}")).is_none());
+            assert!(died, "{place} was not passed {time} times");
+            eventually("the end of the process", || {
+                program.child.try_wait().expect("asked").is_some()
+            });
+            drop(program);
+            let mut program = Program::serve(dir.path(), &upstream, &flags);
+            let asked = upstream.requests().len();
+            assert!(first(program.address));
+            assert_eq!(upstream.requests().len(), asked, "{place}: the record is here");
+            for number in 0..HEADS {
+                let answer = answer_to(program.address, &format!("/large-{number}"));
+                assert!(
+                    answer.is_some_and(|answer| answer.ends_with("\r\n\r\n0123456789")),
+                    "{place}"
+                );
+            }
+            program.terminate();
+            assert!(program.child.wait().expect("ended").success());
+            let generations = std::fs::read_dir(dir.path().join("catalog")).expect("listed").flatten();
+            let generations = generations.filter(|entry| entry.file_name().to_string_lossy().starts_with('g'));
+            assert_eq!(generations.count(), 1, "{place}");
+            assert!(
+                !dir.path().join("catalog/db").exists(),
+                "{place}: the first one is gone"
+            );
+        }
+    }
+}
+
+/// An upstream of those films, and of replies with 31 KiB of header.
+fn with_large_heads() -> Upstream {
+    Upstream::scripted(|seen, conn| {
+        if !seen.target.starts_with("/large") {
+            let number = seen.target.trim_start_matches('/').parse().unwrap_or(0);
+            conn.serve(&film_of(number), seen);
+            return;
+        }
+        let mut headers: Vec<(String, String)> = (0..96)
+            .map(|field| (format!("X-{field}"), format!("{field:0320}")))
+            .collect();
+        headers.push(("Cache-Control".to_owned(), "max-age=100000".to_owned()));
+        headers.push(("Content-Length".to_owned(), "10".to_owned()));
+        let headers: Vec<(&str, String)> = headers.iter().map(|(name, value)| (&**name, value.clone())).collect();
+        conn.head(200, &headers);
+        conn.raw(b"0123456789");
+    })
+}
+
+/// The answer to a GET, as it came; `None` where the server does not answer.
+fn answer_to(address: SocketAddr, target: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    (!answer.is_empty()).then_some(answer)
 }
 
 #[test]

@@ -83,11 +83,16 @@ fn sizes(dir: &Path) -> HashMap<PathBuf, u64> {
 /// that go and those that come for them; so what counts is the less that a file takes in two looks that follow each
 /// other: so much there was between the two.
 fn watching<T>(dir: &Path, work: impl FnOnce() -> T) -> (T, u64) {
+    watching_by(|| sizes(dir), work)
+}
+
+/// [`watching`], for what `sizes` finds.
+fn watching_by<T>(sizes: impl Fn() -> HashMap<PathBuf, u64> + Sync, work: impl FnOnce() -> T) -> (T, u64) {
     let (over, most) = (AtomicBool::new(false), AtomicU64::new(0));
     let done = thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Acquire) {
-                let (before, now) = (sizes(dir), sizes(dir));
+                let (before, now) = (sizes(), sizes());
                 let both = before
                     .iter()
                     .map(|(path, size)| now.get(path).map_or(0, |now| *size.min(now)));
@@ -104,6 +109,99 @@ fn watching<T>(dir: &Path, work: impl FnOnce() -> T) -> (T, u64) {
         Ok(done) => (done, most.load(Ordering::Acquire)),
         Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+/// All that is in a directory, itself and what is within its own directories.
+fn sizes_of_all(dir: &Path) -> HashMap<PathBuf, u64> {
+    let mut sizes = HashMap::new();
+    let mut paths = vec![dir.to_owned()];
+    while let Some(path) = paths.pop() {
+        let Ok(metadata) = path.symlink_metadata() else {
+            continue;
+        };
+        if metadata.is_dir() {
+            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            paths.extend(entries.map(|entry| entry.path()));
+        }
+        sizes.insert(path, metadata.blocks() * 512);
+    }
+    sizes
+}
+
+/// An upstream of tiny replies with 31 KiB of header in 99 fields, which are stale at once and never change.
+fn with_large_heads() -> Upstream {
+    Upstream::scripted(|seen, conn| {
+        let own = [
+            ("Cache-Control", "max-age=0".to_owned()),
+            ("ETag", format!("\"{}\"", seen.target)),
+            ("Content-Type", "image/png".to_owned()),
+        ];
+        let mut fields: Vec<(&str, String)> = own.into();
+        let names: Vec<String> = (0..95).map(|number| format!("Field-{number}")).collect();
+        fields.extend(names.iter().map(|name| (&**name, format!("{:>320}", seen.target))));
+        if seen.header("if-none-match").is_some() {
+            conn.head(304, &fields);
+        } else {
+            fields.push(("Content-Length", "10".to_owned()));
+            conn.head(200, &fields);
+            conn.raw(b"0123456789");
+        }
+    })
+}
+
+/// `POND_FULL_SCALE=1` asks for 1,500 objects.
+#[test]
+fn the_catalog_and_all_else_in_the_data_directory_keep_within_the_quota() {
+    const ROUNDS: usize = 10;
+    const CLIENTS: usize = 4;
+    let objects = 94 * scale() as usize;
+    let quota = 20 * MIB;
+    let upstream = with_large_heads();
+    let place = Place::for_bytes(quota);
+    let data = place.path().to_owned();
+    let mut pond = place.pond(&upstream, quota);
+    let ((), most) = watching_by(
+        || sizes_of_all(&data),
+        || {
+            thread::scope(|scope| {
+                for client in 0..CLIENTS {
+                    let address = pond.address();
+                    scope.spawn(move || {
+                        for number in (client..objects).step_by(CLIENTS) {
+                            // Stored by the first, validated by each of the others.
+                            for _ in 0..=ROUNDS {
+                                let answer = get(address, &format!("/{number}"));
+                                assert_eq!(answer.expect(200).body, b"0123456789");
+                                assert_eq!(
+                                    answer
+                                        .headers
+                                        .iter()
+                                        .filter(|(name, _)| name.starts_with("field-"))
+                                        .count(),
+                                    95
+                                );
+                            }
+                        }
+                    });
+                }
+            });
+        },
+    );
+    eprintln!("{objects} objects: the most taken: {most} of {quota}");
+    assert!(most <= quota, "{most} of {quota}");
+    let requests = upstream.requests();
+    let validations = requests.iter().filter(|seen| seen.header("if-none-match").is_some());
+    assert_eq!(validations.count(), objects * ROUNDS, "each was stored");
+    assert_eq!(requests.len(), objects * (ROUNDS + 1));
+    let stats = rule(pond.address(), "GET", "/-/api/v1/stats", &[]).json();
+    let told = |name: &str| stats[name].as_u64().expect(name);
+    assert!(told("reserved_bytes") + told("disk_bytes") <= quota, "{stats}");
+    assert!(told("objects") >= 10, "{stats}");
+    // What is there is there after another start, too.
+    let listed = told("objects");
+    pond.restart();
+    let stats = rule(pond.address(), "GET", "/-/api/v1/stats", &[]).json();
+    assert_eq!(stats["objects"].as_u64(), Some(listed));
 }
 
 #[test]

@@ -21,10 +21,12 @@ pub struct Stats {
     pub pinned: u64,
     /// Bytes of all of them that are here.
     pub present_bytes: u64,
-    /// The disk space of the store, in bytes.
+    /// The disk space of objects, in bytes.
     pub disk_bytes: u64,
     /// The most that it may take, in bytes; `null` without a quota.
     pub quota_bytes: Option<u64>,
+    /// The part of the quota that is kept for the catalog and directories, in bytes.
+    pub reserved_bytes: u64,
     /// Room for more before something is evicted, in bytes; `null` where the file system does not tell.
     pub free_bytes: Option<u64>,
     /// Fills under way.

@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::{Map, Value};
 
 /// The order of the fields we know.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "objects",
     "complete",
     "incomplete",
@@ -20,6 +20,7 @@ const ORDER: [&str; 15] = [
     "present_bytes",
     "disk_bytes",
     "quota_bytes",
+    "reserved_bytes",
     "free_bytes",
     "fills",
     "hits",

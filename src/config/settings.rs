@@ -161,9 +161,10 @@ settings! {
         delivery: Delivery = "follow", "WAY", delivery;
         /// Whether URLs that clients name may lead to private addresses
         allow_private: bool = "false", "", truth;
-        /// The most that objects may take on the disk, like `50GiB`, their pages and manifests counted (the catalog is not:
-        /// a few hundred bytes an object). It holds at every moment: room is taken before a byte is written, by evicting
-        /// objects that nobody uses, then by parts of films that were watched; see [storage.md](storage.md). `auto` is four
+        /// The most that the cache may take on the disk, like `50GiB`: pages and manifests of objects, and a reserve for the
+        /// catalog and directories, which grows with them to half of it at most (below `16MiB` there is none, and objects
+        /// alone are counted). It holds at every moment: room is taken before a byte is written, by evicting objects that
+        /// nobody uses, then by parts of films that were watched; see [storage.md](storage.md). `auto` is four
         /// fifths of the file system, or what is there already; `none` is no bound
         quota: QuotaSetting = "auto", "SIZE", quota;
         /// The longest that a header waits for the first wanted byte

@@ -20,7 +20,7 @@ use std::sync::mpsc::Sender;
 pub(super) struct StoreContext {
     pub(super) catalog: Catalog,
     pub(super) clock: SharedClock,
-    pub(super) space: Space,
+    pub(super) space: Arc<Space>,
     pub(super) preallocation: Preallocation,
     /// Whether writing waits for the disk.
     pub(super) inline_writes: InlineWriteGate,

@@ -58,6 +58,7 @@ pub enum StoreError {
     /// There is no room for bytes, and nothing that may be evicted for them.
     #[error("no room for {bytes} bytes of {url}: {}", match shortage {
         Shortage::Quota => "all that the quota holds is in use or pinned; raise it with --quota",
+        Shortage::Catalog => "the quota's reserve for the catalog is used by objects that are in use or pinned; raise the quota with --quota",
         Shortage::FileSystem => "the file system has no more than what is to be left free (min_free)",
     })]
     NoRoom {

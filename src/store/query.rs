@@ -63,7 +63,8 @@ impl Store {
         self.knows_all()?;
         let mut sums = Stats {
             disk_bytes: self.used_bytes(),
-            quota_bytes: self.quota_bytes(),
+            quota_bytes: self.shared.space.quota(),
+            reserved_bytes: self.shared.space.reserve(),
             free_bytes: self.room(),
             evicted: self.evicted(),
             punched_bytes: self.punched_bytes(),

@@ -7,7 +7,7 @@ use super::body_file::Body;
 use super::catalog::latency::CatalogLatency;
 use super::catalog::rebuild;
 use super::catalog::record::Record;
-use super::catalog::{Catalog, OpenFailure};
+use super::catalog::{Catalog, OpenFailure, Trees, catalog_disk_bytes};
 use super::context::StoreContext;
 use super::error::StoreError;
 use super::fault;
@@ -17,6 +17,7 @@ use super::object::Object;
 use super::object::representation::Representation;
 use super::open_objects::OpenObjects;
 use super::read::sendfile::Sending;
+use super::space::catalog_reserve::reserve_for;
 use super::space::preallocate::Preallocation;
 use super::space::quota::{Quota, Space, Stated, pages_of};
 use super::space::usage_recount::UsageRecount;
@@ -97,9 +98,13 @@ impl Store {
         };
         layout.create()?;
         let lock = lock_directory(&settings.dir)?;
-        let (catalog, is_new) = open_catalog(&layout, &clock)?;
+        let (trees, is_new) = open_catalog(&layout, &clock)?;
         close_to_others(&layout.catalog());
-        let (space, mut stated) = Space::open(&settings.dir, &layout.ledger(), settings.quota, settings.min_free_bytes);
+        let reserve = reserve_for(catalog_disk_bytes(&layout.catalog()));
+        let (dir, quota, floor) = (&settings.dir, settings.quota, settings.min_free_bytes);
+        let (space, mut stated) = Space::open(dir, &layout.ledger(), quota, reserve, floor);
+        let space = Arc::new(space);
+        let catalog = Catalog::new(&layout.catalog(), trees, Arc::clone(&space));
         if let Stated::Exactly(bytes) = stated
             && is_new
         {
@@ -455,9 +460,10 @@ impl Store {
         self.shared.space.room()
     }
 
-    /// The most bytes that objects may take; `None` is no limit.
-    pub fn quota_bytes(&self) -> Option<u64> {
-        self.shared.space.quota()
+    /// The most bytes that objects may take now, beside the reserve of the catalog; `None` is no limit.
+    pub fn room_of_objects(&self) -> Option<u64> {
+        let quota = self.shared.space.quota()?;
+        Some(quota.saturating_sub(self.shared.space.reserve()))
     }
 
     /// Bytes that objects take on the disk.
@@ -519,11 +525,11 @@ impl Store {
 }
 
 /// Opens the catalog, and tells whether it is a new one; one that will not open is set aside.
-fn open_catalog(layout: &Layout, clock: &SharedClock) -> Result<(Catalog, bool), StoreError> {
+fn open_catalog(layout: &Layout, clock: &SharedClock) -> Result<(Option<Trees>, bool), StoreError> {
     let path = layout.catalog();
     let existed = path.exists();
-    let why = match Catalog::open(&path) {
-        Ok(catalog) => return Ok((catalog, !existed)),
+    let why = match Trees::open_or_go_on(&path) {
+        Ok(trees) => return Ok((trees, !existed)),
         Err(OpenFailure::Refused(error)) => return Err(error),
         Err(OpenFailure::Unreadable(why)) => why,
     };
@@ -532,9 +538,9 @@ fn open_catalog(layout: &Layout, clock: &SharedClock) -> Result<(Catalog, bool),
         .join(format!("catalog.set-aside-{}", unix_seconds(clock.now())));
     tracing::error!(%why, set_aside = %aside.display(), "the catalog does not open: setting it aside and writing it anew from the manifests");
     fs::rename(&path, &aside).map_err(StoreError::file("set aside", &path))?;
-    let catalog = Catalog::open(&path).map_err(|failure| match failure {
+    let trees = Trees::open_or_go_on(&path).map_err(|failure| match failure {
         OpenFailure::Refused(error) => error,
         OpenFailure::Unreadable(what) => StoreError::Damaged { what },
     })?;
-    Ok((catalog, true))
+    Ok((trees, true))
 }

@@ -539,3 +539,23 @@ fn a_stored_object_is_never_taken_for_absent() {
         assert!(!store.known_absent(&key(1)), "{number}");
     }
 }
+
+#[test]
+fn objects_with_large_heads_are_closed_before_they_fill_the_memory() {
+    const HEAD: usize = 64 << 10;
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    for number in 0..256 {
+        let representation = Representation {
+            headers: vec![("x".to_owned(), "y".repeat(HEAD))],
+            ..representation(10)
+        };
+        let object = store.create(&key(number), representation).expect("made").object;
+        store.write(&object, 0, &[[7; 10]]).expect("room");
+        object.commit().expect("recorded");
+    }
+    let heads: usize = store.open.all().iter().map(|object| object.head_bytes()).sum();
+    assert!((4 << 20..=9 << 20).contains(&heads), "{heads}");
+    let reopened = store.load(&key(0)).expect("readable").expect("recorded");
+    assert_eq!(reopened.representation().header_bytes(), HEAD + 1);
+}

@@ -54,7 +54,7 @@ impl Owner {
     /// Whether the object can never be here as a whole.
     pub(super) fn is_oversize(&self) -> bool {
         let length = self.object.as_ref().and_then(|object| object.length());
-        let quota = self.context.store.quota_bytes();
+        let quota = self.context.store.room_of_objects();
         matches!((length, quota), (Some(length), Some(quota)) if length > quota)
     }
 
@@ -79,7 +79,7 @@ impl Owner {
         if !self.is_oversize() && self.disk_pressure.is_none() {
             return None;
         }
-        let quota = self.context.store.quota_bytes();
+        let quota = self.context.store.room_of_objects();
         Some(quota.map_or(MOST_AHEAD, |quota| (quota / 8).clamp(LEAST_AHEAD, MOST_AHEAD)))
     }
 

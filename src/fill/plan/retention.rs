@@ -126,7 +126,7 @@ impl Context {
     pub(in crate::fill) fn could_store(&self, shared: &Arc<FillState>) -> bool {
         self.store.could_store(BLOCK_BYTES)
             || !self
-                .expendable_of(shared, RetentionWindow::under(self.store.quota_bytes()))
+                .expendable_of(shared, RetentionWindow::under(self.store.room_of_objects()))
                 .is_empty()
     }
 
@@ -141,7 +141,7 @@ impl Context {
                 .cloned()
                 .collect()
         };
-        let kept = RetentionWindow::under(self.store.quota_bytes());
+        let kept = RetentionWindow::under(self.store.room_of_objects());
         let mut freed = 0;
         // Bytes that are far behind every reader first; then also those that one could seek back to.
         for kept in [kept, kept.scarce()] {

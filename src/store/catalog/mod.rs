@@ -9,9 +9,12 @@
 //! - After one failed write it refuses everything for ever, room or no room. The catalog is then closed and
 //!   opened anew as soon as the disk may take it; what it had not written out is lost, and is told again.
 //! - It never notices that its directory was deleted. That is looked for now and then.
+//! - Its log grows to ten times what is in it: within a quota its size is looked at, and it is written anew (size.rs).
 //!
 //! Nothing is served on its word alone: a record follows the synced bytes and never runs ahead of them.
 
+mod compaction;
+mod generations;
 pub(super) mod heal;
 pub(super) mod known_absent;
 pub(super) mod latency;
@@ -19,19 +22,23 @@ pub(super) mod manifest;
 pub(super) mod rebuild;
 pub(super) mod record;
 pub(super) mod schema;
+mod size;
 pub(super) mod streams;
 
 use super::StoreError;
 use super::body_file;
 use super::integrity::run_checksums::Group;
+use super::space::quota::Space;
 use crate::clock::Instant;
 use crate::key::ObjectId;
 use crate::sync::{lock, read, write};
+use compaction::{ChangedKeys, Tree};
 use record::Record;
+use size::{CatalogSize, Purpose, RoomDecision};
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 /// How often sled writes its log out and syncs it: sled's own default. Records of so long are lost where the machine
@@ -72,16 +79,24 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(super) struct Catalog {
     path: PathBuf,
+    size: CatalogSize,
+    /// Shared by each change of the trees, held alone for the last moments in which the catalog is written anew; no change
+    /// comes between the last look at the old trees and the first at the new ones. Taken before `trees`.
+    changes: RwLock<()>,
+    /// The keys that changes have altered while the catalog is being written anew. A lock around a set; held for moments.
+    changed: Mutex<Option<ChangedKeys>>,
     /// Empty while it cannot be used. Shared by all who use the trees, for one operation each, which may wait for the
     /// disk; held alone to close or open them. A thread that may not wait only tries it (`has_none_now`).
     trees: RwLock<Option<Trees>>,
-    /// How the attempts to open it went. Held while the catalog is opened anew, so that one thread does; taken before
-    /// `trees`, and by nothing that serves a request.
+    /// How the attempts to open it went. Held while the catalog is opened anew or written anew, so that one thread does;
+    /// taken before `changes` and `trees`.
     health: Mutex<Health>,
 }
 
+/// The trees of an open catalog, and where its files lie.
 #[derive(Debug, Clone)]
-struct Trees {
+pub(super) struct Trees {
+    dir: PathBuf,
     db: sled::Db,
     objects: sled::Tree,
     sums: sled::Tree,
@@ -109,6 +124,11 @@ pub(super) enum Healed {
     BegunAnew,
 }
 
+/// Bytes that the catalog at `path` takes on the disk.
+pub(super) fn catalog_disk_bytes(path: &Path) -> u64 {
+    generations::disk_bytes(path)
+}
+
 /// Why a catalog cannot be used, and whether that is its own fault.
 #[derive(Debug)]
 pub(super) enum OpenFailure {
@@ -119,26 +139,20 @@ pub(super) enum OpenFailure {
 }
 
 impl Catalog {
-    /// Opens or creates the catalog at `path` and brings it to the present schema. Nobody else uses it: the
-    /// data directory is locked. A disk that is full or may not be written is no reason not to start: the
-    /// catalog is then opened when the disk allows.
-    pub(super) fn open(path: &Path) -> Result<Self, OpenFailure> {
-        let trees = match Trees::open(path) {
-            Err(OpenFailure::Refused(StoreError::Catalog { source, .. })) if is_refusal(&source) => {
-                tracing::error!(error = %source, "the disk does not let the catalog be opened: going on without it");
-                None
-            }
-            trees => Some(trees?),
-        };
-        Ok(Self {
+    /// The catalog at `path`, of these trees, which was opened by [`Trees::open_or_go_on`]; it takes its room there.
+    pub(super) fn new(path: &Path, trees: Option<Trees>, space: Arc<Space>) -> Self {
+        Self {
             path: path.to_owned(),
+            size: CatalogSize::new(path, space),
+            changes: RwLock::default(),
+            changed: Mutex::default(),
             trees: RwLock::new(trees),
             health: Mutex::new(Health {
                 tried: None,
                 looked: Instant::now(),
                 said: String::new(),
             }),
-        })
+        }
     }
 
     /// Does something with the trees. A failure of theirs closes them, for a later [`Catalog::heal`].
@@ -176,7 +190,10 @@ impl Catalog {
 
     /// How many bytes must be free for a catalog that has failed to be opened anew.
     pub(super) fn healing_room(&self) -> u64 {
-        let file = std::fs::metadata(self.path.join("db")).map_or(0, |file| body_file::disk_bytes(&file));
+        let db = generations::current(&self.path)
+            .unwrap_or_else(|_| self.path.clone())
+            .join("db");
+        let file = std::fs::metadata(db).map_or(0, |file| body_file::disk_bytes(&file));
         HEALING_ROOM + file / FILE_BYTES_PER_ROOM
     }
 
@@ -189,7 +206,7 @@ impl Catalog {
                 return Healed::No;
             }
             health.looked = Instant::now();
-            if trees.file == file_of(&self.path) {
+            if trees.file == file_of(&trees.dir) {
                 return Healed::No;
             }
             tracing::error!(path = %self.path.display(), "the catalog's file was deleted: beginning a new one");
@@ -203,7 +220,7 @@ impl Catalog {
         if free.is_some_and(|free| free < self.healing_room()) {
             return Healed::No;
         }
-        let existed = file_of(&self.path).is_some();
+        let existed = generations::current(&self.path).is_ok_and(|dir| file_of(&dir).is_some());
         match Trees::open(&self.path) {
             Ok(trees) => {
                 *write(&self.trees) = Some(trees);
@@ -235,19 +252,36 @@ impl Catalog {
         matches!(found, Some(Ok(false)))
     }
 
+    /// Writes the first record of an object.
+    ///
+    /// # Errors
+    /// Where the catalog refuses, or has no room for another object until one has gone.
+    pub(super) fn admit(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
+        let bytes = record.to_bytes()?;
+        loop {
+            match self.size.make_room(bytes.len() as u64, Purpose::Admit) {
+                Ok(RoomDecision::Go) => break,
+                Ok(RoomDecision::Compact) => self.compact(),
+                Err(shortage) => {
+                    return Err(StoreError::NoRoom {
+                        url: record.url.clone(),
+                        bytes: bytes.len() as u64,
+                        shortage,
+                    });
+                }
+            }
+        }
+        self.change("write", Tree::Objects, |objects, keys| {
+            put_unless_newer(objects, keys, id, record, &bytes)
+        })
+    }
+
     /// Writes the record, unless one of a later generation stands there: that one has superseded it.
     pub(super) fn put(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
         let bytes = record.to_bytes()?;
-        // Compared and written in one step of sled's: two generations may be recorded at once. One that does not decode
-        // has superseded nothing.
-        let newer = |old: &[u8]| Record::from_bytes(old).is_ok_and(|old| old.generation > record.generation);
-        self.with("write", |trees| {
-            trees.objects.fetch_and_update(id.as_bytes(), |old| match old {
-                Some(old) if newer(old) => Some(old.to_vec()),
-                _ => Some(bytes.clone()),
-            })
+        self.keep("write", bytes.len() as u64, Tree::Objects, |objects, keys| {
+            put_unless_newer(objects, keys, id, record, &bytes)
         })
-        .map(drop)
     }
 
     /// Writes a record that was made of a manifest, where there is none, or where that of a complete object meets one
@@ -260,13 +294,9 @@ impl Catalog {
                 || old.generation > record.generation
                 || (old.generation == record.generation && old.is_whole())
         };
-        self.with("write", |trees| {
-            trees.objects.fetch_and_update(id.as_bytes(), |old| match old {
-                Some(old) if stays(old) => Some(old.to_vec()),
-                _ => Some(bytes.clone()),
-            })
+        self.keep("write", bytes.len() as u64, Tree::Objects, |objects, keys| {
+            put_unless(objects, keys, id, &bytes, stays)
         })
-        .map(drop)
     }
 
     /// Up to `count` records at random, each once. Ids are digests, so whatever follows a random one is
@@ -287,11 +317,13 @@ impl Catalog {
     }
 
     pub(super) fn put_stream(&self, id: [u8; 16], record: Vec<u8>) -> Result<(), StoreError> {
-        self.with("write", |trees| trees.streams.insert(id, record)).map(drop)
+        self.keep("write", record.len() as u64, Tree::Streams, |streams, keys| {
+            insert(streams, keys, &id, record)
+        })
     }
 
     pub(super) fn remove_stream(&self, id: [u8; 16]) -> Result<(), StoreError> {
-        self.with("remove", |trees| trees.streams.remove(id)).map(drop)
+        self.keep("remove", 0, Tree::Streams, |streams, keys| remove(streams, keys, &id))
     }
 
     /// The records of all streams, as they are written.
@@ -312,35 +344,38 @@ impl Catalog {
     pub(super) fn put_sums(&self, id: ObjectId, generation: u64, number: u64, group: &Group) -> Result<(), StoreError> {
         let key = sums_key(id, generation, number);
         if group.is_empty() {
-            return self.with("write", |trees| trees.sums.remove(key)).map(drop);
+            return self.keep("write", 0, Tree::Sums, |sums, keys| remove(sums, keys, &key));
         }
         let bytes = postcard::to_extend(group, vec![SUMS_VERSION]).map_err(|error| StoreError::Damaged {
             what: format!("checksums do not encode: {error}"),
         })?;
-        self.with("write", |trees| trees.sums.insert(key, bytes)).map(drop)
+        self.keep("write", bytes.len() as u64, Tree::Sums, |sums, keys| {
+            insert(sums, keys, &key, bytes)
+        })
     }
 
     /// Removes all checksums of a generation.
     pub(super) fn remove_sums(&self, id: ObjectId, generation: u64) -> Result<(), StoreError> {
         // The id and the generation; the number of the group follows.
         let prefix = &sums_key(id, generation, 0)[..24];
-        self.with("write", |trees| {
-            for key in trees.sums.scan_prefix(prefix).keys() {
-                trees.sums.remove(key?)?;
+        self.keep("write", 0, Tree::Sums, |sums, keys| {
+            let mut less = 0;
+            for key in sums.scan_prefix(prefix).keys() {
+                less += remove(sums, keys, &key?)?.1;
             }
-            Ok(())
+            Ok(((), less))
         })
     }
 
     pub(super) fn remove(&self, id: ObjectId, generation: u64) -> Result<(), StoreError> {
-        self.with("write", |trees| {
-            trees.objects.fetch_and_update(id.as_bytes(), |old| {
-                let old = old?;
-                let other = Record::from_bytes(old).is_ok_and(|old| old.generation != generation);
-                other.then(|| old.to_vec())
-            })
+        self.keep("write", 0, Tree::Objects, |objects, keys| {
+            let other = |old: &[u8]| Record::from_bytes(old).is_ok_and(|old| old.generation != generation);
+            let before =
+                objects.fetch_and_update(id.as_bytes(), |old| old.filter(|old| other(old)).map(<[u8]>::to_vec))?;
+            keys.push(id.as_bytes().into());
+            let gone = before.filter(|before| !other(before));
+            Ok(((), gone.map_or(0, |gone| -(entry_bytes(id.as_bytes(), &gone)))))
         })
-        .map(drop)
     }
 
     /// Records in the order of their ids, from the first after `after`. Damaged ones are passed over; a failure
@@ -394,7 +429,28 @@ impl Catalog {
 }
 
 impl Trees {
-    fn open(path: &Path) -> Result<Self, OpenFailure> {
+    /// Opens or creates the catalog at `path` and brings it to the present schema. Nobody else uses it: the data directory
+    /// is locked. A disk that is full or may not be written is no reason not to start: the catalog is then opened when the
+    /// disk allows, and there is none until then.
+    pub(super) fn open_or_go_on(path: &Path) -> Result<Option<Self>, OpenFailure> {
+        match Self::open(path) {
+            Err(OpenFailure::Refused(StoreError::Catalog { source, .. })) if is_refusal(&source) => {
+                tracing::error!(error = %source, "the disk does not let the catalog be opened: going on without it");
+                Ok(None)
+            }
+            trees => trees.map(Some),
+        }
+    }
+
+    /// The generation that counts, in the catalog's directory; what a crash has left of others goes.
+    fn open(catalog: &Path) -> Result<Self, OpenFailure> {
+        let dir = generations::current(catalog).map_err(OpenFailure::Unreadable)?;
+        let trees = Self::open_at(&dir)?;
+        generations::remove_others(catalog, &dir);
+        Ok(trees)
+    }
+
+    fn open_at(path: &Path) -> Result<Self, OpenFailure> {
         remove_snapshots(path, ".generating");
         let mut tries = 0;
         let mut mended = false;
@@ -435,6 +491,7 @@ impl Trees {
         };
         let (objects, sums, streams) = (tree(schema::OBJECTS)?, tree(schema::SUMS)?, tree(schema::STREAMS)?);
         Ok(Self {
+            dir: path.to_owned(),
             db,
             objects,
             sums,
@@ -475,6 +532,59 @@ fn is_refusal(error: &sled::Error) -> bool {
         ErrorKind::PermissionDenied,
     ];
     matches!(error, sled::Error::Io(error) if kinds.contains(&error.kind()))
+}
+
+/// Bytes of a key and its value.
+fn entry_bytes(key: &[u8], value: &[u8]) -> i64 {
+    i64::try_from(key.len() + value.len()).unwrap_or(i64::MAX)
+}
+
+/// Writes the record, unless one of a later generation stands there.
+fn put_unless_newer(
+    objects: &sled::Tree,
+    keys: &mut Vec<sled::IVec>,
+    id: ObjectId,
+    record: &Record,
+    bytes: &[u8],
+) -> sled::Result<((), i64)> {
+    // One that does not decode has superseded nothing.
+    let newer = |old: &[u8]| Record::from_bytes(old).is_ok_and(|old| old.generation > record.generation);
+    put_unless(objects, keys, id, bytes, newer)
+}
+
+/// Writes a record, unless what stands there stays; says how much more is live.
+fn put_unless(
+    objects: &sled::Tree,
+    keys: &mut Vec<sled::IVec>,
+    id: ObjectId,
+    bytes: &[u8],
+    stays: impl Fn(&[u8]) -> bool,
+) -> sled::Result<((), i64)> {
+    // Compared and written in one step of sled's: two generations may be recorded at once.
+    let before = objects.fetch_and_update(id.as_bytes(), |old| match old {
+        Some(old) if stays(old) => Some(old.to_vec()),
+        _ => Some(bytes.to_vec()),
+    })?;
+    keys.push(id.as_bytes().into());
+    let more = match before {
+        Some(before) if stays(&before) => 0,
+        Some(before) => entry_bytes(&[], bytes) - entry_bytes(&[], &before),
+        None => entry_bytes(id.as_bytes(), bytes),
+    };
+    Ok(((), more))
+}
+
+fn insert(tree: &sled::Tree, keys: &mut Vec<sled::IVec>, key: &[u8], value: Vec<u8>) -> sled::Result<((), i64)> {
+    let new = entry_bytes(key, &value);
+    let before = tree.insert(key, value)?;
+    keys.push(key.into());
+    Ok(((), new - before.map_or(0, |before| entry_bytes(key, &before))))
+}
+
+fn remove(tree: &sled::Tree, keys: &mut Vec<sled::IVec>, key: &[u8]) -> sled::Result<((), i64)> {
+    let before = tree.remove(key)?;
+    keys.push(key.into());
+    Ok(((), -before.map_or(0, |before| entry_bytes(key, &before))))
 }
 
 fn sums_key(id: ObjectId, generation: u64, number: u64) -> [u8; 32] {

@@ -261,6 +261,15 @@ impl Object {
         self.presence.held_bytes() + self.durability.manifest_bytes()
     }
 
+    /// What the head of the object takes in memory, in bytes, as far as its upstream decides how much that is.
+    pub(super) fn head_bytes(&self) -> usize {
+        let head = self.head();
+        let representation = head.representation();
+        let selected = representation.selected_by.iter();
+        let selected: usize = selected.map(|(name, value)| name.len() + value.len()).sum();
+        self.url.len() + representation.header_bytes() + selected
+    }
+
     /// Notes that the object answered a request at `now`, in seconds since 1970.
     pub fn touch(&self, now: u64) {
         self.access.add(now);

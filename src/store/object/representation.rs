@@ -175,6 +175,11 @@ impl Head {
 }
 
 impl Representation {
+    /// Bytes of the names and values of the fields that are repeated to clients.
+    pub fn header_bytes(&self) -> usize {
+        self.headers.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+
     /// The validator under which bytes of another exchange may be joined where they agree with those that are here;
     /// `None` where a strong one joins them anyway, and where nothing does.
     pub fn overlap_validator(&self) -> Option<OverlapValidator> {

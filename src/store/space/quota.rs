@@ -1,8 +1,9 @@
-//! How much room bodies have: a quota, and a floor of free space in the file system.
+//! How much room there is: a quota, and a floor of free space in the file system.
 //!
 //! Room is taken *before* bytes are written and given back after they are gone, so the quota holds at
 //! every moment; there is no sweeper that a burst could outrun. It is counted in pages, as file systems
-//! hold it: a body of one byte takes one page.
+//! hold it: a body of one byte takes one page. What is no object's, the catalog's file above all, has a reserve
+//! within the quota (catalog_reserve.rs).
 //!
 //! How much is used must be known at start, without looking at a million bodies. The ledger, one small
 //! file, says it: after an orderly stop exactly, and while running as a bound that is raised, in the
@@ -57,6 +58,8 @@ pub(in crate::store) fn pages_of(set: &RangeSet) -> RangeSet {
 pub enum Shortage {
     /// The quota is used up by what may not be evicted.
     Quota,
+    /// The catalog has as much of the quota as it may have, and what could go for it is in use or pinned.
+    Catalog,
     /// The file system has no more than the floor that is to be left free.
     FileSystem,
 }
@@ -101,10 +104,13 @@ impl Quota {
 
 #[derive(Debug)]
 pub(in crate::store) struct Space {
-    /// Bytes taken. AcqRel and Acquire; a count that orders nothing, though each taking compares it with the quota in
-    /// one step, so that two never pass it together.
-    used: AtomicU64,
-    quota: Option<u64>,
+    /// Bytes taken, with the reserve. AcqRel and Acquire; a count that orders nothing, though each taking compares it
+    /// with the quota in one step, so that two never pass it together.
+    pub(super) taken: AtomicU64,
+    /// The part of them that is the reserve of what is no object's. AcqRel and Acquire, as above; it changes after
+    /// `taken` where it grows, and before it where it shrinks.
+    pub(super) reserve: AtomicU64,
+    pub(super) quota: Option<u64>,
     dir: PathBuf,
     floor: Option<u64>,
     /// The file system's last word, less what was taken since: a lock because word and time change together. Held over
@@ -127,26 +133,34 @@ struct Free {
 }
 
 impl Space {
-    /// The room of the data directory `dir`, whose ledger is at `ledger`; and what it said.
-    pub(in crate::store) fn open(dir: &Path, ledger: &Path, quota: Quota, floor: Option<u64>) -> (Self, Stated) {
+    /// The room of the data directory `dir`, whose ledger is at `ledger`; and what it said. With a quota that the operator
+    /// has not said there is room for what is there, and for a reserve of so many bytes.
+    pub(in crate::store) fn open(
+        dir: &Path,
+        ledger: &Path,
+        quota: Quota,
+        reserve: ByteCount,
+        floor: Option<u64>,
+    ) -> (Self, Stated) {
         let (ledger, stated) = Ledger::open(ledger, quota.bytes());
         let used = match stated {
             Stated::Exactly(used) | Stated::AtMost(used) => used,
             Stated::Nothing => 0,
         };
         let quota = match quota {
-            Quota::Unless(bytes) if used > bytes => {
+            Quota::Unless(bytes) if used.saturating_add(reserve) > bytes => {
                 tracing::warn!(
                     used,
                     share = bytes,
                     "the cache has more than its share of the file system, and keeps what it has: say how much it may take with --quota"
                 );
-                Some(used)
+                Some(used.saturating_add(reserve))
             }
             quota => quota.bytes(),
         };
         let space = Self {
-            used: used.into(),
+            taken: used.into(),
+            reserve: 0.into(),
             quota,
             dir: dir.to_owned(),
             floor,
@@ -163,31 +177,36 @@ impl Space {
         if bytes == 0 {
             return Ok(());
         }
-        let quota = self.quota.unwrap_or(u64::MAX);
-        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= quota);
-        let before = self
-            .used
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
-            .map_err(|_| Shortage::Quota)?;
+        self.take_of_quota(bytes)?;
         // The quota first: it is a comparison, and the file system may have to be asked.
         if !self.file_system_has(bytes) {
             self.release(bytes);
             return Err(Shortage::FileSystem);
         }
-        self.cover(before + bytes);
+        self.cover(self.used());
         Ok(())
+    }
+
+    /// Takes `bytes` of the quota, whatever the file system has.
+    pub(super) fn take_of_quota(&self, bytes: ByteCount) -> Result<(), Shortage> {
+        let quota = self.quota.unwrap_or(u64::MAX);
+        let fits = |taken: u64| taken.checked_add(bytes).filter(|sum| *sum <= quota);
+        let done = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
+        done.map(drop).map_err(|_| Shortage::Quota)
     }
 
     /// Gives room back.
     pub(in crate::store) fn release(&self, bytes: ByteCount) {
         // Saturating: a count that was too low once must not become the largest of all.
-        let _ = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
-            Some(used.saturating_sub(bytes))
+        let _ = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
+            Some(taken.saturating_sub(bytes))
         });
     }
 
+    /// Bytes that objects take.
     pub(in crate::store) fn used(&self) -> u64 {
-        self.used.load(Ordering::Acquire)
+        let reserve = self.reserve();
+        self.taken.load(Ordering::Acquire).saturating_sub(reserve)
     }
 
     pub(in crate::store) fn quota(&self) -> Option<u64> {
@@ -196,20 +215,26 @@ impl Space {
 
     /// How many bytes must go; 0 while the quota holds.
     pub(in crate::store) fn excess(&self) -> u64 {
-        self.quota.map_or(0, |quota| self.used().saturating_sub(quota))
+        let taken = self.taken.load(Ordering::Acquire);
+        self.quota.map_or(0, |quota| taken.saturating_sub(quota))
+    }
+
+    /// How much more the quota lets be taken.
+    fn quota_room(&self) -> Option<u64> {
+        let taken = self.taken.load(Ordering::Acquire);
+        self.quota.map(|quota| quota.saturating_sub(taken))
     }
 
     /// How much more may be taken now, without an eviction; `None` where that cannot be told.
     pub(in crate::store) fn room(&self) -> Option<u64> {
-        let quota = self.quota.map(|quota| quota.saturating_sub(self.used()));
+        let quota = self.quota_room();
         let free = self.above_floor();
         [quota, free].into_iter().flatten().min()
     }
 
     /// [`Space::room`] as far as is known from the last time that the file system was asked; 0 where it was not.
     pub(in crate::store) fn believed_room(&self) -> u64 {
-        let quota = self.quota.map_or(u64::MAX, |quota| quota.saturating_sub(self.used()));
-        quota.min(lock(&self.free).left)
+        self.quota_room().unwrap_or(u64::MAX).min(lock(&self.free).left)
     }
 
     /// Free bytes of the file system, including the floor; `None` where it does not say.
@@ -220,8 +245,8 @@ impl Space {
 
     /// Puts what was counted in the place of what was believed.
     pub(in crate::store) fn correct(&self, believed: u64, counted: u64) {
-        let _ = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
-            Some((used + counted).saturating_sub(believed))
+        let _ = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
+            Some((taken + counted).saturating_sub(believed))
         });
         self.cover(self.used());
     }
@@ -333,7 +358,7 @@ mod tests {
     use tempfile::TempDir;
 
     fn space(dir: &TempDir, quota: u64) -> (Space, Stated) {
-        Space::open(dir.path(), &dir.path().join("space"), Quota::Bytes(quota), Some(0))
+        Space::open(dir.path(), &dir.path().join("space"), Quota::Bytes(quota), 0, Some(0))
     }
 
     #[test]
@@ -351,7 +376,7 @@ mod tests {
     #[test]
     fn an_unreachable_floor_of_free_space_leaves_no_room() {
         let dir = TempDir::new().expect("a directory");
-        let (space, _) = Space::open(dir.path(), &dir.path().join("space"), Quota::None, Some(u64::MAX));
+        let (space, _) = Space::open(dir.path(), &dir.path().join("space"), Quota::None, 0, Some(u64::MAX));
         assert_eq!(space.take(1), Err(Shortage::FileSystem));
         assert_eq!(space.used(), 0);
     }
@@ -410,11 +435,11 @@ mod tests {
     fn a_share_that_nobody_said_leaves_what_is_there() {
         let dir = tempfile::tempdir().expect("a directory");
         let ledger = dir.path().join("space");
-        let (space, _) = Space::open(dir.path(), &ledger, Quota::Unless(100 << 20), Some(0));
+        let (space, _) = Space::open(dir.path(), &ledger, Quota::Unless(100 << 20), 0, Some(0));
         assert_eq!(space.quota(), Some(100 << 20));
         space.take(50 << 20).expect("room");
         drop(space);
-        let used = |quota| Space::open(dir.path(), &ledger, quota, Some(0)).0;
+        let used = |quota| Space::open(dir.path(), &ledger, quota, 0, Some(0)).0;
         let more = used(Quota::Unless(1 << 20));
         assert_eq!(more.quota(), Some(more.used()));
         assert!(more.used() >= 50 << 20 && more.take(4096).is_err());

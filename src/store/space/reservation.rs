@@ -184,7 +184,7 @@ mod tests {
         store.write(&watched, 8 * MIB, &[vec![7; 1000]]).expect("room");
         let ahead = watched.disk_bytes();
         let other = film(&store, 3, PAGE_BYTES, 128 * MIB);
-        let left = 120 * MIB - store.used_bytes();
+        let left = store.room().expect("told");
         store
             .write(&other, PAGE_BYTES, &[vec![7; (left + 100 * PAGE_BYTES) as usize]])
             .expect("room");

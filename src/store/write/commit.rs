@@ -72,7 +72,7 @@ impl Object {
         // The manifest before the record: a record whose manifest is missing could not be written anew if it were lost.
         self.write_manifest(durable)?;
         fault::point("manifest-made");
-        self.shared.catalog.put(self.id, &self.record(durable))?;
+        self.shared.catalog.admit(self.id, &self.record(durable))?;
         fault::point("record-made");
         Ok(())
     }
