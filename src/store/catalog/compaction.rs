@@ -20,7 +20,7 @@ const MOST_ROUNDS: u32 = 4;
 
 /// A tree of the catalog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Tree {
+pub(super) enum CatalogTree {
     /// Records of objects.
     Objects,
     /// Checksums of blocks.
@@ -30,16 +30,16 @@ pub(super) enum Tree {
 }
 
 /// The keys that changes have altered, each once: a busy key is copied once in a round.
-pub(super) type ChangedKeys = HashSet<(Tree, IVec)>;
+pub(super) type ChangedKeys = HashSet<(CatalogTree, IVec)>;
 
-const ALL: [Tree; 3] = [Tree::Objects, Tree::Sums, Tree::Streams];
+const ALL: [CatalogTree; 3] = [CatalogTree::Objects, CatalogTree::Sums, CatalogTree::Streams];
 
 impl Trees {
-    fn tree(&self, tree: Tree) -> &sled::Tree {
+    fn tree(&self, tree: CatalogTree) -> &sled::Tree {
         match tree {
-            Tree::Objects => &self.objects,
-            Tree::Sums => &self.sums,
-            Tree::Streams => &self.streams,
+            CatalogTree::Objects => &self.objects,
+            CatalogTree::Sums => &self.sums,
+            CatalogTree::Streams => &self.streams,
         }
     }
 }
@@ -151,7 +151,7 @@ impl Catalog {
         &self,
         action: &'static str,
         bytes: u64,
-        tree: Tree,
+        tree: CatalogTree,
         work: impl FnOnce(&sled::Tree, &mut Vec<IVec>) -> sled::Result<(T, i64)>,
     ) -> Result<T, StoreError> {
         while let Ok(RoomDecision::Compact) = self.size.make_room(bytes, Purpose::Keep) {
@@ -164,7 +164,7 @@ impl Catalog {
     pub(super) fn change<T>(
         &self,
         action: &'static str,
-        tree: Tree,
+        tree: CatalogTree,
         work: impl FnOnce(&sled::Tree, &mut Vec<IVec>) -> sled::Result<(T, i64)>,
     ) -> Result<T, StoreError> {
         let _changing = read(&self.changes);
@@ -178,7 +178,7 @@ impl Catalog {
     }
 
     /// Notes what a change has altered, where the catalog is being written anew. Called with `changes` shared.
-    fn note(&self, tree: Tree, keys: Vec<IVec>) {
+    fn note(&self, tree: CatalogTree, keys: Vec<IVec>) {
         if let Some(changed) = &mut *lock(&self.changed) {
             changed.extend(keys.into_iter().map(|key| (tree, key)));
         }

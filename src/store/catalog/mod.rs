@@ -32,7 +32,7 @@ use super::space::quota::Space;
 use crate::clock::Instant;
 use crate::key::ObjectId;
 use crate::sync::{lock, read, write};
-use compaction::{ChangedKeys, Tree};
+use compaction::{CatalogTree, ChangedKeys};
 use record::Record;
 use size::{CatalogSize, Purpose, RoomDecision};
 use std::hash::{BuildHasher, RandomState};
@@ -271,7 +271,7 @@ impl Catalog {
                 }
             }
         }
-        self.change("write", Tree::Objects, |objects, keys| {
+        self.change("write", CatalogTree::Objects, |objects, keys| {
             put_unless_newer(objects, keys, id, record, &bytes)
         })
     }
@@ -279,7 +279,7 @@ impl Catalog {
     /// Writes the record, unless one of a later generation stands there: that one has superseded it.
     pub(super) fn put(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
         let bytes = record.to_bytes()?;
-        self.keep("write", bytes.len() as u64, Tree::Objects, |objects, keys| {
+        self.keep("write", bytes.len() as u64, CatalogTree::Objects, |objects, keys| {
             put_unless_newer(objects, keys, id, record, &bytes)
         })
     }
@@ -294,7 +294,7 @@ impl Catalog {
                 || old.generation > record.generation
                 || (old.generation == record.generation && old.is_whole())
         };
-        self.keep("write", bytes.len() as u64, Tree::Objects, |objects, keys| {
+        self.keep("write", bytes.len() as u64, CatalogTree::Objects, |objects, keys| {
             put_unless(objects, keys, id, &bytes, stays)
         })
     }
@@ -317,13 +317,15 @@ impl Catalog {
     }
 
     pub(super) fn put_stream(&self, id: [u8; 16], record: Vec<u8>) -> Result<(), StoreError> {
-        self.keep("write", record.len() as u64, Tree::Streams, |streams, keys| {
+        self.keep("write", record.len() as u64, CatalogTree::Streams, |streams, keys| {
             insert(streams, keys, &id, record)
         })
     }
 
     pub(super) fn remove_stream(&self, id: [u8; 16]) -> Result<(), StoreError> {
-        self.keep("remove", 0, Tree::Streams, |streams, keys| remove(streams, keys, &id))
+        self.keep("remove", 0, CatalogTree::Streams, |streams, keys| {
+            remove(streams, keys, &id)
+        })
     }
 
     /// The records of all streams, as they are written.
@@ -344,12 +346,12 @@ impl Catalog {
     pub(super) fn put_sums(&self, id: ObjectId, generation: u64, number: u64, group: &Group) -> Result<(), StoreError> {
         let key = sums_key(id, generation, number);
         if group.is_empty() {
-            return self.keep("write", 0, Tree::Sums, |sums, keys| remove(sums, keys, &key));
+            return self.keep("write", 0, CatalogTree::Sums, |sums, keys| remove(sums, keys, &key));
         }
         let bytes = postcard::to_extend(group, vec![SUMS_VERSION]).map_err(|error| StoreError::Damaged {
             what: format!("checksums do not encode: {error}"),
         })?;
-        self.keep("write", bytes.len() as u64, Tree::Sums, |sums, keys| {
+        self.keep("write", bytes.len() as u64, CatalogTree::Sums, |sums, keys| {
             insert(sums, keys, &key, bytes)
         })
     }
@@ -358,7 +360,7 @@ impl Catalog {
     pub(super) fn remove_sums(&self, id: ObjectId, generation: u64) -> Result<(), StoreError> {
         // The id and the generation; the number of the group follows.
         let prefix = &sums_key(id, generation, 0)[..24];
-        self.keep("write", 0, Tree::Sums, |sums, keys| {
+        self.keep("write", 0, CatalogTree::Sums, |sums, keys| {
             let mut less = 0;
             for key in sums.scan_prefix(prefix).keys() {
                 less += remove(sums, keys, &key?)?.1;
@@ -368,7 +370,7 @@ impl Catalog {
     }
 
     pub(super) fn remove(&self, id: ObjectId, generation: u64) -> Result<(), StoreError> {
-        self.keep("write", 0, Tree::Objects, |objects, keys| {
+        self.keep("write", 0, CatalogTree::Objects, |objects, keys| {
             let other = |old: &[u8]| Record::from_bytes(old).is_ok_and(|old| old.generation != generation);
             let before =
                 objects.fetch_and_update(id.as_bytes(), |old| old.filter(|old| other(old)).map(<[u8]>::to_vec))?;
