@@ -491,6 +491,22 @@ fn bytes_of_a_file_that_another_program_fills_elsewhere_are_sent() {
 }
 
 #[test]
+fn a_collection_of_many_members_is_described_once_each_in_many_pieces() {
+    const MEMBERS: usize = 2000;
+    let origin = Origin::writable();
+    for number in 0..MEMBERS {
+        File::create(origin.root().join(format!("{number:04}"))).expect("made");
+    }
+    let text = propfind(&origin, "/", "1", "");
+    assert!(text.len() > 4 * (64 << 10), "{}", text.len());
+    let mut names = between(&text, "<D:href>", "</D:href>");
+    names.sort();
+    let expected = std::iter::once("/".to_owned()).chain((0..MEMBERS).map(|number| format!("/{number:04}")));
+    assert!(names.into_iter().eq(expected));
+    assert!(text.trim_end().ends_with("</D:multistatus>"));
+}
+
+#[test]
 fn pages_of_one_listing_are_of_one_reading() {
     let origin = Origin::with(&[]);
     for index in 0..50 {

@@ -48,6 +48,7 @@ impl Directories {
             clock: Arc::clone(clock),
             threads: disk.handle().clone(),
             metrics: Arc::clone(metrics),
+            listing_budget: Arc::default(),
             taken: taken_names(config),
         };
         let mut directories = Self {

@@ -28,6 +28,7 @@ mod escape;
 mod file_source;
 mod get_file;
 mod listing;
+mod listing_budget;
 mod listing_cache;
 mod listing_html;
 mod listing_view;
@@ -44,8 +45,10 @@ mod put_request;
 mod request_xml;
 mod resumable_upload;
 
+pub use listing_budget::ListingBudget;
 pub use listing_cache::ListingCache;
 pub use mount::{Mount, MountContext, MountWatch};
+pub use propfind::PendingMembers;
 
 use self::disk_threads::DiskThreads;
 use self::listing::OpenCollection;
@@ -127,6 +130,8 @@ pub struct DirectoryService {
     pub writer: Option<Arc<TreeWriter>>,
     /// The resumable uploads; `None` where the directory is read-only.
     pub uploads: Option<Arc<Uploads>>,
+    /// The memory of all answers to PROPFIND, of this directory and of others.
+    pub listing_budget: Arc<ListingBudget<PendingMembers>>,
     /// Readings of collections that clients page through.
     pub listing_cache: Arc<ListingCache>,
     /// The locks of paths and mounts.

@@ -11,7 +11,7 @@
 //! Each request compares what is open with what the path leads to (`Tree::check_root`), so no listing is of a directory that is
 //! not there. A thread looks once a second whether it has come back. Its identity is kept under `data` (`directory::RootIdentity`).
 
-use super::{DirectoryService, DirectorySettings, ListingCache};
+use super::{DirectoryService, DirectorySettings, ListingBudget, ListingCache, PendingMembers};
 use crate::access::Caller;
 use crate::clock::SharedClock;
 use crate::config::{DirectoryConfig, PublicUrl, TrustedProxies};
@@ -50,6 +50,8 @@ pub struct MountContext {
     pub threads: tokio::runtime::Handle,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The memory of all answers to PROPFIND.
+    pub listing_budget: Arc<ListingBudget<PendingMembers>>,
     /// The names of all mounts, and those by which any URL is named.
     pub taken: Vec<String>,
 }
@@ -218,6 +220,7 @@ impl Mount {
             tags,
             uploads: uploads.transpose()?,
             writer,
+            listing_budget: Arc::clone(&context.listing_budget),
             listing_cache: Arc::new(ListingCache::default()),
             locks: Arc::default(),
             digest_queue,

@@ -3,12 +3,13 @@
 //! Depth 0 and 1 are answered; infinity, which a missing `Depth` means too, is refused as the RFC allows. Live
 //! properties are what the file system knows; dead ones are those that clients have set (`proppatch.rs`).
 //!
-//! An answer is written while it goes out: each piece holds [`PIECE_MEMBERS`] members and is written when the one
-//! before has been sent, so memory is bounded and no thread waits for a slow client. Where the directory changed while
+//! An answer is written while it goes out: each piece has some [`PIECE_BYTES`] and is written when the one before has been
+//! sent, so no thread waits for a slow client, and what all answers hold together is bounded (listing_budget.rs). Where the directory changed while
 //! it was read, the last response has status 507, which says that members may be missing.
 
 use super::escape::Escaped;
 use super::get_file::media_type;
+use super::listing_budget::ListingShare;
 use super::multistatus::{ALLPROP, DOCUMENT_END, OTHER_LIVE, document_start, multistatus, write_empty, write_value};
 use super::open_file::{MountThreads, OpenEntry};
 use super::request_xml::{self, DAV, RequestedProperties};
@@ -24,20 +25,27 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
 use bytes::Bytes;
 use rustix::fs::{StatVfs, fstatvfs};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// The longest body of a PROPFIND or PROPPATCH, in bytes: a judgement.
 pub(super) const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// The members of one piece of an answer: a judgement.
+/// The members of one piece of an answer, and the bytes at which it ends before that: judgements. What is held of a piece
+/// that nobody takes is as much as this and one member.
 const PIECE_MEMBERS: usize = 256;
+const PIECE_BYTES: usize = 64 << 10;
+
+/// When a client comes again for whose answer there was no memory. A judgement: answers take milliseconds where they are
+/// read, and those that are not give way after 30 s.
+const COME_AGAIN: Duration = Duration::from_secs(5);
 
 /// The small files that one request may have read for their tags, in bytes together (decision 26). Beyond that a file
 /// that nobody has read has no `getetag`, rather than one that changes once it is read.
@@ -74,7 +82,7 @@ impl DirectoryService {
             Err(mistake) => return Problem::of_origin(StatusCode::BAD_REQUEST, mistake).response(),
         };
         let (tree, tags, of) = (Arc::clone(&self.tree), Arc::clone(&self.tags), path.clone());
-        let prefix = self.settings.prefix.clone();
+        let (prefix, budget) = (self.settings.prefix.clone(), Arc::clone(&self.listing_budget));
         let (found, allowed) = match self.find(path).await {
             Ok(found) => found,
             Err(error) => return super::problem_of(&error).response(),
@@ -82,25 +90,14 @@ impl DirectoryService {
         let look = move || match found {
             OpenEntry::File(file, stamp) => {
                 let text = file_document(&tags, &prefix, &of, file.file(), &stamp, &wanted);
-                Ok((text, None))
+                Ok((text, Rest::Nothing))
             }
             OpenEntry::Collection(handle, stamp) => {
                 let room = fstatvfs(&handle).ok();
-                let own = Resource {
-                    href: format!("{prefix}{}", of.with_slash()),
-                    name: of.name().unwrap_or("/"),
-                    path: of.with_slash(),
-                    kind: MemberKind::Collection,
-                    stamp: &stamp,
-                    etag: None,
-                    room: room.as_ref(),
-                    dead: dead_properties_for(&wanted, || DeadProperties::of(&handle)),
-                };
-                let mut text = document_start();
-                own.write(&mut text, &wanted);
+                let mut text = collection_start(&prefix, &of, &handle, &stamp, room.as_ref(), &wanted);
                 if !deep {
                     text.push_str(DOCUMENT_END);
-                    return Ok((text, None));
+                    return Ok((text, Rest::Nothing));
                 }
                 let names = MemberNames::read(&tree, &of, &handle, hidden)?;
                 let mut members = PendingMembers {
@@ -115,21 +112,54 @@ impl DirectoryService {
                     at: 0,
                     may_read: READ_BYTES,
                 };
-                let rest = members.write(&mut text)?;
-                Ok((text, rest.then_some(members)))
+                let rest = match members.write(&mut text)? {
+                    false => Rest::Nothing,
+                    true => budget
+                        .admit(members.names.bytes(), members)
+                        .map_or(Rest::Refused, Rest::Later),
+                };
+                Ok((text, rest))
             }
         };
         match self.disk().run_with_permit(self.permits(path, &allowed), look).await {
-            Ok((text, None)) => multistatus(text),
-            Ok((text, Some(members))) => multistatus(MultistatusBody {
+            Ok((text, Rest::Nothing)) => multistatus(text),
+            Ok((_, Rest::Refused)) => {
+                let what = "too many clients are being told of large collections; try again in a moment";
+                Problem::later(COME_AGAIN, what).response()
+            }
+            Ok((text, Rest::Later(share))) => multistatus(MultistatusBody {
                 ready: Some(Bytes::from(text)),
-                members: Some(members),
+                share: Some(share),
                 writing: None,
                 threads: self.disk().of_mount(path, &allowed),
             }),
             Err(error) => super::problem_of(&error).response(),
         }
     }
+}
+
+/// The beginning of the answer about a collection: what is told of itself.
+fn collection_start(
+    prefix: &str,
+    of: &TreePath,
+    handle: &OwnedFd,
+    stamp: &Stamp,
+    room: Option<&StatVfs>,
+    wanted: &RequestedProperties,
+) -> String {
+    let own = Resource {
+        href: format!("{prefix}{}", of.with_slash()),
+        name: of.name().unwrap_or("/"),
+        path: of.with_slash(),
+        kind: MemberKind::Collection,
+        stamp,
+        etag: None,
+        room,
+        dead: dead_properties_for(wanted, || DeadProperties::of(handle)),
+    };
+    let mut text = document_start();
+    own.write(&mut text, wanted);
+    text
 }
 
 /// The whole answer about a file.
@@ -174,8 +204,16 @@ fn dead_properties_for(wanted: &RequestedProperties, read: impl FnOnce() -> Dead
     }
 }
 
+/// The rest of an answer behind its first piece.
+enum Rest {
+    Nothing,
+    Later(ListingShare<PendingMembers>),
+    /// There is no memory for it.
+    Refused,
+}
+
 /// The members of a collection that are not described yet.
-struct PendingMembers {
+pub struct PendingMembers {
     tree: Arc<Tree>,
     tags: Arc<DigestCache>,
     prefix: String,
@@ -189,11 +227,21 @@ struct PendingMembers {
     may_read: u64,
 }
 
+impl fmt::Debug for PendingMembers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, at) = (&self.path, self.at);
+        f.debug_struct("PendingMembers")
+            .field("path", path)
+            .field("at", &at)
+            .finish_non_exhaustive()
+    }
+}
+
 impl PendingMembers {
     /// Writes the next piece; whether members are left. The last piece ends the document.
     fn write(&mut self, text: &mut String) -> Result<bool, DirectoryError> {
         let until = self.names.len().min(self.at + PIECE_MEMBERS);
-        while self.at < until {
+        while self.at < until && text.len() < PIECE_BYTES {
             let found = match self.names.get(self.at) {
                 Some(name) => member(&self.tree, &self.tags, &self.path, &self.handle, name)?,
                 None => None,
@@ -260,12 +308,13 @@ impl PendingMembers {
 }
 
 /// A piece of the document, and the members behind it.
-type Written = (String, Option<PendingMembers>);
+type Written = (String, Option<Box<PendingMembers>>);
 
 /// A document whose pieces are each written when the one before has gone out.
 struct MultistatusBody {
     ready: Option<Bytes>,
-    members: Option<PendingMembers>,
+    /// Where the members are that are left; nowhere at the end.
+    share: Option<ListingShare<PendingMembers>>,
     writing: Option<JoinHandle<Option<Result<Written, DirectoryError>>>>,
     threads: MountThreads,
 }
@@ -281,7 +330,15 @@ impl MessageBody for MultistatusBody {
         if let Some(ready) = self.ready.take() {
             return Poll::Ready(Some(Ok(ready)));
         }
-        if let Some(mut members) = self.members.take() {
+        if self.writing.is_none() {
+            let Some(share) = &self.share else {
+                return Poll::Ready(None);
+            };
+            let Some(mut members) = share.take() else {
+                return Poll::Ready(Some(Err(
+                    "nothing of the answer was taken, and others needed its memory".into(),
+                )));
+            };
             let write = move || {
                 let mut text = String::new();
                 let more = members.write(&mut text)?;
@@ -294,9 +351,13 @@ impl MessageBody for MultistatusBody {
         };
         let written = ready!(Pin::new(writing).poll(cx));
         self.writing = None;
+        let share = self.share.take();
         // An error breaks the connection, so the document visibly has no end.
         let (text, members) = written?.ok_or("a writing thread was lost")??;
-        self.members = members;
+        if let (Some(share), Some(members)) = (share, members) {
+            share.put_back(members);
+            self.share = Some(share);
+        }
         Poll::Ready(Some(Ok(Bytes::from(text))))
     }
 }
