@@ -546,8 +546,17 @@ fn a_request_outlives_its_client_and_the_same_key_is_one_request() {
     );
     let stream = accepted.header("location").expect("where").to_owned();
     assert_eq!(accepted.json()["stream"], stream);
-    // A repeated request with the same key is the same request.
+    // A repeated request with the same key is the same request, and one with another body a mistake.
     assert_eq!(ask().header("location"), Some(stream.as_str()));
+    for other in [Some("HELLO"), None] {
+        let mut client = Client::connect(address);
+        client.ask("POST", "/generate", &fields[..if other.is_some() { 3 } else { 2 }]);
+        client.send(other.unwrap_or_default().as_bytes());
+        client.read_head();
+        let refused = client.finish();
+        assert_eq!(refused.status, 422, "{}", refused.text());
+        assert!(refused.text().contains("Idempotency-Key"));
+    }
     upstream.wait_for_requests(1);
     // Two read along; one from an offset.
     let mut reader = Client::open(address, "GET", &stream, &[]);

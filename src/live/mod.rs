@@ -11,6 +11,6 @@ mod streams;
 mod sync_points;
 
 pub use kind::{Rules, StreamFormat};
-pub use stream::{Listener, Stream, StreamId, StreamRequest, StreamStatus};
+pub use stream::{Listener, SentBody, Stream, StreamId, StreamRequest, StreamStatus};
 pub use streams::{CROWDED, Limits, Streams, TooMany};
 pub use sync_points::{EventScan, SyncPoints, after_event};

@@ -100,6 +100,17 @@ pub struct StreamRequest {
     pub request: Option<[u8; 32]>,
 }
 
+/// The body of the request that a stream is the answer to, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SentBody {
+    /// The client is still sending it.
+    Coming,
+    /// All of it was sent; this is its SHA-256.
+    Whole([u8; 32]),
+    /// The body did not come whole, or nobody has noted what it was.
+    Unknown,
+}
+
 /// A stream: its log is an object, which its readers read like any other.
 #[derive(Debug)]
 pub struct Stream {
@@ -110,6 +121,7 @@ pub struct Stream {
     begun: Instant,
     pub(super) status: watch::Sender<StreamStatus>,
     stop: watch::Sender<Option<String>>,
+    body: watch::Sender<SentBody>,
     /// Where listeners may come in; none before the reply and after the end. Written by the one session, read by each
     /// that comes; held while one piece is scanned.
     pub(super) joins: Mutex<Option<SyncPoints>>,
@@ -173,6 +185,19 @@ impl Stream {
     pub async fn opened(&self) {
         let mut status = self.status.subscribe();
         let _ = status.wait_for(|status| status.state != StreamState::Opening).await;
+    }
+
+    /// Notes what the body of the request was, by its SHA-256; `None` where it did not come whole.
+    pub fn set_body(&self, digest: Option<[u8; 32]>) {
+        self.body
+            .send_replace(digest.map_or(SentBody::Unknown, SentBody::Whole));
+    }
+
+    /// The body of the request, when it is known, or will not be.
+    pub async fn body(&self) -> SentBody {
+        let mut body = self.body.subscribe();
+        let known = body.wait_for(|body| *body != SentBody::Coming).await;
+        known.map_or(SentBody::Unknown, |body| *body)
     }
 
     /// Returns when nothing more comes.
@@ -294,6 +319,10 @@ impl Stream {
             },
             first,
             end,
+            body: match *self.body.borrow() {
+                SentBody::Whole(digest) => Some(digest),
+                SentBody::Coming | SentBody::Unknown => None,
+            },
         }
     }
 }
@@ -337,6 +366,7 @@ pub(super) fn new(id: StreamId, origin: StreamRequest, started: u64) -> Stream {
             gone: false,
         }),
         stop: watch::Sender::new(None),
+        body: watch::Sender::new(SentBody::Coming),
         joins: Mutex::default(),
         log: Mutex::new(Log::None),
         first: AtomicU64::new(0),
@@ -357,6 +387,7 @@ pub(super) fn restored(id: StreamId, record: StreamRecord, now: u64) -> Stream {
         request: record.request,
     };
     let stream = new(id, origin, record.started);
+    stream.set_body(record.body);
     stream.status.send_replace(StreamStatus {
         state: StreamState::restored(record.state),
         why: match was_under_way {

@@ -21,7 +21,7 @@
 //! - An id is 128 random bits, and whoever knows it may read the log and stop the stream: a debug line shows two bytes
 //!   of it.
 //! - A request that names itself (`Idempotency-Key`) is one stream, however often it comes, unless it was never
-//!   answered.
+//!   answered. The digest of its body is kept, since a name with another body is a mistake.
 //!
 //! Order: the sync points and then `end` follow the bytes, so a listener is sent to no place that has not come; `first`
 //! rises before bytes are dropped, so a listener is sent to none that are about to go.

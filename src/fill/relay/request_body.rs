@@ -121,6 +121,21 @@ impl RequestBody {
         Ok(())
     }
 
+    /// Takes all of the body, for a request that is not sent.
+    ///
+    /// # Errors
+    /// Where the client does not send it.
+    pub async fn discard(mut self) -> Result<(), UploadFault> {
+        loop {
+            match timeout(UPLOAD_SILENCE, self.pieces.recv()).await {
+                Ok(Some(Ok(_))) => {}
+                Ok(None) => return Ok(()),
+                Ok(Some(Err(_))) => return Err(UploadFault::Broken),
+                Err(_) => return Err(UploadFault::Silent),
+            }
+        }
+    }
+
     /// Where the fault will be found that the client has made meanwhile.
     pub(in crate::fill) fn fault(&self) -> FaultOfUpload {
         self.fault.clone()

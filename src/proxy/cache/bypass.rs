@@ -4,6 +4,7 @@
 //! it succeeds, the stored replies of its URL, and of the URLs that the answer names within the same origin, are
 //! invalidated before the client gets the status: its next request finds the new state. CONNECT and TRACE end here.
 
+use crate::crypto::digest::{Context, SHA256};
 use crate::fill::{RelayError, Relayed, RequestBody, Seen, UploadFault};
 use crate::header::{CacheStatus, Forwarded, value_of};
 use crate::http1::Response;
@@ -37,7 +38,7 @@ impl Service {
     }
 
     async fn passed(&self, http: &RequestHead, payload: Payload, target: &Arc<Target>) -> Result<Relayed, Problem> {
-        let Sent { target, body, seen, .. } = sent(self, http, payload, target)?;
+        let Sent { target, body, seen, .. } = sent(self, http, payload, target, Digested::No)?;
         let is_plain = !makes_claims(http);
         let method = http.method.to_string();
         let passing = self.fills.relay(target, method, body, is_plain, seen);
@@ -52,10 +53,17 @@ impl Service {
 pub(in crate::proxy) struct Sent {
     pub(in crate::proxy) target: Arc<Target>,
     pub(in crate::proxy) body: Option<RequestBody>,
-    /// Resolves when the client has sent all of it, or has gone.
-    pub(in crate::proxy) uploaded: oneshot::Receiver<()>,
+    /// Resolves to the body's SHA-256 when the client has sent all of it; fails where it has not, or no digest is made.
+    pub(in crate::proxy) uploaded: oneshot::Receiver<[u8; 32]>,
     /// The effects on the store when the upstream has answered.
     pub(in crate::proxy) seen: Box<Seen>,
+}
+
+/// Whether the digest of a body is made while it passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum Digested {
+    Yes,
+    No,
 }
 
 /// The relayed form of a request.
@@ -64,6 +72,7 @@ pub(in crate::proxy) fn sent(
     http: &RequestHead,
     payload: Payload,
     target: &Arc<Target>,
+    digested: Digested,
 ) -> Result<Sent, Problem> {
     if goes_in_circles(http) {
         return Err(Problem::circles());
@@ -88,7 +97,7 @@ pub(in crate::proxy) fn sent(
         }
     }
     let target = Arc::new(target.with_fields(fields));
-    let (body, uploaded) = outgoing(http, payload);
+    let (body, uploaded) = outgoing(http, payload, digested);
     let (safe, changing) = (is_safe(method), Arc::clone(&target));
     let (fills, routes) = (service.fills.clone(), Arc::clone(&service.routes));
     let seen = move |status: u16, fields: &[(String, String)]| {
@@ -128,33 +137,50 @@ fn is_safe(method: &Method) -> bool {
     )
 }
 
-/// The body of a request, where it has one, and when all of it has gone on.
-fn outgoing(http: &RequestHead, mut payload: Payload) -> (Option<RequestBody>, oneshot::Receiver<()>) {
+/// The body of a request, where it has one, and its digest when all of it has gone on.
+fn outgoing(
+    http: &RequestHead,
+    mut payload: Payload,
+    digested: Digested,
+) -> (Option<RequestBody>, oneshot::Receiver<[u8; 32]>) {
     let (over, uploaded) = oneshot::channel();
+    let mut digest = (digested == Digested::Yes).then(|| Context::new(&SHA256));
     let headers = &http.headers;
     let length = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.trim().parse().ok());
     // RFC 9112 §6: without either of the two a request has no body.
     if length.is_none() && !headers.contains_key(header::TRANSFER_ENCODING) {
+        tell(over, digest);
         return (None, uploaded);
     }
     let (sender, outgoing) = RequestBody::new(length);
     actix_web::rt::spawn(async move {
-        let _over = over;
         while let Some(piece) = payload.next().await {
             let piece = piece.map_err(io::Error::other);
+            if let (Some(digest), Ok(piece)) = (&mut digest, &piece) {
+                digest.update(piece);
+            }
             let cut = piece.is_err();
             if sender.send(piece).await.is_err() || cut {
                 return;
             }
         }
+        tell(over, digest);
     });
     (Some(outgoing), uploaded)
 }
 
+/// Tells the digest of a body that is whole, where one was made; there may be nobody to be told.
+fn tell(over: oneshot::Sender<[u8; 32]>, digest: Option<Context>) {
+    let made = digest.map(Context::finish);
+    if let Some(digest) = made.and_then(|digest| digest.as_ref().try_into().ok()) {
+        let _ = over.send(digest);
+    }
+}
+
 /// The answer to a client that did not send its body. What still comes of it is no request.
-fn upload_failed(fault: UploadFault) -> Problem {
+pub(in crate::proxy) fn upload_failed(fault: UploadFault) -> Problem {
     let what = match fault {
         UploadFault::Silent => "the request's body stopped for 30 seconds; send it again",
         UploadFault::Broken => "the request's body broke off, or has no framing that HTTP knows",

@@ -1,7 +1,7 @@
 //! Requests that outlive their clients: sent once, logged, and read by whoever knows where.
 //!
 //! The request is recorded before it is sent, and sent only by the first who asks: another with the same identity gets
-//! the stream of the first. The answer is either the log as it comes, or 202 with its place. The client may go once its
+//! the stream of the first, and 422 where its body is another. The answer is either the log as it comes, or 202 with its place. The client may go once its
 //! body has gone on; the reply is logged to its end.
 
 use super::live::path_of;
@@ -9,17 +9,22 @@ use crate::api::{StreamLinks, StreamState, StreamSummary};
 use crate::fill::DetachedRequest;
 use crate::header::{CacheStatus, Forwarded, preferred_wait, prefers_async};
 use crate::http1::Response;
-use crate::live::{CROWDED, Stream, StreamRequest};
+use crate::live::{CROWDED, SentBody, Stream, StreamRequest};
 use crate::policy::is_credential;
-use crate::proxy::cache::bypass::{Sent, sent};
+use crate::proxy::cache::bypass::{Digested, Sent, sent, upload_failed};
 use crate::proxy::request::forward::OF_A_PART;
 use crate::proxy::response::problem::{CACHE_STATUS, Problem};
 use crate::proxy::service::Service;
 use crate::upstream::Target;
 use actix_web::HttpResponse;
 use actix_web::dev::{Payload, RequestHead};
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
 use std::sync::Arc;
+use tokio::sync::oneshot;
+
+const OTHER_BODY: &str =
+    "this Idempotency-Key is that of a request with another body; use a new key for another request";
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -61,7 +66,7 @@ impl Service {
             body,
             uploaded,
             seen,
-        } = sent(self, http, payload, target)?;
+        } = sent(self, http, payload, target, Digested::Yes)?;
         // The log is the whole answer; ranges and conditions are of what is read of it.
         let mut fields = target.fields.to_vec();
         fields.retain(|(name, _)| !OF_A_PART.contains(&name.as_str()));
@@ -84,10 +89,20 @@ impl Service {
                 seen,
             };
             self.fills.detach_request(&target, sending, &stream);
+            self.note_body(uploaded, &stream);
             // A body that is still with the client is lost when the client goes.
             tokio::select! {
-                _ = uploaded => {}
+                _ = stream.body() => {}
                 () = stream.opened() => {}
+            }
+        } else {
+            if let Some(body) = body {
+                body.discard().await.map_err(upload_failed)?;
+            }
+            let own = uploaded.await.map_or(SentBody::Unknown, SentBody::Whole);
+            let first = stream.body().await;
+            if own != first && first != SentBody::Unknown {
+                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, OTHER_BODY));
             }
         }
         if !wants_async(http) {
@@ -112,6 +127,15 @@ impl Service {
                 status: format!("{}/status", path_of(&stream)),
             })
             .into())
+    }
+
+    /// Notes what the body of a request was when all of it has come, whatever becomes of its client.
+    fn note_body(&self, uploaded: oneshot::Receiver<[u8; 32]>, stream: &Arc<Stream>) {
+        let (streams, stream) = (Arc::clone(self.fills.streams()), Arc::clone(stream));
+        actix_web::rt::spawn(async move {
+            stream.set_body(uploaded.await.ok());
+            let _ = tokio::task::spawn_blocking(move || streams.record(&stream)).await;
+        });
     }
 
     async fn streamed(&self, http: &RequestHead, stream: &Arc<Stream>) -> Response {
