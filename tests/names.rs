@@ -49,6 +49,11 @@ fn any_url_is_played_on_loopback_and_private_addresses_only_when_allowed() {
     answer.expect(200);
     film.check(0, &answer.body);
     get(open.address(), "/film.mp4").expect(404);
+    // Addresses of the public Internet are private where the operator says so.
+    let at_home = Pond::start(&[("private_networks", "192.0.9.0/24, 2a00:7::/32")]);
+    for host in ["[2a00:7::5]", "192.0.9.1"] {
+        get(at_home.address(), &format!("/http/{host}/film.mp4")).expect(403);
+    }
 }
 
 #[test]

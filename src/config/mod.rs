@@ -8,6 +8,7 @@
 
 mod check;
 mod mounts;
+mod networks;
 mod parse;
 mod public_url;
 mod reader;
@@ -20,6 +21,7 @@ mod units;
 
 pub use check::settings;
 pub use mounts::{DirectoryConfig, UpstreamConfig};
+pub use networks::Networks;
 pub use public_url::PublicUrl;
 pub use settings::{Config, Needs, Setting};
 pub use source::{Layers, Mistakes};

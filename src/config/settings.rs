@@ -14,7 +14,7 @@ use super::parse::{
 };
 use super::reader::Reader;
 use super::units::{bytes, duration};
-use super::{AfterLastReader, Delivery, ListenAddress, PublicUrl, QuotaSetting, TrustedProxies};
+use super::{AfterLastReader, Delivery, ListenAddress, Networks, PublicUrl, QuotaSetting, TrustedProxies};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -161,6 +161,9 @@ settings! {
         delivery: Delivery = "follow", "WAY", delivery;
         /// Whether URLs that clients name may lead to private addresses
         allow_private: bool = "false", "", truth;
+        /// Addresses and networks that count as private beside those that always do: what a home or a company has of the public
+        /// IPv6 Internet, for instance
+        private_networks: Networks = "", "ADDRESSES", Networks::read;
         /// The most that the cache may take on the disk, like `50GiB`: pages and manifests of objects, and a reserve for the
         /// catalog and directories, which grows with them to half of it at most (below `16MiB` there is none, and objects
         /// alone are counted). It holds at every moment: room is taken before a byte is written, by evicting objects that

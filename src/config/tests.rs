@@ -158,6 +158,7 @@ fn a_setting_without_effect_is_refused_for_every_entry_of_the_table() {
     let value = |setting: &Setting| match (setting.key, setting.default) {
         ("ignore_query" | "stream_types" | "names" | "credentials", _) => "a".to_owned(),
         ("detach", _) => "/a".to_owned(),
+        ("private_networks", _) => "192.0.2.0/24".to_owned(),
         (_, default) => default.to_owned(),
     };
     let bare = "data = \"/d\"\nad_hoc = false\ndirectory = \"/r\"\n";
@@ -189,7 +190,7 @@ fn a_setting_without_effect_is_refused_for_every_entry_of_the_table() {
             }
         }
     }
-    assert_eq!(refused, 40, "all but those that every server has");
+    assert_eq!(refused, 41, "all but those that every server has");
 }
 
 #[test]

@@ -6,13 +6,13 @@
 //! unix             whoever connects to a socket in the file system that `listen` names
 //! ```
 
-use ipnet::IpNet;
+use super::networks::{Networks, names, read_network};
 use std::net::IpAddr;
 
 /// Proxies whose word for a client's address counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
-    networks: Vec<IpNet>,
+    networks: Networks,
     unix: bool,
 }
 
@@ -23,9 +23,8 @@ impl TrustedProxies {
     /// The mistake in the setting, in words.
     pub fn read(text: &str) -> Result<Self, String> {
         let mut proxies = Self::default();
-        for name in text.split([',', ' ', '\t']).filter(|name| !name.is_empty()) {
-            let address = || name.parse::<IpAddr>().ok().map(IpNet::from);
-            match (name, address().or_else(|| name.parse().ok())) {
+        for name in names(text) {
+            match (name, read_network(name)) {
                 ("unix", _) => proxies.unix = true,
                 (_, Some(network)) => proxies.networks.push(network),
                 _ => {
@@ -47,7 +46,7 @@ impl TrustedProxies {
     pub fn contains(&self, peer: Option<IpAddr>) -> bool {
         match peer {
             None => self.unix,
-            Some(peer) => self.networks.iter().any(|network| network.contains(&peer)),
+            Some(peer) => self.networks.contains(peer),
         }
     }
 }

@@ -208,6 +208,7 @@ fn client_settings(config: &Config) -> Result<ClientSettings, AppError> {
         reply_timeout: config.reply_timeout,
         read_idle_timeout: config.read_idle_timeout,
         allow_private: config.allow_private,
+        private_networks: config.private_networks.clone(),
         join_weak: config.join_weak,
         authorities: config.upstream_ca.as_deref().map(read_authorities).transpose()?,
         budget: BudgetSettings {

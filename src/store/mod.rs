@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/lock                            held (flock) by the one process that owns DIR
-//! DIR/catalog/                        sled: one record an object, see catalog/
+//! DIR/catalog/                        sled: one record an object, see catalog/; once written anew in g2/, g3/ and so on
 //! DIR/objects/ab/<id>-<gen>.body      sparse; written in place
 //! DIR/objects/ab/<id>-<gen>.json      manifest: enough to write the record anew
 //! DIR/catalog.set-aside-<time>/       a catalog that would not open, kept for inspection
@@ -21,7 +21,7 @@
 //! object/              one object: what is here of it, its head, its parts that own their state
 //! write/  read/        the way of bytes in, and out; `Sink` and `Source` are all that others see
 //! integrity/           checksums, digests, damage
-//! space/               quota, reservations, eviction
+//! space/               quota, reservations, the catalog's reserve, eviction
 //! catalog/             records and manifests: what survives this process
 //! body_file layout     the files on the disk
 //! ```

@@ -13,6 +13,7 @@ use super::public_addresses::{NotPublic, PublicOnly, is_web_port, may_be_asked};
 use super::request::{Ask, Relay, Target, Trust};
 use super::tls;
 use crate::clock::Instant;
+use crate::config::Networks;
 use crate::header::value_of;
 use crate::telemetry::Metrics;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -55,6 +56,8 @@ pub struct ClientSettings {
     pub read_idle_timeout: Duration,
     /// Whether URLs that clients name may lead to private addresses.
     pub allow_private: bool,
+    /// Addresses that are private beside those that always are.
+    pub private_networks: Networks,
     /// Whether a weak tag is passed over where `Last-Modified` is old.
     pub join_weak: bool,
     /// The content of a PEM file of authorities to trust beside the system's.
@@ -105,7 +108,10 @@ impl Client {
         let builder = || builder(&settings).tls_backend_preconfigured(tls.clone());
         Ok(Self {
             any: Connections::build(builder)?,
-            public: Connections::build(|| builder().dns_resolver(Arc::new(PublicOnly)))?,
+            public: Connections::build(|| {
+                let private = settings.private_networks.clone();
+                builder().dns_resolver(Arc::new(PublicOnly { private }))
+            })?,
             budgets: Arc::new(Budgets::new(settings.budget.clone())),
             failures: Arc::new(Failures::new(metrics)),
             settings,
@@ -295,9 +301,10 @@ impl Client {
             return Err(UpstreamError::RefusedPort { host, port });
         }
         // The resolver is not asked about literal addresses.
+        let private = &self.settings.private_networks;
         let public = match url.host() {
-            Some(Host::Ipv4(address)) => may_be_asked(IpAddr::V4(address)),
-            Some(Host::Ipv6(address)) => may_be_asked(IpAddr::V6(address)),
+            Some(Host::Ipv4(address)) => may_be_asked(IpAddr::V4(address), private),
+            Some(Host::Ipv6(address)) => may_be_asked(IpAddr::V6(address), private),
             Some(Host::Domain(_)) => true,
             None => false,
         };

@@ -5,12 +5,16 @@
 //! The ranges are those of IANA's special-purpose registries, and what a cloud answers its own machines at. An address of
 //! this machine is none either, however public: what listens here trusts its neighbours.
 
+use crate::config::Networks;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// A resolver that keeps public addresses only.
 #[derive(Debug)]
-pub(super) struct PublicOnly;
+pub(super) struct PublicOnly {
+    /// The networks that the operator calls private.
+    pub(super) private: Networks,
+}
 
 #[derive(Debug, thiserror::Error)]
 #[error("no public address")]
@@ -18,9 +22,13 @@ pub(super) struct NotPublic;
 
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
+        let private = self.private.clone();
         Box::pin(async move {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let public: Vec<SocketAddr> = found.into_iter().filter(|address| may_be_asked(address.ip())).collect();
+            let public: Vec<SocketAddr> = found
+                .into_iter()
+                .filter(|address| may_be_asked(address.ip(), &private))
+                .collect();
             if public.is_empty() {
                 return Err(NotPublic.into());
             }
@@ -29,9 +37,9 @@ impl Resolve for PublicOnly {
     }
 }
 
-/// Whether a URL that a client named may lead to the address.
-pub(super) fn may_be_asked(address: IpAddr) -> bool {
-    is_public(address) && !is_own(address)
+/// Whether a URL that a client named may lead to the address; `private` are those that the operator calls so.
+pub(super) fn may_be_asked(address: IpAddr, private: &Networks) -> bool {
+    is_public(address) && !private.contains(address.to_canonical()) && !is_own(address)
 }
 
 /// Ports above 1023 at which no web server is, but something that takes parts of a request for its own protocol: those
@@ -114,6 +122,16 @@ fn join(high: u16, low: u16) -> Ipv4Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_that_the_operator_calls_private_is_not_asked() {
+        let private = Networks::read("2606:4700::/32, 1.2.3.0/24").expect("valid");
+        let may = |text: &str| may_be_asked(text.parse().expect("an address"), &private);
+        assert!(may("2606:4701::1") && may("1.2.4.1"));
+        for text in ["2606:4700::1", "1.2.3.4", "::ffff:1.2.3.4", "127.0.0.1"] {
+            assert!(!may(text), "{text}");
+        }
+    }
 
     #[test]
     fn private_addresses_are_known_in_every_notation() {
