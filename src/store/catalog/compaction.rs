@@ -79,7 +79,7 @@ impl Catalog {
     }
 
     fn write_anew(&self) -> Result<Outcome, StoreError> {
-        // Nobody opens or closes it for good meanwhile.
+        // No other thread opens or closes it for good meanwhile.
         let _health = lock(&self.health);
         let Some(old) = self.trees() else {
             return Ok(Outcome::Closed);

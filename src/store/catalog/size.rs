@@ -44,7 +44,7 @@ pub(super) enum Purpose {
 /// The decision on a change before it is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RoomDecision {
-    /// It is made.
+    /// The change is made.
     Go,
     /// The catalog is written anew by this thread first: it has [`CatalogSize::ended`] to say afterwards.
     Compact,

@@ -261,7 +261,7 @@ impl Object {
         self.presence.held_bytes() + self.durability.manifest_bytes()
     }
 
-    /// What the head of the object takes in memory, in bytes, as far as its upstream decides how much that is.
+    /// The memory that the head of the object takes, in bytes, as far as its upstream decides how much that is.
     pub(super) fn head_bytes(&self) -> usize {
         let head = self.head();
         let representation = head.representation();
