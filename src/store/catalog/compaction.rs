@@ -4,45 +4,18 @@
 //! less to do; the last one, of a few keys, alone holds changes up. Then the new generation counts (generations.rs). Where
 //! the disk refuses, or the machine fails, the old one counts as if nothing had begun.
 
-use super::size::{Purpose, RoomDecision};
-use super::{Catalog, Trees, generations};
+use super::changes::ChangedKeys;
+use super::trees::{ALL, Trees};
+use super::{Catalog, generations};
 use crate::store::error::StoreError;
 use crate::store::fault;
-use crate::sync::{lock, read, write};
-use sled::IVec;
-use std::collections::HashSet;
+use crate::sync::{lock, write};
 use std::path::Path;
 
 /// Keys that are copied while changes wait. A judgement: some milliseconds; a busy catalog may not come below it, so the
 /// rounds have an end too.
 const KEYS_IN_LAST_ROUND: usize = 64;
 const MOST_ROUNDS: u32 = 4;
-
-/// A tree of the catalog.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum CatalogTree {
-    /// Records of objects.
-    Objects,
-    /// Checksums of blocks.
-    Sums,
-    /// Streams.
-    Streams,
-}
-
-/// The keys that changes have altered, each once: a busy key is copied once in a round.
-pub(super) type ChangedKeys = HashSet<(CatalogTree, IVec)>;
-
-const ALL: [CatalogTree; 3] = [CatalogTree::Objects, CatalogTree::Sums, CatalogTree::Streams];
-
-impl Trees {
-    fn tree(&self, tree: CatalogTree) -> &sled::Tree {
-        match tree {
-            CatalogTree::Objects => &self.objects,
-            CatalogTree::Sums => &self.sums,
-            CatalogTree::Streams => &self.streams,
-        }
-    }
-}
 
 /// The outcome of writing the catalog anew.
 #[derive(Debug)]
@@ -140,48 +113,6 @@ impl Catalog {
         drop(changes);
         drop(replaced);
         Ok(Outcome::Done)
-    }
-
-    /// Makes a change under some keys of a tree, after room was made for so many bytes. `work` returns, beside its result,
-    /// by how many bytes what is live has grown.
-    ///
-    /// # Errors
-    /// Where the catalog refuses. What is to be kept finds room always.
-    pub(super) fn keep<T>(
-        &self,
-        action: &'static str,
-        bytes: u64,
-        tree: CatalogTree,
-        work: impl FnOnce(&sled::Tree, &mut Vec<IVec>) -> sled::Result<(T, i64)>,
-    ) -> Result<T, StoreError> {
-        while let Ok(RoomDecision::Compact) = self.size.make_room(bytes, Purpose::Keep) {
-            self.compact();
-        }
-        self.change(action, tree, work)
-    }
-
-    /// Makes a change for which room was made.
-    pub(super) fn change<T>(
-        &self,
-        action: &'static str,
-        tree: CatalogTree,
-        work: impl FnOnce(&sled::Tree, &mut Vec<IVec>) -> sled::Result<(T, i64)>,
-    ) -> Result<T, StoreError> {
-        let _changing = read(&self.changes);
-        let mut keys = Vec::new();
-        let done = self.with(action, |trees| work(trees.tree(tree), &mut keys));
-        // Also where it failed: some of it may have been done.
-        self.note(tree, keys);
-        let (done, live) = done?;
-        self.size.changed(live);
-        Ok(done)
-    }
-
-    /// Notes what a change has altered, where the catalog is being written anew. Called with `changes` shared.
-    fn note(&self, tree: CatalogTree, keys: Vec<IVec>) {
-        if let Some(changed) = &mut *lock(&self.changed) {
-            changed.extend(keys.into_iter().map(|key| (tree, key)));
-        }
     }
 }
 

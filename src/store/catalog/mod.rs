@@ -13,6 +13,7 @@
 //!
 //! Nothing is served on its word alone: a record follows the synced bytes and never runs ahead of them.
 
+mod changes;
 mod compaction;
 mod generations;
 pub(super) mod heal;
@@ -24,6 +25,7 @@ pub(super) mod record;
 pub(super) mod schema;
 mod size;
 pub(super) mod streams;
+mod trees;
 
 use super::StoreError;
 use super::body_file;
@@ -32,22 +34,15 @@ use super::space::quota::Space;
 use crate::clock::Instant;
 use crate::key::ObjectId;
 use crate::sync::{lock, read, write};
-use compaction::{CatalogTree, ChangedKeys};
+use changes::{ChangedKeys, entry_bytes, insert, put_unless, put_unless_newer, remove};
 use record::Record;
 use size::{CatalogSize, Purpose, RoomDecision};
 use std::hash::{BuildHasher, RandomState};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
-
-/// How often sled writes its log out and syncs it: sled's own default. Records of so long are lost where the machine
-/// fails; their bytes are fetched again.
-const FLUSH_EVERY_MS: u64 = 500;
-
-/// A judgement: a larger one costs memory and gains next to nothing, since records are small and the kernel caches the
-/// file.
-const CACHE_BYTES: u64 = 2 << 20;
+use trees::{CatalogTree, file_of};
+pub(super) use trees::{OpenFailure, Trees};
 
 /// A catalog that failed is tried again this often. A judgement: requests are served meanwhile, but new objects are not
 /// recorded; an attempt at a full disk costs some file operations.
@@ -70,12 +65,6 @@ const SUMS_VERSION: u8 = 1;
 const SCAN_FIRST: usize = 16;
 const SCAN_BATCH: usize = 256;
 
-/// sled's own lock can outlive its holder by moments, where a child process was just being started. The directory's
-/// lock is ours by then, so nobody else can be the owner. Two seconds in all, a judgement: a child holds the lock from
-/// fork to exec.
-const LOCK_TRIES: u32 = 200;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
-
 #[derive(Debug)]
 pub(super) struct Catalog {
     path: PathBuf,
@@ -91,18 +80,6 @@ pub(super) struct Catalog {
     /// How the attempts to open it went. Held while the catalog is opened anew or written anew, so that one thread does;
     /// taken before `changes` and `trees`.
     health: Mutex<Health>,
-}
-
-/// The trees of an open catalog, and where its files lie.
-#[derive(Debug, Clone)]
-pub(super) struct Trees {
-    dir: PathBuf,
-    db: sled::Db,
-    objects: sled::Tree,
-    sums: sled::Tree,
-    streams: sled::Tree,
-    /// The device and number of its file: another one means that it was deleted.
-    file: Option<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -127,15 +104,6 @@ pub(super) enum Healed {
 /// Bytes that the catalog at `path` takes on the disk.
 pub(super) fn catalog_disk_bytes(path: &Path) -> u64 {
     generations::disk_bytes(path)
-}
-
-/// Why a catalog cannot be used, and whether that is its own fault.
-#[derive(Debug)]
-pub(super) enum OpenFailure {
-    /// Set it aside and go on.
-    Unreadable(String),
-    /// Opening it would lose something: stop.
-    Refused(StoreError),
 }
 
 impl Catalog {
@@ -430,192 +398,10 @@ impl Catalog {
     }
 }
 
-impl Trees {
-    /// Opens or creates the catalog at `path` and brings it to the present schema. Nobody else uses it: the data directory
-    /// is locked. A disk that is full or may not be written is no reason not to start: the catalog is then opened when the
-    /// disk allows, and there is none until then.
-    pub(super) fn open_or_go_on(path: &Path) -> Result<Option<Self>, OpenFailure> {
-        match Self::open(path) {
-            Err(OpenFailure::Refused(StoreError::Catalog { source, .. })) if is_refusal(&source) => {
-                tracing::error!(error = %source, "the disk does not let the catalog be opened: going on without it");
-                Ok(None)
-            }
-            trees => trees.map(Some),
-        }
-    }
-
-    /// The generation that counts, in the catalog's directory; what a crash has left of others goes.
-    fn open(catalog: &Path) -> Result<Self, OpenFailure> {
-        let dir = generations::current(catalog).map_err(OpenFailure::Unreadable)?;
-        let trees = Self::open_at(&dir)?;
-        generations::remove_others(catalog, &dir);
-        Ok(trees)
-    }
-
-    fn open_at(path: &Path) -> Result<Self, OpenFailure> {
-        remove_snapshots(path, ".generating");
-        let mut tries = 0;
-        let mut mended = false;
-        let db = loop {
-            match open_db(path) {
-                Ok(db) => break db,
-                Err(error) if is_locked(&error) && tries < LOCK_TRIES => {
-                    tries += 1;
-                    std::thread::park_timeout(LOCK_PAUSE);
-                }
-                Err(error) if is_locked(&error) => {
-                    return Err(OpenFailure::Refused(StoreError::Catalog {
-                        action: "lock",
-                        source: error,
-                    }));
-                }
-                // A disk that refuses says nothing of the catalog; what it holds must not be set aside.
-                Err(error) if is_refusal(&error) => {
-                    remove_snapshots(path, ".generating");
-                    return Err(OpenFailure::Refused(StoreError::Catalog {
-                        action: "open",
-                        source: error,
-                    }));
-                }
-                // The log alone says everything that a snapshot does.
-                Err(error) if !mended => {
-                    tracing::warn!(%error, "the catalog does not open: trying without its snapshots");
-                    remove_snapshots(path, "");
-                    mended = true;
-                }
-                Err(error) => return Err(OpenFailure::Unreadable(error.to_string())),
-            }
-        };
-        schema::migrate(&db).map_err(OpenFailure::Refused)?;
-        let tree = |name| {
-            db.open_tree(name)
-                .map_err(|error| OpenFailure::Unreadable(error.to_string()))
-        };
-        let (objects, sums, streams) = (tree(schema::OBJECTS)?, tree(schema::SUMS)?, tree(schema::STREAMS)?);
-        Ok(Self {
-            dir: path.to_owned(),
-            db,
-            objects,
-            sums,
-            streams,
-            file: file_of(path),
-        })
-    }
-}
-
-/// The device and number of the catalog's file.
-fn file_of(path: &Path) -> Option<(u64, u64)> {
-    let metadata = std::fs::metadata(path.join("db")).ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
-
-/// Removes snapshots whose names end so. One that was cut while it was written makes sled call a healthy
-/// catalog corrupt.
-fn remove_snapshots(path: &Path, ending: &str) {
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.")
-            && name.ends_with(ending)
-            && let Err(error) = std::fs::remove_file(entry.path())
-        {
-            tracing::warn!(path = %entry.path().display(), %error, "could not remove a snapshot of the catalog");
-        }
-    }
-}
-
-/// The disk's fault, not the catalog's.
-fn is_refusal(error: &sled::Error) -> bool {
-    use std::io::ErrorKind;
-    let kinds = [
-        ErrorKind::StorageFull,
-        ErrorKind::QuotaExceeded,
-        ErrorKind::ReadOnlyFilesystem,
-        ErrorKind::PermissionDenied,
-    ];
-    matches!(error, sled::Error::Io(error) if kinds.contains(&error.kind()))
-}
-
-/// Bytes of a key and its value.
-fn entry_bytes(key: &[u8], value: &[u8]) -> i64 {
-    i64::try_from(key.len() + value.len()).unwrap_or(i64::MAX)
-}
-
-/// Writes the record, unless one of a later generation stands there.
-fn put_unless_newer(
-    objects: &sled::Tree,
-    keys: &mut Vec<sled::IVec>,
-    id: ObjectId,
-    record: &Record,
-    bytes: &[u8],
-) -> sled::Result<((), i64)> {
-    // One that does not decode has superseded nothing.
-    let newer = |old: &[u8]| Record::from_bytes(old).is_ok_and(|old| old.generation > record.generation);
-    put_unless(objects, keys, id, bytes, newer)
-}
-
-/// Writes a record, unless what stands there stays; says how much more is live.
-fn put_unless(
-    objects: &sled::Tree,
-    keys: &mut Vec<sled::IVec>,
-    id: ObjectId,
-    bytes: &[u8],
-    stays: impl Fn(&[u8]) -> bool,
-) -> sled::Result<((), i64)> {
-    // Compared and written in one step of sled's: two generations may be recorded at once.
-    let before = objects.fetch_and_update(id.as_bytes(), |old| match old {
-        Some(old) if stays(old) => Some(old.to_vec()),
-        _ => Some(bytes.to_vec()),
-    })?;
-    keys.push(id.as_bytes().into());
-    let more = match before {
-        Some(before) if stays(&before) => 0,
-        Some(before) => entry_bytes(&[], bytes) - entry_bytes(&[], &before),
-        None => entry_bytes(id.as_bytes(), bytes),
-    };
-    Ok(((), more))
-}
-
-fn insert(tree: &sled::Tree, keys: &mut Vec<sled::IVec>, key: &[u8], value: Vec<u8>) -> sled::Result<((), i64)> {
-    let new = entry_bytes(key, &value);
-    let before = tree.insert(key, value)?;
-    keys.push(key.into());
-    Ok(((), new - before.map_or(0, |before| entry_bytes(key, &before))))
-}
-
-fn remove(tree: &sled::Tree, keys: &mut Vec<sled::IVec>, key: &[u8]) -> sled::Result<((), i64)> {
-    let before = tree.remove(key)?;
-    keys.push(key.into());
-    Ok(((), -before.map_or(0, |before| entry_bytes(key, &before))))
-}
-
 fn sums_key(id: ObjectId, generation: u64, number: u64) -> [u8; 32] {
     let mut key = [0; 32];
     key[..16].copy_from_slice(id.as_bytes());
     key[16..24].copy_from_slice(&generation.to_be_bytes());
     key[24..].copy_from_slice(&number.to_be_bytes());
     key
-}
-
-/// sled panics on some damage; a thread of its own turns that into a value.
-fn open_db(path: &Path) -> sled::Result<sled::Db> {
-    let path = path.to_owned();
-    let opening = std::thread::spawn(move || {
-        sled::Config::new()
-            .path(path)
-            .flush_every_ms(Some(FLUSH_EVERY_MS))
-            .cache_capacity(CACHE_BYTES)
-            .open()
-    });
-    opening.join().unwrap_or_else(|_| {
-        Err(sled::Error::ReportableBug(
-            "sled panicked while opening the catalog".to_owned(),
-        ))
-    })
-}
-
-/// A locked catalog is a healthy one: it must never be set aside for that.
-fn is_locked(error: &sled::Error) -> bool {
-    // sled wraps it in an error of kind `Other`: its text alone tells.
-    matches!(error, sled::Error::Io(error) if error.to_string().contains("lock"))
 }
