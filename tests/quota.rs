@@ -197,7 +197,7 @@ fn the_catalog_and_all_else_in_the_data_directory_keep_within_the_quota() {
     let told = |name: &str| stats[name].as_u64().expect(name);
     assert!(told("reserved_bytes") + told("disk_bytes") <= quota, "{stats}");
     assert!(told("objects") >= 10, "{stats}");
-    // What is there is there after another start, too.
+    // The same objects are there after another start.
     let listed = told("objects");
     pond.restart();
     let stats = rule(pond.address(), "GET", "/-/api/v1/stats", &[]).json();

@@ -25,14 +25,59 @@ const FIXED: &[&str] = &[
     "vary",
 ];
 
-/// The stored fields with those of a reply that vouches for them in their place.
+/// The largest head that a 304 may make of a stored one, in bytes of names and values with 32 for each field: as much as one
+/// reply may have (upstream/client.rs).
+const MAX_HEAD_BYTES: usize = 36 << 10;
+
+/// The bytes that a field counts beside its name and value (RFC 9113 §6.5.2).
+const FIELD_BYTES: usize = 32;
+
+/// Fields that say how long a reply may be used: those that a 304 is for.
+const CACHING: &[&str] = &[
+    "age",
+    "cache-control",
+    "cdn-cache-control",
+    "date",
+    "expires",
+    "last-modified",
+    "pragma",
+];
+
+/// The stored fields with those of a reply that vouches for them in their place. Where they would be more than a reply may
+/// have, its word on caching alone is taken, and where that is too much nothing of it: a head does not grow without end.
 pub fn updated(stored: &[(String, String)], reply: &[(String, String)]) -> Vec<(String, String)> {
     // Where the date is the only validator it is what the stored bytes are known by.
     let is_news = |name: &str| !FIXED.contains(&name);
+    let is_of_caching = |name: &str| CACHING.contains(&name);
+    let all = merged(stored, reply, is_news);
+    let most = MAX_HEAD_BYTES.max(head_bytes(stored));
+    if head_bytes(&all) <= most {
+        return all;
+    }
+    let some = merged(stored, reply, is_of_caching);
+    if head_bytes(&some) <= most {
+        some
+    } else {
+        stored.to_vec()
+    }
+}
+
+fn merged(
+    stored: &[(String, String)],
+    reply: &[(String, String)],
+    is_news: impl Fn(&str) -> bool,
+) -> Vec<(String, String)> {
     let replaced = |name: &str| is_news(name) && reply.has(name);
     let kept = stored.iter().filter(|(name, _)| !replaced(name));
     let news = reply.iter().filter(|(name, _)| is_news(name));
     kept.chain(news).cloned().collect()
+}
+
+fn head_bytes(fields: &[(String, String)]) -> usize {
+    let sizes = fields
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + FIELD_BYTES);
+    sizes.sum()
 }
 
 /// The age of a reply when it came (RFC 9111 §4.2.3): what its `Age` says plus the time since it was asked
@@ -59,6 +104,23 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect()
+    }
+
+    #[test]
+    fn fields_that_each_304_adds_do_not_grow_the_head_without_end() {
+        let mut stored = fields(&[("content-type", "video/mp4"), ("cache-control", "max-age=1")]);
+        for round in 0..20 {
+            let mut reply = fields(&[("cache-control", "max-age=7")]);
+            reply.push((format!("x-{round}"), "y".repeat(30 << 10)));
+            stored = updated(&stored, &reply);
+        }
+        let bytes: usize = stored.iter().map(|(name, value)| name.len() + value.len()).sum();
+        assert!(bytes <= MAX_HEAD_BYTES, "{bytes}");
+        assert_eq!(Fields::first(&stored[..], "content-type"), Some("video/mp4"));
+        assert_eq!(Fields::first(&stored[..], "cache-control"), Some("max-age=7"));
+        // A value that is too long by itself changes nothing.
+        let long = [("cache-control".to_owned(), "z".repeat(MAX_HEAD_BYTES))];
+        assert_eq!(updated(&stored, &long), stored);
     }
 
     #[test]

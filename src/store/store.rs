@@ -7,7 +7,7 @@ use super::body_file::Body;
 use super::catalog::latency::CatalogLatency;
 use super::catalog::rebuild;
 use super::catalog::record::Record;
-use super::catalog::{Catalog, OpenFailure, Trees, catalog_disk_bytes};
+use super::catalog::{Catalog, OpenFailure, Trees, catalog_room_bytes};
 use super::context::StoreContext;
 use super::error::StoreError;
 use super::fault;
@@ -100,7 +100,7 @@ impl Store {
         let lock = lock_directory(&settings.dir)?;
         let (trees, is_new) = open_catalog(&layout, &clock)?;
         close_to_others(&layout.catalog());
-        let reserve = reserve_for(catalog_disk_bytes(&layout.catalog()));
+        let reserve = reserve_for(catalog_room_bytes(&layout.catalog()));
         let (dir, quota, floor) = (&settings.dir, settings.quota, settings.min_free_bytes);
         let (space, mut stated) = Space::open(dir, &layout.ledger(), quota, reserve, floor);
         let space = Arc::new(space);
@@ -366,6 +366,15 @@ impl Store {
             return object.write_missing(at, pieces);
         }
         self.with_room(|| object.write_missing(at, pieces))
+    }
+
+    /// Records that the upstream says the object is still its representation, with the fields that stand now and the age of
+    /// that word in seconds; objects go for a head that has grown: for a blocking thread.
+    ///
+    /// # Errors
+    /// Where the catalog refuses, or has no room for the larger head; it counts until the object is closed then.
+    pub fn confirm(&self, object: &Object, headers: &[(String, String)], age: u64) -> Result<(), StoreError> {
+        self.with_room(|| object.confirm(headers.to_vec(), age))
     }
 
     /// Generations rise, whatever the clock does: a late record of an old one never replaces a new one.

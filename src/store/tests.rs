@@ -559,3 +559,76 @@ fn objects_with_large_heads_are_closed_before_they_fill_the_memory() {
     let reopened = store.load(&key(0)).expect("readable").expect("recorded");
     assert_eq!(reopened.representation().header_bytes(), HEAD + 1);
 }
+
+/// The bytes that a data directory takes on the disk, with all that is in it.
+fn on_disk(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let metadata = entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
+    let sizes = metadata.map(|(path, metadata)| match metadata.is_dir() {
+        true => super::body_file::disk_bytes(&metadata) + on_disk(&path),
+        false => super::body_file::disk_bytes(&metadata),
+    });
+    sizes.sum()
+}
+
+fn headers(bytes: usize) -> Vec<(String, String)> {
+    vec![("x".to_owned(), "y".repeat(bytes))]
+}
+
+/// A whole object of ten bytes, with so much header.
+fn tiny(store: &Store, number: u64, header_bytes: usize) -> Arc<Object> {
+    let representation = Representation {
+        headers: headers(header_bytes),
+        ..representation(10)
+    };
+    let object = store.create(&key(number), representation).expect("made").object;
+    store.write(&object, 0, &[[7; 10]]).expect("room");
+    object.commit().expect("recorded");
+    object
+}
+
+#[test]
+fn a_catalog_larger_than_a_smaller_quota_is_brought_within_it() {
+    const QUOTA: u64 = 20 << 20;
+    let dir = TempDir::new().expect("a directory");
+    let store = open(dir.path());
+    for number in 0..300 {
+        let object = tiny(&store, number, 31 << 10);
+        for age in 0..5 {
+            object.confirm(headers(31 << 10), age).expect("recorded");
+        }
+    }
+    close(store, true);
+    let before = on_disk(dir.path());
+    assert!(before > 2 * QUOTA, "{before}");
+    let store = open_at(dir.path(), Some(QUOTA), NOW);
+    store.look_after();
+    let after = on_disk(dir.path());
+    assert!(after <= QUOTA, "{after}");
+    let left = store.totals().expect("told").objects;
+    assert!((10..300).contains(&left), "{left}");
+    // What has gone makes room for others.
+    tiny(&store, 1000, 31 << 10);
+    assert!(store.load(&key(1000)).expect("readable").is_some());
+}
+
+#[test]
+fn heads_that_grow_when_they_are_validated_keep_within_the_quota() {
+    const QUOTA: u64 = 20 << 20;
+    let dir = TempDir::new().expect("a directory");
+    let store = open_at(dir.path(), Some(QUOTA), NOW);
+    for number in 0..600 {
+        drop(tiny(&store, number, 300));
+    }
+    let mut most = 0;
+    for number in 0..600 {
+        let Some(object) = store.load(&key(number)).expect("readable") else {
+            continue;
+        };
+        store.confirm(&object, &headers(31 << 10), 1).expect("recorded");
+        most = most.max(on_disk(dir.path()));
+    }
+    assert!(most <= QUOTA, "{most}");
+    store.look_after();
+    assert!(store.totals().expect("told").objects >= 10);
+}

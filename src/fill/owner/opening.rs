@@ -386,7 +386,8 @@ impl Owner {
                 let confirmed = Arc::clone(&object);
                 let headers = updated(&head.representation().headers, &exchange.reply.headers);
                 let age = self.age_of(&exchange.reply);
-                on_disk(move || confirmed.sink().confirm(headers, age))
+                let store = Arc::clone(&self.context.store);
+                on_disk(move || store.confirm(&confirmed, &headers, age))
                     .await
                     .unwrap_or_else(|error| {
                         tracing::warn!(url = object.url(), %error, "could not record that it is unchanged");

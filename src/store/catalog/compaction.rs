@@ -2,7 +2,8 @@
 //!
 //! It is read and changed meanwhile. What was changed is noted by its key and copied again, in rounds, since each round has
 //! less to do; the last one, of a few keys, alone holds changes up. Then the new generation counts (generations.rs). Where
-//! the disk refuses, or the machine fails, the old one counts as if nothing had begun.
+//! the disk refuses before that, or the machine fails, the old one counts as if nothing had begun; where it refuses
+//! afterwards, the old one stays beside the new until the disk knows which counts.
 
 use super::changes::ChangedKeys;
 use super::trees::{ALL, Trees};
@@ -30,10 +31,12 @@ enum Outcome {
 
 impl Catalog {
     /// Writes the catalog anew and says so to its size: for the thread that was told to.
-    pub(super) fn compact(&self) {
+    pub(in crate::store) fn compact(&self) {
+        let mut attempt = Attempt {
+            catalog: self,
+            is_done: false,
+        };
         let outcome = self.write_anew();
-        // Whatever came of it, nothing is noted any more.
-        *lock(&self.changed) = None;
         match &outcome {
             Ok(Outcome::Done) => tracing::info!("wrote the catalog anew, since its log had grown"),
             Ok(Outcome::TooLarge(live)) => {
@@ -48,12 +51,28 @@ impl Catalog {
                 tracing::warn!(error, "could not write the catalog anew: it goes on as it is");
             }
         }
-        self.size.ended(matches!(outcome, Ok(Outcome::Done)));
+        attempt.is_done = matches!(outcome, Ok(Outcome::Done));
+    }
+
+    /// Removes what the generation that counts has replaced, when the disk knows that it counts.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub(super) fn settle(&self) -> Result<(), StoreError> {
+        let mut unsettled = lock(&self.unsettled);
+        let Some(switched) = &*unsettled else { return Ok(()) };
+        switched.settle(&self.path)?;
+        *unsettled = None;
+        if let Some(trees) = self.trees() {
+            generations::remove_others(&self.path, &trees.dir);
+        }
+        Ok(())
     }
 
     fn write_anew(&self) -> Result<Outcome, StoreError> {
         // No other thread opens or closes it for good meanwhile.
         let _health = lock(&self.health);
+        self.settle()?;
         let Some(old) = self.trees() else {
             return Ok(Outcome::Closed);
         };
@@ -65,13 +84,23 @@ impl Catalog {
         if !self.size.counted(before) {
             return Ok(Outcome::TooLarge(before));
         }
-        let dir = generations::begin(&self.path, &old.dir)?;
+        let dir = generations::begin(&self.path)?;
         fault::point("compaction-begun");
         let done = self.copy_and_switch(&old, &dir);
+        let old_dir = old.dir.clone();
         drop(old);
-        // What is not finished goes, or what has been replaced; where the catalog is closed the next opening does it.
-        if let Some(current) = self.trees() {
-            generations::remove_others(&self.path, &current.dir);
+        match &done {
+            Ok(Outcome::Done) => {
+                if let Err(error) = self.settle() {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(
+                        error,
+                        "the catalog that was replaced stays until the disk knows of the new one"
+                    );
+                }
+            }
+            // An unfinished one goes.
+            _ => generations::remove_others(&self.path, &old_dir),
         }
         done
     }
@@ -107,12 +136,30 @@ impl Catalog {
         if !self.is_open() {
             return Ok(Outcome::Closed);
         }
-        generations::make_current(&self.path, dir)?;
+        *lock(&self.unsettled) = Some(generations::make_current(&self.path, dir)?);
         fault::point("compaction-current");
-        let replaced = write(&self.trees).replace(new);
+        // One that has failed meanwhile, and was closed, is opened anew by who looks after it: it is the new one then.
+        let replaced = match &mut *write(&self.trees) {
+            Some(trees) => std::mem::replace(trees, new),
+            None => new,
+        };
         drop(changes);
         drop(replaced);
         Ok(Outcome::Done)
+    }
+}
+
+/// An attempt to write the catalog anew: its end is told, also where sled panics.
+struct Attempt<'a> {
+    catalog: &'a Catalog,
+    is_done: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        // Nothing is noted any more.
+        *lock(&self.catalog.changed) = None;
+        self.catalog.size.ended(self.is_done);
     }
 }
 
@@ -227,7 +274,7 @@ mod tests {
         let before = content(catalog);
         // As a death before the new one counts leaves it.
         let old = catalog.trees().expect("open");
-        let unfinished = generations::begin(&catalog.path, &old.dir).expect("made");
+        let unfinished = generations::begin(&catalog.path).expect("made");
         drop(Trees::open_at(&unfinished).expect("opened"));
         drop(old);
         close(store, true);

@@ -55,6 +55,10 @@ impl Store {
                 tracing::error!(error, "could not bring the store in order: it is tried again");
                 Instant::now() + TIDY_EVERY
             });
+        } else if self.has_catalog()
+            && let Err(error) = self.keep_within_bounds()
+        {
+            tracing::warn!(%error, "could not keep the store within its bounds");
         }
     }
 

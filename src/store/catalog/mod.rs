@@ -30,13 +30,14 @@ mod trees;
 use super::StoreError;
 use super::body_file;
 use super::integrity::run_checksums::Group;
-use super::space::quota::Space;
+use super::space::quota::{Shortage, Space};
 use crate::clock::Instant;
 use crate::key::ObjectId;
 use crate::sync::{lock, read, write};
 use changes::{ChangedKeys, entry_bytes, insert, put_unless, put_unless_newer, remove};
+use generations::Unsettled;
 use record::Record;
-use size::{CatalogSize, Purpose, RoomDecision};
+use size::{CatalogSize, MARGIN_BYTES, Purpose, REMOVAL_BYTES, RoomDecision};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
@@ -60,6 +61,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The version of a group of checksums, its first byte on disk: another shape takes another number.
 const SUMS_VERSION: u8 = 1;
 
+/// A record may grow by so much whatever room there is: by what has come of its body, its hits and times. A judgement.
+const GROWTH_BYTES: usize = 1 << 10;
+
 /// Records that are read at once: few at first, since often the first will do. Judgements: the trees are held for a
 /// batch, and a page of a list is some hundred records.
 const SCAN_FIRST: usize = 16;
@@ -74,6 +78,9 @@ pub(super) struct Catalog {
     changes: RwLock<()>,
     /// The keys that changes have altered while the catalog is being written anew. A lock around a set; held for moments.
     changed: Mutex<Option<ChangedKeys>>,
+    /// The switch that the disk is still to be told of since the catalog was written anew; the old one stays until then. Held
+    /// over that; taken after `health` and before `trees`.
+    unsettled: Mutex<Option<Unsettled>>,
     /// Empty while it cannot be used. Shared by all who use the trees, for one operation each, which may wait for the
     /// disk; held alone to close or open them. A thread that may not wait only tries it (`has_none_now`).
     trees: RwLock<Option<Trees>>,
@@ -101,9 +108,10 @@ pub(super) enum Healed {
     BegunAnew,
 }
 
-/// Bytes that the catalog at `path` takes on the disk.
-pub(super) fn catalog_disk_bytes(path: &Path) -> u64 {
-    generations::disk_bytes(path)
+/// The size for which room is kept for the catalog at `path`, in bytes: what it takes on the disk, and what it writes
+/// before that is looked at again.
+pub(super) fn catalog_room_bytes(path: &Path) -> u64 {
+    generations::disk_bytes(path) + MARGIN_BYTES
 }
 
 impl Catalog {
@@ -114,6 +122,7 @@ impl Catalog {
             size: CatalogSize::new(path, space),
             changes: RwLock::default(),
             changed: Mutex::default(),
+            unsettled: Mutex::default(),
             trees: RwLock::new(trees),
             health: Mutex::new(Health {
                 tried: None,
@@ -131,11 +140,13 @@ impl Catalog {
             Ok(done) => return Ok(done),
             Err(error) => error,
         };
+        let dir = trees.dir.clone();
         // Released first: the lock is taken alone below.
         drop(held);
         if matches!(failed, sled::Error::Io(_) | sled::Error::ReportableBug(_)) {
             let mut trees = write(&self.trees);
-            if trees.take().is_some() {
+            // Another generation may have taken its place meanwhile.
+            if trees.take_if(|trees| trees.dir == dir).is_some() {
                 tracing::error!(error = %failed, action, "the catalog failed: going on without it");
             }
         }
@@ -165,11 +176,27 @@ impl Catalog {
         HEALING_ROOM + file / FILE_BYTES_PER_ROOM
     }
 
+    /// Writes the catalog anew where its log has grown, or `wanted` says that objects have gone for it: for the thread that
+    /// looks after the store.
+    pub(super) fn compact_if_due(&self, wanted: bool) {
+        if self.is_open() && self.size.begins(wanted) {
+            self.compact();
+        }
+    }
+
+    /// Whether so much is live that objects must go before the catalog can be written anew within the quota.
+    pub(super) fn has_too_much(&self) -> bool {
+        self.size.has_too_much_with(0)
+    }
+
     /// Opens a catalog that has failed anew, where `free` says that the disk may take it by now. For a
     /// blocking thread, to be called now and then.
     pub(super) fn heal(&self, free: Option<u64>) -> Healed {
         let mut health = lock(&self.health);
         if let Some(trees) = self.trees() {
+            if let Err(error) = self.settle() {
+                tracing::debug!(%error, "the disk does not know of the new catalog yet");
+            }
             if health.looked.elapsed() < LOOK_EVERY {
                 return Healed::No;
             }
@@ -192,6 +219,7 @@ impl Catalog {
         match Trees::open(&self.path) {
             Ok(trees) => {
                 *write(&self.trees) = Some(trees);
+                self.size.forget();
                 health.tried = None;
                 health.said.clear();
                 tracing::warn!("the catalog is open again");
@@ -245,8 +273,22 @@ impl Catalog {
     }
 
     /// Writes the record, unless one of a later generation stands there: that one has superseded it.
+    ///
+    /// # Errors
+    /// Where the catalog refuses, or has no room for a record that has grown until an object has gone.
     pub(super) fn put(&self, id: ObjectId, record: &Record) -> Result<(), StoreError> {
         let bytes = record.to_bytes()?;
+        if self.size.has_too_much_with(bytes.len() as u64) {
+            let before = self.with("read", |trees| trees.objects.get(id.as_bytes()))?;
+            // A record that is not there is told anew of an object that is: it is kept.
+            if before.is_some_and(|before| bytes.len() > before.len() + GROWTH_BYTES) {
+                return Err(StoreError::NoRoom {
+                    url: record.url.clone(),
+                    bytes: bytes.len() as u64,
+                    shortage: Shortage::Catalog,
+                });
+            }
+        }
         self.keep("write", bytes.len() as u64, CatalogTree::Objects, |objects, keys| {
             put_unless_newer(objects, keys, id, record, &bytes)
         })
@@ -291,7 +333,7 @@ impl Catalog {
     }
 
     pub(super) fn remove_stream(&self, id: [u8; 16]) -> Result<(), StoreError> {
-        self.keep("remove", 0, CatalogTree::Streams, |streams, keys| {
+        self.keep("remove", REMOVAL_BYTES, CatalogTree::Streams, |streams, keys| {
             remove(streams, keys, &id)
         })
     }
@@ -314,7 +356,9 @@ impl Catalog {
     pub(super) fn put_sums(&self, id: ObjectId, generation: u64, number: u64, group: &Group) -> Result<(), StoreError> {
         let key = sums_key(id, generation, number);
         if group.is_empty() {
-            return self.keep("write", 0, CatalogTree::Sums, |sums, keys| remove(sums, keys, &key));
+            return self.keep("write", REMOVAL_BYTES, CatalogTree::Sums, |sums, keys| {
+                remove(sums, keys, &key)
+            });
         }
         let bytes = postcard::to_extend(group, vec![SUMS_VERSION]).map_err(|error| StoreError::Damaged {
             what: format!("checksums do not encode: {error}"),
@@ -328,7 +372,7 @@ impl Catalog {
     pub(super) fn remove_sums(&self, id: ObjectId, generation: u64) -> Result<(), StoreError> {
         // The id and the generation; the number of the group follows.
         let prefix = &sums_key(id, generation, 0)[..24];
-        self.keep("write", 0, CatalogTree::Sums, |sums, keys| {
+        self.keep("write", REMOVAL_BYTES, CatalogTree::Sums, |sums, keys| {
             let mut less = 0;
             for key in sums.scan_prefix(prefix).keys() {
                 less += remove(sums, keys, &key?)?.1;
@@ -338,7 +382,7 @@ impl Catalog {
     }
 
     pub(super) fn remove(&self, id: ObjectId, generation: u64) -> Result<(), StoreError> {
-        self.keep("write", 0, CatalogTree::Objects, |objects, keys| {
+        self.keep("write", REMOVAL_BYTES, CatalogTree::Objects, |objects, keys| {
             let other = |old: &[u8]| Record::from_bytes(old).is_ok_and(|old| old.generation != generation);
             let before =
                 objects.fetch_and_update(id.as_bytes(), |old| old.filter(|old| other(old)).map(<[u8]>::to_vec))?;
@@ -393,7 +437,13 @@ impl Catalog {
         })
     }
 
+    /// Waits until all that was written is the system's.
+    ///
+    /// # Errors
+    /// Where the disk or the catalog refuses.
     pub(super) fn flush(&self) -> Result<(), StoreError> {
+        // A catalog that a failure of the machine would replace by an older one is not written out.
+        self.settle()?;
         self.with("flush", |trees| trees.db.flush()).map(drop)
     }
 }

@@ -1,10 +1,11 @@
 //! How much of the disk the catalog takes, and what is to be done about it.
 //!
 //! sled appends every change to its log and frees segments later: what is live is a third to a tenth of what is on the disk.
-//! So the size is looked at while it is written, and the quota's reserve grows before the file does
+//! Its size is therefore looked at while it is written, and the quota's reserve grows before the file does
 //! (space/catalog_reserve.rs). Where the file comes to half of what it may take, it is written anew (compaction.rs), which
-//! leaves what is live. Where that alone would be too much, no object is admitted until another has gone: an eviction
-//! removes its record. All of it is for catalogs within a quota; without one sled is left alone.
+//! leaves what is live. Where that alone would be too much, no object is admitted, and no head grows, until an object has gone:
+//! an eviction removes its record. Where a smaller quota than before finds a larger catalog, objects go first and it is
+//! written anew when the server starts. All of it is for catalogs within a quota; without one sled is left alone.
 
 use super::generations;
 use crate::store::space::quota::{Shortage, Space};
@@ -17,7 +18,14 @@ use std::sync::{Arc, Condvar, Mutex};
 const BYTES_PER_LOOK: u64 = 32 << 10;
 
 /// Room for what sled writes between two looks: two of its buffers. It writes them behind our back.
-const MARGIN_BYTES: u64 = 1 << 20;
+pub(super) const MARGIN_BYTES: u64 = 1 << 20;
+
+/// The bytes that a removal counts as written: it changes a leaf too. A judgement.
+pub(super) const REMOVAL_BYTES: u64 = 1 << 10;
+
+/// A catalog of up to so many bytes is written anew by the thread whose change comes to its turn, which takes a second at
+/// most; a larger one by the thread that looks after the store, as long as there is room. A judgement.
+const WRITTEN_IN_PASSING_BYTES: u64 = 64 << 20;
 
 /// The parts of what it may take, in tenths: with more on the disk it is written anew, and with more that is live nothing
 /// is admitted. Judgements: old and new file fit side by side, with room for what is written meanwhile.
@@ -84,6 +92,12 @@ impl State {
         let live = self.live?.saturating_add(more);
         Some(live.saturating_mul(self.fresh_tenths) / 10)
     }
+
+    /// Whether a new file with so much more in it would be too large.
+    fn has_too_much(&self, more: u64, limit: u64) -> bool {
+        self.fresh(more)
+            .is_some_and(|fresh| fresh > limit / 10 * LIVE_AT_MOST_TENTHS)
+    }
 }
 
 impl CatalogSize {
@@ -117,17 +131,14 @@ impl CatalogSize {
             if state.since + bytes >= BYTES_PER_LOOK {
                 self.look(&mut state);
             }
-            if purpose == Purpose::Admit
-                && state
-                    .fresh(bytes)
-                    .is_some_and(|fresh| fresh > limit / 10 * LIVE_AT_MOST_TENTHS)
-            {
+            if purpose == Purpose::Admit && state.has_too_much(bytes, limit) {
                 return Err(Shortage::Catalog);
             }
+            let in_passing = state.bytes() <= WRITTEN_IN_PASSING_BYTES;
             let is_full = state.bytes() + bytes + MARGIN_BYTES > limit;
             match state.compacting {
                 true if is_full => state = wait(&self.compacted, state),
-                false if state.bytes() > state.compacted_at => {
+                false if (in_passing || is_full) && state.bytes() > state.compacted_at => {
                     state.compacting = true;
                     return Ok(RoomDecision::Compact);
                 }
@@ -158,7 +169,7 @@ impl CatalogSize {
         let limit = self.space.catalog_limit().unwrap_or(u64::MAX);
         state.compacted_at = if is_done {
             let live = state.live.unwrap_or_default();
-            // What it takes however little is in it is no sign of what more would take.
+            // The size of a file with next to nothing in it is no sign of what more would take.
             state.fresh_tenths = match state.on_disk.saturating_mul(10).checked_div(live) {
                 Some(tenths) if live > MARGIN_BYTES => tenths,
                 _ => FRESH_TENTHS,
@@ -171,12 +182,45 @@ impl CatalogSize {
         self.compacted.notify_all();
     }
 
-    /// Takes note of what is live; whether a new file of it has room beside the old one.
+    /// Takes note of what is live; whether a new file of it has room beside the old one. One that is small enough is made
+    /// however large the old one has become: it is what brings the catalog within the quota again.
     pub(super) fn counted(&self, live: u64) -> bool {
         let mut state = lock(&self.state);
         state.live = Some(live);
         let limit = self.space.catalog_limit().unwrap_or(u64::MAX);
-        state.bytes().saturating_add(state.fresh(0).unwrap_or_default()) <= limit
+        let fresh = state.fresh(0).unwrap_or_default();
+        let fits = !state.has_too_much(0, limit) || state.bytes().saturating_add(fresh) <= limit;
+        fits && self.space.file_system_room().is_none_or(|room| room >= fresh)
+    }
+
+    /// Whether the catalog is to be written anew by who asks, since its log has grown or, where that is `wanted`, since
+    /// objects have gone; that thread has [`CatalogSize::ended`] to say.
+    pub(super) fn begins(&self, wanted: bool) -> bool {
+        let Some(limit) = self.space.catalog_limit() else {
+            return false;
+        };
+        let mut state = lock(&self.state);
+        let half = limit / 10 * COMPACTED_AT_TENTHS;
+        let is_due = state.bytes() > if wanted { half } else { state.compacted_at };
+        let begins = is_due && !state.compacting;
+        state.compacting |= begins;
+        begins
+    }
+
+    /// Whether a new file with so much more in it would be too large, as far as is known.
+    pub(super) fn has_too_much_with(&self, more: u64) -> bool {
+        let limit = self.space.catalog_limit();
+        limit.is_some_and(|limit| lock(&self.state).has_too_much(more, limit))
+    }
+
+    /// Another catalog was opened: what was known of the one before says nothing of it.
+    pub(super) fn forget(&self) {
+        let mut state = lock(&self.state);
+        state.live = None;
+        state.fresh_tenths = FRESH_TENTHS;
+        let limit = self.space.catalog_limit().unwrap_or(u64::MAX);
+        state.compacted_at = limit / 10 * COMPACTED_AT_TENTHS;
+        self.look(&mut state);
     }
 
     fn look(&self, state: &mut State) {

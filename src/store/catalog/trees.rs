@@ -4,7 +4,8 @@
 //! do; one that is damaged all the same is set aside (store.rs), one that a disk refuses is not. sled panics on some
 //! damage, so it is opened on a thread of its own.
 
-use super::{generations, schema};
+use super::generations::{self, Untold};
+use super::schema;
 use crate::store::StoreError;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -83,7 +84,10 @@ impl Trees {
 
     /// The generation that counts, in the catalog's directory; what a crash has left of others goes.
     pub(super) fn open(catalog: &Path) -> Result<Self, OpenFailure> {
-        let dir = generations::current(catalog).map_err(OpenFailure::Unreadable)?;
+        let dir = generations::current(catalog).map_err(|untold| match untold {
+            Untold::Damaged(what) => OpenFailure::Unreadable(what),
+            Untold::Refused(error) => OpenFailure::Refused(error),
+        })?;
         let trees = Self::open_at(&dir)?;
         generations::remove_others(catalog, &dir);
         Ok(trees)

@@ -26,6 +26,11 @@ pub(in crate::store) fn reserve_for(catalog_bytes: ByteCount) -> ByteCount {
     OTHER_BYTES + catalog_bytes.saturating_add(catalog_bytes / 3 * 2)
 }
 
+/// The reserve for a catalog of so many bytes that may have `limit`. One that is larger already is not called smaller.
+fn wanted(catalog_bytes: ByteCount, limit: ByteCount) -> ByteCount {
+    reserve_for(catalog_bytes).min(limit.max(catalog_bytes) + OTHER_BYTES)
+}
+
 impl Space {
     /// The most that the catalog may take on the disk, in bytes; `None` where no quota bounds it.
     pub(in crate::store) fn catalog_limit(&self) -> Option<ByteCount> {
@@ -46,7 +51,7 @@ impl Space {
         let Some(limit) = self.catalog_limit() else {
             return Ok(());
         };
-        let wanted = reserve_for(catalog_bytes).min(limit + OTHER_BYTES);
+        let wanted = wanted(catalog_bytes, limit);
         let held = self.reserve();
         if wanted > held {
             self.take_of_quota(wanted - held)?;
@@ -59,15 +64,13 @@ impl Space {
     }
 
     /// [`Space::reserve_for_catalog`], where the catalog has that size already or must grow so that an object can go: what
-    /// objects have taken beyond the quota is evicted next.
+    /// is taken beyond the quota then is evicted by who looks after the store.
     pub(in crate::store) fn reserve_over_quota(&self, catalog_bytes: ByteCount) {
         if self.reserve_for_catalog(catalog_bytes).is_ok() {
             return;
         }
         let Some(limit) = self.catalog_limit() else { return };
-        let more = reserve_for(catalog_bytes)
-            .min(limit + OTHER_BYTES)
-            .saturating_sub(self.reserve());
+        let more = wanted(catalog_bytes, limit).saturating_sub(self.reserve());
         self.taken.fetch_add(more, Ordering::AcqRel);
         self.reserve.fetch_add(more, Ordering::AcqRel);
     }

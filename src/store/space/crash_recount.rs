@@ -41,7 +41,7 @@ impl Store {
             self.remove_strays()?;
             self.count(self.believed)?;
         }
-        self.shrink()
+        self.keep_within_bounds()
     }
 
     /// Counts what is stored. Objects that a crash kept from being compared with the digest that their

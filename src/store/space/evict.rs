@@ -113,9 +113,36 @@ impl Store {
     /// # Errors
     /// Where the catalog refuses.
     pub fn shrink(&self) -> Result<(), StoreError> {
-        let _one = lock(&self.evicting);
-        while self.shared.space.excess() > 0 && self.evict_some()?.is_some() {}
-        Ok(())
+        self.evict_while(|| self.shared.space.excess() > 0).map(drop)
+    }
+
+    /// Evicts until `is_needed` says no, or nothing can go; whether something went. What was found to be futile is not
+    /// tried again at once.
+    fn evict_while(&self, is_needed: impl Fn() -> bool) -> Result<bool, StoreError> {
+        let mut barren = lock(&self.evicting);
+        let mut went = false;
+        while is_needed() && barren.is_none_or(|until| until <= Instant::now()) {
+            match self.evict_some()? {
+                Some(_) => went = true,
+                None => *barren = Some(Instant::now() + BARREN_FOR_AT_MOST),
+            }
+        }
+        Ok(went)
+    }
+
+    /// Brings what has grown past its bounds within them: objects go whose records are too much for the catalog, the catalog
+    /// is written anew, and objects go for what the quota lacks. For the thread that looks after the store; costs two
+    /// comparisons where nothing has.
+    ///
+    /// # Errors
+    /// Where the catalog refuses.
+    pub(in crate::store) fn keep_within_bounds(&self) -> Result<(), StoreError> {
+        let catalog = &self.shared.catalog;
+        catalog.compact_if_due(false);
+        if self.evict_while(|| catalog.has_too_much())? {
+            catalog.compact_if_due(true);
+        }
+        self.shrink()
     }
 
     /// Evicts the least worthy of a few; returns the bytes they took, or `None` where nothing can go.

@@ -205,8 +205,19 @@ impl Space {
 
     /// Bytes that objects take.
     pub(in crate::store) fn used(&self) -> u64 {
-        let reserve = self.reserve();
-        self.taken.load(Ordering::Acquire).saturating_sub(reserve)
+        loop {
+            let reserve = self.reserve();
+            let taken = self.taken.load(Ordering::Acquire);
+            // A reserve that has changed between the two would be counted as objects', or objects as reserve.
+            if self.reserve() == reserve {
+                return taken.saturating_sub(reserve);
+            }
+        }
+    }
+
+    /// Bytes that the file system has above the floor; `None` where it does not say.
+    pub(in crate::store) fn file_system_room(&self) -> Option<u64> {
+        self.above_floor()
     }
 
     pub(in crate::store) fn quota(&self) -> Option<u64> {

@@ -76,15 +76,6 @@ impl Sink<'_> {
         self.0.drop_before(first)
     }
 
-    /// Records that the upstream says this is still its representation, with the fields that stand now and the
-    /// age of that word in seconds.
-    ///
-    /// # Errors
-    /// Where the catalog refuses.
-    pub fn confirm(self, headers: Vec<(String, String)>, age: u64) -> Result<(), StoreError> {
-        self.0.confirm(headers, age)
-    }
-
     /// Bytes of another exchange were compared with the object's own, and join them.
     pub fn note_compared(self) {
         self.0.note_compared();
