@@ -5,7 +5,7 @@
 //! `Age` and by `Date`, the greater counts. Pure: fields in, fields out.
 
 use super::fields::Fields;
-use crate::header::parse_date;
+use crate::header::{MAX_REPLY_HEAD_BYTES, head_bytes, parse_date};
 use std::time::{Duration, SystemTime};
 
 /// Fields that the stored bytes depend on, or that were read when they came: a 304 changes none of them.
@@ -25,13 +25,6 @@ const FIXED: &[&str] = &[
     "vary",
 ];
 
-/// The largest head that a 304 may make of a stored one, in bytes of names and values with 32 for each field: as much as one
-/// reply may have (upstream/client.rs).
-const MAX_HEAD_BYTES: usize = 36 << 10;
-
-/// The bytes that a field counts beside its name and value (RFC 9113 §6.5.2).
-const FIELD_BYTES: usize = 32;
-
 /// Fields that say how long a reply may be used: those that a 304 is for.
 const CACHING: &[&str] = &[
     "age",
@@ -50,16 +43,12 @@ pub fn updated(stored: &[(String, String)], reply: &[(String, String)]) -> Vec<(
     let is_news = |name: &str| !FIXED.contains(&name);
     let is_of_caching = |name: &str| CACHING.contains(&name);
     let all = merged(stored, reply, is_news);
-    let most = MAX_HEAD_BYTES.max(head_bytes(stored));
-    if head_bytes(&all) <= most {
+    let most = MAX_REPLY_HEAD_BYTES.max(size_of(stored));
+    if size_of(&all) <= most {
         return all;
     }
     let some = merged(stored, reply, is_of_caching);
-    if head_bytes(&some) <= most {
-        some
-    } else {
-        stored.to_vec()
-    }
+    if size_of(&some) <= most { some } else { stored.to_vec() }
 }
 
 fn merged(
@@ -73,11 +62,8 @@ fn merged(
     kept.chain(news).cloned().collect()
 }
 
-fn head_bytes(fields: &[(String, String)]) -> usize {
-    let sizes = fields
-        .iter()
-        .map(|(name, value)| name.len() + value.len() + FIELD_BYTES);
-    sizes.sum()
+fn size_of(fields: &[(String, String)]) -> usize {
+    head_bytes(fields.iter().map(|(name, value)| (name.len(), value.len())))
 }
 
 /// The age of a reply when it came (RFC 9111 §4.2.3): what its `Age` says plus the time since it was asked
@@ -115,11 +101,11 @@ mod tests {
             stored = updated(&stored, &reply);
         }
         let bytes: usize = stored.iter().map(|(name, value)| name.len() + value.len()).sum();
-        assert!(bytes <= MAX_HEAD_BYTES, "{bytes}");
+        assert!(bytes <= MAX_REPLY_HEAD_BYTES, "{bytes}");
         assert_eq!(Fields::first(&stored[..], "content-type"), Some("video/mp4"));
         assert_eq!(Fields::first(&stored[..], "cache-control"), Some("max-age=7"));
         // A value that is too long by itself changes nothing.
-        let long = [("cache-control".to_owned(), "z".repeat(MAX_HEAD_BYTES))];
+        let long = [("cache-control".to_owned(), "z".repeat(MAX_REPLY_HEAD_BYTES))];
         assert_eq!(updated(&stored, &long), stored);
     }
 

@@ -14,7 +14,7 @@ use super::request::{Ask, Relay, Target, Trust};
 use super::tls;
 use crate::clock::Instant;
 use crate::config::Networks;
-use crate::header::value_of;
+use crate::header::{MAX_REPLY_HEAD_BYTES, head_bytes, value_of};
 use crate::telemetry::Metrics;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::net::IpAddr;
@@ -33,14 +33,6 @@ const NEW_CONNECTIONS: u32 = 2;
 
 /// The most fields of a reply's head. A judgement: ten times the HTTP library's default, which ordinary servers pass.
 const MAX_FIELDS: usize = 1000;
-
-/// The most bytes of a reply's head, counted as RFC 9113 §6.5.2 does: names, values, and [`FIELD_BYTES`] for each field.
-/// They are stored with the object, and held in memory with each that is open. 32 KiB in a hundred fields, which is four
-/// times what nginx takes; three hundred short fields are less.
-const MAX_HEAD_BYTES: usize = 36 * 1024;
-
-/// The bytes that a field counts beside its name and value (RFC 9113 §6.5.2).
-const FIELD_BYTES: usize = 32;
 
 /// The cause of a connection that was lost before the reply's head.
 const LOST: &str = "lost";
@@ -327,11 +319,9 @@ fn reply_of(url: &Url, response: &reqwest::Response, asked: Instant) -> Result<R
         });
     }
     let fields = response.headers();
-    let sizes = fields
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES);
-    let bytes: usize = sizes.sum();
-    if bytes > MAX_HEAD_BYTES {
+    let lengths = fields.iter().map(|(name, value)| (name.as_str().len(), value.len()));
+    let bytes = head_bytes(lengths);
+    if bytes > MAX_REPLY_HEAD_BYTES {
         return Err(UpstreamError::HeadTooLarge {
             host: host_of(url),
             bytes,
@@ -360,7 +350,7 @@ fn builder(settings: &ClientSettings) -> reqwest::ClientBuilder {
         .http1_ignore_invalid_headers_in_responses(true)
         .http1_max_headers(MAX_FIELDS)
         // Twice the bound: what is just above is refused by us, and by name.
-        .http2_max_header_list_size(2 * MAX_HEAD_BYTES as u32)
+        .http2_max_header_list_size(2 * MAX_REPLY_HEAD_BYTES as u32)
         .connect_timeout(settings.connect_timeout)
         // A judgement: servers close idle connections after 5 seconds (Apache) to 75 (nginx).
         .pool_idle_timeout(Duration::from_secs(30))
