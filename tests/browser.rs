@@ -6,6 +6,7 @@
 use crate::support::{Film, PATIENCE, Pond, Upstream, get, is_missing, rule};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use tempfile::TempDir;
@@ -191,4 +192,80 @@ fn a_page_of_another_site_reads_nothing_and_changes_nothing() {
     assert!(!mine.path().join("owned").exists(), "nothing was written");
     let changes = rule(pond.address(), "GET", "/-/metrics", &[]).text();
     assert!(!changes.contains("status=\"201\""), "{changes}");
+}
+
+/// A film of five red seconds, as a browser plays it.
+fn red_film() -> Vec<u8> {
+    let output = Command::new("ffmpeg")
+        .args([
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            "color=c=red:size=320x240:rate=5:duration=5",
+        ])
+        .args(["-c:v", "libvpx", "-f", "webm", "-"])
+        .output()
+        .expect("ffmpeg is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// The red pixels of the picture in the file, and all.
+fn red_pixels(picture: &Path) -> (usize, usize) {
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-i"])
+        .arg(picture)
+        .args(["-f", "rawvideo", "-pix_fmt", "rgb24", "-"])
+        .output()
+        .expect("ffmpeg is installed");
+    let pixels = output.stdout.as_chunks::<3>().0;
+    let red = pixels
+        .iter()
+        .filter(|[red, green, blue]| *red > 180 && *green < 90 && *blue < 90);
+    (red.count(), pixels.len())
+}
+
+#[test]
+fn a_film_at_any_url_plays_in_the_browser_that_opens_its_address() {
+    if is_missing("chromium") || is_missing("ffmpeg") {
+        return;
+    }
+    let film = red_film();
+    let upstream = Upstream::scripted(move |seen, conn| {
+        let kind = [("Content-Type", "video/webm".to_string())];
+        let (status, bytes, more) = match seen.range(film.len() as u64) {
+            Some((start, end)) => {
+                let part = ("Content-Range", format!("bytes {start}-{}/{}", end - 1, film.len()));
+                (206, &film[start as usize..end as usize], vec![part])
+            }
+            None => (200, &film[..], Vec::new()),
+        };
+        let length = ("Content-Length", bytes.len().to_string());
+        conn.head(status, &[&kind[..], &[length], &more].concat());
+        if seen.method != "HEAD" {
+            conn.raw(bytes);
+        }
+    });
+    let pond = Pond::start(&[("allow_private", "true")]);
+    let (profile, picture) = (
+        TempDir::new().expect("a directory"),
+        TempDir::new().expect("a directory"),
+    );
+    let picture = picture.path().join("seen.png");
+    let target = format!("{}film.webm", upstream.url().replacen("://", "/", 1));
+    let output = chromium(&profile)
+        .args(["--autoplay-policy=no-user-gesture-required", "--window-size=400,300"])
+        .arg("--timeout=6000")
+        .arg(format!("--screenshot={}", picture.display()))
+        .arg(format!("http://{}/{target}", pond.address()))
+        .output()
+        .expect("chromium is installed");
+    assert!(output.status.success());
+    let (red, all) = red_pixels(&picture);
+    assert!(
+        red * 4 > all,
+        "{red} of {all} pixels are the film's: it was not shown, though its page may not run programs"
+    );
 }
