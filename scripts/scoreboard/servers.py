@@ -1,5 +1,6 @@
 """The servers that are compared, each started in a directory of its own, and what they cost the machine."""
 
+import functools
 import json
 import os
 import re
@@ -189,6 +190,14 @@ class Upstream(Server):
         self.port = int(port)
 
 
+@functools.cache
+def bounds(program):
+    """The flags by which a build lets one address have all connections, as all clients of a bench do; an older build has no such bound."""
+    told = subprocess.run([program, "serve", "--help"], capture_output=True, text=True, check=False).stdout
+    has = "--connections-per-client" in told
+    return ["--connections", "10000", "--connections-per-client", "10000"] if has else []
+
+
 class Millpond(Server):
     """A build of millpond with the words of its command line that say what it serves."""
 
@@ -200,7 +209,8 @@ class Millpond(Server):
         self.words = words
 
     def command(self):
-        return [*self.words, "--listen", self.address, "--data", os.path.join(self.dir, "data"), "--log", "error"]
+        mine = ["--listen", self.address, "--data", os.path.join(self.dir, "data"), "--log", "error"]
+        return [*self.words, *mine, *bounds(self.words[0])]
 
     def until_ready(self):
         if not self.process.stdout.readline().startswith("listening on "):
