@@ -31,6 +31,7 @@ mod fetch;
 mod hit_for_miss;
 mod join_request;
 mod owner;
+mod patron;
 mod phase;
 mod plan;
 mod purge;
@@ -44,6 +45,7 @@ mod state;
 
 pub use asker::AskerVerdict;
 pub use join_request::JoinRequest;
+pub use patron::Patron;
 pub use phase::{Moved, Phase, Refusal, Trouble};
 pub use purge::Purge;
 pub use reader::cursor::Cursor;

@@ -38,6 +38,7 @@
 use super::context::Context;
 use super::join_request::JoinRequest;
 use super::owner::{Owner, Start};
+use super::patron::Patron;
 use super::reader::cursor::Cursor;
 use super::reader::position::ReaderPosition;
 use super::relay::request_body::DetachedRequest;
@@ -90,6 +91,40 @@ impl Registry {
         // Until the reader has taken its first bytes its place is what it asked for; where that is not known yet,
         // anywhere.
         let position = ReaderPosition::wanting(asked);
+        let count = |shared: &FillState| shared.readers.come(&position, asked, wants_bytes);
+        let (shared, collapsed, begins) = self.enter(target, join, known, count);
+        let cursor = self.cursor(shared, position, collapsed);
+        if let Some(owner) = begins {
+            // When all that it goes by is there: on a busy machine it may be far before this thread goes on, and would
+            // find that nobody wants what it has just begun to fetch.
+            self.spawn(owner, Start::Join(join));
+        }
+        cursor
+    }
+
+    /// Has the object of `target` brought whole, for a mirror: after everything that readers want.
+    pub fn bring_whole(&self, target: &Arc<Target>, join: JoinRequest, known: Option<Arc<Object>>) -> Patron {
+        let count = |shared: &FillState| {
+            shared.readers.patronize();
+            true
+        };
+        let (shared, _, begins) = self.enter(target, join, known, count);
+        let patron = Patron::of(shared);
+        if let Some(owner) = begins {
+            self.spawn(owner, Start::Join(join));
+        }
+        patron
+    }
+
+    /// Finds the fill of `target`, or makes one, whose owner is then returned to be spawned; `count` counts the one who
+    /// comes, and says whether the owner is to hear of that. Also whether the fill was under way.
+    fn enter(
+        &self,
+        target: &Arc<Target>,
+        join: JoinRequest,
+        known: Option<Arc<Object>>,
+        count: impl FnOnce(&FillState) -> bool,
+    ) -> (Arc<FillState>, bool, Option<Owner>) {
         let mut fills = self.context.fills();
         let running = fills
             .get(&target.key.id())
@@ -98,7 +133,7 @@ impl Registry {
         let collapsed = running.is_some();
         let mut begins = None;
         let shared = running.unwrap_or_else(|| {
-            let shared = Arc::new(FillState::new(Arc::clone(target), wants_bytes));
+            let shared = Arc::new(FillState::new(Arc::clone(target), join.is_for_bytes()));
             fills.insert(target.key.id(), Arc::clone(&shared));
             // An object that was purged since its look-up is not filled for later readers.
             let known = known.filter(|object| !object.is_discarded());
@@ -108,20 +143,14 @@ impl Registry {
             shared
         });
         // Under the lock: `retire` looks at the count under it.
-        let first_bytes = shared.readers.come(&position, asked, wants_bytes);
+        let is_news = count(&shared);
         drop(fills);
         // Not under the lock of the fills, which is looked at by all: URLs are compared.
         let renewed = collapsed && shared.targets.renew(target);
-        if first_bytes || renewed {
+        if is_news || renewed {
             shared.readers.ring();
         }
-        let cursor = self.cursor(shared, position, collapsed);
-        if let Some(owner) = begins {
-            // When all that it goes by is there: on a busy machine it may be far before this thread goes on, and would
-            // find that nobody wants what it has just begun to fetch.
-            self.spawn(owner, Start::Join(join));
-        }
-        cursor
+        (shared, collapsed, begins)
     }
 
     /// The open object of the target. A request that does not select the leader of its URL must find that there is

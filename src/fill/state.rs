@@ -31,6 +31,7 @@ use crate::sync::lock;
 use crate::upstream::Target;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use tokio::sync::Notify;
 
 /// The state that a fill shares with its readers.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub(super) struct FillState {
     /// The fill brings nothing more. An atomic, since each reader looks at it whenever it has to wait. Release when it is
     /// set, under the lock of the fills, and Acquire.
     over: AtomicBool,
+    /// Rung when `over` is set.
+    over_rung: Notify,
     /// Why the reply is not kept; the owner sets it once, when the reply has come.
     not_stored: OnceLock<NotStored>,
     /// The stream that the fill logs, where it is one; set once, before the first byte comes. Sessions look at it with
@@ -66,6 +69,7 @@ impl FillState {
             throughput: Mutex::new(Throughput::new(Instant::now())),
             detached: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            over_rung: Notify::new(),
             not_stored: OnceLock::new(),
             stream: OnceLock::new(),
         }
@@ -118,6 +122,18 @@ impl FillState {
     pub(super) fn set_over(&self) {
         // Release, as the field says.
         self.over.store(true, Ordering::Release);
+        self.over_rung.notify_waiters();
+    }
+
+    /// Returns when the fill brings nothing more.
+    pub(super) async fn ended(&self) {
+        let rung = self.over_rung.notified();
+        tokio::pin!(rung);
+        // Before the look: what is rung between the two is not lost.
+        rung.as_mut().enable();
+        if !self.is_over() {
+            rung.await;
+        }
     }
 
     /// Whether no other reader joins the fill.

@@ -9,7 +9,7 @@
 //!   place left              dropped, or `leave`: counts no more; the next one's turn
 //! ```
 //!
-//! Waiting readers come first, then what they will need soon, then the background. Relayed requests take turns with
+//! Waiting readers come first, then what they will need soon, then the background, then mirrors. Relayed requests take turns with
 //! waiting readers, and leave one connection to those: a client may keep the exchange that it has asked for as long as it
 //! sends or reads slowly. When a waiting reader finds no connection free, one that serves nobody is preempted; where all
 //! serve readers, each gives way after its quantum.
@@ -72,6 +72,15 @@ pub enum Class {
     Ahead,
     /// No reader has asked for them.
     Background,
+    /// A mirror wants them.
+    Mirror,
+}
+
+impl Class {
+    /// Whether an exchange of the class, which is a number in its slot, serves nobody who waits.
+    fn is_idle(class: u8) -> bool {
+        class >= Self::Background as u8
+    }
 }
 
 /// The bounds of every upstream's budget.
@@ -291,8 +300,20 @@ impl Budget {
     fn next_to_begin(&self, state: &mut State) -> Result<(Class, u64), Option<Instant>> {
         let now = Instant::now();
         let order = match state.last_turn {
-            Class::Waiting => [Class::Relayed, Class::Waiting, Class::Ahead, Class::Background],
-            _ => [Class::Waiting, Class::Relayed, Class::Ahead, Class::Background],
+            Class::Waiting => [
+                Class::Relayed,
+                Class::Waiting,
+                Class::Ahead,
+                Class::Background,
+                Class::Mirror,
+            ],
+            _ => [
+                Class::Waiting,
+                Class::Relayed,
+                Class::Ahead,
+                Class::Background,
+                Class::Mirror,
+            ],
         };
         let mut when = None;
         for class in order {
@@ -358,7 +379,7 @@ impl Budget {
         match class {
             Class::Waiting | Class::Relayed => all,
             Class::Ahead => (all - all / 4).max(1),
-            Class::Background => all.div_ceil(2),
+            Class::Background | Class::Mirror => all.div_ceil(2),
         }
     }
 
@@ -421,7 +442,7 @@ fn preempt(state: &mut State) {
     let moved = |slot: &Slot| slot.moved.load(Ordering::Relaxed);
     let free = || state.granted.values().filter(|slot| !called(slot));
     let resumes = |slot: &Slot| slot.resumes.load(Ordering::Relaxed);
-    let idle = |slot: &Slot| class(slot) == Class::Background as u8;
+    let idle = |slot: &Slot| Class::is_idle(class(slot));
     // Of equals the last is taken, which is the youngest.
     let cheap = free().rfind(|slot| idle(slot) && resumes(slot));
     let over = || {

@@ -82,6 +82,10 @@ pub(in crate::fill) async fn turn(context: &Context, shared: &FillState, class: 
         .unwrap_or_else(|| shared.targets.current().url.clone());
     let budget = context.client.budget_of(&url);
     budget.rested(shared.key.id()).await;
+    let class = match shared.readers.serve_patrons_alone() {
+        true => Class::Mirror,
+        false => class,
+    };
     budget.acquire(class).await
 }
 

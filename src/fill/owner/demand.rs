@@ -129,6 +129,7 @@ impl Owner {
         }
         let policy = self.shared.targets.current().after_last_reader;
         let wanted = match policy.unwrap_or(self.context.settings.after_last_reader) {
+            _ if self.shared.readers.have_patrons() => true,
             AfterLastReader::Complete => true,
             AfterLastReader::Stop => false,
             AfterLastReader::Finish { percent, bytes } => object.length().is_some_and(|length| {

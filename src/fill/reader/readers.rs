@@ -30,6 +30,9 @@ pub(in crate::fill) struct FillReaders {
     /// How many readers there are. Written under the lock of the table alone, Release; read without it, Acquire, by the
     /// owner's loop and under the lock of the fills, which therefore waits for no table.
     count: AtomicUsize,
+    /// How many mirrors want the object whole. They read nothing, and do not keep a fill that can bring no more. Changed
+    /// under the lock of the fills, Release; read without it, Acquire.
+    patrons: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -76,7 +79,30 @@ impl FillReaders {
             }),
             changed: Notify::new(),
             count: AtomicUsize::new(0),
+            patrons: AtomicUsize::new(0),
         }
+    }
+
+    /// A mirror wants the object whole.
+    pub(in crate::fill) fn patronize(&self) {
+        self.table().bytes_wanted = true;
+        self.patrons.fetch_add(1, Ordering::Release);
+    }
+
+    /// A mirror wants it no more.
+    pub(in crate::fill) fn forsake(&self) {
+        self.patrons.fetch_sub(1, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// Whether a mirror wants the object whole.
+    pub(in crate::fill) fn have_patrons(&self) -> bool {
+        self.patrons.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether the fill is for mirrors alone: nobody reads.
+    pub(in crate::fill) fn serve_patrons_alone(&self) -> bool {
+        self.have_patrons() && !self.are_here()
     }
 
     fn table(&self) -> MutexGuard<'_, ReaderTable> {

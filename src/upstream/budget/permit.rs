@@ -124,7 +124,7 @@ impl Permit {
                     let mut alone = true;
                     for (_, slot) in others {
                         alone = false;
-                        let is_idle = slot.class.load(Ordering::Relaxed) == Class::Background as u8;
+                        let is_idle = Class::is_idle(slot.class.load(Ordering::Relaxed));
                         let is_over = slot.moved.load(Ordering::Relaxed) >= QUANTUM_BYTES;
                         let may_go = is_idle || (is_over && slot.resumes.load(Ordering::Relaxed));
                         if may_go && !slot.called.swap(true, Ordering::Relaxed) {
