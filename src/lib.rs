@@ -9,6 +9,7 @@
 //! webdav                   the directory at our door: read, listed and changed over HTTP and WebDAV
 //! access                   who sends a request, and what it may do
 //! proxy                    the cache at our door: HTTP requests of players
+//! mirror                   subtrees of upstreams that are kept here whole
 //! fill                     where bytes come from
 //! live  directory          streams: which replies are, where readers come in; a directory that is ours
 //! store  upstream          disk (sled here only), network (the HTTP client here only)
@@ -34,6 +35,8 @@ pub mod webdav;
 pub mod access;
 
 pub mod proxy;
+
+pub mod mirror;
 
 pub mod fill;
 

@@ -108,12 +108,13 @@ fn flag(setting: &Setting) -> Arg {
         .help(shown)
         .help_heading(match setting.needs {
             Needs::Nothing => "The server",
-            Needs::Cache => "Upstreams and what is kept of them",
+            Needs::Cache | Needs::Upstream => "Upstreams and what is kept of them",
+            Needs::Mirror => "Mirrors of upstreams",
             Needs::Directory => "Directories",
             Needs::WritableDirectory => "Directories that may be changed",
         });
     match (setting.key, setting.form) {
-        ("listen" | "upstream" | "directory", form) => flag.value_name(form).action(ArgAction::Append),
+        ("listen" | "upstream" | "directory" | "mirror", form) => flag.value_name(form).action(ArgAction::Append),
         (_, "" | "BOOL") => flag
             .value_name("BOOL")
             .num_args(0..=1)

@@ -6,6 +6,7 @@
 mod fills;
 mod guard;
 mod health;
+mod mirrors;
 mod objects;
 mod openapi;
 mod operation;
@@ -14,6 +15,7 @@ mod sessions;
 mod streams;
 mod verify;
 
+use self::mirrors::WalkParameters;
 use self::objects::{ListParameters, PurgeManyParameters, PurgeParameters};
 use self::operation::Callers::{Everybody, Lookers, Rulers};
 use self::operation::Operation;
@@ -37,10 +39,16 @@ const CATALOG_TRIED: Duration = Duration::from_secs(2);
 /// All operations of a server with or without a cache, in the order in which they are documented.
 fn operations(has_cache: bool) -> Vec<Operation> {
     match has_cache {
-        true => [of_the_server(), of_the_cache(), of_objects(), of_streams()]
-            .into_iter()
-            .flatten()
-            .collect(),
+        true => [
+            of_the_server(),
+            of_the_cache(),
+            of_objects(),
+            of_streams(),
+            of_mirrors(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         false => of_the_server(),
     }
 }
@@ -143,6 +151,23 @@ fn of_streams() -> Vec<Operation> {
             .says("The state of a stream.")
             .answers(200, "StreamSummary", "Its state.")
             .fails(404, "There is no such stream."),
+    ]
+}
+
+fn of_mirrors() -> Vec<Operation> {
+    vec![
+        Operation::new(Method::GET, "api/v1/mirrors", Lookers, mirrors::list)
+            .says("The mirrors, and how each stands.")
+            .answers(200, "MirrorSummaries", "The mirrors.")
+            .fails(503, "The catalog cannot be read now."),
+        Operation::new(Method::POST, "api/v1/mirrors/walk", Rulers, mirrors::walk)
+            .says("Walks a mirror, or tells what a walk would do.")
+            .takes::<WalkParameters>()
+            .tells(
+                "WalkEvent",
+                "A line for each event; one without `walked` at its end was cut.",
+            )
+            .fails(404, "There is no such mirror."),
     ]
 }
 

@@ -9,6 +9,7 @@
 
 mod about;
 mod fills;
+mod mirrors;
 mod objects;
 mod problem;
 mod sessions;
@@ -18,6 +19,7 @@ mod verify;
 
 pub use about::About;
 pub use fills::{FillPhase, FillSummaries, FillSummary, SessionStage, SessionSummary, WaitReason, WaiterSummary};
+pub use mirrors::{MirrorSummaries, MirrorSummary, WalkEvent, WalkFailures, WalkLine, WalkReport};
 pub use objects::{JoinState, ObjectPage, ObjectState, ObjectSummary, Purged};
 pub use problem::ProblemDetails;
 pub use sessions::SessionCode;
@@ -46,6 +48,8 @@ mod tests {
         let components = [
             with_schemas_of::<About>,
             with_schemas_of::<FillSummaries>,
+            with_schemas_of::<MirrorSummaries>,
+            with_schemas_of::<WalkEvent>,
             with_schemas_of::<ObjectPage>,
             with_schemas_of::<ObjectSummary>,
             with_schemas_of::<ProblemDetails>,

@@ -1,4 +1,5 @@
-//! The commands that ask a running server: `ls`, `show`, `rm`, `pin`, `unpin`, `verify`, `stats`; and `token`, which asks none.
+//! The commands that ask a running server: `ls`, `show`, `rm`, `pin`, `unpin`, `verify`, `stats`, `mirror`; and `token`, which
+//! asks none.
 //!
 //! Each is a request or a few to the API under `/-/api/v1`, and lines of text. Always true:
 //!
@@ -10,7 +11,7 @@
 //! `verify --data DIR` alone needs no server: it opens the data directory, and so refuses while one runs.
 //!
 //! ```text
-//! list show change verify stats   the commands
+//! list show change verify stats mirror   the commands
 //! api                             requests and answers
 //! token                           the file of tokens of an origin
 //! server name                     whom to ask, and what of
@@ -23,6 +24,7 @@ mod bar;
 mod change;
 mod failure;
 mod list;
+mod mirror;
 mod name;
 mod output;
 mod server;
@@ -35,6 +37,7 @@ mod verify;
 use api::Api;
 use clap::{Args, Subcommand};
 use failure::Failure;
+use mirror::MirrorCommand;
 use name::Name;
 use output::Output;
 use server::RemoteServer;
@@ -60,6 +63,11 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Prints the server's counters.
     Stats(ServerArgs),
+    /// Lists mirrors and walks them.
+    Mirror {
+        #[command(subcommand)]
+        action: MirrorCommand,
+    },
     /// Makes, lists and takes away tokens.
     Token {
         #[command(subcommand)]
@@ -260,6 +268,7 @@ async fn ask(command: Command, output: &mut Output) -> Result<Outcome, Failure> 
         }
         // Answered without a server.
         Command::Token { .. } => Ok(Outcome::Done),
+        Command::Mirror { action } => mirror::run(action, output).await,
         Command::Stats(door) => stats::run(&Api::open(&door).await?, door.json, output).await,
     }
 }

@@ -5,7 +5,7 @@
 //! warning, not a mistake: one environment may be that of several commands.
 
 use super::ListenAddress;
-use super::mounts::{self, DirectoryConfig, DirectoryRules, is_rule, needs_writable};
+use super::mounts::{self, DirectoryConfig, DirectoryRules, is_rule, needs_mirror, needs_writable};
 use super::reader::Reader;
 use super::settings::{self, Config, Needs, SETTINGS, Setting};
 use super::source::{Layers, Mistakes};
@@ -23,13 +23,18 @@ const LISTS: &[(&str, &str, &str)] = &[
         "DIR | NAME=DIR[,writable]",
         "Directory to serve: `DIR` at `/`, or `NAME=DIR` at `/NAME/`, read-only unless `,writable` stands behind it; any number. See [origin.md](origin.md)",
     ),
+    (
+        "mirror",
+        "NAME/PATH | /PATH",
+        "Subtree of an upstream to keep here whole: `PATH` of the upstream `NAME`, or of the one without a name; any number. See [mirrors.md](mirrors.md)",
+    ),
 ];
 
 /// The key that names the file itself.
 const CONFIG: &str = "config";
 
-/// Every setting, in the order in which they are shown. `upstream` and `directory` are the only ones that have no
-/// default.
+/// Every setting, in the order in which they are shown. `upstream`, `directory` and `mirror` are the only ones that have
+/// no default.
 pub fn settings() -> impl Iterator<Item = Setting> {
     let list = |&(key, form, says): &(&'static str, &'static str, &'static str)| Setting {
         key,
@@ -113,11 +118,20 @@ impl Config {
             let mut named = directories.filter(|directory| directory.name.as_deref().unwrap_or_default() == name);
             named.any(|directory| !directory.writable)
         };
+        let has_no_mirror = |name: &str| {
+            let mut upstreams = self.upstreams.iter();
+            upstreams.any(|upstream| upstream.name.as_deref().unwrap_or_default() == name && upstream.mirror.is_empty())
+        };
         let reason = |key: &str| match setting(key) {
             Some(setting) => (!self.has(setting.needs)).then(|| setting.needs.missing()),
             None => needs_writable(key)
                 .filter(|name| is_read_only(name))
-                .map(|_| "this directory is read-only: say writable = true beside it"),
+                .map(|_| "this directory is read-only: say writable = true beside it")
+                .or_else(|| {
+                    needs_mirror(key)
+                        .filter(|name| has_no_mirror(name))
+                        .map(|_| "this upstream has no mirror: say mirror = [\"/PATH/\"] beside it")
+                }),
         };
         let keys = layers.named_keys(strict);
         keys.filter_map(|(key, name)| Some((name, reason(key)?))).collect()

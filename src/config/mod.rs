@@ -2,11 +2,13 @@
 //!
 //! A setting can stand on the command line, in a `MILLPOND_*` variable and in a TOML file; the
 //! first of these that has it wins. Sources hand over text under the setting's key (source.rs); settings.rs has an entry
-//! for each key with one value, mounts.rs reads upstreams and directories, parse.rs and units.rs turn text into values,
+//! for each key with one value, mounts.rs and mirrors.rs read upstreams and directories, parse.rs and units.rs turn text into values,
 //! and check.rs compares what was read. No source has a parser of its own, so a mistake reads the same wherever it was
 //! made.
 
 mod check;
+mod mirror_settings;
+mod mirrors;
 mod mounts;
 mod networks;
 mod parse;
@@ -20,6 +22,7 @@ mod trusted_proxies;
 mod units;
 
 pub use check::settings;
+pub use mirrors::{ListingFormat, MirrorRules, MirrorSettings, MirrorWhen, Offline};
 pub use mounts::{DirectoryConfig, UpstreamConfig};
 pub use networks::Networks;
 pub use public_url::PublicUrl;

@@ -10,6 +10,7 @@
 //! A rule that a mount does not have of its own is the setting of the same key. Names are unique over both kinds, since
 //! each is the first segment of a path.
 
+use super::mirrors::{self, MIRROR_RULES, MirrorRules, Offline};
 use super::parse::{after_last_reader, delivery, list_of_names, size_or_none, truth};
 use super::reader::Reader;
 use super::units::duration;
@@ -20,7 +21,16 @@ use std::time::Duration;
 use url::Url;
 
 /// The keys of an upstream, under `[upstreams.NAME]`.
-const UPSTREAM_RULES: &[&str] = &["url", "delivery", "after_last_reader", "ignore_query", "drop_cookies"];
+const UPSTREAM_RULES: &[&str] = &[
+    "url",
+    "delivery",
+    "after_last_reader",
+    "ignore_query",
+    "drop_cookies",
+    "authorization_file",
+    "mirror",
+    "offline",
+];
 
 /// The keys of a directory, under `[directories.NAME]`, for whether it is read-only or not.
 const DIRECTORY_RULES: &[&str] = &["path", "writable", "hidden", "new_root"];
@@ -49,6 +59,14 @@ pub struct UpstreamConfig {
     pub ignore_query: Option<Vec<String>>,
     /// Whether cookies are taken off requests and replies, where not as all others.
     pub drop_cookies: Option<bool>,
+    /// The file whose content is sent to it as `Authorization`, for requests that have none of their own.
+    pub authorization_file: Option<PathBuf>,
+    /// The paths of its mirrors, not encoded, with a slash at either end.
+    pub mirror: Vec<String>,
+    /// The rules of its mirrors, where not as of all others.
+    pub mirror_rules: MirrorRules,
+    /// The rule for while it is away, where not as of all others.
+    pub offline: Option<Offline>,
 }
 
 /// A directory that is served.
@@ -111,7 +129,7 @@ impl DirectoryRules {
 /// Whether the key is one of a mount's.
 pub(super) fn is_rule(key: &str) -> bool {
     let rule_of = |table| rule(key, table).map(|(_, rule)| rule);
-    rule_of("upstreams.").is_some_and(|rule| UPSTREAM_RULES.contains(&rule))
+    rule_of("upstreams.").is_some_and(|rule| UPSTREAM_RULES.contains(&rule) || MIRROR_RULES.contains(&rule))
         || rule_of("directories.").is_some_and(|rule| DIRECTORY_RULES.contains(&rule) || WRITABLE_RULES.contains(&rule))
 }
 
@@ -119,6 +137,12 @@ pub(super) fn is_rule(key: &str) -> bool {
 pub(super) fn needs_writable(key: &str) -> Option<&str> {
     let (name, rule) = rule(key, "directories.")?;
     WRITABLE_RULES.contains(&rule).then_some(name)
+}
+
+/// The name of the upstream that must have a mirror for the key to have an effect.
+pub(super) fn needs_mirror(key: &str) -> Option<&str> {
+    let (name, rule) = rule(key, "upstreams.")?;
+    MIRROR_RULES.contains(&rule).then_some(name)
 }
 
 /// The mount's name and the rule in a key of a table.
@@ -135,7 +159,8 @@ fn names(reader: &Reader<'_>, table: &str) -> BTreeSet<String> {
 /// The upstreams and directories of the layers.
 pub(super) fn read(reader: &mut Reader<'_>) -> (Vec<UpstreamConfig>, Vec<DirectoryRules>) {
     let mut taken = Taken::default();
-    let upstreams = upstreams(reader, &mut taken);
+    let mut upstreams = upstreams(reader, &mut taken);
+    read_named(reader, &mut upstreams);
     let directories = directories(reader, &mut taken);
     (upstreams, directories)
 }
@@ -188,18 +213,54 @@ fn upstreams(reader: &mut Reader<'_>, taken: &mut Taken) -> Vec<UpstreamConfig> 
         let after_last_reader = reader.read_own(&key("after_last_reader"), after_last_reader);
         let ignore_query = reader.read_own(&key("ignore_query"), list_of_names);
         let drop_cookies = reader.read_own(&key("drop_cookies"), truth);
+        let authorization_file = reader.read_own(&key("authorization_file"), mirrors::authorization_file);
+        let offline = reader.read_own(&key("offline"), mirrors::offline);
+        let mirror = mirrors::read_own(reader, &key("mirror"));
+        let mirror_rules = mirrors::read_rules(reader, key);
         match upstream(taken, Some(name.as_str()).filter(|name| !name.is_empty()), &url) {
             Ok(upstream) => found.push(UpstreamConfig {
                 delivery,
                 after_last_reader,
                 ignore_query,
                 drop_cookies,
+                authorization_file,
+                mirror,
+                mirror_rules,
+                offline,
                 ..upstream
             }),
             Err(mistake) => reader.mistake(&source, mistake),
         }
     }
     found
+}
+
+/// The mirrors that are named beside the upstreams, each given to its own.
+fn read_named(reader: &mut Reader<'_>, upstreams: &mut [UpstreamConfig]) {
+    for (source, text) in reader.list("mirror") {
+        let (name, rest) = text.split_once('/').unwrap_or((text.as_str(), ""));
+        let upstream = upstreams
+            .iter_mut()
+            .find(|upstream| upstream.name.as_deref().unwrap_or_default() == name);
+        let Some(upstream) = upstream else {
+            let what = match name {
+                "" => format!("{text:?} is of an upstream without a name, and there is none; write NAME/PATH"),
+                name => format!(
+                    "{text:?} is of the upstream {name:?}, and there is none; name it with --upstream {name}=URL"
+                ),
+            };
+            reader.mistake(&source, what);
+            continue;
+        };
+        match mirrors::path(&format!("/{rest}")) {
+            Ok(path) => upstream.mirror.push(path),
+            Err(mistake) => reader.mistake(&source, mistake),
+        }
+    }
+    for upstream in upstreams {
+        upstream.mirror.sort();
+        upstream.mirror.dedup();
+    }
 }
 
 /// `NAME=URL` where what stands before the first `=` can be a name, so that a URL's query stays whole.
@@ -231,6 +292,10 @@ fn upstream(taken: &mut Taken, name: Option<&str>, url: &str) -> Result<Upstream
         after_last_reader: None,
         ignore_query: None,
         drop_cookies: None,
+        authorization_file: None,
+        mirror: Vec::new(),
+        mirror_rules: MirrorRules::default(),
+        offline: None,
     })
 }
 

@@ -6,6 +6,7 @@
 //! so it is checked by the same rules and shown as an operator would write it; `auto` stands for a value that depends
 //! on the machine or on other settings.
 
+use super::mirrors::{MirrorWhen, Offline, depth, offline_or_auto, patterns, when};
 use super::mounts::{DirectoryConfig, UpstreamConfig};
 use super::parse::{
     after_last_reader, data_directory, delivery, duration_or_none, file_or_none, host_names, list_of_names,
@@ -25,6 +26,10 @@ pub enum Needs {
     Nothing,
     /// An upstream, or any-URL requests.
     Cache,
+    /// A configured upstream.
+    Upstream,
+    /// An upstream with a mirror.
+    Mirror,
     /// A directory that is served.
     Directory,
     /// A directory that may be changed.
@@ -242,6 +247,24 @@ settings! {
         /// Paths whose requests outlive their clients, whatever the method, like `/llm/v1/*`
         detach: Vec<String> = "", "PATHS", paths;
     }
+    Upstream {
+        /// The answers for an upstream that is away: `serve` what is stored, unless its reply forbids that
+        /// (`must-revalidate`, `no-cache`); `always`, whatever its reply says; `refuse`, only what the reply allows
+        /// (`stale-if-error`). `auto` is `serve` for an upstream with a mirror. See [mirrors.md](mirrors.md)
+        offline: Option<Offline> = "auto", "WAY", offline_or_auto;
+    }
+    Mirror {
+        /// When mirrors are walked: at an interval, or on `access`, when something beneath them is asked for
+        mirror_when: MirrorWhen = "1h", "TIME", when;
+        /// The deepest collections of a mirror that are walked, its own being 0; 0 to 128
+        mirror_depth: usize = "64", "NUMBER", depth;
+        /// The largest file that a mirror keeps, like `20GiB`, or `none`
+        mirror_largest: Option<u64> = "none", "SIZE", size_or_none;
+        /// Names that mirrors do not keep, separated by commas; `*` stands for any letters
+        mirror_exclude: Vec<String> = "", "NAMES", patterns;
+        /// Whether what is mirrored is never evicted: a mirror that does not fit stops, and films go around it
+        pin_mirrors: bool = "true", "BOOL", truth;
+    }
     Directory {
         /// Whether directories may be changed, by holders of a token with `write`
         writable: bool = "false", "", truth;
@@ -293,6 +316,8 @@ impl Config {
         match needs {
             Needs::Nothing => true,
             Needs::Cache => self.has_cache(),
+            Needs::Upstream => !self.upstreams.is_empty(),
+            Needs::Mirror => self.upstreams.iter().any(|upstream| !upstream.mirror.is_empty()),
             Needs::Directory => !self.directories.is_empty(),
             Needs::WritableDirectory => self.has_writable_directory(),
         }
@@ -305,6 +330,8 @@ impl Needs {
         match self {
             Self::Nothing => "nothing",
             Self::Cache => "there is no upstream, and any-URL requests are off: name one with --upstream",
+            Self::Upstream => "there is no upstream: name one with --upstream",
+            Self::Mirror => "no upstream has a mirror: name one with --mirror NAME/PATH",
             Self::Directory => "no directory is served: name one with --directory",
             Self::WritableDirectory => "no directory may be changed: say --directory NAME=DIR,writable",
         }

@@ -63,7 +63,7 @@ impl Layers {
             .filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?.to_ascii_lowercase(), value)))
             .map(|(key, value)| {
                 let values = match key.as_str() {
-                    "upstream" | "directory" => value.split_whitespace().map(str::to_owned).collect(),
+                    "upstream" | "directory" | "mirror" => value.split_whitespace().map(str::to_owned).collect(),
                     _ => vec![value],
                 };
                 (key, values)

@@ -163,12 +163,12 @@ fn a_setting_without_effect_is_refused_for_every_entry_of_the_table() {
     };
     let bare = "data = \"/d\"\nad_hoc = false\ndirectory = \"/r\"\n";
     let without_directories = "data = \"/d\"\n";
-    let whole = "data = \"/d\"\nupstream = [\"u=http://h/\"]\ndirectory = [\"w=/w,writable\"]\n";
+    let whole = "data = \"/d\"\nupstream = [\"u=http://h/\"]\nmirror = \"u/a\"\ndirectory = [\"w=/w,writable\"]\n";
     let mut refused = 0;
     for setting in settings().filter(|setting| {
         !matches!(
             setting.key,
-            "data" | "ad_hoc" | "upstream" | "directory" | "trusted_proxies"
+            "data" | "ad_hoc" | "upstream" | "directory" | "mirror" | "trusted_proxies"
         )
     }) {
         let line = format!("{} = {:?}\n", setting.key, value(&setting));
@@ -190,7 +190,7 @@ fn a_setting_without_effect_is_refused_for_every_entry_of_the_table() {
             }
         }
     }
-    assert_eq!(refused, 41, "all but those that every server has");
+    assert_eq!(refused, 47, "all but those that every server has");
 }
 
 #[test]

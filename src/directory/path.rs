@@ -13,6 +13,9 @@ use std::fmt;
 /// The longest segment, in bytes: `NAME_MAX` of Linux.
 const MAX_SEGMENT_BYTES: usize = 255;
 
+/// The longest segment of an upstream's path, in bytes: what S3 allows for a whole key. No file system need take it.
+const MAX_UPSTREAM_SEGMENT_BYTES: usize = 1024;
+
 /// The deepest path, in segments: a judgement.
 const MAX_DEPTH: usize = 128;
 
@@ -48,7 +51,7 @@ pub enum PathError {
     #[error("the path is not UTF-8 when decoded")]
     NotText,
     /// A segment that no file system takes.
-    #[error("a name in the path is longer than 255 bytes")]
+    #[error("a name in the path is longer than file systems take (255 bytes), or than an upstream may have it (1024)")]
     Long,
     /// More segments than are served.
     #[error("the path has more than 128 segments")]
@@ -77,12 +80,41 @@ impl TreePath {
     /// # Errors
     /// Where it names nothing that could be in the tree.
     pub fn parse(raw: &str) -> Result<Self, PathError> {
+        Self::parse_within(raw, MAX_SEGMENT_BYTES)
+    }
+
+    /// Parses a path of an upstream, whose names may be longer than a file system here would take.
+    ///
+    /// # Errors
+    /// Where it names nothing that could be in a tree.
+    pub fn parse_upstream(raw: &str) -> Result<Self, PathError> {
+        Self::parse_within(raw, MAX_UPSTREAM_SEGMENT_BYTES)
+    }
+
+    /// Decodes one segment of an upstream's path.
+    ///
+    /// # Errors
+    /// Where it is no name.
+    pub fn decode_name(segment: &str) -> Result<String, PathError> {
+        decode_segment(segment, MAX_UPSTREAM_SEGMENT_BYTES)
+    }
+
+    /// Whether a name that is not encoded can be a segment of an upstream's path.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_name(name: &str) -> Result<(), PathError> {
+        check_name(name, MAX_UPSTREAM_SEGMENT_BYTES)
+    }
+
+    fn parse_within(raw: &str, most: usize) -> Result<Self, PathError> {
         let rest = raw.strip_prefix('/').unwrap_or(raw);
         if rest.is_empty() {
             return Ok(Self::root());
         }
         let (rest, slash) = rest.strip_suffix('/').map_or((rest, false), |rest| (rest, true));
-        let names = rest.split('/').map(decode_segment).collect::<Result<Vec<_>, _>>()?;
+        let names = rest.split('/').map(|segment| decode_segment(segment, most));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
         match names.len() {
             0..=MAX_DEPTH => Ok(Self { names, slash }),
             _ => Err(PathError::Deep),
@@ -230,10 +262,7 @@ pub(super) fn case_folded(name: &str) -> String {
     name.nfc().flat_map(char::to_lowercase).nfc().collect()
 }
 
-fn decode_segment(segment: &str) -> Result<String, PathError> {
-    if segment.is_empty() {
-        return Err(PathError::Empty);
-    }
+fn decode_segment(segment: &str, most: usize) -> Result<String, PathError> {
     let escapes = segment.split('%').skip(1);
     let whole = |escape: &str| {
         let digits = escape.as_bytes().get(..2);
@@ -245,15 +274,18 @@ fn decode_segment(segment: &str) -> Result<String, PathError> {
     let name = percent_decode_str(segment)
         .decode_utf8()
         .map_err(|_| PathError::NotText)?;
-    if name == "." || name == ".." {
-        return Err(PathError::Dots);
-    }
-    if name.contains('/') || !can_be_named(&name) {
-        return Err(PathError::Forbidden);
-    }
-    match name.len() {
-        0..=MAX_SEGMENT_BYTES => Ok(name.into_owned()),
-        _ => Err(PathError::Long),
+    check_name(&name, most)?;
+    Ok(name.into_owned())
+}
+
+/// Whether a decoded name of at most so many bytes can be a segment.
+fn check_name(name: &str, most: usize) -> Result<(), PathError> {
+    match name {
+        "" => Err(PathError::Empty),
+        "." | ".." => Err(PathError::Dots),
+        _ if name.contains('/') || !can_be_named(name) => Err(PathError::Forbidden),
+        _ if name.len() > most => Err(PathError::Long),
+        _ => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@ use super::cache::askers::Askers;
 use super::request::route::Routes;
 use crate::clock::SharedClock;
 use crate::fill::Registry;
+use crate::mirror::Mirrors;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct Service {
     pub store: Arc<Store>,
     /// The fills.
     pub fills: Registry,
+    /// The mirrors.
+    pub mirrors: Arc<Mirrors>,
     /// The routes: which upstream is served under which path.
     pub routes: Arc<Routes>,
     /// The wall clock.

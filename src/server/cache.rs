@@ -13,10 +13,11 @@ use crate::clock::SharedClock;
 use crate::config::{Config, QuotaSetting};
 use crate::fill::{FillRuntimes, FillSettings, Registry, RunningRuntimes, Served};
 use crate::live::{Limits, Rules, Streams};
+use crate::mirror::{MirrorOf, Mirrors};
 use crate::proxy::{Askers, Routes, Service, ServiceSettings};
 use crate::store::{Quota, Store, StoreSettings};
 use crate::telemetry::Metrics;
-use crate::upstream::{BudgetSettings, Client, ClientSettings};
+use crate::upstream::{Authorization, BudgetSettings, Client, ClientSettings, ConfiguredUpstream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,7 +97,8 @@ impl Cache {
             .thread_name("millpond-lookup")
             .build()
             .map_err(AppError::Threads)?;
-        let routes = Arc::new(Routes::new(config));
+        let upstreams = configured_upstreams(config)?;
+        let routes = Arc::new(Routes::new(config, &upstreams));
         let streams = Arc::new(Streams::open(
             Arc::clone(&store),
             stream_limits(config),
@@ -108,14 +110,23 @@ impl Cache {
         let registry = Registry::new(
             Arc::clone(&store),
             streams,
-            client,
+            client.clone(),
             fill_settings(config, &routes),
             threads.clone(),
         );
+        let mirrors = mirrors_of(config, &upstreams);
+        let mirrors = Arc::new(Mirrors::new(
+            mirrors,
+            &store,
+            &registry,
+            &client,
+            threads.handle().clone(),
+        ));
         let watcher = watch_for_sleep(Arc::clone(clock), registry.clone());
         let service = Arc::new(Service {
             store,
             fills: registry,
+            mirrors: Arc::clone(&mirrors),
             routes,
             clock: Arc::clone(clock),
             metrics: Arc::clone(metrics),
@@ -135,6 +146,7 @@ impl Cache {
         });
         threads.handle().spawn(keeping);
         threads.handle().spawn(watcher);
+        mirrors.start();
         Ok(Self {
             threads,
             running,
@@ -154,7 +166,10 @@ impl Cache {
             lookups,
             service,
         } = self;
-        threads.handle().block_on(service.fills.stop());
+        threads.handle().block_on(async {
+            service.mirrors.stop().await;
+            service.fills.stop().await;
+        });
         service.store.flush()?;
         let ending = service.store.ending();
         running.stop();
@@ -200,6 +215,34 @@ fn fill_settings(config: &Config, routes: &Arc<Routes>) -> FillSettings {
         read_ahead: config.read_ahead,
         served: Served::new(move |url| routes.path_of(url).is_some()),
     }
+}
+
+/// The configured upstreams, in the order of the configuration.
+fn configured_upstreams(config: &Config) -> Result<Vec<Arc<ConfiguredUpstream>>, AppError> {
+    let configured = config.upstreams.iter().map(|upstream| {
+        let file = upstream.authorization_file.as_deref();
+        let authorization = file.map(Authorization::read).transpose();
+        Ok(Arc::new(ConfiguredUpstream {
+            name: upstream.name.clone(),
+            base: upstream.url.clone(),
+            authorization: authorization.map_err(AppError::Authorization)?,
+        }))
+    });
+    configured.collect()
+}
+
+/// The mirrors that the configuration names.
+fn mirrors_of(config: &Config, upstreams: &[Arc<ConfiguredUpstream>]) -> Vec<MirrorOf> {
+    let all = config.upstreams.iter().zip(upstreams);
+    let mirrors = all.flat_map(|(upstream, configured)| {
+        upstream.mirror.iter().map(move |path| MirrorOf {
+            upstream: Arc::clone(configured),
+            path: path.clone(),
+            settings: upstream.mirror_settings(config),
+            drop_cookies: upstream.drop_cookies.unwrap_or(config.drop_cookies),
+        })
+    });
+    mirrors.collect()
 }
 
 fn client_settings(config: &Config) -> Result<ClientSettings, AppError> {

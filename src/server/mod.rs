@@ -104,6 +104,9 @@ pub enum AppError {
     /// The tokens do not read, or there are no random bits for sessions.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// An upstream's credential does not read.
+    #[error("authorization_file: {0}")]
+    Authorization(String),
     /// The store did not open.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -53,6 +53,7 @@ mod tests;
 mod write;
 
 pub use catalog::streams::StreamRecord;
+pub use catalog::tree_index::{IndexedCollection, IndexedMember, ListingOrigin, MemberState, MirrorSource};
 pub use error::StoreError;
 pub use integrity::verify::{Report, verify_offline};
 pub use object::Object;
@@ -61,7 +62,7 @@ pub use object::presence::Presence;
 pub use object::progress::{Availability, Broken, WaitingAt};
 pub use object::representation::{Expired, Head, Joined, Representation};
 pub use purge::{PurgeMode, PurgeScope};
-pub use query::summary_of;
+pub use query::{Stored, summary_of};
 pub use read::pool::BLOCK_BYTES;
 pub use read::pread::{read_blocking, read_now};
 pub use read::sendfile::{Sending, send_file_now};

@@ -13,6 +13,15 @@ use crate::key::ObjectId;
 use crate::ranges::RangeSet;
 use std::sync::Arc;
 
+/// How an object is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// All of its bytes are here.
+    pub is_whole: bool,
+    /// Evictions pass it over.
+    pub is_pinned: bool,
+}
+
 impl Store {
     /// Up to `limit` objects in the order of their ids, after `after`, whose URLs begin with `prefix`: for a
     /// blocking thread.
@@ -43,6 +52,24 @@ impl Store {
             self.load_id(id)?;
         }
         Ok(self.shared.catalog.get(id)?.map(|record| self.summary(id, record)))
+    }
+
+    /// How the object of that id is stored, without opening it: for a blocking thread.
+    ///
+    /// # Errors
+    /// Where the catalog cannot be read.
+    pub fn peek(&self, id: ObjectId) -> Result<Option<Stored>, StoreError> {
+        if let Some(object) = self.open.get(id) {
+            return Ok(Some(Stored {
+                is_whole: object.is_whole() && !object.head().is_bare_response(),
+                is_pinned: object.is_pinned(),
+            }));
+        }
+        let record = self.shared.catalog.get(id)?;
+        Ok(record.map(|record| Stored {
+            is_whole: record.is_whole() && record.representation.status == 200,
+            is_pinned: record.pinned,
+        }))
     }
 
     /// Fails while the catalog does not name all that is stored.

@@ -463,6 +463,18 @@ impl Store {
         Ok(Some(object))
     }
 
+    /// Pins an object of a mirror; what a power cut makes of that is mended by the next walk.
+    ///
+    /// # Errors
+    /// Where the catalog cannot be written.
+    pub fn pin_mirrored(&self, id: ObjectId) -> Result<(), StoreError> {
+        if let Some(object) = self.load_id(id)? {
+            object.set_pinned(true);
+            object.record_use()?;
+        }
+        Ok(())
+    }
+
     /// How many more bytes fit without an eviction, by the quota and by the file system; `None` where that
     /// cannot be told.
     pub fn room(&self) -> Option<u64> {

@@ -188,7 +188,7 @@ impl Client {
         let method = reqwest::Method::from_bytes(passing.method.as_bytes()).unwrap_or_default();
         let mut request = client
             .request(method, target.url.clone())
-            .headers(client_fields(&target.fields, true));
+            .headers(fields_for(target, &target.url));
         let (sent, is_sent) = oneshot::channel::<()>();
         let mut sent = Some(sent);
         if let Some(mut pieces) = passing.body {
@@ -374,7 +374,7 @@ const FOR_ANYBODY: &[&str] = &[
 ];
 
 fn fields(url: &Url, ask: &Ask) -> HeaderMap {
-    let mut fields = client_fields(&ask.target.fields, url.origin() == ask.target.url.origin());
+    let mut fields = fields_for(&ask.target, url);
     // A coded body has other bytes: ranges of it mean something else.
     fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let conditions = [
@@ -388,6 +388,21 @@ fn fields(url: &Url, ask: &Ask) -> HeaderMap {
         if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
             fields.insert(name, value);
         }
+    }
+    fields
+}
+
+/// The fields of the target's request, as they go to that URL: with the operator's credential, where the request has none of
+/// its own and the URL is the upstream's.
+fn fields_for(target: &Target, url: &Url) -> HeaderMap {
+    let same_origin = url.origin() == target.url.origin();
+    let mut fields = client_fields(&target.fields, same_origin);
+    let own = target
+        .upstream
+        .as_ref()
+        .and_then(|upstream| upstream.authorization.as_ref());
+    if let Some(own) = own.filter(|_| same_origin && !fields.contains_key(header::AUTHORIZATION)) {
+        fields.insert(header::AUTHORIZATION, own.value());
     }
     fields
 }

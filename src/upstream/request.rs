@@ -6,6 +6,7 @@
 //! inclusive `Range` only in [`Span::field`]. Conditions are texts as the upstream gave them, so that they are compared
 //! as it would compare them.
 
+use super::configured::ConfiguredUpstream;
 use crate::config::AfterLastReader;
 use crate::key::ObjectKey;
 use crate::policy::Credentials;
@@ -45,6 +46,10 @@ pub struct Target {
     pub credentials: Option<Credentials>,
     /// Which of several representations under the URL it is; see `ObjectKey::variant`.
     pub variant: Option<String>,
+    /// The configured upstream that it is of.
+    pub upstream: Option<Arc<ConfiguredUpstream>>,
+    /// Whether a mirror keeps it: what is stored of it goes by the mirror's rules alone, and for no refusal.
+    pub is_mirrored: bool,
 }
 
 impl Target {
@@ -59,6 +64,8 @@ impl Target {
             fields: Arc::default(),
             credentials: None,
             variant: None,
+            upstream: None,
+            is_mirrored: false,
         }
     }
 

@@ -231,7 +231,7 @@ impl Owner {
         let stays = self
             .stored
             .as_ref()
-            .is_some_and(|stored| keeps(stored, &representation));
+            .is_some_and(|stored| keeps(stored, &representation, exchange.target.is_mirrored));
         let is_shared = described.is_ok() && !stays;
         match described {
             Err(why) => {
@@ -344,7 +344,7 @@ impl Owner {
             let target = &exchange.target;
             let asked_openly = !target.fields.has("authorization") && !target.fields.has("cookie");
             let own_url = ObjectKey::of(&target.url).url() == target.key.url();
-            if matches!(exchange.reply.status, 404 | 410) && asked_openly && own_url {
+            if matches!(exchange.reply.status, 404 | 410) && asked_openly && own_url && !target.is_mirrored {
                 // An object that is gone upstream must not be used either when the upstream cannot be asked.
                 let (store, gone) = (Arc::clone(&self.context.store), Arc::clone(&object));
                 on_disk(move || store.remove(&gone)).await;
@@ -468,7 +468,9 @@ impl Owner {
         let received = from_unix_seconds(unix_seconds(self.context.store.now()));
         let terms = Terms::read(representation.status, representation, received);
         let is_stated = matches!(terms.lifetime, Lifetime::Explicit(lifetime) if lifetime > Duration::ZERO);
-        if representation.status == 200 && representation.complete_length == Some(0) && !is_stated {
+        // Of a mirror's file the listing has said that it is there, and an empty one is as good as any.
+        let is_listed = self.shared.targets.current().is_mirrored;
+        if representation.status == 200 && representation.complete_length == Some(0) && !is_stated && !is_listed {
             return Err(NotStored::Empty);
         }
         storable("GET", asked, authorized, representation.status, representation, &terms)
@@ -491,9 +493,10 @@ impl Owner {
 }
 
 /// Whether what is stored stays beside a reply that is no success: it may answer in the place of a failure
-/// (RFC 5861 §4), and what one client is refused says nothing of the others.
-fn keeps(stored: &Object, representation: &Representation) -> bool {
-    let is_loss = matches!(representation.status, 404 | 410);
+/// (RFC 5861 §4), and what one client is refused says nothing of the others. What a mirror holds goes by the mirror's rules:
+/// no status removes it.
+fn keeps(stored: &Object, representation: &Representation, is_mirrored: bool) -> bool {
+    let is_loss = matches!(representation.status, 404 | 410) && !is_mirrored;
     representation.status >= 400 && !is_loss && stored.head().representation().status < 400
 }
 

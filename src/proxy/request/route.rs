@@ -4,8 +4,10 @@
 //! segments are resolved as everywhere on the Web, and may not lead out of an upstream's tree.
 
 use crate::config::{AfterLastReader, Config, Delivery};
+use crate::directory::TreePath;
 use crate::key::ObjectKey;
-use crate::upstream::{Target, Trust};
+use crate::mirror;
+use crate::upstream::{ConfiguredUpstream, Target, Trust};
 use percent_encoding::percent_decode;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -65,6 +67,20 @@ struct Tree {
     after_last_reader: Option<AfterLastReader>,
     ignore_query: Vec<String>,
     drop_cookies: bool,
+    upstream: Arc<ConfiguredUpstream>,
+    /// The collections that are mirrored.
+    mirrors: Vec<TreePath>,
+}
+
+impl Tree {
+    /// The path beneath the tree's URL, as it is spelled there, where it is within a mirror: decoded.
+    fn mirrored(&self, rest: &str) -> Option<TreePath> {
+        if self.mirrors.is_empty() {
+            return None;
+        }
+        let path = TreePath::parse_upstream(rest).ok()?;
+        self.mirrors.iter().any(|mirror| path.is_within(mirror)).then_some(path)
+    }
 }
 
 /// The table of what is served where.
@@ -78,9 +94,15 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// The table that a configuration says.
-    pub fn new(config: &Config) -> Self {
-        let tree = |upstream: &crate::config::UpstreamConfig| Tree {
+    /// The table that a configuration says; `upstreams` are those of the configuration, in its order.
+    pub fn new(config: &Config, upstreams: &[Arc<ConfiguredUpstream>]) -> Self {
+        let decoded = |path: &String| {
+            let names = path.split('/').filter(|name| !name.is_empty());
+            names.fold(TreePath::root(), |path, name| path.child(name))
+        };
+        let tree = |(upstream, configured): (&crate::config::UpstreamConfig, &Arc<ConfiguredUpstream>)| Tree {
+            upstream: Arc::clone(configured),
+            mirrors: upstream.mirror.iter().map(decoded).collect(),
             mount: upstream
                 .name
                 .as_ref()
@@ -91,7 +113,8 @@ impl Routes {
             ignore_query: upstream.ignore_query.as_ref().unwrap_or(&config.ignore_query).clone(),
             drop_cookies: upstream.drop_cookies.unwrap_or(config.drop_cookies),
         };
-        let (named, unnamed): (Vec<_>, Vec<_>) = config.upstreams.iter().partition(|upstream| upstream.name.is_some());
+        let all = config.upstreams.iter().zip(upstreams);
+        let (named, unnamed): (Vec<_>, Vec<_>) = all.partition(|(upstream, _)| upstream.name.is_some());
         Self {
             named: named.into_iter().map(tree).collect(),
             unnamed: unnamed.into_iter().map(tree).next(),
@@ -157,6 +180,15 @@ impl Routes {
         let tree = trees
             .filter(|tree| url.as_str().starts_with(tree.base.as_str()))
             .max_by_key(|tree| tree.base.as_str().len());
+        if let Some(tree) = tree
+            && url.query().is_none()
+            && let Some(path) = url
+                .as_str()
+                .strip_prefix(tree.base.as_str())
+                .and_then(|rest| tree.mirrored(rest))
+        {
+            return mirror::key_of(&tree.base, &path);
+        }
         let ignored = tree.map_or(&self.ignore_query, |tree| &tree.ignore_query);
         Target::new(url, Trust::Public).ignoring(ignored).key
     }
@@ -213,11 +245,19 @@ fn beneath<'a>(tree: &Tree, rest: &str, query: Option<&str>) -> Result<Routed<'a
     if hides_dots(url.path()) {
         return Err(RouteError::HiddenDots);
     }
-    let target = Target {
+    let mut target = Target {
         after_last_reader: tree.after_last_reader,
         drop_cookies: tree.drop_cookies,
+        upstream: Some(Arc::clone(&tree.upstream)),
         ..Target::new(url, Trust::Configured).ignoring(&tree.ignore_query)
     };
+    let rest = target.url.path().strip_prefix(tree.base.path());
+    if target.url.query().is_none()
+        && let Some(path) = rest.and_then(|rest| tree.mirrored(rest))
+    {
+        target.key = mirror::key_of(&tree.base, &path);
+        target.is_mirrored = true;
+    }
     Ok(Routed::Fetch {
         target: Arc::new(target),
         delivery: tree.delivery,
@@ -258,7 +298,15 @@ mod tests {
     fn routes(toml: &str) -> Routes {
         let mut layers = Layers::new();
         layers.add_toml(&format!("data = \"/d\"\n{toml}"), "pond.toml");
-        Routes::new(&Config::read(&layers).expect("valid"))
+        let config = Config::read(&layers).expect("valid");
+        let upstreams = config.upstreams.iter().map(|upstream| {
+            Arc::new(ConfiguredUpstream {
+                name: upstream.name.clone(),
+                base: upstream.url.clone(),
+                authorization: None,
+            })
+        });
+        Routes::new(&config, &upstreams.collect::<Vec<_>>())
     }
 
     fn url(routes: &Routes, path: &str) -> Result<String, RouteError> {
@@ -309,6 +357,24 @@ mod tests {
             let url = Url::parse(url).expect("a URL");
             assert_eq!(routes.key_of(url).id(), target.key.id(), "{path}");
         }
+    }
+
+    #[test]
+    fn within_a_mirror_a_name_has_one_key_however_it_is_spelled() {
+        let routes = routes("upstream = [\"m=http://h/base/\"]\nmirror = [\"m/my films\"]");
+        let key = |path: &str| match routes.resolve(path, None) {
+            Ok(Routed::Fetch { target, .. }) => (target.key.clone(), target.is_mirrored),
+            other => panic!("{other:?}"),
+        };
+        let (within, is_mirrored) = key("/m/my%20films/a(b)+c.mkv");
+        assert!(is_mirrored);
+        assert_eq!(key("/m/my%20films/a%28b%29%2Bc.mkv").0, within);
+        assert_eq!(within.url(), "http://h/base/my%20films/a(b)+c.mkv");
+        let url = Url::parse("http://h/base/my%20films/a%28b)+c.mkv").expect("a URL");
+        assert_eq!(routes.key_of(url), within);
+        let (outside, is_mirrored) = key("/m/a%28b%29");
+        assert!(!is_mirrored);
+        assert_ne!(outside, key("/m/a(b)").0, "elsewhere nothing is known of the upstream");
     }
 
     #[test]

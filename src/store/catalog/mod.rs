@@ -25,6 +25,7 @@ pub(super) mod record;
 pub(super) mod schema;
 mod size;
 pub(super) mod streams;
+pub(super) mod tree_index;
 mod trees;
 
 use super::StoreError;

@@ -18,6 +18,8 @@ mod m0004_values_as_bytes;
 mod m0005_streams;
 #[path = "../../../migrations/m0006_guarded.rs"]
 mod m0006_guarded;
+#[path = "../../../migrations/m0007_tree_index.rs"]
+mod m0007_tree_index;
 
 /// The tree of object records, by id.
 pub(in crate::store) const OBJECTS: &str = "objects";
@@ -27,6 +29,9 @@ pub(in crate::store) const SUMS: &str = "sums";
 
 /// The tree of streams, by id.
 pub(in crate::store) const STREAMS: &str = "streams";
+
+/// The tree of mirrored collections; see tree_index.rs.
+pub(in crate::store) const INDEX: &str = "index";
 
 const META: &str = "meta";
 const SCHEMA: &str = "schema";
@@ -40,6 +45,7 @@ const STEPS: &[(u32, Step)] = &[
     (4, m0004_values_as_bytes::run),
     (5, m0005_streams::run),
     (6, m0006_guarded::run),
+    (7, m0007_tree_index::run),
 ];
 
 /// Brings the catalog to the newest schema.
@@ -197,7 +203,7 @@ mod tests {
         assert_eq!(streams.get(b"id").expect("readable").as_deref(), Some(&b"a record"[..]));
         assert_eq!(
             meta.get(SCHEMA).expect("readable").as_deref(),
-            Some(&6u32.to_be_bytes()[..])
+            Some(&7u32.to_be_bytes()[..])
         );
     }
 

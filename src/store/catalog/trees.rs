@@ -34,10 +34,17 @@ pub(super) enum CatalogTree {
     Sums,
     /// Streams.
     Streams,
+    /// Mirrored collections.
+    Index,
 }
 
 /// All of them.
-pub(super) const ALL: [CatalogTree; 3] = [CatalogTree::Objects, CatalogTree::Sums, CatalogTree::Streams];
+pub(super) const ALL: [CatalogTree; 4] = [
+    CatalogTree::Objects,
+    CatalogTree::Sums,
+    CatalogTree::Streams,
+    CatalogTree::Index,
+];
 
 /// The trees of an open catalog, and where its files lie.
 #[derive(Debug, Clone)]
@@ -47,6 +54,7 @@ pub(in crate::store) struct Trees {
     pub(super) objects: sled::Tree,
     pub(super) sums: sled::Tree,
     pub(super) streams: sled::Tree,
+    pub(super) index: sled::Tree,
     /// The device and number of its file: another one means that it was deleted.
     pub(super) file: Option<(u64, u64)>,
 }
@@ -66,6 +74,7 @@ impl Trees {
             CatalogTree::Objects => &self.objects,
             CatalogTree::Sums => &self.sums,
             CatalogTree::Streams => &self.streams,
+            CatalogTree::Index => &self.index,
         }
     }
 
@@ -133,12 +142,14 @@ impl Trees {
                 .map_err(|error| OpenFailure::Unreadable(error.to_string()))
         };
         let (objects, sums, streams) = (tree(schema::OBJECTS)?, tree(schema::SUMS)?, tree(schema::STREAMS)?);
+        let index = tree(schema::INDEX)?;
         Ok(Self {
             dir: path.to_owned(),
             db,
             objects,
             sums,
             streams,
+            index,
             file: file_of(path),
         })
     }
