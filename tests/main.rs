@@ -29,6 +29,7 @@ mod methods;
 mod mirrors;
 mod names;
 mod nobody;
+mod offline;
 mod once;
 mod one_server;
 mod oracle;

@@ -17,7 +17,7 @@ use crate::mirror::{MirrorOf, Mirrors};
 use crate::proxy::{Askers, Routes, Service, ServiceSettings};
 use crate::store::{Quota, Store, StoreSettings};
 use crate::telemetry::Metrics;
-use crate::upstream::{Authorization, BudgetSettings, Client, ClientSettings, ConfiguredUpstream};
+use crate::upstream::{Authorization, BudgetSettings, Circuit, Client, ClientSettings, ConfiguredUpstream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,6 +147,7 @@ impl Cache {
         threads.handle().spawn(keeping);
         threads.handle().spawn(watcher);
         mirrors.start();
+        start_probes(&upstreams, &client, &threads);
         Ok(Self {
             threads,
             running,
@@ -217,6 +218,14 @@ fn fill_settings(config: &Config, routes: &Arc<Routes>) -> FillSettings {
     }
 }
 
+/// Begins to probe the upstreams whose absence is looked after, whenever there is reason to.
+fn start_probes(upstreams: &[Arc<ConfiguredUpstream>], client: &Client, threads: &FillRuntimes) {
+    for upstream in upstreams.iter().filter(|upstream| upstream.is_served_offline()) {
+        let probing = client.clone().keep_probing(Arc::downgrade(upstream));
+        threads.handle().spawn(probing);
+    }
+}
+
 /// The configured upstreams, in the order of the configuration.
 fn configured_upstreams(config: &Config) -> Result<Vec<Arc<ConfiguredUpstream>>, AppError> {
     let configured = config.upstreams.iter().map(|upstream| {
@@ -226,6 +235,8 @@ fn configured_upstreams(config: &Config) -> Result<Vec<Arc<ConfiguredUpstream>>,
             name: upstream.name.clone(),
             base: upstream.url.clone(),
             authorization: authorization.map_err(AppError::Authorization)?,
+            offline: upstream.offline(config),
+            circuit: Circuit::default(),
         }))
     });
     configured.collect()

@@ -6,6 +6,7 @@
 
 use super::budget::{Budget, BudgetSettings};
 use super::budgets::Budgets;
+use super::configured::ConfiguredUpstream;
 use super::error::UpstreamError;
 use super::exchange::{Exchange, Reply};
 use super::failures::Failures;
@@ -131,7 +132,25 @@ impl Client {
     /// Where no reply came. Any status is a reply, except redirects, which are followed.
     pub async fn ask(&self, ask: &Ask) -> Result<Exchange, UpstreamError> {
         let asked = self.follow(ask).await;
+        let reached = asked.as_ref().map(|exchange| exchange.reply.status);
+        note_reach(&ask.target, reached);
         asked.inspect_err(|error| self.noted(ask.at.as_ref().unwrap_or(&ask.target.url), error))
+    }
+
+    /// Asks for the head of an upstream's own URL, on a new connection.
+    pub(super) async fn head(&self, upstream: &ConfiguredUpstream) -> Result<HeadAnswer, UpstreamError> {
+        let mut request = reqwest::Request::new(reqwest::Method::HEAD, upstream.base.clone());
+        if let Some(own) = &upstream.authorization {
+            request.headers_mut().insert(header::AUTHORIZATION, own.value());
+        }
+        let response = self.replied(&upstream.base, self.any.new.execute(request)).await?;
+        let is_redirect = response.status().is_redirection() && response.headers().contains_key(header::LOCATION);
+        Ok(HeadAnswer {
+            status: response.status().as_u16(),
+            location: is_redirect
+                .then(|| next_hop(&upstream.base, response.headers()))
+                .and_then(Result::ok),
+        })
     }
 
     fn noted(&self, url: &Url, error: &UpstreamError) {
@@ -177,7 +196,9 @@ impl Client {
     /// Where no reply came: the upstream may have seen the request all the same.
     pub async fn relay(&self, passing: Relay) -> Result<Exchange, UpstreamError> {
         let url = passing.target.url.clone();
+        let target = Arc::clone(&passing.target);
         let passed = self.relay_once(passing).await;
+        note_reach(&target, passed.as_ref().map(|exchange| exchange.reply.status));
         passed.inspect_err(|error| self.noted(&url, error))
     }
 
@@ -305,6 +326,30 @@ impl Client {
         } else {
             Err(UpstreamError::Refused { host: host_of(url) })
         }
+    }
+}
+
+/// The answer to a HEAD, as far as it tells who gave it.
+pub(super) struct HeadAnswer {
+    pub(super) status: u16,
+    /// Where it redirects to.
+    pub(super) location: Option<Url>,
+}
+
+/// Tells the circuit of the target's upstream whether it could be reached.
+fn note_reach(target: &Target, reached: Result<u16, &UpstreamError>) {
+    let Some(upstream) = target.upstream.as_ref().filter(|upstream| upstream.is_served_offline()) else {
+        return;
+    };
+    match reached {
+        // A gateway's answer, or a network's, says nothing of the upstream.
+        Ok(502..=504 | 511) => upstream.circuit.suspect(),
+        Ok(_) => upstream.circuit.answered(),
+        Err(error) if error.is_no_outage() => {}
+        Err(UpstreamError::Unreachable { cause, .. }) if *cause != LOST => {
+            upstream.circuit.failed(&format!("it cannot be reached ({cause})"));
+        }
+        Err(_) => upstream.circuit.suspect(),
     }
 }
 

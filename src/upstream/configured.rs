@@ -5,6 +5,8 @@
 //! a client named has none.
 
 use super::authorization::Authorization;
+use super::circuit::Circuit;
+use crate::config::Offline;
 use url::Url;
 
 /// A configured upstream.
@@ -16,4 +18,15 @@ pub struct ConfiguredUpstream {
     pub base: Url,
     /// The operator's credential, for requests that have none of their own.
     pub authorization: Option<Authorization>,
+    /// The rule for what is served of it while it is away.
+    pub offline: Offline,
+    /// Whether it is away. Looked at only where the rule says that something is served then.
+    pub circuit: Circuit,
+}
+
+impl ConfiguredUpstream {
+    /// Whether what is stored of it is served while it is away, beyond what replies allow.
+    pub fn is_served_offline(&self) -> bool {
+        self.offline != Offline::Refuse
+    }
 }

@@ -105,7 +105,26 @@ impl Owner {
             return Err(Phase::Resting(BUSY));
         };
         let asked = ask_any(&self.context, &self.shared, &permit, span, question).await;
+        if let Ok(exchange) = &asked
+            && self.is_answered_by_a_stranger(exchange).await
+        {
+            return Err(Phase::Resting(BUSY));
+        }
         Ok((permit, asked))
+    }
+
+    /// Whether the reply came from another host than was asked, since that one is away: a network that wants a login redirects
+    /// every request to its own page. Asked only where the upstream's absence is looked after.
+    async fn is_answered_by_a_stranger(&self, exchange: &Exchange) -> bool {
+        let target = &exchange.target;
+        let Some(upstream) = target.upstream.as_ref().filter(|upstream| upstream.is_served_offline()) else {
+            return false;
+        };
+        if exchange.url.host() == target.url.host() {
+            return false;
+        }
+        self.context.client.probe(upstream).await;
+        upstream.circuit.is_away()
     }
 
     /// Asks for an object of which nothing is known. `only` is all that the reader wants, where it is content with a part

@@ -15,7 +15,8 @@
 //! A stale object that may outlive errors answers where all of that failed.
 
 use super::admission::{Admission, WayToFind};
-use super::lookup::{FoundObject, MAX_GENERATIONS, answer_of};
+use super::decided::answer_of;
+use super::lookup::{FoundObject, MAX_GENERATIONS};
 use super::variant::{is_selected, variant_of};
 use crate::fill::{Cursor, JoinRequest, Phase};
 use crate::header::{CacheStatus, FirstWanted, Forwarded, first_wanted};
@@ -108,7 +109,8 @@ impl Service {
             Ok(Err(_)) => false,
             Err(_) => true,
         };
-        let stale = known.filter(|known| known.is_whole() && failed && self.may_outlive_errors(request, known));
+        let outlives = |known: &Object| self.may_outlive_errors(request, known) || self.outlives_outages(target, known);
+        let stale = known.filter(|known| known.is_whole() && failed && outlives(known));
         match stale {
             Some(stale) => Ok(Err(self.stale(request, target, stale, cache_status))),
             None => found,
@@ -211,6 +213,7 @@ impl Service {
                 if unchanged
                     && let Some(trouble) = cursor.trouble()
                     && !self.may_outlive_errors(request, &object)
+                    && !self.outlives_outages(target, &object)
                 {
                     let problem = Problem::new(
                         StatusCode::GATEWAY_TIMEOUT,

@@ -38,20 +38,21 @@
 //! `only-if-cached` is refused after the hit and before the fill (RFC 9111 §5.2.1.7).
 
 use super::admission::WayToFind;
+use super::decided::{answer_of, first_range};
 use super::freshness::age_of;
 use super::not_here_yet::{draw_to, retry_after};
+use super::offline::went_away;
 use super::variant::is_selected;
 use crate::clock::unix_seconds;
 use crate::config::Delivery;
 use crate::fill::Cursor;
-use crate::header::{CacheStatus, Forwarded, Known};
+use crate::header::{CacheStatus, Forwarded};
 use crate::http1::Response;
 use crate::policy::Reuse;
-use crate::proxy::hit::hot_headers::HotHeaders;
 use crate::proxy::request::Request;
 use crate::proxy::request::forward::{fetched_for, goes_in_circles, wants_websocket};
 use crate::proxy::response::confine::{keep_harmless, sandbox};
-use crate::proxy::response::decide::{Answer, Facts, Question, answer, capped};
+use crate::proxy::response::decide::{Answer, capped};
 use crate::proxy::response::problem::{Problem, refused};
 use crate::proxy::response::write::ResponseBuilder;
 use crate::proxy::service::Service;
@@ -171,6 +172,10 @@ impl Service {
     async fn attempt(&self, request: &Request<'_>, target: &Arc<Target>) -> Result<Attempt, Problem> {
         let (target, known) = self.selected(target).await?;
         let target = &target;
+        if let Some(upstream) = Self::served_offline(target).filter(|upstream| upstream.circuit.is_away()) {
+            let answered = self.answer_offline(request, target, known.as_ref(), upstream);
+            return answered.map(Attempt::Answered);
+        }
         if let Some(object) = known
             .as_ref()
             .filter(|object| request.wants_digest && object.is_whole())
@@ -202,7 +207,7 @@ impl Service {
             let first = first_range(&answer_of(request.question, object));
             !object.is_whole() && first.is_some_and(|first| object.presence().covers(first))
         });
-        let mut found = match self.find(request, target, known, way).await? {
+        let mut found = match self.find_or_do_without(request, target, known, way).await? {
             Ok(found) => found,
             Err(refusal) => return Ok(Attempt::Answered(refusal)),
         };
@@ -231,6 +236,23 @@ impl Service {
         match request.delivery {
             Delivery::Capped => self.send_capped(request, found, decided, watch).await,
             Delivery::Follow => self.send_following(request, found, decided, watch).await,
+        }
+    }
+
+    /// [`Service::find`], until the upstream is found to be away: then the answer is what is stored.
+    async fn find_or_do_without(
+        &self,
+        request: &Request<'_>,
+        target: &Arc<Target>,
+        known: Option<Arc<Object>>,
+        way: WayToFind,
+    ) -> Result<Result<FoundObject, Response>, Problem> {
+        let Some(upstream) = Self::served_offline(target) else {
+            return self.find(request, target, known, way).await;
+        };
+        tokio::select! {
+            found = self.find(request, target, known.clone(), way) => found,
+            () = went_away(upstream) => self.answer_offline(request, target, known.as_ref(), upstream).map(Err),
         }
     }
 
@@ -390,25 +412,6 @@ impl Service {
     }
 }
 
-/// The answer to a question about the object, as if every byte of it were here.
-pub(in crate::proxy) fn answer_of(question: Question<'_>, object: &Object) -> Answer {
-    let head = object.head();
-    let prepared = HotHeaders::of(&head, object);
-    let facts = Facts {
-        status: head.representation().status,
-        length: object.length(),
-        known: Known {
-            etag: object.etag(),
-            weak_etag: prepared.weak_etag.as_deref(),
-            modified: prepared.modified,
-            strong_date: prepared.strong_date,
-            dated: prepared.dated,
-        },
-        content_encoded: prepared.content_encoded,
-    };
-    answer(question, facts)
-}
-
 impl Service {
     /// The answer, without a right to scripts: all mounts share one origin with the API and its page, and scripts must not speak
     /// in our name (docs/decisions/0038).
@@ -419,16 +422,6 @@ impl Service {
         }
         sandbox(response.headers_mut());
         response
-    }
-}
-
-/// The range whose first byte an answer waits for.
-fn first_range(answer: &Answer) -> Option<ByteRange> {
-    match answer {
-        Answer::Whole(Some(size)) => ByteRange::new(0, *size),
-        Answer::Whole(None) => ByteRange::new(0, u64::MAX),
-        Answer::Parts(ranges, _) => ranges.first().copied(),
-        _ => None,
     }
 }
 

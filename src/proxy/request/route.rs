@@ -304,6 +304,8 @@ mod tests {
                 name: upstream.name.clone(),
                 base: upstream.url.clone(),
                 authorization: None,
+                offline: upstream.offline(&config),
+                circuit: crate::upstream::Circuit::default(),
             })
         });
         Routes::new(&config, &upstreams.collect::<Vec<_>>())
