@@ -26,6 +26,7 @@ mod large;
 mod leaks;
 mod length;
 mod methods;
+mod mirror_removal;
 mod mirrors;
 mod names;
 mod nobody;

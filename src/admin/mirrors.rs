@@ -7,7 +7,7 @@ use super::guard::UrlVisibility;
 use super::parameters::{NoParameters, Parameter, Parameters, Query, flag};
 use super::{on_disk, problem};
 use crate::api::{MirrorSummaries, WalkEvent};
-use crate::mirror::Walking;
+use crate::mirror::{WalkOrder, Walking};
 use crate::proxy::{Problem, Service};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -24,7 +24,7 @@ const TOLD_EVERY: Duration = Duration::from_millis(250);
 #[derive(Debug, Default)]
 pub(super) struct WalkParameters {
     mirror: String,
-    dry_run: bool,
+    order: WalkOrder,
 }
 
 impl Parameters for WalkParameters {
@@ -39,12 +39,18 @@ impl Parameters for WalkParameters {
             form: "true|false",
             what: "Lists and compares, and changes nothing.",
         },
+        Parameter {
+            name: "confirm_removals",
+            form: "true|false",
+            what: "Carries out removals that are held.",
+        },
     ];
 
     fn take(&mut self, name: &str, value: &str) -> Option<()> {
         match name {
             "mirror" => value.clone_into(&mut self.mirror),
-            "dry_run" => self.dry_run = flag(value)?,
+            "dry_run" => self.order.dry_run = flag(value)?,
+            "confirm_removals" => self.order.confirms_removals = flag(value)?,
             _ => return None,
         }
         Some(())
@@ -75,7 +81,7 @@ pub(super) async fn walk(
         let detail = format!("there is no mirror {:?}; there is {there_is}", parameters.mirror);
         return Err(problem(StatusCode::NOT_FOUND, detail));
     };
-    let walking = mirrors.walk(mirror, parameters.dry_run);
+    let walking = mirrors.walk(mirror, parameters.order);
     let body = stream::unfold(Some(walking), |walking| async move {
         let walking = walking?;
         let is_over = tokio::time::timeout(TOLD_EVERY, walking.ended()).await.is_ok();

@@ -23,7 +23,13 @@ pub(crate) enum MirrorCommand {
     /// Tells what a walk would do, and changes nothing.
     Plan(NamedMirror),
     /// Walks a mirror now, and tells how it goes.
-    Run(NamedMirror),
+    Run {
+        #[command(flatten)]
+        named: NamedMirror,
+        /// Carry out removals that are held: that many files, or all of a collection, are really gone
+        #[arg(long)]
+        confirm_removals: bool,
+    },
     /// Tells what the last walk did.
     Report(NamedMirror),
 }
@@ -47,11 +53,15 @@ pub(super) async fn run(command: MirrorCommand, output: &mut Output) -> Result<O
         }
         MirrorCommand::Plan(named) => {
             let api = Api::open(&named.door).await?;
-            walk(&api, &named, true, output).await
+            walk(&api, &named, ("true", "false"), output).await
         }
-        MirrorCommand::Run(named) => {
+        MirrorCommand::Run {
+            named,
+            confirm_removals,
+        } => {
             let api = Api::open(&named.door).await?;
-            walk(&api, &named, false, output).await
+            let confirms = if confirm_removals { "true" } else { "false" };
+            walk(&api, &named, ("false", confirms), output).await
         }
         MirrorCommand::Report(named) => {
             let api = Api::open(&named.door).await?;
@@ -122,9 +132,17 @@ async fn report(api: &Api, named: &NamedMirror, output: &mut Output) -> Result<O
 }
 
 /// Walks the mirror, telling how it goes.
-async fn walk(api: &Api, named: &NamedMirror, dry_run: bool, output: &mut Output) -> Result<Outcome, Failure> {
-    let dry = if dry_run { "true" } else { "false" };
-    let query = [("mirror", named.mirror.as_str()), ("dry_run", dry)];
+async fn walk(
+    api: &Api,
+    named: &NamedMirror,
+    (dry_run, confirms): (&str, &str),
+    output: &mut Output,
+) -> Result<Outcome, Failure> {
+    let query = [
+        ("mirror", named.mirror.as_str()),
+        ("dry_run", dry_run),
+        ("confirm_removals", confirms),
+    ];
     let mut lines = api.lines(Method::POST, "mirrors/walk", &query).await?;
     let bar = (!named.door.json && std::io::stderr().is_terminal()).then(spinner);
     let mut walked = None;
@@ -182,6 +200,9 @@ fn tell(report: &WalkReport, json: bool, output: &mut Output) {
         report.suspect,
         report.held,
     ));
+    if report.held > 0 {
+        output.line("held: too many are missing at once, or all of a collection; --confirm-removals says that they are really gone");
+    }
     if report.left_out > 0 {
         output.line(&format!("left out by the filters: {}", report.left_out));
     }

@@ -7,6 +7,8 @@
 //! obtain     one listing from its server: all pages, or why it is not to be believed
 //! diff       pure: what a listing changes in what is known
 //! listing/   pure: the formats of listings, read into names
+//! losses     pure: which lost members may go, and which are held
+//! removal    what has been missing for long enough, and what is done about it
 //! filter     pure: names that are left out
 //! source     pure: the URL and the key of a path
 //! ```
@@ -19,10 +21,12 @@ mod bring;
 mod diff;
 mod filter;
 pub mod listing;
+mod losses;
 mod obtain;
+mod removal;
 mod run;
 mod source;
 mod walk;
 
-pub use run::{Mirror, MirrorOf, Mirrors, Walking};
+pub use run::{Mirror, MirrorOf, Mirrors, WalkOrder, Walking};
 pub use source::{key_of, url_of};

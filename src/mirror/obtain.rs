@@ -256,6 +256,18 @@ impl Lister<'_> {
         pages.cut("it has more pages than are read".to_owned())
     }
 
+    /// The status by which the upstream answers for a URL; `None` where it does not answer.
+    pub(super) async fn status_of(&self, url: &Url) -> Option<u16> {
+        match self.ask("HEAD", url, &[], None).await.ok()?.status {
+            // A server that knows no HEAD is asked for a byte.
+            405 | 501 => {
+                let answer = self.ask("GET", url, &[("range", "bytes=0-0")], None).await;
+                answer.ok().map(|reply| reply.status)
+            }
+            status => Some(status),
+        }
+    }
+
     async fn get(&self, url: &Url, tag: Option<&str>) -> Result<Reply, Obtained> {
         let mut fields = vec![("accept", "application/json, text/html;q=0.5, */*;q=0.1")];
         fields.extend(tag.map(|tag| ("if-none-match", tag)));

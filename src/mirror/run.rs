@@ -46,6 +46,15 @@ pub struct MirrorOf {
     pub drop_cookies: bool,
 }
 
+/// An order to walk.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WalkOrder {
+    /// Nothing is fetched, removed or written down.
+    pub dry_run: bool,
+    /// A person says that removals which are held are right.
+    pub confirms_removals: bool,
+}
+
 /// One mirror.
 #[derive(Debug)]
 pub struct Mirror {
@@ -153,12 +162,12 @@ impl Mirrors {
     }
 
     /// Walks the mirror; an order while it is walked joins that walk, unless one of them is a dry run.
-    pub fn walk(&self, mirror: &Arc<Mirror>, dry_run: bool) -> Walking {
-        let (walking, begun) = mirror.join_or_begin(dry_run);
+    pub fn walk(&self, mirror: &Arc<Mirror>, order: WalkOrder) -> Walking {
+        let (walking, begun) = mirror.join_or_begin(order.dry_run);
         if let Some(begun) = begun {
             let (mirror, stopping) = (Arc::clone(mirror), self.stopping.subscribe());
             self.threads
-                .spawn(async move { mirror.carry_out(begun, dry_run, stopping).await });
+                .spawn(async move { mirror.carry_out(begun, order, stopping).await });
         }
         walking
     }
@@ -195,7 +204,7 @@ impl Mirror {
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
             match self.join_or_begin(false) {
-                (_, Some(begun)) => self.carry_out(begun, false, stopping.clone()).await,
+                (_, Some(begun)) => self.carry_out(begun, WalkOrder::default(), stopping.clone()).await,
                 (running, None) => running.ended().await,
             }
         }
@@ -234,25 +243,25 @@ impl Mirror {
     }
 
     /// Walks, and says that it is over.
-    async fn carry_out(&self, begun: BegunWalk, dry_run: bool, stopping: watch::Receiver<bool>) {
-        if let Err(error) = self.walk(dry_run, &begun.report, stopping).await {
+    async fn carry_out(&self, begun: BegunWalk, order: WalkOrder, stopping: watch::Receiver<bool>) {
+        if let Err(error) = self.carry_out_order(order, &begun.report, stopping).await {
             let mut report = lock(&begun.report);
             report.stopped = Some(error.to_string());
             report.ended = Some(unix_seconds(self.context.store.now()));
         }
-        if !dry_run {
+        if !order.dry_run {
             *lock(&self.walking) = None;
         }
         begun.over.send_replace(true);
     }
 
-    async fn walk(
+    async fn carry_out_order(
         &self,
-        dry_run: bool,
+        order: WalkOrder,
         report: &Arc<Mutex<WalkReport>>,
         stopping: watch::Receiver<bool>,
     ) -> Result<(), StoreError> {
-        let context = &self.context;
+        let (context, dry_run) = (&self.context, order.dry_run);
         self.reload_credential().await;
         let mut state = self.state().await?;
         let goes_on = state.is_under_way && !dry_run;
@@ -285,9 +294,16 @@ impl Mirror {
             report: Arc::clone(report),
             format: Mutex::new(context.settings.listing.or(named)),
             listings: AtomicU64::new(0),
+            due: Mutex::default(),
+            known_files: AtomicU64::new(0),
             stopping: stopping.clone(),
         };
         walk.run().await;
+        // A collection that could not be listed says nothing, and keeps no other from what its listing says.
+        let came_to_the_end = lock(report).stopped.is_none();
+        if came_to_the_end && !dry_run {
+            walk.remove_lost(order.confirms_removals).await;
+        }
         let found = *lock(&walk.format);
         let told = self.conclude(report);
         if !dry_run {

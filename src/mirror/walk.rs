@@ -13,12 +13,13 @@
 //! came of it makes that `Current`. So a crash anywhere costs questions, never a wrong word. The number of the walk stands in
 //! a collection when all of it is done: a walk that goes on takes those for read.
 //!
-//! Nothing here removes anything. A few collections are walked at once, and a few files of each; what their requests may do
+//! Nothing here removes anything: what is missing is noted, for the end (removal.rs). A few collections are walked at once, and a few files of each; what their requests may do
 //! to the upstream and to readers is bounded by its budget, where a mirror comes last.
 
 use super::bring::{Brought, bring};
 use super::diff::{Comparison, merge};
 use super::filter::is_excluded;
+use super::losses::{DueCollection, due_members};
 use super::obtain::{ListedCollection, Lister, Obtained};
 use super::source::{key_of, url_of};
 use crate::api::WalkReport;
@@ -82,6 +83,10 @@ pub(super) struct Walk {
     pub(super) format: Mutex<Option<ListingFormat>>,
     /// Requests for listings. Relaxed: a counter that orders nothing.
     pub(super) listings: AtomicU64,
+    /// Members that may be removed when the walk has seen the whole tree. Held for an addition.
+    pub(super) due: Mutex<Vec<DueCollection>>,
+    /// Files that are known, listed or suspect. Relaxed: a counter that orders nothing.
+    pub(super) known_files: AtomicU64,
     /// True when the walk is to stop.
     pub(super) stopping: watch::Receiver<bool>,
 }
@@ -131,7 +136,31 @@ impl Walk {
         fingerprint
     }
 
-    fn report(&self) -> std::sync::MutexGuard<'_, WalkReport> {
+    /// The members that may be removed, and the number of files of the mirror.
+    pub(super) fn take_due(&self) -> (Vec<DueCollection>, u64) {
+        let due = std::mem::take(&mut *lock(&self.due));
+        (due, self.known_files.load(Ordering::Relaxed))
+    }
+
+    /// Notes what a complete listing says of losses.
+    fn note_losses(&self, path: &TreePath, members: &[IndexedMember]) {
+        let is_suspect = |member: &&IndexedMember| matches!(member.state, MemberState::Suspect { .. });
+        let listed = members.iter().filter(|member| is_listed(member)).count();
+        let is_known = |member: &&IndexedMember| !member.is_collection && (is_listed(member) || is_suspect(member));
+        let known = members.iter().filter(is_known).count() as u64;
+        self.known_files.fetch_add(known, Ordering::Relaxed);
+        let due = due_members(members);
+        if !due.is_empty() {
+            lock(&self.due).push(DueCollection {
+                path: path.clone(),
+                members: due,
+                known,
+                is_empty: listed == 0,
+            });
+        }
+    }
+
+    pub(super) fn report(&self) -> std::sync::MutexGuard<'_, WalkReport> {
         lock(&self.report)
     }
 
@@ -225,6 +254,9 @@ impl Walk {
         let before_members = members.clone();
         let mut members = merge(members, listing.members, how);
         self.leave_out(&mut members, depth);
+        if !self.dry_run {
+            members = self.reclaim(path, members).await;
+        }
         let origin = ListingOrigin {
             fingerprint: self.fingerprint(),
             as_of: now,
@@ -259,6 +291,7 @@ impl Walk {
         is_changed: bool,
     ) -> Vec<Next> {
         self.count(&members);
+        self.note_losses(path, &members);
         if !self.dry_run && is_changed && !self.write(path, &origin, &members).await {
             return Vec::new();
         }
@@ -460,7 +493,7 @@ impl Walk {
 
     // --- what is written down ----------------------------------------------------------------
 
-    async fn known(&self, path: &TreePath) -> Result<Option<IndexedCollection>, StoreError> {
+    pub(super) async fn known(&self, path: &TreePath) -> Result<Option<IndexedCollection>, StoreError> {
         let (store, source, path) = (Arc::clone(&self.context.store), self.context.source, path.to_string());
         on_disk(move || store.collection(source, &path)).await
     }
@@ -475,7 +508,7 @@ impl Walk {
             .ok()
     }
 
-    async fn write(&self, path: &TreePath, origin: &ListingOrigin, members: &[IndexedMember]) -> bool {
+    pub(super) async fn write(&self, path: &TreePath, origin: &ListingOrigin, members: &[IndexedMember]) -> bool {
         let collection = IndexedCollection {
             listed: origin.clone(),
             members: members.to_vec(),
@@ -519,7 +552,8 @@ fn is_racy(member: &IndexedMember, date: Option<i64>) -> bool {
             .is_some_and(|(modified, date)| lies_close(modified, date))
 }
 
-async fn on_disk<T: Send + 'static>(
+/// Does what may wait for the disk on a thread that may.
+pub(super) async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     match tokio::task::spawn_blocking(work).await {

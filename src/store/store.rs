@@ -475,6 +475,18 @@ impl Store {
         Ok(())
     }
 
+    /// Lets an object be evicted that a mirror has pinned.
+    ///
+    /// # Errors
+    /// Where the catalog cannot be written.
+    pub fn unpin_mirrored(&self, id: ObjectId) -> Result<(), StoreError> {
+        if let Some(object) = self.load_id(id)? {
+            object.set_pinned(false);
+            object.record_use()?;
+        }
+        Ok(())
+    }
+
     /// How many more bytes fit without an eviction, by the quota and by the file system; `None` where that
     /// cannot be told.
     pub fn room(&self) -> Option<u64> {

@@ -75,7 +75,7 @@ impl Circuit {
         lock(&self.state).since.map(|since| since.elapsed())
     }
 
-    /// Somebody has asked for the upstream: it is probed often.
+    /// Notes that somebody has asked for the upstream: it is probed often then.
     pub fn used(&self) {
         let was_used = lock(&self.state).used.replace(Instant::now());
         if self.is_away() && was_used.is_none_or(|used| used.elapsed() > USED_FOR) {

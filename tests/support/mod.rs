@@ -11,7 +11,7 @@ pub(crate) use client::{Answer, Client, Ended, get, get_range, request, rule};
 pub(crate) use film::Film;
 pub(crate) use origin::Origin;
 pub(crate) use pond::Pond;
-pub(crate) use upstream::{Upstream, Valve};
+pub(crate) use upstream::{Conn, Seen, Upstream, Valve};
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
