@@ -1,7 +1,10 @@
 //! Mirrors of real servers; `scripts/mirrors` tells what it ran.
 
+use crate::support::{Pond, Upstream, request, rule};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 #[test]
 fn trees_of_real_servers_are_mirrored_whole_and_read_when_they_have_gone() {
@@ -12,4 +15,70 @@ fn trees_of_real_servers_are_mirrored_whole_and_read_when_they_have_gone() {
         .status()
         .expect("scripts/mirrors runs");
     assert!(status.success(), "scripts/mirrors reports failures above");
+}
+
+#[test]
+fn a_file_that_has_changed_is_served_as_it_was_until_the_new_one_is_whole() {
+    // 1: as it was. 2: changed, cut in the middle, and silent from then on. 3: changed, and whole.
+    let state = Arc::new(AtomicU8::new(1));
+    let (told, cuts) = (Arc::clone(&state), AtomicU8::new(0));
+    let upstream = Upstream::scripted(move |seen, conn| {
+        let state = told.load(Ordering::Relaxed);
+        let version = if state == 1 { "old" } else { "new" };
+        let body = version.repeat(100_000);
+        if seen.target == "/" {
+            let size = body.len();
+            let minute = if state == 1 { 26 } else { 27 };
+            let text = format!(
+                r#"[{{"name":"f","type":"file","mtime":"Sun, 13 Sep 2020 12:{minute}:40 GMT","size":{size}}}]"#
+            );
+            let head = [
+                ("Content-Type", "application/json".to_owned()),
+                ("Content-Length", text.len().to_string()),
+            ];
+            conn.head(200, &head);
+            conn.raw(text.as_bytes());
+            return;
+        }
+        let tag = format!("\"{version}\"");
+        if seen.header("if-none-match") == Some(&tag) {
+            return conn.head(304, &[("ETag", tag)]);
+        }
+        if state == 2 && cuts.fetch_add(1, Ordering::Relaxed) > 0 {
+            // No byte more comes of it.
+            return conn.close();
+        }
+        conn.head(200, &[("ETag", tag), ("Content-Length", body.len().to_string())]);
+        let sent = if state == 2 { body.len() / 2 } else { body.len() };
+        conn.raw(&body.as_bytes()[..sent]);
+        if state == 2 {
+            conn.close();
+        }
+    });
+    let url = format!("m={}", upstream.url());
+    let mut pond = Pond::start(&[("upstream", &url), ("mirror", "m/"), ("mirror_when", "access")]);
+    let walk = |pond: &Pond| {
+        let text = rule(pond.address(), "POST", "/-/api/v1/mirrors/walk?mirror=m/", &[]).text();
+        let last: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
+        last["walked"].clone()
+    };
+    let stored = |pond: &Pond| {
+        let fields = [("Cache-Control", "only-if-cached, max-stale")];
+        let answer = request(pond.address(), "GET", "/m/f", &fields);
+        answer.expect(200);
+        answer.text()
+    };
+    assert_eq!(walk(&pond)["fetched"], 1);
+    state.store(2, Ordering::Relaxed);
+    let report = walk(&pond);
+    assert!(report["complete"] == false && report["fetched"] == 0, "{report}");
+    assert_eq!(stored(&pond), "old".repeat(100_000));
+    pond.restart();
+    assert_eq!(stored(&pond), "old".repeat(100_000));
+    state.store(3, Ordering::Relaxed);
+    let report = walk(&pond);
+    assert!(report["complete"] == true && report["fetched"] == 1, "{report}");
+    assert_eq!(stored(&pond), "new".repeat(100_000));
+    pond.restart();
+    assert_eq!(stored(&pond), "new".repeat(100_000));
 }

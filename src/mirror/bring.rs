@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// How long a fill may make no progress, with a trouble, before a walk goes on without it. A judgement: the upstream's
 /// restarts take seconds, and the next walk asks again.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a file is begun again whose fill was another's, and ended before it was whole. A judgement.
 const TRIES: usize = 3;

@@ -17,6 +17,7 @@
 //!
 //! ```text
 //! store open_objects   finds, makes and removes objects; those that are open
+//! staged               a generation that takes the place of another when it is whole
 //! query purge          objects as people are told of them, and removed by order
 //! object/              one object: what is here of it, its head, its parts that own their state
 //! write/  read/        the way of bytes in, and out; `Sink` and `Source` are all that others see
@@ -43,6 +44,7 @@ mod purge;
 mod query;
 mod read;
 mod space;
+mod staged;
 #[expect(
     clippy::module_inception,
     reason = "the store of the store: its other files are named for their parts too"

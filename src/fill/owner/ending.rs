@@ -34,6 +34,9 @@ impl Owner {
             on_disk(move || store.materialize(&unmaterialized)).await;
         }
         let _ = record(Arc::clone(&object)).await;
+        if self.stages && object.is_whole() {
+            self.publish_staged(&object).await;
+        }
         let stream = self.shared.stream().cloned();
         if !self.context.retire(&self.shared, object.is_whole() || stream.is_some()) {
             return false;
@@ -44,6 +47,7 @@ impl Owner {
             self.keep_stream(&stream, &object).await;
             return true;
         }
+        self.abandon_staged().await;
         object.presence().stop_pass_through();
         object.presence().release_before(u64::MAX);
         tracing::debug!(url = object.url(), whole = object.is_whole(), "the fill is over");
@@ -58,6 +62,17 @@ impl Owner {
             on_disk(move || store.remove(&object)).await;
         }
         true
+    }
+
+    /// Has a staged object that is whole take the place of the one that is stored.
+    async fn publish_staged(&mut self, object: &Arc<Object>) {
+        let (store, whole) = (Arc::clone(&self.context.store), Arc::clone(object));
+        match on_disk(move || store.publish(&whole)).await {
+            Ok(()) => self.stages = false,
+            Err(error) => {
+                tracing::error!(url = object.url(), %error, "could not store what has changed: the old one stays")
+            }
+        }
     }
 
     /// Why the object is not to be kept, as its head stands now: a 304 may have said so. The request was judged when the
@@ -84,6 +99,7 @@ impl Owner {
             let _ = record(Arc::clone(&object)).await;
             give_back(&object).await;
         }
+        self.abandon_staged().await;
         self.interrupt_stream().await;
         object.presence().break_for_good(Broken::Stopping);
         self.context.retire(&self.shared, true);

@@ -152,6 +152,8 @@ pub(super) struct Owner {
     disk_pressure: Option<DiskPressure>,
     /// The object that was stored when the fill began.
     stored: Option<Arc<Object>>,
+    /// Whether its object takes the place of the one that is stored when it is whole, and not before.
+    stages: bool,
     /// The fill ended as it should; see [`Owner`]'s drop.
     finished: bool,
 }
@@ -183,6 +185,7 @@ impl Owner {
             marks: Marks::new(),
             unattended_until: None,
             disk_pressure: None,
+            stages: false,
             finished: false,
         }
     }
@@ -429,6 +432,13 @@ impl Owner {
             return Ok(());
         }
         let (store, key) = (Arc::clone(&self.context.store), self.shared.key.clone());
+        self.abandon_staged().await;
+        if let Some(before) = self.to_be_kept(&representation) {
+            self.object = Some(store.create_staged(&key, representation, &before));
+            self.stages = true;
+            self.publish();
+            return Ok(());
+        }
         // A reader waits for it: a thread less to wake.
         let (object, replaced) = match store.create_now(&key, &representation) {
             Some(object) => (object, None),
@@ -444,6 +454,27 @@ impl Owner {
             old.presence().break_for_good(Broken::Superseded);
         }
         Ok(())
+    }
+
+    /// The stored object that is to be kept until one with this representation is whole: what a mirror holds is not lost to
+    /// a line that breaks.
+    fn to_be_kept(&self, representation: &Representation) -> Option<Arc<Object>> {
+        let is_mirrored = self.shared.targets.current().is_mirrored;
+        let stored = self
+            .stored
+            .clone()
+            .filter(|_| is_mirrored && representation.status == 200)?;
+        let is_whole = stored.is_whole() && !stored.head().is_bare_response() && !stored.is_discarded();
+        is_whole.then_some(stored)
+    }
+
+    /// Gives up what was staged and did not come to its end.
+    async fn abandon_staged(&mut self) {
+        if let Some(object) = self.object.clone().filter(|_| std::mem::take(&mut self.stages)) {
+            object.presence().break_waiters(&Broken::Superseded, Instant::now());
+            let store = Arc::clone(&self.context.store);
+            on_disk(move || store.abandon(&object)).await;
+        }
     }
 
     fn publish(&self) {

@@ -5,6 +5,7 @@
 //!   Pending ───────────▶ Made ──────────────▶ Discarded      its record is gone, its body lasts while it is open
 //!      └────────────────────── discard ─────▶ Discarded      its body is still to be made, without a name
 //!
+//!   Staged      as Made, but nothing is recorded before it is published: another generation is found until then
 //!   Pending     nothing is on the disk: nothing is recorded, and nothing was written
 //!   Made        the body, the manifest and the record exist: each commit records
 //!   Discarded   whatever is written is synced and never recorded
@@ -32,6 +33,8 @@ pub(in crate::store) enum Files {
     Pending,
     /// The files exist, and so does the record.
     Made,
+    /// The body exists; nothing of it is recorded yet, and another generation is found in its place.
+    Staged,
     /// The object is recorded no more.
     Discarded,
 }
@@ -41,6 +44,9 @@ pub(in crate::store) struct Durability {
     body: Body,
     /// The files and the record of the object exist. Release, Acquire: who finds it set finds the body's file.
     materialized: AtomicBool,
+    /// Another generation is found until this one is published. Release, Acquire; set before others have the object, and
+    /// taken back under `recorded`.
+    staged: AtomicBool,
     /// Removed or replaced. Release before a cached body is taken out, Acquire after one was put in: none is left.
     discarded: AtomicBool,
     /// The room that was taken for its manifest. AcqRel, Release under `recorded`, Acquire without it.
@@ -65,6 +71,7 @@ impl Durability {
         Self {
             body,
             materialized: AtomicBool::new(true),
+            staged: AtomicBool::new(false),
             discarded: AtomicBool::new(false),
             manifest_bytes: AtomicU64::new(manifest_bytes),
             complete_manifest: AtomicBool::new(is_whole),
@@ -76,6 +83,8 @@ impl Durability {
     pub(in crate::store) fn files(&self) -> Files {
         if self.is_discarded() {
             Files::Discarded
+        } else if self.is_staged() && self.is_materialized() {
+            Files::Staged
         } else if self.is_materialized() {
             Files::Made
         } else {
@@ -85,6 +94,16 @@ impl Durability {
 
     pub(in crate::store) fn is_materialized(&self) -> bool {
         self.materialized.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing of it is recorded before it is published.
+    pub(in crate::store) fn is_staged(&self) -> bool {
+        self.staged.load(Ordering::Acquire)
+    }
+
+    /// Stages it, or takes that back: for who has the object alone, or holds `recorded`.
+    pub(in crate::store) fn set_staged(&self, is_staged: bool) {
+        self.staged.store(is_staged, Ordering::Release);
     }
 
     pub(in crate::store) fn is_discarded(&self) -> bool {

@@ -69,6 +69,10 @@ impl Object {
                 _ => Ok(()),
             };
         }
+        if self.durability.is_staged() {
+            // A record would take the place of the generation that is found until this one is whole.
+            return Ok(());
+        }
         // The manifest before the record: a record whose manifest is missing could not be written anew if it were lost.
         self.write_manifest(durable)?;
         fault::point("manifest-made");
@@ -103,7 +107,7 @@ impl Object {
             });
         }
         fault::point("synced");
-        if self.durability.is_discarded() {
+        if self.durability.is_discarded() || self.durability.is_staged() {
             // No record may follow the one that was removed; the set goes on for the room that is given back at the
             // end.
             durable.union(&batch);
@@ -128,6 +132,26 @@ impl Object {
             fault::point("complete-manifest");
         }
         Ok(())
+    }
+
+    /// Publishes a staged generation that is whole: all of it is synced, then recorded in one step, in the place of the
+    /// generation that was found until now.
+    ///
+    /// # Errors
+    /// Where the disk or the catalog refuses; the generation before it is found then, as it was.
+    pub(in crate::store) fn publish(&self) -> Result<(), StoreError> {
+        let mut durable = self.durability.recorded();
+        let batch = self.presence.take_unsynced();
+        let path = self.durability.body().path();
+        self.durability.body().sync().map_err(StoreError::file("sync", path))?;
+        durable.union(&batch);
+        let all = durable.clone();
+        // Sums first, then the record: as for any batch. The manifest comes last, since one of a generation that no record
+        // names would have it restored.
+        let recorded = self.record_batch(&mut RangeSet::new(), &all)?;
+        self.durability.set_staged(false);
+        *durable = recorded;
+        self.write_manifest(&durable)
     }
 
     /// Records a batch beside what is recorded, sums first; returns what is recorded then.

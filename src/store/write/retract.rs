@@ -67,7 +67,7 @@ impl Object {
         self.integrity.forget(touched.iter().copied());
         // Bytes that were never recorded have no record to take back.
         let was_durable = durable.remove(range) > 0;
-        if was_durable && !self.durability.is_discarded() {
+        if was_durable && !self.durability.is_discarded() && !self.durability.is_staged() {
             if self.durability.take_complete_manifest() {
                 self.write_manifest(durable)?;
                 fault::point("manifest-retracted");
