@@ -1,6 +1,6 @@
 //! Mirrors of real servers; `scripts/mirrors` tells what it ran.
 
-use crate::support::{Pond, Upstream, request, rule};
+use crate::support::{Origin, Pond, Upstream, eventually, request, rule};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -81,4 +81,22 @@ fn a_file_that_has_changed_is_served_as_it_was_until_the_new_one_is_whole() {
     assert_eq!(stored(&pond), "new".repeat(100_000));
     pond.restart();
     assert_eq!(stored(&pond), "new".repeat(100_000));
+}
+
+#[test]
+fn a_mirror_with_an_interval_is_walked_at_the_start_and_again() {
+    let origin = Origin::writable();
+    origin.write("a.txt", "first");
+    let url = format!("m={}", origin.url());
+    let mut pond = Pond::start(&[("upstream", &url), ("mirror", "m/"), ("mirror_when", "10s")]);
+    let walked = |pond: &Pond, walk: u64| {
+        let text = rule(pond.address(), "GET", "/-/api/v1/mirrors", &[]).text();
+        let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let last = &all["mirrors"][0]["last"];
+        last["complete"] == true && last["walk"].as_u64() >= Some(walk)
+    };
+    eventually("the first walk", || walked(&pond, 1));
+    pond.restart();
+    // Walked again when its interval is over, a tenth more or less, since its last walk began.
+    eventually("the second walk", || walked(&pond, 2));
 }

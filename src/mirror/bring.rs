@@ -74,7 +74,7 @@ pub(super) async fn bring(fills: &Registry, store: &Arc<Store>, target: &Arc<Tar
         let trouble = match patron.opened().await {
             Phase::Ready(_) => patron.ended(PATIENCE).await.or_else(|| patron.trouble()),
             Phase::Refused(refusal) => return Brought::Failed(format!("the upstream answers {}", refusal.status)),
-            Phase::Failed(error) => return Brought::Failed(super::obtain::described(&error)),
+            Phase::Failed(error) => return Brought::Failed(error.to_string()),
             Phase::Resting(_) => return Brought::Failed("the upstream is down, or asked to be left alone".to_owned()),
             Phase::Redirected(_) => return Brought::Failed("the upstream redirects to another page".to_owned()),
             Phase::Disk(why) => return Brought::Failed(why.to_string()),

@@ -10,7 +10,7 @@ use crate::config::ListingFormat;
 use crate::directory::TreePath;
 use crate::header::parse_date;
 use crate::key::ObjectKey;
-use crate::upstream::{Class, Client, ConfiguredUpstream, Exchange, Framing, Relay, Target, Trust, UpstreamError};
+use crate::upstream::{Class, Client, ConfiguredUpstream, Exchange, Framing, Relay, Target, Trust};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -313,7 +313,7 @@ impl Lister<'_> {
                 Err(error) if error.is_no_outage() => return Err(Obtained::Failed(error.to_string())),
                 Err(error) => {
                     permit.unanswered();
-                    failed = described(&error);
+                    failed = error.to_string();
                     continue;
                 }
             };
@@ -359,7 +359,7 @@ impl Lister<'_> {
                 }
                 Ok(Some(piece)) => reply.body.extend_from_slice(&piece),
                 Ok(None) => return Ok(reply),
-                Err(error) => return Err(described(&error)),
+                Err(error) => return Err(error.to_string()),
             }
         }
     }
@@ -454,15 +454,4 @@ fn refusal(status: u16) -> Option<Obtained> {
         404 | 410 => Some(Obtained::Gone(status)),
         _ => None,
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn described(error: &UpstreamError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }

@@ -215,11 +215,10 @@ impl Mirror {
         let state = self.state().await.unwrap_or_default();
         let now = self.context.store.now();
         let since = now.duration_since(from_unix_seconds(state.began)).unwrap_or_default();
-        let jitter = interval.mul_f64(0.1 * (2.0 * random() - 1.0));
         let wanted = match state.walk {
             0 => Duration::ZERO,
             _ if state.is_under_way => Duration::ZERO,
-            _ => interval + jitter.max(Duration::ZERO),
+            _ => jittered(interval, random()),
         };
         wanted.saturating_sub(since)
     }
@@ -403,6 +402,24 @@ impl Mirror {
         let writing = tokio::task::spawn_blocking(move || store.put_mirror_state(source, &path, &state)).await;
         if let Ok(Err(error)) = writing {
             tracing::warn!(mirror = self.name, %error, "could not write down how a mirror stands");
+        }
+    }
+}
+
+/// The interval, a tenth more or less by a number from 0 to 1.
+fn jittered(interval: Duration, chance: f64) -> Duration {
+    interval.mul_f64(0.9 + 0.2 * chance.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_a_tenth_more_or_less() {
+        let hour = Duration::from_secs(3600);
+        for (chance, seconds) in [(0.0, 3240), (0.5, 3600), (1.0, 3960)] {
+            assert_eq!(jittered(hour, chance).as_secs(), seconds);
         }
     }
 }
