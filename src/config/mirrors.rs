@@ -105,7 +105,7 @@ impl ListingFormat {
 /// When a mirror is walked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MirrorWhen {
-    /// When something beneath it is asked for, and by order.
+    /// By order alone; a request beneath it is to be one, and is not yet.
     Access,
     /// At this interval, and by order.
     Every(Duration),

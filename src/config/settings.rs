@@ -254,7 +254,7 @@ settings! {
         offline: Option<Offline> = "auto", "WAY", offline_or_auto;
     }
     Mirror {
-        /// When mirrors are walked: at an interval, or on `access`, when something beneath them is asked for
+        /// When mirrors are walked: at an interval, or by order alone (`access`)
         mirror_when: MirrorWhen = "1h", "TIME", when;
         /// The deepest collections of a mirror that are walked, its own being 0; 0 to 128
         mirror_depth: usize = "64", "NUMBER", depth;
