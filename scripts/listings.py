@@ -24,6 +24,16 @@ NAMES = [
 ]
 
 
+def amend(server, name, *changes, more=""):
+    """Changes texts in a server's configuration, and adds to its end."""
+    place = os.path.join(server.work, name)
+    with open(place, encoding="utf-8") as file:
+        text = file.read()
+    for before, after in changes:
+        text = text.replace(before, after)
+    servers.write(place, text + more)
+
+
 class NginxHtml(servers.Nginx):
     """nginx with `autoindex`."""
 
@@ -31,10 +41,7 @@ class NginxHtml(servers.Nginx):
 
     def command(self):
         command = super().command()
-        place = os.path.join(self.work, "nginx.conf")
-        with open(place, encoding="utf-8") as file:
-            text = file.read().replace("root " + self.root, f"autoindex on; {self.form} root {self.root}")
-        servers.write(place, text)
+        amend(self, "nginx.conf", ("root " + self.root, f"autoindex on; {self.form} root {self.root}"))
         return command
 
 
@@ -51,12 +58,10 @@ class ApacheHtml(servers.Apache):
 
     def command(self):
         command = super().command()
-        place = os.path.join(self.work, "httpd.conf")
-        with open(place, encoding="utf-8") as file:
-            text = file.read()
         loaded = "".join(f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n" for name in self.modules)
-        text = text.replace("Require all granted", self.rules + "\nRequire all granted")
-        servers.write(place, loaded + f"DavLockDB {self.work}/locks\n" * ("dav_fs" in self.modules) + text)
+        loaded += f"DavLockDB {self.work}/locks\n" * ("dav_fs" in self.modules)
+        amend(self, "httpd.conf", ("ServerName localhost", loaded + "ServerName localhost"),
+              ("Require all granted", self.rules + "\nRequire all granted"))
         return command
 
 
@@ -85,11 +90,9 @@ class LighttpdHtml(servers.Lighttpd):
 
     def command(self):
         command = super().command()
-        place = os.path.join(self.work, "lighttpd.conf")
-        with open(place, encoding="utf-8") as file:
-            # Of a file whose type it does not know it tells no date and no tag.
-            text = file.read().replace("mimetype.assign = (", 'mimetype.assign = ( "" => "application/octet-stream",')
-        servers.write(place, text + 'server.modules += ( "mod_dirlisting" )\ndir-listing.activate = "enable"\n')
+        # Of a file whose type it does not know it tells no date and no tag.
+        amend(self, "lighttpd.conf", ("mimetype.assign = (", 'mimetype.assign = ( "" => "application/octet-stream",'),
+              more='server.modules += ( "mod_dirlisting" )\ndir-listing.activate = "enable"\n')
         return command
 
 
@@ -100,10 +103,7 @@ class CaddyJson(servers.Caddy):
 
     def command(self):
         command = super().command()
-        place = os.path.join(self.work, "Caddyfile")
-        with open(place, encoding="utf-8") as file:
-            text = file.read().replace("file_server", "file_server browse")
-        servers.write(place, text)
+        amend(self, "Caddyfile", ("file_server", "file_server browse"))
         return command
 
 

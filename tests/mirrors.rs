@@ -1,20 +1,12 @@
 //! Mirrors of real servers; `scripts/mirrors` tells what it ran.
 
-use crate::support::{Origin, Pond, Upstream, eventually, request, rule};
-use std::path::Path;
-use std::process::Command;
+use crate::support::{Origin, Pond, Upstream, eventually, passes, request, rule};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 #[test]
 fn trees_of_real_servers_are_mirrored_whole_and_read_when_they_have_gone() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/mirrors");
-    let status = Command::new(script)
-        .arg("--millpond")
-        .arg(env!("CARGO_BIN_EXE_millpond"))
-        .status()
-        .expect("scripts/mirrors runs");
-    assert!(status.success(), "scripts/mirrors reports failures above");
+    passes("mirrors");
 }
 
 #[test]
@@ -99,4 +91,30 @@ fn a_mirror_with_an_interval_is_walked_at_the_start_and_again() {
     pond.restart();
     // Walked again when its interval is over, a tenth more or less, since its last walk began.
     eventually("the second walk", || walked(&pond, 2));
+}
+
+#[test]
+fn the_operators_credential_reads_for_clients_and_changes_nothing_for_them() {
+    let upstream = Upstream::scripted(|_, conn| conn.head(200, &[("Content-Length", "0".to_owned())]));
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("credential");
+    std::fs::write(&file, "reader:secret").expect("written");
+    let (url, file) = (upstream.url(), file.display().to_string());
+    let pond = Pond::start(&[("upstreams.m.url", &url), ("upstreams.m.authorization_file", &file)]);
+    for method in ["GET", "PROPFIND", "PUT", "POST", "DELETE", "MKCOL", "PATCH", "MOVE"] {
+        let target = format!("/m/{method}");
+        request(pond.address(), method, &target, &[("Content-Length", "0")]);
+        let own = [("Content-Length", "0"), ("Authorization", "Bearer mine")];
+        request(pond.address(), method, &format!("{target}-mine"), &own);
+    }
+    for seen in upstream.requests() {
+        let shown = seen.header("authorization");
+        let wanted = match seen.method.as_str() {
+            _ if seen.target.ends_with("-mine") => Some("Bearer mine"),
+            "GET" | "PROPFIND" => Some("Basic cmVhZGVyOnNlY3JldA=="),
+            _ => None,
+        };
+        assert_eq!(shown, wanted, "{} {}", seen.method, seen.target);
+    }
+    assert_eq!(upstream.requests().len(), 16, "all were passed on");
 }

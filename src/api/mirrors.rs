@@ -40,7 +40,7 @@ pub struct MirrorSummary {
 pub struct WalkReport {
     /// The number of the walk.
     pub walk: u64,
-    /// Nothing was fetched, removed or written down.
+    /// A dry run: it fetched, removed and wrote down nothing.
     pub dry_run: bool,
     /// When it began.
     pub began: u64,

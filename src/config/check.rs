@@ -95,7 +95,29 @@ impl Config {
         });
         let useless = self.without_effect(layers, false).into_iter();
         let useless = useless.map(|(name, why)| format!("{name}: it has no effect here: {why}"));
-        unknown.chain(useless).chain(self.warning_of_changes()).collect()
+        unknown
+            .chain(useless)
+            .chain(self.warning_of_changes())
+            .chain(self.warnings_of_credentials())
+            .collect()
+    }
+
+    /// The warning of each credential that clients read by.
+    fn warnings_of_credentials(&self) -> impl Iterator<Item = String> + '_ {
+        let with_one = self
+            .upstreams
+            .iter()
+            .filter(|upstream| upstream.authorization_file.is_some());
+        with_one.map(|upstream| {
+            let mount = upstream
+                .name
+                .as_ref()
+                .map_or_else(|| "/".to_owned(), |name| format!("/{name}/"));
+            format!(
+                "authorization_file: whoever may play beneath {mount} reads by this credential what is at {}",
+                upstream.url
+            )
+        })
     }
 
     /// The warning of what an operator may not expect of a directory that may be changed.

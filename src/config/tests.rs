@@ -226,6 +226,35 @@ fn an_operator_is_told_who_may_change_a_writable_directory() {
 }
 
 #[test]
+fn an_operator_is_told_who_reads_by_an_upstreams_credential() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("credential");
+    std::fs::write(&file, "Bearer a").expect("written");
+    let toml = format!("data = \"/d\"\n[upstreams.m]\nurl = \"http://h/\"\nauthorization_file = {file:?}");
+    let layers = layers(&[], &[], &toml);
+    let warnings = Config::read(&layers).expect("valid").warnings(&layers);
+    assert!(warnings.iter().any(|line| line.contains("beneath /m/")), "{warnings:?}");
+}
+
+#[test]
+fn a_mirror_is_of_an_upstream_that_is_there_and_its_rules_need_one() {
+    for (toml, part) in [
+        ("mirror = \"x/a\"", "--upstream x=URL"),
+        ("mirror = \"/a\"", "without a name"),
+        ("mirror = \"m/../a\"", "a dot or two"),
+        ("[upstreams.n]\nurl = \"http://h/\"\nlisting = \"s3\"", "has no mirror"),
+        (
+            "[upstreams.n]\nurl = \"http://h/\"\nmirror = \"/a\"\nlisting = \"ftp\"",
+            "nginx-json",
+        ),
+        ("mirror_depth = 3", "no upstream has a mirror"),
+    ] {
+        let told = mistakes(&[], &format!("data = \"/d\"\nupstream = \"m=http://h/\"\n{toml}"));
+        assert!(told.len() == 1 && told[0].contains(part), "{toml}: {told:#?}");
+    }
+}
+
+#[test]
 fn any_url_is_off_where_a_proxy_stands_before_the_server() {
     let allows = |flags: &[(&str, &str)]| {
         let config = Config::read(&layers(flags, &[], ""));

@@ -3,6 +3,7 @@
 //! The fill does the work, after all that readers want (`Registry::bring_whole`): it goes on with what is here, asks whether
 //! what is whole is unchanged, and compares what it joins. What comes of it is told in the words of a report.
 
+use super::disk::on_disk;
 use crate::api::WalkReport;
 use crate::fill::{JoinRequest, Phase, Registry};
 use crate::store::{Object, Store};
@@ -59,9 +60,10 @@ impl Brought {
 /// Brings the object of the target whole.
 pub(super) async fn bring(fills: &Registry, store: &Arc<Store>, target: &Arc<Target>) -> Brought {
     for _ in 0..TRIES {
-        let known = match load(store, target).await {
+        let (loading, key) = (Arc::clone(store), target.key.clone());
+        let known = match on_disk(move || loading.load(&key)).await {
             Ok(known) => known,
-            Err(why) => return Brought::Failed(why),
+            Err(error) => return Brought::Failed(error.to_string()),
         };
         let whole = known
             .clone()
@@ -117,14 +119,5 @@ fn refused(object: &Object, token: &str) -> String {
     match object.head().representation().status {
         200 => format!("its reply may not be stored ({token})"),
         status => format!("the upstream answers {status}"),
-    }
-}
-
-async fn load(store: &Arc<Store>, target: &Arc<Target>) -> Result<Option<Arc<Object>>, String> {
-    let (store, key) = (Arc::clone(store), target.key.clone());
-    match tokio::task::spawn_blocking(move || store.load(&key)).await {
-        Ok(Ok(known)) => Ok(known),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("a reading thread was lost".to_owned()),
     }
 }

@@ -58,6 +58,15 @@ pub(super) fn merge(known: Vec<IndexedMember>, listed: Vec<ListedMember>, how: C
     }
 }
 
+/// The members after a listing that has not changed (304): what it lacked before it lacks again.
+pub(super) fn unchanged(known: Vec<IndexedMember>, how: Comparison) -> Vec<IndexedMember> {
+    let again = known.into_iter().map(|member| match member.state {
+        MemberState::Suspect { .. } => absent(member, how),
+        _ => member,
+    });
+    again.collect()
+}
+
 /// A member that is listed again.
 fn again(known: &IndexedMember, listed: ListedMember) -> IndexedMember {
     let is_kept = matches!(known.state, MemberState::Current);
@@ -203,12 +212,21 @@ mod tests {
             since: 2,
             counted,
         };
-        let once = merge(known.clone(), vec![listed("a", 1)], complete(2));
+        let once_more = |known: &[IndexedMember]| merge(known.to_vec(), vec![listed("a", 1)], complete(2));
+        let once = once_more(&known);
         assert_eq!(states(&once)[1], ("b", suspect(1, 2)));
         let soon = merge(once, vec![listed("a", 1)], complete(2 + DAY - 1));
         assert_eq!(states(&soon)[1], ("b", suspect(1, 2)), "the same day says nothing new");
         let twice = merge(soon, vec![listed("a", 1)], complete(2 + DAY));
         assert_eq!(states(&twice)[1], ("b", suspect(2, 2 + DAY)));
+        let unchanged_soon = unchanged(once_more(&known), complete(2 + DAY - 1));
+        assert_eq!(states(&unchanged_soon)[1], ("b", suspect(1, 2)));
+        let unchanged_later = unchanged(once_more(&known), complete(2 + DAY));
+        assert_eq!(
+            states(&unchanged_later)[1],
+            ("b", suspect(2, 2 + DAY)),
+            "304 is a listing, too"
+        );
         let back = merge(twice, vec![listed("a", 1), listed("b", 1)], complete(3 + DAY));
         assert_eq!(
             states(&back)[1],

@@ -27,7 +27,7 @@ pub(super) struct DueCollection {
     pub(super) members: Vec<DueMember>,
     /// The files that are known in it, those that may be removed among them.
     pub(super) known: u64,
-    /// Nothing is listed in it, and something was.
+    /// The listing of it is empty, and was not before.
     pub(super) is_empty: bool,
 }
 

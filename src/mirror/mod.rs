@@ -19,6 +19,7 @@
 
 mod bring;
 mod diff;
+mod disk;
 mod filter;
 pub mod listing;
 mod losses;

@@ -174,39 +174,12 @@ impl Lister<'_> {
 
     async fn obtain_ours(&self, path: &TreePath, tag: Option<&str>) -> Obtained {
         let base = url_of(&self.upstream.base, path);
-        let mut url = base.clone();
-        url.set_query(Some(OUR_PAGE));
-        let (mut pages, mut reading) = (Pages::default(), None);
-        for number in 0..MAX_PAGES {
-            let reply = match self.get(&url, tag.filter(|_| number == 0)).await {
-                Ok(reply) if reply.status == 200 => reply,
-                Ok(reply) if number == 0 => return unwanted(&reply),
-                Ok(reply) => return pages.cut(format!("a page of it is {}", reply.status)),
-                Err(failed) if number == 0 => return failed,
-                Err(_) => return pages.cut("a page of it did not come".to_owned()),
-            };
-            let source = ListingSource { url: &base, prefix: "" };
-            let page = match read(&reply, ListingFormat::Millpond, source) {
-                Ok(page) => page,
-                Err(why) if number == 0 => return Obtained::Failed(why),
-                Err(why) => return pages.cut(why),
-            };
-            if reading.is_some() && reading != page.reading {
-                return pages.cut("it changed while it was read, page by page".to_owned());
-            }
-            reading.clone_from(&page.reading);
-            let next = page.next.clone();
-            pages.add(&reply, page);
-            match next {
-                // The tag of one page says nothing of the others.
-                None => return pages.finish(reply.tag.filter(|_| number == 0)),
-                Some(next) => url.set_query(Some(next.trim_start_matches('?'))),
-            }
-            if pages.listing.members.len() > MAX_MEMBERS {
-                return pages.cut(ListingFault::TooMany.to_string());
-            }
-        }
-        pages.cut("it has more pages than are read".to_owned())
+        let place = |next: Option<&str>| {
+            let mut url = base.clone();
+            url.set_query(Some(next.map_or(OUR_PAGE, |next| next.trim_start_matches('?'))));
+            Some((url, String::new()))
+        };
+        self.obtain_pages(ListingFormat::Millpond, tag, place).await
     }
 
     async fn obtain_s3(&self, path: &TreePath) -> Obtained {
@@ -222,13 +195,24 @@ impl Lister<'_> {
     }
 
     async fn obtain_bucket(&self, path: &TreePath, by_host: bool) -> Obtained {
-        let (mut pages, mut token) = (Pages::default(), None::<String>);
+        let place = |next: Option<&str>| s3_listing(&self.upstream.base, path, by_host, next);
+        self.obtain_pages(ListingFormat::S3, None, place).await
+    }
+
+    /// A listing in pages; `place` tells where each is, by what the page before it says of the next, and for S3 the keys'
+    /// common start.
+    async fn obtain_pages(
+        &self,
+        format: ListingFormat,
+        tag: Option<&str>,
+        place: impl Fn(Option<&str>) -> Option<(Url, String)>,
+    ) -> Obtained {
+        let (mut pages, mut reading, mut next) = (Pages::default(), None, None::<String>);
         for number in 0..MAX_PAGES {
-            let listing = s3_listing(&self.upstream.base, path, by_host, token.as_deref());
-            let Some((url, prefix)) = listing else {
+            let Some((url, prefix)) = place(next.as_deref()) else {
                 return Obtained::Failed("the URL names no bucket".to_owned());
             };
-            let reply = match self.get(&url, None).await {
+            let reply = match self.get(&url, tag.filter(|_| number == 0)).await {
                 Ok(reply) if reply.status == 200 => reply,
                 Ok(reply) if number == 0 => return unwanted(&reply),
                 Ok(reply) => return pages.cut(format!("a page of it is {}", reply.status)),
@@ -239,15 +223,20 @@ impl Lister<'_> {
                 url: &url,
                 prefix: &prefix,
             };
-            let page = match read(&reply, ListingFormat::S3, source) {
+            let page = match read(&reply, format, source) {
                 Ok(page) => page,
                 Err(why) if number == 0 => return Obtained::Failed(why),
                 Err(why) => return pages.cut(why),
             };
-            token.clone_from(&page.next);
+            if number > 0 && reading != page.reading {
+                return pages.cut("it changed while it was read, page by page".to_owned());
+            }
+            reading.clone_from(&page.reading);
+            next.clone_from(&page.next);
             pages.add(&reply, page);
-            if token.is_none() {
-                return pages.finish(None);
+            if next.is_none() {
+                // The tag of one page says nothing of the others.
+                return pages.finish(reply.tag.filter(|_| number == 0));
             }
             if pages.listing.members.len() > MAX_MEMBERS {
                 return pages.cut(ListingFault::TooMany.to_string());

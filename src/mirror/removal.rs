@@ -12,10 +12,11 @@
 //! Decisions are pure (losses.rs); a member counts as all the files beneath it. The bytes of what was removed stay where they
 //! are, for a week or until room is needed; until then a listing that has the member again finds them.
 
+use super::disk::on_disk;
 use super::losses::{DueCollection, decide};
 use super::obtain::Lister;
 use super::source::{key_of, url_of};
-use super::walk::{Walk, on_disk};
+use super::walk::Walk;
 use crate::clock::unix_seconds;
 use crate::directory::TreePath;
 use crate::store::{Expired, IndexedMember, MemberState, MirrorSource, Store, StoreError};

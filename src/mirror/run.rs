@@ -5,7 +5,8 @@
 //! walk that is under way; a dry run has one of its own, since it changes nothing. A walk that a crash or a stop has ended
 //! goes on where it was, under the same number.
 
-use super::source::source_of;
+use super::disk::on_disk;
+use super::source::{source_of, url_of};
 use super::walk::{Walk, WalkContext};
 use crate::api::{MirrorSummary, WalkReport};
 use crate::clock::{from_unix_seconds, unix_seconds};
@@ -49,7 +50,7 @@ pub struct MirrorOf {
 /// An order to walk.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WalkOrder {
-    /// Nothing is fetched, removed or written down.
+    /// A dry run fetches, removes and writes down nothing.
     pub dry_run: bool,
     /// A person says that removals which are held are right.
     pub confirms_removals: bool,
@@ -129,6 +130,8 @@ impl Mirrors {
     /// Begins to walk the mirrors that have an interval.
     pub fn start(&self) {
         for mirror in &self.mirrors {
+            let witnessed = Arc::clone(mirror);
+            self.threads.spawn(async move { witnessed.remember_witness().await });
             if let MirrorWhen::Every(interval) = mirror.context.settings.when {
                 let (mirror, stopping) = (Arc::clone(mirror), self.stopping.subscribe());
                 self.threads
@@ -196,6 +199,17 @@ impl Walking {
 }
 
 impl Mirror {
+    /// Names the upstream's own word from before this start: a listing is believed only from the URL that was asked, so one that
+    /// was walked has answered there by itself.
+    async fn remember_witness(&self) {
+        let state = self.state().await.unwrap_or_default();
+        let last: Option<WalkReport> = state.last.and_then(|last| serde_json::from_str(&last).ok());
+        if last.is_some_and(|last| last.dirs > 0) {
+            let root = url_of(&self.context.upstream.base, &self.context.root);
+            self.context.upstream.circuit.is_witnessed_by(&root);
+        }
+    }
+
     async fn at_intervals(self: &Arc<Self>, interval: Duration, mut stopping: watch::Receiver<bool>) {
         loop {
             let due = self.due_in(interval).await;
@@ -323,8 +337,10 @@ impl Mirror {
                 if let Some(authorization) = &upstream.authorization {
                     authorization.reload();
                 }
+                Ok(())
             };
-            let _ = tokio::task::spawn_blocking(reading).await;
+            // Its own trouble it has told in the log.
+            let _ = on_disk(reading).await;
         }
     }
 
@@ -367,7 +383,7 @@ impl Mirror {
         let state = state.unwrap_or_default();
         Ok(MirrorSummary {
             name: self.name.clone(),
-            url: super::source::url_of(&context.upstream.base, &context.root).to_string(),
+            url: url_of(&context.upstream.base, &context.root).to_string(),
             when: match context.settings.when {
                 MirrorWhen::Access => "access".to_owned(),
                 MirrorWhen::Every(interval) => format!("{}s", interval.as_secs()),
@@ -388,8 +404,8 @@ impl Mirror {
             self.context.source,
             self.context.root.to_string(),
         );
-        let reading = tokio::task::spawn_blocking(move || store.mirror_state(source, &path)).await;
-        Ok(reading.unwrap_or(Err(StoreError::NoCatalog))?.unwrap_or_default())
+        let state = on_disk(move || store.mirror_state(source, &path)).await?;
+        Ok(state.unwrap_or_default())
     }
 
     async fn put_state(&self, state: &MirrorState) {
@@ -399,8 +415,7 @@ impl Mirror {
             self.context.root.to_string(),
         );
         let state = state.clone();
-        let writing = tokio::task::spawn_blocking(move || store.put_mirror_state(source, &path, &state)).await;
-        if let Ok(Err(error)) = writing {
+        if let Err(error) = on_disk(move || store.put_mirror_state(source, &path, &state)).await {
             tracing::warn!(mirror = self.name, %error, "could not write down how a mirror stands");
         }
     }

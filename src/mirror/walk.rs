@@ -9,15 +9,16 @@
 //!          └─ none ──────► told; what is known stays as it is, and its collections are walked
 //! ```
 //!
-//! What is written down before the files are brought says of each that the upstream is still to be asked about it; only what
+//! A collection that is written down before its files are brought says of each that the upstream is still to be asked about it; only what
 //! came of it makes that `Current`. So a crash anywhere costs questions, never a wrong word. The number of the walk stands in
 //! a collection when all of it is done: a walk that goes on takes those for read.
 //!
-//! Nothing here removes anything: what is missing is noted, for the end (removal.rs). A few collections are walked at once, and a few files of each; what their requests may do
+//! Losses are noted for the end of the walk (removal.rs): no step here removes anything. A few collections are walked at once, and a few files of each; what their requests may do
 //! to the upstream and to readers is bounded by its budget, where a mirror comes last.
 
 use super::bring::{Brought, bring};
-use super::diff::{Comparison, merge};
+use super::diff::{Comparison, merge, unchanged};
+use super::disk::on_disk;
 use super::filter::is_excluded;
 use super::losses::{DueCollection, due_members};
 use super::obtain::{ListedCollection, Lister, Obtained};
@@ -73,7 +74,7 @@ pub(super) struct WalkContext {
 /// A walk.
 pub(super) struct Walk {
     pub(super) context: WalkContext,
-    /// Nothing is fetched or written down.
+    /// A dry run fetches and writes down nothing.
     pub(super) dry_run: bool,
     /// The conditions that its listings have in common, but for their format.
     pub(super) conditions: [u8; 16],
@@ -240,33 +241,25 @@ impl Walk {
         listing: ListedCollection,
     ) -> Vec<Next> {
         let now = unix_seconds(self.context.store.now());
-        let (before, members) = known.map_or((None, Vec::new()), |known| (Some(known.listed), known.members));
-        let is_fresh = before.as_ref().map(|listed| listed.walk);
+        let (before, known) = known.map_or((None, Vec::new()), |known| (Some(known.listed), known.members));
+        let fingerprint = self.fingerprint();
         let how = Comparison {
             is_complete: true,
-            same_fingerprint: before
-                .as_ref()
-                .is_none_or(|listed| listed.fingerprint == self.fingerprint()),
+            same_fingerprint: before.as_ref().is_none_or(|listed| listed.fingerprint == fingerprint),
             now,
             grace: GRACE,
         };
         let date = listing.date;
-        let before_members = members.clone();
-        let mut members = merge(members, listing.members, how);
-        self.leave_out(&mut members, depth);
-        if !self.dry_run {
-            members = self.reclaim(path, members).await;
-        }
+        let members = merge(known.clone(), listing.members, how);
         let origin = ListingOrigin {
-            fingerprint: self.fingerprint(),
+            fingerprint,
             as_of: now,
-            walk: is_fresh.unwrap_or_default(),
+            walk: before.as_ref().map_or(0, |listed| listed.walk),
             tag: listing.tag,
             is_refused: false,
         };
-        let is_changed = before.is_none() || members != before_members;
-        drop(before_members);
-        self.finish(path, depth, (origin, date), members, is_changed).await
+        let known = before.map(|_| known);
+        self.finish(path, depth, (origin, date), known, members).await
     }
 
     async fn unchanged(&self, path: &TreePath, depth: usize, known: Option<IndexedCollection>) -> Vec<Next> {
@@ -274,22 +267,37 @@ impl Walk {
             self.fail("the upstream says that nothing has changed, of what is not known", path);
             return Vec::new();
         };
+        let how = Comparison {
+            is_complete: true,
+            // The tag was sent because of that.
+            same_fingerprint: true,
+            now: unix_seconds(self.context.store.now()),
+            grace: GRACE,
+        };
         let origin = ListingOrigin {
-            as_of: unix_seconds(self.context.store.now()),
+            as_of: how.now,
+            is_refused: false,
             ..known.listed
         };
-        self.finish(path, depth, (origin, None), known.members, false).await
+        let members = unchanged(known.members.clone(), how);
+        self.finish(path, depth, (origin, None), Some(known.members), members)
+            .await
     }
 
-    /// Brings the files of a collection that was listed completely, and writes it down.
+    /// Brings the files of a collection that was listed completely, and writes it down; `known` is what was known of it.
     async fn finish(
         &self,
         path: &TreePath,
         depth: usize,
         (mut origin, date): (ListingOrigin, Option<i64>),
+        known: Option<Vec<IndexedMember>>,
         mut members: Vec<IndexedMember>,
-        is_changed: bool,
     ) -> Vec<Next> {
+        self.leave_out(&mut members, depth);
+        if !self.dry_run {
+            members = self.reclaim(path, members).await;
+        }
+        let is_changed = known.is_none_or(|known| known != members);
         self.count(&members);
         self.note_losses(path, &members);
         if !self.dry_run && is_changed && !self.write(path, &origin, &members).await {
@@ -455,8 +463,7 @@ impl Walk {
             && !object.is_pinned()
         {
             let (store, id) = (Arc::clone(&context.store), object.id());
-            let pinned = tokio::task::spawn_blocking(move || store.pin_mirrored(id)).await;
-            if let Ok(Err(error)) = pinned {
+            if let Err(error) = on_disk(move || store.pin_mirrored(id)).await {
                 tracing::warn!(url = object.url(), %error, "could not record that a mirrored file is kept");
             }
         }
@@ -550,14 +557,4 @@ fn is_racy(member: &IndexedMember, date: Option<i64>) -> bool {
             .modified
             .zip(date)
             .is_some_and(|(modified, date)| lies_close(modified, date))
-}
-
-/// Does what may wait for the disk on a thread that may.
-pub(super) async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(_) => Err(StoreError::NoCatalog),
-    }
 }

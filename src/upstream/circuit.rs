@@ -20,6 +20,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use url::Url;
 
 /// For how long after a request the upstream counts as used. A judgement: a person who waits looks again within it.
 const USED_FOR: Duration = Duration::from_secs(60);
@@ -45,6 +46,8 @@ struct CircuitState {
     used: Option<Instant>,
     why: Option<String>,
     since: Option<Instant>,
+    /// A URL that the upstream has answered by itself, well: what a probe asks for.
+    witness: Option<Url>,
 }
 
 impl Default for Circuit {
@@ -81,6 +84,16 @@ impl Circuit {
         if self.is_away() && was_used.is_none_or(|used| used.elapsed() > USED_FOR) {
             self.rung.notify_one();
         }
+    }
+
+    /// Notes a URL that the upstream itself has answered well; the first one stays.
+    pub fn is_witnessed_by(&self, url: &Url) {
+        lock(&self.state).witness.get_or_insert_with(|| url.clone());
+    }
+
+    /// A URL that the upstream has answered well, where one is known.
+    pub(super) fn witness(&self) -> Option<Url> {
+        lock(&self.state).witness.clone()
     }
 
     /// Whether somebody has asked for it of late.

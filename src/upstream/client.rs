@@ -132,23 +132,22 @@ impl Client {
     /// Where no reply came. Any status is a reply, except redirects, which are followed.
     pub async fn ask(&self, ask: &Ask) -> Result<Exchange, UpstreamError> {
         let asked = self.follow(ask).await;
-        let reached = asked.as_ref().map(|exchange| exchange.reply.status);
-        note_reach(&ask.target, reached);
+        note_reach(&ask.target, asked.as_ref());
         asked.inspect_err(|error| self.noted(ask.at.as_ref().unwrap_or(&ask.target.url), error))
     }
 
-    /// Asks for the head of an upstream's own URL, on a new connection.
-    pub(super) async fn head(&self, upstream: &ConfiguredUpstream) -> Result<HeadAnswer, UpstreamError> {
-        let mut request = reqwest::Request::new(reqwest::Method::HEAD, upstream.base.clone());
+    /// Asks for the head of an upstream's URL, on a new connection.
+    pub(super) async fn head(&self, upstream: &ConfiguredUpstream, url: &Url) -> Result<HeadAnswer, UpstreamError> {
+        let mut request = reqwest::Request::new(reqwest::Method::HEAD, url.clone());
         if let Some(own) = &upstream.authorization {
             request.headers_mut().insert(header::AUTHORIZATION, own.value());
         }
-        let response = self.replied(&upstream.base, self.any.new.execute(request)).await?;
+        let response = self.replied(url, self.any.new.execute(request)).await?;
         let is_redirect = response.status().is_redirection() && response.headers().contains_key(header::LOCATION);
         Ok(HeadAnswer {
             status: response.status().as_u16(),
             location: is_redirect
-                .then(|| next_hop(&upstream.base, response.headers()))
+                .then(|| next_hop(url, response.headers()))
                 .and_then(Result::ok),
         })
     }
@@ -198,7 +197,7 @@ impl Client {
         let url = passing.target.url.clone();
         let target = Arc::clone(&passing.target);
         let passed = self.relay_once(passing).await;
-        note_reach(&target, passed.as_ref().map(|exchange| exchange.reply.status));
+        note_reach(&target, passed.as_ref());
         passed.inspect_err(|error| self.noted(&url, error))
     }
 
@@ -209,7 +208,11 @@ impl Client {
         let method = reqwest::Method::from_bytes(passing.method.as_bytes()).unwrap_or_default();
         let mut request = client
             .request(method, target.url.clone())
-            .headers(fields_for(target, &target.url));
+            .headers(match reads_only(&passing.method) {
+                true => fields_for(target, &target.url),
+                // The operator's credential is for reading: by it a client of ours would change what it may only read.
+                false => client_fields(&target.fields, true),
+            });
         let (sent, is_sent) = oneshot::channel::<()>();
         let mut sent = Some(sent);
         if let Some(mut pieces) = passing.body {
@@ -337,14 +340,21 @@ pub(super) struct HeadAnswer {
 }
 
 /// Tells the circuit of the target's upstream whether it could be reached.
-fn note_reach(target: &Target, reached: Result<u16, &UpstreamError>) {
+fn note_reach(target: &Target, reached: Result<&Exchange, &UpstreamError>) {
     let Some(upstream) = target.upstream.as_ref().filter(|upstream| upstream.is_served_offline()) else {
         return;
     };
-    match reached {
+    match reached.map(|exchange| (exchange.reply.status, exchange)) {
         // A gateway's answer, or a network's, says nothing of the upstream.
-        Ok(502..=504 | 511) => upstream.circuit.suspect(),
-        Ok(_) => upstream.circuit.answered(),
+        Ok((502..=504 | 511, _)) => upstream.circuit.suspect(),
+        // Neither does the page that another host's redirect leads to.
+        Ok((_, exchange)) if exchange.url.host() != target.url.host() => {}
+        Ok((status, exchange)) => {
+            if matches!(status, 200 | 206 | 207 | 304) {
+                upstream.circuit.is_witnessed_by(&exchange.url);
+            }
+            upstream.circuit.answered();
+        }
         Err(error) if error.is_no_outage() => {}
         Err(UpstreamError::Unreachable { cause, .. }) if *cause != LOST => {
             upstream.circuit.failed(&format!("it cannot be reached ({cause})"));
@@ -450,6 +460,11 @@ fn fields_for(target: &Target, url: &Url) -> HeaderMap {
         fields.insert(header::AUTHORIZATION, own.value());
     }
     fields
+}
+
+/// Whether a request by that method changes nothing (RFC 9110 §9.2.1, RFC 4918 §9.1).
+fn reads_only(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PROPFIND")
 }
 
 /// The fields of a client's request, as they go to the upstream.

@@ -67,6 +67,17 @@ pub(crate) fn is_missing(program: &str) -> bool {
     !found
 }
 
+/// Runs a script of `scripts` on the program, which tells what it ran, and what failed.
+pub(crate) fn passes(script: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
+    let status = std::process::Command::new(path)
+        .arg("--millpond")
+        .arg(env!("CARGO_BIN_EXE_millpond"))
+        .status()
+        .expect("the script runs");
+    assert!(status.success(), "scripts/{script} reports failures above");
+}
+
 /// Asks again until the condition holds; each look is a real question, never a pause.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -1,6 +1,6 @@
 //! The answer that a request has decided: from the object, as if every byte of it were here.
 //!
-//! What is missing changes how long the header waits and how the body goes out, not what is said; so this needs the head of
+//! Bytes that are missing change how long the header waits and how the body goes out, not what is said; so this needs the head of
 //! the object and the question alone.
 
 use crate::header::Known;
