@@ -94,6 +94,28 @@ fn a_mirror_with_an_interval_is_walked_at_the_start_and_again() {
 }
 
 #[test]
+fn a_mirror_whose_upstream_starts_later_is_walked_when_it_is_there() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = free.local_addr().expect("bound").to_string();
+    drop(free);
+    let url = format!("m=http://{address}/");
+    let pond = Pond::start(&[("upstream", &url), ("mirror", "m/"), ("mirror_when", "10s")]);
+    let last = |pond: &Pond| {
+        let text = rule(pond.address(), "GET", "/-/api/v1/mirrors", &[]).text();
+        let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        all["mirrors"][0]["last"].clone()
+    };
+    eventually("a walk that came to nothing", || last(&pond)["complete"] == false);
+    let origin = Origin::with(&[("listen", &address)]);
+    origin.write("a.txt", "there");
+    eventually("a walk that came to the end", || {
+        // Asked for, so that the upstream is probed each second.
+        request(pond.address(), "GET", "/m/other", &[]);
+        last(&pond)["complete"] == true
+    });
+}
+
+#[test]
 fn the_operators_credential_reads_for_clients_and_changes_nothing_for_them() {
     let upstream = Upstream::scripted(|_, conn| conn.head(200, &[("Content-Length", "0".to_owned())]));
     let dir = tempfile::tempdir().expect("a directory");

@@ -24,6 +24,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+/// The time after which a mirror is walked again whose own collection could not be listed. A judgement: the upstream may be
+/// starting, or its credential be renewed.
+const AFTER_NOTHING: Duration = Duration::from_secs(60);
+
 /// The mirrors of a server.
 #[derive(Debug)]
 pub struct Mirrors {
@@ -213,8 +217,13 @@ impl Mirror {
     async fn at_intervals(self: &Arc<Self>, interval: Duration, mut stopping: watch::Receiver<bool>) {
         loop {
             let due = self.due_in(interval).await;
+            // A walk of an upstream that is away would only fail: it comes when that is back.
+            let ready = async {
+                tokio::time::sleep(due).await;
+                self.context.upstream.circuit.is_here().await;
+            };
             tokio::select! {
-                () = tokio::time::sleep(due) => {}
+                () = ready => {}
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
             match self.join_or_begin(false) {
@@ -229,9 +238,12 @@ impl Mirror {
         let state = self.state().await.unwrap_or_default();
         let now = self.context.store.now();
         let since = now.duration_since(from_unix_seconds(state.began)).unwrap_or_default();
+        let last: Option<WalkReport> = state.last.as_deref().and_then(|last| serde_json::from_str(last).ok());
+        let came_to_nothing = last.is_some_and(|last| last.dirs == 0);
         let wanted = match state.walk {
             0 => Duration::ZERO,
             _ if state.is_under_way => Duration::ZERO,
+            _ if came_to_nothing => interval.min(AFTER_NOTHING),
             _ => jittered(interval, random()),
         };
         wanted.saturating_sub(since)

@@ -144,9 +144,18 @@ impl Circuit {
 
     /// Returns when the upstream is away.
     pub async fn went_away(&self) {
+        self.until(true).await;
+    }
+
+    /// Returns when the upstream is not away.
+    pub async fn is_here(&self) {
+        self.until(false).await;
+    }
+
+    async fn until(&self, wanted: bool) {
         let mut away = self.away.subscribe();
         // An error means that the circuit has gone, and nobody waits then.
-        let _ = away.wait_for(|away| *away).await;
+        let _ = away.wait_for(|away| *away == wanted).await;
     }
 }
 
